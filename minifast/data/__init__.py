@@ -1,0 +1,1 @@
+"""Data: from a list of items to a training and a validation loader."""

@@ -1,0 +1,1 @@
+"""Pictures: types, decoding, augmentation, models and the learners for them."""
