@@ -1,0 +1,143 @@
+"""Marker tensors: a class that says what a tensor means, without arithmetic of its own."""
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from fastcore.foundation import L
+from torch import Tensor
+
+__all__ = ['TensorBase', 'TensorCategory', 'TensorFlowField', 'TensorImage', 'TensorImageBW', 'TensorImageBase', 'TensorMask',
+           'TensorMultiCategory', 'TitledTensorScalar', 'array', 'cast', 'plain', 'retain_type', 'tensor']
+
+
+class TensorBase(Tensor):
+    """A tensor whose class says what it means (a picture, a mask, a class index); the class carries no arithmetic.
+
+    Torch-function is disabled, so an operation on a marker returns a plain tensor at plain speed; the transform plan puts the
+    marker back where the meaning is kept. `TensorImage(x)` marks a tensor, array or list without copying where possible.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+    _show_args: ClassVar[dict[str, Any]] = {}
+
+    def __new__(cls, x: Any, **attributes: Any) -> TensorBase:
+        marked = cast(x if isinstance(x, Tensor) else tensor(x), cls)
+        marked.__dict__.update(attributes)
+        return marked
+
+    @classmethod
+    def create(cls, x: Any, **attributes: Any) -> TensorBase:
+        """Mark `x`, as the class itself does when it is called."""
+        return cls(x, **attributes)
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        # through a worker's queue the storage travels shared, the marker and its attributes beside it
+        return _rebuild_marker, (type(self), self.as_subclass(Tensor), dict(self.__dict__))
+
+    def __deepcopy__(self, memo: dict) -> TensorBase:
+        copied = cast(plain(self).clone(), type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
+    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
+        """Draw on the matplotlib axis `ctx` (or a new one) and return the axis."""
+        from minifast.show import show_image
+        return show_image(plain(self), ctx=ctx, **{**self._show_args, **kwargs})
+
+
+def _rebuild_marker(cls: type, x: Tensor, attributes: dict[str, Any]) -> Tensor:
+    marked = x.as_subclass(cls)
+    marked.__dict__.update(attributes)
+    return marked
+
+
+class TensorImageBase(TensorBase):
+    """A picture-like tensor, [..., C, H, W] or [..., H, W]."""
+
+    _show_args: ClassVar[dict[str, Any]] = {'cmap': 'viridis'}
+
+
+class TensorImage(TensorImageBase):
+    """A colour picture, [C,H,W] or [B,C,H,W]; uint8 in 0-255 or float."""
+
+
+class TensorImageBW(TensorImage):
+    """A grey picture, [1,H,W] or [B,1,H,W]."""
+
+    _show_args: ClassVar[dict[str, Any]] = {'cmap': 'Greys'}
+
+
+class TensorMask(TensorImageBase):
+    """A segmentation mask, int64 or uint8 class codes [H,W] or [B,H,W]."""
+
+    _show_args: ClassVar[dict[str, Any]] = {'alpha': 0.5, 'cmap': 'tab20', 'interpolation': 'nearest'}
+
+
+class TensorFlowField(TensorBase):
+    """Sampling positions for `grid_sample`, [B,H,W,2] in -1..1."""
+
+
+class TensorCategory(TensorBase):
+    """Class indices, int64 [] or [B]."""
+
+
+class TensorMultiCategory(TensorCategory):
+    """Several classes an item: indices [k], or one-hot [B,C]."""
+
+
+class TitledTensorScalar(TensorBase):
+    """A scalar that is shown as a title."""
+
+    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
+        """Write the value above the axis `ctx`."""
+        from minifast.show import show_title
+        return show_title(self.item(), ctx=ctx, **kwargs)  # sync: shown to a person
+
+
+def plain(x: Tensor) -> Tensor:
+    """The same storage as a plain tensor, without the marker."""
+    return x if type(x) is Tensor else x.as_subclass(Tensor)
+
+
+def cast(x: Tensor, cls: type) -> Tensor:
+    """The same storage marked as `cls`; the attributes of a marker stay."""
+    if type(x) is cls:
+        return x
+    marked = x.as_subclass(cls)
+    if x.__dict__ and cls is not Tensor:
+        marked.__dict__.update(x.__dict__)
+    return marked
+
+
+def retain_type(new: Any, like: Any) -> Any:
+    """Mark the tensor `new` as `like` is marked; anything else comes back as it is."""
+    if isinstance(like, TensorBase) and isinstance(new, Tensor) and type(new) is not type(like):
+        new = new.as_subclass(type(like))
+        new.__dict__.update(like.__dict__)
+    return new
+
+
+def tensor(x: Any, *rest: Any, **kwargs: Any) -> Tensor:
+    """`torch.tensor` that also takes several numbers, arrays, lists of arrays, L and picture objects, sharing memory where it can."""
+    if rest:
+        x = (x, *rest)
+    if isinstance(x, Tensor):
+        made = x
+    elif isinstance(x, np.ndarray):
+        made = torch.from_numpy(x if x.flags.writeable else x.copy()) if x.dtype != np.uint16 else torch.from_numpy(x.astype(np.int32))
+    elif isinstance(x, (list, tuple, L)):
+        made = torch.stack([tensor(o) for o in x]) if len(x) and isinstance(x[0], (Tensor, np.ndarray)) else torch.tensor(list(x))
+    elif hasattr(x, '__array__'):
+        made = tensor(np.array(x))
+    else:
+        made = torch.tensor(x)
+    if made.dtype == torch.float64 and not isinstance(x, Tensor) and 'dtype' not in kwargs:
+        made = made.float()  # a list of Python floats means single precision everywhere in training
+    return made.to(**kwargs) if kwargs else made
+
+
+def array(a: Any, dtype: Any = None, **kwargs: Any) -> np.ndarray:
+    """`np.array` that also takes generators and L."""
+    return np.array(a if isinstance(a, (np.ndarray, list, tuple)) or np.isscalar(a) else list(a), dtype=dtype, **kwargs)

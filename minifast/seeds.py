@@ -1,0 +1,107 @@
+"""Seeds, the states of the global generators, and randomness keyed by (seed, epoch, index)."""
+from __future__ import annotations
+
+import os
+import random
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ['get_random_states', 'key_seed', 'keyed_generator', 'looking', 'no_random', 'seeded', 'set_random_states', 'set_seed']
+
+
+def set_seed(s: int, reproducible: bool = False) -> None:
+    """Seed Python's, numpy's and torch's generators.
+
+    Args:
+        s: the seed, any non-negative int.
+        reproducible: also choose deterministic algorithms in torch and cuDNN (slower on a GPU).
+    """
+    torch.manual_seed(s)
+    random.seed(s)
+    np.random.seed(s % (2 ** 32))
+    if reproducible:
+        # cuBLAS reads this when its first handle is made; without it deterministic algorithms raise on CUDA
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+
+
+def get_random_states() -> dict[str, Any]:
+    """The states of Python's, numpy's and torch's global generators and of cuDNN's switches."""
+    states = {'random_state': random.getstate(), 'numpy_state': np.random.get_state(), 'torch_state': torch.get_rng_state(),
+              'torch_cuda_state': None, 'torch_deterministic': torch.backends.cudnn.deterministic,
+              'torch_benchmark': torch.backends.cudnn.benchmark}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states['torch_cuda_state'] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def set_random_states(random_state: Any, numpy_state: Any, torch_state: Tensor, torch_cuda_state: Any = None,
+                      torch_deterministic: bool = False, torch_benchmark: bool = False) -> None:
+    """Put back what `get_random_states` returned: `set_random_states(**states)`."""
+    random.setstate(random_state)
+    np.random.set_state(numpy_state)
+    torch.set_rng_state(torch_state)
+    if torch_cuda_state is not None:
+        torch.cuda.set_rng_state_all(torch_cuda_state)
+    torch.backends.cudnn.deterministic = torch_deterministic
+    torch.backends.cudnn.benchmark = torch_benchmark
+
+
+@contextmanager
+def looking():
+    """Leave no trace in the randomness: the global generators are put back afterwards, also after an error."""
+    states = get_random_states()
+    try:
+        yield
+    finally:
+        set_random_states(**states)
+
+
+@contextmanager
+def no_random(seed: int = 42, reproducible: bool = True):
+    """Run the block under `seed` and put the global generators back."""
+    with looking():
+        set_seed(seed, reproducible=reproducible)
+        yield
+
+
+_MASK64 = (1 << 64) - 1
+
+
+def key_seed(seed: int, *key: int) -> int:
+    """Mix a seed and a key such as (epoch, index) into one 63-bit seed; a pure function.
+
+    Neighbouring keys give unrelated seeds (the finaliser of SplitMix64 is applied after every part).
+    Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+    """
+    z = seed & _MASK64
+    for part in (0x5bd1e995, *key):
+        z = (z ^ (part & _MASK64)) + 0x9e3779b97f4a7c15 & _MASK64
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9 & _MASK64
+        z = (z ^ (z >> 27)) * 0x94d049bb133111eb & _MASK64
+        z ^= z >> 31
+    return z >> 1
+
+
+def keyed_generator(seed: int, *key: int) -> torch.Generator:
+    """A torch CPU generator whose whole stream is a function of (seed, *key)."""
+    return torch.Generator().manual_seed(key_seed(seed, *key))
+
+
+@contextmanager
+def seeded(seed: int):
+    """Run the block with all global generators seeded from `seed`, then put them back.
+
+    For code that draws from `random`, `numpy.random` or `torch` and cannot be handed a generator.
+    """
+    with looking():
+        random.seed(seed)
+        np.random.seed(seed & 0xffffffff)
+        torch.manual_seed(seed)
+        yield

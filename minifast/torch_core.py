@@ -1,0 +1,379 @@
+"""Devices, nested moves, modules and parameters; seeds and marker tensors come from the rooms beside this one."""
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from fastcore.foundation import L
+from fastcore.xtras import is_listy
+from torch import Tensor, nn
+
+from minifast.arguments import check_kwargs, near_match
+from minifast.distributed import gather, num_distrib, rank_distrib
+from minifast.markers import (TensorBase, TensorCategory, TensorFlowField, TensorImage, TensorImageBase, TensorImageBW, TensorMask,
+                              TensorMultiCategory, TitledTensorScalar, array, cast, plain, retain_type, tensor)
+from minifast.seeds import (get_random_states, key_seed, keyed_generator, looking, no_random, seeded, set_random_states,
+                            set_seed)
+
+__all__ = ['Module', 'TensorBase', 'TensorCategory', 'TensorFlowField', 'TensorImage', 'TensorImageBW', 'TensorImageBase',
+           'TensorMask', 'TensorMultiCategory', 'TitledTensorScalar', 'apply', 'apply_init', 'apply_leaf', 'array',
+           'batch_to_samples', 'batchnorm_types', 'bn_bias_params', 'cast', 'check_kwargs', 'concat', 'cond_init',
+           'default_device', 'defaults', 'detach_parallel', 'display_df', 'find_bs', 'find_device',
+           'flatten_check', 'get_empty_df', 'get_first', 'get_model', 'get_random_states', 'init_default',
+           'ismin_torch', 'item_find', 'key_seed', 'keyed_generator', 'looking', 'master_bar', 'maybe_gather',
+           'near_match', 'nested_reorder', 'no_random', 'norm_bias_params', 'norm_types', 'notmax_torch',
+           'num_distrib', 'one_param', 'params', 'plain', 'progress_bar', 'rank_distrib', 'requires_grad',
+           'retain_type', 'seeded', 'set_random_states', 'set_seed', 'split_model', 'tensor', 'to_concat',
+           'to_cpu', 'to_detach', 'to_device', 'to_float', 'to_half', 'to_np', 'to_parallel', 'trainable_params',
+           'unsqueeze', 'unsqueeze_']
+
+def _cpu_count() -> int:
+    """Cores this process may use; a container's limit counts, the machine's size does not."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+defaults = SimpleNamespace(cpus=_cpu_count(), device=None, use_cuda=None, lr=1e-3, callbacks=[])
+"""Settings read when a Learner or a DataLoader is made. `device=None` means: the best accelerator there is."""
+
+norm_types = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+              nn.LayerNorm)
+batchnorm_types = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+# ---------------------------------------------------------------- nested structures and devices
+
+def apply(func: Callable, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """Map `func` over the leaves of nested lists, tuples, L and dicts, keeping the containers' types."""
+    if isinstance(x, dict):
+        return {k: apply(func, v, *args, **kwargs) for k, v in x.items()}
+    if is_listy(x):
+        mapped = [apply(func, o, *args, **kwargs) for o in x]
+        return type(x)(*mapped) if hasattr(x, '_fields') else type(x)(mapped)
+    return func(x, *args, **kwargs)
+
+
+def default_device(use: bool | int | None = None) -> torch.device:
+    """The device new loaders and learners use: `defaults.device`, else the accelerator there is, else the CPU.
+
+    Args:
+        use: True insists on an accelerator, False on the CPU; an int is a CUDA ordinal; None leaves the choice.
+
+    Raises:
+        ValueError: an accelerator was asked for and there is none.
+    """
+    if use is None and defaults.device is not None:
+        return torch.device(defaults.device)
+    use = defaults.use_cuda if use is None else use
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if use is False or (use is None and found is None):
+        return torch.device('cpu')
+    if found is None:
+        raise ValueError(f'default_device({use}) asks for an accelerator and torch {torch.__version__} sees none: '
+                         'use default_device(False) for the CPU')
+    if use is None or use is True:
+        return torch.device(found.type, torch.accelerator.current_device_index())
+    return torch.device(found.type, use)
+
+
+def _to(o: Any, device: torch.device, non_blocking: bool) -> Any:
+    if isinstance(o, Tensor):
+        moved = o.to(device, non_blocking=non_blocking)
+        return moved if moved is o else retain_type(moved, o)
+    return o
+
+
+def to_device(b: Any, device: torch.device | str | int | None = None, non_blocking: bool = False) -> Any:
+    """Move every tensor of a nested batch to `device` (default: `default_device()`); marker types are kept."""
+    device = default_device() if device is None else torch.device(device)
+    return apply(_to, b, device, non_blocking)
+
+
+def to_cpu(b: Any) -> Any:
+    """Every tensor of a nested batch on the CPU."""
+    return to_device(b, 'cpu')
+
+
+def to_detach(b: Any, cpu: bool = True, gather: bool = True) -> Any:
+    """Every tensor of a nested structure detached from its graph, on the CPU if `cpu`, gathered over the ranks if `gather`."""
+    def _one(o: Any) -> Any:
+        if not isinstance(o, Tensor):
+            return o
+        o = o.detach()
+        o = maybe_gather(o) if gather else o
+        return o.cpu() if cpu else o  # sync: the caller asked for host memory
+    return apply(_one, b)
+
+
+def to_float(b: Any) -> Any:
+    """Every floating tensor of a nested structure as float32."""
+    return apply(lambda o: retain_type(o.float(), o) if isinstance(o, Tensor) and o.is_floating_point() else o, b)
+
+
+def to_half(b: Any) -> Any:
+    """Every floating tensor of a nested structure as float16."""
+    return apply(lambda o: retain_type(o.half(), o) if isinstance(o, Tensor) and o.is_floating_point() else o, b)
+
+
+def to_np(x: Any) -> Any:
+    """Every tensor of a nested structure as a numpy array."""
+    return apply(lambda o: plain(o).detach().cpu().numpy() if isinstance(o, Tensor) else o, x)  # sync: numpy lives on the host
+
+
+def to_concat(xs: list, dim: int = 0) -> Any:
+    """Concatenate a list of equally nested tensors along `dim`; what cannot be concatenated comes back as one flat list."""
+    if not xs:
+        return xs
+    first = xs[0]
+    if is_listy(first):
+        return type(first)([to_concat([x[i] for x in xs], dim=dim) for i in range(len(first))])
+    if isinstance(first, dict):
+        return {k: to_concat([x[k] for x in xs], dim=dim) for k in first}
+    if not isinstance(first, Tensor):
+        return [o for x in xs for o in (x if is_listy(x) else [x])]
+    if first.ndim == 0:
+        return retain_type(torch.stack([plain(x) for x in xs]), first)
+    if any(x.shape[1:] != first.shape[1:] for x in xs) and dim == 0:
+        return L(o for x in xs for o in x)
+    return retain_type(torch.cat([plain(x) for x in xs], dim=dim), first)
+
+
+def item_find(x: Any, idx: int = 0) -> Any:
+    """The `idx`-th leaf found by walking down the first elements of a nested structure."""
+    while is_listy(x) or isinstance(x, dict):
+        if len(x) == 0:
+            return None
+        x = list(x.values())[idx] if isinstance(x, dict) else x[idx]
+    return x
+
+
+def find_device(b: Any) -> torch.device | None:
+    """The device of the first tensor in a nested batch, None where there is none."""
+    found = item_find(b)
+    return found.device if isinstance(found, Tensor) else None
+
+
+def find_bs(b: Any) -> int:
+    """The length of the first tensor in a nested batch."""
+    found = item_find(b)
+    return found.shape[0] if isinstance(found, Tensor) and found.ndim else len(found)
+
+
+# ---------------------------------------------------------------- modules and parameters
+
+class _CallsSuper(type):
+    """Runs `nn.Module.__init__` before the class's own, which then need not."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        module = cls.__new__(cls)
+        nn.Module.__init__(module)
+        module.__init__(*args, **kwargs)
+        return module
+
+
+class Module(nn.Module, metaclass=_CallsSuper):
+    """`nn.Module` whose subclasses need not call `super().__init__()`."""
+
+    def __init__(self) -> None:
+        """Nothing: the metaclass has initialised the module already."""
+
+
+def params(m: nn.Module) -> list[nn.Parameter]:
+    """All parameters of `m`."""
+    return list(m.parameters())
+
+
+def trainable_params(m: nn.Module) -> L:
+    """The parameters of `m` that require a gradient."""
+    return L(p for p in m.parameters() if p.requires_grad)
+
+
+def norm_bias_params(m: nn.Module, with_bias: bool = True) -> L:
+    """The parameters of all norm layers in `m`, and the biases of the others if `with_bias`."""
+    if isinstance(m, norm_types):
+        return L(m.parameters())
+    found = L(norm_bias_params(child, with_bias) for child in m.children()).concat()
+    if with_bias and getattr(m, 'bias', None) is not None:
+        found.append(m.bias)
+    return found
+
+
+def bn_bias_params(m: nn.Module, with_bias: bool = True) -> L:
+    """`norm_bias_params`, under the name older code uses."""
+    return norm_bias_params(m, with_bias)
+
+
+def requires_grad(m: nn.Module) -> bool:
+    """Whether the first parameter of `m` requires a gradient."""
+    ps = list(m.parameters())
+    return ps[0].requires_grad if ps else False
+
+
+def one_param(m: nn.Module) -> nn.Parameter:
+    """The first parameter of `m`."""
+    return next(m.parameters())
+
+
+def get_model(model: nn.Module) -> nn.Module:
+    """The model inside a DataParallel or DistributedDataParallel wrapper."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return model.module if isinstance(model, wrappers) else model
+
+
+def split_model(model: nn.Sequential, splits: list[nn.Module]) -> list[nn.Sequential]:
+    """Cut a Sequential before each module of `splits[1:]`."""
+    top, groups = list(model.children()), []
+    starts = [top.index(m) for m in splits] + [len(top)]
+    for lo, hi in itertools.pairwise(starts):
+        groups.append(nn.Sequential(*top[lo:hi]))
+    return groups
+
+
+def init_default(m: nn.Module, func: Callable | None = nn.init.kaiming_normal_) -> nn.Module:
+    """Initialise the weight of `m` with `func` and its bias with zeros."""
+    if func and hasattr(m, 'weight'):
+        func(m.weight)
+    with torch.no_grad():
+        if getattr(m, 'bias', None) is not None:
+            m.bias.fill_(0.)
+    return m
+
+
+def cond_init(m: nn.Module, func: Callable) -> None:
+    """`init_default` for layers that are no norm layer and are trained."""
+    if not isinstance(m, norm_types) and requires_grad(m):
+        init_default(m, func)
+
+
+def apply_leaf(m: nn.Module, f: Callable[[nn.Module], Any]) -> None:
+    """Call `f` on every module of the tree, the deepest first."""
+    for child in m.children():
+        apply_leaf(child, f)
+    f(m)
+
+
+def apply_init(m: nn.Module, func: Callable = nn.init.kaiming_normal_) -> None:
+    """Initialise all layers of `m` but the norm layers with `func`."""
+    apply_leaf(m, lambda layer: cond_init(layer, func))
+
+
+def flatten_check(inp: Tensor, targ: Tensor) -> tuple[Tensor, Tensor]:
+    """Both tensors flattened.
+
+    Raises:
+        AssertionError: they hold different numbers of elements.
+    """
+    inp, targ = plain(inp).contiguous().view(-1), plain(targ).contiguous().view(-1)
+    assert len(inp) == len(targ), f'predictions hold {len(inp)} elements, targets {len(targ)}'
+    return inp, targ
+
+
+def unsqueeze(x: Tensor, dim: int = -1, n: int = 1) -> Tensor:
+    """`n` new axes at `dim`."""
+    for _ in range(n):
+        x = x.unsqueeze(dim)
+    return x
+
+
+def unsqueeze_(x: Tensor, dim: int = -1, n: int = 1) -> Tensor:
+    """`n` new axes at `dim`, in place."""
+    for _ in range(n):
+        x.unsqueeze_(dim)
+    return x
+
+
+def concat(*parts: Any) -> list:
+    """The elements of all lists in one list."""
+    return [o for part in parts for o in part]
+
+
+def batch_to_samples(b: Any, max_n: int = 10) -> Any:
+    """Turn a batch of stacked tensors into a list of its first `max_n` samples."""
+    if isinstance(b, Tensor):
+        return [retain_type(o, b) for o in plain(b)[:max_n]]
+    return L(batch_to_samples(part, max_n) for part in b).zip()
+
+
+def nested_reorder(t: Any, idxs: Any) -> Any:
+    """Every tensor or L of a nested structure indexed by `idxs`."""
+    if isinstance(t, (Tensor, L)):
+        return t[idxs]
+    return type(t)(nested_reorder(o, idxs) for o in t) if is_listy(t) else t
+
+
+def get_first(c: Any) -> Any:
+    """The first element of a container, the object itself where it is none."""
+    return c[0] if is_listy(c) else c
+
+
+def _version_tuple(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split('+')[0].split('.')[:3] if part.isdigit())
+
+
+def ismin_torch(min_version: str) -> bool:
+    """Whether torch is at least `min_version`."""
+    return _version_tuple(torch.__version__) >= _version_tuple(min_version)
+
+
+def notmax_torch(max_version: str) -> bool:
+    """Whether torch is older than `max_version`."""
+    return _version_tuple(torch.__version__) < _version_tuple(max_version)
+
+
+def to_parallel(learn_or_model: Any, device_ids: list[int] | None = None) -> Any:
+    """Wrap a model, or a learner's model, in `nn.DataParallel`."""
+    if isinstance(learn_or_model, nn.Module):
+        return nn.DataParallel(learn_or_model, device_ids=device_ids)
+    learn_or_model.model = nn.DataParallel(learn_or_model.model, device_ids=device_ids)
+    return learn_or_model
+
+
+def detach_parallel(learn_or_model: Any) -> Any:
+    """Undo `to_parallel`."""
+    if isinstance(learn_or_model, nn.Module):
+        return get_model(learn_or_model)
+    learn_or_model.model = get_model(learn_or_model.model)
+    return learn_or_model
+
+
+def maybe_gather(x: Tensor, axis: int = 0) -> Tensor:
+    """The tensors of all ranks along `axis`; `x` itself in one process."""
+    return gather(x, axis)
+
+
+# ---------------------------------------------------------------- tables and bars
+
+def get_empty_df(n: int) -> Any:
+    """`n` empty pandas rows to be filled while a batch is shown as a table."""
+    import pandas as pd
+    return [pd.Series(dtype='object') for _ in range(n)]
+
+
+def display_df(df: Any) -> None:
+    """Show a DataFrame in a notebook, print it elsewhere."""
+    try:
+        from IPython.display import HTML, display
+    except ImportError:
+        print(df.to_string())
+    else:
+        display(HTML(df.to_html()))
+
+
+def progress_bar(gen: Iterable, total: int | None = None, parent: Any = None, leave: bool = True, **kwargs: Any) -> Iterable:
+    """A tqdm bar under the signature that scripts know; `parent` is accepted and only nests the bar.
+
+    `total` may be given where `gen` has no length; `leave=False` clears the bar at the end.
+    """
+    from tqdm.auto import tqdm
+    allowed = ('display', 'comment', 'master', 'desc', 'unit')
+    check_kwargs('progress_bar', kwargs, allowed)
+    return tqdm(gen, total=total, leave=leave, desc=kwargs.get('desc') or kwargs.get('comment'),
+                disable=not kwargs.get('display', True), position=1 if parent is not None else None, dynamic_ncols=True)
+
+
+def master_bar(gen: Iterable, total: int | None = None, **kwargs: Any) -> Iterable:
+    """The outer of two nested bars."""
+    return progress_bar(gen, total=total, **kwargs)
