@@ -1,0 +1,37 @@
+# make demo   a resnet18 learns handwritten digits in front of you; the pictures and the model end in ./demo
+# make test   the whole test suite, as .ci/run runs it (ARGS="-k loop" for a part of it)
+#
+# Each command makes .venv and installs what it needs by itself, once; a change of setup.cfg installs again.
+# All paths are relative, so the checkout may lie under a path with spaces.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help demo test namespaces clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
+
+demo: $(STAMP)-demo
+	@$(BIN)/python -m minifast demo --out demo $(ARGS)
+
+test: $(STAMP)-test
+	@$(BIN)/python -m pytest -m "not slow and not faults" $(ARGS)
+
+# For developers: writes the import lists of minifast/*/all.py and its kin anew after a public name came or went.
+namespaces: $(STAMP)-test
+	@$(BIN)/python tools/make_namespaces.py
+
+$(STAMP)-%: setup.cfg pyproject.toml | $(BIN)/python
+	@echo "Installing minifast[$*] into .venv (once; PyTorch is large, this can take minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 10) else \
+	    f"minifast needs Python 3.10 or newer, {sys.executable} is {v[0]}.{v[1]}; name another: make PYTHON=python3.12")'
+	@$(PYTHON) -m venv .venv
+
+clean:
+	rm -rf .venv build dist minifast.egg-info demo
