@@ -1,0 +1,18 @@
+"""All that trains a model, without pictures: `from minifast.basics import *`.
+
+Written by tools/make_namespaces.py from the rooms' `__all__` (`make namespaces`).
+"""
+from minifast.data import all as _data_all
+from minifast.data.all import *
+from minifast.callback.core import (
+    Callback, CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException,
+    CancelStepException, CancelTrainException, CancelValidException, compile_hooks, event, events, FetchPredsCallback,
+    GatherPredsCallback, hooks_of, TrainEvalCallback,
+)
+
+__all__ = [
+    'Callback', 'CancelBackwardException', 'CancelBatchException', 'CancelEpochException', 'CancelFitException',
+    'CancelStepException', 'CancelTrainException', 'CancelValidException', 'compile_hooks', 'event', 'events',
+    'FetchPredsCallback', 'GatherPredsCallback', 'hooks_of', 'TrainEvalCallback',
+]
+__all__ += _data_all.__all__
