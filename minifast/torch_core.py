@@ -4,6 +4,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,9 +23,9 @@ from minifast.seeds import (get_random_states, key_seed, keyed_generator, lookin
 __all__ = ['Module', 'TensorBase', 'TensorCategory', 'TensorFlowField', 'TensorImage', 'TensorImageBW', 'TensorImageBase',
            'TensorMask', 'TensorMultiCategory', 'TitledTensorScalar', 'apply', 'apply_init', 'apply_leaf', 'array',
            'batch_to_samples', 'batchnorm_types', 'bn_bias_params', 'cast', 'check_kwargs', 'concat', 'cond_init',
-           'default_device', 'defaults', 'detach_parallel', 'display_df', 'find_bs', 'find_device',
+           'default_device', 'defaults', 'detach_parallel', 'detuplify', 'display_df', 'find_bs', 'find_device',
            'flatten_check', 'get_empty_df', 'get_first', 'get_model', 'get_random_states', 'init_default',
-           'ismin_torch', 'item_find', 'key_seed', 'keyed_generator', 'looking', 'master_bar', 'maybe_gather',
+           'ismin_torch', 'item_find', 'join_path_file', 'key_seed', 'keyed_generator', 'looking', 'master_bar', 'maybe_gather',
            'near_match', 'nested_reorder', 'no_random', 'norm_bias_params', 'norm_types', 'notmax_torch',
            'num_distrib', 'one_param', 'params', 'plain', 'progress_bar', 'rank_distrib', 'requires_grad',
            'retain_type', 'seeded', 'set_random_states', 'set_seed', 'split_model', 'tensor', 'to_concat',
@@ -297,6 +298,13 @@ def batch_to_samples(b: Any, max_n: int = 10) -> Any:
     return L(batch_to_samples(part, max_n) for part in b).zip()
 
 
+def detuplify(x: Any) -> Any:
+    """The only element of a tuple of one, None for an empty one, anything else as it is."""
+    if isinstance(x, (tuple, list)) and len(x) < 2:
+        return x[0] if x else None
+    return x
+
+
 def nested_reorder(t: Any, idxs: Any) -> Any:
     """Every tensor or L of a nested structure indexed by `idxs`."""
     if isinstance(t, (Tensor, L)):
@@ -307,6 +315,15 @@ def nested_reorder(t: Any, idxs: Any) -> Any:
 def get_first(c: Any) -> Any:
     """The first element of a container, the object itself where it is none."""
     return c[0] if is_listy(c) else c
+
+
+def join_path_file(file: Any, path: Any, ext: str = '') -> Any:
+    """`path/file` with the suffix `ext`, its folder made; an open file comes back as it is."""
+    if not isinstance(file, (str, Path)):
+        return file
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    return path / f'{file}{ext}'
 
 
 def _version_tuple(version: str) -> tuple[int, ...]:

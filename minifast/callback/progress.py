@@ -1,0 +1,251 @@
+"""The table of epochs and the bar under it, in a terminal, in a notebook and as plain lines; the same rows in a CSV file."""
+from __future__ import annotations
+
+import html
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from fastcore.basics import noop
+from tqdm import tqdm
+
+from minifast.callback.core import Callback
+
+__all__ = ['CSVLogger', 'ProgressCallback', 'ShowGraphCallback']
+
+refresh_s = 0.1
+"""A bar is redrawn, and the loss fetched from the device for it, at most this often."""
+
+
+def in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this process."""
+    if 'IPython' not in sys.modules:
+        return False
+    shell = sys.modules['IPython'].get_ipython()
+    return shell is not None and 'IPKernelApp' in shell.config
+
+
+def _cells(row: Sequence[Any]) -> list[str]:
+    return [f'{cell:.6f}' if isinstance(cell, float) else str(cell) for cell in row]
+
+
+class PlainTable:
+    """One line an epoch, for logs and pipes: nothing is redrawn."""
+
+    def __init__(self) -> None:
+        self.widths: list[int] = []
+
+    def write(self, row: Sequence[Any]) -> None:
+        """Print one row; the first one is the header and sets the columns' widths."""
+        cells = _cells(row)
+        if not self.widths:
+            self.widths = [max(8, len(cell)) + 2 for cell in cells]
+        widths = self.widths + [10] * (len(cells) - len(self.widths))
+        self.print_line(''.join(cell.ljust(width) for cell, width in zip(cells, widths)))
+
+    def print_line(self, line: str) -> None:
+        """Print a finished line."""
+        print(line, flush=True)
+
+    def start_bar(self, total: int) -> None:
+        """A pass over a loader begins."""
+
+    def update_bar(self, done: int, comment: str) -> None:
+        """`done` batches of the pass are behind us."""
+
+    def end_bar(self) -> None:
+        """The pass is over or was left."""
+
+    def close(self) -> None:
+        """The fit has ended."""
+        self.end_bar()
+
+
+class TerminalTable(PlainTable):
+    """Rows with a tqdm bar under them that goes away when its pass ends."""
+
+    bar: tqdm | None = None
+
+    def print_line(self, line: str) -> None:
+        tqdm.write(line)
+
+    def start_bar(self, total: int) -> None:
+        self.bar = tqdm(total=total, leave=False, dynamic_ncols=True, mininterval=0, file=sys.stdout)
+
+    def update_bar(self, done: int, comment: str) -> None:
+        self.bar.set_postfix_str(comment, refresh=False)
+        self.bar.update(done - self.bar.n)
+
+    def end_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+class NotebookTable(PlainTable):
+    """One HTML table that grows in place, with a bar under it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.total, self.display = 0, None
+
+    def write(self, row: Sequence[Any]) -> None:
+        self.rows.append(_cells(row))
+        self.draw('')
+
+    def start_bar(self, total: int) -> None:
+        self.total = total
+
+    def update_bar(self, done: int, comment: str) -> None:
+        self.draw(f'<progress value="{done}" max="{self.total}" style="width:300px"></progress> '
+                  f'{done}/{self.total} {html.escape(comment)}')
+
+    def end_bar(self) -> None:
+        if self.display is not None:
+            self.draw('')
+
+    def draw(self, below: str) -> None:
+        """Show the table as it is now, `below` under it."""
+        from IPython.display import HTML, display
+        lines = [''.join(f'<t{"d" if i else "h"}>{html.escape(cell)}</t{"d" if i else "h"}>' for cell in row)
+                 for i, row in enumerate(self.rows)]
+        page = HTML(f'<table border="1">{"".join(f"<tr>{line}</tr>" for line in lines)}</table>{below}')
+        if self.display is None:
+            self.display = display(page, display_id=True)
+        else:
+            self.display.update(page)
+
+
+class ProgressCallback(Callback):
+    """Prints the table of epochs and, where somebody watches, a progress bar.
+
+    In a terminal the bar is tqdm's, in a notebook an HTML one; where the output is a file or a pipe there is one plain line an
+    epoch. A refresh, at most ten a second, is the only time the loss is fetched from the device.
+    """
+
+    order = 60
+    table: PlainTable | None = None
+
+    def before_fit(self) -> None:
+        self.table = None
+        if self.logger is noop:
+            return
+        if in_notebook():
+            self.table = NotebookTable()
+        else:
+            self.table = TerminalTable() if self.create_mbar and sys.stdout.isatty() else PlainTable()
+        self.old_logger, self.learn.logger = self.logger, self._write_stats
+        if hasattr(self.learn, 'recorder'):
+            self._write_stats(self.recorder.metric_names)
+
+    def _write_stats(self, row: Sequence[Any]) -> None:
+        if self.table is not None:
+            self.table.write(row)
+
+    def _start_bar(self) -> None:
+        self._next_refresh = 0.
+        if self.table is not None and self.create_mbar:
+            self.table.start_bar(len(self.dl))
+        else:
+            self._next_refresh = float('inf')
+
+    def _end_bar(self) -> None:
+        if self.table is not None:
+            self.table.end_bar()
+
+    before_train = before_validate = _start_bar
+    after_train = after_validate = _end_bar
+
+    def after_batch(self) -> None:
+        now = time.perf_counter()
+        if now < self._next_refresh:
+            return
+        self._next_refresh = now + refresh_s
+        loss = self.learn.smooth_loss if self.learn.training else None
+        self.table.update_bar(self.iter + 1, '' if loss is None else f'{float(loss):.4f}')  # sync: a refresh
+
+    def cleanup_fit(self) -> None:
+        if self.table is not None:
+            self.table.close()
+            self.table = None
+            self.learn.logger = self.old_logger
+
+
+class ShowGraphCallback(Callback):
+    """Draws training and validation loss after every epoch: one growing figure in a notebook, one figure at the end elsewhere."""
+
+    order, run_valid = 65, False
+
+    def before_fit(self) -> None:
+        self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
+        self.display = None
+
+    def after_epoch(self) -> None:
+        if in_notebook() and self.run:
+            self._draw()
+
+    def after_fit(self) -> None:
+        if not in_notebook():
+            self._draw()
+
+    def _draw(self) -> None:
+        import matplotlib.pyplot as plt
+        if len(self.recorder.losses) < 2:
+            return
+        figure, ax = plt.subplots()
+        self.recorder.plot_loss(skip_start=0, ax=ax)
+        self.graph_ax = ax
+        if in_notebook():
+            from IPython.display import display
+            if self.display is None:
+                self.display = display(figure, display_id=True)
+            else:
+                self.display.update(figure)
+            plt.close(figure)
+
+
+class CSVLogger(Callback):
+    """Writes the table of epochs to `learn.path/fname`.
+
+    Args:
+        fname: the file's name.
+        append: keep what the file holds; the header is then written to an empty file only.
+    """
+
+    order = 60
+    file: TextIO | None = None
+
+    def __init__(self, fname: str | Path = 'history.csv', append: bool = False) -> None:
+        self.fname, self.append = Path(fname), append
+
+    def read_log(self) -> Any:
+        """The file as a pandas DataFrame."""
+        import pandas as pd
+        return pd.read_csv(self.path / self.fname)
+
+    def before_fit(self) -> None:
+        if hasattr(self.learn, 'gather_preds') or hasattr(self.learn, 'lr_finder'):
+            return
+        target = Path(self.path) / self.fname
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.file = target.open('a' if self.append else 'w')
+        if self.file.tell() == 0:
+            self._write(self.recorder.metric_names)
+        self.old_logger, self.learn.logger = self.logger, self._write_line
+
+    def _write(self, row: Sequence[Any]) -> None:
+        self.file.write(','.join(str(cell) for cell in row) + '\n')
+        self.file.flush()
+
+    def _write_line(self, row: Sequence[Any]) -> None:
+        self._write(row)
+        self.old_logger(row)
+
+    def cleanup_fit(self) -> None:
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+            self.learn.logger = self.old_logger

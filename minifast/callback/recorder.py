@@ -1,0 +1,253 @@
+"""What was measured: losses, learning rates and one row of metrics an epoch."""
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from fastcore.foundation import L
+from torch import Tensor
+
+from minifast.callback.core import Callback
+from minifast.metrics import AvgLoss, Metric
+
+__all__ = ['Recorder', 'SmoothLoss', 'format_time']
+
+
+def format_time(seconds: float) -> str:
+    """Seconds as `MM:SS`, or `H:MM:SS` from one hour on."""
+    seconds = int(seconds)
+    hours, minutes, seconds = seconds // 3600, seconds // 60 % 60, seconds % 60
+    return f'{hours}:{minutes:02d}:{seconds:02d}' if hours else f'{minutes:02d}:{seconds:02d}'
+
+
+class SmoothLoss(Metric):
+    """Exponentially smoothed training loss, debiased.
+
+    A step only keeps its loss, a scalar on the device; the smoothing is done for all kept ones at once when somebody looks,
+    so that no step waits for the device.
+
+    Args:
+        beta: weight of the past, 0-1.
+    """
+
+    name = 'train_loss'
+
+    def __init__(self, beta: float = 0.98) -> None:
+        self.beta = beta
+        self.reset()
+
+    def reset(self) -> None:
+        self._kept: list[Tensor] = []
+        self._average, self._smoothed = 0., []
+
+    def accumulate(self, learn: Any) -> None:
+        self._kept.append(learn.loss.detach())
+
+    @property
+    def count(self) -> int:
+        """Steps seen."""
+        return len(self._smoothed) + len(self._kept)
+
+    @property
+    def losses(self) -> list[Tensor]:
+        """The smoothed loss after every step, 0-d float32 tensors on the CPU."""
+        if self._kept:
+            kept, self._kept = [loss if loss.ndim == 0 else loss.mean() for loss in self._kept], []
+            smoothed = []
+            for loss in torch.stack(kept).double().tolist():  # sync: somebody looks at the losses
+                self._average = self.beta * self._average + (1 - self.beta) * loss
+                smoothed.append(self._average / (1 - self.beta ** (len(self._smoothed) + len(smoothed) + 1)))
+            self._smoothed.extend(torch.tensor(smoothed, dtype=torch.float32).unbind())
+        return self._smoothed
+
+    @property
+    def value(self) -> Tensor | None:
+        """The smoothed loss now, None before the first step."""
+        return self.losses[-1] if self.losses else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The losses so far and the running average."""
+        losses = self.losses
+        return {'average': self._average, 'losses': torch.stack(losses) if losses else torch.empty(0)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self._kept, self._average, self._smoothed = [], state['average'], list(state['losses'].unbind())
+
+
+def _to_host(values: Iterable[Any]) -> list[Any]:
+    """Metric values with all device scalars turned into Python floats by one transfer."""
+    values = list(values)
+    scalars = [v.detach().double() for v in values if isinstance(v, Tensor) and v.numel() == 1]
+    if scalars:
+        device = scalars[0].device
+        found = iter(torch.stack([v.reshape(()).to(device) for v in scalars]).tolist())  # sync: one row an epoch
+        values = [next(found) if isinstance(v, Tensor) and v.numel() == 1 else v for v in values]
+    return values
+
+
+class Recorder(Callback):
+    """Records the smoothed training loss of every step and one row of numbers an epoch.
+
+    Args:
+        add_time: end each logged row with the epoch's duration.
+        train_metrics: measure the metrics on the training batches too.
+        valid_metrics: measure them on the validation set.
+        beta: smoothing of the training loss.
+
+    Attributes:
+        metric_names: the columns, `['epoch', 'train_loss', 'valid_loss', *metrics, 'time']`, known once a fit began.
+        values: one `L` an epoch, without epoch and time.
+        log: the row of the running epoch, with epoch and time.
+        losses: smoothed training loss of every step, 0-d tensors.
+        lrs: learning rate of the last parameter group at every step.
+        iters: number of steps done at the end of every epoch.
+    """
+
+    order, remove_on_fetch = 50, True
+
+    def __init__(self, add_time: bool = True, train_metrics: bool = False, valid_metrics: bool = True,
+                 beta: float = 0.98) -> None:
+        self.add_time, self.train_metrics, self.valid_metrics = add_time, train_metrics, valid_metrics
+        self.loss, self.smooth_loss = AvgLoss(), SmoothLoss(beta)
+        self.lrs, self.iters, self.values, self.log = [], [], [], L()
+        self.cancel_train = self.cancel_valid = False
+        self._measuring: tuple[Metric, ...] = ()
+
+    @property
+    def losses(self) -> list[Tensor]:
+        """The smoothed training loss after every step."""
+        return self.smooth_loss.losses
+
+    @property
+    def _train_mets(self) -> L:
+        if self.cancel_train:
+            return L()
+        return L(self.smooth_loss) + (self.metrics if self.train_metrics else L())
+
+    @property
+    def _valid_mets(self) -> L:
+        if self.cancel_valid or not self.valid_metrics:
+            return L()
+        return L(self.loss) + self.metrics
+
+    def before_fit(self) -> None:
+        self.lrs, self.iters, self.values = [], [], []
+        names = L(self.metrics).attrgot('name')
+        if self.train_metrics and self.valid_metrics:
+            names = L('loss') + names
+            names = names.map('train_{}') + names.map('valid_{}')
+        elif self.valid_metrics:
+            names = L('train_loss', 'valid_loss') + names
+        else:
+            names = L('train_loss') + names.map('train_{}' if self.train_metrics else '{}')
+        self.metric_names = L('epoch') + names + L('time' if self.add_time else None)
+        self.metric_names = self.metric_names.filter(lambda name: name is not None)
+        self.smooth_loss.reset()
+
+    def before_epoch(self) -> None:
+        self.cancel_train = self.cancel_valid = False
+        self.start_epoch = time.time()
+        self.log = L(self.epoch)
+
+    def before_train(self) -> None:
+        for met in self._train_mets[1:]:
+            met.reset()
+        self._measuring = tuple(self._train_mets)
+
+    def before_validate(self) -> None:
+        for met in self._valid_mets:
+            met.reset()
+        self._measuring = tuple(self._valid_mets)
+
+    def after_batch(self) -> None:
+        learn = self.learn
+        if not len(learn.yb):
+            return
+        for met in self._measuring:
+            met.accumulate(learn)
+        if learn.training:
+            self.lrs.append(learn.opt.hypers[-1]['lr'])
+
+    def after_cancel_train(self) -> None:
+        self.cancel_train = True
+
+    def after_cancel_validate(self) -> None:
+        self.cancel_valid = True
+
+    def after_train(self) -> None:
+        self.log += L(_to_host(met.value for met in self._train_mets))
+
+    def after_validate(self) -> None:
+        self.log += L(_to_host(met.value for met in self._valid_mets))
+
+    def after_epoch(self) -> None:
+        self.learn.final_record = self.log[1:].copy()
+        self.values.append(self.learn.final_record)
+        if self.add_time:
+            self.log.append(format_time(time.time() - self.start_epoch))
+        self.logger(self.log)
+        self.iters.append(self.smooth_loss.count)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything recorded so far in this fit, for a checkpoint."""
+        return {'lrs': self.lrs, 'iters': self.iters, 'values': [list(row) for row in self.values],
+                'smooth_loss': self.smooth_loss.state_dict(), 'log': list(self.log)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self.lrs, self.iters = list(state['lrs']), list(state['iters'])
+        self.values, self.log = [L(row) for row in state['values']], L(state['log'])
+        self.smooth_loss.load_state_dict(state['smooth_loss'])
+
+    def plot_loss(self, skip_start: int = 5, with_valid: bool = True, log: bool = False, show_epochs: bool = False,
+                  ax: Any = None) -> Any:
+        """Draw the smoothed training loss by step and the validation loss by epoch; returns the matplotlib axis.
+
+        Args:
+            skip_start: leave out this many first steps.
+            with_valid: draw the validation loss too.
+            log: both axes logarithmic.
+            show_epochs: mark the ends of epochs.
+            ax: the axis to draw on.
+        """
+        import matplotlib.pyplot as plt
+        ax = ax or plt.gca()
+        steps, losses = range(skip_start, len(self.losses)), [float(loss) for loss in self.losses[skip_start:]]
+        (ax.loglog if log else ax.plot)(steps, losses, label='train')
+        for end in self.iters if show_epochs else ():
+            ax.axvline(end, color='grey', ls=':')
+        if with_valid and 'valid_loss' in self.metric_names:
+            column = self.metric_names.index('valid_loss') - 1
+            drawn = [(end, row[column]) for end, row in zip(self.iters, self.values)
+                     if end >= skip_start and len(row) > column]
+            ax.plot([end for end, _ in drawn], [loss for _, loss in drawn], label='valid')
+            ax.legend()
+        ax.set(ylabel='loss', xlabel='steps', title='learning curve')
+        return ax
+
+    def plot_metrics(self, nrows: int | None = None, ncols: int | None = None, figsize: Any = None) -> Any:
+        """Draw every column of the table by epoch, one axis a metric, both losses on one; returns the axes."""
+        from minifast.show import get_grid
+        columns = list(self.metric_names[1:-1] if self.add_time else self.metric_names[1:])
+        losses = [name for name in columns if name.endswith('loss')]
+        panels = [losses] + [[name] for name in columns if name not in losses]
+        axes = get_grid(len(panels), nrows=nrows, ncols=ncols, figsize=figsize)
+        for ax, names in zip(axes, panels):
+            for name in names:
+                ax.plot([row[columns.index(name)] for row in self.values], label=name)
+            ax.set(xlabel='epoch', title=' and '.join(names))
+            ax.legend()
+        return axes
+
+    def plot_sched(self, keys: Any = None, figsize: Any = None) -> Any:
+        """Draw the scheduled hyper-parameters by step."""
+        from minifast.callback.schedule import plot_sched
+        return plot_sched(self, keys=keys, figsize=figsize)
+
+    def plot_lr_find(self, skip_end: int = 5, **kwargs: Any) -> Any:
+        """Draw the loss by learning rate of the last `lr_find`."""
+        from minifast.callback.schedule import plot_lr_find
+        return plot_lr_find(self, skip_end=skip_end, **kwargs)
