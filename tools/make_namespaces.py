@@ -123,8 +123,8 @@ def source_of(name: str) -> str:
             imports.append(_import(module_name(file), names))
             own += names
     included = [(i.replace('/', '.'), '_' + i.replace('/', '_')) for i in space.includes]
-    lines = [f'"""{space.doc}', '', "Written by tools/make_namespaces.py from the rooms' `__all__` (`make namespaces`).",
-             '"""']
+    lines = [f'"""{space.doc}', '',
+             "Written by tools/make_namespaces.py from the rooms' `__all__` (`make namespaces`).", '"""']
     for module, alias in included:
         package, _, leaf = f'minifast.{module}'.rpartition('.')
         lines += [f'from {package} import {leaf} as {alias}', f'from minifast.{module} import *']

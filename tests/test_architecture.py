@@ -1,0 +1,217 @@
+"""The laws of the house: floors, magic budget, marked syncs, docstrings, `__all__`, sizes."""
+from __future__ import annotations
+
+import ast
+import configparser
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / 'minifast'
+NAMESPACES = {'minifast.imports', 'minifast.torch_basics', 'minifast.basics', 'minifast.data.all',
+              'minifast.callback.all', 'minifast.vision.all'}
+
+
+def name_of(file: Path) -> str:
+    """`minifast/data/core.py` -> `minifast.data.core`; a package's `__init__` -> the package."""
+    parts = file.relative_to(ROOT).with_suffix('').parts
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+FILES = sorted(PACKAGE.rglob('*.py'))
+TREES = {name_of(file): ast.parse(file.read_text(encoding='utf-8')) for file in FILES}
+LINES = {name_of(file): file.read_text(encoding='utf-8').splitlines() for file in FILES}
+ROOMS = [name for name in TREES if name not in NAMESPACES and (ROOT / (name.replace('.', '/') + '.py')).exists()]
+
+
+def places(found) -> str:
+    """One found place a line, for a failure message."""
+    return '\n'.join(sorted(found))
+
+
+# ---------------------------------------------------------------- floors
+
+def contract_lines() -> list[str]:
+    """The layers of the import-linter contract, as written."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / 'setup.cfg', encoding='utf-8')
+    return [line for line in config['importlinter:contract:floors']['layers'].splitlines() if line.strip()]
+
+
+def test_floors_every_import_goes_downwards():
+    """A room imports only from floors below it (import-linter, configured in setup.cfg, sees lazy imports too)."""
+    code = 'import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))'
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_floors_every_module_stands_on_a_line():
+    """No module escapes the contract by not being named in it."""
+    named = {part.strip(' ()') for line in contract_lines() for part in re.split(r'[|:]', line)}
+    homeless = [m for m in TREES if not any(m == n or m.startswith(n + '.') or n.startswith(m + '.') for n in named)]
+    assert not homeless, f'give these a line in setup.cfg [importlinter:contract:floors]: {homeless}'
+
+
+# ---------------------------------------------------------------- magic budget
+
+FORBIDDEN_NAMES = {'patch', 'patch_to', 'delegates', 'GetAttr', 'store_attr', 'exec', 'eval', 'plum'}
+"""Readers must not need to know them; users may use all of them on our classes (minifast.imports hands them out)."""
+
+GETATTR_HOMES = {'minifast.lookup', 'minifast.imports', 'minifast.callback.core', 'minifast.learner',
+                 'minifast.data.core', 'minifast.data.load'}
+"""`__getattr__` of Callback, Learner, DataLoaders and DataLoader (all through `lookup`), and of the lazy modules."""
+
+
+def names_used(tree: ast.AST):
+    """(line, dotted name) of every name, attribute and import in a tree."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, f'{node.module}.{alias.name}') for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+
+
+def test_magic_no_forbidden_name_in_the_package():
+    """The package uses none of the tools that hide where a name comes from."""
+    found = {f'{module}:{line}: {name}' for module in ROOMS for line, name in names_used(TREES[module])
+             if name.split('.')[-1] in FORBIDDEN_NAMES or name.split('.')[0] == 'plum'}
+    assert not found, places(found)
+
+
+def test_magic_no_star_import_outside_namespaces():
+    """In a room, every name can be traced to an import by reading."""
+    found = {f'{module}:{node.lineno}' for module in ROOMS for node in ast.walk(TREES[module])
+             if isinstance(node, ast.ImportFrom) and any(alias.name == '*' for alias in node.names)}
+    assert not found, places(found)
+
+
+def test_magic_getattr_only_in_its_four_homes():
+    """Attribute delegation lives in the four documented classes and goes through one function."""
+    found = {f'{module}:{node.lineno}' for module in TREES for node in ast.walk(TREES[module])
+             if isinstance(node, ast.FunctionDef) and node.name in ('__getattr__', '__getattribute__')
+             and module not in GETATTR_HOMES}
+    assert not found, places(found)
+
+
+def test_errors_no_bare_or_blanket_swallowing_except():
+    """No `except:` and no `except Exception: pass`: an error is handled, or it is seen."""
+    found = set()
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ExceptHandler):
+                continue
+            blanket = node.type is None or getattr(node.type, 'id', '') in ('Exception', 'BaseException')
+            silent = all(isinstance(stmt, (ast.Pass, ast.Continue)) for stmt in node.body)
+            if node.type is None or (blanket and silent):
+                found.add(f'{module}:{node.lineno}')
+    assert not found, places(found)
+
+
+def test_safety_nothing_unpickles():
+    """No `pickle.load(s)`, no `weights_only=False`, no unsafe YAML, on any path."""
+    found = set()
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            if re.fullmatch(r'(\w*pickle|dill|marshal|joblib|yaml)\.(loads?|unsafe_load|Unpickler)', called):
+                found.add(f'{module}:{node.lineno}: {called}')
+            for keyword in node.keywords:
+                if keyword.arg == 'weights_only' and ast.unparse(keyword.value) != 'True':
+                    found.add(f'{module}:{node.lineno}: weights_only={ast.unparse(keyword.value)}')
+    assert not found, places(found)
+
+
+# ---------------------------------------------------------------- syncs
+
+LOOP_ROOMS = [m for m in ROOMS if re.match(
+    r'minifast\.(callback\.|learner|optimizer|losses|layers|metrics|data\.(load|sampler|core)|torch_core|distributed'
+    r'|inference)', m)]
+
+
+def test_sync_every_host_device_sync_of_the_loop_says_why():
+    """`.item() .tolist() .cpu() .numpy()` make the host wait for the device; each carries `# sync: <reason>`."""
+    found = set()
+    for module in LOOP_ROOMS:
+        for node in ast.walk(TREES[module]):
+            if (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and not node.args
+                    and node.func.attr in ('item', 'tolist', 'cpu', 'numpy')):
+                lines = LINES[module][node.lineno - 1:node.end_lineno]
+                if not any(re.search(r'# sync: \S', line) for line in lines):
+                    found.add(f'{module}:{node.lineno}: {ast.unparse(node)}')
+    assert not found, places(found)
+
+
+# ---------------------------------------------------------------- names and docstrings
+
+@pytest.mark.parametrize('module', [m for m in ROOMS if m != 'minifast.__main__'])
+def test_all_names_exist_and_every_public_definition_is_listed(module):
+    """`__all__` is the truth: what it names is there, and a public class or function is either listed or `_private`."""
+    room = importlib.import_module(module)
+    listed = getattr(room, '__all__', None)
+    assert listed is not None, f'{module} has no __all__'
+    assert len(set(listed)) == len(listed), 'a name is listed twice'
+    assert not [name for name in listed if not hasattr(room, name)]
+    defined = {node.name for node in TREES[module].body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    unlisted = {name for name in defined if not name.startswith('_')} - set(listed)
+    assert not unlisted, f'add to __all__ of {module}, or prefix with an underscore: {sorted(unlisted)}'
+
+
+def documented(owner, name: str) -> bool:
+    """Whether `owner.name` has a docstring of its own or from the base class it overrides."""
+    return bool((inspect.getdoc(getattr(owner, name)) or '').strip())
+
+
+@pytest.mark.parametrize('module', [m for m in ROOMS if m != 'minifast.__main__'])
+def test_docstrings_on_everything_public(module):
+    """Every room, public class, function and method says what it does (an override may inherit its base's words)."""
+    room, missing = importlib.import_module(module), set()
+    assert (room.__doc__ or '').strip(), f'{module} has no docstring'
+    for name in getattr(room, '__all__', ()):
+        thing = getattr(room, name)
+        if not (inspect.isclass(thing) or inspect.isfunction(thing)) or thing.__module__ != module:
+            continue
+        if not (thing.__doc__ or '').strip():
+            missing.add(f'{module}.{name}')
+        if inspect.isclass(thing):
+            missing |= {f'{module}.{name}.{method}' for method, value in vars(thing).items()
+                        if not method.startswith('_') and inspect.isroutine(value) and not documented(thing, method)}
+    assert not missing, places(missing)
+
+
+def test_signatures_of_public_functions_carry_types():
+    """Types live in the signature: every parameter of a public function of a room is annotated."""
+    found = set()
+    for module in ROOMS:
+        for node in TREES[module].body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith('_'):
+                arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                found |= {f'{module}.{node.name}({a.arg})' for a in arguments if a.annotation is None}
+    assert not found, places(found)
+
+
+# ---------------------------------------------------------------- size and lint
+
+def test_size_files_and_functions_stay_readable():
+    """A feeling for size, not a limit to game: no file wants more than ~350 lines, no function more than ~40."""
+    long_files = {f'{m}: {len(LINES[m])} lines' for m in ROOMS if len(LINES[m]) > 450}
+    long_functions = {f'{m}.{node.name}: {node.end_lineno - node.lineno + 1} lines' for m in ROOMS
+                      for node in ast.walk(TREES[m]) if isinstance(node, ast.FunctionDef)
+                      and node.end_lineno - node.lineno + 1 > 70}
+    assert not long_files | long_functions, places(long_files | long_functions)
+
+
+def test_lint_ruff_finds_nothing():
+    """`ruff check` is clean over the package, the tests, the tools and the notebooks."""
+    done = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--no-cache', '--output-format', 'concise', '.'],
+                          cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
