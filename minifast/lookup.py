@@ -12,8 +12,9 @@ _missing = object()
 def lookup(obj: object, name: str, *targets: str) -> Any:
     """Find `name` on the objects that `obj` keeps under the attribute names `targets`, in that order.
 
-    Called from `__getattr__`, so Python has already failed to find `name` on `obj`. Two honesty rules: a property of `obj`
-    that failed with its own AttributeError is run again, so that its message is seen and not a misleading "no attribute";
+    Called from `__getattr__`, so Python has already failed to find `name` on `obj`. Two honesty rules: a property of
+    `obj` that failed with its own AttributeError is run again, so that its message is seen and not a misleading "no
+    attribute";
     and dunder names are never delegated, so that copying and pickling do not reach a foreign object's protocol.
 
     Args:

@@ -8,15 +8,18 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor
 
-__all__ = ['TensorBase', 'TensorCategory', 'TensorFlowField', 'TensorImage', 'TensorImageBW', 'TensorImageBase', 'TensorMask',
+__all__ = ['TensorBase', 'TensorCategory', 'TensorFlowField', 'TensorImage', 'TensorImageBW', 'TensorImageBase',
+'TensorMask',
            'TensorMultiCategory', 'TitledTensorScalar', 'array', 'cast', 'plain', 'retain_type', 'tensor']
 
 
 class TensorBase(Tensor):
     """A tensor whose class says what it means (a picture, a mask, a class index); the class carries no arithmetic.
 
-    Torch-function is disabled, so an operation on a marker returns a plain tensor at plain speed; the transform plan puts the
-    marker back where the meaning is kept. `TensorImage(x)` marks a tensor, array or list without copying where possible.
+    Torch-function is disabled, so an operation on a marker returns a plain tensor at plain speed; the transform plan
+    puts the
+    marker back where the meaning is kept. `TensorImage(x)` marks a tensor, array or list without copying where
+    possible.
     """
 
     __torch_function__ = torch._C._disabled_torch_function_impl
@@ -120,15 +123,19 @@ def retain_type(new: Any, like: Any) -> Any:
 
 
 def tensor(x: Any, *rest: Any, **kwargs: Any) -> Tensor:
-    """`torch.tensor` that also takes several numbers, arrays, lists of arrays, L and picture objects, sharing memory where it can."""
+    """`torch.tensor` that also takes several numbers, arrays, lists of arrays, L and picture objects, sharing memory
+    where it can."""
     if rest:
         x = (x, *rest)
     if isinstance(x, Tensor):
         made = x
     elif isinstance(x, np.ndarray):
-        made = torch.from_numpy(x if x.flags.writeable else x.copy()) if x.dtype != np.uint16 else torch.from_numpy(x.astype(np.int32))
+        # torch has few operations on uint16 and warns about read-only memory
+        x = x.astype(np.int32) if x.dtype == np.uint16 else x
+        made = torch.from_numpy(x if x.flags.writeable else x.copy())
     elif isinstance(x, (list, tuple, L)):
-        made = torch.stack([tensor(o) for o in x]) if len(x) and isinstance(x[0], (Tensor, np.ndarray)) else torch.tensor(list(x))
+        nested = len(x) and isinstance(x[0], (Tensor, np.ndarray))
+        made = torch.stack([tensor(o) for o in x]) if nested else torch.tensor(list(x))
     elif hasattr(x, '__array__'):
         made = tensor(np.array(x))
     else:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ['get_random_states', 'key_seed', 'keyed_generator', 'looking', 'no_random', 'seeded', 'set_random_states', 'set_seed']
+__all__ = ['get_random_states', 'key_seed', 'keyed_generator', 'looking', 'no_random', 'seeded', 'set_random_states',
+           'set_seed']
 
 
 def set_seed(s: int, reproducible: bool = False) -> None:
@@ -33,7 +34,8 @@ def set_seed(s: int, reproducible: bool = False) -> None:
 
 def get_random_states() -> dict[str, Any]:
     """The states of Python's, numpy's and torch's global generators and of cuDNN's switches."""
-    states = {'random_state': random.getstate(), 'numpy_state': np.random.get_state(), 'torch_state': torch.get_rng_state(),
+    states = {'random_state': random.getstate(), 'numpy_state': np.random.get_state(), 'torch_state':
+    torch.get_rng_state(),
               'torch_cuda_state': None, 'torch_deterministic': torch.backends.cudnn.deterministic,
               'torch_benchmark': torch.backends.cudnn.benchmark}
     if torch.cuda.is_available() and torch.cuda.is_initialized():

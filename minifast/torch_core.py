@@ -15,17 +15,33 @@ from torch import Tensor, nn
 
 from minifast.arguments import check_kwargs, near_match
 from minifast.distributed import gather, num_distrib, rank_distrib
-from minifast.markers import (TensorBase, TensorCategory, TensorFlowField, TensorImage, TensorImageBase, TensorImageBW, TensorMask,
-                              TensorMultiCategory, TitledTensorScalar, array, cast, plain, retain_type, tensor)
+from minifast.markers import (
+    TensorBase,
+    TensorCategory,
+    TensorFlowField,
+    TensorImage,
+    TensorImageBase,
+    TensorImageBW,
+    TensorMask,
+    TensorMultiCategory,
+    TitledTensorScalar,
+    array,
+    cast,
+    plain,
+    retain_type,
+    tensor,
+)
 from minifast.seeds import (get_random_states, key_seed, keyed_generator, looking, no_random, seeded, set_random_states,
                             set_seed)
 
-__all__ = ['Module', 'TensorBase', 'TensorCategory', 'TensorFlowField', 'TensorImage', 'TensorImageBW', 'TensorImageBase',
+__all__ = ['Module', 'TensorBase', 'TensorCategory', 'TensorFlowField', 'TensorImage', 'TensorImageBW',
+'TensorImageBase',
            'TensorMask', 'TensorMultiCategory', 'TitledTensorScalar', 'apply', 'apply_init', 'apply_leaf', 'array',
            'batch_to_samples', 'batchnorm_types', 'bn_bias_params', 'cast', 'check_kwargs', 'concat', 'cond_init',
            'default_device', 'defaults', 'detach_parallel', 'detuplify', 'display_df', 'find_bs', 'find_device',
            'flatten_check', 'get_empty_df', 'get_first', 'get_model', 'get_random_states', 'init_default',
-           'ismin_torch', 'item_find', 'join_path_file', 'key_seed', 'keyed_generator', 'looking', 'master_bar', 'maybe_gather',
+           'ismin_torch', 'item_find', 'join_path_file', 'key_seed', 'keyed_generator', 'looking', 'master_bar',
+           'maybe_gather',
            'near_match', 'nested_reorder', 'no_random', 'norm_bias_params', 'norm_types', 'notmax_torch',
            'num_distrib', 'one_param', 'params', 'plain', 'progress_bar', 'rank_distrib', 'requires_grad',
            'retain_type', 'seeded', 'set_random_states', 'set_seed', 'split_model', 'tensor', 'to_concat',
@@ -99,7 +115,8 @@ def to_cpu(b: Any) -> Any:
 
 
 def to_detach(b: Any, cpu: bool = True, gather: bool = True) -> Any:
-    """Every tensor of a nested structure detached from its graph, on the CPU if `cpu`, gathered over the ranks if `gather`."""
+    """Every tensor of a nested structure detached from its graph, on the CPU if `cpu`, gathered over the ranks if
+    `gather`."""
     def _one(o: Any) -> Any:
         if not isinstance(o, Tensor):
             return o
@@ -121,11 +138,14 @@ def to_half(b: Any) -> Any:
 
 def to_np(x: Any) -> Any:
     """Every tensor of a nested structure as a numpy array."""
-    return apply(lambda o: plain(o).detach().cpu().numpy() if isinstance(o, Tensor) else o, x)  # sync: numpy lives on the host
+    def _one(o: Any) -> Any:
+        return plain(o).detach().cpu().numpy() if isinstance(o, Tensor) else o  # sync: numpy lives on the host
+    return apply(_one, x)
 
 
 def to_concat(xs: list, dim: int = 0) -> Any:
-    """Concatenate a list of equally nested tensors along `dim`; what cannot be concatenated comes back as one flat list."""
+    """Concatenate a list of equally nested tensors along `dim`; what cannot be concatenated comes back as one flat
+    list."""
     if not xs:
         return xs
     first = xs[0]
@@ -379,7 +399,8 @@ def display_df(df: Any) -> None:
         display(HTML(df.to_html()))
 
 
-def progress_bar(gen: Iterable, total: int | None = None, parent: Any = None, leave: bool = True, **kwargs: Any) -> Iterable:
+def progress_bar(gen: Iterable, total: int | None = None, parent: Any = None, leave: bool = True,
+                 **kwargs: Any) -> Iterable:
     """A tqdm bar under the signature that scripts know; `parent` is accepted and only nests the bar.
 
     `total` may be given where `gen` has no length; `leave=False` clears the bar at the end.

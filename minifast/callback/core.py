@@ -1,4 +1,5 @@
-"""The events of the loop, the exceptions that leave a part of it, the callback base class and the compiled hook table."""
+"""The events of the loop, the exceptions that leave a part of it, the callback base class and the compiled hook
+table."""
 from __future__ import annotations
 
 import re
@@ -20,8 +21,8 @@ __all__ = ['Callback', 'CancelBackwardException', 'CancelBatchException', 'Cance
            'GatherPredsCallback', 'TrainEvalCallback', 'compile_hooks', 'event', 'events', 'hooks_of']
 
 events = ('after_create', 'before_fit', 'before_epoch', 'before_train', 'before_batch', 'after_pred', 'after_loss',
-          'before_backward', 'after_cancel_backward', 'after_backward', 'before_step', 'after_cancel_step', 'after_step',
-          'after_cancel_batch', 'after_batch', 'after_cancel_train', 'after_train', 'before_validate',
+          'before_backward', 'after_cancel_backward', 'after_backward', 'before_step', 'after_cancel_step',
+          'after_step', 'after_cancel_batch', 'after_batch', 'after_cancel_train', 'after_train', 'before_validate',
           'after_cancel_validate', 'after_validate', 'after_cancel_epoch', 'after_epoch', 'after_cancel_fit',
           'after_fit', 'cleanup_fit')
 """Every event in the order of the loop."""
@@ -66,7 +67,8 @@ class CancelStepException(CancelException):
 
 
 class _FromLearner:
-    """Reads one attribute of the learner on a callback; a value set on the callback itself shadows it (no `__set__`)."""
+    """Reads one attribute of the learner on a callback; a value set on the callback itself shadows it (no
+    `__set__`)."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -83,12 +85,14 @@ class _FromLearner:
 class Callback:
     """Bends the training loop without editing it: override the hooks you need.
 
-    A hook reads the learner as if its attributes were its own (`self.pred`, `self.epoch`, `self.model`) and changes it through
-    `self.learn`: `self.learn.xb = ...`. Setting `self.xb` only shadows it on the callback. A hook leaves a part of the loop
-    by raising one of the Cancel exceptions. A subclass need not call `super().__init__()`.
+    A hook reads the learner as if its attributes were its own (`self.pred`, `self.epoch`, `self.model`) and changes
+    it through
+    `self.learn`: `self.learn.xb = ...`. Setting `self.xb` only shadows it on the callback. A hook leaves a part of
+    the loop by raising one of the Cancel exceptions. A subclass need not call `super().__init__()`.
 
     Attributes:
-        order: hooks of one event run by rising order, equal ones as they were added. TrainEvalCallback has -10, Recorder 50,
+        order: hooks of one event run by rising order, equal ones as they were added. TrainEvalCallback has -10,
+        Recorder 50,
             ProgressCallback and ParamScheduler 60.
         run: False silences the callback until the fit ends.
         run_train, run_valid: whether the hooks inside a batch run in training and in validation.
@@ -144,7 +148,8 @@ class Callback:
 
     @property
     def name(self) -> str:
-        """The attribute under which the learner keeps the callback: the class name in snake case without `_callback`."""
+        """The attribute under which the learner keeps the callback: the class name in snake case without
+        `_callback`."""
         stem = re.sub('Callback$', '', type(self).__name__) or 'Callback'
         return re.sub('([a-z0-9])([A-Z])', r'\1_\2', re.sub('(.)([A-Z][a-z]+)', r'\1_\2', stem)).lower()
 
@@ -247,8 +252,8 @@ Hook = tuple[Callback, Callable[[], Any]]
 def hooks_of(cbs: Sequence[Callback], event_name: str) -> tuple[Hook, ...]:
     """The (callback, bound hook) pairs that one event runs, in order.
 
-    A callback takes part where its class, a base class or the object itself overrides the hook. One whose `__call__` was
-    replaced (a plugin may patch it, on the base class too) takes part in every event and decides for itself.
+    A callback takes part where its class, a base class or the object itself overrides the hook. One whose `__call__`
+    was replaced (a plugin may patch it, on the base class too) takes part in every event and decides for itself.
     """
     found = []
     for cb in sorted(cbs, key=lambda cb: cb.order):
@@ -329,8 +334,8 @@ class GatherPredsCallback(Callback):
         concat_dim: the axis along which batches are joined.
     """
 
-    def __init__(self, with_input: bool = False, with_loss: bool = False, save_preds: Any = None, save_targs: Any = None,
-                 with_preds: bool = True, with_targs: bool = True, concat_dim: int = 0) -> None:
+    def __init__(self, with_input: bool = False, with_loss: bool = False, save_preds: Any = None,
+                 save_targs: Any = None, with_preds: bool = True, with_targs: bool = True, concat_dim: int = 0) -> None:
         self.with_input, self.with_loss = with_input, with_loss
         self.save_preds, self.save_targs = save_preds, save_targs
         self.with_preds, self.with_targs, self.concat_dim = with_preds, with_targs, concat_dim

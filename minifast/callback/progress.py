@@ -1,4 +1,5 @@
-"""The table of epochs and the bar under it, in a terminal, in a notebook and as plain lines; the same rows in a CSV file."""
+"""The table of epochs and the bar under it, in a terminal, in a notebook and as plain lines; the same rows in a CSV
+file."""
 from __future__ import annotations
 
 import html
@@ -122,35 +123,35 @@ class NotebookTable(PlainTable):
 class ProgressCallback(Callback):
     """Prints the table of epochs and, where somebody watches, a progress bar.
 
-    In a terminal the bar is tqdm's, in a notebook an HTML one; where the output is a file or a pipe there is one plain line an
-    epoch. A refresh, at most ten a second, is the only time the loss is fetched from the device.
+    In a terminal the bar is tqdm's, in a notebook an HTML one; where the output is a file or a pipe there is one
+    plain line an epoch. A refresh, at most ten a second, is the only time the loss is fetched from the device.
     """
 
     order = 60
     table: PlainTable | None = None
 
     def before_fit(self) -> None:
-        self.table = None
-        if self.logger is noop:
+        if self.table is not None:  # a validation inside the fit
             return
         if in_notebook():
             self.table = NotebookTable()
         else:
-            self.table = TerminalTable() if self.create_mbar and sys.stdout.isatty() else PlainTable()
-        self.old_logger, self.learn.logger = self.logger, self._write_stats
-        if hasattr(self.learn, 'recorder'):
-            self._write_stats(self.recorder.metric_names)
+            self.table = TerminalTable() if sys.stdout.isatty() else PlainTable()
+        self.old_logger = self.logger
+        if self.logger is not noop:
+            self.learn.logger = self._write_stats
+            if hasattr(self.learn, 'recorder'):
+                self._write_stats(self.recorder.metric_names)
 
     def _write_stats(self, row: Sequence[Any]) -> None:
         if self.table is not None:
             self.table.write(row)
 
     def _start_bar(self) -> None:
-        self._next_refresh = 0.
-        if self.table is not None and self.create_mbar:
+        # a plain table has no bar, so nothing is ever due and no loss is fetched for it
+        self._next_refresh = float('inf') if self.table is None or type(self.table) is PlainTable else 0.
+        if self.table is not None:
             self.table.start_bar(len(self.dl))
-        else:
-            self._next_refresh = float('inf')
 
     def _end_bar(self) -> None:
         if self.table is not None:
@@ -175,7 +176,8 @@ class ProgressCallback(Callback):
 
 
 class ShowGraphCallback(Callback):
-    """Draws training and validation loss after every epoch: one growing figure in a notebook, one figure at the end elsewhere."""
+    """Draws training and validation loss after every epoch: one growing figure in a notebook, one figure at the end
+    elsewhere."""
 
     order, run_valid = 65, False
 
@@ -227,7 +229,7 @@ class CSVLogger(Callback):
         return pd.read_csv(self.path / self.fname)
 
     def before_fit(self) -> None:
-        if hasattr(self.learn, 'gather_preds') or hasattr(self.learn, 'lr_finder'):
+        if self.file is not None or hasattr(self.learn, 'gather_preds') or hasattr(self.learn, 'lr_finder'):
             return
         target = Path(self.path) / self.fname
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -25,8 +25,8 @@ def format_time(seconds: float) -> str:
 class SmoothLoss(Metric):
     """Exponentially smoothed training loss, debiased.
 
-    A step only keeps its loss, a scalar on the device; the smoothing is done for all kept ones at once when somebody looks,
-    so that no step waits for the device.
+    A step only keeps its loss, a scalar on the device; the smoothing is done for all kept ones at once when somebody
+    looks, so that no step waits for the device.
 
     Args:
         beta: weight of the past, 0-1.

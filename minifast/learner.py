@@ -1,0 +1,331 @@
+"""`Learner`: a model, its data and a loss function, with every method that users call."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fastcore.basics import noop
+from fastcore.foundation import L
+from torch import nn
+
+from minifast import inference
+from minifast.callback.channelslast import ChannelsLast
+from minifast.callback.core import (
+    Callback,
+    CancelBackwardException,
+    CancelBatchException,
+    CancelEpochException,
+    CancelFitException,
+    CancelStepException,
+    CancelTrainException,
+    CancelValidException,
+    FetchPredsCallback,
+    GatherPredsCallback,
+    TrainEvalCallback,
+    event,
+)
+from minifast.callback.fp16 import AMPMode, MixedPrecision
+from minifast.callback.progress import ProgressCallback
+from minifast.callback.recorder import Recorder
+from minifast.callback.schedule import ParamScheduler, SchedCos, combine_scheds, combined_cos, lr_find, valley
+from minifast.checkpoint import load_model, save_model
+from minifast.data.core import DataLoaders
+from minifast.export import export_learner, load_learner
+from minifast.loop import Loop
+from minifast.metrics import AvgLoss, AvgMetric, AvgSmoothLoss, Metric, ValueMetric, mk_metric
+from minifast.optimizer import Adam
+from minifast.torch_core import defaults, join_path_file, looking, to_detach, trainable_params
+
+__all__ = ['AvgLoss', 'AvgMetric', 'AvgSmoothLoss', 'Callback', 'CancelBackwardException', 'CancelBatchException',
+           'CancelEpochException', 'CancelFitException', 'CancelStepException', 'CancelTrainException',
+           'CancelValidException', 'FetchPredsCallback', 'GatherPredsCallback', 'Learner', 'Metric', 'Recorder',
+           'TrainEvalCallback', 'ValueMetric', 'defaults', 'event', 'load_learner', 'load_model', 'mk_metric',
+           'save_model']
+
+defaults.callbacks = [TrainEvalCallback, Recorder, ProgressCallback]
+
+
+class Learner(Loop):
+    """A model, its data and a loss function, and the loop that trains it.
+
+    Args:
+        dls: `DataLoaders`, or a pair of plain torch loaders. A batch is a tuple of inputs and targets.
+        model: any module; called with the inputs of a batch.
+        loss_func: called with the prediction and the targets, returns a scalar; default: what the data suggest.
+        opt_func: `Adam` and its kin, or any torch optimizer class, which then runs exactly as written.
+        lr: default learning rate, a number or a `slice` over the parameter groups.
+        splitter: model -> list of parameter lists (groups that can be frozen and get their own learning rate).
+        cbs: callbacks, instances or classes.
+        metrics: functions of (prediction, target) averaged over the validation set, `Metric`s, or torchmetrics objects.
+        path: folder for everything saved; default: that of the data.
+        model_dir: subfolder for `save` and `load`.
+        wd: default weight decay.
+        wd_bn_bias: decay norm layers and biases too.
+        train_bn: go on training BatchNorm in frozen groups.
+        moms: default momentum schedule (start, middle, end).
+        default_cbs: add `defaults.callbacks`.
+
+    Raises:
+        ValueError: no loss function was given and the data suggest none.
+
+    Example:
+        >>> learn = Learner(dls, nn.Linear(8, 2), loss_func=F.cross_entropy, metrics=accuracy)
+        >>> learn.fit(3, lr=1e-2)
+    """
+
+    def __init__(self, dls: Any, model: nn.Module, loss_func: Callable | None = None, opt_func: Callable = Adam,
+                 lr: float | slice = defaults.lr, splitter: Callable = trainable_params, cbs: Any = None,
+                 metrics: Any = None, path: str | Path | None = None, model_dir: str | Path = 'models',
+                 wd: float | None = None, wd_bn_bias: bool = False, train_bn: bool = True,
+                 moms: tuple[float, float, float] = (0.95, 0.85, 0.95), default_cbs: bool = True) -> None:
+        super().__init__()
+        self.dls = dls if hasattr(dls, 'train') else DataLoaders(*dls)
+        if loss_func is None:
+            loss_func = getattr(self.dls, 'loss_func', None)
+            if loss_func is None:
+                raise ValueError('the data suggest no loss function: give one, Learner(dls, model, loss_func=...)')
+        self.model, self.loss_func, self.opt_func, self.lr, self.splitter = model, loss_func, opt_func, lr, splitter
+        self.metrics, self.model_dir, self.wd, self.wd_bn_bias = metrics, model_dir, wd, wd_bn_bias
+        self.path = Path(path) if path is not None else Path(getattr(self.dls, 'path', None) or '.')
+        self.train_bn, self.moms, self.default_cbs = train_bn, moms, default_cbs
+        self.add_cbs(defaults.callbacks if default_cbs else None).add_cbs(cbs)
+        self('after_create')
+
+    # ------------------------------------------------------------ training
+
+    def fit_one_cycle(self, n_epoch: int, lr_max: float | slice | None = None, div: float = 25.,
+                      div_final: float = 1e5, pct_start: float = 0.25, wd: float | None = None, moms: Any = None,
+                      cbs: Any = None, reset_opt: bool = False, start_epoch: int = 0) -> None:
+        """Fit with the one-cycle policy: the learning rate rises from `lr_max/div` and falls to `lr_max/div_final`.
+
+        Source: Smith and Topin, "Super-convergence", arXiv 1708.07120.
+        """
+        lr_max = self._peak_lrs(lr_max)
+        scheds = {'lr': combined_cos(pct_start, lr_max / div, lr_max, lr_max / div_final),
+                  'mom': combined_cos(pct_start, *(self.moms if moms is None else moms))}
+        self.fit(n_epoch, cbs=ParamScheduler(scheds) + L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
+
+    def fit_flat_cos(self, n_epoch: int, lr: float | slice | None = None, div_final: float = 1e5,
+                     pct_start: float = 0.75, wd: float | None = None, cbs: Any = None, reset_opt: bool = False,
+                     start_epoch: int = 0) -> None:
+        """Fit at a constant learning rate that falls in a cosine from `pct_start` on."""
+        lr = self._peak_lrs(lr)
+        scheds = {'lr': combined_cos(pct_start, lr, lr, lr / div_final)}
+        self.fit(n_epoch, cbs=ParamScheduler(scheds) + L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
+
+    def fit_sgdr(self, n_cycles: int, cycle_len: int, lr_max: float | slice | None = None, cycle_mult: int = 2,
+                 cbs: Any = None, reset_opt: bool = False, wd: float | None = None, start_epoch: int = 0) -> None:
+        """Fit `n_cycles` cosine cycles with warm restarts, each `cycle_mult` times as long as the one before.
+
+        Source: Loshchilov and Hutter, "SGDR", arXiv 1608.03983.
+        """
+        lr_max = self._peak_lrs(lr_max)
+        n_epoch = cycle_len * sum(cycle_mult ** i for i in range(n_cycles))
+        pcts = [cycle_len * cycle_mult ** i / n_epoch for i in range(n_cycles)]
+        scheds = {'lr': combine_scheds(pcts, [SchedCos(lr_max, 0) for _ in pcts])}
+        self.fit(n_epoch, cbs=ParamScheduler(scheds) + L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
+
+    def fine_tune(self, epochs: int, base_lr: float = 2e-3, freeze_epochs: int = 1, lr_mult: float = 100,
+                  pct_start: float = 0.3, div: float = 5.0, **kwargs: Any) -> None:
+        """Train the head for `freeze_epochs` with the body frozen, then everything for `epochs` at lower rates."""
+        self.freeze()
+        self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=0.99, **kwargs)
+        base_lr /= 2
+        self.unfreeze()
+        self.fit_one_cycle(epochs, slice(base_lr / lr_mult, base_lr), pct_start=pct_start, div=div, **kwargs)
+
+    def _peak_lrs(self, lr: float | slice | None) -> np.ndarray:
+        """The learning rate of each parameter group, shape [n_groups]."""
+        if self.opt is None:
+            self.create_opt()
+        self.opt.set_hyper('lr', self.lr if lr is None else lr)
+        return np.array([hyper['lr'] for hyper in self.opt.hypers])
+
+    def freeze_to(self, n: int) -> None:
+        """Freeze the parameter groups before group `n` (negative: counted from the last); BatchNorm goes on training.
+
+        Raises:
+            ValueError: there is only one group, so nothing can be frozen: the learner needs a splitter.
+        """
+        if self.opt is None:
+            self.create_opt()
+        self.opt.freeze_to(n)
+        self.opt.clear_state()
+
+    def freeze(self) -> None:
+        """Train the last parameter group only."""
+        self.freeze_to(-1)
+
+    def unfreeze(self) -> None:
+        """Train all parameter groups."""
+        self.freeze_to(0)
+
+    def lr_find(self, start_lr: float = 1e-7, end_lr: float = 10, num_it: int = 100, stop_div: bool = True,
+                show_plot: bool = True, suggest_funcs: Any = valley) -> Any:
+        """Try rising learning rates on a copy of the training and suggest one; leaves no trace.
+
+        Returns:
+            A namedtuple with one learning rate a function of `suggest_funcs`: `learn.lr_find().valley`.
+        """
+        return lr_find(self, start_lr=start_lr, end_lr=end_lr, num_it=num_it, stop_div=stop_div, show_plot=show_plot,
+                       suggest_funcs=suggest_funcs)
+
+    # ------------------------------------------------------------ looking at data: validation and prediction
+
+    def __enter__(self) -> Learner:
+        self(['before_fit', 'before_epoch'])
+        return self
+
+    def __exit__(self, error_type: type | None, error: BaseException | None, traceback: Any) -> None:
+        if error is None:
+            self(['after_epoch', 'after_fit'])
+
+    @contextmanager
+    def validation_context(self, cbs: Any = None, inner: bool = False) -> Iterator[Learner]:
+        """Room for a pass without training: no table, callbacks `cbs` added, random state put back.
+
+        Args:
+            cbs: callbacks for the block.
+            inner: a fit or a validation is already running and its callbacks know.
+        """
+        with self.no_logging(), self.no_mbar(), looking(), _replaced(self, 'fit_seed', None), self.added_cbs(cbs):
+            if inner:
+                yield self
+            elif self._depth:
+                with self._inside_a_fit():
+                    yield self
+            else:
+                with self._running(), self:
+                    yield self
+
+    def validate(self, ds_idx: int = 1, dl: Any = None, cbs: Any = None) -> L:
+        """Loss and metrics on split `ds_idx` or on the loader `dl`: `[loss, *metrics]`, plain floats."""
+        with self.validation_context(cbs=cbs):
+            self._do_epoch_validate(ds_idx, dl)
+        return self.final_record
+
+    def get_preds(self, ds_idx: int = 1, dl: Any = None, with_input: bool = False, with_decoded: bool = False,
+                  with_loss: bool = False, act: Callable | None = None, inner: bool = False, reorder: bool = True,
+                  cbs: Any = None, **kwargs: Any) -> tuple:
+        """Predictions and targets on the CPU: `([inputs], preds, targets, [decoded], [losses])`.
+
+        The loss function's activation (softmax, sigmoid) is applied to the predictions unless `act` is given. Targets
+        are None where the loader has none. See `inference.get_preds`.
+        """
+        return inference.get_preds(self, ds_idx, dl, with_input=with_input, with_decoded=with_decoded,
+                                   with_loss=with_loss, act=act, inner=inner, reorder=reorder, cbs=cbs, **kwargs)
+
+    def predict(self, item: Any, rm_type_tfms: Any = None, with_input: bool = False) -> tuple:
+        """One item (path, picture, array, bytes, tensor): `([input], decoded target, its tensor, probabilities)`."""
+        return inference.predict(self, item, rm_type_tfms=rm_type_tfms, with_input=with_input)
+
+    def tta(self, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any = None, batch_tfms: Any = None,
+            beta: float | None = 0.25, use_max: bool = False) -> tuple:
+        """Predictions averaged with those on `n` augmented versions (test time augmentation), and the targets."""
+        return inference.tta(self, ds_idx, dl, n=n, item_tfms=item_tfms, batch_tfms=batch_tfms, beta=beta,
+                             use_max=use_max)
+
+    def show_results(self, ds_idx: int = 1, dl: Any = None, max_n: int = 9, shuffle: bool = True, **kwargs: Any) -> Any:
+        """Draw some items with target and prediction."""
+        return inference.show_results(self, ds_idx, dl, max_n=max_n, shuffle=shuffle, **kwargs)
+
+    def summary(self) -> str:
+        """A table of the layers, their output shapes and parameters."""
+        return inference.summary(self)
+
+    def show_training_loop(self) -> None:
+        """Print the loop with the callbacks that take part in each event."""
+        self.print_loop()
+
+    # ------------------------------------------------------------ files
+
+    def save(self, file: Any, with_opt: bool = True) -> Any:
+        """Write model and optimizer state to `path/model_dir/file.pth`; returns the path."""
+        file = join_path_file(file, self.path / self.model_dir, ext='.pth')
+        save_model(file, self.model, self.opt, with_opt=with_opt)
+        return file
+
+    def load(self, file: Any, with_opt: bool = True, device: Any = None, strict: bool = True) -> Learner:
+        """Read what `save` wrote; a file can only hold tensors, never code."""
+        if self.opt is None and with_opt:
+            self.create_opt()
+        device = getattr(self.dls, 'device', None) if device is None else device
+        file = join_path_file(file, self.path / self.model_dir, ext='.pth')
+        load_model(file, self.model, self.opt, with_opt=with_opt, device=device, strict=strict)
+        return self
+
+    def export(self, fname: str | Path = 'export.pkl') -> Path:
+        """Write everything that prediction needs to `path/fname`, as data without code; read it with `load_learner`."""
+        return export_learner(self, self.path / fname)
+
+    # ------------------------------------------------------------ settings for a block
+
+    def no_logging(self) -> Any:
+        """Print no table inside the block."""
+        return _replaced(self, 'logger', noop)
+
+    def no_mbar(self) -> Any:
+        """Show no bar over the epochs inside the block."""
+        return _replaced(self, 'create_mbar', False)
+
+    @contextmanager
+    def no_bar(self) -> Iterator[Learner]:
+        """Show neither bar nor table inside the block."""
+        with self.removed_cbs(self._grab_cbs(ProgressCallback)):
+            yield self
+
+    def loss_not_reduced(self) -> Any:
+        """One loss an item instead of their mean inside the block."""
+        if hasattr(self.loss_func, 'reduction'):
+            return _replaced(self.loss_func, 'reduction', 'none')
+        return _replaced(self, 'loss_func', partial(self.loss_func, reduction='none'))
+
+    def to_detach(self, b: Any, cpu: bool = True, gather: bool = True) -> Any:
+        """`b` detached, on the CPU if `cpu`."""
+        return to_detach(b, cpu, gather)
+
+    # ------------------------------------------------------------ precision and memory format
+
+    def to_fp16(self, **kwargs: Any) -> Learner:
+        """Train in float16 mixed precision; keyword arguments go to torch's `GradScaler`."""
+        return self.to_fp32().add_cb(MixedPrecision(**kwargs))
+
+    def to_bf16(self) -> Learner:
+        """Train in bfloat16 mixed precision."""
+        return self.to_fp32().add_cb(MixedPrecision(amp_mode=AMPMode.BF16))
+
+    def to_fp32(self) -> Learner:
+        """Train in float32 throughout."""
+        return self.remove_cb(MixedPrecision)
+
+    def to_channelslast(self, to_bf16: bool | None = None) -> Learner:
+        """Keep the model and its pictures in channels-last memory format, faster on most hardware."""
+        self.remove_cb(ChannelsLast).add_cb(ChannelsLast())
+        return self.to_bf16() if to_bf16 else self
+
+    def to_contiguous(self) -> Learner:
+        """Undo `to_channelslast`."""
+        self.remove_cb(ChannelsLast)
+        self.model.to(memory_format=torch.contiguous_format)
+        return self
+
+    def compile(self, **kwargs: Any) -> Learner:
+        """Compile the model in place with `torch.compile`'s arguments; names of parameters stay as they are."""
+        self.model.compile(**kwargs)
+        return self
+
+
+@contextmanager
+def _replaced(obj: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute for the block."""
+    old = getattr(obj, name)
+    setattr(obj, name, value)
+    try:
+        yield
+    finally:
+        setattr(obj, name, old)

@@ -1,0 +1,360 @@
+"""The loop: fit, epoch, batch, forward, loss, backward, step, with a hook around each."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from fastcore.basics import noop
+from fastcore.foundation import L
+from torch import Tensor, nn
+
+from minifast.arguments import near_match
+from minifast.callback.core import (
+    Callback,
+    CancelBackwardException,
+    CancelBatchException,
+    CancelEpochException,
+    CancelException,
+    CancelFitException,
+    CancelStepException,
+    CancelTrainException,
+    CancelValidException,
+    compile_hooks,
+    events,
+    hooks_of,
+    inner_events,
+)
+from minifast.callback.recorder import Recorder
+from minifast.lookup import lookup
+from minifast.metrics import mk_metric
+from minifast.optimizer import as_optimizer
+from minifast.torch_core import detuplify, norm_bias_params, plain, to_device
+
+__all__ = ['Loop']
+
+loop_variables = frozenset('dl iter n_iter xb yb pred loss loss_grad training epoch train_iter pct_train '
+                           'start_batch _n_inp _device'.split())
+"""What a validation inside a fit must leave as it was."""
+
+loop_starts = frozenset(('before_fit', 'before_epoch', 'before_train', 'before_batch', 'before_validate'))
+loop_ends = frozenset(('after_batch', 'after_train', 'after_validate', 'after_epoch', 'after_fit'))
+
+
+class Loop:
+    """The training loop and its protected methods, which plugins may override; `Learner` adds what users call.
+
+    `fit -> _do_fit -> _do_epoch -> _do_epoch_train | _do_epoch_validate -> all_batches -> one_batch -> _do_one_batch
+    -> _do_grad_opt`, each inside `_with_events`. The hooks run from a table that is compiled when a fit or a
+    validation starts and when a callback comes or goes.
+    """
+
+    def __init__(self) -> None:
+        self.cbs, self._hooks, self._depth = L(), compile_hooks(()), 0
+        self.training, self.create_mbar, self.logger, self.opt = False, True, print, None
+        self.fit_seed, self.phase, self.start_epoch, self.start_batch = None, 0, 0, 0
+        self._end_cleanup()
+
+    # ------------------------------------------------------------ what the learner is made of
+
+    def __getattr__(self, name: str) -> Any:
+        return lookup(self, name, 'model')
+
+    @property
+    def dls(self) -> Any:
+        """The loaders; may be set between fits."""
+        return self._dls
+
+    @dls.setter
+    def dls(self, dls: Any) -> None:
+        self._dls = dls
+        self._n_inp = getattr(dls, 'n_inp', None)
+
+    @property
+    def metrics(self) -> L:
+        """The metrics, each wrapped as a `Metric`."""
+        return self._metrics
+
+    @metrics.setter
+    def metrics(self, metrics: Any) -> None:
+        single = isinstance(metrics, (nn.Module, dict)) or not isinstance(metrics, Iterable)
+        self._metrics = L([metrics] if single and metrics is not None else metrics).map(mk_metric)
+
+    @property
+    def x(self) -> Any:
+        """The input of the batch, a tuple where there are several."""
+        return detuplify(self.xb)
+
+    @property
+    def y(self) -> Any:
+        """The target of the batch, a tuple where there are several."""
+        return detuplify(self.yb)
+
+    @property
+    def smooth_loss(self) -> Tensor | None:
+        """The recorder's smoothed training loss."""
+        return self.recorder.smooth_loss.value
+
+    def _grab_cbs(self, cb_cls: type) -> L:
+        return L(cb for cb in self.cbs if isinstance(cb, cb_cls))
+
+    def add_cb(self, cb: Callback | type) -> Loop:
+        """Attach a callback, an instance or a class; it is then also `learn.<its name>`."""
+        cb = cb() if isinstance(cb, type) else cb
+        if not isinstance(cb, Callback):
+            raise TypeError(f'cbs takes callbacks and got {cb!r}: subclass minifast.callback.core.Callback')
+        cb.learn = self
+        setattr(self, cb.name, cb)
+        self.cbs.append(cb)
+        self._hooks = compile_hooks(self.cbs)
+        return self
+
+    def remove_cb(self, cb: Callback | type) -> Loop:
+        """Take a callback off, or all of a class."""
+        if isinstance(cb, type):
+            return self.remove_cbs(self._grab_cbs(cb))
+        if vars(self).get(cb.name) is cb:
+            delattr(self, cb.name)
+        self.cbs = L(other for other in self.cbs if other is not cb)
+        self._hooks = compile_hooks(self.cbs)
+        cb.learn = None
+        return self
+
+    def add_cbs(self, cbs: Any) -> Loop:
+        """`add_cb` for one, several or no callbacks."""
+        for cb in L(cbs):
+            self.add_cb(cb)
+        return self
+
+    def remove_cbs(self, cbs: Any) -> Loop:
+        """`remove_cb` for one, several or no callbacks."""
+        for cb in L(cbs):
+            self.remove_cb(cb)
+        return self
+
+    @contextmanager
+    def added_cbs(self, cbs: Any) -> Iterator[Loop]:
+        """Attach callbacks for the block."""
+        cbs = L(cbs).map(lambda cb: cb() if isinstance(cb, type) else cb)
+        self.add_cbs(cbs)
+        try:
+            yield self
+        finally:
+            self.remove_cbs(cbs)
+
+    @contextmanager
+    def removed_cbs(self, cbs: Any) -> Iterator[Loop]:
+        """Take callbacks off for the block."""
+        cbs = L(cbs)
+        self.remove_cbs(cbs)
+        try:
+            yield self
+        finally:
+            self.add_cbs(cbs)
+
+    def ordered_cbs(self, event_name: str) -> list[Callback]:
+        """The callbacks that take part in an event, in order."""
+        return [cb for cb, _ in hooks_of(self.cbs, event_name)]
+
+    # ------------------------------------------------------------ events
+
+    def __call__(self, event_name: str | Sequence[str]) -> None:
+        """Run one event, or several, as the loop does."""
+        if not self._depth:  # driven by hand: classes may have been patched since the table was made
+            self._hooks = compile_hooks(self.cbs)
+        for name in L(event_name):
+            self._call_one(name)
+
+    def _call_one(self, event_name: str) -> None:
+        try:
+            hooks = self._hooks[event_name]
+        except KeyError:
+            raise ValueError(f'{event_name!r} is no event{near_match(event_name, events)}') from None
+        inner = event_name in inner_events
+        for cb, hook in hooks:
+            if cb.run and (not inner or (cb.run_train if self.training else cb.run_valid)):
+                try:
+                    hook()
+                except Exception as error:
+                    if not isinstance(error, CancelException) and hasattr(error, 'add_note'):
+                        error.add_note(f'raised by callback {type(cb).__name__} in {event_name}')
+                    raise
+        if event_name == 'after_fit':
+            for cb in self.cbs:
+                cb.run = True
+
+    def _with_events(self, f: Callable, event_type: str, ex: type[Exception], final: Callable = noop) -> None:
+        try:
+            self._call_one('before_' + event_type)
+            f()
+        except ex:
+            self._call_one('after_cancel_' + event_type)
+        self._call_one('after_' + event_type)
+        final()
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """The outermost frame of a fit or a validation: the table is fresh inside, `cleanup_fit` runs behind it."""
+        self._depth += 1
+        self._hooks = compile_hooks(self.cbs)
+        try:
+            yield
+        except BaseException:
+            if self.opt is not None:
+                self.opt.zero_grad()  # half a step's gradients must not leak into the next fit
+            raise
+        finally:
+            self._depth -= 1
+            self._cleanup(self.ordered_cbs('cleanup_fit')[::-1])
+
+    @contextmanager
+    def _inside_a_fit(self) -> Iterator[None]:
+        """A validation from within a hook: it gets a recorder of its own, and the loop's variables come back behind
+        it."""
+        saved = {name: value for name, value in vars(self).items() if name in loop_variables}
+        with self.removed_cbs(cb for cb in self.cbs if cb.remove_on_fetch), self.added_cbs(Recorder(add_time=False)):
+            try:
+                self(['before_epoch'])
+                yield
+                self(['after_epoch'])
+            finally:
+                self.__dict__.update(saved)
+                self.model.train(self.training)
+
+    def _cleanup(self, cbs: list[Callback]) -> None:
+        """Run `cleanup_fit` of every callback, last attached first, even if one of them fails."""
+        if cbs:
+            try:
+                cbs[0].run = True
+                cbs[0].cleanup_fit()
+            finally:
+                self._cleanup(cbs[1:])
+
+    # ------------------------------------------------------------ the loop
+
+    def _split(self, b: Sequence) -> None:
+        n_inp = self._n_inp if self._n_inp is not None else max(len(b) - 1, 1)
+        self.xb, self.yb = b[:n_inp], b[n_inp:]
+
+    def _set_device(self, b: Any) -> Any:
+        return b if getattr(self.dl, 'device', None) == self._device else to_device(b, self._device, non_blocking=True)
+
+    def _backward(self) -> None:
+        self.loss_grad.backward()
+
+    def _step(self) -> None:
+        self.opt.step()
+
+    def _do_grad_opt(self) -> None:
+        self._with_events(self._backward, 'backward', CancelBackwardException)
+        self._with_events(self._step, 'step', CancelStepException)
+        self.opt.zero_grad()
+
+    def _do_one_batch(self) -> None:
+        self.pred = self.model(*[plain(x) if isinstance(x, Tensor) else x for x in self.xb])
+        self._call_one('after_pred')
+        if len(self.yb):
+            self.loss_grad = self.loss_func(self.pred, *[plain(y) if isinstance(y, Tensor) else y for y in self.yb])
+            self.loss = self.loss_grad.clone()
+        self._call_one('after_loss')
+        if self.training and len(self.yb):
+            self._do_grad_opt()
+
+    def one_batch(self, i: int, b: Any) -> None:
+        """Train or evaluate on batch number `i`."""
+        self.iter = i
+        self._split(self._set_device(b))
+        self._with_events(self._do_one_batch, 'batch', CancelBatchException)
+
+    def all_batches(self) -> None:
+        """Train or evaluate on all batches of `self.dl`."""
+        self.n_iter = len(self.dl)
+        for i, b in enumerate(self.dl, self.start_batch if self.training else 0):
+            self.one_batch(i, b)
+
+    def _begin(self, dl: Any, start_batch: int = 0) -> None:
+        """Make `dl` the running loader and, where it is ours and a fit runs, tell it what is random about this pass."""
+        self.dl, self._n_inp = dl, getattr(self._dls, 'n_inp', None)
+        first = next(self.model.parameters(), None)
+        self._device = first.device if first is not None else torch.device(getattr(self._dls, 'device', None) or 'cpu')
+        if self.fit_seed is not None and hasattr(dl, 'begin'):
+            dl.begin(self.fit_seed, self.epoch, start_batch)
+
+    def _do_epoch_train(self) -> None:
+        self._begin(self.dls.train, self.start_batch)
+        self._with_events(self.all_batches, 'train', CancelTrainException)
+
+    def _do_epoch_validate(self, ds_idx: int = 1, dl: Any = None) -> None:
+        dl = self.dls[ds_idx] if dl is None else dl
+        self._begin(dl)
+        with torch.no_grad():
+            self._with_events(self.all_batches, 'validate', CancelValidException)
+
+    def _do_epoch(self) -> None:
+        self._do_epoch_train()
+        self.start_batch = 0
+        if len(self.dls) > 1:
+            self._do_epoch_validate()
+
+    def _do_fit(self) -> None:
+        for epoch in range(self.start_epoch, self.n_epoch):
+            self.epoch = epoch
+            self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+
+    def _end_cleanup(self) -> None:
+        self.dl, self.xb, self.yb, self.pred, self.loss, self.loss_grad = None, (None,), (None,), None, None, None
+
+    # ------------------------------------------------------------ the optimizer
+
+    def _bn_bias_state(self, with_bias: bool) -> list[dict]:
+        return [self.opt.state[p] for p in norm_bias_params(self.model, with_bias)]
+
+    def create_opt(self) -> None:
+        """Make `self.opt` from `opt_func` and the splitter's parameter groups."""
+        if isinstance(self.opt_func, partial) and 'lr' in self.opt_func.keywords:
+            self.lr = self.opt_func.keywords['lr']
+        self.opt = as_optimizer(self.opt_func, self.splitter(self.model), lr=self.lr)
+        if not self.wd_bn_bias:
+            for state in self._bn_bias_state(True):
+                state['do_wd'] = False
+        if self.train_bn:
+            for state in self._bn_bias_state(False):
+                state['force_train'] = True
+
+    def fit(self, n_epoch: int, lr: float | slice | None = None, wd: float | None = None, cbs: Any = None,
+            reset_opt: bool = False, start_epoch: int = 0) -> None:
+        """Train for `n_epoch` epochs, validating after each.
+
+        Args:
+            n_epoch: number of epochs.
+            lr: learning rate, a number or a `slice` over the parameter groups; default: `self.lr`.
+            wd: weight decay; default: `self.wd`, else the optimizer's.
+            cbs: callbacks for this fit only.
+            reset_opt: start with a new optimizer.
+            start_epoch: number of the first epoch, those before it count as done.
+        """
+        with self.added_cbs(cbs), self._running():
+            if reset_opt or self.opt is None:
+                self.create_opt()
+            wd = self.wd if wd is None else wd
+            if wd is not None:
+                self.opt.set_hypers(wd=wd)
+            self.opt.set_hypers(lr=self.lr if lr is None else lr)
+            self.n_epoch, self.start_epoch, self.start_batch = n_epoch, start_epoch, 0
+            ours = any(hasattr(dl, 'begin') for dl in self.dls)
+            self.fit_seed = int(torch.randint(2 ** 62, ())) if ours else None  # sync: a host draw, once a fit
+            try:
+                self._with_events(self._do_fit, 'fit', CancelFitException, self._end_cleanup)
+            finally:
+                self.fit_seed, self.start_epoch, self.start_batch = None, 0, 0
+
+    def print_loop(self) -> None:
+        """Print the loop with the callbacks that take part in each event."""
+        depth = 0
+        for name in events:
+            starts, ends = name in loop_starts, name in loop_ends
+            depth -= ends
+            print(f'{"  " * depth}{name:22}: {", ".join(map(repr, self.ordered_cbs(name))) or "-"}')
+            depth += starts
