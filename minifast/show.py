@@ -1,0 +1,161 @@
+"""Showing pictures with matplotlib, which is imported when something is first shown."""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ['get_grid', 'show_image', 'show_image_batch', 'show_images', 'show_title', 'show_titled_image', 'subplots']
+
+
+def subplots(nrows: int = 1, ncols: int = 1, figsize: tuple[float, float] | None = None, imsize: float = 3,
+             suptitle: str | None = None, **kwargs: Any) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes, as an array also where there is one.
+
+    Args:
+        figsize: width and height in inches; default: `imsize` for each picture.
+        imsize: inches a picture.
+        suptitle: title of the whole figure.
+        **kwargs: go to `matplotlib.pyplot.subplots`.
+    """
+    import matplotlib.pyplot as plt
+    if figsize is None:
+        # matplotlib keeps no room for the title of small figures
+        extra = 0.6 if suptitle is not None and imsize <= 2 else 0
+        figsize = (ncols * imsize, nrows * imsize + extra)
+    fig, axs = plt.subplots(nrows, ncols, figsize=figsize, **kwargs)
+    if suptitle is not None:
+        fig.suptitle(suptitle)
+    return fig, np.array([axs]) if nrows * ncols == 1 else axs
+
+
+def _pixels(im: Any) -> np.ndarray:
+    """Any picture as an array that `imshow` takes: [H,W] or [H,W,C], in the range of its dtype."""
+    if isinstance(im, Tensor):
+        im = im.detach().cpu()  # sync: shown to a person
+        im = im.as_subclass(Tensor).float() if im.is_floating_point() else im.as_subclass(Tensor)
+        if im.ndim == 3 and im.shape[0] < 5:
+            im = im.permute(1, 2, 0)
+        im = im.numpy()
+    im = np.asarray(im)
+    if im.ndim == 3 and im.shape[-1] == 1:
+        im = im[..., 0]
+    if im.ndim == 3 and im.dtype.kind == 'f':
+        im = im.clip(0, 1)  # a decoded batch overshoots by rounding; matplotlib would warn for each picture
+    return im
+
+
+def show_image(im: Any, ax: Axes | None = None, figsize: tuple[float, float] | None = None, title: Any = None,
+               ctx: Axes | None = None, **kwargs: Any) -> Axes:
+    """Draw a picture on an axis and return the axis.
+
+    Args:
+        im: PIL picture, array [H,W(,C)] or tensor [C,H,W] or [H,W]; floats in 0..1.
+        ax: the axis; a new figure where both it and `ctx` are None.
+        figsize: inches of a new figure; default: 1 to 5 by the picture's pixels.
+        title: written above.
+        ctx: another name of `ax`.
+        **kwargs: go to `imshow` (`cmap`, `vmin`, `vmax`, `interpolation`, `alpha`, ...).
+    """
+    im = _pixels(im)
+    ax = ctx if ax is None else ax
+    if ax is None:
+        import matplotlib.pyplot as plt
+        if figsize is None:
+            figsize = tuple(min(5, max(1, side // 32)) for side in (im.shape[1], im.shape[0]))
+        _, ax = plt.subplots(figsize=figsize)
+    ax.imshow(im, **kwargs)
+    if title is not None:
+        ax.set_title(title)
+    ax.axis('off')
+    return ax
+
+
+def show_titled_image(o: Sequence, **kwargs: Any) -> Axes:
+    """`show_image` of a pair (picture, title)."""
+    return show_image(o[0], title=str(o[1]), **kwargs)
+
+
+def show_images(ims: Sequence, nrows: int = 1, ncols: int | None = None, titles: Sequence | None = None,
+                **kwargs: Any) -> None:
+    """Draw several pictures in one figure; `kwargs` go to `subplots` (`figsize`, `imsize`, `suptitle`)."""
+    ncols = ncols or math.ceil(len(ims) / nrows)
+    axs = subplots(nrows, ncols, **kwargs)[1].flatten()
+    titles = [None] * len(ims) if titles is None else titles
+    for im, title, ax in zip(ims, titles, axs):
+        show_image(im, ax=ax, title=title)
+    for ax in axs[len(ims):]:
+        ax.set_axis_off()
+
+
+def show_image_batch(b: Sequence, show: Any = show_titled_image, items: int = 9, cols: int = 3,
+                     figsize: tuple[float, float] | None = None, **kwargs: Any) -> None:
+    """Draw the first `items` pictures of a batch (pictures, titles)."""
+    items = min(items, len(b[0]))
+    cols = min(cols, items)
+    rows = math.ceil(items / cols)
+    axs = subplots(rows, cols, figsize=figsize or (cols * 3, rows * 3))[1].flatten()
+    for *sample, ax in zip(*b, axs):
+        show(sample, ax=ax, **kwargs)
+    for ax in axs[items:]:
+        ax.set_axis_off()
+
+
+def show_title(o: Any, ax: Any = None, ctx: Any = None, label: str | None = None, color: str = 'black', **kwargs: Any) -> Any:
+    """Write `o` above an axis, into a row of a table (a pandas Series), or print it where there is neither."""
+    ax = ctx if ax is None else ax
+    if ax is None:
+        print(o)
+    elif hasattr(ax, 'set_title'):
+        # a second title (prediction below target) goes on its own line
+        before = ax.title.get_text()
+        ax.set_title(f'{before}\n{o}' if before else str(o), color=color)
+    else:
+        name = label or 'text'
+        while name in ax:  # a table's second column of the same name
+            name += '_'
+        ax[name] = o
+    return ax
+
+
+def get_grid(n: int, nrows: int | None = None, ncols: int | None = None, figsize: tuple[float, float] | None = None,
+             double: bool = False, title: str | None = None, return_fig: bool = False, flatten: bool = True,
+             **kwargs: Any) -> Any:
+    """`n` axes in a grid as square as can be; what is left over of the last row is switched off.
+
+    Args:
+        n: number of axes.
+        nrows: rows; default from `ncols`, else the root of `n`.
+        ncols: columns; default from `nrows`.
+        double: two axes for each of the `n`, side by side (target and prediction).
+        title: title of the figure.
+        return_fig: return (figure, axes).
+        flatten: a flat list of `n` axes; else the array as matplotlib made it.
+        **kwargs: go to `subplots` (`imsize`, `sharex`, ...).
+    """
+    n = max(n, 1)
+    if nrows:
+        ncols = ncols or math.ceil(n / nrows)
+    elif ncols:
+        nrows = math.ceil(n / ncols)
+    else:
+        nrows = int(math.sqrt(n))
+        ncols = math.ceil(n / nrows)
+    if double:
+        ncols, n = ncols * 2, n * 2
+    fig, axs = subplots(nrows, ncols, figsize=figsize, **kwargs)
+    if flatten:
+        axs = list(axs.flatten())
+        for ax in axs[n:]:
+            ax.set_axis_off()
+        axs = axs[:n]
+    if title is not None:
+        fig.suptitle(title, weight='bold', size=14)
+    return (fig, axs) if return_fig else axs

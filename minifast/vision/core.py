@@ -1,0 +1,376 @@
+"""Pictures, masks, points and boxes: opening, showing, and becoming tensors."""
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from fastcore.foundation import L
+from PIL import Image
+from torch import Tensor
+
+from minifast.markers import TensorBase, TensorImage, TensorImageBW, TensorMask, plain, retain_type, tensor
+from minifast.show import show_image
+from minifast.vision.decode import decode_image, read_image_file
+
+__all__ = ['BILINEAR', 'Image', 'LabeledBBox', 'NEAREST', 'PILBase', 'PILImage', 'PILImageBW', 'PILMask', 'TensorBBox',
+           'TensorPoint', 'cifar_stats', 'get_annotations', 'image2tensor', 'imagenet_stats', 'load_image', 'mnist_stats', 'to_image']
+
+BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
+
+imagenet_stats = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+"""Mean and standard deviation a channel of ImageNet, of pixels in 0..1."""
+cifar_stats = ([0.491, 0.482, 0.447], [0.247, 0.243, 0.261])
+"""Mean and standard deviation a channel of CIFAR-10."""
+mnist_stats = ([0.131], [0.308])
+"""Mean and standard deviation of MNIST."""
+
+
+# ---------------------------------------------------------------- small methods that scripts call on any Pillow image
+
+def n_px(self: Image.Image) -> int:
+    """Number of pixels."""
+    return self.size[0] * self.size[1]
+
+
+def shape(self: Image.Image) -> tuple[int, int]:
+    """(height, width)."""
+    return self.size[1], self.size[0]
+
+
+def aspect(self: Image.Image) -> float:
+    """Width over height."""
+    return self.size[0] / self.size[1]
+
+
+def reshape(self: Image.Image, h: int, w: int, resample: int = 0) -> Image.Image:
+    """Resize to `h` x `w` pixels."""
+    return self.resize((w, h), resample=resample)
+
+
+def to_bytes_format(self: Image.Image, format: str = 'png') -> bytes:
+    """The bytes of a file of this format."""
+    file = io.BytesIO()
+    self.save(file, format=format)
+    return file.getvalue()
+
+
+def to_thumb(self: Image.Image, h: int, w: int | None = None) -> Image.Image:
+    """A copy no larger than `h` x `w` pixels, the aspect kept."""
+    small = self.copy()
+    small.thumbnail((h if w is None else w, h))
+    return small
+
+
+def resize_max(self: Image.Image, resample: int = 0, max_px: int | None = None, max_h: int | None = None,
+               max_w: int | None = None) -> Image.Image:
+    """Resize, aspect kept, so that none of the limits given is exceeded."""
+    h, w = self.size[1], self.size[0]
+    if max_px and h * w > max_px:
+        ratio = math.sqrt(max_px / (h * w))
+        h, w = h * ratio, w * ratio
+    if max_h and h > max_h:
+        h, w = max_h, max_h * w / h
+    if max_w and w > max_w:
+        h, w = max_w * h / w, max_w
+    return reshape(self, round(h), round(w), resample=resample)
+
+
+# Scripts call these on what `Image.open` returns, so Pillow's own class carries them; no name of Pillow's is replaced.
+for _method in (n_px, shape, aspect, reshape, to_bytes_format, to_thumb, resize_max):
+    if not hasattr(Image.Image, _method.__name__):
+        setattr(Image.Image, _method.__name__, property(_method) if _method in (n_px, shape, aspect) else _method)
+
+
+def to_image(x: Any) -> Image.Image:
+    """A tensor [C,H,W] or array [H,W,C], uint8 or float in 0..1, as a Pillow image; four channels are CMYK."""
+    if isinstance(x, Image.Image):
+        return x
+    if isinstance(x, Tensor):
+        x = plain(x).permute(1, 2, 0).cpu().numpy()  # sync: Pillow lives on the host
+    if x.dtype.kind == 'f':
+        x = (x * 255).astype(np.uint8)
+    if x.shape[-1] == 4:
+        return Image.frombytes('CMYK', (x.shape[1], x.shape[0]), np.ascontiguousarray(x).tobytes())
+    return Image.fromarray(x[..., 0] if x.shape[-1] == 1 else x)
+
+
+def load_image(fn: Any, mode: str | None = None, codes: bool = False) -> Image.Image:
+    """Open a picture from a path, bytes or a binary file, upright, converted to `mode`.
+
+    Args:
+        fn: path, bytes, BytesIO or any open binary file.
+        mode: Pillow's mode ('RGB', 'L', 'RGBA', ...), None for the file's own.
+        codes: the picture is a mask of class codes, see `decode_image`.
+
+    Raises:
+        BadImageError: it cannot be read; the message names the file and a way out.
+    """
+    loaded = _load(fn, mode, codes)
+    return Image.fromarray(loaded) if isinstance(loaded, np.ndarray) else loaded
+
+
+def _load(fn: Any, mode: str | None, codes: bool) -> np.ndarray | Image.Image:
+    if isinstance(fn, (bytes, bytearray, memoryview)):
+        return decode_image(bytes(fn), mode, codes=codes)
+    if hasattr(fn, 'read'):
+        return decode_image(fn.read(), mode, path=getattr(fn, 'name', None), codes=codes)
+    return decode_image(read_image_file(fn), mode, path=fn, codes=codes)
+
+
+def image2tensor(img: Any) -> Tensor:
+    """A Pillow image or array as a uint8 tensor [C,H,W]."""
+    pixels = getattr(img, 'pixels', None)
+    x = tensor(np.array(img) if pixels is None else pixels)
+    return (x.unsqueeze(-1) if x.ndim == 2 else x).permute(2, 0, 1)
+
+
+# ---------------------------------------------------------------- pictures as Pillow images
+
+class PILBase(Image.Image):
+    """A Pillow image that can be created from anything, shown, and turned into a tensor.
+
+    A decoded JPEG stays the array it was decoded into (`pixels`) until something of Pillow needs Pillow's own copy; resizing
+    and `ToTensor` never do. Subclasses set `_open_args` (how `create` opens), `_show_args` (how `show` draws) and
+    `_tensor_cls`.
+    """
+
+    _show_args: ClassVar[dict[str, Any]] = {'cmap': 'viridis'}
+    _open_args: ClassVar[dict[str, Any]] = {'mode': 'RGB'}
+    _tensor_cls: ClassVar[type[Tensor]] = TensorImage
+    _im = None
+    pixels: np.ndarray | None = None
+    """uint8 [H,W,3] or [H,W] as long as Pillow holds no copy of its own, else None."""
+
+    def __init__(self, im: Image.Image | None = None) -> None:
+        super().__init__()
+        if im is not None:
+            self._share(im)
+
+    def _share(self, im: Image.Image) -> None:
+        """Become `im`, sharing its storage until one of the two is written to."""
+        if isinstance(im, PILBase) and im.pixels is not None:
+            self._set_pixels(im.pixels)
+            self.info = im.info
+            return
+        im.load()
+        self._im, self._mode, self._size = im.im, im.mode, im.size
+        self.palette, self.info, self._exif = im.palette, im.info, im._exif
+        self.readonly = im.readonly = 1  # Pillow copies before it writes
+
+    def _set_pixels(self, pixels: np.ndarray) -> None:
+        self.pixels, self._im = pixels, None
+        self._mode, self._size = 'L' if pixels.ndim == 2 else 'RGB', (pixels.shape[1], pixels.shape[0])
+
+    @classmethod
+    def from_pixels(cls, pixels: np.ndarray) -> PILBase:
+        """A picture that holds the uint8 array [H,W,3] or [H,W] itself, not a copy."""
+        made = cls.__new__(cls)
+        PILBase.__init__(made)
+        made._set_pixels(pixels)
+        return made
+
+    @classmethod
+    def create(cls, fn: Any, **kwargs: Any) -> PILBase:
+        """A picture from a path, bytes, open binary file, Pillow image, array [H,W(,C)] or tensor.
+
+        Args:
+            fn: the source. `TensorImage` [C,H,W] and other float sources in 0..1 are scaled to 0..255.
+            **kwargs: over `_open_args`: `mode`, Pillow's mode to convert files to.
+
+        Raises:
+            BadImageError: the file cannot be read; the message names it and a way out.
+        """
+        if isinstance(fn, Tensor):
+            fn = _tensor_pixels(fn)
+        if isinstance(fn, np.ndarray):
+            return cls._wrap(_array_pixels(fn))
+        if isinstance(fn, Image.Image):
+            return cls._wrap(fn)
+        args = {'codes': issubclass(cls, PILMask), **cls._open_args, **kwargs}
+        return cls._wrap(_load(fn, args.pop('mode', None), args.pop('codes'), **args))
+
+    @classmethod
+    def _wrap(cls, source: np.ndarray | Image.Image) -> PILBase:
+        if isinstance(source, np.ndarray) and source.dtype == np.uint8 and (source.ndim == 2 or source.shape[-1] == 3):
+            return cls.from_pixels(source)
+        return cls(Image.fromarray(source) if isinstance(source, np.ndarray) else source)
+
+    def _to_pillow(self) -> None:
+        """Hand the pixels over to Pillow: from here on its copy is the only one, as it may be written to."""
+        if self._im is None and self.pixels is not None:
+            self._im = Image.fromarray(np.ascontiguousarray(self.pixels)).im
+            self.pixels = None
+
+    @property
+    def im(self) -> Any:
+        """Pillow's storage."""
+        self._to_pillow()
+        return Image.Image.im.fget(self)
+
+    @im.setter
+    def im(self, core: Any) -> None:
+        self._im, self.pixels = core, None
+
+    def load(self) -> Any:
+        """Pillow's access object; called by every method of Pillow before it touches the storage."""
+        self._to_pillow()
+        return super().load()
+
+    def _new(self, im: Any) -> Image.Image:
+        """What Pillow's methods (`resize`, `crop`, `rotate`, ...) return keeps our class."""
+        new = super()._new(im)
+        new.__class__ = type(self)
+        return new
+
+    @property
+    def __array_interface__(self) -> dict:
+        if self.pixels is not None:
+            return np.ascontiguousarray(self.pixels).__array_interface__
+        return super().__array_interface__
+
+    def __getstate__(self) -> list:
+        return [*super().__getstate__(), {k: v for k, v in self.__dict__.items() if k not in Image.Image().__dict__ and k != 'pixels'}]
+
+    def __setstate__(self, state: list) -> None:
+        super().__setstate__(state[:5])
+        self.__dict__.update(state[5])
+
+    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
+        """Draw on the matplotlib axis `ctx` (or a new one) and return the axis."""
+        return show_image(self, ctx=ctx, **{**self._show_args, **kwargs})
+
+    def to_tensor(self) -> Tensor:
+        """The pixels as `_tensor_cls`, uint8 [C,H,W]."""
+        return self._tensor_cls(image2tensor(self))
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__} mode={self.mode} size={self.size[0]}x{self.size[1]}'
+
+
+class PILImage(PILBase):
+    """A colour picture; becomes a `TensorImage`."""
+
+
+class PILImageBW(PILImage):
+    """A grey picture; becomes a `TensorImageBW`."""
+
+    _show_args: ClassVar[dict[str, Any]] = {'cmap': 'Greys'}
+    _open_args: ClassVar[dict[str, Any]] = {'mode': 'L'}
+    _tensor_cls: ClassVar[type[Tensor]] = TensorImageBW
+
+
+class PILMask(PILBase):
+    """A segmentation mask of class codes 0..255; palette pictures give their indices; becomes a `TensorMask` [H,W]."""
+
+    _show_args: ClassVar[dict[str, Any]] = {'alpha': 0.5, 'cmap': 'tab20'}
+    _open_args: ClassVar[dict[str, Any]] = {'mode': 'L'}
+    _tensor_cls: ClassVar[type[Tensor]] = TensorMask
+
+    def to_tensor(self) -> Tensor:
+        """The codes as a `TensorMask`, uint8 [H,W]."""
+        return self._tensor_cls(image2tensor(self)[0])
+
+
+def _tensor_pixels(x: Tensor) -> np.ndarray:
+    """A tensor's values as an array; [C,H,W] becomes [H,W,C]."""
+    marker, x = type(x), plain(x).detach().cpu()  # sync: Pillow lives on the host
+    if x.ndim == 3 and (issubclass(marker, TensorImage) or (x.shape[0] in (1, 3, 4) and x.shape[2] not in (1, 3, 4))):
+        x = x.permute(1, 2, 0)
+    return x.to(torch.uint8).numpy() if issubclass(marker, TensorMask) else x.numpy()
+
+
+def _array_pixels(x: np.ndarray) -> np.ndarray:
+    """An array as what Pillow takes: floats in 0..1 scaled, one channel without its axis, memory of its own."""
+    if x.ndim == 3 and x.shape[-1] == 1:
+        x = x[..., 0]
+    if x.dtype.kind == 'f' and x.size and x.min() >= 0 and x.max() <= 1:
+        x = (x * 255).round()
+    if x.dtype.kind == 'f' or x.dtype in (np.int64, np.int32, np.int16):
+        x = x.clip(0, 255).astype(np.uint8)
+    return np.array(x, order='C')
+
+
+# ---------------------------------------------------------------- points and boxes
+
+class TensorPoint(TensorBase):
+    """Points (x, y), float [n,2] or [B,n,2]; in pixels, or -1..1 across the picture once scaled."""
+
+    _show_args: ClassVar[dict[str, Any]] = {'s': 10, 'marker': '.', 'c': 'r'}
+
+    @classmethod
+    def create(cls, t: Any, img_size: tuple[int, int] | None = None) -> TensorPoint:
+        """Points in pixels from a list, array or tensor of (x, y)."""
+        return cls(plain(tensor(t)).reshape(-1, 2).float(), img_size=img_size)
+
+    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
+        """Draw the points on the axis `ctx`."""
+        kwargs.pop('figsize', None)
+        xy = plain(self).detach().cpu().reshape(-1, 2).numpy()  # sync: shown to a person
+        ctx.scatter(xy[:, 0], xy[:, 1], **{**self._show_args, **kwargs})
+        return ctx
+
+
+class TensorBBox(TensorPoint):
+    """Boxes (left, top, right, bottom), float [n,4] or [B,n,4]; in pixels, or -1..1 once scaled."""
+
+    @classmethod
+    def create(cls, x: Any, img_size: tuple[int, int] | None = None) -> TensorBBox:
+        """Boxes in pixels from a list, array or tensor of (left, top, right, bottom)."""
+        return cls(plain(tensor(x)).reshape(-1, 4).float(), img_size=img_size)
+
+    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
+        """Draw the boxes on the axis `ctx`; `text` labels them."""
+        kwargs.pop('figsize', None)
+        for box in plain(self).detach().cpu().reshape(-1, 4).tolist():  # sync: shown to a person
+            _draw_box(ctx, box, **kwargs)
+        return ctx
+
+
+def _draw_box(ax: Any, box: list[float], color: str = 'white', text: str | None = None, text_size: int = 14) -> None:
+    from matplotlib import patches, patheffects
+
+    def _outline(drawn: Any, width: int) -> None:
+        drawn.set_path_effects([patheffects.Stroke(linewidth=width, foreground='black'), patheffects.Normal()])
+
+    left, top, right, bottom = box
+    _outline(ax.add_patch(patches.Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, lw=2)), 4)
+    if text is not None:
+        _outline(ax.text(left, top, text, verticalalignment='top', color=color, fontsize=text_size, weight='bold'), 1)
+
+
+class LabeledBBox(L):
+    """Boxes and their labels, `LabeledBBox(boxes, labels)`, shown together."""
+
+    bbox = property(lambda self: self[0], doc='The boxes, a TensorBBox.')
+    lbl = property(lambda self: self[1], doc='Their labels, a list of str.')
+
+    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
+        """Draw each box with its label; padding ('#na#') is left out."""
+        for box, label in zip(plain(self.bbox), self.lbl):
+            if label != '#na#':
+                ctx = retain_type(box, self.bbox).show(ctx=ctx, text=label, **kwargs)
+        return ctx
+
+
+def get_annotations(fname: str | Path, prefix: str | None = None) -> tuple[list[str], list[tuple[list, list]]]:
+    """Read a COCO-style json file.
+
+    Returns:
+        The names of the pictures that have boxes (`prefix` before each), and for each ([[left, top, right, bottom], ...],
+        [label, ...]).
+    """
+    found = json.loads(Path(fname).read_text())
+    classes = {o['id']: o['name'] for o in found['categories']}
+    boxes, labels = defaultdict(list), defaultdict(list)
+    for o in found['annotations']:
+        left, top, width, height = o['bbox']
+        boxes[o['image_id']].append([left, top, left + width, top + height])
+        labels[o['image_id']].append(classes[o['category_id']])
+    names = {o['id']: (prefix or '') + o['file_name'] for o in found['images'] if o['id'] in boxes}
+    return list(names.values()), [(boxes[k], labels[k]) for k in names]
