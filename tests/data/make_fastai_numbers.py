@@ -60,8 +60,114 @@ def optimizers() -> dict:
     return {label: optimizer_run(partial(getattr(fo, name), **kwargs)) for label, (name, kwargs) in OPTIMIZERS.items()}
 
 
+# label -> (name, positional arguments, keyword arguments, shape of the input); `norm_type` by its name
+LAYERS = {
+    'conv': ('ConvLayer', (3, 4), {}, (2, 3, 6, 6)),
+    'conv no norm sigmoid': ('ConvLayer', (3, 4), {'norm_type': None, 'act_cls': 'Sigmoid', 'ks': 1}, (2, 3, 5, 5)),
+    'conv weight norm': ('ConvLayer', (3, 4), {'norm_type': 'Weight', 'stride': 2}, (2, 3, 6, 6)),
+    'conv spectral': ('ConvLayer', (3, 4), {'norm_type': 'Spectral'}, (2, 3, 6, 6)),
+    'conv instance': ('ConvLayer', (3, 4), {'norm_type': 'Instance', 'bn_1st': False}, (2, 3, 6, 6)),
+    'conv 1d': ('ConvLayer', (3, 4), {'ndim': 1, 'act_cls': 'Mish'}, (2, 3, 8)),
+    'conv transposed': ('ConvLayer', (3, 4), {'transpose': True, 'ks': 2, 'stride': 2, 'norm_type': 'BatchZero'},
+                        (2, 3, 4, 4)),
+    'lin': ('LinBnDrop', (5, 3), {}, (4, 5)), 'lin first': ('LinBnDrop', (5, 3), {'lin_first': True}, (4, 5)),
+    'concat pool': ('AdaptiveConcatPool2d', (), {}, (2, 3, 5, 5)),
+    'concat pool 1d': ('AdaptiveConcatPool1d', (2,), {}, (2, 3, 5)),
+    'pool flatten': ('PoolFlatten', ('Cat',), {}, (2, 3, 5, 5)),
+    'shuffle': ('PixelShuffle_ICNR', (4, 2), {}, (2, 4, 3, 3)),
+    'shuffle blur': ('PixelShuffle_ICNR', (4, 2), {'blur': True, 'norm_type': None}, (2, 4, 3, 3)),
+    'self attention': ('SelfAttention', (16,), {}, (2, 16, 3, 3)),
+    'pooled attention': ('PooledSelfAttention2d', (16,), {}, (2, 16, 4, 4)),
+    'simple attention': ('SimpleSelfAttention', (8,), {'ks': 1}, (2, 8, 3, 3)),
+    'res': ('ResBlock', (1, 4, 8), {'stride': 2}, (2, 4, 6, 6)),
+    'res 4': ('ResBlock', (4, 2, 4), {'act_cls': 'SiLU', 'sa': True, 'pool_first': False, 'stride': 2}, (2, 8, 6, 6)),
+    'se': ('SEModule', (16, 4), {}, (2, 16, 3, 3)), 'se block': ('SEBlock', (1, 16, 16), {}, (2, 16, 4, 4)),
+    'resnext': ('SEResNeXtBlock', (1, 64, 64), {'groups': 4}, (1, 64, 3, 3)),
+    'separable': ('SeparableBlock', (1, 8, 16), {}, (2, 8, 4, 4)),
+    'cnn': ('SimpleCNN', ((3, 4, 5),), {}, (2, 3, 9, 9)),
+    'embedding': ('Embedding', (7, 3), {}, None), 'bn flat': ('BatchNorm1dFlat', (3,), {}, (2, 4, 3)),
+    'range': ('SigmoidRange', (-1, 3), {}, (2, 3)), 'batch norm': ('BatchNorm', (3,), {'ndim': 1}, (4, 3)),
+    'max pool': ('MaxPool', (3,), {'stride': 2}, (1, 2, 7, 7)), 'avg pool': ('AvgPool', (2,), {'ndim': 1}, (1, 2, 7)),
+}
+
+
+def layer_run(room: object, name: str, args: tuple, kwargs: dict, shape: tuple[int, ...] | None) -> dict:
+    """Size, weights and output of one layer of the module `room`, seeded; attention is switched on by its gamma."""
+    kwargs = {k: getattr(torch.nn, v) if k == 'act_cls' else room.NormType[v] if k == 'norm_type' and v else v
+              for k, v in kwargs.items()}
+    torch.manual_seed(0)
+    layer = getattr(room, name)(*args, **kwargs)
+    found = {'shapes': sorted(list(p.shape) for p in layer.parameters()),
+             'weights': round(sum(p.detach().double().abs().sum().item() for p in layer.parameters()), 6)}
+    for param_name, p in layer.named_parameters():
+        if param_name.endswith('gamma'):
+            p.data.fill_(0.5)
+    x = torch.tensor([0, 3, 6]) if shape is None else ramp(*shape)
+    out = layer(x)
+    return {**found, 'shape': list(out.shape), 'output': [round(o, 6) for o in out.detach().flatten().tolist()]}
+
+
+def layers() -> dict:
+    """Every layer by its label."""
+    import fastai.layers as room
+    return {label: layer_run(room, *spec) for label, spec in LAYERS.items()}
+
+
+LOSSES = {
+    'ce': ('CrossEntropyLossFlat', {}, 'class'), 'ce axis': ('CrossEntropyLossFlat', {'axis': 1}, 'mask'),
+    'ce weight': ('CrossEntropyLossFlat', {'weight': [1., 2., 3.]}, 'class'),
+    'ce ignore sum': ('CrossEntropyLossFlat', {'ignore_index': 1, 'reduction': 'sum'}, 'class'),
+    'ce smooth': ('CrossEntropyLossFlat', {'label_smoothing': 0.2}, 'class'),
+    'ls': ('LabelSmoothingCrossEntropy', {'eps': 0.2}, 'class'),
+    'ls flat': ('LabelSmoothingCrossEntropyFlat', {}, 'class'),
+    'ls flat mask': ('LabelSmoothingCrossEntropyFlat', {'axis': 1, 'reduction': 'sum'}, 'mask'),
+    'focal': ('FocalLoss', {'gamma': 1.5}, 'class'), 'focal flat': ('FocalLossFlat', {'axis': 1}, 'mask'),
+    'focal weight': ('FocalLossFlat', {'weight': [1., 2., 3.]}, 'class'),
+    'bce logits': ('BCEWithLogitsLossFlat', {}, 'multi'),
+    'bce pos': ('BCEWithLogitsLossFlat', {'pos_weight': [1., 2., 3.], 'thresh': 0.3}, 'multi'),
+    'bce': ('BCELossFlat', {}, 'prob'), 'mse': ('MSELossFlat', {}, 'float'), 'l1': ('L1LossFlat', {}, 'float'),
+    'dice': ('DiceLoss', {}, 'mask'),
+    'dice square': ('DiceLoss', {'square_in_union': True, 'reduction': 'mean', 'smooth': 1.}, 'mask'),
+}
+
+
+def loss_inputs(kind: str) -> tuple[Tensor, Tensor]:
+    """Predictions and targets of one kind."""
+    if kind == 'mask':
+        return ramp(2, 3, 4, 5) * 3, (torch.arange(40) * 7 % 3).view(2, 4, 5)
+    if kind == 'class':
+        return ramp(4, 3) * 3, torch.tensor([0, 2, 1, 2])
+    if kind == 'multi':
+        return ramp(4, 3) * 3, (ramp(4, 3, phase=1) > 0).long()
+    if kind == 'prob':
+        return ramp(4, 3).sigmoid(), (ramp(4, 3, phase=1) > 0).long()
+    return ramp(4, 1), ramp(4, phase=2)
+
+
+def loss_run(room: object, name: str, kwargs: dict, kind: str) -> dict:
+    """Loss with its own reduction and (where it has one) without, its gradient, activation and decoding."""
+    kwargs = {k: torch.tensor(v) if isinstance(v, list) else v for k, v in kwargs.items()}
+    loss, (pred, targ) = getattr(room, name)(**kwargs), loss_inputs(kind)
+    pred.requires_grad_()
+    value = loss(pred, targ)
+    value.backward()
+    found = {'value': value.item(), 'grad': pred.grad.flatten().tolist()}
+    for method in ('activation', 'decodes'):
+        # fastai's label smoothing looks along the last axis whatever its `axis` is: not compared
+        if kind in ('class', 'multi') and name != 'FocalLoss' or name == 'CrossEntropyLossFlat':
+            found[method] = getattr(loss, method)(pred.detach()).flatten().tolist()
+    loss.reduction = 'none'  # sorted: fastai flattens a mask by columns
+    return {**found, 'none': sorted(loss(pred.detach(), targ).flatten().tolist())}
+
+
+def losses() -> dict:
+    """Every loss by its label."""
+    import fastai.losses as room
+    return {label: loss_run(room, *spec) for label, spec in LOSSES.items()}
+
+
 if __name__ == '__main__':
     import fastai
-    for make in (optimizers,):
+    for make in (optimizers, layers, losses):
         note = f'fastai {fastai.__version__}, torch {torch.__version__}, made by {Path(__file__).name}'
         (HERE / f'{make.__name__}.json').write_text(json.dumps({'made': note, 'numbers': make()}))
