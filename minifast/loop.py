@@ -39,6 +39,10 @@ loop_variables = frozenset('dl iter n_iter xb yb pred loss loss_grad training ep
                            'start_batch _n_inp _device'.split())
 """What a validation inside a fit must leave as it was."""
 
+parts = {part: (f'before_{part}', f'after_cancel_{part}', f'after_{part}')
+         for part in ('fit', 'epoch', 'train', 'validate', 'batch', 'backward', 'step')}
+"""The events around each part of the loop."""
+
 loop_starts = frozenset(('before_fit', 'before_epoch', 'before_train', 'before_batch', 'before_validate'))
 loop_ends = frozenset(('after_batch', 'after_train', 'after_validate', 'after_epoch', 'after_fit'))
 
@@ -52,7 +56,8 @@ class Loop:
     """
 
     def __init__(self) -> None:
-        self.cbs, self._hooks, self._depth = L(), compile_hooks(()), 0
+        self.cbs, self._depth, self._device = L(), 0, None
+        self._compile()
         self.training, self.create_mbar, self.logger, self.opt = False, True, print, None
         self.fit_seed, self.phase, self.start_epoch, self.start_batch = None, 0, 0, 0
         self._end_cleanup()
@@ -108,7 +113,7 @@ class Loop:
         cb.learn = self
         setattr(self, cb.name, cb)
         self.cbs.append(cb)
-        self._hooks = compile_hooks(self.cbs)
+        self._compile()
         return self
 
     def remove_cb(self, cb: Callback | type) -> Loop:
@@ -118,7 +123,7 @@ class Loop:
         if vars(self).get(cb.name) is cb:
             delattr(self, cb.name)
         self.cbs = L(other for other in self.cbs if other is not cb)
-        self._hooks = compile_hooks(self.cbs)
+        self._compile()
         cb.learn = None
         return self
 
@@ -160,10 +165,14 @@ class Loop:
 
     # ------------------------------------------------------------ events
 
+    def _compile(self) -> None:
+        self._hooks = compile_hooks(self.cbs)
+        self._may_change_loss = bool(self._hooks['after_loss'] or self._hooks['before_backward'])
+
     def __call__(self, event_name: str | Sequence[str]) -> None:
         """Run one event, or several, as the loop does."""
         if not self._depth:  # driven by hand: classes may have been patched since the table was made
-            self._hooks = compile_hooks(self.cbs)
+            self._compile()
         for name in L(event_name):
             self._call_one(name)
 
@@ -172,6 +181,8 @@ class Loop:
             hooks = self._hooks[event_name]
         except KeyError:
             raise ValueError(f'{event_name!r} is no event{near_match(event_name, events)}') from None
+        if not hooks:
+            return
         inner = event_name in inner_events
         for cb, hook in hooks:
             if cb.run and (not inner or (cb.run_train if self.training else cb.run_valid)):
@@ -186,19 +197,20 @@ class Loop:
                 cb.run = True
 
     def _with_events(self, f: Callable, event_type: str, ex: type[Exception], final: Callable = noop) -> None:
+        before, after_cancel, after = parts[event_type]
         try:
-            self._call_one('before_' + event_type)
+            self._call_one(before)
             f()
         except ex:
-            self._call_one('after_cancel_' + event_type)
-        self._call_one('after_' + event_type)
+            self._call_one(after_cancel)
+        self._call_one(after)
         final()
 
     @contextmanager
     def _running(self) -> Iterator[None]:
         """The outermost frame of a fit or a validation: the table is fresh inside, `cleanup_fit` runs behind it."""
         self._depth += 1
-        self._hooks = compile_hooks(self.cbs)
+        self._compile()
         try:
             yield
         except BaseException:
@@ -239,7 +251,17 @@ class Loop:
         self.xb, self.yb = b[:n_inp], b[n_inp:]
 
     def _set_device(self, b: Any) -> Any:
-        return b if getattr(self.dl, 'device', None) == self._device else to_device(b, self._device, non_blocking=True)
+        if self._device is None:  # a batch by hand, outside a pass
+            self._find_device()
+        device = self._device
+        for o in b:
+            if not isinstance(o, Tensor) or o.device != device:
+                return to_device(b, device, non_blocking=True)
+        return b
+
+    def _find_device(self) -> None:
+        first = next(self.model.parameters(), None)
+        self._device = first.device if first is not None else torch.device(getattr(self._dls, 'device', None) or 'cpu')
 
     def _backward(self) -> None:
         self.loss_grad.backward()
@@ -257,7 +279,8 @@ class Loop:
         self._call_one('after_pred')
         if len(self.yb):
             self.loss_grad = self.loss_func(self.pred, *[plain(y) if isinstance(y, Tensor) else y for y in self.yb])
-            self.loss = self.loss_grad.clone()
+            # a hook may change loss_grad in place and must not change what is reported; without hooks nobody can
+            self.loss = self.loss_grad.clone() if self._may_change_loss else self.loss_grad
         self._call_one('after_loss')
         if self.training and len(self.yb):
             self._do_grad_opt()
@@ -277,8 +300,7 @@ class Loop:
     def _begin(self, dl: Any, start_batch: int = 0) -> None:
         """Make `dl` the running loader and, where it is ours and a fit runs, tell it what is random about this pass."""
         self.dl, self._n_inp = dl, getattr(self._dls, 'n_inp', None)
-        first = next(self.model.parameters(), None)
-        self._device = first.device if first is not None else torch.device(getattr(self._dls, 'device', None) or 'cpu')
+        self._find_device()
         if self.fit_seed is not None and hasattr(dl, 'begin'):
             dl.begin(self.fit_seed, self.epoch, start_batch)
 

@@ -156,6 +156,7 @@ class Recorder(Callback):
         for met in self._train_mets[1:]:
             met.reset()
         self._measuring = tuple(self._train_mets)
+        self._last_group = self.opt.param_groups[-1]
 
     def before_validate(self) -> None:
         for met in self._valid_mets:
@@ -169,7 +170,7 @@ class Recorder(Callback):
         for met in self._measuring:
             met.accumulate(learn)
         if learn.training:
-            self.lrs.append(learn.opt.hypers[-1]['lr'])
+            self.lrs.append(self._last_group['lr'])
 
     def after_cancel_train(self) -> None:
         self.cancel_train = True
