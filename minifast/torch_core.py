@@ -255,7 +255,7 @@ def split_model(model: nn.Sequential, splits: list[nn.Module]) -> list[nn.Sequen
 
 def init_default(m: nn.Module, func: Callable | None = nn.init.kaiming_normal_) -> nn.Module:
     """Initialise the weight of `m` with `func` and its bias with zeros."""
-    if func and hasattr(m, 'weight'):
+    if func and isinstance(getattr(m, 'weight', None), Tensor):  # a parametrization keeps a module under this name
         func(m.weight)
     with torch.no_grad():
         if getattr(m, 'bias', None) is not None:
