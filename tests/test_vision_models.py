@@ -1,0 +1,375 @@
+"""Bodies, heads, XResNets, U-Nets, weights: names, shapes and counts are fastai's (tests/data/models.json)."""
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from minifast.layers import Mish
+from minifast.vision import models
+from minifast.vision.models.body import (TimmBody, create_body, cut_model, default_split, has_pool_type, meta_of,
+                                         update_first_layer)
+from minifast.vision.models.create import (arch_from_name, arch_name, create_cnn_model, create_timm_model,
+                                           create_unet_model, create_vision_model, model_recipe)
+from minifast.vision.models.head import create_head
+from minifast.vision.models.unet import DynamicUnet
+from minifast.vision.models.xresnet import xresnet18
+
+FACTS = json.loads((Path(__file__).parent / 'data' / 'models.json').read_text())
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A digest of the state dict's names, shapes and types; a weight norm's names as torch wrote them formerly."""
+    names = {'parametrizations.weight.original0': 'weight_g', 'parametrizations.weight.original1': 'weight_v'}
+    lines = []
+    for name, value in model.state_dict().items():
+        for new, old in names.items():
+            name = name.replace(new, old)
+        lines.append(f'{name} {tuple(value.shape)} {value.dtype}')
+    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
+
+
+def check(model: nn.Module, groups: list, facts: dict, n_in: int = 3) -> None:
+    """Names, counts, groups and output shape of a model are the facts."""
+    assert sum(p.numel() for p in model.parameters()) == facts['params']
+    assert len(model.state_dict()) == facts['keys']
+    assert [[len(g), sum(p.numel() for p in g)] for g in groups] == facts['groups']
+    assert fingerprint(model) == facts['fingerprint']
+    with torch.no_grad():
+        assert list(model.eval()(torch.zeros(2, n_in, *facts['size'])).shape) == facts['out']
+
+
+def arch_of(name: str):
+    return getattr(models, name, None) or getattr(models.xresnet, name)
+
+
+@pytest.mark.parametrize('name', FACTS['vision'])
+def test_vision_model_is_fastais(name):
+    """Body and head of every architecture have fastai's names, counts, group boundaries and shapes."""
+    facts, arch = FACTS['vision'][name], arch_of(name)
+    with torch.device('meta'):
+        if 'error' in facts:  # fastai stops without a word
+            with pytest.raises(ValueError, match='give cut='):
+                create_vision_model(arch, 7, pretrained=False)
+            return
+        model = create_vision_model(arch, 7, pretrained=False)
+        check(model, meta_of(arch)['split'](model), facts)
+
+
+@pytest.mark.parametrize('case', FACTS['n_in'])
+def test_vision_model_with_other_channels_is_fastais(case):
+    """Any number of input channels changes the first layer and nothing else."""
+    name, n_in = case.split(':')
+    with torch.device('meta'):
+        model = create_vision_model(arch_of(name), 7, pretrained=False, n_in=int(n_in))
+        check(model, meta_of(arch_of(name))['split'](model), FACTS['n_in'][case], int(n_in))
+
+
+@pytest.mark.parametrize('name', FACTS['xresnet'])
+def test_xresnet_is_fastais(name):
+    """Every XResNet has fastai's names, counts and shapes."""
+    with torch.device('meta'):
+        if ':' in name:
+            check(xresnet18(n_out=10, c_in=4, sa=True, widen=1.5, act_cls=Mish), [], FACTS['xresnet'][name], 4)
+        else:
+            check(getattr(models.xresnet, name)(n_out=10), [], FACTS['xresnet'][name])
+
+
+@pytest.mark.parametrize('name', FACTS['head'])
+def test_head_is_fastais(name):
+    """Every setting of `create_head` gives fastai's layers in fastai's order."""
+    facts = FACTS['head'][name]
+    head = create_head(12, 3, **facts['kwargs'])
+    assert [type(m).__name__ for m in head] == facts['layers']
+    assert [m.p for m in head.modules() if isinstance(m, nn.Dropout)] == facts['p']
+    assert fingerprint(head) == facts['fingerprint']
+
+
+UNETS = {'self_attention': {'self_attention': True, 'act_cls': 'Mish'}, 'weight_norm': {'norm_type': 'Weight'},
+         'blur': {'blur': True}, 'bottle': {'bottle': True}, 'no_cross': {'last_cross': False},
+         'y_range': {'y_range': [0, 1]}}
+
+
+@pytest.mark.parametrize('case', [c for c in FACTS['unet'] if 'error' not in FACTS['unet'][c]])
+def test_unet_is_fastais(case):
+    """Every U-Net has fastai's names, counts, group boundaries and shapes, odd sizes included."""
+    name, kind = case.split(':')
+    facts = FACTS['unet'][case]
+    with torch.device('meta'):
+        model = create_unet_model(arch_of(name), 5, tuple(facts['size']), pretrained=False, **UNETS.get(kind, {}))
+        check(model, meta_of(arch_of(name))['split'](model), facts)
+
+
+def test_every_architecture_in_the_facts_names_its_groups():
+    """The table of architectures covers what fastai cuts, two parameter groups for all others."""
+    groups = {name: len(f['groups']) for name, f in FACTS['vision'].items() if 'groups' in f}
+    assert groups['resnet18'] == groups['densenet121'] == groups['vgg16_bn'] == groups['alexnet'] == 3
+    assert groups['efficientnet_b0'] == 2
+
+
+def test_unet_bottle_halves_the_last_block():
+    """`bottle=True` builds a model that runs (fastai's does not)."""
+    model = create_unet_model(models.resnet18, 2, (32, 32), pretrained=False, bottle=True).eval()
+    assert model(torch.randn(1, 3, 32, 32)).shape == (1, 2, 32, 32)
+
+
+def test_unet_can_be_copied_after_a_training_step_and_keeps_nothing():
+    """No batch stays behind on the model, so a copy costs weights only and gives the same bits."""
+    model = create_unet_model(xresnet18, 2, (32, 32), pretrained=False)
+    x = torch.randn(2, 3, 32, 32)
+    model(x).sum().backward()
+    assert not hasattr(x, 'orig') or x.orig is None
+    twin = copy.deepcopy(model).eval()
+    assert torch.equal(twin(x), model.eval()(x))
+
+
+def test_unet_runs_other_sizes_than_it_was_laid_out_for():
+    """The way up follows the picture's size, odd ones too."""
+    model = create_unet_model(models.resnet18, 2, (64, 64), pretrained=False).eval()
+    with torch.no_grad():
+        assert model(torch.randn(1, 3, 33, 50)).shape == (1, 2, 33, 50)
+
+
+def test_unet_of_a_timm_name_is_refused():
+    """A string is a timm name, which a U-Net cannot be laid out on."""
+    with pytest.raises(ValueError, match='models.resnet34'):
+        create_unet_model('resnet18', 2, (32, 32), pretrained=False)
+
+
+# ---------------------------------------------------------------- cutting
+
+def test_has_pool_type_looks_inside():
+    """A pooling layer is found at any depth."""
+    assert has_pool_type(nn.Sequential(nn.Sequential(nn.AdaptiveAvgPool2d(1))))
+    assert not has_pool_type(nn.Sequential(nn.Conv2d(1, 1, 1)))
+
+
+def test_create_body_cuts_before_the_last_pooling_child():
+    """Without `cut` the body ends before the last child that pools."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert [type(m) for m in create_body(model)] == [nn.Conv2d, nn.MaxPool2d, nn.ReLU]
+
+
+def test_cut_model_takes_an_index_or_a_function_and_nothing_else():
+    """`cut` is a place or a function."""
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    assert len(cut_model(model, 1)) == 1 and cut_model(model, lambda m: m[1]) is model[1]
+    with pytest.raises(TypeError, match="cut='layer4'"):
+        cut_model(model, 'layer4')
+
+
+def test_default_split_body_and_head():
+    """Two groups that hold all parameters once."""
+    model = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 3))
+    assert [len(g) for g in default_split(model)] == [2, 2]
+
+
+@pytest.mark.parametrize('n_in', [1, 2, 5])
+def test_first_layer_keeps_what_it_has_learnt(n_in):
+    """One channel: the sum; two: one and a half times the first two; more: zeros beyond the third."""
+    model = nn.Sequential(nn.Conv2d(3, 2, 3, stride=2, padding=1, bias=False))
+    old = model[0].weight.detach().clone()
+    update_first_layer(model, n_in, pretrained=True)
+    new = model[0].weight.detach()
+    assert model[0].stride == (2, 2) and model[0].bias is None and new.shape == (2, n_in, 3, 3)
+    if n_in == 1:
+        torch.testing.assert_close(new, old.sum(1, keepdim=True))
+    elif n_in == 2:
+        torch.testing.assert_close(new, old[:, :2] * 1.5)
+    else:
+        assert torch.equal(new[:, :3], old) and not new[:, 3:].any()
+
+
+def test_first_layer_of_another_kind_is_refused():
+    """Only a Conv2d of three channels can take other channels."""
+    with pytest.raises(ValueError, match='Conv2d of 3 channels'):
+        update_first_layer(nn.Sequential(nn.Linear(3, 4)), 1, True)
+
+
+def test_head_refuses_a_wrong_number_of_dropouts():
+    """One dropout or one for each block; fastai drops layers silently."""
+    with pytest.raises(ValueError, match='3 numbers for 2'):
+        create_head(4, 2, ps=[.1, .2, .3])
+
+
+def test_models_namespace_has_torchvision_and_ours():
+    """`models.<name>` gives torchvision's own function; `models.all` has the XResNets too."""
+    from torchvision.models import resnet18
+    assert models.resnet18 is resnet18
+    from minifast.vision.models import all as everything
+    assert everything.xresnet50_deep and everything.DynamicUnet is DynamicUnet and everything.resnet50
+
+
+def test_cnn_model_is_the_old_name():
+    """The old name works and says so."""
+    with pytest.warns(UserWarning, match='create_vision_model'):
+        create_cnn_model(xresnet18, 2, pretrained=False)
+
+
+# ---------------------------------------------------------------- names and recipes
+
+@pytest.mark.parametrize('arch', [models.resnet18, models.densenet121, xresnet18, models.xresnet.xse_resnext50])
+def test_arch_name_round_trip(arch):
+    """A name leads back to the same function."""
+    assert arch_from_name(arch_name(arch)) is arch
+
+
+def test_arch_name_own_function_has_none_and_unknown_names_are_refused():
+    """A user's function is code, so it has no name; a wrong name tells the near match; timm names pass."""
+    assert arch_name(lambda pretrained=False: nn.Linear(1, 1)) is None
+    assert arch_from_name('vit_tiny.augreg') == 'vit_tiny.augreg'
+    with pytest.raises(ValueError, match='resnet18'):
+        arch_from_name('torchvision.models.resnet81')
+
+
+def test_recipe_builds_the_same_model_from_json():
+    """The recipe is data: read back from JSON it gives a model that takes the first one's weights."""
+    kwargs = dict(n_out=3, n_in=1, lin_ftrs=[8], ps=[0., .5], y_range=(0, 5), concat_pool=False)
+    model = create_vision_model(xresnet18, pretrained=False, **kwargs)
+    recipe = json.loads(json.dumps(model_recipe(create_vision_model, xresnet18, custom_head=None, **kwargs)))
+    assert recipe['builder'] == 'minifast.vision.learner.create_vision_model'
+    twin = create_vision_model(**recipe['kwargs'])
+    twin.load_state_dict(model.state_dict())
+    x = torch.randn(2, 1, 64, 64)
+    assert torch.equal(twin.eval()(x), model.eval()(x))
+    assert model_recipe(create_vision_model, xresnet18, custom_head=nn.Linear(1, 1)) is None
+    assert model_recipe(create_vision_model, lambda: None) is None
+
+
+def test_unet_recipe_names_activation_and_norm():
+    """Activation and norm type travel by name."""
+    from minifast.layers import NormType
+    kwargs = dict(n_out=2, img_size=torch.Size((32, 32)), act_cls=nn.Mish, norm_type=NormType.Weight)
+    recipe = json.loads(json.dumps(model_recipe(create_unet_model, models.resnet18, **kwargs)))
+    assert fingerprint(create_unet_model(**recipe['kwargs'])) == fingerprint(
+        create_unet_model(models.resnet18, pretrained=False, **kwargs))
+
+
+# ---------------------------------------------------------------- pretrained weights
+
+def tiny(pretrained: bool = False) -> nn.Module:
+    """An architecture of the user's."""
+    return nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(4, 5))
+
+
+@pytest.mark.parametrize('kind', ['whole', 'body', 'learner', 'wrapped', 'safetensors'])
+def test_weights_file_fills_the_body(tmp_path, kind):
+    """A file with the whole model, the body alone or a learner's model fills the body bit for bit."""
+    source = tiny()
+    body = nn.Sequential(*list(source.children())[:2])
+    saved = {'whole': source, 'body': body, 'learner': nn.Sequential(body, nn.Linear(1, 1)), 'wrapped': source,
+             'safetensors': source}[kind].state_dict()
+    file = tmp_path / f'w.{"safetensors" if kind == "safetensors" else "pth"}'
+    if kind == 'safetensors':
+        from safetensors.torch import save_file
+        save_file(saved, file)
+    else:
+        if kind == 'wrapped':
+            saved = {'model': {f'module.{k}': v for k, v in saved.items()}, 'epoch': 3}
+        torch.save(saved, file)
+    for given in (file, str(file)):
+        model = create_vision_model(tiny, 2, weights=given)
+        assert all(torch.equal(a, b) for a, b in zip(model[0].state_dict().values(), body.state_dict().values()))
+
+
+def test_weights_file_for_other_channels(tmp_path):
+    """A file of a colour model is folded into one channel; a file of a grey model is taken as it is."""
+    source = tiny()
+    torch.save(source.state_dict(), tmp_path / 'colour.pth')
+    model = create_vision_model(tiny, 2, weights=tmp_path / 'colour.pth', n_in=1)
+    torch.testing.assert_close(model[0][0].weight, source[0].weight.sum(1, keepdim=True))
+    torch.save(model.state_dict(), tmp_path / 'grey.pth')
+    again = create_vision_model(tiny, 2, weights=tmp_path / 'grey.pth', n_in=1)
+    assert torch.equal(again[0][0].weight, model[0][0].weight)
+
+
+def test_weights_file_that_does_not_fit_says_what_is_missing(tmp_path):
+    """A file of another architecture, no file, and a file with code are refused in words."""
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / 'linear.pth')
+    with pytest.raises(ValueError, match='does not fit.*missing or of another shape'):
+        create_vision_model(tiny, 2, weights=tmp_path / 'linear.pth')
+    with pytest.raises(FileNotFoundError, match='nowhere.pth'):
+        create_vision_model(tiny, 2, weights=tmp_path / 'nowhere.pth')
+    torch.save(tiny(), tmp_path / 'code.pth')
+    with pytest.raises(ValueError, match='never run'):
+        create_vision_model(tiny, 2, weights=tmp_path / 'code.pth')
+    torch.save([1, 2], tmp_path / 'list.pth')
+    with pytest.raises(ValueError, match='no state dict'):
+        create_vision_model(tiny, 2, weights=tmp_path / 'list.pth')
+    with pytest.raises(ValueError, match='no named weights'):
+        create_vision_model(tiny, 2, weights='IMAGENET1K_V1')
+
+
+@pytest.fixture
+def torch_home(tmp_path, monkeypatch):
+    """An empty cache of torch's, away from the user's own."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    return tmp_path / 'torch' / 'hub' / 'checkpoints'
+
+
+def test_pretrained_comes_from_torchs_cache(torch_home):
+    """A file under torchvision's name in torch's cache is what `pretrained=True` loads, whole and into a body."""
+    from torchvision.models import ResNet18_Weights
+    source = models.resnet18(weights=None)
+    torch_home.mkdir(parents=True)
+    torch.save(source.state_dict(), torch_home / 'resnet18-f37072fd.pth')
+    for weights in (None, 'DEFAULT', 'IMAGENET1K_V1', 'ResNet18_Weights.IMAGENET1K_V1', ResNet18_Weights.DEFAULT):
+        body = create_vision_model(models.resnet18, 2, weights=weights)[0]
+        assert torch.equal(body[0].weight, source.conv1.weight)
+        assert torch.equal(body[7][1].bn2.weight, source.layer4[1].bn2.weight)
+    with pytest.raises(ValueError, match="did you mean 'IMAGENET1K_V1'"):
+        create_vision_model(models.resnet18, 2, weights='IMAGENET1K_V2')
+    with pytest.warns(UserWarning, match='although pretrained=False'):
+        create_vision_model(models.resnet18, 2, pretrained=False, weights='DEFAULT')
+
+
+def test_pretrained_without_network_says_which_file_goes_where(torch_home, monkeypatch):
+    """With neither cache nor network the error names the file, its address, its place and the two other ways."""
+    for name in ('http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY'):
+        monkeypatch.setenv(name, 'http://127.0.0.1:9')  # nobody listens there
+    with pytest.raises(FileNotFoundError) as seen:
+        create_vision_model(models.resnet18, 2)
+    words = str(seen.value)
+    assert 'https://download.pytorch.org/models/resnet18-f37072fd.pth' in words
+    assert str(torch_home / 'resnet18-f37072fd.pth') in words
+    assert 'weights=FILE' in words and 'pretrained=False' in words
+    assert not (torch_home / 'resnet18-f37072fd.pth').exists()
+    with pytest.raises(FileNotFoundError, match='xrn50_940.pth'):
+        models.xresnet.xresnet50(pretrained=True)
+    with pytest.raises(ValueError, match='only for xresnet50'):
+        xresnet18(pretrained=True)
+
+
+def test_densenet_file_with_its_old_names(tmp_path):
+    """torchvision's published densenet files spell `norm1` as `norm.1`; they fill the body all the same."""
+    source = models.densenet121(weights=None)
+    old = {k.replace('.norm1.', '.norm.1.').replace('.conv2.', '.conv.2.'): v for k, v in source.state_dict().items()}
+    torch.save(old, tmp_path / 'densenet.pth')
+    body = create_vision_model(models.densenet121, 2, weights=tmp_path / 'densenet.pth', custom_head=nn.Identity())[0]
+    layer, wanted = body[0].denseblock1.denselayer2, source.features.denseblock1.denselayer2
+    assert torch.equal(layer.conv2.weight, wanted.conv2.weight)
+
+
+# ---------------------------------------------------------------- timm
+
+def test_timm_absent_says_how_to_install(monkeypatch):
+    """A string is timm's name; without timm the error tells the command, and torchvision's function of that name."""
+    monkeypatch.setitem(__import__('sys').modules, 'timm', None)
+    with pytest.raises(ImportError, match=r'pip install "minifast\[timm\]"; .*models.resnet18'):
+        create_timm_model('resnet18', 2)
+
+
+@pytest.mark.parametrize('pools', [True, False])
+def test_timm_body_lets_the_head_pool_only_what_is_not_pooled(pools):
+    """A timm model with a pool size gives feature maps, one without gives vectors."""
+    model = nn.Linear(3, 4)
+    model.default_cfg = {'pool_size': (7, 7) if pools else None}
+    model.forward_features = lambda x: x[..., None, None]
+    body = TimmBody(model)
+    assert body(torch.zeros(2, 3)).shape == ((2, 3, 1, 1) if pools else (2, 4))
