@@ -1,6 +1,7 @@
 """Losses that know how their predictions become probabilities (`activation`) and answers (`decodes`)."""
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minifast.torch_core import Module, plain
+from minifast.torch_core import Module, check_kwargs, plain
 
 __all__ = ['BCELossFlat', 'BCEWithLogitsLossFlat', 'BaseLoss', 'CrossEntropyLossFlat', 'DiceLoss', 'FocalLoss',
            'FocalLossFlat', 'L1LossFlat', 'LabelSmoothingCrossEntropy', 'LabelSmoothingCrossEntropyFlat', 'MSELossFlat']
@@ -41,6 +42,8 @@ class BaseLoss:
             kwargs: for `loss_cls`.
         """
         self.axis, self.flatten, self.floatify, self.is_2d = axis, flatten, floatify, is_2d
+        if isinstance(loss_cls, type):
+            check_kwargs(self._name(loss_cls), kwargs, [*inspect.signature(loss_cls).parameters, 'axis', 'flatten'])
         self.func = loss_cls(*args, **kwargs)
 
     def __repr__(self) -> str:
@@ -89,18 +92,18 @@ class BaseLoss:
             meant = 'class indices of an integer type; for several labels an item use BCEWithLogitsLossFlat'
         elif self.flatten and len(inp) != len(targ):
             if self.is_2d:
-                meant = (f'one class index for each of the {len(inp)} rows of {inp.shape[-1]} classes predicted, and there '
-                         f'are {len(targ)}; is axis={self.axis} the axis of the classes?')
+                meant = (f'one class index for each of the {len(inp)} rows of {inp.shape[-1]} classes predicted, and '
+                         f'there are {len(targ)}; is axis={self.axis} the axis of the classes?')
             else:
-                meant = (f'one number for each of the {len(inp)} predicted, and there are {len(targ)}; has the model as '
-                         'many outputs (n_out) as there are targets an item?')
+                meant = (f'one number for each of the {len(inp)} predicted, and there are {len(targ)}; has the model '
+                         'as many outputs (n_out) as there are targets an item?')
         else:
             return
         raise ValueError(f'{self._name()}: predictions {_seen(seen_inp)} and targets {_seen(seen_targ)} do not fit. '
                          f'Meant are targets with {meant}')
 
-    def _name(self) -> str:
-        return type(self).__name__ if type(self) is not BaseLoss else f'{type(self.func).__name__}Flat'
+    def _name(self, loss_cls: type | None = None) -> str:
+        return type(self).__name__ if type(self) is not BaseLoss else f'{(loss_cls or type(self.func)).__name__}Flat'
 
     def to(self, device: torch.device | str) -> BaseLoss:
         """Move the weights of the loss to `device`."""
@@ -243,8 +246,8 @@ class BCEWithLogitsLossFlat(BaseLoss):
         """
         if kwargs.get('pos_weight') is not None:
             if kwargs.get('flatten'):
-                raise ValueError('BCEWithLogitsLossFlat: pos_weight has one number for each label, so predictions cannot '
-                                 'be flattened: leave flatten out')
+                raise ValueError('BCEWithLogitsLossFlat: pos_weight has one number for each label, so predictions '
+                                 'cannot be flattened: leave flatten out')
             kwargs['flatten'] = False
         super().__init__(nn.BCEWithLogitsLoss, *args, axis=axis, floatify=floatify, is_2d=False, **kwargs)
         self.thresh = thresh

@@ -166,8 +166,80 @@ def losses() -> dict:
     return {label: loss_run(room, *spec) for label, spec in LOSSES.items()}
 
 
+# label -> (name, positional arguments, keyword arguments, kind of data)
+METRICS = {
+    **{f'{name} {kind}': (name, (), {}, kind) for name, kind in (
+        ('accuracy', 'class'), ('error_rate', 'class'), ('accuracy_multi', 'multi'), ('foreground_acc', 'mask'),
+        ('mse', 'float'), ('mae', 'float'), ('msle', 'float'), ('rmse', 'float'), ('exp_rmspe', 'float'),
+        ('F1Score', 'binary'), ('Precision', 'binary'), ('Recall', 'binary'), ('Jaccard', 'binary'),
+        ('BrierScore', 'binary'), ('RocAucBinary', 'binary'), ('APScoreBinary', 'binary'),
+        ('BalancedAccuracy', 'class'), ('CohenKappa', 'class'), ('HammingLoss', 'class'),
+        ('MatthewsCorrCoef', 'class'), ('MatthewsCorrCoef', 'binary'), ('RocAuc', 'class'), ('F1ScoreMulti', 'multi'), ('PrecisionMulti', 'multi'), ('RecallMulti', 'multi'),
+        ('JaccardMulti', 'multi'), ('HammingLossMulti', 'multi'), ('RocAucMulti', 'multi'), ('APScoreMulti', 'multi'),
+        ('ExplainedVariance', 'float'), ('R2Score', 'float'), ('PearsonCorrCoef', 'float'),
+        ('SpearmanCorrCoef', 'float'), ('Dice', 'binary mask'), ('JaccardCoeff', 'binary mask'), ('DiceMulti', 'mask'),
+        ('JaccardCoeffMulti', 'mask'), ('AvgLoss', 'class'), ('AvgSmoothLoss', 'class'), ('Perplexity', 'class'))},
+    **{f'{name} {average}': (name, (), {'average': average}, 'class')
+       for name in ('F1Score', 'Precision', 'Recall', 'Jaccard') for average in ('micro', 'macro', 'weighted')},
+    **{f'{name} {average}': (name, (), {'average': average}, 'multi')
+       for name in ('F1ScoreMulti', 'JaccardMulti', 'RocAucMulti', 'APScoreMulti')
+       for average in ('micro', 'weighted', 'samples') if (name, average) != ('RocAucMulti', 'samples')},  # nan here
+    'FBeta': ('FBeta', (2.,), {'average': 'macro', 'labels': [0, 2]}, 'class'),
+    'FBetaMulti': ('FBetaMulti', (0.5,), {'average': 'samples', 'thresh': 0.3}, 'multi'),
+    'F1Score no average': ('F1Score', (), {'average': None}, 'class'),
+    'F1Score other label': ('F1Score', (), {'pos_label': 0}, 'binary'),
+    'F1Score mask': ('F1Score', (), {'average': 'macro', 'axis': 1}, 'mask'),
+    'RocAuc weighted': ('RocAuc', (), {'average': 'weighted'}, 'class'),
+    'BalancedAccuracy adjusted': ('BalancedAccuracy', (), {'adjusted': True}, 'class'),
+    'CohenKappa linear': ('CohenKappa', (), {'weights': 'linear'}, 'class'),
+    'CohenKappa quadratic': ('CohenKappa', (), {'weights': 'quadratic'}, 'class'),
+}
+
+
+def metric_batches(kind: str) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Batches of different sizes: (prediction, target, loss)."""
+    batches = []
+    for i, bs in enumerate((5, 8, 3)):
+        if 'mask' in kind:
+            c = 2 if 'binary' in kind else 4  # class 3 is never a target and seldom predicted
+            pred, targ = ramp(bs, c, 3, 4, phase=i), (torch.arange(bs * 12) * 7 // 3 % min(c, 3)).view(bs, 3, 4)
+        elif kind == 'float':
+            pred, targ = ramp(bs, 1, phase=i), ramp(bs, phase=i + 0.4)
+            pred, targ = (pred * 4).round() / 8, (targ * 4).round() / 8  # with ties
+        elif kind == 'multi':
+            pred, targ = ramp(bs, 4, phase=i) * 3, (ramp(bs, 4, phase=i + 0.7) > 0).long()
+        else:
+            c = 2 if kind == 'binary' else 3
+            pred, targ = (ramp(bs, c, phase=i) * 5).round() / 2, torch.arange(i, i + bs) * 5 % 7 % c
+        batches.append((pred, targ, pred.abs().mean()))
+    return batches
+
+
+def metric_run(room: object, mk_metric: object, name: str, args: tuple, kwargs: dict, kind: str) -> dict:
+    """The name and value of a metric after some batches; a class or factory is called, a function of a batch is not."""
+    import types
+    metric = getattr(room, name)
+    metric = metric(*args, **kwargs) if name[0].isupper() else metric
+    metric = mk_metric(metric)
+    metric.reset()
+    for pred, targ, loss in metric_batches(kind):
+        metric.accumulate(types.SimpleNamespace(pred=pred, y=targ, yb=(targ,), xb=(pred,), loss=loss, training=False,
+                                                to_detach=lambda x: x.detach()))
+    value = metric.value
+    return {'name': metric.name, 'value': value.tolist() if hasattr(value, 'tolist') else value}
+
+
+def metrics() -> dict:
+    """Every metric by its label."""
+    import fastai.learner
+    import fastai.metrics as room
+    for name in ('AvgLoss', 'AvgSmoothLoss'):
+        setattr(room, name, getattr(fastai.learner, name))
+    return {label: metric_run(room, fastai.learner.mk_metric, *spec) for label, spec in METRICS.items()}
+
+
 if __name__ == '__main__':
     import fastai
-    for make in (optimizers, layers, losses):
+    for make in (optimizers, layers, losses, metrics):
         note = f'fastai {fastai.__version__}, torch {torch.__version__}, made by {Path(__file__).name}'
         (HERE / f'{make.__name__}.json').write_text(json.dumps({'made': note, 'numbers': make()}))

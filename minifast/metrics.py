@@ -1,0 +1,254 @@
+"""Metrics under fastai's names: functions of a batch here, classes and whole-set scores from the rooms beside this."""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fastcore.basics import class2attr
+from torch import Tensor
+
+from minifast.metrics_base import (AccumMetric, ActivationType, AvgLoss, AvgMetric, AvgSmoothLoss, LossMetric,
+                                   LossMetrics, Metric, TorchMetric, ValueMetric, mk_metric, mk_metrics, sum_over_ranks)
+from minifast.metrics_multi import (APScoreBinary, APScoreMulti, BrierScoreMulti, ExplainedVariance, F1ScoreMulti,
+                                    FBetaMulti, HammingLossMulti, JaccardMulti, MatthewsCorrCoefMulti, PearsonCorrCoef,
+                                    PrecisionMulti, R2Score, RecallMulti, RocAuc, RocAucBinary, RocAucMulti,
+                                    SpearmanCorrCoef)
+from minifast.metrics_scores import (BalancedAccuracy, BrierScore, CohenKappa, ConfusionMetric, F1Score, FBeta,
+                                     HammingLoss, Jaccard, MatthewsCorrCoef, Precision, Recall, skm_to_fastai)
+from minifast.torch_core import flatten_check, plain
+
+__all__ = ['APScoreBinary', 'APScoreMulti', 'AccumMetric', 'ActivationType', 'AvgLoss', 'AvgMetric', 'AvgSmoothLoss',
+           'BalancedAccuracy', 'BrierScore', 'BrierScoreMulti', 'CohenKappa', 'ConfusionMetric', 'Dice', 'DiceMulti',
+           'ExplainedVariance', 'F1Score', 'F1ScoreMulti', 'FBeta', 'FBetaMulti', 'HammingLoss', 'HammingLossMulti',
+           'Jaccard', 'JaccardCoeff', 'JaccardCoeffMulti', 'JaccardMulti', 'LossMetric', 'LossMetrics',
+           'MatthewsCorrCoef', 'MatthewsCorrCoefMulti', 'Metric', 'PearsonCorrCoef', 'Perplexity', 'Precision',
+           'PrecisionMulti', 'R2Score', 'Recall', 'RecallMulti', 'RocAuc', 'RocAucBinary', 'RocAucMulti',
+           'SpearmanCorrCoef', 'TorchMetric', 'ValueMetric', 'accuracy', 'accuracy_multi', 'error_rate', 'exp_rmspe',
+           'foreground_acc', 'mae', 'mk_metric', 'mk_metrics', 'mse', 'msle', 'optim_metric', 'perplexity', 'rmse',
+           'skm_to_fastai', 'top_k_accuracy']
+
+
+# ---------------------------------------------------------------- classification
+
+def accuracy(inp: Tensor, targ: Tensor, axis: int = -1) -> Tensor:
+    """Share of items whose largest prediction is the target.
+
+    Args:
+        inp: predictions, [..., C at `axis`, ...].
+        targ: class indices, as many as there are rows of classes.
+        axis: of the classes.
+    """
+    pred, targ = flatten_check(inp.argmax(dim=axis), targ)
+    return (pred == targ).float().mean()
+
+
+def error_rate(inp: Tensor, targ: Tensor, axis: int = -1) -> Tensor:
+    """One minus `accuracy`."""
+    return 1 - accuracy(inp, targ, axis=axis)
+
+
+def top_k_accuracy(inp: Tensor, targ: Tensor, k: int = 5, axis: int = -1) -> Tensor:
+    """Share of items whose target is among the `k` largest predictions; [..., C at `axis`, ...] and class indices."""
+    best = plain(inp).topk(k=k, dim=axis).indices
+    return (best == plain(targ).unsqueeze(axis)).any(dim=axis).float().mean()
+
+
+def accuracy_multi(inp: Tensor, targ: Tensor, thresh: float = 0.5, sigmoid: bool = True) -> Tensor:
+    """Share of right labels, for several labels an item.
+
+    Args:
+        inp: predictions, as many as targets.
+        targ: 0 or 1 for each label.
+        thresh: a label counts as predicted above this probability.
+        sigmoid: predictions are logits.
+    """
+    inp, targ = flatten_check(inp, targ)
+    return (((inp.sigmoid() if sigmoid else inp) > thresh) == targ.bool()).float().mean()
+
+
+def foreground_acc(inp: Tensor, targ: Tensor, bkg_idx: int = 0, axis: int = 1) -> Tensor:
+    """Share of right pixels among those that are not background; [B,C,H,W] and [B,H,W] or [B,1,H,W]."""
+    targ = plain(targ).squeeze(1)
+    foreground = targ != bkg_idx
+    # counted, not indexed: indexing with a mask would wait for the device
+    return ((plain(inp).argmax(dim=axis) == targ) & foreground).sum() / foreground.sum()
+
+
+# ---------------------------------------------------------------- regression
+
+def mse(inp: Tensor, targ: Tensor) -> Tensor:
+    """Mean squared error of flattened predictions and targets."""
+    return F.mse_loss(*flatten_check(inp, targ))
+
+
+def mae(inp: Tensor, targ: Tensor) -> Tensor:
+    """Mean absolute error of flattened predictions and targets."""
+    inp, targ = flatten_check(inp, targ)
+    return (inp - targ).abs().mean()
+
+
+def msle(inp: Tensor, targ: Tensor) -> Tensor:
+    """Mean squared error of `log(1 + x)` of flattened predictions and targets."""
+    inp, targ = flatten_check(inp, targ)
+    return F.mse_loss(torch.log(1 + inp), torch.log(1 + targ))
+
+
+def _rmse(inp: Tensor, targ: Tensor) -> Tensor:
+    return F.mse_loss(inp, targ).sqrt()
+
+
+def _exp_rmspe(inp: Tensor, targ: Tensor) -> Tensor:
+    inp, targ = inp.exp(), targ.exp()
+    return ((targ - inp) / targ).square().mean().sqrt()
+
+
+# One column name and one value a set, hence objects and not functions; the names with an underscore are fastai's.
+rmse = AccumMetric(_rmse)
+"""Root of the mean squared error over the whole set; its column is `_rmse`."""
+exp_rmspe = AccumMetric(_exp_rmspe)
+"""Root of the mean squared relative error of the exponentials over the whole set; its column is `_exp_rmspe`."""
+
+
+# ---------------------------------------------------------------- segmentation
+
+class Dice(Metric):
+    """Dice coefficient of binary masks over the whole set: [B,2,H,W] and [B,H,W] of 0 and 1."""
+
+    def __init__(self, axis: int = 1) -> None:
+        """
+        Args:
+            axis: of the classes.
+        """
+        self.axis = axis
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the counts."""
+        self.inter = self.union = torch.zeros(())
+
+    def accumulate(self, learn: Any) -> None:
+        """Count one batch."""
+        pred, targ = flatten_check(plain(learn.pred).argmax(dim=self.axis), learn.y)
+        self.inter = (pred * targ).sum() + self.inter.to(pred.device)
+        self.union = (pred + targ).sum() + self.union.to(pred.device)
+
+    def _totals(self) -> tuple[Tensor, Tensor]:
+        return sum_over_ranks(self.inter), sum_over_ranks(self.union)
+
+    @property
+    def value(self) -> Tensor:
+        """`2 * intersection / (predicted + true)`, a 0-d tensor on the device; nan where both are empty."""
+        inter, union = self._totals()
+        return 2. * inter / union
+
+
+class JaccardCoeff(Dice):
+    """Intersection over union of binary masks over the whole set: [B,2,H,W] and [B,H,W] of 0 and 1."""
+
+    @property
+    def value(self) -> Tensor:
+        """`intersection / union`, a 0-d tensor on the device; nan where both are empty."""
+        inter, union = self._totals()
+        return inter / (union - inter)
+
+
+class DiceMulti(ConfusionMetric):
+    """Dice coefficient averaged over the classes that occur in the set: [B,C,H,W] and class indices [B,H,W].
+
+    A subclass may compute its `value` from `inter` and `union`.
+    """
+
+    def __init__(self, axis: int = 1) -> None:
+        """
+        Args:
+            axis: of the classes.
+        """
+        super().__init__(self._mean, axis, class2attr(self, 'Metric'))
+
+    @staticmethod
+    def _score(inter: Tensor, union: Tensor) -> Tensor:
+        return 2. * inter / union
+
+    def _mean(self, counts: Tensor) -> Tensor:
+        inter, union = counts.diag()[:-1], (counts.sum(0) + counts.sum(1))[:-1]
+        return self._score(inter[union > 0], union[union > 0]).mean()
+
+    @property
+    def inter(self) -> dict[int, float]:
+        """Pixels predicted right, by class."""
+        return dict(enumerate(self._host_counts().diag()[:-1].tolist()))  # sync: asked for numbers
+
+    @property
+    def union(self) -> dict[int, float]:
+        """Pixels predicted plus pixels true, by class."""
+        counts = self._host_counts()
+        return dict(enumerate((counts.sum(0) + counts.sum(1))[:-1].tolist()))  # sync: asked for numbers
+
+
+class JaccardCoeffMulti(DiceMulti):
+    """Intersection over union averaged over the classes that occur (mIoU): [B,C,H,W] and class indices [B,H,W]."""
+
+    @staticmethod
+    def _score(inter: Tensor, union: Tensor) -> Tensor:
+        return inter / (union - inter)
+
+
+# ---------------------------------------------------------------- from the loss, and thresholds
+
+class Perplexity(AvgLoss):
+    """The exponential of the mean loss."""
+
+    @property
+    def value(self) -> Tensor | None:
+        """`exp(mean loss)`; None before a batch."""
+        mean = super().value
+        return None if mean is None else torch.exp(torch.as_tensor(mean))
+
+    @property
+    def name(self) -> str:
+        """`perplexity`."""
+        return 'perplexity'
+
+
+perplexity = Perplexity()
+"""A `Perplexity` to put into `metrics=`."""
+
+
+def optim_metric(f: Callable, argname: str, bounds: tuple[float, float], tol: float = 0.01, do_neg: bool = True,
+                 get_x: bool = False) -> Callable:
+    """The metric `f` at the best value of one of its arguments, found by golden section search.
+
+    Args:
+        f: `f(preds, targs, **{argname: x}) -> number`.
+        argname: the argument, such as `thresh`.
+        bounds: smallest and largest value to try.
+        tol: how closely to find the best value.
+        do_neg: the largest `f` is best; False: the smallest.
+        get_x: return `(best, x)` instead of `best`.
+    """
+    golden, sign = (math.sqrt(5) - 1) / 2, -1 if do_neg else 1
+
+    def _best(preds: Tensor, targs: Tensor) -> Any:
+        def cost(x: float) -> float:
+            return sign * float(f(preds, targs, **{argname: x}))
+
+        lo, hi = bounds
+        left, right = hi - golden * (hi - lo), lo + golden * (hi - lo)
+        at_left, at_right = cost(left), cost(right)
+        while hi - lo > tol:
+            if at_left <= at_right:
+                hi, right, at_right = right, left, at_left
+                left = hi - golden * (hi - lo)
+                at_left = cost(left)
+            else:
+                lo, left, at_left = left, right, at_right
+                right = lo + golden * (hi - lo)
+                at_right = cost(right)
+        best, x = min((at_left, left), (at_right, right))
+        return (sign * best, x) if get_x else sign * best
+
+    _best.__name__ = f'opt_{f.__name__}'
+    return _best

@@ -1,0 +1,365 @@
+"""What a metric is: `reset`, `accumulate(learn)` for each batch, `value`, `name`.
+
+The metrics here keep sums (or lists) on the device and never wait for it while batches run; `value` is a number on the
+device or the host, the same on all ranks. Reading `value` is a collective operation when several processes train.
+"""
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fastcore.basics import class2attr
+from fastcore.foundation import L
+from torch import Tensor, nn
+
+from minifast.distributed import gather, is_distributed
+from minifast.torch_core import find_bs, flatten_check, plain
+
+__all__ = ['AccumMetric', 'ActivationType', 'AvgLoss', 'AvgMetric', 'AvgSmoothLoss', 'LossMetric', 'LossMetrics',
+           'Metric', 'TorchMetric', 'ValueMetric', 'mk_metric', 'mk_metrics', 'sum_over_ranks']
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """The sum of a tensor over all processes; `x` itself in one process."""
+    return gather(x[None]).sum(0) if is_distributed() else x
+
+
+def _rows_of_all_ranks(x: Tensor) -> Tensor:
+    """The rows of all processes, which may hold different numbers of them."""
+    if not is_distributed():
+        return x
+    lengths = gather(torch.tensor([len(x)], device=x.device)).tolist()  # sync: sizes must be known on the host
+    padded = torch.cat([x, x.new_zeros(max(lengths) - len(x), *x.shape[1:])])
+    return torch.cat([part[:n] for part, n in zip(gather(padded[None]), lengths)])
+
+
+def _func_name(func: Callable) -> str:
+    while hasattr(func, 'func'):
+        func = func.func
+    return getattr(func, '__name__', type(func).__name__)
+
+
+class Metric:
+    """Blueprint of a metric: a subclass defines `accumulate`, `value`, and `reset` where it keeps something."""
+
+    def reset(self) -> None:
+        """Forget everything, before an epoch of training or validation."""
+
+    def accumulate(self, learn: Any) -> None:
+        """Take in one batch: `learn` has `pred`, `y`, `xb`, `yb`, `loss` and `to_detach`."""
+
+    @property
+    def value(self) -> Any:
+        """The metric over the batches since `reset`."""
+        raise NotImplementedError(f'{type(self).__name__} does not define value')
+
+    @property
+    def name(self) -> str:
+        """The column's name: the class name in snake case, without Metric."""
+        return class2attr(self, 'Metric')
+
+
+class _Average(Metric):
+    """A mean over batches, weighted by batch size. `total` and `count` are this process's own."""
+
+    def reset(self) -> None:
+        """Start a new mean."""
+        self.total, self.count = 0., 0
+
+    def _add(self, value: Any, bs: int) -> None:
+        if isinstance(value, Tensor):
+            value = plain(value).detach()
+            value = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+        self.total = self.total + value * bs
+        self.count += bs
+
+    @property
+    def value(self) -> Tensor | float | None:
+        """The mean so far, a 0-d tensor on the device (a float for functions that give floats); None before a batch."""
+        if not is_distributed():
+            return self.total / self.count if self.count else None
+        total = torch.as_tensor(self.total, dtype=torch.float32)
+        if total.device.type == 'cpu' and torch.distributed.get_backend() == 'nccl':
+            total = total.to(torch.accelerator.current_accelerator())
+        both = sum_over_ranks(torch.stack([total, total.new_tensor(float(self.count))]))
+        return both[0] / both[1]
+
+
+class AvgMetric(_Average):
+    """The mean of a function of prediction and targets, weighted by batch size."""
+
+    def __init__(self, func: Callable) -> None:
+        """
+        Args:
+            func: `func(pred, *yb) -> number`, the mean over a batch.
+        """
+        self.func = func
+        self.reset()
+
+    def accumulate(self, learn: Any) -> None:
+        """Add one batch."""
+        value = self.func(learn.pred, *learn.yb)
+        if isinstance(value, Metric):
+            raise TypeError(f'the metric {self.name} makes a metric when it is called: write metrics=[{self.name}()]')
+        self._add(value, find_bs(learn.yb))
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return _func_name(self.func)
+
+
+class AvgLoss(_Average):
+    """The mean loss, weighted by batch size."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def accumulate(self, learn: Any) -> None:
+        """Add one batch."""
+        self._add(learn.loss if learn.loss.ndim == 0 else learn.loss.mean(), find_bs(learn.yb))
+
+    @property
+    def name(self) -> str:
+        """`loss`."""
+        return 'loss'
+
+
+class AvgSmoothLoss(Metric):
+    """The loss smoothed exponentially over steps, without its bias towards zero; this process's own."""
+
+    def __init__(self, beta: float = 0.98) -> None:
+        """
+        Args:
+            beta: weight of the past, 0-1.
+        """
+        self.beta = beta
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew."""
+        self.count, self.val = 0, torch.tensor(0.)
+
+    def accumulate(self, learn: Any) -> None:
+        """Add one step."""
+        loss = plain(learn.loss).detach()
+        loss = loss if loss.ndim == 0 else loss.mean()
+        self.val = torch.lerp(loss, torch.zeros_like(loss) if self.count == 0 else self.val, self.beta)
+        self.count += 1
+
+    @property
+    def value(self) -> Tensor:
+        """The smoothed loss, a 0-d tensor on the device."""
+        return self.val / (1 - self.beta**self.count) if self.count else self.val * float('nan')
+
+
+class ValueMetric(Metric):
+    """A number computed elsewhere, such as in a callback."""
+
+    def __init__(self, func: Callable[[], Any], metric_name: str | None = None) -> None:
+        """
+        Args:
+            func: gives the value.
+            metric_name: of the column, default the function's name.
+        """
+        self.func, self.metric_name = func, metric_name
+
+    @property
+    def value(self) -> Any:
+        """`func()`."""
+        return self.func()
+
+    @property
+    def name(self) -> str:
+        """`metric_name`."""
+        return self.metric_name or _func_name(self.func)
+
+
+class LossMetric(_Average):
+    """The mean of an attribute of the loss function, such as one term of a sum."""
+
+    def __init__(self, attr: str, nm: str | None = None) -> None:
+        """
+        Args:
+            attr: set by the loss function at every call.
+            nm: of the column, default `attr`.
+        """
+        self.attr, self.nm = attr, nm
+        self.reset()
+
+    def accumulate(self, learn: Any) -> None:
+        """Add one batch."""
+        self._add(getattr(learn.loss_func, self.attr, 0), find_bs(learn.yb))
+
+    @property
+    def name(self) -> str:
+        """`nm`, else `attr`."""
+        return self.attr if self.nm is None else self.nm
+
+
+def LossMetrics(attrs: str | Iterable[str], nms: str | Iterable[str] | None = None) -> list[LossMetric]:
+    """A `LossMetric` for each attribute; both arguments may be lists or comma-separated strings."""
+    attrs = attrs.split(',') if isinstance(attrs, str) else list(attrs)
+    nms = attrs if nms is None else nms.split(',') if isinstance(nms, str) else nms
+    return [LossMetric(attr, nm) for attr, nm in zip(attrs, nms)]
+
+
+class ActivationType:
+    """What an `AccumMetric` does to predictions first."""
+
+    No, Sigmoid, Softmax, BinarySoftmax = 'no', 'sigmoid', 'softmax', 'binarysoftmax'
+
+
+class AccumMetric(Metric):
+    """A function of all predictions and targets of an epoch; they are kept on the device and moved once, for `value`.
+
+    Example:
+        >>> worst = AccumMetric(lambda preds, targs: (preds - targs).abs().max(), name='worst')
+        >>> worst(torch.tensor([1., 2.]), torch.tensor([1., 4.])).item()
+        2.0
+    """
+
+    def __init__(self, func: Callable, dim_argmax: int | None = None, activation: str = ActivationType.No,
+                 thresh: float | None = None, to_np: bool = False, invert_arg: bool = False, flatten: bool = True,
+                 name: str | None = None, **kwargs: Any) -> None:
+        """
+        Args:
+            func: `func(preds, targs, **kwargs) -> number`, on CPU tensors.
+            dim_argmax: the class axis, if the index of the largest prediction is wanted.
+            activation: one of `ActivationType`; `BinarySoftmax` keeps the last class's probability.
+            thresh: turn predictions into whether they reach it.
+            to_np: give `func` numpy arrays.
+            invert_arg: give `func` targets first, as scikit-learn wants them.
+            flatten: flatten predictions and targets.
+            name: of the column, default the function's name.
+            kwargs: for `func`.
+        """
+        self.func, self.dim_argmax, self.activation = func, dim_argmax, activation
+        self.thresh, self.flatten = thresh, flatten
+        self._name = _func_name(func) if name is None else name
+        self.to_np, self.invert_args, self.kwargs = to_np, invert_arg, kwargs
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget predictions and targets."""
+        self.preds, self.targs = [], []
+
+    def accumulate(self, learn: Any) -> None:
+        """Keep one batch after activation, argmax and threshold."""
+        pred = plain(learn.pred).detach()
+        if self.activation in (ActivationType.Softmax, ActivationType.BinarySoftmax):
+            pred = F.softmax(pred, dim=self.dim_argmax)
+            pred = pred[:, -1] if self.activation == ActivationType.BinarySoftmax else pred
+        elif self.activation == ActivationType.Sigmoid:
+            pred = torch.sigmoid(pred)
+        elif self.dim_argmax is not None:
+            pred = pred.argmax(dim=self.dim_argmax)
+        self.accum_values(pred if self.thresh is None else pred >= self.thresh, learn.y, learn)
+
+    def accum_values(self, preds: Tensor, targs: Tensor, learn: Any = None) -> None:
+        """Keep one batch as it is."""
+        preds, targs = plain(preds).detach(), plain(targs).detach()
+        if self.flatten:
+            preds, targs = flatten_check(preds, targs)
+        self.preds.append(preds)
+        self.targs.append(targs)
+
+    def __call__(self, preds: Tensor, targs: Tensor) -> Any:
+        """The metric of these predictions and targets alone."""
+        self.reset()
+        self.accum_values(preds, targs)
+        return self.value
+
+    @property
+    def value(self) -> Any:
+        """What `func` gives for everything since `reset`; None before a batch."""
+        if not self.preds:
+            return None
+        preds = _rows_of_all_ranks(torch.cat(self.preds)).cpu()  # sync: once an epoch, the function runs on the host
+        targs = _rows_of_all_ranks(torch.cat(self.targs)).cpu()  # sync: once an epoch
+        if self.to_np:
+            preds, targs = preds.numpy(), targs.numpy()  # sync: none, both are on the host
+        return self.func(*((targs, preds) if self.invert_args else (preds, targs)), **self.kwargs)
+
+    @property
+    def name(self) -> str:
+        """The column's name; settable."""
+        return self._name
+
+    @name.setter
+    def name(self, value: str) -> None:
+        self._name = value
+
+
+class TorchMetric(Metric):
+    """A torchmetrics object (or anything with `update(pred, *targets)`, `compute()` and `reset()`) as a metric."""
+
+    def __init__(self, metric: Any, name: str | None = None) -> None:
+        """
+        Args:
+            metric: the object; it is moved to the predictions' device.
+            name: of the column, default its class name in snake case.
+        """
+        self.metric, self._name = metric, name or class2attr(metric, 'Metric')
+
+    def reset(self) -> None:
+        """Reset the object."""
+        self.metric.reset()
+
+    def accumulate(self, learn: Any) -> None:
+        """Update the object with predictions and targets."""
+        pred = plain(learn.pred).detach()
+        if isinstance(self.metric, nn.Module) and getattr(self.metric, 'device', pred.device) != pred.device:
+            self.metric.to(pred.device)
+        self.metric.update(pred, *(plain(y) if isinstance(y, Tensor) else y for y in learn.yb))
+
+    @property
+    def value(self) -> Any:
+        """What the object computes."""
+        return self.metric.compute()
+
+    @property
+    def name(self) -> str:
+        """The column's name."""
+        return self._name
+
+
+_ACCEPTED = ('a function of (prediction, target) that returns a number, a Metric, or a torchmetrics object, such as '
+             'metrics=[accuracy, F1Score()]')
+
+
+def mk_metric(m: Any) -> Metric:
+    """A `Metric` from whatever a Learner takes as one.
+
+    Args:
+        m: a `Metric`, a `Metric` class that needs no arguments, a function, or an object with `update`, `compute` and
+            `reset` (torchmetrics).
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if isinstance(m, Metric):
+        return m
+    if inspect.isclass(m):
+        if issubclass(m, Metric) or all(hasattr(m, name) for name in ('update', 'compute', 'reset')):
+            return mk_metric(m())
+        raise TypeError(f'{m.__name__} is a class that is no Metric; a metric is {_ACCEPTED}')
+    if all(callable(getattr(m, name, None)) for name in ('update', 'compute', 'reset')):
+        return TorchMetric(m)
+    if callable(m):
+        return AvgMetric(m)
+    raise TypeError(f'{m!r} ({type(m).__name__}) is no metric; a metric is {_ACCEPTED}')
+
+
+def mk_metrics(metrics: Any) -> L:
+    """`Metric`s from one metric, a list of them, or a torchmetrics collection (one column for each member)."""
+    if metrics is None:
+        return L()
+    if isinstance(metrics, nn.ModuleDict) and hasattr(metrics, 'compute'):  # a MetricCollection
+        return L([TorchMetric(metric, name) for name, metric in metrics.items()])
+    if isinstance(metrics, (list, tuple, L, set)):
+        return L([o for m in metrics for o in mk_metrics(m)])
+    return L([mk_metric(metrics)])
