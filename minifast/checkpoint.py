@@ -1,0 +1,220 @@
+"""Saving and loading: weights with their optimizer (`save_model`, `load_model`), and the whole state of a training."""
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from torch import Tensor, nn
+
+from minifast.distributed import rank_distrib
+from minifast.tensorfile import DamagedFileError, UnsafeFileError, read_tensors, storable, write_atomic
+from minifast.torch_core import apply, batchnorm_types, get_model
+
+__all__ = ['DamagedFileError', 'UnsafeFileError', 'check_model_state', 'check_opt_state', 'load_model', 'save_model']
+
+
+def save_model(file: str | Path | BinaryIO, model: nn.Module, opt: Any, with_opt: bool = True) -> None:
+    """Write the weights of `model`, and the state of `opt` if there is one and `with_opt`, to a tensor file.
+
+    The file is replaced in one move: whatever happens, it is the old one or the new one. Plain `torch.load` reads it:
+    `{'model': state_dict, 'opt': state_dict}`, or the model's state dict alone. Only the first process of several
+    writes.
+
+    Raises:
+        OSError: the storage failed; the old file is untouched.
+        TypeError: the state holds what a tensor file cannot.
+    """
+    if rank_distrib():
+        return
+    state = storable(get_model(model).state_dict(), 'the model\'s state')
+    if with_opt and opt is not None:
+        state = {'model': state, 'opt': storable(opt.state_dict(), 'the optimizer\'s state')}
+    write_atomic(file, state)
+
+
+def load_model(file: str | Path | BinaryIO, model: nn.Module, opt: Any, with_opt: bool = True,
+               device: Any = None, strict: bool = True) -> None:
+    """Read into `model` and `opt` what `save_model`, fastai's `learn.save` or `torch.save(state_dict)` wrote.
+
+    Everything is checked before anything is changed. Nothing in the file is ever run.
+
+    Args:
+        file: the file, or an open binary stream.
+        model: gets the weights; it stays on its device.
+        opt: gets the optimizer's state.
+        with_opt: read the optimizer's state too.
+        device: accepted for old scripts; the weights go to where the model is.
+        strict: the names in the file and the model must be the same.
+
+    Raises:
+        FileNotFoundError, DamagedFileError, UnsafeFileError: as `read_tensors`.
+        ValueError: the weights or the optimizer's state do not fit.
+    """
+    state = read_tensors(file)
+    if not isinstance(state, dict):
+        raise ValueError(f'{file} holds a {type(state).__name__}, not the weights of a model')
+    has_opt = 'model' in state and 'opt' in state and isinstance(state['model'], dict)
+    model, model_state = get_model(model), state['model'] if has_opt else state
+    check_model_state(model, model_state, file, strict=strict)
+    if has_opt and with_opt and opt is not None:
+        check_opt_state(opt, state['opt'], file)
+    _load(model, model_state, file, strict=strict)
+    if has_opt and with_opt and opt is not None:
+        # copied, because the optimizer keeps these tensors and the file stays mapped as long as they live
+        opt_state = apply(lambda o: o.clone() if isinstance(o, Tensor) else o, state['opt'])
+        _load(opt, opt_state, file)
+    elif with_opt and not has_opt:
+        warnings.warn(f'{file} holds no optimizer state: the optimizer starts anew (with_opt=False says that you '
+                      'know)', stacklevel=3)
+
+
+def _load(target: Any, state: dict, file: Any, **kwargs: Any) -> None:
+    try:
+        target.load_state_dict(state, **kwargs)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f'{file} does not fit {type(target).__name__}: {error}') from error
+
+
+def _some(names: Any, n: int = 5) -> str:
+    names = list(names)
+    return ', '.join(map(repr, names[:n])) + (f' and {len(names) - n} more' if len(names) > n else '')
+
+
+def check_model_state(model: nn.Module, state: Any, file: Any, strict: bool = True) -> None:
+    """Refuse weights that do not fit `model`, and name in a warning what fits and is suspicious.
+
+    Args:
+        model: what the weights are for.
+        state: name -> tensor.
+        file: named in messages.
+        strict: refuse missing and unexpected names too.
+
+    Raises:
+        ValueError: names, shapes or kinds of numbers do not fit, or a variance is negative.
+    """
+    if not isinstance(state, dict):
+        raise ValueError(f'{file} holds a {type(state).__name__} where the weights of a model should be')
+    own = model.state_dict()
+    missing, unexpected = [k for k in own if k not in state], [k for k in state if k not in own]
+    if strict and (missing or unexpected):
+        parts = [f'{len(missing)} of its {len(own)} weights are missing: {_some(missing)}'] if missing else []
+        parts += [f'{len(unexpected)} are unknown to it: {_some(unexpected)}'] if unexpected else []
+        if any(str(k).startswith('module.') for k in unexpected):
+            parts.append("the names start with 'module.': they were saved from inside a DataParallel wrapper")
+        raise ValueError(f'{file} does not fit this {type(model).__name__}: ' + '; '.join(parts)
+                         + '. Build the model that was saved, or load with strict=False to take what fits')
+    suspicious = []
+    for name, ours in own.items():
+        if isinstance(ours, Tensor) and name in state:
+            _check_weight(name, ours, state[name], file, suspicious)
+    for name, module in model.named_modules():
+        _check_batchnorm(name, module, state, file)
+    if suspicious:
+        warnings.warn(f'{file}: {_some(suspicious)}', stacklevel=3)
+
+
+def _check_weight(name: str, ours: Tensor, theirs: Any, file: Any, suspicious: list[str]) -> None:
+    if not isinstance(theirs, Tensor):
+        raise ValueError(f'{file}: {name!r} is a {type(theirs).__name__}, not a tensor')
+    if theirs.shape != ours.shape and not _lazy(ours):
+        raise ValueError(f'{file}: {name!r} has the shape {list(theirs.shape)}, the model has {list(ours.shape)}: it '
+                         'is another model, or one with another number of outputs')
+    if theirs.is_floating_point() != ours.is_floating_point() or theirs.is_complex() != ours.is_complex():
+        raise ValueError(f'{file}: {name!r} holds {theirs.dtype}, the model {ours.dtype}: these are no weights of it')
+    if theirs.dtype != ours.dtype:
+        suspicious.append(f'{name} is {theirs.dtype} in the file and {ours.dtype} in the model')
+    if not _finite(theirs):
+        suspicious.append(f'{name} has values that are not finite')
+
+
+def _lazy(x: Tensor) -> bool:
+    return isinstance(x, (nn.UninitializedParameter, nn.UninitializedBuffer))
+
+
+def _finite(x: Tensor) -> bool:
+    if not x.is_floating_point() or not x.numel():
+        return True
+    # a sum is one fast pass; only a sum that is not finite needs the slow look at every number
+    return math.isfinite(x.sum().item()) or bool(x.isfinite().all())  # sync: reading a file, on the CPU
+
+
+def _check_batchnorm(name: str, module: nn.Module, state: dict, file: Any) -> None:
+    if not isinstance(module, batchnorm_types):
+        return
+    for key in ('running_var', 'num_batches_tracked'):
+        value = state.get(f'{name}.{key}' if name else key)
+        if isinstance(value, Tensor) and value.numel() and value.min().item() < 0:  # sync: reading a file
+            raise ValueError(f'{file}: {name}.{key} is negative, which no training can make: the file is damaged or '
+                             'made up')
+
+
+# ---------------------------------------------------------------- the optimizer's state
+
+_LIKE_PARAM = {'grad_avg', 'sqr_avg', 'exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'momentum_buffer', 'square_avg',
+               'grad_sqr_avg', 'slow'}
+_NOT_NEGATIVE = {'sqr_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'square_avg', 'step', 'lr', 'eps'}
+_FRESH = 'Load with with_opt=False to start with a fresh optimizer'
+
+
+def check_opt_state(opt: Any, state: Any, file: Any) -> None:
+    """Refuse an optimizer state that does not fit `opt`, and name what fits and is suspicious in a warning.
+
+    Args:
+        opt: the optimizer.
+        state: torch's format (`param_groups`, `state` by number) or fastai's (`hypers`, `state` as a list).
+        file: named in messages.
+
+    Raises:
+        ValueError: groups, parameters or shapes differ, or a number is impossible.
+    """
+    groups = [list(group['params']) for group in opt.param_groups]
+    if not isinstance(state, dict) or 'state' not in state or not ('param_groups' in state or 'hypers' in state):
+        raise ValueError(f'{file} holds no optimizer state that could be read. {_FRESH}')
+    theirs = state['hypers'] if 'hypers' in state else state['param_groups']
+    if not isinstance(theirs, list) or not all(isinstance(group, dict) for group in theirs):
+        raise ValueError(f'{file}: the parameter groups of its optimizer are malformed. {_FRESH}')
+    if len(theirs) != len(groups):
+        raise ValueError(f'{file}: its optimizer has {len(theirs)} parameter groups, this one {len(groups)}: was it '
+                         f'saved with another splitter? {_FRESH}')
+    for i, (group, hypers) in enumerate(zip(groups, theirs)):
+        if 'params' in hypers and len(hypers['params']) != len(group):
+            raise ValueError(f'{file}: group {i} of its optimizer has {len(hypers["params"])} parameters, this one '
+                             f'{len(group)}. {_FRESH}')
+        _check_hypers(f'hyper-parameter {{}} of group {i}', hypers, file)
+    numbered = enumerate(state['state']) if isinstance(state['state'], list) else state['state'].items()
+    by_number = dict(numbered) if 'hypers' in state else _by_place(dict(numbered), theirs)
+    params, suspicious = [p for group in groups for p in group], []
+    for number, values in by_number.items():
+        if not isinstance(number, int) or not 0 <= number < len(params) or not isinstance(values, dict):
+            raise ValueError(f'{file}: its optimizer has a state for {number!r}, this one has {len(params)} '
+                             f'parameters. {_FRESH}')
+        _check_param_state(number, values, params[number], file, suspicious)
+    if suspicious:
+        warnings.warn(f'{file}: {_some(suspicious)}', stacklevel=3)
+
+
+def _by_place(states: dict, groups: list[dict]) -> dict:
+    """The states by place among all parameters instead of by the number that the groups give them."""
+    places = {number: i for i, number in enumerate(n for group in groups for n in group.get('params', ()))}
+    return {places.get(number, f'number {number}'): values for number, values in states.items()}
+
+
+def _check_hypers(what: str, hypers: dict, file: Any) -> None:
+    for name, value in hypers.items():
+        if isinstance(value, float) and (not math.isfinite(value) or (value < 0 and name in _NOT_NEGATIVE)):
+            raise ValueError(f'{file}: the {what.format(repr(name))} is {value}. {_FRESH}')
+
+
+def _check_param_state(number: int, values: dict, param: Tensor, file: Any, suspicious: list[str]) -> None:
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            continue
+        if name in _LIKE_PARAM and value.shape != param.shape:
+            raise ValueError(f'{file}: {name!r} of parameter {number} has the shape {list(value.shape)}, the parameter '
+                             f'{list(param.shape)}. {_FRESH}')
+        if name in _NOT_NEGATIVE and value.numel() and value.min().item() < 0:  # sync: reading a file
+            raise ValueError(f'{file}: {name!r} of parameter {number} is negative, which no training makes. {_FRESH}')
+        if not _finite(value):
+            suspicious.append(f'{name} of the optimizer for parameter {number} has values that are not finite')
