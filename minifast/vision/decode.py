@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-__all__ = ['BadImageError', 'JpegHeader', 'decode_image', 'decode_jpeg', 'read_image_file', 'jpeg_header', 'scale_for']
+__all__ = ['BadImageError', 'JpegHeader', 'decode_image', 'decode_jpeg', 'inspect_image', 'jpeg_header', 'read_image_file', 'scale_for']
 
 MAX_FILE_BYTES = 2 ** 29
 """Larger files are refused before they are read."""
@@ -270,3 +270,21 @@ def _eight_bits(values: np.ndarray, path: Any, codes: bool) -> Image.Image:
         raise BadImageError(path, f'its values go from {low:g} to {high:g}, and it is not known how they map to 0..255; open it '
                                   'with your own function and hand an array to PILImage.create')
     return Image.fromarray(values)
+
+
+def inspect_image(data: bytes, path: Any = None) -> str | None:
+    """Decode a picture only to see whether it can be: the decoder's complaint about a damaged body, None where all is well.
+
+    Raises:
+        BadImageError: as `decode_image`.
+    """
+    words = None
+    if (header := jpeg_header(data)) is not None:
+        check_pixels(*header.size, path)
+        try:
+            _simplejpeg().decode_jpeg(data, 'GRAY')
+            return None
+        except ValueError as e:
+            words = f'the decoder complains ({e}): parts of the picture may be wrong'
+    decode_image(data, 'RGB', path)
+    return words

@@ -1,0 +1,154 @@
+"""Cropping, padding and resizing one sample: pictures, masks, points and boxes together."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from minifast.markers import TensorImageBase, cast, plain
+from minifast.vision.core import BILINEAR, PILBase, TensorBBox, TensorPoint
+
+__all__ = ['PadMode', 'ResizeMethod', '_get_sz', '_pad_modes', 'crop_pad', 'dihedral', 'flip_lr']
+
+
+class PadMode:
+    """What lies outside of a picture: 'zeros' (black), 'border' (the edge repeated), 'reflection' (mirrored)."""
+
+    Zeros, Border, Reflection = 'zeros', 'border', 'reflection'
+
+
+class ResizeMethod:
+    """How a picture gets another aspect: 'squish' (stretched), 'crop' (cut), 'pad' (filled up)."""
+
+    Squish, Crop, Pad = 'squish', 'crop', 'pad'
+
+
+_pad_modes = {'zeros': 'constant', 'border': 'edge', 'reflection': 'reflect'}
+
+
+def as_wh(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of a size given as a side or as (height, width)."""
+    return (size, size) if isinstance(size, int) else (int(size[1]), int(size[0]))
+
+
+def _get_sz(x: Any) -> tuple[int, int]:
+    """(width, height) of a picture, or of the picture a tensor's points belong to; of the first element of a tuple."""
+    if isinstance(x, tuple):
+        x = x[0]
+    if not isinstance(x, Tensor):
+        return tuple(x.size)
+    known = getattr(x, 'img_size', None) or getattr(x, 'sz', None)
+    return tuple(known) if known is not None else (x.shape[-1], x.shape[-2])
+
+
+def crop_pad(x: Any, size: tuple[int, int], top_left: tuple[int, int], orig_size: tuple[int, int],
+             pad_mode: str = PadMode.Zeros, resample: int = BILINEAR, resize_to: tuple[int, int] | None = None) -> Any:
+    """Cut a window out of a picture, filling what lies outside, and resize it; points and boxes follow.
+
+    Args:
+        x: Pillow image, TensorPoint or TensorBBox (scaled to -1..1).
+        size: (width, height) of the window.
+        top_left: (left, top) of the window, may be negative.
+        orig_size: (width, height) that `size` and `top_left` are measured in.
+        pad_mode: one of `PadMode`.
+        resample: Pillow's filter.
+        resize_to: (width, height) of the result.
+    """
+    if isinstance(x, TensorPoint):
+        return _crop_points(x, size, top_left, orig_size, resize_to)
+    if not isinstance(x, Image.Image):
+        raise TypeError(f'crop_pad takes pictures, points and boxes, not {type(x).__name__}')
+    box = [max(top_left[0], 0), max(top_left[1], 0),
+           min(top_left[0] + size[0], orig_size[0]), min(top_left[1] + size[1], orig_size[1])]
+    before = [max(-top_left[i], 0) for i in (0, 1)]
+    after = [max(size[i] - orig_size[i] + top_left[i], 0) for i in (0, 1)]
+    resize_to = size if resize_to is None else resize_to
+    pixels = getattr(x, 'pixels', None)
+    if any(before) or any(after):
+        pixels = np.asarray(x) if pixels is None else pixels
+        window = _pad(pixels[box[1]:box[3], box[0]:box[2]], before, after, pad_mode)
+        return _resize(x, window, resample, tuple(resize_to))
+    if pixels is not None:
+        return _resize(x, pixels[box[1]:box[3], box[0]:box[2]], resample, tuple(resize_to))
+    # two steps, as `resize(box=...)` would let pixels from outside of the window in at its edges
+    x = x if box == [0, 0, *x.size] else x.crop(tuple(box))
+    return x if tuple(resize_to) == tuple(size) else x.resize(tuple(resize_to), resample)
+
+
+def _pad(pixels: np.ndarray, before: list[int], after: list[int], pad_mode: str) -> np.ndarray:
+    around = [(before[1], after[1]), (before[0], after[0])] + [(0, 0)] * (pixels.ndim - 2)
+    try:
+        return np.pad(pixels, around, mode=_pad_modes[pad_mode])
+    except KeyError:
+        raise ValueError(f'pad_mode {pad_mode!r} is none of {sorted(_pad_modes)}') from None
+
+
+def _resize(like: Image.Image, pixels: np.ndarray, resample: int, to: tuple[int, int]) -> Image.Image:
+    """uint8 [H,W(,C)] resized, as the class of `like`; bilinear by torch's vector code, which gives Pillow's pixels (+-1)."""
+    if (pixels.shape[1], pixels.shape[0]) != to:
+        if resample != BILINEAR or pixels.dtype != np.uint8 or pixels.ndim != 3:
+            made = Image.fromarray(np.ascontiguousarray(pixels)).resize(to, resample)
+            return type(like)(made) if isinstance(like, PILBase) else made
+        # [H,W,C] seen as [1,C,H,W] is torch's channels-last layout: no copy here, none behind
+        planes = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()).permute(2, 0, 1)[None]
+        resized = F.interpolate(planes, (to[1], to[0]), mode='bilinear', antialias=True)
+        pixels = resized[0].permute(1, 2, 0).numpy()
+    pixels = np.ascontiguousarray(pixels)
+    if isinstance(like, PILBase) and pixels.dtype == np.uint8 and (pixels.ndim == 2 or pixels.shape[2] == 3):
+        return type(like).from_pixels(pixels)
+    made = Image.fromarray(pixels)
+    return type(like)(made) if isinstance(like, PILBase) else made
+
+
+def _crop_points(x: Tensor, size: tuple[int, int], top_left: tuple[int, int], orig_size: tuple[int, int],
+                 resize_to: tuple[int, int] | None) -> Tensor:
+    """Points or boxes in -1..1 of the whole picture, in -1..1 of the window."""
+    xy = plain(x)
+    orig, window, corner = (xy.new_tensor(o).repeat(xy.shape[-1] // 2) for o in (orig_size, size, top_left))
+    moved = cast((xy + 1) * orig / window - corner * 2 / window - 1, type(x))
+    moved.__dict__.update(x.__dict__)
+    moved.img_size = tuple(size if resize_to is None else resize_to)
+    return moved
+
+
+# ---------------------------------------------------------------- mirroring
+
+def flip_lr(x: Any) -> Any:
+    """A picture, mask, points or boxes mirrored left and right."""
+    return dihedral(x, 1)
+
+
+def dihedral(x: Any, k: int) -> Any:
+    """One of the eight symmetries of a square, 0..7, applied to a picture, mask, points or boxes.
+
+    Bit by bit: 1, 3, 4, 7 mirror left and right; 2, 4, 5, 7 mirror top and bottom; 3, 5, 6, 7 swap the axes afterwards.
+    """
+    mirror_x, mirror_y, swap = k in (1, 3, 4, 7), k in (2, 4, 5, 7), k in (3, 5, 6, 7)
+    if isinstance(x, TensorPoint):
+        return _dihedral_points(x, mirror_x, mirror_y, swap)
+    if isinstance(x, TensorImageBase):
+        planes = plain(x).flip([-1] * mirror_x + [-2] * mirror_y)
+        return cast(planes.transpose(-1, -2) if swap else planes, type(x))
+    if getattr(x, 'pixels', None) is not None:
+        pixels = x.pixels[::-1 if mirror_y else 1, ::-1 if mirror_x else 1]
+        return type(x).from_pixels(np.ascontiguousarray(pixels.swapaxes(0, 1) if swap else pixels))
+    for wanted, way in ((mirror_x, Image.Transpose.FLIP_LEFT_RIGHT), (mirror_y, Image.Transpose.FLIP_TOP_BOTTOM),
+                        (swap, Image.Transpose.TRANSPOSE)):
+        x = x.transpose(way) if wanted else x
+    return x
+
+
+def _dihedral_points(x: Tensor, mirror_x: bool, mirror_y: bool, swap: bool) -> Tensor:
+    xy = plain(x).reshape(*x.shape[:-1], -1, 2) * plain(x).new_tensor([-1 if mirror_x else 1, -1 if mirror_y else 1])
+    xy = xy.flip(-1) if swap else xy
+    if isinstance(x, TensorBBox):  # a mirrored box names its corners in the wrong order
+        xy = torch.cat([xy.amin(-2, keepdim=True), xy.amax(-2, keepdim=True)], -2)
+    moved = cast(xy.reshape(x.shape), type(x))
+    moved.__dict__.update(x.__dict__)
+    if swap and getattr(x, 'img_size', None) is not None:
+        moved.img_size = tuple(x.img_size)[::-1]
+    return moved

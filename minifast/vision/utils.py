@@ -1,0 +1,293 @@
+"""Fetching pictures, checking a folder of them, and making them smaller once and for all."""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import urllib.parse
+import urllib.request
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastcore.foundation import L
+from PIL import Image
+
+from minifast.data.external import download_file
+from minifast.torch_core import defaults
+from minifast.vision.core import BILINEAR, load_image
+from minifast.vision.decode import BadImageError, inspect_image, read_image_file, to_mode
+
+__all__ = ['Finding', 'check_folder', 'download_images', 'resize_image', 'resize_images', 'resize_to', 'search_images_bing',
+           'search_images_serpapi', 'verify_image', 'verify_images']
+
+
+def _each(func: Callable, items: Sequence, n_workers: int, desc: str | None = None) -> list:
+    """`func` of each item in threads (decoding and waiting leave the interpreter free), with a bar if `desc` names it."""
+    from tqdm.auto import tqdm
+    with ThreadPoolExecutor(max(n_workers, 1)) as pool:
+        return list(tqdm(pool.map(func, items), total=len(items), desc=desc, disable=desc is None))
+
+
+# ---------------------------------------------------------------- fetching
+
+def _fetch_picture(url: str, dest: Path, timeout: float, preserve_filename: bool) -> tuple[str, str] | None:
+    address = Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path))
+    suffix = address.suffix or '.jpg'
+    name = address.stem if preserve_filename and address.stem else str(uuid.uuid4())
+    target, count = dest / f'{name}{suffix}', 1
+    while preserve_filename and target.exists():
+        target, count = dest / f'{name}{count}{suffix}', count + 1
+    try:
+        download_file(url, target, timeout=timeout, progress=False, retries=0)
+    except (OSError, ValueError) as e:
+        target.with_name(target.name + '.part').unlink(missing_ok=True)
+        return url, str(e)
+    return None
+
+
+def download_images(dest: str | Path, url_file: Path | None = None, urls: Iterable[str] | None = None, max_pics: int = 1000,
+                    n_workers: int = 8, timeout: float = 4, preserve_filename: bool = False) -> L:
+    """Fetch pictures into the folder `dest`.
+
+    Args:
+        url_file: text file with an address a line; its first `max_pics` are fetched.
+        urls: addresses, instead of `url_file`.
+        timeout: seconds without a byte before a picture is given up.
+        preserve_filename: keep the names of the addresses (numbered if they repeat); else they are random.
+
+    Returns:
+        (address, reason) of each that could not be fetched.
+    """
+    if urls is None:
+        urls = [line.strip() for line in Path(url_file).read_text().splitlines() if line.strip()][:max_pics]
+    dest = Path(dest)
+    dest.mkdir(parents=True, exist_ok=True)
+    if preserve_filename:
+        n_workers = 1  # so that two of the same name do not meet
+    return L(_each(lambda url: _fetch_picture(url, dest, timeout, preserve_filename), list(urls), n_workers)).filter()
+
+
+def search_images_serpapi(term: str, engine: str = 'bing_images', key: str | None = None, max_images: int = 150) -> L:
+    """Addresses of pictures for `term` from SerpApi (https://serpapi.com), at most `max_images`.
+
+    Args:
+        engine: one of SerpApi's picture engines.
+        key: your key there; default: the environment variable SERPAPI_KEY.
+
+    Raises:
+        ValueError: there is no key.
+    """
+    key = key or os.environ.get('SERPAPI_KEY')
+    if not key:
+        raise ValueError('searching needs a key of SerpApi: pass key= or set SERPAPI_KEY; https://serpapi.com/manage-api-key')
+    found: dict[str, None] = {}
+    url = 'https://serpapi.com/search?' + urllib.parse.urlencode({'engine': engine, 'q': term, 'api_key': key})
+    while url and len(found) < max_images:
+        with urllib.request.urlopen(url, timeout=30) as response:
+            page = json.load(response)
+        found.update(dict.fromkeys(o['original'] for o in page.get('images_results', ())))
+        following = page.get('serpapi_pagination', {}).get('next')
+        url = following and f'{following}&{urllib.parse.urlencode({"api_key": key})}'
+    return L(found)[:max_images]
+
+
+def search_images_bing(term: str, key: str | None = None, max_images: int = 150) -> L:
+    """`search_images_serpapi` with Bing."""
+    return search_images_serpapi(term, 'bing_images', key, max_images)
+
+
+# ---------------------------------------------------------------- checking
+
+def verify_image(fn: str | Path) -> bool:
+    """Whether `fn` can be read as a picture."""
+    try:
+        inspect_image(read_image_file(fn), fn)
+    except BadImageError:
+        return False
+    return True
+
+
+def verify_images(fns: Iterable[Path]) -> L:
+    """Those of `fns` that cannot be read as pictures."""
+    fns = list(fns)
+    return L(fn for fn, good in zip(fns, _each(verify_image, fns, defaults.cpus)) if not good)
+
+
+class Finding(NamedTuple):
+    """One thing `check_folder` has to say: the file, what kind of trouble, and the words for it."""
+
+    path: Path
+    kind: str
+    reason: str
+
+
+_SUFFIXES = frozenset(k for k, v in Image.registered_extensions().items() if v in Image.OPEN)
+_PARTS = {'train': 'train', 'training': 'train', 'valid': 'valid', 'val': 'valid', 'validation': 'valid', 'test': 'test'}
+
+
+def _listing(folder: Path) -> tuple[list[Path], list[Finding]]:
+    """The pictures below `folder` as `get_image_files` lists them, and what it leaves out."""
+    files, findings, seen = [], [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            findings.append(Finding(Path(parent), 'left out', 'a link to a folder that was listed already'))
+            folders.clear()
+            continue
+        seen.add(real)
+        for name in sorted(o for o in folders if o.startswith('.')):
+            findings.append(Finding(Path(parent, name), 'left out', 'a hidden folder'))
+        folders[:] = sorted(o for o in folders if not o.startswith('.'))
+        pictures = 0
+        for name in sorted(names):
+            path = Path(parent, name)
+            if name.startswith('.'):
+                findings.append(Finding(path, 'left out', 'a hidden file'))
+            elif path.suffix.lower() not in _SUFFIXES:
+                findings.append(Finding(path, 'left out', f'no picture by its suffix {path.suffix!r}'))
+            else:
+                files.append(path)
+                pictures += 1
+        if not pictures and not folders:
+            findings.append(Finding(Path(parent), 'empty', 'a folder without pictures'))
+    return files, findings
+
+
+def _look_at(path: Path) -> tuple[str | None, str | None, str | None]:
+    """(digest of the bytes, error, complaint of the decoder) of one file."""
+    try:
+        data = read_image_file(path)
+        digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+    except BadImageError as e:
+        return None, e.reason, None
+    try:
+        return digest, None, inspect_image(data, path)
+    except BadImageError as e:
+        return digest, e.reason, None
+
+
+def _part(path: Path, folder: Path) -> str | None:
+    return next((_PARTS[o.lower()] for o in path.relative_to(folder).parts[:-1] if o.lower() in _PARTS), None)
+
+
+def _duplicates(files: list[Path], digests: list[str | None], folder: Path) -> list[Finding]:
+    findings, groups = [], defaultdict(list)
+    for path, digest in zip(files, digests):
+        if digest is not None:
+            groups[digest].append(path)
+    for first, *others in groups.values():
+        for path in others:
+            parts = _part(first, folder), _part(path, folder)
+            across = None not in parts and parts[0] != parts[1]
+            words = f'the same bytes as {first}'
+            findings.append(Finding(path, 'duplicate across parts' if across else 'duplicate',
+                                    f'{words}: one is in {parts[0]}, one in {parts[1]}' if across else words))
+    return findings
+
+
+def _lonely_classes(files: list[Path], folder: Path) -> list[Finding]:
+    """Class folders of a validation part that the training part does not have."""
+    classes = defaultdict(dict)
+    for path in files:
+        part = _part(path, folder)
+        if part is not None and _PARTS.get(path.parent.name.lower()) is None:
+            classes[part].setdefault(path.parent.name, path.parent)
+    if not classes['train']:
+        return []
+    return [Finding(where, 'class without training', f'class {name!r} is in {part} and not in train')
+            for part in ('valid', 'test') for name, where in sorted(classes[part].items()) if name not in classes['train']]
+
+
+def check_folder(folder: str | Path, n_workers: int | None = None, progress: bool = True) -> list[Finding]:
+    """Read every picture below `folder` once and say what is wrong with which.
+
+    Kinds of findings: 'bad' (cannot be read: a training would stop there), 'damaged' (can be read, but the decoder complains:
+    look at it), 'duplicate', 'duplicate across parts' (in train and in valid: results look better than they are), 'class
+    without training', 'empty' (folder), 'left out' (hidden, or no picture by its suffix: `get_image_files` passes it over).
+
+    Args:
+        n_workers: threads; default `defaults.cpus`.
+        progress: show a bar.
+
+    Raises:
+        ValueError: `folder` is no folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"'{folder}' is no folder: name the one that holds your pictures")
+    files, findings = _listing(folder)
+    looks = _each(_look_at, files, n_workers or defaults.cpus, 'check' if progress else None)
+    for path, (_, error, words) in zip(files, looks):
+        if error is not None:
+            findings.append(Finding(path, 'bad', error))
+        elif words is not None:
+            findings.append(Finding(path, 'damaged', words))
+    findings += _duplicates(files, [look[0] for look in looks], folder)
+    return findings + _lonely_classes(files, folder)
+
+
+# ---------------------------------------------------------------- resizing
+
+def resize_to(img: Image.Image, targ_sz: int, use_min: bool = False) -> tuple[int, int]:
+    """(width, height) at which the longer side (`use_min`: the shorter) of `img` is `targ_sz`, the aspect kept."""
+    w, h = img.size
+    ratio = targ_sz / (min if use_min else max)(w, h)
+    return int(w * ratio), int(h * ratio)
+
+
+def resize_image(file: str | Path, dest: str | Path, src: str | Path = '.', max_size: int | None = None, n_channels: int = 3,
+                 ext: str | None = None, img_format: str | None = None, resample: int = BILINEAR, resume: bool = False,
+                 **kwargs: Any) -> None:
+    """Write `src/file` to `dest/file`, no side longer than `max_size`; what cannot be read is passed over.
+
+    Args:
+        n_channels: convert to RGB when 3.
+        ext: suffix of the written file, e.g. '.png'; default: as it was.
+        img_format: Pillow's name of the format; default: by the suffix.
+        resume: leave alone what is in `dest` already.
+        **kwargs: go to Pillow's `save` (`quality`, ...).
+    """
+    source, target = Path(src) / file, Path(dest) / file
+    if ext is not None:
+        target = target.with_suffix(ext)
+    if resume and target.exists():
+        return
+    try:
+        img = load_image(source)
+    except BadImageError:
+        return  # as documented; `verify_images` and `check_folder` list them
+    target.parent.mkdir(parents=True, exist_ok=True)
+    too_large = max_size is not None and max(img.size) > max_size
+    if not too_large and len(img.getbands()) == n_channels and ext is None:
+        if source.resolve() != target.resolve():
+            shutil.copy2(source, target)
+        return
+    if n_channels == 3:
+        img = to_mode(img, 'RGB', source)
+    if too_large:
+        img = img.resize(tuple(max(side, 1) for side in resize_to(img, max_size)), resample=resample)
+    # beside and renamed: resizing a folder in place and interrupted leaves no half pictures
+    part = target.with_name(f'.{target.stem}.part{target.suffix}')
+    img.save(part, img_format, **kwargs)
+    part.replace(target)
+
+
+def resize_images(path: str | Path, max_workers: int | None = None, max_size: int | None = None, recurse: bool = False,
+                  dest: str | Path = '.', n_channels: int = 3, ext: str | None = None, img_format: str | None = None,
+                  resample: int = BILINEAR, resume: bool | None = None, **kwargs: Any) -> None:
+    """`resize_image` for each picture in the folder `path` (and below, if `recurse`); `dest` may be `path` itself.
+
+    Args:
+        max_workers: threads; default `defaults.cpus`.
+    """
+    path, dest = Path(path), Path(dest)
+    dest.mkdir(parents=True, exist_ok=True)
+    files = [o.relative_to(path) for o in _listing(path)[0]]
+    files = files if recurse else [o for o in files if len(o.parts) == 1]
+    _each(lambda file: resize_image(file, dest, path, max_size, n_channels, ext, img_format, resample, bool(resume), **kwargs),
+          files, defaults.cpus if max_workers is None else max_workers)

@@ -1,0 +1,254 @@
+"""Every kind of bad picture is read right, left out as documented, or raises the one error; nothing hangs."""
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+from sklearn.datasets import load_sample_images
+
+from minifast.vision.core import PILImage, PILImageBW, PILMask, load_image
+from minifast.vision.decode import BadImageError, decode_image, decode_jpeg, jpeg_header, scale_for
+from minifast.vision.utils import check_folder, verify_images
+
+PHOTO = np.ascontiguousarray(load_sample_images().images[0][60:180, 100:260])
+
+
+def _bytes(im: Image.Image | np.ndarray, format: str, **kwargs) -> bytes:
+    file = io.BytesIO()
+    (Image.fromarray(im) if isinstance(im, np.ndarray) else im).save(file, format, **kwargs)
+    return file.getvalue()
+
+
+def _exif(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
+
+
+def _png_of_size(w: int, h: int) -> bytes:
+    """A PNG that says it is w x h and holds no pixels."""
+    return b'\x89PNG\r\n\x1a\n' + _chunk(b'IHDR', struct.pack('>IIBBBBB', w, h, 8, 2, 0, 0, 0)) + _chunk(b'IDAT', b'') + _chunk(b'IEND', b'')
+
+
+def _jpeg_of_size(w: int, h: int) -> bytes:
+    """A JPEG whose header says it is w x h."""
+    data = bytearray(_bytes(PHOTO, 'JPEG'))
+    at = data.index(b'\xff\xc0')
+    data[at + 5:at + 9] = struct.pack('>HH', h, w)
+    return bytes(data)
+
+
+def _text_bomb() -> bytes:
+    info = PngImagePlugin.PngInfo()
+    for i in range(80):
+        info.add_text(f'k{i}', 'x' * 1_000_000, zip=True)
+    return _bytes(PHOTO, 'PNG', pnginfo=info)
+
+
+def _palette() -> Image.Image:
+    return Image.fromarray(PHOTO).quantize(16)
+
+
+JPEG, PNG = _bytes(PHOTO, 'JPEG', quality=95), _bytes(PHOTO, 'PNG')
+RAMP16 = np.tile(np.linspace(0, 65535, 160).astype(np.uint16), (120, 1))
+DAMAGED = JPEG[:len(JPEG) // 2] + bytes(200) + JPEG[len(JPEG) // 2 + 200:]
+WRONG_CRC = bytearray(PNG)
+WRONG_CRC[30] ^= 1
+
+
+def _grey_rgb(a: np.ndarray) -> np.ndarray:
+    return np.repeat(a[..., None], 3, 2)
+
+
+# name of the file -> (bytes, the pixels it must give, how far they may be off on average)
+RIGHT = {
+    'plain.jpg': (JPEG, PHOTO, 4),
+    'progressive.jpg': (_bytes(PHOTO, 'JPEG', quality=95, progressive=True), PHOTO, 4),
+    'grey.jpg': (_bytes(PHOTO[..., 1], 'JPEG', quality=95), _grey_rgb(PHOTO[..., 1]), 2),
+    'cmyk.jpg': (_bytes(Image.fromarray(PHOTO).convert('CMYK'), 'JPEG', quality=95), PHOTO, 4),
+    'rotated.jpg': (_bytes(np.rot90(PHOTO), 'JPEG', quality=95, exif=_exif(6)), PHOTO, 4),
+    'mirrored.jpg': (_bytes(PHOTO.swapaxes(0, 1), 'JPEG', quality=95, exif=_exif(5)), PHOTO, 4),
+    'rotated.png': (_bytes(np.rot90(PHOTO), 'PNG', exif=_exif(6)), PHOTO, 0),
+    'broken_exif.jpg': (_bytes(PHOTO, 'JPEG', quality=95, exif=b'Exif\0\0II*\0\xff\xff\xff\xff'), PHOTO, 4),
+    'trailing.jpg': (JPEG + b'\0' * 1000, PHOTO, 4),
+    'jpeg_named.png': (JPEG, PHOTO, 4),
+    'png_named.jpg': (PNG, PHOTO, 0),
+    'plain.png': (PNG, PHOTO, 0),
+    'rgba.png': (_bytes(np.dstack([PHOTO, PHOTO[..., 0]]), 'PNG'), PHOTO, 0),
+    'grey_alpha.png': (_bytes(Image.fromarray(PHOTO[..., 1]).convert('LA'), 'PNG'), _grey_rgb(PHOTO[..., 1]), 0),
+    'one_bit.png': (_bytes(Image.fromarray(PHOTO[..., 1] > 128), 'PNG'), _grey_rgb((PHOTO[..., 1] > 128) * np.uint8(255)), 0),
+    'sixteen_bit.png': (_bytes(RAMP16, 'PNG'), _grey_rgb((RAMP16 / 257).round().astype(np.uint8)), 0),
+    'palette.png': (_bytes(_palette(), 'PNG'), np.asarray(_palette().convert('RGB')), 0),
+    'palette_clear.png': (_bytes(_palette(), 'PNG', transparency=bytes(range(0, 256, 16))), np.asarray(_palette().convert('RGB')), 0),
+    'palette_key.png': (_bytes(_palette(), 'PNG', transparency=3), np.asarray(_palette().convert('RGB')), 0),
+    'plain.gif': (_bytes(_palette(), 'GIF'), np.asarray(_palette().convert('RGB')), 0),
+    'moving.gif': (_bytes(_palette(), 'GIF', save_all=True, append_images=[Image.new('P', (160, 120))]),
+                   np.asarray(_palette().convert('RGB')), 0),
+    'plain.webp': (_bytes(PHOTO, 'WEBP', lossless=True), PHOTO, 0),
+    'plain.avif': (_bytes(PHOTO, 'AVIF', quality=95), PHOTO, 4),
+    'plain.tif': (_bytes(PHOTO, 'TIFF'), PHOTO, 0),
+    'float.tif': (_bytes(Image.fromarray(PHOTO[..., 1].astype(np.float32) / 255), 'TIFF'), _grey_rgb(PHOTO[..., 1]), 0),
+    'plain.bmp': (_bytes(PHOTO, 'BMP'), PHOTO, 0),
+    'one_pixel.png': (_bytes(PHOTO[:1, :1], 'PNG'), PHOTO[:1, :1], 0),
+    'strip.png': (_bytes(np.resize(PHOTO, (1, 5000, 3)), 'PNG'), np.resize(PHOTO, (1, 5000, 3)), 0),
+    'größe 猫\n.jpg': (JPEG, PHOTO, 4),
+    'damaged_body.jpg': (DAMAGED, PHOTO, 120),  # the documented one: decoders fill in, `check_folder` says 'damaged'
+}
+
+# name of the file -> (bytes, a word of the reason)
+WRONG = {
+    'empty.jpg': (b'', 'zero bytes'),
+    'truncated.jpg': (JPEG[:len(JPEG) * 2 // 3], 'truncated'),
+    'truncated.png': (PNG[:len(PNG) // 2], 'truncated'),
+    'header_only.jpg': (JPEG[:300], 'damaged|format'),
+    'wrong_crc.png': (bytes(WRONG_CRC), 'damaged|format'),
+    'text.jpg': (b'this is no picture\n' * 20, 'text'),
+    'page.jpg': (b'<!DOCTYPE html><html><body>404</body></html>', 'HTML'),
+    'drawing.png': (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"></svg>', 'SVG'),
+    'noise.jpg': (bytes(range(7, 256)) * 40, 'format'),
+    'bomb_169.png': (_png_of_size(13000, 13000), 'larger|pixels'),
+    'bomb_400.png': (_png_of_size(20000, 20000), 'larger|pixels'),
+    'bomb_400.jpg': (_jpeg_of_size(20000, 20000), '400,000,000 pixels'),
+    'text_bomb.png': (_text_bomb(), 'damaged'),
+    'odd_float.tif': (_bytes(Image.fromarray(np.linspace(-5, 9000, 400, dtype=np.float32).reshape(20, 20)), 'TIFF'), 'values go from'),
+    'no_end.gif': (_bytes(_palette(), 'GIF')[:60], 'damaged|truncated|format'),
+    'cut.tif': (_bytes(PHOTO, 'TIFF')[:200], 'damaged|format'),
+}
+pytestmark = pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning', 'ignore:Truncated File Read')
+
+
+@pytest.mark.parametrize('name', RIGHT)
+def test_create_readable_kind_gives_its_pixels(name, tmp_path):
+    """From a path, from bytes and from an open file the same right pixels come, in RGB and upright."""
+    data, pixels, off = RIGHT[name]
+    (tmp_path / name).write_bytes(data)
+    im = PILImage.create(tmp_path / name)
+    assert im.mode == 'RGB' and im.size == (pixels.shape[1], pixels.shape[0])
+    assert np.abs(np.asarray(im).astype(int) - pixels).mean() <= off
+    assert np.array_equal(im, PILImage.create(data)) and np.array_equal(im, PILImage.create(io.BytesIO(data)))
+
+
+@pytest.mark.parametrize('name', WRONG)
+def test_create_unreadable_kind_raises_the_one_error(name, tmp_path):
+    """The error names the file, the reason and a way out, and travels between processes."""
+    data, word = WRONG[name]
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(BadImageError, match=word) as caught:
+        PILImage.create(path)
+    assert str(path) in str(caught.value) and 'minifast check' in str(caught.value) and "on_error='skip'" in str(caught.value)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value) and again.path == path
+    assert isinstance(caught.value, OSError) and isinstance(caught.value, ValueError)
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _unreadable(path: Path) -> None:
+    path.write_bytes(JPEG)
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip('root reads everything')
+
+
+@pytest.mark.parametrize('make, word', [
+    (_pipe, 'named pipe'), (Path.mkdir, 'a folder'), (lambda p: p.symlink_to(p.with_name('none.jpg')), 'link to'),
+    (lambda p: p.symlink_to(p), 'link to'), (lambda p: None, 'No such file'), (_unreadable, 'Permission'),
+], ids=['pipe', 'folder', 'dangling', 'looping', 'deleted', 'unreadable'])
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='no pipes or links on this system')
+def test_create_what_is_no_file_raises_and_never_waits(make, word, tmp_path):
+    """A pipe is not opened, a link that leads nowhere is named with its target."""
+    path = tmp_path / 'x.jpg'
+    make(path)
+    with pytest.raises(BadImageError, match=word):
+        PILImage.create(path)
+
+
+def test_table_holds_the_48_kinds():
+    """The table is complete: 30 read, 16 refused by content, 6 by what they are; hidden ones are the listing's."""
+    assert len(RIGHT) + len(WRONG) + 6 >= 48
+
+
+def test_check_folder_finds_each_kind_and_nothing_else(tmp_path):
+    """One pass names every unreadable file, and no readable one but the damaged body."""
+    for name, (data, *_) in {**RIGHT, **WRONG}.items():
+        (tmp_path / 'train' / 'a').mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'train' / 'a' / name).write_bytes(data)
+    found = check_folder(tmp_path, progress=False)
+    kinds = {k: {f.path.name for f in found if f.kind == k} for k in ('bad', 'damaged', 'duplicate')}
+    assert kinds['bad'] == set(WRONG)
+    assert kinds['damaged'] == {'damaged_body.jpg'}
+    assert kinds['duplicate'] == {'plain.jpg', 'plain.png', 'größe 猫\n.jpg', 'jpeg_named.png', 'png_named.jpg'} - {
+        min('plain.jpg', 'größe 猫\n.jpg', 'jpeg_named.png'), min('plain.png', 'png_named.jpg')}
+
+
+def test_check_folder_structure_of_a_data_set(tmp_path):
+    """Copies across train and valid, classes only in valid, empty folders, loops and what is left out are all named."""
+    for name, data in {'train/a/1.jpg': JPEG, 'valid/a/2.jpg': JPEG, 'valid/b/3.png': PNG, 'train/a/._1.jpg': b'mac',
+                       'train/a/.ipynb_checkpoints/1.jpg': JPEG, 'train/a/noext': PNG}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / 'train' / 'c').mkdir()
+    (tmp_path / 'train' / 'loop').symlink_to(tmp_path)
+    found = {(str(f.path.relative_to(tmp_path)), f.kind) for f in check_folder(tmp_path, progress=False)}
+    assert found == {('valid/a/2.jpg', 'duplicate across parts'), ('valid/b', 'class without training'), ('train/c', 'empty'),
+                     ('train/loop', 'left out'), ('train/a/._1.jpg', 'left out'), ('train/a/.ipynb_checkpoints', 'left out'),
+                     ('train/a/noext', 'left out')}
+    with pytest.raises(ValueError, match='no folder'):
+        check_folder(tmp_path / 'none')
+
+
+def test_verify_images_returns_the_unreadable(tmp_path):
+    """What fails is returned in order, as an L of paths."""
+    for name, data in {'a.jpg': JPEG, 'b.jpg': JPEG[:500], 'c.png': PNG, 'd.png': b''}.items():
+        (tmp_path / name).write_bytes(data)
+    assert [o.name for o in verify_images(sorted(tmp_path.iterdir()))] == ['b.jpg', 'd.png']
+
+
+def test_masks_keep_their_codes(tmp_path):
+    """A mask's numbers are classes: palette indices and 16-bit values are kept, never scaled or mixed to grey."""
+    codes = np.arange(160, dtype=np.uint8)[None].repeat(120, 0)
+    coloured = Image.fromarray(codes)
+    coloured.putpalette(list(np.random.RandomState(0).randint(0, 255, 768)))
+    for data in (_bytes(coloured, 'PNG'), _bytes(codes, 'PNG'), _bytes(codes.astype(np.uint16), 'PNG')):
+        assert np.array_equal(PILMask.create(data), codes)
+    with pytest.raises(BadImageError, match='class codes'):
+        PILMask.create(_bytes(RAMP16, 'PNG'))
+
+
+def test_fast_path_gives_pillows_pixels():
+    """simplejpeg and Pillow decode to the same bytes, in colour and grey."""
+    for data in (JPEG, _bytes(PHOTO[..., 0], 'JPEG'), _bytes(PHOTO, 'JPEG', subsampling=0), _bytes(PHOTO, 'JPEG', progressive=True)):
+        assert np.array_equal(decode_image(data), np.asarray(Image.open(io.BytesIO(data)).convert('RGB')))
+        assert np.array_equal(PILImageBW.create(data), np.asarray(Image.open(io.BytesIO(data)).convert('L')))
+        assert np.array_equal(load_image(data), np.asarray(Image.open(io.BytesIO(data))))
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_orientation_fast_path_agrees_with_pillow(orientation):
+    """All eight orientations of EXIF come out upright, as ImageOps.exif_transpose has them, also when scaled."""
+    from PIL import ImageOps
+    data = _bytes(PHOTO, 'JPEG', quality=95, exif=_exif(orientation))
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert np.array_equal(decode_image(data), upright)
+    small = decode_jpeg(data, jpeg_header(data), 'RGB', scale=2)
+    assert np.abs(small.astype(int) - np.asarray(upright.resize(small.shape[1::-1], Image.Resampling.BOX))).mean() < 3
+
+
+def test_scale_for_keeps_twice_the_pixels_needed():
+    """A scale is used only where the picture stays twice as large as needed on both sides."""
+    assert [scale_for((side, side), (100, 100)) for side in (100, 399, 400, 799, 800, 1600, 9999)] == [1, 1, 2, 2, 4, 8, 8]
+    assert scale_for((4000, 399), (100, 100)) == 1
