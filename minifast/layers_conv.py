@@ -20,8 +20,12 @@ __all__ = ['AdaptiveAvgPool', 'AvgPool', 'BatchNorm', 'BatchNorm1dFlat', 'ConvLa
            'Swish', 'SwishJit', 'icnr_init', 'init_linear', 'inplace_relu', 'mish', 'sigmoid', 'sigmoid_', 'swish',
            'trunc_normal_', 'vleaky_relu']
 
-NormType = Enum('NormType', 'Batch BatchZero Weight Spectral Instance InstanceZero')
-"""Which norm a `ConvLayer` has; the `Zero` kinds start with weight 0, so that a residual branch starts as nothing."""
+
+class NormType(Enum):
+    """Which norm a `ConvLayer` has; the `Zero` kinds start with weight 0, so a residual branch starts as nothing."""
+
+    Batch, BatchZero, Weight, Spectral, Instance, InstanceZero = range(1, 7)
+
 
 Mish = MishJit = nn.Mish
 Swish = SwishJit = nn.SiLU

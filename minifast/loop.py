@@ -1,7 +1,7 @@
 """The loop: fit, epoch, batch, forward, loss, backward, step, with a hook around each."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from fastcore.basics import noop
 from fastcore.foundation import L
-from torch import Tensor, nn
+from torch import Tensor
 
 from minifast.arguments import near_match
 from minifast.callback.core import (
@@ -29,7 +29,7 @@ from minifast.callback.core import (
 )
 from minifast.callback.recorder import Recorder
 from minifast.lookup import lookup
-from minifast.metrics import mk_metric
+from minifast.metrics import mk_metrics
 from minifast.optimizer import as_optimizer
 from minifast.torch_core import detuplify, norm_bias_params, plain, to_device
 
@@ -84,8 +84,7 @@ class Loop:
 
     @metrics.setter
     def metrics(self, metrics: Any) -> None:
-        single = isinstance(metrics, (nn.Module, dict)) or not isinstance(metrics, Iterable)
-        self._metrics = L([metrics] if single and metrics is not None else metrics).map(mk_metric)
+        self._metrics = mk_metrics(metrics)
 
     @property
     def x(self) -> Any:

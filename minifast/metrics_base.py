@@ -360,6 +360,6 @@ def mk_metrics(metrics: Any) -> L:
         return L()
     if isinstance(metrics, nn.ModuleDict) and hasattr(metrics, 'compute'):  # a MetricCollection
         return L([TorchMetric(metric, name) for name, metric in metrics.items()])
-    if isinstance(metrics, (list, tuple, L, set)):
+    if isinstance(metrics, Iterable) and not isinstance(metrics, (str, dict, nn.Module, Metric)):
         return L([o for m in metrics for o in mk_metrics(m)])
     return L([mk_metric(metrics)])
