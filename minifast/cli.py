@@ -1,0 +1,149 @@
+"""The command line: `minifast train | predict | check | demo | env`, also as `python -m minifast`.
+
+Exit codes: 0 it worked, 1 the check found something (or the program is at fault, with a traceback), 2 the user can mend
+it (one sentence says what and how), 130 stopped by Ctrl-C. Results go to stdout, bars and mistakes to stderr.
+"""
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from minifast import __version__
+
+__all__ = ['build_parser', 'main']
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with one sentence instead of the usage block before an error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
+
+
+# ---------------------------------------------------------------- arguments
+
+def _learning_rate(text: str) -> float | None:
+    """`auto` -> None, else a positive finite number."""
+    if text == 'auto':
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f'{text!r} is no learning rate: give a positive number such as 1e-3, or auto')
+    return value
+
+
+def _whole_number(least: int) -> Any:
+    """A converter for whole numbers of at least `least`."""
+    def convert(text: str) -> int:
+        if not text.lstrip('+').isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f'{text!r} is no whole number of at least {least}')
+        return int(text)
+    return convert
+
+
+def _share(text: str) -> float:
+    """A share between 0 and 1, both excluded."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is no share: give a number between 0 and 1 such as 0.2')
+    return value
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; `args.run` is the function of the chosen command."""
+    parser = _Parser(prog='minifast', description='Train a picture classifier on a folder of pictures, and use it.',
+                     epilog='Exit codes: 0 done, 1 the check found something, 2 a mistake you can mend, 130 Ctrl-C.')
+    parser.add_argument('--version', action='version', version=f'minifast {__version__}')
+    commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True, parser_class=_Parser)
+    wide = argparse.ArgumentDefaultsHelpFormatter
+
+    train = commands.add_parser(
+        'train', formatter_class=wide, help='train on a folder of pictures and save the model',
+        description='FOLDER holds one folder of pictures a class, or the folders train and valid that do. Trains the '
+                    'head of a pretrained model for one epoch, then all of it, and writes DIR/model.pth and '
+                    'DIR/history.csv. Nothing is written unless the training ends well.')
+    train.add_argument('folder', metavar='FOLDER', type=Path, help='the pictures')
+    train.add_argument('--arch', default='resnet18', help='model: a name of torchvision or timm')
+    train.add_argument('--epochs', type=_whole_number(1), default=3, metavar='N', help='epochs of the whole model')
+    train.add_argument('--size', type=_whole_number(16), default=224, metavar='PX', help='side of the pictures seen')
+    train.add_argument('--bs', type=_whole_number(2), default=64, metavar='N', help='pictures a batch')
+    train.add_argument('--lr', type=_learning_rate, default='auto', metavar='LR',
+                       help='highest learning rate, or auto: found by a trial run')
+    train.add_argument('--weights', default='imagenet', metavar='W',
+                       help='start from imagenet, none (from scratch), or a FILE of weights')
+    train.add_argument('--valid-pct', type=_share, default=0.2, metavar='P',
+                       help='share kept for validation where there is no folder valid')
+    train.add_argument('--no-flip', action='store_true', help='never mirror pictures (digits, letters, signs)')
+    train.add_argument('--workers', type=_whole_number(0), default=None, metavar='N', help='loader workers')
+    train.add_argument('--seed', type=_whole_number(0), default=42, metavar='N', help='repeats a run exactly')
+    train.add_argument('--out', type=Path, default=Path('minifast-model'), metavar='DIR', help='where the model goes')
+    train.set_defaults(run='train')
+
+    predict = commands.add_parser(
+        'predict', formatter_class=wide, help='classify pictures with a saved model',
+        description='Prints a line a picture: file, class, probability.')
+    predict.add_argument('model', metavar='MODEL', type=Path, help='a file that minifast train or learn.export wrote')
+    predict.add_argument('files', metavar='FILE', type=Path, nargs='+', help='pictures, or folders of pictures')
+    predict.add_argument('--json', action='store_true', help='a JSON list with all probabilities instead of the table')
+    predict.add_argument('--bs', type=_whole_number(1), default=64, metavar='N', help='pictures a batch')
+    predict.set_defaults(run='predict')
+
+    check = commands.add_parser(
+        'check', help='look a folder of pictures over before training',
+        description='Looks for broken pictures, empty classes and other trouble; exit code 1 where there is some.')
+    check.add_argument('folder', metavar='FOLDER', type=Path, help='the pictures')
+    check.set_defaults(run='check')
+
+    demo = commands.add_parser('demo', formatter_class=wide, help='see transfer learning work on handwritten digits',
+                               description='Trains twice on 20 pictures a class: from scratch, and from a body that '
+                                           'has seen other digits before.')
+    demo.add_argument('--out', type=Path, default=Path('demo'), metavar='DIR', help='where pictures and model go')
+    demo.set_defaults(run='demo')
+
+    env = commands.add_parser('env', help='versions, devices and fast paths, for bug reports')
+    env.add_argument('--json', action='store_true', help='as JSON')
+    env.set_defaults(run='show_environment')
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Run the chosen command; torch is imported only now, so that help and wrong arguments answer at once."""
+    from minifast import commands
+    try:
+        if args.run == 'demo':
+            from minifast.demo import run_demo
+            run_demo(args.out)
+            return 0
+        return getattr(commands, args.run)(args)
+    except commands.UserMistake as mistake:
+        print(f'minifast {args.command}: {mistake}', file=sys.stderr)
+        return 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: the words after `minifast`; default those of the process.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        return _run(args)
+    except KeyboardInterrupt:
+        print(f'\nminifast {args.command}: stopped by Ctrl-C, no model was written', file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # the reader of our output (head, less) has left, and has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

@@ -1,0 +1,347 @@
+"""What the commands of the command line do: train, predict, check, env. `cli.py` parses and calls."""
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torchvision
+
+from minifast import __version__
+from minifast.arguments import near_match
+from minifast.callback.core import Callback
+from minifast.data.transforms import get_image_files
+from minifast.learner import load_learner
+from minifast.metrics import error_rate
+from minifast.torch_core import default_device, set_seed
+from minifast.vision.augment import Resize, aug_transforms
+from minifast.vision.data import ImageDataLoaders
+from minifast.vision.decode import BadImageError
+from minifast.vision.learner import vision_learner
+from minifast.vision.models.weights import WeightsNotFoundError
+from minifast.vision.utils import check_folder, verify_image
+
+__all__ = ['PictureFolder', 'UserMistake', 'check', 'environment', 'look_at_folder', 'predict', 'print_table',
+           'show_environment', 'train']
+
+MODEL_NAME = 'model.pth'
+
+
+class UserMistake(Exception):
+    """Something the user can mend; its message is the one sentence that the user sees."""
+
+
+# ---------------------------------------------------------------- the folder of pictures
+
+class PictureFolder(NamedTuple):
+    """What a folder of pictures holds.
+
+    Attributes:
+        path: the folder.
+        train: name of the training folder inside, None where the classes lie directly in `path`.
+        valid: name of the validation folder inside, None likewise.
+        counts: pictures a class (of the training part, where there are two).
+    """
+
+    path: Path
+    train: str | None
+    valid: str | None
+    counts: dict[str, int]
+
+
+def _classes_in(folder: Path) -> dict[str, int]:
+    """Pictures a class in a folder of classes; the class of a picture is the name of the folder it lies in."""
+    files = get_image_files(folder)
+    loose = [file for file in files if file.parent == folder]
+    if loose:
+        raise UserMistake(f'{loose[0]} lies directly in {folder}: move each picture into a folder named after its '
+                          'class')
+    return dict(sorted(Counter(file.parent.name for file in files).items()))
+
+
+def look_at_folder(path: Path) -> PictureFolder:
+    """Find out how a user's folder is laid out, before anything is trained.
+
+    Raises:
+        UserMistake: there is no such folder, or nothing in it that a classifier could be trained on.
+    """
+    how = 'give a folder that holds one folder of pictures a class, for example pets/cat/1.jpg and pets/dog/1.jpg'
+    if not path.exists():
+        raise UserMistake(f'{path} does not exist: {how}')
+    if not path.is_dir():
+        raise UserMistake(f'{path} is a file: {how}')
+    names = {child.name for child in path.iterdir() if child.is_dir()}
+    train = 'train' if 'train' in names else None
+    valid = next((name for name in ('valid', 'val', 'validation') if name in names), None) if train else None
+    counts = _classes_in(path / train if valid else path)
+    if not counts:
+        raise UserMistake(f'{path} holds no pictures: {how}')
+    if len(counts) == 1:
+        raise UserMistake(f'{path} holds pictures of one class only, {next(iter(counts))!r}: a classifier needs two '
+                          'classes or more, each in a folder of its own')
+    if valid:
+        unknown = sorted(set(_classes_in(path / valid)) - set(counts))
+        if unknown or not _classes_in(path / valid):
+            what = f'the class {unknown[0]!r}, which {path / train} does not' if unknown else 'no pictures'
+            raise UserMistake(f'{path / valid} holds {what}: give both folders the same classes')
+    elif sum(counts.values()) < 10:
+        raise UserMistake(f'{path} holds {sum(counts.values())} pictures: 10 is the least to train and to check with')
+    return PictureFolder(path, train if valid else None, valid, counts)
+
+
+# ---------------------------------------------------------------- train
+
+def _weights(text: str) -> dict[str, Any]:
+    """The keyword arguments of `vision_learner` for `--weights`."""
+    if text in ('imagenet', 'none'):
+        return {'pretrained': text == 'imagenet'}
+    if not Path(text).is_file():
+        raise UserMistake(f'--weights {text}: there is no such file; give imagenet, none, or a file of weights')
+    return {'weights': Path(text)}
+
+
+def _architecture(name: str) -> Any:
+    """The model builder for `--arch`: torchvision's function, or a timm name as it is."""
+    if name in torchvision.models.list_models(torchvision.models):
+        return getattr(torchvision.models, name)
+    if importlib.util.find_spec('timm') is not None:
+        import timm
+        if timm.is_model(name):
+            return name
+    known = torchvision.models.list_models(torchvision.models)
+    raise UserMistake(f'--arch {name}: there is no such model{near_match(name, known)} (torchvision has '
+                      f'{len(known)}; for the names of timm: pip install timm)')
+
+
+def _check_writable(out: Path) -> None:
+    """Refuse an output folder that cannot be written, before the training rather than after it."""
+    if out.exists() and not out.is_dir():
+        raise UserMistake(f'--out {out} is a file: give a folder')
+    there = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+    if not os.access(there, os.W_OK):
+        raise UserMistake(f'--out {out}: {there} is not writable: give another folder')
+
+
+def _loaders(args: argparse.Namespace, folder: PictureFolder) -> Any:
+    n_train = sum(folder.counts.values()) * (1 if folder.valid else 1 - args.valid_pct)
+    where = {'train': folder.train, 'valid': folder.valid} if folder.valid else {'valid_pct': args.valid_pct}
+    return ImageDataLoaders.from_folder(
+        folder.path, **where, seed=args.seed, item_tfms=Resize(args.size),
+        batch_tfms=aug_transforms(do_flip=not args.no_flip), bs=min(args.bs, int(n_train)), num_workers=args.workers)
+
+
+class _History(Callback):
+    """Keeps the row of every epoch, over both phases of `fine_tune`."""
+
+    order = 60  # behind the Recorder, which makes the row
+
+    def __init__(self) -> None:
+        self.rows: list[list] = []
+
+    def after_epoch(self) -> None:
+        self.rows.append(list(self.recorder.log))
+
+
+@contextmanager
+def _user_mistakes(*kinds: type[Exception]) -> Iterator[None]:
+    """Errors of these kinds say what the user can mend; their message is enough."""
+    try:
+        yield
+    except BadImageError as error:
+        raise UserMistake(f'{error.path} cannot be read as a picture ({error.reason}): mend or remove it; '
+                          'minifast check FOLDER lists every such file') from error
+    except kinds as error:
+        raise UserMistake(str(error)) from error
+
+
+def _learner(dls: Any, arch: Any, weights: dict[str, Any]) -> Any:
+    """A learner for the command line's choice of model and weights."""
+    try:
+        with _user_mistakes(ValueError):
+            return vision_learner(dls, arch, metrics=error_rate, **weights)
+    except WeightsNotFoundError as error:
+        raise UserMistake(f'{error}; on the command line: --weights FILE or --weights none') from error
+
+
+def _found_lr(learn: Any, epochs: int) -> float:
+    """A learning rate from a trial run that is never longer than the training itself."""
+    steps = min(100, max(20, len(learn.dls.train) * (epochs + 1)))
+    lr = learn.lr_find(num_it=steps, show_plot=False).valley
+    print(f'learning rate {lr:.2g}, found by a trial run of {steps} batches')
+    return lr
+
+
+def _write_model(learn: Any, out: Path, history: _History) -> Path:
+    """Export the model and write the history; the folder is made only now."""
+    out.mkdir(parents=True, exist_ok=True)
+    learn.path = out
+    model = learn.export(MODEL_NAME)
+    with open(out / 'history.csv', 'w', newline='', encoding='utf-8') as file:
+        csv.writer(file).writerows([learn.recorder.metric_names, *history.rows])
+    return model
+
+
+def train(args: argparse.Namespace) -> int:
+    """`minifast train`: look, load, train, and write the model and its history at the very end.
+
+    Raises:
+        UserMistake: a folder, file, model or number that cannot be used; nothing was written.
+    """
+    folder, arch, weights = look_at_folder(args.folder), _architecture(args.arch), _weights(args.weights)
+    _check_writable(args.out)
+    set_seed(args.seed)
+    dls, history = _loaders(args, folder), _History()
+    print(f'{len(folder.counts)} classes, {len(dls.train_ds):,} pictures to train and {len(dls.valid_ds):,} to check; '
+          f'{args.arch} at {args.size} px on {default_device()}')
+    learn = _learner(dls, arch, weights)
+    with _user_mistakes():
+        lr = _found_lr(learn, args.epochs) if args.lr is None else args.lr
+        if args.weights == 'none':
+            learn.fit_one_cycle(args.epochs, lr, cbs=history)
+        else:
+            learn.fine_tune(args.epochs, lr, cbs=history)
+    model = _write_model(learn, args.out, history)
+    print(f'error rate {learn.recorder.values[-1][-1]:.1%}; model and history are in {args.out}\n'
+          f'now: minifast predict "{model}" PICTURE...')
+    return 0
+
+
+# ---------------------------------------------------------------- predict
+
+def _pictures(paths: list[Path]) -> list[Path]:
+    """The pictures among files and folders, all of them there and readable.
+
+    Raises:
+        UserMistake: a path that is missing, an empty folder, a file that is no picture.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise UserMistake(f'{path} does not exist: give pictures or folders of pictures')
+        found = list(get_image_files(path)) if path.is_dir() else [path]
+        if not found:
+            raise UserMistake(f'{path} holds no pictures')
+        files += found
+    broken = next((file for file in files if not verify_image(file)), None)
+    if broken is not None:
+        raise UserMistake(f'{broken} cannot be read as a picture: leave it out (minifast check FOLDER says more)')
+    return files
+
+
+def predict(args: argparse.Namespace) -> int:
+    """`minifast predict`: a table, or JSON with the probabilities of all classes.
+
+    Raises:
+        UserMistake: the model file is none, or a picture cannot be read.
+    """
+    if not args.model.is_file():
+        raise UserMistake(f'{args.model} does not exist: give a model file that minifast train or learn.export wrote')
+    with _user_mistakes(ValueError, OSError):
+        learn = load_learner(args.model)
+    files = _pictures(args.files)
+    with learn.no_bar(), learn.no_logging():
+        probs, _ = learn.get_preds(dl=learn.dls.test_dl(files, bs=args.bs, num_workers=0))
+    vocab = [str(name) for name in learn.dls.vocab]
+    rows = [{'file': str(file), 'prediction': vocab[max(range(len(p)), key=p.__getitem__)], 'probability': max(p),
+             'probabilities': dict(zip(vocab, p, strict=True))} for file, p in zip(files, probs.tolist(), strict=True)]
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        print_table(['file', 'prediction', 'probability'],
+                    [[row['file'], row['prediction'], f'{row["probability"]:.1%}'] for row in rows])
+    return 0
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    """Print rows in columns, as wide as their longest cell."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    for row in [header, *rows]:
+        print('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+# ---------------------------------------------------------------- check
+
+def check(args: argparse.Namespace) -> int:
+    """`minifast check`: one line a finding; 1 if a training would stop or its result be wrong, else 0.
+
+    Raises:
+        UserMistake: there is no such folder.
+    """
+    with _user_mistakes(ValueError):
+        findings = check_folder(args.folder)
+    harmless = ('left out', 'duplicate')
+    print_table(['kind', 'file', 'what'], [[f.kind, str(f.path), f.reason] for f in findings])
+    serious = [f for f in findings if f.kind not in harmless]
+    print(f'\n{len(serious)} serious findings, {len(findings) - len(serious)} notes in {args.folder}')
+    return 1 if serious else 0
+
+
+# ---------------------------------------------------------------- env
+
+PARTS = ('torch', 'torchvision', 'fastcore', 'tqdm', 'Pillow', 'numpy', 'torchmetrics', 'safetensors', 'matplotlib',
+         'simplejpeg', 'opencv-python-headless', 'pandas', 'scikit-learn', 'timm', 'tensorboard', 'wandb', 'mlflow',
+         'optuna', 'onnx')
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> list[str]:
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    found = [f'cpu ({os.cpu_count()} cores, {torch.get_num_threads()} threads, '
+             f'{torch.backends.cpu.get_cpu_capability()})']
+    if accelerator is not None:
+        name = torch.cuda.get_device_name if accelerator.type == 'cuda' else lambda i: ''
+        found += [f'{accelerator.type}:{i} {name(i)}'.rstrip() for i in range(torch.accelerator.device_count())]
+    return found
+
+
+def _fast_paths() -> dict[str, str]:
+    """What makes this machine fast, and what would."""
+    bf16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return {
+        'JPEG decoding': 'simplejpeg (libjpeg-turbo)' if _version('simplejpeg') else 'Pillow: pip install simplejpeg',
+        'augmentation on the CPU': 'OpenCV, uint8' if _version('opencv-python-headless') or _version('opencv-python')
+                                   else 'torch: pip install opencv-python-headless',
+        'bf16 on the CPU': 'yes' if bf16 else 'no: this CPU has neither AMX nor AVX512-BF16',
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices, fast paths and the weights at hand: what a bug report needs, and nothing private."""
+    weights = Path(torch.hub.get_dir()) / 'checkpoints'
+    return {
+        'minifast': __version__, 'python': platform.python_version(), 'system': platform.platform(),
+        'versions': {name: _version(name) or 'not installed' for name in PARTS},
+        'devices': _devices(), 'used device': str(default_device()), 'fast paths': _fast_paths(),
+        'pretrained weights': sorted(f.name for f in weights.glob('*.pth')) if weights.is_dir() else [],
+    }
+
+
+def show_environment(args: argparse.Namespace) -> int:
+    """`minifast env`: the environment as a table, or as JSON."""
+    found = environment()
+    if args.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    rows: list[list[str]] = []
+    for name, value in found.items():
+        inner = value if isinstance(value, dict) else {'': ', '.join(value) or 'none'} if isinstance(value, list) else {
+            '': value}
+        rows += [[name if i == 0 else '', key, text] for i, (key, text) in enumerate(inner.items())]
+    print_table(['', '', ''], rows)
+    return 0

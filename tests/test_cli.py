@@ -1,0 +1,281 @@
+"""The command line: what it writes, what it prints, its exit codes, and one sentence for every mistake of a user."""
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from minifast import __version__
+from minifast.cli import main
+
+FAST = ['--weights', 'none', '--size', '32', '--bs', '8', '--epochs', '1', '--lr', '1e-3', '--workers', '0']
+
+
+def draw(folder: Path, classes: str = 'red blue', n: int = 12) -> Path:
+    """A folder of small pictures, each class of one noisy colour."""
+    source = random.Random(0)
+    for name in classes.split():
+        (folder / name).mkdir(parents=True)
+        for i in range(n):
+            noise = source.randrange(60)
+            colour = {'red': (255 - noise, noise, noise), 'blue': (noise, noise, 255 - noise)}.get(name, (noise,) * 3)
+            Image.new('RGB', (40, 36), colour).save(folder / name / f'{i}.png')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory) -> Path:
+    """The output folder of a short training on red and blue pictures."""
+    base = tmp_path_factory.mktemp('trained with spaces')
+    assert main(['train', str(draw(base / 'pictures')), '--out', str(base / 'out'), *FAST]) == 0
+    return base / 'out'
+
+
+def fails(argv: list, capsys, *words: str) -> None:
+    """The command ends with exit code 2 and one line on stderr that holds all of `words`."""
+    try:
+        code = main([str(word) for word in argv])
+    except SystemExit as stop:
+        code = stop.code
+    said = capsys.readouterr().err.strip()
+    last = said.splitlines()[-1]
+    assert code == 2 and 'Traceback' not in said
+    assert last.startswith('minifast') and all(word in last for word in map(str, words)), said
+
+
+# ---------------------------------------------------------------- train
+
+def test_train_writes_model_and_history(trained):
+    """A training leaves the model and one row an epoch, nothing else."""
+    assert sorted(f.name for f in trained.iterdir()) == ['history.csv', 'model.pth']
+    header, *rows = list(csv.reader(open(trained / 'history.csv', encoding='utf-8')))
+    assert header == ['epoch', 'train_loss', 'valid_loss', 'error_rate', 'time'] and len(rows) == 1
+
+
+def test_train_leaves_no_trace_in_the_pictures_folder(trained):
+    """The user's pictures folder holds what it held."""
+    assert sorted(f.name for f in (trained.parent / 'pictures').iterdir()) == ['blue', 'red']
+
+
+def test_train_takes_train_and_valid_folders_and_finds_a_learning_rate(tmp_path, capsys):
+    """With folders train and valid the split is the user's; `--lr auto` says what it found."""
+    draw(tmp_path / 'p' / 'train')
+    draw(tmp_path / 'p' / 'valid', n=4)
+    argv = ['train', tmp_path / 'p', '--out', tmp_path / 'out', *FAST]
+    argv[argv.index('1e-3')] = 'auto'
+    assert main([str(word) for word in argv]) == 0
+    said = capsys.readouterr().out
+    assert '24 pictures to train and 8 to check' in said and 'learning rate' in said
+
+
+def test_train_repeats_exactly_with_the_same_seed(trained, tmp_path):
+    """The same command on the same pictures ends in the same numbers."""
+    assert main(['train', str(trained.parent / 'pictures'), '--out', str(tmp_path / 'again'), *FAST]) == 0
+    without_time = [[row[:-1] for row in csv.reader(open(folder / 'history.csv', encoding='utf-8'))]
+                    for folder in (trained, tmp_path / 'again')]
+    assert without_time[0] == without_time[1]
+
+
+@pytest.mark.parametrize('option, value, words', [
+    ('--lr', 'fast', ['--lr', 'fast', 'auto']), ('--lr', '-1', ['--lr']), ('--lr', 'nan', ['nan']),
+    ('--lr', '0', ['--lr']), ('--epochs', '0', ['--epochs', 'at least 1']), ('--epochs', '2.5', ['2.5']),
+    ('--size', '8', ['--size', 'at least 16']), ('--bs', '1', ['--bs']), ('--valid-pct', '1.5', ['--valid-pct']),
+    ('--arch', 'resnet19', ['resnet19', 'resnet1']), ('--weights', 'nowhere.pth', ['nowhere.pth', 'none'])])
+def test_train_bad_option_is_one_sentence(tmp_path, capsys, option, value, words):
+    """A wrong value is named together with what would do, before anything is trained."""
+    draw(tmp_path / 'p')
+    fails(['train', tmp_path / 'p', '--out', tmp_path / 'out', option, value], capsys, *words)
+    assert not (tmp_path / 'out').exists()
+
+
+def make_missing(folder: Path) -> None:
+    """No such folder."""
+
+
+def make_empty(folder: Path) -> None:
+    """A folder without anything."""
+    folder.mkdir()
+
+
+def make_file(folder: Path) -> None:
+    """A file instead of a folder."""
+    folder.write_text('no folder')
+
+
+def make_one_class(folder: Path) -> None:
+    """Pictures of one class only."""
+    draw(folder, 'red')
+
+
+def make_loose(folder: Path) -> None:
+    """A picture outside of all classes."""
+    draw(folder)
+    Image.new('RGB', (9, 9)).save(folder / 'loose.png')
+
+
+def make_few(folder: Path) -> None:
+    """Too few pictures to part with some."""
+    draw(folder, n=2)
+
+
+def make_unknown_valid(folder: Path) -> None:
+    """A class in valid that train does not have."""
+    draw(folder / 'train')
+    draw(folder / 'valid', 'red green', n=2)
+
+
+def make_broken(folder: Path) -> None:
+    """A picture that is none."""
+    draw(folder)
+    (folder / 'red' / '3.png').write_bytes(b'these bytes are no picture')
+
+
+def make_truncated(folder: Path) -> None:
+    """A picture cut short."""
+    draw(folder)
+    whole = (folder / 'red' / '3.png').read_bytes()
+    (folder / 'red' / '3.png').write_bytes(whole[:len(whole) // 2])
+
+
+@pytest.mark.parametrize('make, words', [
+    (make_missing, ['does not exist']), (make_empty, ['holds no pictures']), (make_file, ['is a file']),
+    (make_one_class, ['one class only', 'red']), (make_loose, ['loose.png', 'folder named after its class']),
+    (make_few, ['4 pictures', '10']), (make_unknown_valid, ['green']),
+    (make_broken, ['red/3.png', 'mend or remove']), (make_truncated, ['red/3.png', 'mend or remove'])])
+def test_train_bad_folder_is_one_sentence_and_writes_nothing(tmp_path, capsys, make, words):
+    """Whatever is wrong with the folder: the path, what is wrong, what to do; exit code 2; no output folder."""
+    folder = tmp_path / 'p'
+    make(folder)
+    fails(['train', folder, '--out', tmp_path / 'out', *FAST], capsys, folder, *words)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_train_output_that_is_a_file_is_refused_before_training(tmp_path, capsys):
+    """An output folder that cannot be made is found out at the start."""
+    (tmp_path / 'out').write_text('')
+    fails(['train', draw(tmp_path / 'p'), '--out', tmp_path / 'out', *FAST], capsys, tmp_path / 'out', 'is a file')
+
+
+def test_train_without_network_names_the_file_and_the_ways_out(tmp_path, capsys, monkeypatch):
+    """No cached weights and no network: the wanted file, where it goes, and the two other ways."""
+    def unreachable(*args, **kwargs):
+        raise OSError('no route to host')
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    monkeypatch.setattr('urllib.request.urlopen', unreachable)
+    fails(['train', draw(tmp_path / 'p'), '--out', tmp_path / 'out'], capsys, 'resnet18-', tmp_path / 'home',
+          '--weights FILE', '--weights none')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_train_weights_file_that_is_none_is_one_sentence(tmp_path, capsys):
+    """A weights file that holds no tensors is named."""
+    (tmp_path / 'w.pth').write_text('no weights')
+    fails(['train', draw(tmp_path / 'p'), '--out', tmp_path / 'out', '--weights', tmp_path / 'w.pth'], capsys, 'w.pth')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_train_ctrl_c_ends_with_130_and_writes_nothing(tmp_path):
+    """Ctrl-C stops a training with exit code 130, without a traceback and without an output folder."""
+    draw(tmp_path / 'p')
+    argv = [sys.executable, '-m', 'minifast', 'train', 'p', '--out', 'out', *FAST]
+    argv[argv.index('--epochs') + 1] = '1000'
+    with subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()  # said just before training
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and 'stopped by Ctrl-C' in said and 'Traceback' not in said
+    assert not (tmp_path / 'out').exists()
+
+
+# ---------------------------------------------------------------- predict
+
+def test_predict_prints_a_table(trained, capsys):
+    """A line a picture under a header, for files and folders."""
+    pictures = trained.parent / 'pictures'
+    assert main(['predict', str(trained / 'model.pth'), str(pictures / 'red' / '0.png'), str(pictures / 'blue')]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ['file', 'prediction', 'probability'] and len(rows) == 13
+    assert rows[0].startswith(str(pictures / 'red' / '0.png')) and rows[0].endswith('%')
+
+
+def test_predict_json_is_for_machines(trained, capsys):
+    """`--json` prints one JSON list and nothing else; probabilities of all classes sum to one."""
+    picture = str(trained.parent / 'pictures' / 'red' / '1.png')
+    assert main(['predict', '--json', str(trained / 'model.pth'), picture]) == 0
+    row, = json.loads(capsys.readouterr().out)
+    assert row['file'] == picture and set(row['probabilities']) == {'red', 'blue'}
+    assert sum(row['probabilities'].values()) == pytest.approx(1)
+    assert row['probability'] == max(row['probabilities'].values()) == row['probabilities'][row['prediction']]
+
+
+def test_predict_bad_model_file_is_one_sentence(trained, tmp_path, capsys):
+    """A missing file, a text, a pickle, half a model: refused by name, and no code in them runs."""
+    picture = trained.parent / 'pictures' / 'red' / '0.png'
+    (tmp_path / 'text.pth').write_text('no model')
+    (tmp_path / 'pickle.pkl').write_bytes(pickle.dumps({'model': print}))
+    whole = (trained / 'model.pth').read_bytes()
+    (tmp_path / 'half.pth').write_bytes(whole[:len(whole) // 2])
+    for name in ('missing.pth', 'text.pth', 'pickle.pkl', 'half.pth'):
+        fails(['predict', tmp_path / name, picture], capsys, tmp_path / name)
+
+
+def test_predict_bad_picture_is_one_sentence(trained, tmp_path, capsys):
+    """A missing picture, a broken one, an empty folder."""
+    (tmp_path / 'broken.jpg').write_bytes(b'no picture')
+    (tmp_path / 'empty').mkdir()
+    for name, word in (('missing.jpg', 'does not exist'), ('broken.jpg', 'cannot be read'), ('empty', 'no pictures')):
+        fails(['predict', trained / 'model.pth', tmp_path / name], capsys, tmp_path / name, word)
+
+
+# ---------------------------------------------------------------- check, env, the program itself
+
+def test_check_exit_code_says_whether_something_is_wrong(tmp_path, capsys):
+    """0 for a good folder, 1 and the file's name for one with a broken picture, 2 for none."""
+    draw(tmp_path / 'good')
+    assert main(['check', str(tmp_path / 'good')]) == 0
+    make_broken(tmp_path / 'bad')
+    assert main(['check', str(tmp_path / 'bad')]) == 1
+    assert '3.png' in capsys.readouterr().out
+    fails(['check', tmp_path / 'missing'], capsys, 'missing')
+
+
+def test_env_names_versions_devices_and_fast_paths(capsys):
+    """What a bug report needs, as a table and as JSON."""
+    import torch
+    assert main(['env', '--json']) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found['minifast'] == __version__ and found['versions']['torch'] == torch.__version__
+    assert found['devices'] and {'JPEG decoding', 'augmentation on the CPU'} <= set(found['fast paths'])
+    assert main(['env']) == 0
+    assert torch.__version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('command', ['train', 'predict', 'check', 'demo', 'env'])
+def test_help_of_every_command(command, capsys):
+    """Every command explains itself and its options."""
+    with pytest.raises(SystemExit) as stop:
+        main([command, '--help'])
+    assert stop.value.code == 0 and f'usage: minifast {command}' in capsys.readouterr().out
+
+
+def test_unknown_command_is_one_sentence(capsys):
+    """A misspelt command is refused with the list of those there are."""
+    fails(['trian'], capsys, 'trian', 'train')
+
+
+def test_python_m_minifast_is_the_command():
+    """`python -m minifast` works where the script folder is not on the PATH, and answers without importing torch."""
+    argv = [sys.executable, '-X', 'importtime', '-m', 'minifast', '--version']
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == f'minifast {__version__}'
+    assert ' torch\n' not in done.stderr
