@@ -1,0 +1,283 @@
+"""Predictions: on a loader, on one item, on augmented items, as pictures; and the summary of a model.
+
+Works with our loaders and with anything that yields batches: plain torch loaders, a list of (input, target) pairs.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fastcore.foundation import L
+from fastcore.xtras import is_listy
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from minifast.callback.core import Callback
+from minifast.callback.hook import module_summary
+from minifast.gather import Batches, Gather, Rows, is_ours, prepare, whole_loader
+from minifast.torch_core import apply, detuplify, looking, plain
+
+__all__ = ['get_preds', 'predict', 'show_results', 'summary', 'tta']
+
+
+class _Tta(Callback):
+    """Nothing but the name, which tells trackers that predictions are being made."""
+
+    name = 'gather_preds'
+
+
+# ---------------------------------------------------------------- what a loss says about predictions
+
+_class_losses = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
+_class_functions = (F.cross_entropy, F.nll_loss, F.multi_margin_loss)
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+def _activation(loss_func: Any) -> Callable:
+    """What turns the model's output into predictions."""
+    return getattr(loss_func, 'activation', None) or _same
+
+
+def _decodes(loss_func: Any) -> Callable:
+    """What turns predictions into answers; torch's own classification losses mean the class of the largest output."""
+    known = getattr(loss_func, 'decodes', None)
+    if known is not None:
+        return known
+    if isinstance(loss_func, _class_losses) or loss_func in _class_functions:
+        return lambda preds: preds.argmax(dim=1)
+    if isinstance(loss_func, nn.BCEWithLogitsLoss) or loss_func is F.binary_cross_entropy_with_logits:
+        return lambda preds: preds > 0
+    return _same
+
+
+# ---------------------------------------------------------------- predictions
+
+def get_preds(learn: Any, ds_idx: int = 1, dl: Any = None, with_input: bool = False, with_decoded: bool = False,
+              with_loss: bool = False, act: Callable | None = None, inner: bool = False, reorder: bool = True,
+              cbs: Any = None, **kwargs: Any) -> tuple:
+    """Predictions and targets on the CPU, in the order of the dataset.
+
+    Args:
+        learn: the learner.
+        ds_idx: which split to predict, 0 for training, where `dl` is None.
+        dl: what to predict instead: a loader of ours or of torch, or any iterable of batches such as `[(x, y)]`.
+        with_input: return the inputs too.
+        with_decoded: return the answers (class indices, ...) too.
+        with_loss: return one loss an item too.
+        act: applied to all predictions at once; default: the loss function's activation, batch by batch.
+        inner: called while a fit or a validation runs: fire no events around the pass.
+        reorder: bring the rows of a shuffled loader into the dataset's order.
+        cbs: callbacks for this pass.
+        kwargs: `save_preds`, `save_targs`, `with_preds`, `with_targs`, `concat_dim` of `GatherPredsCallback`.
+
+    Returns:
+        `(inputs, preds, targets, decoded, losses)`: those that were asked for, in this order; targets are None where
+        the loader has none. No more memory is used than the result takes, plus one batch.
+    """
+    dl, n_rows, ranks = prepare(whole_loader(learn.dls[ds_idx]) if dl is None else dl, reorder)
+    decodes = _decodes(learn.loss_func) if with_decoded else None
+    gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=_activation(learn.loss_func) if act is None else _same,
+                     decodes=decodes if act is None else None, with_input=with_input, with_loss=with_loss, **kwargs)
+    _run(learn, dl, gather, inner, cbs)
+    preds, decoded = gather.preds, gather.decoded
+    if act is not None and preds is not None:
+        preds = act(preds)
+        decoded = decodes(preds) if with_decoded else None
+    asked = [(with_input, gather.inputs), (True, preds), (True, gather.targets), (with_decoded, decoded),
+             (with_loss, gather.losses)]
+    return tuple(value for wanted, value in asked if wanted)
+
+
+def _run(learn: Any, dl: Any, gather: Gather, inner: bool, cbs: Any = None) -> None:
+    """One validation pass over `dl` that fills `gather`."""
+    with learn.validation_context(cbs=L(cbs) + [gather], inner=inner):
+        if gather.with_loss:
+            with learn.loss_not_reduced():
+                learn._do_epoch_validate(dl=dl)
+        else:
+            learn._do_epoch_validate(dl=dl)
+
+
+def predict(learn: Any, item: Any, rm_type_tfms: Any = None, with_input: bool = False) -> tuple:
+    """The prediction for one item.
+
+    Args:
+        learn: the learner.
+        item: what the data are made of: a path, a picture, an array, bytes, a tensor.
+        rm_type_tfms: how many type transforms of the data to leave out; default: those before the item's type.
+        with_input: return the item as the model sees it, decoded, first.
+
+    Returns:
+        `(decoded target, its tensor, predictions)`, for a category `('cat', tensor(0), tensor([0.9, 0.1]))`.
+    """
+    dls = learn.dls
+    ours = hasattr(dls[1 if len(dls) > 1 else 0], 'decode_batch')
+    dl = dls.test_dl([item], rm_type_tfms=rm_type_tfms, num_workers=0) if ours else [_plain_batch(learn, item)]
+    inputs, preds, _, decoded = get_preds(learn, dl=dl, with_input=True, with_decoded=True)
+    first, probs = decoded[0], preds[0]
+    if ours:
+        n_inp = getattr(dls, 'n_inp', -1)
+        whole = _tuple(inputs) + _tuple(decoded)
+        shown = dls.decode_batch(whole)[0]
+        shown_input, shown_target = detuplify(shown[:n_inp]), detuplify(shown[n_inp:])
+    else:
+        shown_input, shown_target = detuplify(apply(lambda x: x[0], inputs)), _name_of(learn, first)
+    result = shown_target, first, probs
+    return (shown_input, *result) if with_input else result
+
+
+def _tuple(x: Any) -> tuple:
+    return tuple(x) if is_listy(x) else (x,)
+
+
+def _plain_batch(learn: Any, item: Any) -> tuple:
+    """A batch of one item for learners on plain torch datasets; a picture goes through the dataset's `transform`.
+
+    Raises:
+        TypeError: the item is no tensor and the dataset has no `transform` that makes one.
+    """
+    loader = learn.dls[1 if len(learn.dls) > 1 else 0]
+    dataset = loader.dataset
+    while not hasattr(dataset, 'transform') and hasattr(dataset, 'dataset'):
+        dataset = dataset.dataset  # a Subset
+    parts = item if isinstance(item, tuple) else (item,)
+    if not all(isinstance(part, Tensor) for part in parts):
+        transform = getattr(dataset, 'transform', None)
+        if transform is None:
+            raise TypeError('predict takes what the dataset yields as input, a tensor; '
+                            f'got a {type(item).__name__}, and {type(dataset).__name__} has no `transform` that would make a tensor of it')
+        from minifast.vision.core import PILImage
+        parts = (transform(PILImage.create(item)),)
+    collate = getattr(loader, 'collate_fn', None) or default_collate
+    b = collate([parts])
+    return tuple(b) if isinstance(b, (tuple, list)) else (b,)
+
+
+def _classes(learn: Any) -> Sequence | None:
+    """The names of the classes, as the data keep them, None where they do not."""
+    vocab = getattr(learn.dls, 'vocab', None)
+    if vocab is None:
+        dataset = getattr(learn.dls[len(learn.dls) - 1], 'dataset', None)
+        while not hasattr(dataset, 'classes') and hasattr(dataset, 'dataset'):
+            dataset = dataset.dataset
+        vocab = getattr(dataset, 'classes', None)
+    return vocab
+
+
+def _name_of(learn: Any, answer: Any) -> Any:
+    """The class name of an index where the data have names, else the answer itself."""
+    names = _classes(learn)
+    is_index = isinstance(answer, Tensor) and answer.ndim == 0 and not answer.is_floating_point()
+    return names[int(answer)] if names is not None and is_index else answer  # sync: one answer for a person
+
+
+def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any = None, batch_tfms: Any = None,
+        beta: float | None = 0.25, use_max: bool = False) -> tuple:
+    """Predictions averaged with those on `n` augmented versions (test time augmentation).
+
+    Args:
+        learn: the learner.
+        ds_idx: which split, where `dl` is None.
+        dl: a loader of ours to predict instead.
+        n: how many times to augment, with the training set's transforms.
+        item_tfms: item transforms instead of those of the data.
+        batch_tfms: batch transforms instead of those of the data.
+        beta: weight of the plain predictions; None returns both, `(augmented, plain)`.
+        use_max: take the largest instead of the mean.
+
+    Returns:
+        `(preds, targets)`.
+    """
+    dl = whole_loader(learn.dls[ds_idx]) if dl is None else dl
+    if not hasattr(getattr(dl, 'dataset', None), 'set_split_idx'):
+        raise TypeError(f'tta augments with the transforms of the data, and {type(dl).__name__} has none: '
+                        'it needs a loader made by a DataBlock, ImageDataLoaders or Datasets')
+    if item_tfms is not None or batch_tfms is not None:
+        dl = dl.new(after_item=item_tfms, after_batch=batch_tfms)
+    dl, n_rows, ranks = prepare(dl, reorder=True)
+
+    def one_pass(split_idx: int) -> Gather:
+        gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=_activation(learn.loss_func))
+        with dl.dataset.set_split_idx(split_idx):
+            _run(learn, dl, gather, inner=True)
+        return gather
+
+    augmented = None
+    with learn.validation_context(cbs=_Tta()):
+        for i in range(n):
+            learn.epoch = i
+            dl.begin(torch.initial_seed(), i)  # other augmentations each time, the same ones in every run
+            preds = one_pass(0).preds
+            if augmented is None:
+                augmented = preds
+            else:
+                augmented = torch.maximum(augmented, preds, out=augmented) if use_max else augmented.add_(preds)
+        plain_pass = one_pass(1)
+    preds, targets = plain_pass.preds, plain_pass.targets
+    if use_max:
+        return torch.maximum(augmented, preds), targets
+    augmented /= n
+    return ((augmented, preds) if beta is None else torch.lerp(augmented, preds, beta)), targets
+
+
+def show_results(learn: Any, ds_idx: int = 1, dl: Any = None, max_n: int = 9, shuffle: bool = True,
+                 **kwargs: Any) -> Any:
+    """Draw some items with target and prediction.
+
+    Args:
+        learn: the learner.
+        ds_idx: which split, where `dl` is None.
+        dl: the loader to take a batch from.
+        max_n: at most so many items.
+        shuffle: choose them at random.
+        kwargs: for the drawing, such as `figsize`, `nrows`, `ncols`.
+    """
+    with looking():
+        if dl is None:
+            dl = learn.dls[ds_idx]
+            dl = dl.new(shuffle=shuffle) if is_ours(dl) else dl
+        b = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(Batches(dl, 0)))
+    decoded = get_preds(learn, dl=[b], with_decoded=True)[2]
+    if hasattr(dl, 'show_results'):
+        return dl.show_results(b, decoded, max_n=max_n, **kwargs)
+    return _show_plain(learn, tuple(b), decoded, max_n, **kwargs)
+
+
+def _show_plain(learn: Any, b: tuple, decoded: Any, max_n: int, **kwargs: Any) -> Any:
+    """Draw a batch of a plain loader: pictures titled with target and prediction, anything else as printed lines."""
+    x, targets = plain(b[0]), b[-1] if len(b) > 1 else None
+    n = min(max_n, len(x))
+    targets = [_name_of(learn, targets[i]) for i in range(n)] if targets is not None else [None] * n
+    answers = [_name_of(learn, decoded[i]) for i in range(n)]
+    if not (x.ndim == 4 and x.shape[1] in (1, 3)):
+        for i in range(n):
+            print(f'{i}: target {targets[i]}, prediction {answers[i]}')
+        return None
+    from minifast.show import get_grid, show_image, show_title
+    axs = get_grid(n, title='Target/Prediction', **kwargs)
+    for ax, picture, target, answer in zip(axs, x, targets, answers):
+        lo, hi = picture.aminmax()
+        # a plain dataset does not say how it normalized: the range of the picture is shown
+        show_image((picture - lo) / (hi - lo).clamp(min=1e-6), ctx=ax, cmap='gray')
+        show_title(target, ctx=ax)
+        show_title(answer, ctx=ax, color='green' if str(target) == str(answer) else 'red')
+    return axs
+
+
+def summary(learn: Any) -> str:
+    """A table of the layers with output shapes and parameters, then optimizer, loss function and callbacks."""
+    with looking():
+        dl = learn.dls[0]
+        b = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(Batches(dl, 0)))
+    n_inp = getattr(learn.dls, 'n_inp', None) or max(len(b) - 1, 1)
+    text = module_summary(learn, *b[:n_inp])
+    text += f'Optimizer used: {learn.opt_func}\nLoss function: {learn.loss_func}\n\n'
+    if learn.opt is not None:
+        frozen = learn.opt.frozen_idx
+        text += 'Model unfrozen\n\n' if frozen == 0 else f'Model frozen up to parameter group #{frozen}\n\n'
+    return type(text)(text + 'Callbacks:\n' + '\n'.join(f'  - {cb}' for cb in learn.cbs.sorted('order')))
