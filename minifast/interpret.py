@@ -1,0 +1,304 @@
+"""Where a model goes wrong: the items with the largest losses, and which classes are taken for which."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from fastcore.foundation import L
+from fastcore.xtras import is_listy
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from minifast.data.pipeline import dispatch
+from minifast.show import get_grid, show_image
+from minifast.torch_core import (TensorCategory, TensorImage, TensorMask, TensorMultiCategory, display_df,
+                                 flatten_check, plain)
+
+__all__ = ['ClassificationInterpretation', 'Interpretation', 'SegmentationInterpretation', 'plot_top_losses']
+
+
+def _tuple(x: Any) -> tuple:
+    return tuple(x) if isinstance(x, (tuple, list, L)) else (x,)
+
+
+class Interpretation:
+    """The losses of all items of a loader, and the items behind them.
+
+    Args:
+        learn: the learner.
+        dl: the loader that was predicted.
+        losses: one loss an item, float [n].
+        act: applied to predictions; default: the loss function's activation.
+
+    Example:
+        >>> interp = Interpretation.from_learner(learn)
+        >>> interp.plot_top_losses(9)
+    """
+
+    def __init__(self, learn: Any, dl: Any, losses: Tensor, act: Any = None) -> None:
+        self.learn, self.dl, self.losses, self.act = learn, dl, losses, act
+
+    @classmethod
+    def from_learner(cls, learn: Any, ds_idx: int = 1, dl: Any = None, act: Any = None) -> Interpretation:
+        """Predict a split, or the loader `dl`, and keep the losses.
+
+        Raises:
+            ValueError: the loader has no targets.
+        """
+        if dl is None:
+            dl = learn.dls[ds_idx]
+            dl = dl.new(shuffle=False, drop_last=False) if hasattr(dl, 'new') else dl
+        losses = learn.get_preds(dl=dl, with_loss=True, with_preds=False, with_targs=False, act=act)[-1]
+        return cls(learn, dl, plain(losses), act)
+
+    def _items(self) -> Any:
+        """What the loader's dataset is made of: anything that `[index]` or a pandas `.iloc` works on."""
+        items = getattr(self.dl, 'items', None)
+        return getattr(items, 'iloc', L(items)) if items is not None else None
+
+    def __getitem__(self, idxs: Any) -> tuple:
+        """Inputs, predictions, targets, decoded predictions and losses of the items `idxs`."""
+        idxs = idxs.tolist() if isinstance(idxs, Tensor) else list(idxs) if is_listy(idxs) else [idxs]
+        items = self._items()
+        if items is None:
+            dl = [(getattr(self.dl, 'collate_fn', None) or default_collate)([self.dl.dataset[i] for i in idxs])]
+        else:
+            dl = self.learn.dls.test_dl(items[idxs], with_labels=True)
+        found = self.learn.get_preds(dl=dl, with_input=True, with_decoded=True, act=self.act, reorder=False)
+        return (*found, self.losses[idxs])
+
+    def top_losses(self, k: int | None = None, largest: bool = True, items: bool = False) -> tuple:
+        """The `k` largest losses and their indices, sorted; all where `k` is None.
+
+        Args:
+            k: how many.
+            largest: False for the smallest.
+            items: return the items too.
+        """
+        losses, idxs = self.losses.topk(len(self.losses) if k is None else min(k, len(self.losses)), largest=largest)
+        return (losses, idxs, self._items()[idxs.tolist()]) if items else (losses, idxs)
+
+    def plot_top_losses(self, k: int | Sequence[int], largest: bool = True, **kwargs: Any) -> None:
+        """Draw the items with the `k` largest (or smallest) losses.
+
+        Args:
+            k: how many, or which places in the ranking.
+            largest: False for the smallest.
+            kwargs: for the drawing: `nrows`, `ncols`, `figsize`.
+        """
+        if isinstance(k, int):
+            losses, idxs = self.top_losses(k, largest)
+        else:
+            losses, idxs = (o[list(k)] for o in self.top_losses(None, largest))
+        inputs, preds, targets, decoded, _ = self[idxs]
+        inputs, targets, decoded = _tuple(inputs), _tuple(targets), _tuple(decoded)
+        if not hasattr(self.dl, 'show_batch'):
+            samples = L(zip(inputs[0], [self._name(t) for t in targets[0]]))
+            _plot_titled(samples, L((self._name(d),) for d in decoded[0]), preds, losses, **kwargs)
+            return
+        x, y, samples = self.dl.show_batch(inputs + targets, max_n=len(idxs), show=False)
+        _, _, outs = self.dl.show_batch(inputs + decoded, max_n=len(idxs), show=False)
+        plot_top_losses(x, y, samples, outs.itemgot(slice(len(inputs), None)), preds, losses, **kwargs)
+
+    def _name(self, answer: Tensor) -> Any:
+        names = getattr(self, 'vocab', None)
+        return names[int(answer)] if names is not None and answer.ndim == 0 else answer
+
+    def show_results(self, idxs: Any, **kwargs: Any) -> None:
+        """Draw the items `idxs` with target and prediction."""
+        inputs, _, targets, decoded, _ = self[idxs]
+        n = len(idxs) if is_listy(idxs) or isinstance(idxs, Tensor) else 1
+        self.dl.show_results(_tuple(inputs) + _tuple(targets), _tuple(decoded), max_n=n, **kwargs)
+
+
+class ClassificationInterpretation(Interpretation):
+    """`Interpretation` of a classifier: which classes are taken for which. `vocab` holds the classes' names."""
+
+    def __init__(self, learn: Any, dl: Any, losses: Tensor, act: Any = None) -> None:
+        super().__init__(learn, dl, losses, act)
+        self.vocab = _class_names(learn, dl)
+        self._answers = None
+
+    def answers(self) -> tuple[Tensor, Tensor]:
+        """Class indices of predictions and targets, int64 [n], predicted once."""
+        if self._answers is None:
+            _, targets, decoded = self.learn.get_preds(dl=self.dl, with_decoded=True, with_preds=False, act=self.act)
+            self._answers = flatten_check(decoded, targets)
+            if self.vocab is None:
+                self.vocab = [str(i) for i in range(int(torch.cat(self._answers).max()) + 1)]
+        return self._answers
+
+    def confusion_matrix(self) -> np.ndarray:
+        """Counts, int64 [n_classes, n_classes]: a row for each actual class, a column for each predicted one."""
+        decoded, targets = self.answers()
+        n = len(self.vocab)
+        known = (targets >= 0) & (targets < n) & (decoded >= 0) & (decoded < n)  # codes such as 255 mark no class
+        cells = targets[known].long() * n + decoded[known].long()
+        return torch.bincount(cells, minlength=n * n).view(n, n).numpy()
+
+    def plot_confusion_matrix(self, normalize: bool = False, title: str = 'Confusion matrix', cmap: str = 'Blues',
+                              norm_dec: int = 2, plot_txt: bool = True, **kwargs: Any) -> None:
+        """Draw the confusion matrix.
+
+        Args:
+            normalize: fractions of each actual class instead of counts.
+            title: above the matrix.
+            cmap: matplotlib's colours.
+            norm_dec: decimals of fractions.
+            plot_txt: write the numbers.
+            kwargs: for `matplotlib.pyplot.figure`: `figsize`, `dpi`.
+        """
+        import matplotlib.pyplot as plt
+        cm = self.confusion_matrix()
+        if normalize:
+            cm = cm / cm.sum(axis=1, keepdims=True).clip(min=1)
+        fig = plt.figure(**kwargs)
+        ax = fig.gca()
+        ax.imshow(cm, interpolation='nearest', cmap=cmap)
+        ticks = np.arange(len(self.vocab))
+        ax.set_xticks(ticks, [str(v) for v in self.vocab], rotation=90)
+        ax.set_yticks(ticks, [str(v) for v in self.vocab])
+        if plot_txt:
+            for i, j in np.ndindex(cm.shape):
+                ax.text(j, i, f'{cm[i, j]:.{norm_dec}f}' if normalize else str(cm[i, j]), ha='center', va='center',
+                        color='white' if cm[i, j] > cm.max() / 2 else 'black')
+        ax.set(title=title, xlabel='Predicted', ylabel='Actual')
+        ax.grid(False)
+        fig.tight_layout()
+
+    def most_confused(self, min_val: int = 1) -> list[tuple[Any, Any, int]]:
+        """`(actual, predicted, how often)` of every confusion seen at least `min_val` times, most frequent first."""
+        cm = self.confusion_matrix()
+        np.fill_diagonal(cm, 0)
+        found = [(self.vocab[i], self.vocab[j], int(cm[i, j])) for i, j in np.argwhere(cm >= min_val)]
+        return sorted(found, key=lambda confusion: confusion[2], reverse=True)
+
+    def print_classification_report(self) -> None:
+        """Print precision, recall, F1 and number of items of each class, and their means."""
+        print(_report(self.confusion_matrix(), [str(v) for v in self.vocab]))
+
+
+class SegmentationInterpretation(Interpretation):
+    """`Interpretation` of a segmentation model; its top losses show picture, target and prediction side by side."""
+
+
+def _class_names(learn: Any, dl: Any) -> Sequence | None:
+    """The classes' names as the data keep them; the last target's where there are several vocabularies."""
+    vocab = getattr(dl, 'vocab', None)
+    vocab = getattr(learn.dls, 'vocab', None) if vocab is None else vocab
+    dataset = getattr(dl, 'dataset', None)
+    while vocab is None and dataset is not None:
+        vocab, dataset = getattr(dataset, 'classes', None), getattr(dataset, 'dataset', None)
+    last = vocab[-1] if is_listy(vocab) and len(vocab) else None
+    if hasattr(last, '__len__') and not isinstance(last, (str, bytes)):
+        return last
+    return vocab
+
+
+def _report(cm: np.ndarray, names: list[str]) -> str:
+    """The usual table of scores from a confusion matrix."""
+    hits, support, predicted = np.diag(cm), cm.sum(axis=1), cm.sum(axis=0)
+    precision, recall = hits / predicted.clip(min=1), hits / support.clip(min=1)
+    f1 = 2 * hits / (support + predicted).clip(min=1)
+    total = max(support.sum(), 1)
+    width = max(*map(len, names), len('weighted avg'))
+
+    def line(name: str, scores: Sequence[float], n: int) -> str:
+        return f'{name:>{width}} ' + ' '.join(f'{score:>9.2f}' for score in scores) + f' {n:>9}'
+
+    scores = np.stack([precision, recall, f1])
+    lines = [f'{"":>{width}} ' + ' '.join(f'{head:>9}' for head in ('precision', 'recall', 'f1-score', 'support')), '']
+    lines += [line(name, scores[:, i], support[i]) for i, name in enumerate(names)]
+    lines += ['', f'{"accuracy":>{width}} {"":>9} {"":>9} {hits.sum() / total:>9.2f} {support.sum():>9}',
+              line('macro avg', scores.mean(axis=1), support.sum()),
+              line('weighted avg', (scores * support).sum(axis=1) / total, support.sum()), '']
+    return '\n'.join(lines)
+
+
+# ---------------------------------------------------------------- drawing
+
+@dispatch
+def plot_top_losses(x: Any, y: Any, samples: L, outs: L, raws: Tensor, losses: Tensor, nrows: int | None = None,
+                    ncols: int | None = None, figsize: tuple[float, float] | None = None, **kwargs: Any) -> None:
+    """Draw items with the losses the model makes on them; overload it for types of your own.
+
+    Args:
+        x: inputs of the batch, which decide by their type.
+        y: targets of the batch, which decide by their type.
+        samples: decoded items `(input, target)`.
+        outs: decoded predictions `(answer,)`.
+        raws: predictions [n, ...].
+        losses: [n].
+        nrows, ncols, figsize: of the grid.
+        kwargs: for `show`.
+
+    Raises:
+        TypeError: there is no drawing for these types.
+    """
+    if not isinstance(x, TensorImage):
+        raise TypeError(f'plot_top_losses draws pictures; for {type(x).__name__} and {type(y).__name__} write one: '
+                        '@dispatch def plot_top_losses(x: MyInput, y: MyTarget, samples, outs, raws, losses, **kwargs)')
+    grid = dict(nrows=nrows, ncols=ncols, figsize=figsize)
+    if isinstance(y, TensorMask):
+        _plot_masks(samples, outs, losses, figsize, **kwargs)
+    elif isinstance(y, TensorMultiCategory):
+        _plot_labels(samples, outs, raws, losses, **grid, **kwargs)
+    elif isinstance(y, TensorCategory):
+        _plot_titled(samples, outs, raws, losses, **grid, **kwargs)
+    else:
+        _plot_shown(samples, outs, losses, **grid, **kwargs)
+
+
+def _draw(picture: Any, ax: Any, **kwargs: Any) -> None:
+    """A picture that knows how to show itself, or a tensor [C,H,W] of a plain dataset in its own range."""
+    if hasattr(picture, 'show'):
+        picture.show(ctx=ax, **kwargs)
+        return
+    lo, hi = picture.aminmax()
+    show_image((picture - lo) / (hi - lo).clamp(min=1e-6), ctx=ax, cmap='gray', **kwargs)
+
+
+def _plot_titled(samples: L, outs: L, raws: Tensor, losses: Tensor, nrows: int | None = None, ncols: int | None = None,
+                 figsize: tuple[float, float] | None = None, **kwargs: Any) -> None:
+    """Each picture under prediction, target, loss and the probability of the prediction."""
+    axs = get_grid(len(samples), nrows=nrows, ncols=ncols, figsize=figsize, title='Prediction/Actual/Loss/Probability')
+    for ax, sample, out, raw, loss in zip(axs, samples, outs, raws, losses.tolist()):
+        _draw(sample[0], ax, **kwargs)
+        ax.set_title(f'{out[0]}/{sample[1]} / {loss:.2f} / {raw.max():.2f}')
+
+
+def _plot_labels(samples: L, outs: L, raws: Tensor, losses: Tensor, nrows: int | None = None, ncols: int | None = None,
+                 figsize: tuple[float, float] | None = None, **kwargs: Any) -> None:
+    """The pictures, numbered, and a table of their labels, predictions, probabilities and losses."""
+    import pandas as pd
+    axs = get_grid(len(samples), nrows=nrows, ncols=ncols, figsize=figsize)
+    for i, (ax, sample) in enumerate(zip(axs, samples)):
+        sample[0].show(ctx=ax, title=f'Image {i}', **kwargs)
+    rows = [{'target': sample[1], 'predicted': out[0], 'loss': loss, 'probabilities': [round(p, 4) for p in raw.tolist()]}
+            for sample, out, raw, loss in zip(samples, outs, raws, losses.tolist())]
+    display_df(pd.DataFrame(rows))
+
+
+def _plot_masks(samples: L, outs: L, losses: Tensor, figsize: tuple[float, float] | None = None, **kwargs: Any) -> None:
+    """A row for each item: picture, target, prediction with its loss."""
+    axs = get_grid(len(samples) * 3, nrows=len(samples), ncols=3, figsize=figsize, title='Input | Target | Prediction')
+    for i, (sample, out, loss) in enumerate(zip(samples, outs, losses.tolist())):
+        shown = ((sample[0], 'input'), (sample[1], 'target'), (out[0], f'pred; loss = {loss:.4f}'))
+        for ax, (picture, title) in zip(axs[3 * i:], shown):
+            picture.show(ctx=ax, **kwargs)
+            ax.set_title(title)
+
+
+def _plot_shown(samples: L, outs: L, losses: Tensor, nrows: int | None = None, ncols: int | None = None,
+                figsize: tuple[float, float] | None = None, **kwargs: Any) -> None:
+    """Points, boxes, pictures, numbers: target and prediction beside each other, each drawn as it shows itself."""
+    axs = get_grid(len(samples), nrows=nrows, ncols=ncols, figsize=figsize, double=True, title='Target/Prediction')
+    for ax, sample in zip(axs[::2], samples):
+        for part in sample:
+            part.show(ctx=ax, **kwargs)
+    for ax, sample, out, loss in zip(axs[1::2], samples, outs, losses.tolist()):
+        for part in (sample[0], *out):
+            part.show(ctx=ax, **kwargs)
+        ax.set_title(f'{ax.get_title()}\nloss = {loss:.4f}'.strip())

@@ -1,0 +1,168 @@
+"""Learners for pictures: a pretrained body, a fresh head, the data normalized as the body knows it."""
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from minifast.data.core import DataLoaders
+from minifast.data.transforms import Normalize, get_c
+from minifast.interpret import plot_top_losses
+from minifast.learner import Learner
+from minifast.optimizer import Adam
+from minifast.torch_core import check_kwargs, defaults
+from minifast.vision.models.body import (TimmBody, create_body, cut_model, default_split, has_pool_type, meta_of,
+                                         model_meta)
+from minifast.vision.models.create import (arch_from_name, create_cnn_model, create_timm_model, create_unet_model,
+                                           create_vision_model, model_recipe)
+from minifast.vision.models.head import add_head, create_head
+from minifast.vision.models.weights import WeightsNotFoundError
+
+__all__ = ['TimmBody', 'WeightsNotFoundError', 'add_head', 'cnn_learner', 'create_body', 'create_cnn_model',
+           'create_head', 'create_timm_model', 'create_unet_model', 'create_vision_model', 'cut_model', 'default_split',
+           'has_pool_type', 'model_meta', 'plot_top_losses', 'unet_learner', 'vision_learner']
+
+
+def _add_norm(dls: DataLoaders, meta: dict[str, Any], pretrained: bool, n_in: int = 3) -> None:
+    """Append `Normalize` with the statistics the weights were trained with, where the data have no `Normalize` yet.
+
+    Plain torch loaders have no batch transforms; what their dataset yields is taken as normalized.
+    """
+    stats = meta.get('stats')
+    if not pretrained or stats is None or n_in != len(stats[0]) or not hasattr(dls, 'after_batch'):
+        return
+    if not any(isinstance(tfm, Normalize) for tfm in dls.after_batch.fs):
+        dls.add_tfms([Normalize.from_stats(*stats)], 'after_batch')
+
+
+def _outputs(dls: DataLoaders, n_out: int | None) -> int:
+    """How many numbers the model gives for an item: `n_out`, else what the data say."""
+    n_out = get_c(dls) if n_out is None else n_out
+    if not n_out:
+        raise ValueError('n_out is not given and the data do not tell it: pass n_out=, or set dls.c')
+    return n_out
+
+
+def _finish(learn: Learner, arch: Any, normalize: bool, n_out: int, pretrained: bool, recipe: dict | None,
+            **settings: Any) -> Learner:
+    """Freeze a pretrained body and keep the arguments on the learner, where trackers read them."""
+    if pretrained:
+        learn.freeze()
+    settings = dict(arch=arch, normalize=normalize, n_out=n_out, pretrained=pretrained, recipe=recipe, **settings)
+    for name, value in settings.items():
+        setattr(learn, name, value)
+    return learn
+
+
+def vision_learner(dls: DataLoaders, arch: Callable | str, normalize: bool = True, n_out: int | None = None,
+                   pretrained: bool = True, weights: Any = None, loss_func: Callable | None = None,
+                   opt_func: Callable = Adam, lr: float | slice = defaults.lr, splitter: Callable | None = None,
+                   cbs: Any = None, metrics: Any = None, path: str | Path | None = None,
+                   model_dir: str | Path = 'models', wd: float | None = None, wd_bn_bias: bool = False,
+                   train_bn: bool = True, moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
+                   cut: int | Callable | None = None, init: Callable | None = nn.init.kaiming_normal_,
+                   custom_head: nn.Module | None = None, concat_pool: bool = True, pool: bool = True,
+                   lin_ftrs: Sequence[int] | None = None, ps: float | Sequence[float] = 0.5, first_bn: bool = True,
+                   bn_final: bool = False, lin_first: bool = False, y_range: Sequence[float] | None = None,
+                   n_in: int = 3, **kwargs: Any) -> Learner:
+    """A learner for transfer learning: `Sequential(body, head)`, the body frozen where it is pretrained.
+
+    Args:
+        dls: the data; plain torch loaders too, a pair of them too.
+        arch: `resnet18` or another function that makes a model; a string is a name of timm's.
+        normalize: normalize as the pretrained body knows it, where the data do not normalize yet.
+        n_out: numbers to predict for each item; default: what the data say.
+        pretrained: load the weights that the architecture is known for.
+        weights: which: a torchvision enum member or its name, or the path of a file (see `create_vision_model`).
+        splitter: model -> parameter groups; default: the architecture's own, body in two and head.
+        cut, init, custom_head, n_in: see `create_vision_model`.
+        concat_pool, pool, lin_ftrs, ps, first_bn, bn_final, lin_first, y_range: see `create_head`.
+        loss_func, opt_func, lr, cbs, metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms: see `Learner`.
+        kwargs: for `timm.create_model`.
+
+    Raises:
+        WeightsNotFoundError: the pretrained weights are neither in torch's cache nor to be had; says what to do.
+        ValueError: the number of outputs is not known.
+
+    Example:
+        >>> learn = vision_learner(dls, resnet18, metrics=error_rate)
+        >>> learn.fine_tune(3)
+    """
+    dls, arch = _as_dls(dls), arch_from_name(arch)
+    meta, n_out = meta_of(arch), _outputs(dls, n_out)
+    head_args = dict(concat_pool=concat_pool, pool=pool, lin_ftrs=lin_ftrs, ps=ps, first_bn=first_bn, bn_final=bn_final,
+                     lin_first=lin_first, y_range=y_range)
+    model_args = dict(init=init, custom_head=custom_head, n_in=n_in, **head_args)
+    if isinstance(arch, str):
+        model, cfg = create_timm_model(arch, n_out, cut, pretrained, **model_args, **kwargs)
+        meta = {**meta, 'stats': (cfg['mean'], cfg['std'])}
+    else:
+        check_kwargs('vision_learner', kwargs, vision_learner.__annotations__)
+        model = create_vision_model(arch, n_out, pretrained=pretrained, weights=weights, cut=cut, **model_args)
+    if normalize:
+        _add_norm(dls, meta, pretrained, n_in)
+    learn = Learner(dls, model, loss_func=loss_func, opt_func=opt_func, lr=lr, splitter=splitter or meta['split'],
+                    cbs=cbs, metrics=metrics, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias,
+                    train_bn=train_bn, moms=moms)
+    recipe = model_recipe(create_vision_model, arch, n_out=n_out, n_in=n_in, cut=cut, custom_head=custom_head,
+                          **head_args)
+    return _finish(learn, arch, normalize, n_out, pretrained, None if kwargs else recipe, n_in=n_in, **kwargs)
+
+
+def unet_learner(dls: DataLoaders, arch: Callable, normalize: bool = True, n_out: int | None = None,
+                 pretrained: bool = True, weights: Any = None, config: dict | None = None,
+                 loss_func: Callable | None = None, opt_func: Callable = Adam, lr: float | slice = defaults.lr,
+                 splitter: Callable | None = None, cbs: Any = None, metrics: Any = None,
+                 path: str | Path | None = None, model_dir: str | Path = 'models', wd: float | None = None,
+                 wd_bn_bias: bool = False, train_bn: bool = True,
+                 moms: tuple[float, float, float] = (0.95, 0.85, 0.95), **kwargs: Any) -> Learner:
+    """A learner with a `DynamicUnet`, laid out for the size of the pictures in the first batch.
+
+    Args:
+        dls: the data: pictures [B,n_in,H,W].
+        arch: `resnet34` or another function that makes a model.
+        n_out: output channels; default: what the data say (the number of classes).
+        config: older code's way to give `kwargs`.
+        normalize, pretrained, weights, splitter: see `vision_learner`.
+        loss_func, opt_func, lr, cbs, metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms: see `Learner`.
+        kwargs: for `create_unet_model`: `n_in`, `cut`, `blur`, `blur_final`, `self_attention`, `y_range`, `last_cross`,
+            `bottle`, `act_cls`, `init`, `norm_type`, and those of `ConvLayer`.
+
+    Raises:
+        WeightsNotFoundError: the pretrained weights are neither in torch's cache nor to be had; says what to do.
+        ValueError: the number of outputs is not known.
+    """
+    if config:
+        warnings.warn('config= is an old way: give its entries to unet_learner directly', stacklevel=2)
+        kwargs = {**config, **kwargs}
+    check_kwargs('unet_learner', kwargs, [*create_unet_model.__annotations__, *_conv_kwargs])
+    dls, arch = _as_dls(dls), arch_from_name(arch)
+    meta, n_out = meta_of(arch), _outputs(dls, n_out)
+    if normalize:
+        _add_norm(dls, meta, pretrained, kwargs.get('n_in', 3))
+    batch = dls.one_batch() if hasattr(dls, 'one_batch') else next(iter(dls.train))
+    img_size = tuple(batch[0].shape[-2:])
+    model = create_unet_model(arch, n_out, img_size, pretrained=pretrained, weights=weights, **kwargs)
+    learn = Learner(dls, model, loss_func=loss_func, opt_func=opt_func, lr=lr, splitter=splitter or meta['split'],
+                    cbs=cbs, metrics=metrics, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias,
+                    train_bn=train_bn, moms=moms)
+    recipe = model_recipe(create_unet_model, arch, n_out=n_out, img_size=img_size,
+                          **{k: v for k, v in kwargs.items() if k != 'init'})
+    return _finish(learn, arch, normalize, n_out, pretrained, recipe, **kwargs)
+
+
+_conv_kwargs = ('ks', 'padding', 'bias', 'bn_1st', 'transpose', 'bias_std', 'groups', 'dilation', 'padding_mode')
+
+
+def _as_dls(dls: Any) -> DataLoaders:
+    """The data as they are, a pair of plain loaders as `DataLoaders`."""
+    return dls if hasattr(dls, 'train') else DataLoaders(*dls)
+
+
+def cnn_learner(*args: Any, **kwargs: Any) -> Learner:
+    """`vision_learner` under the name older code uses."""
+    warnings.warn('cnn_learner is now called vision_learner', stacklevel=2)
+    return vision_learner(*args, **kwargs)
