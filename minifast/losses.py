@@ -43,7 +43,9 @@ class BaseLoss:
         """
         self.axis, self.flatten, self.floatify, self.is_2d = axis, flatten, floatify, is_2d
         if isinstance(loss_cls, type):
-            check_kwargs(self._name(loss_cls), kwargs, [*inspect.signature(loss_cls).parameters, 'axis', 'flatten'])
+            taken = inspect.signature(loss_cls.__init__).parameters
+            if not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+                check_kwargs(self._name(loss_cls), kwargs, [*taken, 'axis', 'flatten'])
         self.func = loss_cls(*args, **kwargs)
 
     def __repr__(self) -> str:
