@@ -220,7 +220,7 @@ def _report(cm: np.ndarray, names: list[str]) -> str:
 # ---------------------------------------------------------------- drawing
 
 @dispatch
-def plot_top_losses(x: Any, y: Any, samples: L, outs: L, raws: Tensor, losses: Tensor, nrows: int | None = None,
+def plot_top_losses(x: Any, y: Any, samples: Any, outs: Any, raws: Any, losses: Any, nrows: int | None = None,
                     ncols: int | None = None, figsize: tuple[float, float] | None = None, **kwargs: Any) -> None:
     """Draw items with the losses the model makes on them; overload it for types of your own.
 
@@ -276,7 +276,7 @@ def _plot_labels(samples: L, outs: L, raws: Tensor, losses: Tensor, nrows: int |
     axs = get_grid(len(samples), nrows=nrows, ncols=ncols, figsize=figsize)
     for i, (ax, sample) in enumerate(zip(axs, samples)):
         sample[0].show(ctx=ax, title=f'Image {i}', **kwargs)
-    rows = [{'target': sample[1], 'predicted': out[0], 'loss': loss, 'probabilities': [round(p, 4) for p in raw.tolist()]}
+    rows = [{'target': sample[1], 'predicted': out[0], 'probabilities': np.round(raw.tolist(), 4), 'loss': loss}
             for sample, out, raw, loss in zip(samples, outs, raws, losses.tolist())]
     display_df(pd.DataFrame(rows))
 
