@@ -12,6 +12,7 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from minifast.arguments import near_match
+from minifast.callback.checkpoint import CheckpointCallback, fit_was_done
 from minifast.callback.core import (
     Callback,
     CancelBackwardException,
@@ -59,7 +60,8 @@ class Loop:
         self.cbs, self._depth, self._device = L(), 0, None
         self._compile()
         self.training, self.create_mbar, self.logger, self.opt = False, True, print, None
-        self.fit_seed, self.phase, self.start_epoch, self.start_batch = None, 0, 0, 0
+        self.fit_seed, self.start_epoch, self.start_batch = None, 0, 0
+        self.fitting, self.checkpoint_phases = False, {}
         self._end_cleanup()
 
     # ------------------------------------------------------------ what the learner is made of
@@ -166,7 +168,10 @@ class Loop:
 
     def _compile(self) -> None:
         self._hooks = compile_hooks(self.cbs)
-        self._may_change_loss = bool(self._hooks['after_loss'] or self._hooks['before_backward'])
+        # an event that nobody hears is not even called; a plugin's own `_call_one` hears all
+        patched = type(self)._call_one is not _own_call_one
+        self._heard = {name: bool(hooks) or patched for name, hooks in self._hooks.items()}
+        self._may_change_loss = self._heard['after_loss'] or self._heard['before_backward']
 
     def __call__(self, event_name: str | Sequence[str]) -> None:
         """Run one event, or several, as the loop does."""
@@ -180,8 +185,6 @@ class Loop:
             hooks = self._hooks[event_name]
         except KeyError:
             raise ValueError(f'{event_name!r} is no event{near_match(event_name, events)}') from None
-        if not hooks:
-            return
         inner = event_name in inner_events
         for cb, hook in hooks:
             if cb.run and (not inner or (cb.run_train if self.training else cb.run_valid)):
@@ -198,11 +201,13 @@ class Loop:
     def _with_events(self, f: Callable, event_type: str, ex: type[Exception], final: Callable = noop) -> None:
         before, after_cancel, after = parts[event_type]
         try:
-            self._call_one(before)
+            if self._heard[before]:
+                self._call_one(before)
             f()
         except ex:
             self._call_one(after_cancel)
-        self._call_one(after)
+        if self._heard[after]:
+            self._call_one(after)
         final()
 
     @contextmanager
@@ -275,12 +280,14 @@ class Loop:
 
     def _do_one_batch(self) -> None:
         self.pred = self.model(*[plain(x) if isinstance(x, Tensor) else x for x in self.xb])
-        self._call_one('after_pred')
+        if self._heard['after_pred']:
+            self._call_one('after_pred')
         if len(self.yb):
             self.loss_grad = self.loss_func(self.pred, *[plain(y) if isinstance(y, Tensor) else y for y in self.yb])
             # a hook may change loss_grad in place and must not change what is reported; without hooks nobody can
             self.loss = self.loss_grad.clone() if self._may_change_loss else self.loss_grad
-        self._call_one('after_loss')
+        if self._heard['after_loss']:
+            self._call_one('after_loss')
         if self.training and len(self.yb):
             self._do_grad_opt()
 
@@ -345,7 +352,7 @@ class Loop:
                 state['force_train'] = True
 
     def fit(self, n_epoch: int, lr: float | slice | None = None, wd: float | None = None, cbs: Any = None,
-            reset_opt: bool = False, start_epoch: int = 0) -> None:
+            reset_opt: bool = False, start_epoch: int = 0, checkpoint: Any = None, resume: bool = False) -> None:
         """Train for `n_epoch` epochs, validating after each.
 
         Args:
@@ -355,8 +362,13 @@ class Loop:
             cbs: callbacks for this fit only.
             reset_opt: start with a new optimizer.
             start_epoch: number of the first epoch, those before it count as done.
+            checkpoint: a folder for a checkpoint after every epoch; short for `cbs=CheckpointCallback(folder)`.
+            resume: go on from the newest checkpoint there, to the bits of a training that was never stopped.
         """
+        cbs = L(cbs) + (L() if checkpoint is None else L(CheckpointCallback(checkpoint)))
         with self.added_cbs(cbs), self._running():
+            if resume and fit_was_done(self):
+                return
             if reset_opt or self.opt is None:
                 self.create_opt()
             wd = self.wd if wd is None else wd
@@ -366,9 +378,11 @@ class Loop:
             self.n_epoch, self.start_epoch, self.start_batch = n_epoch, start_epoch, 0
             ours = any(hasattr(dl, 'begin') for dl in self.dls)
             self.fit_seed = int(torch.randint(2 ** 62, ())) if ours else None  # sync: a host draw, once a fit
+            self.fitting = True
             try:
                 self._with_events(self._do_fit, 'fit', CancelFitException, self._end_cleanup)
             finally:
+                self.fitting = False
                 self.fit_seed, self.start_epoch, self.start_batch = None, 0, 0
 
     def print_loop(self) -> None:
@@ -379,3 +393,6 @@ class Loop:
             depth -= ends
             print(f'{"  " * depth}{name:22}: {", ".join(map(repr, self.ordered_cbs(name))) or "-"}')
             depth += starts
+
+
+_own_call_one = Loop._call_one

@@ -62,6 +62,9 @@ class Metric:
         return class2attr(self, 'Metric')
 
 
+_halves = (torch.float16, torch.bfloat16)
+
+
 class _Average(Metric):
     """A mean over batches, weighted by batch size. `total` and `count` are this process's own."""
 
@@ -71,9 +74,12 @@ class _Average(Metric):
 
     def _add(self, value: Any, bs: int) -> None:
         if isinstance(value, Tensor):
-            value = plain(value).detach()
-            value = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
-        self.total = self.total + value * bs
+            value = plain(value)
+            value = value.detach() if value.requires_grad else value
+            value = value.float() if value.dtype in _halves else value
+        # one operation for the product and the sum
+        both = isinstance(self.total, Tensor) and isinstance(value, Tensor)
+        self.total = torch.add(self.total, value, alpha=bs) if both else self.total + value * bs
         self.count += bs
 
     @property
