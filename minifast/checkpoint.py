@@ -9,8 +9,8 @@ from typing import Any, BinaryIO
 from torch import Tensor, nn
 
 from minifast.distributed import rank_distrib
-from minifast.tensorfile import DamagedFileError, UnsafeFileError, read_tensors, storable, write_atomic
-from minifast.torch_core import apply, batchnorm_types, get_model
+from minifast.tensorfile import DamagedFileError, UnsafeFileError, copied, read_tensors, storable, write_atomic
+from minifast.torch_core import batchnorm_types, get_model
 
 __all__ = ['DamagedFileError', 'UnsafeFileError', 'check_model_state', 'check_opt_state', 'load_model', 'save_model']
 
@@ -63,8 +63,7 @@ def load_model(file: str | Path | BinaryIO, model: nn.Module, opt: Any, with_opt
     _load(model, model_state, file, strict=strict)
     if has_opt and with_opt and opt is not None:
         # copied, because the optimizer keeps these tensors and the file stays mapped as long as they live
-        opt_state = apply(lambda o: o.clone() if isinstance(o, Tensor) else o, state['opt'])
-        _load(opt, opt_state, file)
+        _load(opt, copied(state['opt']), file)
     elif with_opt and not has_opt:
         warnings.warn(f'{file} holds no optimizer state: the optimizer starts anew (with_opt=False says that you '
                       'know)', stacklevel=3)

@@ -100,7 +100,8 @@ class Learner(Loop):
 
     def fit_one_cycle(self, n_epoch: int, lr_max: float | slice | None = None, div: float = 25.,
                       div_final: float = 1e5, pct_start: float = 0.25, wd: float | None = None, moms: Any = None,
-                      cbs: Any = None, reset_opt: bool = False, start_epoch: int = 0) -> None:
+                      cbs: Any = None, reset_opt: bool = False, start_epoch: int = 0, checkpoint: Any = None,
+                      resume: bool = False) -> None:
         """Fit with the one-cycle policy: the learning rate rises from `lr_max/div` and falls to `lr_max/div_final`.
 
         Source: Smith and Topin, "Super-convergence", arXiv 1708.07120.
@@ -108,18 +109,21 @@ class Learner(Loop):
         lr_max = self._peak_lrs(lr_max)
         scheds = {'lr': combined_cos(pct_start, lr_max / div, lr_max, lr_max / div_final),
                   'mom': combined_cos(pct_start, *(self.moms if moms is None else moms))}
-        self.fit(n_epoch, cbs=ParamScheduler(scheds) + L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
+        self.fit(n_epoch, cbs=ParamScheduler(scheds) + L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch,
+                 **_given(checkpoint=checkpoint, resume=resume))
 
     def fit_flat_cos(self, n_epoch: int, lr: float | slice | None = None, div_final: float = 1e5,
                      pct_start: float = 0.75, wd: float | None = None, cbs: Any = None, reset_opt: bool = False,
-                     start_epoch: int = 0) -> None:
+                     start_epoch: int = 0, checkpoint: Any = None, resume: bool = False) -> None:
         """Fit at a constant learning rate that falls in a cosine from `pct_start` on."""
         lr = self._peak_lrs(lr)
         scheds = {'lr': combined_cos(pct_start, lr, lr, lr / div_final)}
-        self.fit(n_epoch, cbs=ParamScheduler(scheds) + L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
+        self.fit(n_epoch, cbs=ParamScheduler(scheds) + L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch,
+                 **_given(checkpoint=checkpoint, resume=resume))
 
     def fit_sgdr(self, n_cycles: int, cycle_len: int, lr_max: float | slice | None = None, cycle_mult: int = 2,
-                 cbs: Any = None, reset_opt: bool = False, wd: float | None = None, start_epoch: int = 0) -> None:
+                 cbs: Any = None, reset_opt: bool = False, wd: float | None = None, start_epoch: int = 0,
+                 checkpoint: Any = None, resume: bool = False) -> None:
         """Fit `n_cycles` cosine cycles with warm restarts, each `cycle_mult` times as long as the one before.
 
         Source: Loshchilov and Hutter, "SGDR", arXiv 1608.03983.
@@ -128,7 +132,8 @@ class Learner(Loop):
         n_epoch = cycle_len * sum(cycle_mult ** i for i in range(n_cycles))
         pcts = [cycle_len * cycle_mult ** i / n_epoch for i in range(n_cycles)]
         scheds = {'lr': combine_scheds(pcts, [SchedCos(lr_max, 0) for _ in pcts])}
-        self.fit(n_epoch, cbs=ParamScheduler(scheds) + L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
+        self.fit(n_epoch, cbs=ParamScheduler(scheds) + L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch,
+                 **_given(checkpoint=checkpoint, resume=resume))
 
     def fine_tune(self, epochs: int, base_lr: float = 2e-3, freeze_epochs: int = 1, lr_mult: float = 100,
                   pct_start: float = 0.3, div: float = 5.0, **kwargs: Any) -> None:
@@ -318,6 +323,11 @@ class Learner(Loop):
         """Compile the model in place with `torch.compile`'s arguments; names of parameters stay as they are."""
         self.model.compile(**kwargs)
         return self
+
+
+def _given(**kwargs: Any) -> dict[str, Any]:
+    """The arguments that were given: a plugin may have put a `fit` in place that knows nothing of the others."""
+    return {name: value for name, value in kwargs.items() if value}
 
 
 @contextmanager

@@ -26,9 +26,9 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor, nn
 
-from minifast.torch_core import apply, plain
+from minifast.torch_core import plain
 
-__all__ = ['DamagedFileError', 'UnsafeFileError', 'read_tensors', 'storable', 'sweep_temporaries', 'write_atomic']
+__all__ = ['DamagedFileError', 'UnsafeFileError', 'copied', 'read_tensors', 'storable', 'sweep_temporaries', 'write_atomic']
 
 
 class UnsafeFileError(ValueError):
@@ -152,6 +152,19 @@ def storable(x: Any, where: str = 'it') -> Any:
         return x.as_posix()
     raise TypeError(f'{where} is a {type(x).__name__}, which no tensor file can hold: keep tensors, numbers, texts, '
                     'lists and dicts there')
+
+
+def copied(x: Any) -> Any:
+    """`x` with every tensor copied to the CPU, as a thread may write it or a training may keep it."""
+    if isinstance(x, OrderedDict) and hasattr(x, '_metadata'):
+        kept = OrderedDict((k, copied(v)) for k, v in x.items())
+        kept._metadata = x._metadata
+        return kept
+    if isinstance(x, dict):
+        return {k: copied(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)) and not isinstance(x, torch.Size):
+        return type(x)([copied(v) for v in x])
+    return x.detach().to('cpu', copy=True) if isinstance(x, Tensor) else x  # sync: a file is written or read
 
 
 def write_atomic(path: str | Path | BinaryIO, obj: Any) -> None:
@@ -281,7 +294,7 @@ def _read_stream(stream: BinaryIO) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'stream.pth'
         path.write_bytes(stream.read())
-        return apply(lambda o: o.clone() if isinstance(o, Tensor) else o, read_tensors(path))
+        return copied(read_tensors(path))
 
 
 def _verify(path: Path, stream: BinaryIO, data: memoryview) -> int:
