@@ -19,9 +19,11 @@ demo: $(STAMP)-demo
 test: $(STAMP)-test
 	@$(BIN)/python -m pytest -m "not slow and not faults" $(ARGS)
 
-# For developers: writes the import lists of minifast/*/all.py and its kin anew after a public name came or went.
+# For developers, after a public name or a room came or went: writes the import lists of the namespaces (minifast/*/all.py
+# and their kin) and the README's tree of rooms anew.
 namespaces: $(STAMP)-test
 	@$(BIN)/python tools/make_namespaces.py
+	@$(BIN)/python tools/make_tree.py
 
 $(STAMP)-%: setup.cfg pyproject.toml | $(BIN)/python
 	@echo "Installing minifast[$*] into .venv (once; PyTorch is large, this can take minutes)"

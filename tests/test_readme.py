@@ -1,0 +1,106 @@
+"""Everything in the README is run, or looked up: code, diff, commands, pictures and the tree of rooms."""
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minifast.cli import build_parser, main
+from minifast.demo import write_digits
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / 'tools'))
+
+import make_tree  # noqa: E402
+
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of one language."""
+    return re.findall(rf'```{language}\n(.*?)```', README, re.DOTALL)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory) -> Path:
+    """A folder with the digits in it, as a reader who ran the six lines has."""
+    folder = tmp_path_factory.mktemp('readme')
+    write_digits(folder / 'digits')
+    return folder
+
+
+def run(code: str, folder: Path) -> subprocess.CompletedProcess:
+    """Run code as a script of its own in a folder."""
+    done = subprocess.run([sys.executable, '-c', code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_six_lines_make_the_picture(folder):
+    """The first block has six lines and ends in a figure of nine digits; the committed picture is of that figure."""
+    code = blocks('python')[0]
+    assert len(code.strip().splitlines()) == 6
+    done = run(code + "\nassert len(plt.gcf().axes) == 9\nplt.savefig('digits.png')", folder)
+    assert 'error_rate' in done.stdout
+    assert (folder / 'digits.png').exists()
+
+
+def test_diff_from_fastai_has_five_lines_and_its_new_side_runs(folder):
+    """Only the import line differs, and the script runs."""
+    lines = blocks('diff')[0].strip('\n').splitlines()
+    assert len(lines) == 5
+    old = [line[1:] for line in lines if line[0] == '-']
+    new = [line[1:] for line in lines if line[0] == '+']
+    assert [line.replace('fastai', 'minifast') for line in old] == new == ['from minifast.vision.all import *']
+    run('\n'.join(line[1:] for line in lines if line[0] != '-'), folder)
+
+
+def test_make_commands_are_in_the_makefile_and_ci_runs_the_tests():
+    """Each `make x` of the README is a target; `.ci/run` calls exactly `make test`."""
+    targets = re.findall(r'^([a-z]+):', (ROOT / 'Makefile').read_text(encoding='utf-8'), re.MULTILINE)
+    assert set(re.findall(r'^make (\w+)$', README, re.MULTILINE)) <= set(targets)
+    commands = [line for line in (ROOT / '.ci' / 'run').read_text(encoding='utf-8').splitlines() if line[:1] not in '#']
+    assert commands[-1] == 'exec make test'
+
+
+def test_shell_commands_parse():
+    """Each `minifast ...` line is understood by the command line."""
+    lines = re.findall(r'^minifast .*$', README, re.MULTILINE)
+    assert len(lines) >= 4
+    for line in lines:
+        build_parser().parse_args(shlex.split(line)[1:])
+
+
+def test_shell_commands_run(folder, monkeypatch, capsys):
+    """The commands do what they say, one after the other, on fewer digits."""
+    monkeypatch.chdir(folder)
+    few = folder / 'few' / 'digits'
+    for file in sorted((folder / 'digits').rglob('*.png')):
+        if int(file.stem) < 8:
+            (few / file.parent.name).mkdir(parents=True, exist_ok=True)
+            (few / file.parent.name / file.name).write_bytes(file.read_bytes())
+    monkeypatch.chdir(folder / 'few')
+    for line in re.findall(r'^minifast .*$', README, re.MULTILINE):
+        argv = shlex.split(line)[1:] + (['--size', '32', '--epochs', '1', '--lr', '1e-3'] if 'train' in line else [])
+        assert main(argv) == 0, line
+    assert 'model.pth' in capsys.readouterr().out
+
+
+def test_links_and_pictures_are_there():
+    """Every relative link leads to a file of the repository; pictures are small."""
+    for target in re.findall(r'\]\(([^)#]+)\)', README):
+        if not target.startswith('http'):
+            assert (ROOT / target).is_file(), target
+            assert (ROOT / target).stat().st_size < 400_000
+
+
+def test_tree_of_rooms_is_up_to_date():
+    """The tree names every room once, with its own first line, in the order of the floors."""
+    tree = README[README.index(make_tree.HEADING):]
+    assert tree == make_tree.tree(), 'run: make namespaces'
+    there = {str(f.relative_to(ROOT / 'minifast')) for f in (ROOT / 'minifast').rglob('*.py') if f.stem != '__init__'}
+    assert set(re.findall(r'^  ([\w/]+\.py)', tree, re.MULTILINE)) == there
