@@ -206,12 +206,12 @@ def _report(cm: np.ndarray, names: list[str]) -> str:
     width = max(*map(len, names), len('weighted avg'))
 
     def line(name: str, scores: Sequence[float], n: int) -> str:
-        return f'{name:>{width}} ' + ' '.join(f'{score:>9.2f}' for score in scores) + f' {n:>9}'
+        return f'{name:>{width}} ' + ''.join(f' {score:>9.2f}' for score in scores) + f' {n:>9}'
 
     scores = np.stack([precision, recall, f1])
-    lines = [f'{"":>{width}} ' + ' '.join(f'{head:>9}' for head in ('precision', 'recall', 'f1-score', 'support')), '']
+    lines = [' ' * (width + 1) + ''.join(f' {head:>9}' for head in ('precision', 'recall', 'f1-score', 'support')), '']
     lines += [line(name, scores[:, i], support[i]) for i, name in enumerate(names)]
-    lines += ['', f'{"accuracy":>{width}} {"":>9} {"":>9} {hits.sum() / total:>9.2f} {support.sum():>9}',
+    lines += ['', f'{"accuracy":>{width}}  {"":>9} {"":>9} {hits.sum() / total:>9.2f} {support.sum():>9}',
               line('macro avg', scores.mean(axis=1), support.sum()),
               line('weighted avg', (scores * support).sum(axis=1) / total, support.sum()), '']
     return '\n'.join(lines)

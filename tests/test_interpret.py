@@ -1,0 +1,155 @@
+"""Interpretation: losses in order, confusions counted as scikit-learn counts them, pictures of the worst items."""
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import classification_report, confusion_matrix
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from minifast.interpret import ClassificationInterpretation, Interpretation, plot_top_losses
+from minifast.learner import Learner
+from minifast.losses import CrossEntropyLossFlat, MSELossFlat
+
+N = 40
+X = torch.rand(N, 1, 6, 6)
+Y = torch.arange(N) % 4
+
+
+class Named(TensorDataset):
+    """A dataset that names its classes."""
+
+    classes = ('cat', 'dog', 'owl', 'wolf')
+
+
+def learner(dataset=None, loss_func=None, n_out=4) -> Learner:
+    """An untrained classifier on a plain torch dataset: it confuses everything."""
+    dataset = dataset or Named(X, Y)
+    torch.manual_seed(3)
+    loaders = [DataLoader(dataset, batch_size=16, shuffle=shuffle) for shuffle in (True, False)]
+    return Learner(loaders, nn.Sequential(nn.Flatten(), nn.Linear(36, n_out)),
+                   loss_func=loss_func or CrossEntropyLossFlat())
+
+
+def predicted(learn: Learner) -> torch.Tensor:
+    return learn.model(X).argmax(-1)
+
+
+def test_confusion_matrix_counts_as_scikit_learn_does():
+    """A row for each actual class, a column for each predicted one, every item counted once."""
+    learn = learner()
+    cm = ClassificationInterpretation.from_learner(learn).confusion_matrix()
+    assert np.array_equal(cm, confusion_matrix(Y, predicted(learn))) and cm.sum() == N
+
+
+def test_confusion_matrix_leaves_out_what_is_no_class():
+    """Targets such as 255, which mark no class, are not counted."""
+    targets = Y.clone()
+    targets[:5] = 255
+    learn = learner(Named(X, targets), loss_func=CrossEntropyLossFlat(ignore_index=255))
+    assert ClassificationInterpretation.from_learner(learn).confusion_matrix().sum() == N - 5
+
+
+def test_most_confused_is_sorted_and_leaves_out_the_diagonal():
+    """Every confusion at least `min_val` times, the most frequent first, by name."""
+    learn = learner()
+    interp = ClassificationInterpretation.from_learner(learn)
+    cm = interp.confusion_matrix()
+    found = interp.most_confused(min_val=2)
+    counts = [n for *_, n in found]
+    assert counts == sorted(counts, reverse=True) and min(counts) >= 2
+    assert sum(n for *_, n in interp.most_confused()) == N - np.trace(cm)
+    actual, guessed, n = found[0]
+    assert cm[Named.classes.index(actual), Named.classes.index(guessed)] == n
+
+
+def test_classification_report_is_scikit_learns(capsys):
+    """The printed report is, character for character, what scikit-learn prints."""
+    learn = learner()
+    ClassificationInterpretation.from_learner(learn).print_classification_report()
+    wanted = classification_report(Y, predicted(learn), labels=range(4), target_names=Named.classes, zero_division=0)
+    assert capsys.readouterr().out == wanted + '\n'
+
+
+def test_classes_without_names_are_numbered():
+    """Where the data keep no names, classes are numbered from what was seen."""
+    interp = ClassificationInterpretation.from_learner(learner(TensorDataset(X, Y)))
+    assert interp.confusion_matrix().shape == (4, 4) and interp.vocab == ['0', '1', '2', '3']
+
+
+def test_answers_are_predicted_once():
+    """The matrix, the report and the confusions share one pass."""
+    learn = learner()
+    interp = ClassificationInterpretation.from_learner(learn)
+    interp.confusion_matrix()
+    learn.model = None
+    interp.most_confused()
+
+
+def test_top_losses_are_sorted_and_point_at_their_items():
+    """The largest first, or the smallest; the indices are the dataset's."""
+    learn = learner()
+    interp = Interpretation.from_learner(learn)
+    each = nn.functional.cross_entropy(learn.model(X), Y, reduction='none').detach()
+    losses, idxs = interp.top_losses()
+    torch.testing.assert_close(losses, each.sort(descending=True).values)
+    torch.testing.assert_close(each[idxs], losses)
+    smallest, _ = interp.top_losses(3, largest=False)
+    torch.testing.assert_close(smallest, each.sort().values[:3])
+    assert len(interp.top_losses(1000)[0]) == N
+
+
+def test_interpretation_of_the_training_split_is_in_the_datasets_order():
+    """A shuffled loader makes no difference to whose loss is whose."""
+    learn = learner()
+    train, valid = (Interpretation.from_learner(learn, ds_idx=i).losses for i in (0, 1))
+    torch.testing.assert_close(train, valid)
+
+
+def test_getitem_gives_inputs_predictions_targets_answers_and_losses():
+    """Items by index, in that order; a single index and a tensor of indices too."""
+    learn = learner()
+    interp = Interpretation.from_learner(learn)
+    inputs, preds, targets, decoded, losses = interp[[5, 2]]
+    assert torch.equal(inputs, X[[5, 2]]) and targets.tolist() == [1, 2] and preds.shape == (2, 4)
+    assert torch.equal(decoded, preds.argmax(-1)) and torch.equal(losses, interp.losses[[5, 2]])
+    assert torch.equal(interp[7][0], X[[7]]) and torch.equal(interp[torch.tensor([1])][0], X[[1]])
+
+
+def test_plot_top_losses_of_a_plain_dataset_titles_each_picture():
+    """Prediction, target, loss and probability stand above each picture, the worst first."""
+    interp = ClassificationInterpretation.from_learner(learner())
+    interp.plot_top_losses(4)
+    titles = [ax.get_title() for ax in plt.gcf().axes]
+    losses, idxs = interp.top_losses(4)
+    assert len(titles) == 4
+    assert titles[0].split('/')[1].strip() == Named.classes[Y[idxs[0]]] and f'{losses[0]:.2f}' in titles[0]
+    interp.plot_top_losses(range(2, 4))
+    assert f'{losses[2]:.2f}' in plt.gcf().axes[0].get_title()
+
+
+def test_plot_confusion_matrix_writes_every_count():
+    """All counts, or fractions that add up to one in each row, under the classes' names."""
+    interp = ClassificationInterpretation.from_learner(learner())
+    interp.plot_confusion_matrix(figsize=(5, 5), dpi=60)
+    ax = plt.gcf().axes[0]
+    assert [int(t.get_text()) for t in ax.texts] == interp.confusion_matrix().ravel().tolist()
+    assert [t.get_text() for t in ax.get_yticklabels()] == list(Named.classes)
+    interp.plot_confusion_matrix(normalize=True, norm_dec=3)
+    rows = np.array([float(t.get_text()) for t in plt.gcf().axes[0].texts]).reshape(4, 4)
+    np.testing.assert_allclose(rows.sum(1), 1, atol=2e-3)
+
+
+def test_plot_top_losses_of_unknown_types_says_how_to_add_them():
+    """What cannot be drawn is a TypeError with the way out."""
+    with pytest.raises(TypeError, match='@dispatch'):
+        plot_top_losses(torch.zeros(2, 3), torch.zeros(2), [], [], torch.zeros(2), torch.zeros(2))
+
+
+def test_interpretation_of_regression_has_losses_too():
+    """Any loss will do that gives one number an item."""
+    learn = learner(TensorDataset(X, Y.float()), loss_func=MSELossFlat(), n_out=1)
+    interp = Interpretation.from_learner(learn)
+    torch.testing.assert_close(interp.losses, (learn.model(X)[:, 0] - Y).square().detach())
