@@ -108,7 +108,8 @@ def show_image_batch(b: Sequence, show: Any = show_titled_image, items: int = 9,
         ax.set_axis_off()
 
 
-def show_title(o: Any, ax: Any = None, ctx: Any = None, label: str | None = None, color: str = 'black', **kwargs: Any) -> Any:
+def show_title(o: Any, ax: Any = None, ctx: Any = None, label: str | None = None, color: str = 'black',
+               **kwargs: Any) -> Any:
     """Write `o` above an axis, into a row of a table (a pandas Series), or print it where there is neither."""
     ax = ctx if ax is None else ax
     if ax is None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from minifast.data.external import URLs, download_data, download_file, extract_archive, fastai_cfg, fastai_path, untar_data
+from minifast.data.external import (URLs, download_data, download_file, extract_archive, fastai_cfg, fastai_path,
+                                    untar_data)
 
 CONTENT = bytes(range(256)) * 4096
 
@@ -79,7 +80,8 @@ def _link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tuple[tarfil
 
 
 def test_download_interrupted_twice_goes_on_where_it_stopped(server, tmp_path):
-    """A broken connection costs only what had not come: each further request asks for the rest, the file is the same."""
+    """A broken connection costs only what had not come: each further request asks for the rest, the file is the
+    same."""
     server.files['x.bin'], server.cuts = CONTENT, 2
     got = download_file(server.url('x.bin'), tmp_path / 'x.bin', progress=False)
     assert got.read_bytes() == CONTENT
@@ -194,7 +196,8 @@ def test_extract_archive_links_inside_stay_links(tmp_path):
     assert (out / 'c' / 'd.txt').read_bytes() == b'x'
 
 
-@pytest.mark.parametrize('body', [b'no archive at all', _tgz((tarfile.TarInfo('a'), CONTENT))[:-2000]], ids=['text', 'cut'])
+@pytest.mark.parametrize('body', [b'no archive at all', _tgz((tarfile.TarInfo('a'), CONTENT))[:-2000]], ids=['text',
+                                                                                                             'cut'])
 def test_extract_archive_damaged_keeps_nothing(body, tmp_path):
     """A damaged archive leaves no half of a data set behind."""
     (tmp_path / 'bad.tgz').write_bytes(body)

@@ -38,7 +38,8 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 def _png_of_size(w: int, h: int) -> bytes:
     """A PNG that says it is w x h and holds no pixels."""
-    return b'\x89PNG\r\n\x1a\n' + _chunk(b'IHDR', struct.pack('>IIBBBBB', w, h, 8, 2, 0, 0, 0)) + _chunk(b'IDAT', b'') + _chunk(b'IEND', b'')
+    header = _chunk(b'IHDR', struct.pack('>IIBBBBB', w, h, 8, 2, 0, 0, 0))
+    return b'\x89PNG\r\n\x1a\n' + header + _chunk(b'IDAT', b'') + _chunk(b'IEND', b'')
 
 
 def _jpeg_of_size(w: int, h: int) -> bytes:
@@ -87,10 +88,13 @@ RIGHT = {
     'plain.png': (PNG, PHOTO, 0),
     'rgba.png': (_bytes(np.dstack([PHOTO, PHOTO[..., 0]]), 'PNG'), PHOTO, 0),
     'grey_alpha.png': (_bytes(Image.fromarray(PHOTO[..., 1]).convert('LA'), 'PNG'), _grey_rgb(PHOTO[..., 1]), 0),
-    'one_bit.png': (_bytes(Image.fromarray(PHOTO[..., 1] > 128), 'PNG'), _grey_rgb((PHOTO[..., 1] > 128) * np.uint8(255)), 0),
+    'one_bit.png': (_bytes(Image.fromarray(PHOTO[..., 1] > 128), 'PNG'), _grey_rgb((PHOTO[...,
+                                                                                          1] > 128) * np.uint8(255)),
+                    0),
     'sixteen_bit.png': (_bytes(RAMP16, 'PNG'), _grey_rgb((RAMP16 / 257).round().astype(np.uint8)), 0),
     'palette.png': (_bytes(_palette(), 'PNG'), np.asarray(_palette().convert('RGB')), 0),
-    'palette_clear.png': (_bytes(_palette(), 'PNG', transparency=bytes(range(0, 256, 16))), np.asarray(_palette().convert('RGB')), 0),
+    'palette_clear.png': (_bytes(_palette(), 'PNG', transparency=bytes(range(0, 256, 16))),
+                          np.asarray(_palette().convert('RGB')), 0),
     'palette_key.png': (_bytes(_palette(), 'PNG', transparency=3), np.asarray(_palette().convert('RGB')), 0),
     'plain.gif': (_bytes(_palette(), 'GIF'), np.asarray(_palette().convert('RGB')), 0),
     'moving.gif': (_bytes(_palette(), 'GIF', save_all=True, append_images=[Image.new('P', (160, 120))]),
@@ -121,7 +125,8 @@ WRONG = {
     'bomb_400.png': (_png_of_size(20000, 20000), 'larger|pixels'),
     'bomb_400.jpg': (_jpeg_of_size(20000, 20000), '400,000,000 pixels'),
     'text_bomb.png': (_text_bomb(), 'damaged'),
-    'odd_float.tif': (_bytes(Image.fromarray(np.linspace(-5, 9000, 400, dtype=np.float32).reshape(20, 20)), 'TIFF'), 'values go from'),
+    'odd_float.tif': (_bytes(Image.fromarray(np.linspace(-5, 9000, 400, dtype=np.float32).reshape(20, 20)), 'TIFF'),
+                      'values go from'),
     'no_end.gif': (_bytes(_palette(), 'GIF')[:60], 'damaged|truncated|format'),
     'cut.tif': (_bytes(PHOTO, 'TIFF')[:200], 'damaged|format'),
 }
@@ -147,7 +152,7 @@ def test_create_unreadable_kind_raises_the_one_error(name, tmp_path):
     path.write_bytes(data)
     with pytest.raises(BadImageError, match=word) as caught:
         PILImage.create(path)
-    assert str(path) in str(caught.value) and 'minifast check' in str(caught.value) and "on_error='skip'" in str(caught.value)
+    assert all(words in str(caught.value) for words in (str(path), 'minifast check', "on_error='skip'"))
     again = pickle.loads(pickle.dumps(caught.value))
     assert str(again) == str(caught.value) and again.path == path
     assert isinstance(caught.value, OSError) and isinstance(caught.value, ValueError)
@@ -204,8 +209,10 @@ def test_check_folder_structure_of_a_data_set(tmp_path):
     (tmp_path / 'train' / 'c').mkdir()
     (tmp_path / 'train' / 'loop').symlink_to(tmp_path)
     found = {(str(f.path.relative_to(tmp_path)), f.kind) for f in check_folder(tmp_path, progress=False)}
-    assert found == {('valid/a/2.jpg', 'duplicate across parts'), ('valid/b', 'class without training'), ('train/c', 'empty'),
-                     ('train/loop', 'left out'), ('train/a/._1.jpg', 'left out'), ('train/a/.ipynb_checkpoints', 'left out'),
+    assert found == {('valid/a/2.jpg', 'duplicate across parts'), ('valid/b', 'class without training'), ('train/c',
+                                                                                                          'empty'),
+                     ('train/loop', 'left out'), ('train/a/._1.jpg', 'left out'), ('train/a/.ipynb_checkpoints',
+                                                                                   'left out'),
                      ('train/a/noext', 'left out')}
     with pytest.raises(ValueError, match='no folder'):
         check_folder(tmp_path / 'none')
@@ -231,7 +238,8 @@ def test_masks_keep_their_codes(tmp_path):
 
 def test_fast_path_gives_pillows_pixels():
     """simplejpeg and Pillow decode to the same bytes, in colour and grey."""
-    for data in (JPEG, _bytes(PHOTO[..., 0], 'JPEG'), _bytes(PHOTO, 'JPEG', subsampling=0), _bytes(PHOTO, 'JPEG', progressive=True)):
+    for data in (JPEG, _bytes(PHOTO[..., 0], 'JPEG'), _bytes(PHOTO, 'JPEG', subsampling=0), _bytes(PHOTO, 'JPEG',
+                                                                                                   progressive=True)):
         assert np.array_equal(decode_image(data), np.asarray(Image.open(io.BytesIO(data)).convert('RGB')))
         assert np.array_equal(PILImageBW.create(data), np.asarray(Image.open(io.BytesIO(data)).convert('L')))
         assert np.array_equal(load_image(data), np.asarray(Image.open(io.BytesIO(data))))
@@ -250,5 +258,6 @@ def test_orientation_fast_path_agrees_with_pillow(orientation):
 
 def test_scale_for_keeps_twice_the_pixels_needed():
     """A scale is used only where the picture stays twice as large as needed on both sides."""
-    assert [scale_for((side, side), (100, 100)) for side in (100, 399, 400, 799, 800, 1600, 9999)] == [1, 1, 2, 2, 4, 8, 8]
+    assert [scale_for((side, side), (100, 100)) for side in (100, 399, 400, 799, 800, 1600, 9999)] == [1, 1, 2, 2, 4,
+                                                                                                       8, 8]
     assert scale_for((4000, 399), (100, 100)) == 1

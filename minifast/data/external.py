@@ -13,7 +13,8 @@ from configparser import ConfigParser
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-__all__ = ['URLs', 'download_data', 'download_file', 'extract_archive', 'fastai_cfg', 'fastai_path', 'untar_data']
+__all__ = ['DataConfig', 'URLs', 'download_data', 'download_file', 'extract_archive', 'fastai_cfg', 'fastai_path',
+           'untar_data']
 
 _FOLDERS = {'data': 'data', 'archive': 'archive', 'storage': 'tmp', 'model': 'models'}
 _CHUNK = 2 ** 18
@@ -22,8 +23,8 @@ _CHUNK = 2 ** 18
 class DataConfig:
     """Where things from the network are kept: `config['data']`, `config.path('archive')`.
 
-    The folder is `$FASTAI_HOME`, else `~/.fastai`, so that data sets fetched before are found again; a `config.ini` there may
-    name other places.
+    The folder is `$FASTAI_HOME`, else `~/.fastai`, so that data sets fetched before are found again; a `config.ini`
+    there may name other places.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,16 +32,10 @@ class DataConfig:
         self.config_file = folder / 'config.ini'
         parser = ConfigParser()
         parser.read(self.config_file)
-        self.d = {**_FOLDERS, **(dict(parser['DEFAULT']))}
+        self.d = {**_FOLDERS, **parser['DEFAULT']}
+        self.data, self.archive, self.storage, self.model = (self.d[k] for k in _FOLDERS)
 
     def __getitem__(self, key: str) -> str:
-        return self.d[key]
-
-    def __getattr__(self, key: str) -> str:
-        if key.startswith('_') or key == 'd':
-            raise AttributeError(key)
-        if key not in self.d:
-            raise AttributeError(f'{key!r} is no entry of {self.config_file}: there are {sorted(self.d)}')
         return self.d[key]
 
     def path(self, key: str) -> Path:
@@ -123,7 +118,8 @@ class URLs:
 
     @staticmethod
     def path(url: str = '.', c_key: str = 'archive') -> Path:
-        """Where the file of an address is kept: beside the script (`data/` or `models/`) if it is there, else by `c_key`."""
+        """Where the file of an address is kept: beside the script (`data/` or `models/`) if it is there, else by
+        `c_key`."""
         name = url.split('/')[-1]
         beside = URLs.LOCAL_PATH / ('models' if c_key == 'model' else 'data') / name
         return beside if beside.exists() else fastai_path(c_key) / name
@@ -161,12 +157,14 @@ def _fetch(url: str, part: Path, timeout: float, progress: bool) -> None:
         length = response.headers.get('Content-Length')
         total = None if length is None else start + int(length)
         with open(part, 'ab' if start else 'wb') as file, \
-                tqdm(total=total, initial=start, unit='B', unit_scale=True, desc=part.stem, disable=not progress) as bar:
+                tqdm(total=total, initial=start, unit='B', unit_scale=True, desc=part.stem,
+                     disable=not progress) as bar:
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
     if total is not None and part.stat().st_size != total:
-        raise OSError(f'{url} sent {part.stat().st_size:,} of {total:,} bytes and stopped: run it again, it goes on from there')
+        raise OSError(f'{url} sent {part.stat().st_size:,} of {total:,} bytes and stopped: run it again, '
+                      'it goes on from there')
 
 
 def download_file(url: str, dest: str | Path, checksum: str | None = None, force: bool = False, timeout: float = 30,
@@ -202,15 +200,15 @@ def download_file(url: str, dest: str | Path, checksum: str | None = None, force
                 raise OSError(f'{url} answers {e.code} {e.reason}: check the address') from e
             except OSError as e:
                 if attempt == retries:
-                    raise OSError(f'{url} could not be fetched after {retries + 1} attempts ({e}); what came is kept in {part} '
-                                  'and continued next time') from e
+                    raise OSError(f'{url} could not be fetched after {retries + 1} attempts ({e}); what came is '
+                                  f'kept in {part} and continued next time') from e
         checked = part
     else:
         checked = dest
     if checksum is not None and (found := _sha256(checked)) != checksum.lower():
         checked.unlink()
-        raise ValueError(f'{url} has SHA-256 {found}, expected {checksum}: the file was removed; fetch it again, or ask who '
-                         'gave you the checksum')
+        raise ValueError(f'{url} has SHA-256 {found}, expected {checksum}: the file was removed; fetch it again, '
+                         'or ask who gave you the checksum')
     if checked is part:
         part.replace(dest)
     return dest
@@ -232,7 +230,8 @@ def _inside(name: str, folder: Path) -> Path:
     """
     pure = PurePosixPath(name.replace('\\', '/'))
     if pure.is_absolute() or '..' in pure.parts or (pure.parts and ':' in pure.parts[0]):
-        raise ValueError(f'the archive has a member {name!r}, which would be written outside of {folder}: it was not extracted')
+        raise ValueError(f'the archive has a member {name!r}, which would be written outside of {folder}: '
+                         'it was not extracted')
     return folder / pure
 
 
@@ -249,8 +248,8 @@ def _extract_tar(archive: Path, folder: Path) -> None:
                     if depth < 0:
                         break
                 if target.is_absolute() or depth < 0:
-                    raise ValueError(f'the archive has a link {member.name!r} to {member.linkname!r}, outside of {folder}: '
-                                     'it was not extracted')
+                    raise ValueError(f'the archive has a link {member.name!r} to {member.linkname!r}, outside of '
+                                     f'{folder}: it was not extracted')
             elif not (member.isfile() or member.isdir()):
                 raise ValueError(f'the archive has a device or pipe {member.name!r}: it was not extracted')
             # the standard filter checks again what is on the disk by now, such as a folder replaced by a link
@@ -268,8 +267,8 @@ def extract_archive(archive: str | Path, folder: str | Path) -> Path:
     """Extract a .tar(.gz|.bz2|.xz), .tgz or .zip into the empty or new `folder`, and nowhere else.
 
     Raises:
-        ValueError: a member or link leads outside, the format is not known (nothing stays in `folder` then), or `folder`
-            holds something already.
+        ValueError: a member or link leads outside, the format is not known (nothing stays in `folder` then), or
+            `folder` holds something already.
     """
     archive, folder = Path(archive), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """The geometry of a batch: draw one 3x3 matrix a sample, then resample once.
 
-Flip, rotation, zoom and perspective warp are all homographies, so any chain of them is one matrix M that takes a position of
-the output, (x, y) in -1..1 across the picture, to the position of the input it is read from. Pictures and masks are read at
-M * grid; points and boxes move by the inverse of M.
+Flip, rotation, zoom and perspective warp are all homographies, so any chain of them is one matrix M that takes a
+position of the output, (x, y) in -1..1 across the picture, to the position of the input it is read from. Pictures
+and masks are read at M * grid; points and boxes move by the inverse of M.
 """
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minifast.markers import TensorImage, TensorMask, cast, plain
-from minifast.vision.core import TensorBBox, TensorPoint
+from minifast.vision.points import TensorBBox, TensorPoint
 
-__all__ = ['affine_coord', 'affine_mat', 'apply_perspective', 'dihedral_batch', 'dihedral_mat', 'draw_values', 'find_coeffs',
-           'flip_batch', 'flip_mat', 'homography', 'mask_tensor', 'move_points', 'resample', 'rotate', 'rotate_mat', 'warp',
-           'warp_mat', 'zoom', 'zoom_mat']
+__all__ = ['Draw', 'GeometryMethods', 'affine_mat', 'apply_perspective', 'dihedral_mat', 'draw_values', 'find_coeffs',
+           'flip_mat', 'homography', 'mask_tensor', 'move', 'move_by', 'move_points', 'resample', 'rotate_mat',
+           'warp_mat', 'zoom_mat']
 
 Draw = float | Sequence[float] | Callable[[Tensor], Tensor] | None
 """A value for the whole batch, one a sample, a function of the batch, or None: at random."""
@@ -40,8 +40,8 @@ def draw_values(x: Tensor, low: float, high: float, draw: Draw = None, p: float 
         x: the batch; only its length, and its device for the result, are used.
         draw: instead of the uniform values.
         batch: one value for the whole batch.
-        generator: a CPU generator, None for torch's global one. Random numbers are drawn on the CPU, so that they are the
-            same for every device.
+        generator: a CPU generator, None for torch's global one. Random numbers are drawn on the CPU, so that they
+            are the same for every device.
     """
     n = x.shape[0]
     uniform, coin = torch.rand(2, 1 if batch else n, generator=generator)
@@ -101,8 +101,9 @@ def rotate_mat(x: Tensor, max_deg: float = 10, p: float = 0.5, draw: Draw = None
     return affine_mat(angle.cos(), angle.sin(), zero, -angle.sin(), angle.cos(), zero)
 
 
-def zoom_mat(x: Tensor, min_zoom: float = 1., max_zoom: float = 1.1, p: float = 0.5, draw: Draw = None, draw_x: Draw = None,
-             draw_y: Draw = None, batch: bool = False, generator: torch.Generator | None = None) -> Tensor:
+def zoom_mat(x: Tensor, min_zoom: float = 1., max_zoom: float = 1.1, p: float = 0.5, draw: Draw = None,
+             draw_x: Draw = None, draw_y: Draw = None, batch: bool = False,
+             generator: torch.Generator | None = None) -> Tensor:
     """Matrices [B,3,3] of a zoom by min_zoom..max_zoom with probability `p` towards a point drawn in 0..1 of each side.
 
     Raises:
@@ -129,7 +130,7 @@ def find_coeffs(p1: Tensor, p2: Tensor) -> Tensor:
 
 def apply_perspective(coords: Tensor, coeffs: Tensor) -> Tensor:
     """Positions [B,...,2] moved by the homographies with the coefficients [B,8,1] of `find_coeffs`."""
-    return _move(coords, _square(coeffs))
+    return move_by(coords, _square(coeffs))
 
 
 def _square(coeffs: Tensor) -> Tensor:
@@ -138,7 +139,7 @@ def _square(coeffs: Tensor) -> Tensor:
 
 def warp_mat(x: Tensor, magnitude: float = 0.2, p: float = 0.5, draw_x: Draw = None, draw_y: Draw = None,
              batch: bool = False, generator: torch.Generator | None = None) -> Tensor:
-    """Matrices [B,3,3] of a tilt of the picture plane by -magnitude..magnitude in each direction, with probability `p`."""
+    """Matrices [B,3,3] of a tilt of the picture plane by -magnitude..magnitude each way, with probability `p`."""
     tx = draw_values(x, -magnitude, magnitude, draw_x, p, 0., batch, generator)
     ty = draw_values(x, -magnitude, magnitude, draw_y, p, 0., batch, generator)
     corners = torch.tensor([[-1., -1], [-1, 1], [1, -1], [1, 1]], device=x.device).expand(len(tx), 4, 2)
@@ -170,7 +171,7 @@ def homography(size: tuple[int, int], affine: Sequence[Tensor] = (), warps: Sequ
 
 # ---------------------------------------------------------------- applying
 
-def _move(xy: Tensor, m: Tensor) -> Tensor:
+def move_by(xy: Tensor, m: Tensor) -> Tensor:
     """Positions [B,...,2] under matrices [B,3,3]."""
     flat = xy.reshape(xy.shape[0], -1, 2)
     moved = flat @ m[:, :, :2].transpose(1, 2) + m[:, None, :, 2]
@@ -180,29 +181,33 @@ def _move(xy: Tensor, m: Tensor) -> Tensor:
 def _grid(m: Tensor | None, x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     """Where each pixel of the output is read, [B,h,w,2]."""
     shape = [x.shape[0], x.shape[1], *size]
-    eye = torch.eye(3, device=x.device).expand(x.shape[0], 3, 3)
-    if m is None or bool((m[:, 2] == m.new_tensor([0, 0, 1.])).all()) if (m is None or m.device.type == 'cpu') else False:
-        theta = (eye if m is None else m)[:, :2].to(x.device)
-        return F.affine_grid(theta.contiguous(), shape, align_corners=align_corners)
-    return _move(F.affine_grid(eye[:, :2].contiguous(), shape, align_corners=align_corners), m.to(x.device, non_blocking=True))
+    identity = torch.eye(3, device=x.device)[:2].expand(x.shape[0], 2, 3)
+    if m is None:
+        return F.affine_grid(identity, shape, align_corners=align_corners)
+    on_device = m.to(x.device, non_blocking=True)
+    if m.device.type == 'cpu' and bool((m[:, 2] == torch.tensor([0, 0, 1.])).all()):
+        return F.affine_grid(on_device[:, :2], shape, align_corners=align_corners)
+    return move_by(F.affine_grid(identity, shape, align_corners=align_corners), on_device)
 
 
 def _too_coarse(m: Tensor | None, x: Tensor, size: tuple[int, int]) -> float:
     """By how much to shrink `x` before it is sampled, 1 for not at all.
 
-    Bilinear sampling reads four pixels; where the output is less than half as large that skips some, and the picture shimmers.
+    Bilinear sampling reads four pixels; where the output is less than half as large that skips some, and the picture
+    shimmers.
     """
     shrink = min(x.shape[-2] / size[0], x.shape[-1] / size[1]) / 2
     if shrink <= 1 or (m is not None and m.device.type != 'cpu'):
         return 1 if shrink <= 1 else shrink
     corners = torch.tensor([[-1., -1], [-1, 1], [1, -1], [1, 1]]).expand(x.shape[0], 4, 2)
-    reach = corners if m is None else _move(corners, m)
+    reach = corners if m is None else move_by(corners, m)
     zoomed = 2 / float(reach.max() - reach.min())
     return shrink if shrink > zoomed else 1
 
 
 def resample(x: Tensor, m: Tensor | None = None, size: int | tuple[int, int] | None = None, mode: str = 'bilinear',
-             pad_mode: str = 'reflection', align_corners: bool | None = True, coord_fs: Sequence[Callable] = ()) -> Tensor:
+             pad_mode: str = 'reflection', align_corners: bool | None = True,
+             coord_fs: Sequence[Callable] = ()) -> Tensor:
     """Read pictures [B,C,H,W] at the positions the matrices give: the one resampling of a batch.
 
     Args:
@@ -229,7 +234,7 @@ def move_points(x: Tensor, m: Tensor | None = None, coord_fs: Sequence[Callable]
     """Points [B,n,2] in -1..1 moved as `resample` moves the pixels, that is by the inverse."""
     for f in reversed(coord_fs):
         x = f(x, invert=True)
-    return x if m is None else _move(x, torch.linalg.inv(m).to(x.device, x.dtype))
+    return x if m is None else move_by(x, torch.linalg.inv(m).to(x.device, x.dtype))
 
 
 def _move_boxes(x: Tensor, m: Tensor | None, coord_fs: Sequence[Callable]) -> Tensor:
@@ -239,30 +244,14 @@ def _move_boxes(x: Tensor, m: Tensor | None, coord_fs: Sequence[Callable]) -> Te
     return torch.cat([moved.amin(2), moved.amax(2)], -1)
 
 
-def affine_coord(self: Tensor, mat: Tensor | None = None, coord_tfm: Callable | None = None,
-                 sz: int | tuple[int, int] | None = None, mode: str | None = None, pad_mode: str = 'reflection',
-                 align_corners: bool | None = True) -> Tensor:
-    """Move a batch of pictures, masks, points or boxes by matrices and a function of positions.
+def move(x: Tensor, m: Tensor | None, size: Any, mode: str | None, mode_mask: str, pad_mode: str,
+           align_corners: bool | None, coord_fs: Sequence[Callable] = ()) -> Tensor:
+    """`x` moved in the way of its marker: pictures and masks resampled, points and boxes by the inverse.
 
     Args:
-        mat: [B,2,3] or [B,3,3], from output to input positions.
-        coord_tfm: a function of positions in -1..1; for points it is called with `invert=True`.
-        sz: (height, width) of the output.
-        mode: how pixels are read; default: 'bilinear', 'nearest' for masks.
-        pad_mode: 'reflection', 'border' or 'zeros'.
-        align_corners: see `resample`.
+        x: a marked batch; see `resample` for the other arguments.
+        mode_mask: `mode` for masks.
     """
-    if mat is None and coord_tfm is None and sz is None:
-        return self
-    m = None if mat is None else plain(mat)
-    if m is not None and m.shape[1] == 2:
-        m = torch.cat([m, m.new_tensor([0, 0, 1.]).expand(len(m), 1, 3)], 1)
-    return _apply(self, m, sz, mode, mode or 'nearest', pad_mode, align_corners, () if coord_tfm is None else (coord_tfm,))
-
-
-def _apply(x: Tensor, m: Tensor | None, size: Any, mode: str | None, mode_mask: str, pad_mode: str, align_corners: bool | None,
-           coord_fs: Sequence[Callable] = ()) -> Tensor:
-    """`x` moved in the way of its marker."""
     b = plain(x)
     if isinstance(x, TensorBBox):
         moved = _move_boxes(b, m, coord_fs)
@@ -284,49 +273,75 @@ def _apply(x: Tensor, m: Tensor | None, size: Any, mode: str | None, mode_mask: 
 
 # ---------------------------------------------------------------- the same as methods of the marker tensors
 
-def _by_mat(x: Tensor, m: Tensor, size: Any, mode: str | None, pad_mode: str | None, align_corners: bool | None) -> Tensor:
-    m = homography(tuple(x.shape[-2:]) if x.ndim > 2 and not isinstance(x, TensorPoint) else (1, 1), [m])
-    return _apply(x, m, size, mode, mode or 'nearest', pad_mode or 'reflection', align_corners)
+class GeometryMethods:
+    """What `TensorImage`, `TensorMask`, `TensorPoint` and `TensorBBox` can do: batches moved by hand, for a try.
+
+    The markers live on the ground floor and know nothing of geometry, so the methods are put on them below.
+    """
+
+    def affine_coord(self: Tensor, mat: Tensor | None = None, coord_tfm: Callable | None = None,
+                     sz: int | tuple[int, int] | None = None, mode: str | None = None, pad_mode: str = 'reflection',
+                     align_corners: bool | None = True) -> Tensor:
+        """Move a batch by matrices and a function of positions.
+
+        Args:
+            mat: [B,2,3] or [B,3,3], from output to input positions.
+            coord_tfm: a function of positions in -1..1; for points it is called with `invert=True`.
+            sz: (height, width) of the output.
+            mode: how pixels are read; default: 'bilinear', 'nearest' for masks.
+            pad_mode: 'reflection', 'border' or 'zeros'.
+            align_corners: see `resample`.
+        """
+        if mat is None and coord_tfm is None and sz is None:
+            return self
+        m = None if mat is None else plain(mat)
+        if m is not None and m.shape[1] == 2:
+            m = torch.cat([m, m.new_tensor([0, 0, 1.]).expand(len(m), 1, 3)], 1)
+        further = () if coord_tfm is None else (coord_tfm,)
+        return move(self, m, sz, mode, mode or 'nearest', pad_mode, align_corners, further)
+
+    def _by_mat(self: Tensor, m: Tensor, size: Any = None, mode: str | None = None, pad_mode: str | None = None,
+                align_corners: bool | None = True) -> Tensor:
+        flat = isinstance(self, TensorPoint) or self.ndim < 3
+        m = homography((1, 1) if flat else tuple(self.shape[-2:]), [m])
+        return move(self, m, size, mode, mode or 'nearest', pad_mode or 'reflection', align_corners)
+
+    def flip_batch(self: Tensor, p: float = 0.5, draw: Draw = None, size: int | tuple[int, int] | None = None,
+                   mode: str | None = None, pad_mode: str | None = None, align_corners: bool = True,
+                   batch: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """Mirror samples of a batch, see `Flip`."""
+        return self._by_mat(flip_mat(self, p, draw, batch, generator), size, mode, pad_mode, align_corners)
+
+    def dihedral_batch(self: Tensor, p: float = 0.5, draw: Draw = None, size: int | tuple[int, int] | None = None,
+                       mode: str | None = None, pad_mode: str | None = None, batch: bool = False,
+                       align_corners: bool = True, generator: torch.Generator | None = None) -> Tensor:
+        """Turn and mirror samples of a batch, see `Dihedral`."""
+        return self._by_mat(dihedral_mat(self, p, draw, batch, generator), size, mode, pad_mode, align_corners)
+
+    def rotate(self: Tensor, size: int | tuple[int, int] | None = None, mode: str | None = None,
+               pad_mode: str | None = None, align_corners: bool = True, max_deg: float = 10, p: float = 0.5,
+               draw: Draw = None, batch: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """Rotate samples of a batch, see `Rotate`."""
+        return self._by_mat(rotate_mat(self, max_deg, p, draw, batch, generator), size, mode, pad_mode, align_corners)
+
+    def zoom(self: Tensor, size: int | tuple[int, int] | None = None, mode: str | None = None,
+             pad_mode: str | None = None, align_corners: bool = True, min_zoom: float = 1., max_zoom: float = 1.1,
+             p: float = 0.5, draw: Draw = None, draw_x: Draw = None, draw_y: Draw = None, batch: bool = False,
+             generator: torch.Generator | None = None) -> Tensor:
+        """Zoom into samples of a batch, see `Zoom`."""
+        m = zoom_mat(self, min_zoom, max_zoom, p, draw, draw_x, draw_y, batch, generator)
+        return self._by_mat(m, size, mode, pad_mode, align_corners)
+
+    def warp(self: Tensor, size: int | tuple[int, int] | None = None, mode: str | None = None,
+             pad_mode: str | None = None, align_corners: bool = True, magnitude: float = 0.2, p: float = 0.5,
+             draw_x: Draw = None, draw_y: Draw = None, batch: bool = False,
+             generator: torch.Generator | None = None) -> Tensor:
+        """Tilt samples of a batch, see `Warp`."""
+        m = warp_mat(self, magnitude, p, draw_x, draw_y, batch, generator)
+        return move(self, m, size, mode, mode or 'nearest', pad_mode or 'reflection', align_corners)
 
 
-def flip_batch(self: Tensor, p: float = 0.5, draw: Draw = None, size: int | tuple[int, int] | None = None,
-               mode: str | None = None, pad_mode: str | None = None, align_corners: bool = True, batch: bool = False,
-               generator: torch.Generator | None = None) -> Tensor:
-    """Mirror samples of a batch, see `Flip`."""
-    return _by_mat(self, flip_mat(self, p, draw, batch, generator), size, mode, pad_mode, align_corners)
-
-
-def dihedral_batch(self: Tensor, p: float = 0.5, draw: Draw = None, size: int | tuple[int, int] | None = None,
-                   mode: str | None = None, pad_mode: str | None = None, batch: bool = False, align_corners: bool = True,
-                   generator: torch.Generator | None = None) -> Tensor:
-    """Turn and mirror samples of a batch, see `Dihedral`."""
-    return _by_mat(self, dihedral_mat(self, p, draw, batch, generator), size, mode, pad_mode, align_corners)
-
-
-def rotate(self: Tensor, size: int | tuple[int, int] | None = None, mode: str | None = None, pad_mode: str | None = None,
-           align_corners: bool = True, max_deg: float = 10, p: float = 0.5, draw: Draw = None, batch: bool = False,
-           generator: torch.Generator | None = None) -> Tensor:
-    """Rotate samples of a batch, see `Rotate`."""
-    return _by_mat(self, rotate_mat(self, max_deg, p, draw, batch, generator), size, mode, pad_mode, align_corners)
-
-
-def zoom(self: Tensor, size: int | tuple[int, int] | None = None, mode: str | None = None, pad_mode: str | None = None,
-         align_corners: bool = True, min_zoom: float = 1., max_zoom: float = 1.1, p: float = 0.5, draw: Draw = None,
-         draw_x: Draw = None, draw_y: Draw = None, batch: bool = False, generator: torch.Generator | None = None) -> Tensor:
-    """Zoom into samples of a batch, see `Zoom`."""
-    m = zoom_mat(self, min_zoom, max_zoom, p, draw, draw_x, draw_y, batch, generator)
-    return _by_mat(self, m, size, mode, pad_mode, align_corners)
-
-
-def warp(self: Tensor, size: int | tuple[int, int] | None = None, mode: str | None = None, pad_mode: str | None = None,
-         align_corners: bool = True, magnitude: float = 0.2, p: float = 0.5, draw_x: Draw = None, draw_y: Draw = None,
-         batch: bool = False, generator: torch.Generator | None = None) -> Tensor:
-    """Tilt samples of a batch, see `Warp`."""
-    m = warp_mat(self, magnitude, p, draw_x, draw_y, batch, generator)
-    return _apply(self, m, size, mode, mode or 'nearest', pad_mode or 'reflection', align_corners)
-
-
-# The markers live on the ground floor and know nothing of geometry; these are the methods scripts call on them.
-for _marker in (TensorImage, TensorMask, TensorPoint):
-    for _method in (affine_coord, flip_batch, dihedral_batch, rotate, zoom, warp):
-        setattr(_marker, _method.__name__, _method)
+for _name, _method in vars(GeometryMethods).items():
+    if callable(_method) and not _name.startswith('__'):
+        for _marker in (TensorImage, TensorMask, TensorPoint):
+            setattr(_marker, _name, _method)

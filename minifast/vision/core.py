@@ -2,24 +2,26 @@
 from __future__ import annotations
 
 import io
-import json
 import math
-from collections import defaultdict
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from fastcore.foundation import L
 from PIL import Image
 from torch import Tensor
 
-from minifast.markers import TensorBase, TensorImage, TensorImageBW, TensorMask, plain, retain_type, tensor
+from minifast.data.pipeline import Transform
+from minifast.data.transforms import ToTensor
+from minifast.losses import CrossEntropyLossFlat
+from minifast.markers import TensorImage, TensorImageBW, TensorMask, plain, tensor
 from minifast.show import show_image
-from minifast.vision.decode import decode_image, read_image_file
+from minifast.vision.decode import BadImageError, decode_image, read_image_file
+from minifast.vision.points import BBoxLabeler, LabeledBBox, PointScaler, TensorBBox, TensorPoint, get_annotations
 
-__all__ = ['BILINEAR', 'Image', 'LabeledBBox', 'NEAREST', 'PILBase', 'PILImage', 'PILImageBW', 'PILMask', 'TensorBBox',
-           'TensorPoint', 'cifar_stats', 'get_annotations', 'image2tensor', 'imagenet_stats', 'load_image', 'mnist_stats', 'to_image']
+__all__ = ['AddMaskCodes', 'BBoxLabeler', 'BILINEAR', 'BadImageError', 'Image', 'LabeledBBox', 'NEAREST', 'OpenImage',
+           'OpenMask', 'PILBase', 'PILImage', 'PILImageBW', 'PILMask', 'PointScaler', 'TensorBBox', 'TensorPoint',
+           'ToTensor', 'cifar_stats', 'get_annotations', 'image2tensor', 'imagenet_stats', 'load_image', 'mnist_stats',
+           'to_image']
 
 BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 
@@ -33,58 +35,46 @@ mnist_stats = ([0.131], [0.308])
 
 # ---------------------------------------------------------------- small methods that scripts call on any Pillow image
 
-def n_px(self: Image.Image) -> int:
-    """Number of pixels."""
-    return self.size[0] * self.size[1]
+class _PillowMethods:
+    """What is added to Pillow's own image class, as scripts call it on what `Image.open` returns."""
+
+    n_px = property(lambda self: self.size[0] * self.size[1], doc='Number of pixels.')
+    shape = property(lambda self: (self.size[1], self.size[0]), doc='(height, width).')
+    aspect = property(lambda self: self.size[0] / self.size[1], doc='Width over height.')
+
+    def reshape(self, h: int, w: int, resample: int = 0) -> Image.Image:
+        """Resize to `h` x `w` pixels."""
+        return self.resize((w, h), resample=resample)
+
+    def to_bytes_format(self, format: str = 'png') -> bytes:
+        """The bytes of a file of this format."""
+        file = io.BytesIO()
+        self.save(file, format=format)
+        return file.getvalue()
+
+    def to_thumb(self, h: int, w: int | None = None) -> Image.Image:
+        """A copy no larger than `h` x `w` pixels, the aspect kept."""
+        small = self.copy()
+        small.thumbnail((h if w is None else w, h))
+        return small
+
+    def resize_max(self, resample: int = 0, max_px: int | None = None, max_h: int | None = None,
+                   max_w: int | None = None) -> Image.Image:
+        """Resize, aspect kept, so that none of the limits given is exceeded."""
+        h, w = self.size[1], self.size[0]
+        if max_px and h * w > max_px:
+            ratio = math.sqrt(max_px / (h * w))
+            h, w = h * ratio, w * ratio
+        if max_h and h > max_h:
+            h, w = max_h, max_h * w / h
+        if max_w and w > max_w:
+            h, w = max_w * h / w, max_w
+        return self.resize((round(w), round(h)), resample=resample)
 
 
-def shape(self: Image.Image) -> tuple[int, int]:
-    """(height, width)."""
-    return self.size[1], self.size[0]
-
-
-def aspect(self: Image.Image) -> float:
-    """Width over height."""
-    return self.size[0] / self.size[1]
-
-
-def reshape(self: Image.Image, h: int, w: int, resample: int = 0) -> Image.Image:
-    """Resize to `h` x `w` pixels."""
-    return self.resize((w, h), resample=resample)
-
-
-def to_bytes_format(self: Image.Image, format: str = 'png') -> bytes:
-    """The bytes of a file of this format."""
-    file = io.BytesIO()
-    self.save(file, format=format)
-    return file.getvalue()
-
-
-def to_thumb(self: Image.Image, h: int, w: int | None = None) -> Image.Image:
-    """A copy no larger than `h` x `w` pixels, the aspect kept."""
-    small = self.copy()
-    small.thumbnail((h if w is None else w, h))
-    return small
-
-
-def resize_max(self: Image.Image, resample: int = 0, max_px: int | None = None, max_h: int | None = None,
-               max_w: int | None = None) -> Image.Image:
-    """Resize, aspect kept, so that none of the limits given is exceeded."""
-    h, w = self.size[1], self.size[0]
-    if max_px and h * w > max_px:
-        ratio = math.sqrt(max_px / (h * w))
-        h, w = h * ratio, w * ratio
-    if max_h and h > max_h:
-        h, w = max_h, max_h * w / h
-    if max_w and w > max_w:
-        h, w = max_w * h / w, max_w
-    return reshape(self, round(h), round(w), resample=resample)
-
-
-# Scripts call these on what `Image.open` returns, so Pillow's own class carries them; no name of Pillow's is replaced.
-for _method in (n_px, shape, aspect, reshape, to_bytes_format, to_thumb, resize_max):
-    if not hasattr(Image.Image, _method.__name__):
-        setattr(Image.Image, _method.__name__, property(_method) if _method in (n_px, shape, aspect) else _method)
+for _name, _method in vars(_PillowMethods).items():
+    if not _name.startswith('_') and not hasattr(Image.Image, _name):  # no name of Pillow's is replaced
+        setattr(Image.Image, _name, _method)
 
 
 def to_image(x: Any) -> Image.Image:
@@ -135,9 +125,9 @@ def image2tensor(img: Any) -> Tensor:
 class PILBase(Image.Image):
     """A Pillow image that can be created from anything, shown, and turned into a tensor.
 
-    A decoded JPEG stays the array it was decoded into (`pixels`) until something of Pillow needs Pillow's own copy; resizing
-    and `ToTensor` never do. Subclasses set `_open_args` (how `create` opens), `_show_args` (how `show` draws) and
-    `_tensor_cls`.
+    A decoded JPEG stays the array it was decoded into (`pixels`) until something of Pillow needs Pillow's own copy;
+    resizing and `ToTensor` never do. Subclasses set `_open_args` (how `create` opens), `_show_args` (how `show` draws)
+    and `_tensor_cls`.
     """
 
     _show_args: ClassVar[dict[str, Any]] = {'cmap': 'viridis'}
@@ -235,7 +225,8 @@ class PILBase(Image.Image):
         return super().__array_interface__
 
     def __getstate__(self) -> list:
-        return [*super().__getstate__(), {k: v for k, v in self.__dict__.items() if k not in Image.Image().__dict__ and k != 'pixels'}]
+        pillows = {*Image.Image().__dict__, 'pixels'}
+        return [*super().__getstate__(), {k: v for k, v in self.__dict__.items() if k not in pillows}]
 
     def __setstate__(self, state: list) -> None:
         super().__setstate__(state[:5])
@@ -296,81 +287,67 @@ def _array_pixels(x: np.ndarray) -> np.ndarray:
     return np.array(x, order='C')
 
 
-# ---------------------------------------------------------------- points and boxes
+# ---------------------------------------------------------------- their transforms
 
-class TensorPoint(TensorBase):
-    """Points (x, y), float [n,2] or [B,n,2]; in pixels, or -1..1 across the picture once scaled."""
-
-    _show_args: ClassVar[dict[str, Any]] = {'s': 10, 'marker': '.', 'c': 'r'}
-
-    @classmethod
-    def create(cls, t: Any, img_size: tuple[int, int] | None = None) -> TensorPoint:
-        """Points in pixels from a list, array or tensor of (x, y)."""
-        return cls(plain(tensor(t)).reshape(-1, 2).float(), img_size=img_size)
-
-    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
-        """Draw the points on the axis `ctx`."""
-        kwargs.pop('figsize', None)
-        xy = plain(self).detach().cpu().reshape(-1, 2).numpy()  # sync: shown to a person
-        ctx.scatter(xy[:, 0], xy[:, 1], **{**self._show_args, **kwargs})
-        return ctx
+_picture_classes = {cls.__name__: cls for cls in (PILImage, PILImageBW, PILMask)}
 
 
-class TensorBBox(TensorPoint):
-    """Boxes (left, top, right, bottom), float [n,4] or [B,n,4]; in pixels, or -1..1 once scaled."""
+class OpenImage(Transform):
+    """Open a picture as `cls`.
 
-    @classmethod
-    def create(cls, x: Any, img_size: tuple[int, int] | None = None) -> TensorBBox:
-        """Boxes in pixels from a list, array or tensor of (left, top, right, bottom)."""
-        return cls(plain(tensor(x)).reshape(-1, 4).float(), img_size=img_size)
-
-    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
-        """Draw the boxes on the axis `ctx`; `text` labels them."""
-        kwargs.pop('figsize', None)
-        for box in plain(self).detach().cpu().reshape(-1, 4).tolist():  # sync: shown to a person
-            _draw_box(ctx, box, **kwargs)
-        return ctx
-
-
-def _draw_box(ax: Any, box: list[float], color: str = 'white', text: str | None = None, text_size: int = 14) -> None:
-    from matplotlib import patches, patheffects
-
-    def _outline(drawn: Any, width: int) -> None:
-        drawn.set_path_effects([patheffects.Stroke(linewidth=width, foreground='black'), patheffects.Normal()])
-
-    left, top, right, bottom = box
-    _outline(ax.add_patch(patches.Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, lw=2)), 4)
-    if text is not None:
-        _outline(ax.text(left, top, text, verticalalignment='top', color=color, fontsize=text_size, weight='bold'), 1)
-
-
-class LabeledBBox(L):
-    """Boxes and their labels, `LabeledBBox(boxes, labels)`, shown together."""
-
-    bbox = property(lambda self: self[0], doc='The boxes, a TensorBBox.')
-    lbl = property(lambda self: self[1], doc='Their labels, a list of str.')
-
-    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
-        """Draw each box with its label; padding ('#na#') is left out."""
-        for box, label in zip(plain(self.bbox), self.lbl):
-            if label != '#na#':
-                ctx = retain_type(box, self.bbox).show(ctx=ctx, text=label, **kwargs)
-        return ctx
-
-
-def get_annotations(fname: str | Path, prefix: str | None = None) -> tuple[list[str], list[tuple[list, list]]]:
-    """Read a COCO-style json file.
-
-    Returns:
-        The names of the pictures that have boxes (`prefix` before each), and for each ([[left, top, right, bottom], ...],
-        [label, ...]).
+    Args:
+        cls: a class with a class method `create`, or the name of one of ours ('PILImage', 'PILImageBW', 'PILMask').
     """
-    found = json.loads(Path(fname).read_text())
-    classes = {o['id']: o['name'] for o in found['categories']}
-    boxes, labels = defaultdict(list), defaultdict(list)
-    for o in found['annotations']:
-        left, top, width, height = o['bbox']
-        boxes[o['image_id']].append([left, top, left + width, top + height])
-        labels[o['image_id']].append(classes[o['category_id']])
-    names = {o['id']: (prefix or '') + o['file_name'] for o in found['images'] if o['id'] in boxes}
-    return list(names.values()), [(boxes[k], labels[k]) for k in names]
+
+    def __init__(self, cls: type | str = PILImage) -> None:
+        super().__init__()
+        self.cls = _picture_classes[cls] if isinstance(cls, str) else cls
+
+    @property
+    def name(self) -> str:
+        """`PILImage.create`, or whatever the class is."""
+        return f'{self.cls.__name__}.create'
+
+    def config_kwargs(self) -> dict[str, str]:
+        """The class by its name.
+
+        Raises:
+            TypeError: it is a class of the user's own.
+        """
+        if _picture_classes.get(self.cls.__name__) is not self.cls:
+            raise TypeError(f'{self.cls.__qualname__} is code of your own, and exports hold data only: it has to be '
+                            'given again when the export is loaded')
+        return {'cls': self.cls.__name__}
+
+    def encodes(self, fn: Any) -> Any:
+        """The picture."""
+        return self.cls.create(fn)
+
+
+class OpenMask(OpenImage):
+    """Open a mask; the loss that suits it is cross-entropy over the codes of each pixel."""
+
+    loss_func = CrossEntropyLossFlat(axis=1)
+
+    def __init__(self, cls: type | str = PILMask) -> None:
+        super().__init__(cls)
+
+
+class AddMaskCodes(Transform):
+    """Keep the names of a mask's codes with it, for showing and as the loaders' `vocab`.
+
+    Args:
+        codes: names in the order of the codes, None if they have none.
+    """
+
+    def __init__(self, codes: Any = None) -> None:
+        super().__init__()
+        self.codes = codes
+        if codes is not None:
+            self.vocab, self.c = codes, len(codes)
+
+    def decodes(self, o: TensorMask) -> TensorMask:
+        """The mask with its `codes`."""
+        if self.codes is not None:
+            o.codes = self.codes
+        return o

@@ -1,7 +1,7 @@
 """From the bytes of a file to the right pixels, or one error that names the file and a way out.
 
-JPEG goes through libjpeg-turbo (simplejpeg) straight into an array, at a half, quarter or eighth of the size where less is
-needed; everything else, and every JPEG that simplejpeg does not like, goes through Pillow, whose verdict counts.
+JPEG goes through libjpeg-turbo (simplejpeg) straight into an array, at a half, quarter or eighth of the size where less
+is needed; everything else, and every JPEG that simplejpeg does not like, goes through Pillow, whose verdict counts.
 """
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-__all__ = ['BadImageError', 'JpegHeader', 'decode_image', 'decode_jpeg', 'inspect_image', 'jpeg_header', 'read_image_file', 'scale_for']
+__all__ = ['BadImageError', 'JpegHeader', 'check_pixels', 'decode_image', 'decode_jpeg', 'inspect_image', 'jpeg_header',
+           'read_image_file', 'scale_for', 'to_mode', 'upright']
 
 MAX_FILE_BYTES = 2 ** 29
 """Larger files are refused before they are read."""
@@ -25,8 +26,8 @@ MAX_FILE_BYTES = 2 ** 29
 QUALITY_GAP = 2.0
 """A scaled JPEG keeps at least this many times the pixels that the following resize makes, per side.
 
-Below it the cheap scaling shows: at 2.0 the mean difference to decoding in full is under 0.75 of 255 on photographs, at 1.0
-up to 2.6. Pillow's `thumbnail` holds to the same number.
+Below it the cheap scaling shows: at 2.0 the mean difference to decoding in full is under 0.75 of 255 on photographs, at
+1.0 up to 2.6. Pillow's `thumbnail` holds to the same number.
 """
 
 _ROTATIONS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -48,8 +49,8 @@ class BadImageError(UnidentifiedImageError, ValueError):
     def __init__(self, path: Any, reason: str) -> None:
         self.path, self.reason = path, reason
         where = 'the bytes given' if path is None else f"'{path}'"
-        super().__init__(f'{where} cannot be read as a picture: {reason}. `minifast check FOLDER` lists every such file, '
-                         "on_error='skip' in the DataLoader leaves them out and counts them")
+        super().__init__(f'{where} cannot be read as a picture: {reason}. `minifast check FOLDER` lists every such '
+                         "file, on_error='skip' in the DataLoader leaves them out and counts them")
 
     def __reduce__(self) -> tuple:
         return type(self), (self.path, self.reason)  # OSError's own way would hand over the message alone
@@ -140,8 +141,8 @@ def check_pixels(width: int, height: int, path: Any = None) -> None:
     """
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
-        raise BadImageError(path, f'{width}x{height} are {width * height:,} pixels, more than the limit of {limit:,} that keeps '
-                                  'memory bounded (set PIL.Image.MAX_IMAGE_PIXELS if you trust it)')
+        raise BadImageError(path, f'{width}x{height} are {width * height:,} pixels, more than the limit of {limit:,} '
+                                  'that keeps memory bounded (set PIL.Image.MAX_IMAGE_PIXELS if you trust it)')
 
 
 def scale_for(crop: tuple[float, float], target: tuple[int, int]) -> int:
@@ -189,7 +190,8 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def decode_image(data: bytes, mode: str | None = 'RGB', path: Any = None, codes: bool = False) -> np.ndarray | Image.Image:
+def decode_image(data: bytes, mode: str | None = 'RGB', path: Any = None,
+                 codes: bool = False) -> np.ndarray | Image.Image:
     """Decode any picture, upright, as an array (JPEG) or a Pillow image (the rest).
 
     Args:
@@ -219,7 +221,7 @@ def decode_image(data: bytes, mode: str | None = 'RGB', path: Any = None, codes:
         raise BadImageError(path, _what_it_is(data)) from e
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
         raise BadImageError(path, f'it is larger than memory should hold ({e})') from e
-    except Exception as e:  # Pillow's readers raise whatever their parsers trip over: struct.error, SyntaxError, KeyError ...
+    except Exception as e:  # Pillow's readers raise whatever their parsers trip over: struct.error, SyntaxError ...
         raise BadImageError(path, f'it is damaged ({e})') from e
 
 
@@ -267,13 +269,13 @@ def _eight_bits(values: np.ndarray, path: Any, codes: bool) -> Image.Image:
     elif 0 <= low and high <= 255:
         values = values.round().astype(np.uint8)
     else:
-        raise BadImageError(path, f'its values go from {low:g} to {high:g}, and it is not known how they map to 0..255; open it '
-                                  'with your own function and hand an array to PILImage.create')
+        raise BadImageError(path, f'its values go from {low:g} to {high:g}, and it is not known how they map to '
+                                  '0..255; open it with your own function and hand an array to PILImage.create')
     return Image.fromarray(values)
 
 
 def inspect_image(data: bytes, path: Any = None) -> str | None:
-    """Decode a picture only to see whether it can be: the decoder's complaint about a damaged body, None where all is well.
+    """Decode a picture only to see whether it can be: the decoder's complaint about a damaged body, None if it is well.
 
     Raises:
         BadImageError: as `decode_image`.

@@ -11,8 +11,8 @@ from torch import Tensor
 from minifast.markers import TensorImage, plain, retain_type
 from minifast.vision.affine import Draw, draw_values
 
-__all__ = ['Light', 'apply_light', 'brightness', 'brightness_light', 'contrast', 'contrast_light', 'grayscale', 'hsv', 'hsv2rgb',
-           'hue', 'hue_shift', 'lighting', 'logit', 'rgb2hsv', 'saturation', 'saturation_light', 'shift_hue']
+__all__ = ['GREY_WEIGHTS', 'Light', 'LightMethods', 'apply_light', 'brightness_light', 'contrast_light', 'grayscale',
+           'hsv2rgb', 'hue_shift', 'in_hsv', 'in_logits', 'logit', 'rgb2hsv', 'saturation_light', 'shift_hue']
 
 GREY_WEIGHTS = (0.2989, 0.5870, 0.1140)
 """Shares of red, green and blue in the luma of ITU-R BT.601."""
@@ -112,7 +112,8 @@ def rgb2hsv(img: Tensor) -> Tensor:
     flat = spread == 0
     divisor = torch.where(flat, torch.ones_like(spread), spread)
     saturation_ = spread / torch.where(flat, torch.ones_like(value), value)
-    hue_ = torch.where(value == r, (g - b) / divisor, torch.where(value == g, 2 + (b - r) / divisor, 4 + (r - g) / divisor))
+    from_green = torch.where(value == g, 2 + (b - r) / divisor, 4 + (r - g) / divisor)
+    hue_ = torch.where(value == r, (g - b) / divisor, from_green)
     return torch.stack([(hue_ / 6).remainder(1) * ~flat, saturation_, value], 1)
 
 
@@ -143,39 +144,42 @@ def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------- the same as methods of TensorImage
 
-def lighting(self: Tensor, func: Callable[[Tensor], Tensor]) -> Tensor:
+def in_logits(x: Tensor, func: Callable[[Tensor], Tensor]) -> Tensor:
     """`func` applied to the logits of the pixels."""
-    return retain_type(torch.sigmoid(func(logit(plain(self)))), self)
+    return retain_type(torch.sigmoid(func(logit(plain(x)))), x)
 
 
-def hsv(self: Tensor, func: Callable[[Tensor], Tensor]) -> Tensor:
+def in_hsv(x: Tensor, func: Callable[[Tensor], Tensor]) -> Tensor:
     """`func` applied to hue, saturation and value of the pixels."""
-    return retain_type(hsv2rgb(func(rgb2hsv(plain(self)))), self)
+    return retain_type(hsv2rgb(func(rgb2hsv(plain(x)))), x)
 
 
-def brightness(self: Tensor, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False,
-               generator: torch.Generator | None = None) -> Tensor:
-    """Change the brightness of samples of a batch, see `Brightness`."""
-    return apply_light(self, brightness_light(self, max_lighting, p, draw, batch, generator))
+class LightMethods:
+    """What `TensorImage` can do besides: batches in another light, by hand, for a try. Put on it below."""
+
+    lighting, hsv = in_logits, in_hsv
+
+    def brightness(self: Tensor, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False,
+                   generator: torch.Generator | None = None) -> Tensor:
+        """Change the brightness of samples of a batch, see `Brightness`."""
+        return apply_light(self, brightness_light(self, max_lighting, p, draw, batch, generator))
+
+    def contrast(self: Tensor, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False,
+                 generator: torch.Generator | None = None) -> Tensor:
+        """Change the contrast of samples of a batch, see `Contrast`."""
+        return apply_light(self, contrast_light(self, max_lighting, p, draw, batch, generator))
+
+    def saturation(self: Tensor, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False,
+                   generator: torch.Generator | None = None) -> Tensor:
+        """Change the saturation of samples of a batch, see `Saturation`."""
+        return apply_light(self, saturation_light(self, max_lighting, p, draw, batch, generator))
+
+    def hue(self: Tensor, max_hue: float = 0.1, p: float = 0.75, draw: Draw = None, batch: bool = False,
+            generator: torch.Generator | None = None) -> Tensor:
+        """Change the hue of samples of a batch, see `Hue`."""
+        return shift_hue(self, hue_shift(self, max_hue, p, draw, batch, generator))
 
 
-def contrast(self: Tensor, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False,
-             generator: torch.Generator | None = None) -> Tensor:
-    """Change the contrast of samples of a batch, see `Contrast`."""
-    return apply_light(self, contrast_light(self, max_lighting, p, draw, batch, generator))
-
-
-def saturation(self: Tensor, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False,
-               generator: torch.Generator | None = None) -> Tensor:
-    """Change the saturation of samples of a batch, see `Saturation`."""
-    return apply_light(self, saturation_light(self, max_lighting, p, draw, batch, generator))
-
-
-def hue(self: Tensor, max_hue: float = 0.1, p: float = 0.75, draw: Draw = None, batch: bool = False,
-        generator: torch.Generator | None = None) -> Tensor:
-    """Change the hue of samples of a batch, see `Hue`."""
-    return shift_hue(self, hue_shift(self, max_hue, p, draw, batch, generator))
-
-
-for _method in (lighting, hsv, brightness, contrast, saturation, hue):
-    setattr(TensorImage, _method.__name__, _method)
+for _name, _method in vars(LightMethods).items():
+    if callable(_method) and not _name.startswith('_'):
+        setattr(TensorImage, _name, _method)

@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from minifast.markers import TensorImageBase, cast, plain
-from minifast.vision.core import BILINEAR, PILBase, TensorBBox, TensorPoint
+from minifast.vision.core import BILINEAR, PILBase
+from minifast.vision.points import TensorBBox, TensorPoint
 
-__all__ = ['PadMode', 'ResizeMethod', '_get_sz', '_pad_modes', 'crop_pad', 'dihedral', 'flip_lr']
+__all__ = ['PadMode', 'ResizeMethod', '_get_sz', '_pad_modes', 'as_wh', 'crop_pad', 'dihedral', 'flip_lr']
 
 
 class PadMode:
@@ -88,7 +89,8 @@ def _pad(pixels: np.ndarray, before: list[int], after: list[int], pad_mode: str)
 
 
 def _resize(like: Image.Image, pixels: np.ndarray, resample: int, to: tuple[int, int]) -> Image.Image:
-    """uint8 [H,W(,C)] resized, as the class of `like`; bilinear by torch's vector code, which gives Pillow's pixels (+-1)."""
+    """uint8 [H,W(,C)] resized, as the class of `like`; bilinear by torch's vector code, which gives Pillow's pixels
+    (+-1)."""
     if (pixels.shape[1], pixels.shape[0]) != to:
         if resample != BILINEAR or pixels.dtype != np.uint8 or pixels.ndim != 3:
             made = Image.fromarray(np.ascontiguousarray(pixels)).resize(to, resample)

@@ -22,12 +22,13 @@ from minifast.torch_core import defaults
 from minifast.vision.core import BILINEAR, load_image
 from minifast.vision.decode import BadImageError, inspect_image, read_image_file, to_mode
 
-__all__ = ['Finding', 'check_folder', 'download_images', 'resize_image', 'resize_images', 'resize_to', 'search_images_bing',
-           'search_images_serpapi', 'verify_image', 'verify_images']
+__all__ = ['Finding', 'check_folder', 'download_images', 'resize_image', 'resize_images', 'resize_to',
+           'search_images_bing', 'search_images_serpapi', 'verify_image', 'verify_images']
 
 
 def _each(func: Callable, items: Sequence, n_workers: int, desc: str | None = None) -> list:
-    """`func` of each item in threads (decoding and waiting leave the interpreter free), with a bar if `desc` names it."""
+    """`func` of each item in threads (decoding and waiting leave the interpreter free), with a bar if `desc` names
+    it."""
     from tqdm.auto import tqdm
     with ThreadPoolExecutor(max(n_workers, 1)) as pool:
         return list(tqdm(pool.map(func, items), total=len(items), desc=desc, disable=desc is None))
@@ -50,8 +51,8 @@ def _fetch_picture(url: str, dest: Path, timeout: float, preserve_filename: bool
     return None
 
 
-def download_images(dest: str | Path, url_file: Path | None = None, urls: Iterable[str] | None = None, max_pics: int = 1000,
-                    n_workers: int = 8, timeout: float = 4, preserve_filename: bool = False) -> L:
+def download_images(dest: str | Path, url_file: Path | None = None, urls: Iterable[str] | None = None,
+                    max_pics: int = 1000, n_workers: int = 8, timeout: float = 4, preserve_filename: bool = False) -> L:
     """Fetch pictures into the folder `dest`.
 
     Args:
@@ -84,7 +85,8 @@ def search_images_serpapi(term: str, engine: str = 'bing_images', key: str | Non
     """
     key = key or os.environ.get('SERPAPI_KEY')
     if not key:
-        raise ValueError('searching needs a key of SerpApi: pass key= or set SERPAPI_KEY; https://serpapi.com/manage-api-key')
+        raise ValueError('searching needs a key of SerpApi: pass key= or set SERPAPI_KEY '
+                         '(https://serpapi.com/manage-api-key)')
     found: dict[str, None] = {}
     url = 'https://serpapi.com/search?' + urllib.parse.urlencode({'engine': engine, 'q': term, 'api_key': key})
     while url and len(found) < max_images:
@@ -127,7 +129,8 @@ class Finding(NamedTuple):
 
 
 _SUFFIXES = frozenset(k for k, v in Image.registered_extensions().items() if v in Image.OPEN)
-_PARTS = {'train': 'train', 'training': 'train', 'valid': 'valid', 'val': 'valid', 'validation': 'valid', 'test': 'test'}
+_PARTS = {'train': 'train', 'training': 'train', 'valid': 'valid', 'val': 'valid', 'validation': 'valid',
+          'test': 'test'}
 
 
 def _listing(folder: Path) -> tuple[list[Path], list[Finding]]:
@@ -200,15 +203,18 @@ def _lonely_classes(files: list[Path], folder: Path) -> list[Finding]:
     if not classes['train']:
         return []
     return [Finding(where, 'class without training', f'class {name!r} is in {part} and not in train')
-            for part in ('valid', 'test') for name, where in sorted(classes[part].items()) if name not in classes['train']]
+            for part in ('valid', 'test') for name,
+            where in sorted(classes[part].items()) if name not in classes['train']]
 
 
 def check_folder(folder: str | Path, n_workers: int | None = None, progress: bool = True) -> list[Finding]:
     """Read every picture below `folder` once and say what is wrong with which.
 
-    Kinds of findings: 'bad' (cannot be read: a training would stop there), 'damaged' (can be read, but the decoder complains:
-    look at it), 'duplicate', 'duplicate across parts' (in train and in valid: results look better than they are), 'class
-    without training', 'empty' (folder), 'left out' (hidden, or no picture by its suffix: `get_image_files` passes it over).
+    Kinds of findings: 'bad' (cannot be read: a training would stop there), 'damaged' (can be read, but the decoder
+    complains: look at it), 'duplicate', 'duplicate across parts' (in train and in valid: results look better than
+        they are), 'class
+    without training', 'empty' (folder), 'left out' (hidden, or no picture by its suffix: `get_image_files` passes it
+    over).
 
     Args:
         n_workers: threads; default `defaults.cpus`.
@@ -240,9 +246,9 @@ def resize_to(img: Image.Image, targ_sz: int, use_min: bool = False) -> tuple[in
     return int(w * ratio), int(h * ratio)
 
 
-def resize_image(file: str | Path, dest: str | Path, src: str | Path = '.', max_size: int | None = None, n_channels: int = 3,
-                 ext: str | None = None, img_format: str | None = None, resample: int = BILINEAR, resume: bool = False,
-                 **kwargs: Any) -> None:
+def resize_image(file: str | Path, dest: str | Path, src: str | Path = '.', max_size: int | None = None,
+                 n_channels: int = 3, ext: str | None = None, img_format: str | None = None, resample: int = BILINEAR,
+                 resume: bool = False, **kwargs: Any) -> None:
     """Write `src/file` to `dest/file`, no side longer than `max_size`; what cannot be read is passed over.
 
     Args:
@@ -289,5 +295,6 @@ def resize_images(path: str | Path, max_workers: int | None = None, max_size: in
     dest.mkdir(parents=True, exist_ok=True)
     files = [o.relative_to(path) for o in _listing(path)[0]]
     files = files if recurse else [o for o in files if len(o.parts) == 1]
-    _each(lambda file: resize_image(file, dest, path, max_size, n_channels, ext, img_format, resample, bool(resume), **kwargs),
+    _each(lambda file: resize_image(file, dest, path, max_size, n_channels, ext, img_format, resample, bool(resume),
+                                    **kwargs),
           files, defaults.cpus if max_workers is None else max_workers)

@@ -2,7 +2,7 @@
 
 Run with an interpreter that has fastai: `python tests/data/make_fastai_vision.py`. The test beside reads the file only.
 """
-import random
+# ruff: noqa: E402, F401, F403, F405
 from functools import partial
 from pathlib import Path
 
@@ -73,8 +73,8 @@ for tfm in setup_aug_tfms([Brightness(draw=[.5, .3, .7, .9], p=1.), Contrast(dra
 many = torch.zeros(20000, 1, 1, 1)
 torch.manual_seed(0), random.seed(0)
 from fastai.vision.augment import flip_mat, rotate_mat, zoom_mat, dihedral_mat
-for name, f in {'flip': partial(flip_mat, p=.5), 'rotate': partial(rotate_mat, max_deg=10, p=.75), 'dihedral': partial(dihedral_mat, p=.5),
-                'zoom': partial(zoom_mat, max_zoom=1.3, p=.75)}.items():
+for name, f in {'flip': partial(flip_mat, p=.5), 'rotate': partial(rotate_mat, max_deg=10, p=.75),
+                'dihedral': partial(dihedral_mat, p=.5), 'zoom': partial(zoom_mat, max_zoom=1.3, p=.75)}.items():
     m = f(TensorImage(many)).reshape(-1, 9)
     out[f'drawn/{name}'] = torch.cat([m.mean(0), m.std(0)]).numpy()
 halves = {k: v.astype(np.float16) if v.dtype == np.float32 and k.startswith('batch') else v for k, v in out.items()}

@@ -1,0 +1,452 @@
+"""Transforms of a batch on its device: all geometry in one resampling, all light in one pass."""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from fastcore.foundation import L
+from torch import Tensor
+
+from minifast.data.pipeline import RandTransform
+from minifast.markers import TensorImage, TensorImageBase, TensorMask, plain, retain_type
+from minifast.vision import affine, lighting
+from minifast.vision.affine import Draw
+from minifast.vision.points import TensorPoint
+from minifast.vision.item_tfms import random_window, uniforms
+from minifast.vision.resize import PadMode
+
+__all__ = ['AffineCoordTfm', 'Brightness', 'Contrast', 'CropWindow', 'DeterministicDihedral', 'DeterministicDraw',
+           'DeterministicFlip', 'Dihedral', 'Flip', 'HSVTfm', 'Hue', 'LightingTfm', 'RandomErasing',
+           'RandomResizedCropGPU', 'Rotate', 'Saturation', 'SpaceTfm', 'Warp', 'WarpCoord', 'Zoom', '_slice',
+           'cutout_gaussian', 'first_picture', 'norm_apply_denorm']
+
+Size = int | tuple[int, int] | None
+
+
+def first_picture(sample: Any) -> Tensor:
+    """The first picture (or else tensor) of a nested sample or batch."""
+    leaves = [sample]
+    first = None
+    while leaves:
+        o = leaves.pop(0)
+        if isinstance(o, (tuple, list)):
+            leaves = list(o) + leaves
+        elif isinstance(o, TensorImageBase):
+            return o
+        elif first is None and isinstance(o, Tensor):
+            first = o
+    if first is None:
+        raise TypeError(f'there is no tensor in {type(sample).__name__} to augment: is ToTensor among the transforms?')
+    return first
+
+
+# ---------------------------------------------------------------- geometry
+
+class WarpCoord:
+    """A perspective warp as a coordinate function: draws its matrices, moves positions by them."""
+
+    def __init__(self, magnitude: float = 0.2, p: float = 0.5, draw_x: Draw = None, draw_y: Draw = None,
+                 batch: bool = False) -> None:
+        self.mat = partial(affine.warp_mat, magnitude=magnitude, p=p, draw_x=draw_x, draw_y=draw_y, batch=batch)
+
+
+class CropWindow:
+    """One window for a whole batch, as a matrix: at random in training, the middle in validation."""
+
+    def __init__(self, min_scale: float, max_scale: float, ratio: tuple[float, float], valid_scale: float) -> None:
+        self.scale, self.ratio, self.valid_scale = (min_scale, max_scale), ratio, valid_scale
+
+    def mat(self, x: Tensor, split_idx: int | None, align_corners: bool | None,
+            generator: torch.Generator | None) -> Tensor:
+        """Matrices [B,3,3] that show the window in full."""
+        h, w = x.shape[-2:]
+        if split_idx:
+            fitted = (min(w, int(h * self.ratio[1])), min(h, int(w / self.ratio[0])))
+            nw, nh = (max(int(side * self.valid_scale), 1) for side in fitted)
+            left, top = (w - nw) // 2, (h - nh) // 2
+        else:
+            (nw, nh), (left, top) = random_window((w, h), self.scale, self.ratio, generator)
+        rows = []
+        for whole, part, start in ((w, nw, left), (h, nh, top)):
+            if align_corners and whole > 1:  # from pixel centre to pixel centre
+                whole, part = whole - 1, part - 1
+            rows.append((part / whole, 2 * start / whole - 1 + part / whole))
+        (sx, cx), (sy, cy) = rows
+        return torch.tensor([[sx, 0, cx], [0, sy, cy], [0, 0, 1]]).expand(x.shape[0], 3, 3)
+
+
+class AffineCoordTfm(RandTransform):
+    """A chain of flips, rotations, zooms and warps of pictures, masks, points and boxes, read from the pixels once.
+
+    Args:
+        aff_fs: functions of the batch that return matrices [B,3,3] or None.
+        coord_fs: functions of positions [B,...,2] in -1..1; called with `invert=True` for points; a method
+            `before_call(x)`, if there is one, is called first with the batch.
+        size: a side, or (height, width), of the result; also in validation.
+        mode: how pixels are read: 'bilinear', 'nearest', 'bicubic'.
+        pad_mode: what lies outside, one of `PadMode`.
+        mode_mask: how masks are read.
+        align_corners: see `affine.resample`.
+    """
+
+    order = 30
+    split_idx = None
+    supports = (TensorImage, TensorMask, TensorPoint)
+
+    def __init__(self, aff_fs: Callable | Sequence[Callable] | None = None,
+                 coord_fs: Callable | Sequence[Callable] | None = None, size: Size = None, mode: str = 'bilinear',
+                 pad_mode: str = PadMode.Reflection, mode_mask: str = 'nearest', align_corners: bool | None = None,
+                 p: float = 1., nm: str | None = None) -> None:
+        super().__init__(p=p, nm=nm)
+        self.aff_fs, self.coord_fs = L(aff_fs), L(coord_fs)
+        self.size, self.mode, self.pad_mode, self.mode_mask = size, mode, pad_mode, mode_mask
+        self.align_corners, self.nm = align_corners, nm
+        self.parts = [self]
+
+    def _adopt(self, aff_fs: Any = None, coord_fs: Any = None, **common: Any) -> None:
+        """The constructor for subclasses, whose own arguments are kept under their names beside."""
+        own = {k: v for k, v in self.__dict__.items()}
+        AffineCoordTfm.__init__(self, aff_fs, coord_fs, **common)
+        self.__dict__.update(own)
+
+    @property
+    def keyed(self) -> bool:
+        """Whether all randomness comes from the generator handed over: not with functions of the user's own."""
+        ours = {affine.flip_mat, affine.dihedral_mat, affine.rotate_mat, affine.zoom_mat}
+        known = all(isinstance(f, CropWindow) or getattr(f, 'func', None) in ours for f in self.aff_fs)
+        return known and all(isinstance(f, WarpCoord) for f in self.coord_fs)
+
+    def compose(self, tfm: AffineCoordTfm) -> None:
+        """Do what `tfm` does afterwards, in the same resampling."""
+        self.aff_fs, self.coord_fs = self.aff_fs + tfm.aff_fs, self.coord_fs + tfm.coord_fs
+        self.parts = self.parts + tfm.parts
+        if tfm.size is not None and (self.size is None or isinstance(tfm, RandomResizedCropGPU)):
+            self.size = tfm.size
+
+    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple | None:
+        """(matrices [B,3,3] or None, further functions of positions); None where nothing is to be done."""
+        x = first_picture(sample)
+        # random numbers are drawn and matrices multiplied on the CPU; `probe` has the batch's shape and no memory
+        probe = torch.empty(1).expand(x.shape)
+        mats, moves = [], []
+        for f in self.aff_fs:
+            if isinstance(f, CropWindow):
+                mats.append(f.mat(probe, split_idx, self.align_corners, generator))
+            elif not split_idx:
+                made = f(probe, generator=generator) if isinstance(f, partial) and 'generator' not in f.keywords and \
+                    getattr(f.func, '__module__', '') == affine.__name__ else f(x)
+                mats += [] if made is None else [plain(made).cpu()]  # sync: only for matrices of the user's own
+        warps = []
+        for f in [] if split_idx else self.coord_fs:
+            if not isinstance(f, WarpCoord):
+                if hasattr(f, 'before_call'):
+                    f.before_call(x)
+                moves.append(f)
+            elif moves:
+                moves.append(partial(_move_by, f.mat(probe, generator=generator)))
+            else:
+                warps.append(f.mat(probe, generator=generator))
+        m = affine.homography(tuple(x.shape[-2:]), mats, warps)
+        return None if m is None and not moves and self.size is None else (m, tuple(moves))
+
+    def apply(self, x: Tensor, params: tuple) -> Tensor:
+        """`x` moved by what was drawn."""
+        m, moves = params
+        return affine.move(x, m, self.size, self.mode, self.mode_mask, self.pad_mode, self.align_corners, moves)
+
+
+def _move_by(m: Tensor, xy: Tensor, invert: bool = False) -> Tensor:
+    return affine.move_by(xy, (torch.linalg.inv(m) if invert else m).to(xy.device))
+
+
+class Flip(AffineCoordTfm):
+    """Mirror left and right with probability `p`; `draw` gives 1 (mirror) or 0 instead."""
+
+    def __init__(self, p: float = 0.5, draw: Draw = None, size: Size = None, mode: str = 'bilinear',
+                 pad_mode: str = PadMode.Reflection, align_corners: bool = True, batch: bool = False) -> None:
+        self.drawn, self.batch = draw, batch
+        self._adopt(partial(affine.flip_mat, p=p, draw=draw, batch=batch), size=size, mode=mode, pad_mode=pad_mode,
+                    align_corners=align_corners, p=p)
+
+
+class DeterministicDraw:
+    """A `draw` that goes through `vals`, one a batch."""
+
+    def __init__(self, vals: Sequence[float]) -> None:
+        self.vals, self.count = vals, -1
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The next value, for all samples of `x`."""
+        self.count += 1
+        return torch.full((x.shape[0],), float(self.vals[self.count % len(self.vals)]), device=x.device)
+
+
+class DeterministicFlip(Flip):
+    """Mirror every second batch."""
+
+    def __init__(self, size: Size = None, mode: str = 'bilinear', pad_mode: str = PadMode.Reflection,
+                 align_corners: bool = True) -> None:
+        super().__init__(1., DeterministicDraw([0, 1]), size, mode, pad_mode, align_corners)
+
+
+class Dihedral(AffineCoordTfm):
+    """One of the eight symmetries of a square with probability `p`; `draw` gives 0..7 instead."""
+
+    def __init__(self, p: float = 0.5, draw: Draw = None, size: Size = None, mode: str = 'bilinear',
+                 pad_mode: str = PadMode.Reflection, batch: bool = False, align_corners: bool = True) -> None:
+        self.drawn, self.batch = draw, batch
+        self._adopt(partial(affine.dihedral_mat, p=p, draw=draw, batch=batch), size=size, mode=mode, pad_mode=pad_mode,
+                    align_corners=align_corners, p=p)
+
+
+class DeterministicDihedral(Dihedral):
+    """The eight symmetries in turn, one a batch."""
+
+    def __init__(self, size: Size = None, mode: str = 'bilinear', pad_mode: str = PadMode.Reflection,
+                 align_corners: bool = True) -> None:
+        super().__init__(1., DeterministicDraw(range(8)), size, mode, pad_mode, False, align_corners)
+
+
+class Rotate(AffineCoordTfm):
+    """Rotate by -max_deg..max_deg degrees with probability `p`; `draw` gives degrees instead."""
+
+    def __init__(self, max_deg: float = 10, p: float = 0.5, draw: Draw = None, size: Size = None,
+                 mode: str = 'bilinear', pad_mode: str = PadMode.Reflection, align_corners: bool = True,
+                 batch: bool = False) -> None:
+        self.max_deg, self.drawn, self.batch = max_deg, draw, batch
+        self._adopt(partial(affine.rotate_mat, max_deg=max_deg, p=p, draw=draw, batch=batch), size=size, mode=mode,
+                    pad_mode=pad_mode, align_corners=align_corners, p=p)
+
+
+class Zoom(AffineCoordTfm):
+    """Zoom by min_zoom..max_zoom towards a random point with probability `p`; `draw`, `draw_x`, `draw_y` give them
+    instead."""
+
+    def __init__(self, min_zoom: float = 1., max_zoom: float = 1.1, p: float = 0.5, draw: Draw = None,
+                 draw_x: Draw = None, draw_y: Draw = None, size: Size = None, mode: str = 'bilinear',
+                 pad_mode: str = PadMode.Reflection, batch: bool = False, align_corners: bool = True) -> None:
+        self.min_zoom, self.max_zoom, self.batch = min_zoom, max_zoom, batch
+        self.drawn, self.draw_x, self.draw_y = draw, draw_x, draw_y
+        self._adopt(partial(affine.zoom_mat, min_zoom=min_zoom, max_zoom=max_zoom, p=p, draw=draw, draw_x=draw_x,
+                            draw_y=draw_y, batch=batch), size=size, mode=mode, pad_mode=pad_mode,
+                    align_corners=align_corners, p=p)
+
+
+class Warp(AffineCoordTfm):
+    """Tilt the picture plane by -magnitude..magnitude each way with probability `p`; `draw_x`, `draw_y` give it
+    instead."""
+
+    def __init__(self, magnitude: float = 0.2, p: float = 0.5, draw_x: Draw = None, draw_y: Draw = None,
+                 size: Size = None, mode: str = 'bilinear', pad_mode: str = PadMode.Reflection, batch: bool = False,
+                 align_corners: bool = True) -> None:
+        self.magnitude, self.draw_x, self.draw_y, self.batch = magnitude, draw_x, draw_y, batch
+        self._adopt(coord_fs=WarpCoord(magnitude, p, draw_x, draw_y, batch), size=size, mode=mode, pad_mode=pad_mode,
+                    align_corners=align_corners, p=p)
+
+
+class RandomResizedCropGPU(AffineCoordTfm):
+    """`RandomResizedCrop` with one window for the whole batch, in the same resampling as the other geometry.
+
+    Args:
+        size: a side, or (height, width), of the result.
+        min_scale: smallest part of the area, 0..1.
+        ratio: smallest and largest width over height of the window.
+        mode: how pixels are read.
+        valid_scale: part of each side kept in validation.
+        max_scale: largest part of the area, 0..1.
+        mode_mask: how masks are read.
+    """
+
+    def __init__(self, size: int | tuple[int, int], min_scale: float = 0.08, ratio: tuple[float, float] = (3 / 4,
+                                                                                                           4 / 3),
+                 mode: str = 'bilinear', valid_scale: float = 1., max_scale: float = 1., mode_mask: str = 'nearest',
+                 p: float = 1., nm: str | None = None) -> None:
+        self.min_scale, self.max_scale, self.ratio, self.valid_scale = min_scale, max_scale, ratio, valid_scale
+        size = (size, size) if isinstance(size, int) else tuple(size)
+        self._adopt(CropWindow(min_scale, max_scale, ratio, valid_scale), size=size, mode=mode, mode_mask=mode_mask,
+                    align_corners=True, p=p, nm=nm)
+
+
+# ---------------------------------------------------------------- light
+
+class SpaceTfm(RandTransform):
+    """Functions applied to pictures in another space of colours.
+
+    Args:
+        fs: functions of a batch; a method `before_call(x)`, if there is one, is called first with the batch.
+        space_fn: called with (picture, function): goes to the space, applies the function, and comes back.
+    """
+
+    order = 40
+    supports = (TensorImage,)
+
+    def __init__(self, fs: Callable | Sequence[Callable], space_fn: Callable[[Tensor, Callable], Tensor], p: float = 1.,
+                 nm: str | None = None) -> None:
+        super().__init__(p=p, nm=nm)
+        self.fs, self.space_fn, self.nm = L(fs), space_fn, nm
+        self.parts = [self]
+
+    @property
+    def keyed(self) -> bool:
+        """Whether all randomness comes from the generator handed over: not with functions of the user's own."""
+        return all(isinstance(f, partial) and f.func.__module__ == lighting.__name__ for f in self.fs)
+
+    def compose(self, tfm: SpaceTfm) -> None:
+        """Do what `tfm` does afterwards, in the same pass."""
+        self.fs, self.parts = self.fs + tfm.fs, self.parts + tfm.parts
+
+    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> list:
+        """What each function needs: a drawn value for ours, the prepared function itself for the user's."""
+        x = first_picture(sample)
+        probe = torch.empty(1).expand(x.shape)
+        drawn = []
+        for f in self.fs:
+            if isinstance(f, partial) and f.func.__module__ == lighting.__name__:
+                drawn.append(f(probe, generator=generator))
+            else:
+                if hasattr(f, 'before_call'):
+                    f.before_call(x)
+                drawn.append(f)
+        return drawn
+
+    def apply(self, x: Tensor, drawn: list) -> Tensor:
+        """The functions applied one after the other in their space."""
+        def _all(values: Tensor) -> Tensor:
+            for f in drawn:
+                values = f(values)
+            return values
+        return retain_type(self.space_fn(x, _all), x)
+
+
+class LightingTfm(SpaceTfm):
+    """Functions applied to the logits of pictures; brightness, contrast and saturation in one pass."""
+
+    def __init__(self, fs: Callable | Sequence[Callable], p: float = 1., nm: str | None = None) -> None:
+        super().__init__(fs, lighting.in_logits, p=p, nm=nm)
+
+    def _adopt(self, f: Callable, p: float) -> None:
+        """The constructor for subclasses, whose own arguments are kept under their names beside."""
+        own = dict(self.__dict__)
+        LightingTfm.__init__(self, f, p=p)
+        self.__dict__.update(own)
+
+    def apply(self, x: Tensor, drawn: list) -> Tensor:
+        """All lights as one where they are ours, in turn where some are not."""
+        if all(isinstance(d, lighting.Light) for d in drawn):
+            total = drawn[0]
+            for light in drawn[1:]:
+                total = total.then(light)
+            return lighting.apply_light(x, total)
+        for d in drawn:
+            x = lighting.apply_light(x, d) if isinstance(d, lighting.Light) else lighting.in_logits(x, d)
+        return x
+
+
+class Brightness(LightingTfm):
+    """Brightness changed by up to `max_lighting` with probability `p`; `draw` gives 0..1 instead, 0.5 being
+    unchanged."""
+
+    def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
+        self.max_lighting, self.drawn, self.batch = max_lighting, draw, batch
+        self._adopt(partial(lighting.brightness_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
+
+
+class Contrast(LightingTfm):
+    """Contrast changed by up to `max_lighting` with probability `p`; `draw` gives a factor instead, 1 being
+    unchanged."""
+
+    def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
+        self.max_lighting, self.drawn, self.batch = max_lighting, draw, batch
+        self._adopt(partial(lighting.contrast_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
+
+
+class Saturation(LightingTfm):
+    """Saturation changed by up to `max_lighting` with probability `p`; `draw` gives a factor instead, 0 being grey."""
+
+    def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
+        self.max_lighting, self.drawn, self.batch = max_lighting, draw, batch
+        self._adopt(partial(lighting.saturation_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
+
+
+class HSVTfm(SpaceTfm):
+    """Functions applied to hue, saturation and value of pictures."""
+
+    def __init__(self, fs: Callable | Sequence[Callable], p: float = 1., nm: str | None = None) -> None:
+        super().__init__(fs, lighting.in_hsv, p=p, nm=nm)
+
+
+class Hue(HSVTfm):
+    """Hue turned by up to `max_hue` of the colour circle with probability `p`; `draw` gives turns instead."""
+
+    def __init__(self, max_hue: float = 0.1, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
+        super().__init__(partial(lighting.hue_shift, max_hue=max_hue, p=p, draw=draw, batch=batch), p=p)
+        self.max_hue, self.drawn, self.batch = max_hue, draw, batch
+
+    def apply(self, x: Tensor, drawn: list) -> Tensor:
+        """`x` with its hue turned."""
+        return lighting.shift_hue(x, drawn[0])
+
+
+# ---------------------------------------------------------------- erasing
+
+def cutout_gaussian(x: Tensor, areas: Sequence[tuple[int, int, int, int]],
+                    generator: torch.Generator | None = None) -> Tensor:
+    """Fill each (top, bottom, left, right) of `x` [...,H,W] with noise of mean 0 and deviation 1, in place."""
+    for top, bottom, left, right in areas:
+        hole = plain(x)[..., top:bottom, left:right]
+        hole.copy_(torch.randn(hole.shape, generator=generator), non_blocking=True)
+    return x
+
+
+def norm_apply_denorm(x: Tensor, f: Callable[[Tensor], Tensor], nrm: Any) -> Tensor:
+    """`f` applied to `x` normalised by `nrm`, and brought back to 0..1."""
+    return plain(nrm.decode(f(nrm(x.clone())))).clamp(0, 1)
+
+
+def _slice(area: float, sz: int, generator: torch.Generator | None = None) -> tuple[int, int]:
+    """Start and end of a stretch of sqrt(area) pixels somewhere in `sz`."""
+    bound = round(math.sqrt(area))
+    start = int(uniforms(1, generator)[0] * (max(sz - bound, 0) + 1))
+    return start, start + bound
+
+
+class RandomErasing(RandTransform):
+    """Noise over random rectangles of a batch, with probability `p`; after `Normalize`.
+
+    Args:
+        sl: smallest part of the area that is erased, 0..1.
+        sh: largest part, shared among the rectangles.
+        min_aspect: smallest aspect of a rectangle; the largest is its inverse.
+        max_count: most rectangles.
+
+    Source: Zhong et al., "Random erasing data augmentation", 2017.
+    """
+
+    order = 100
+    supports = (TensorImage,)
+
+    def __init__(self, p: float = 0.5, sl: float = 0., sh: float = 0.3, min_aspect: float = 0.3,
+                 max_count: int = 1) -> None:
+        super().__init__(p=p)
+        self.sl, self.sh, self.min_aspect, self.max_count = sl, sh, min_aspect, max_count
+
+    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple | None:
+        """The rectangles and the generator of the noise; None to leave the batch alone."""
+        coin, count = uniforms(2, generator)
+        if coin >= self.p:
+            return None
+        h, w = first_picture(sample).shape[-2:]
+        n = 1 + int(count * self.max_count)
+        areas = []
+        for u_area, u_aspect in zip(uniforms(n, generator), uniforms(n, generator)):
+            area = (self.sl + (self.sh - self.sl) * u_area) * h * w / n
+            aspect = math.exp((2 * u_aspect - 1) * math.log(1 / self.min_aspect))
+            areas.append(_slice(area * aspect, h, generator) + _slice(area / aspect, w, generator))
+        return areas, generator
+
+    def apply(self, x: Tensor, params: tuple) -> Tensor:
+        """`x` with its rectangles erased."""
+        return cutout_gaussian(x, *params)

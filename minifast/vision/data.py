@@ -1,0 +1,262 @@
+"""Pictures in a `DataBlock`: the blocks, ready-made loaders, and how batches look."""
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastcore.basics import using_attr
+from fastcore.foundation import L
+from torch import Tensor
+
+from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
+from minifast.data.core import DataLoaders, show_batch, show_results
+from minifast.data.dispatch import typedispatch
+from minifast.data.transforms import (ColReader, ColSplitter, GrandparentSplitter, IntToFloatTensor, MultiCategorize,
+                                      RandomSplitter, RegexLabeller, get_image_files, parent_label)
+from minifast.markers import TensorCategory, TensorImage, TensorMask, cast, plain
+from minifast.show import get_grid
+from minifast.vision.core import AddMaskCodes, BBoxLabeler, OpenImage, OpenMask, PILImage, PILMask, PointScaler
+from minifast.vision.points import TensorBBox, TensorPoint
+
+__all__ = ['BBoxBlock', 'BBoxLblBlock', 'ImageBlock', 'ImageDataLoaders', 'MaskBlock', 'PointBlock',
+           'SegmentationDataLoaders', 'bb_pad', 'clip_remove_empty', 'get_grid', 'show_batch', 'show_results']
+
+
+# ---------------------------------------------------------------- blocks
+
+def ImageBlock(cls: type = PILImage) -> TransformBlock:
+    """Pictures, opened as `cls`; in a batch floats in 0..1."""
+    return TransformBlock(type_tfms=OpenImage(cls), batch_tfms=IntToFloatTensor)
+
+
+def MaskBlock(codes: Any = None) -> TransformBlock:
+    """Segmentation masks; `codes` are the names of the classes in the order of their codes."""
+    return TransformBlock(type_tfms=OpenMask(PILMask), item_tfms=AddMaskCodes(codes=codes), batch_tfms=IntToFloatTensor)
+
+
+PointBlock = TransformBlock(type_tfms=TensorPoint.create, item_tfms=PointScaler)
+"""Points (x, y) in pixels of the picture; in a batch in -1..1."""
+
+
+def clip_remove_empty(bbox: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes in -1..1 clipped to the picture, without those that lie outside, and their labels."""
+    boxes, labels = plain(bbox).clamp(-1, 1), plain(label)
+    kept = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+    return cast(boxes[kept], type(bbox)), cast(labels[kept], type(label))
+
+
+def bb_pad(samples: Sequence[tuple], pad_idx: int = 0) -> list[tuple]:
+    """Samples (picture, boxes, labels) with as many boxes each, filled up with empty boxes of the label `pad_idx`."""
+    clipped = [(s[0], *clip_remove_empty(*s[1:3]), *s[3:]) for s in samples]
+    most = max(len(s[2]) for s in clipped)
+
+    def _fill(x: Tensor, value: float) -> Tensor:
+        missing = plain(x).new_full((most - len(x), *x.shape[1:]), value)
+        return cast(torch.cat([plain(x), missing]), type(x))
+
+    return [(s[0], _fill(s[1], 0), _fill(s[2], pad_idx), *s[3:]) for s in clipped]
+
+
+BBoxBlock = TransformBlock(type_tfms=TensorBBox.create, item_tfms=PointScaler, dls_kwargs={'before_batch': bb_pad})
+"""Boxes (left, top, right, bottom) in pixels of the picture; in a batch in -1..1, as many a sample."""
+
+
+def BBoxLblBlock(vocab: Sequence | None = None, add_na: bool = True) -> TransformBlock:
+    """Labels of boxes; `add_na` puts '#na#', the label of boxes that only fill up, at index 0."""
+    return TransformBlock(type_tfms=MultiCategorize(vocab=vocab, add_na=add_na), item_tfms=BBoxLabeler)
+
+
+# ---------------------------------------------------------------- loaders
+
+class ImageDataLoaders(DataLoaders):
+    """Loaders of pictures and their labels, made from folders, names, tables or lists.
+
+    All take what `DataBlock.dataloaders` takes besides (`bs`, `val_bs`, `num_workers`, `device`, `shuffle`, ...).
+    """
+
+    @classmethod
+    def from_folder(cls, path: str | Path, train: str = 'train', valid: str = 'valid', valid_pct: float | None = None,
+                    seed: int | None = None, vocab: Sequence | None = None, item_tfms: Any = None,
+                    batch_tfms: Any = None, img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
+        """Pictures in folders named after their class, below `train` and `valid`, or split at random by `valid_pct`."""
+        if valid_pct is None:
+            splitter, get_items = GrandparentSplitter(train, valid), partial(get_image_files, folders=[train, valid])
+        else:
+            splitter, get_items = RandomSplitter(valid_pct, seed=seed), get_image_files
+        dblock = DataBlock(blocks=(ImageBlock(img_cls), CategoryBlock(vocab=vocab)), get_items=get_items,
+                           splitter=splitter, get_y=parent_label, item_tfms=item_tfms, batch_tfms=batch_tfms)
+        return cls.from_dblock(dblock, path, path=path, **kwargs)
+
+    @classmethod
+    def from_path_func(cls, path: str | Path, fnames: Sequence, label_func: Callable, valid_pct: float = 0.2,
+                       seed: int | None = None, item_tfms: Any = None, batch_tfms: Any = None,
+                       img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
+        """Pictures labelled by a function of their path."""
+        dblock = DataBlock(blocks=(ImageBlock(img_cls), CategoryBlock), splitter=RandomSplitter(valid_pct, seed=seed),
+                           get_y=label_func, item_tfms=item_tfms, batch_tfms=batch_tfms)
+        return cls.from_dblock(dblock, fnames, path=path, **kwargs)
+
+    @classmethod
+    def from_name_func(cls, path: str | Path, fnames: Sequence, label_func: Callable, **kwargs: Any) -> DataLoaders:
+        """Pictures labelled by a function of their file name; see `from_path_func` for the rest."""
+        return cls.from_path_func(path, fnames, using_attr(label_func, 'name'), **kwargs)
+
+    @classmethod
+    def from_path_re(cls, path: str | Path, fnames: Sequence, pat: str, **kwargs: Any) -> DataLoaders:
+        """Pictures labelled by the first group of a regular expression on their path; see `from_path_func`."""
+        return cls.from_path_func(path, fnames, RegexLabeller(pat), **kwargs)
+
+    @classmethod
+    def from_name_re(cls, path: str | Path, fnames: Sequence, pat: str, **kwargs: Any) -> DataLoaders:
+        """Pictures labelled by the first group of a regular expression on their name; see `from_path_func`."""
+        return cls.from_name_func(path, fnames, RegexLabeller(pat), **kwargs)
+
+    @classmethod
+    def from_df(cls, df: Any, path: str | Path = '.', valid_pct: float = 0.2, seed: int | None = None,
+                fn_col: int | str = 0, folder: str | Path | None = None, suff: str = '', label_col: Any = 1,
+                label_delim: str | None = None, y_block: Any = None, valid_col: int | str | None = None,
+                item_tfms: Any = None, batch_tfms: Any = None, img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
+        """Pictures and labels in the columns of a DataFrame.
+
+        Args:
+            fn_col: column of file names, which follow `path`/`folder` and are followed by `suff`.
+            label_col: column of labels, or several (then a picture has several).
+            label_delim: what parts several labels in one column.
+            y_block: block of the labels; default: one or several categories.
+            valid_col: column that is True for the validation set; default: `valid_pct` at random.
+        """
+        prefix = Path(path) if folder is None else Path(path) / folder
+        if y_block is None:
+            several = label_delim is not None or (isinstance(label_col, (list, tuple, L)) and len(label_col) > 1)
+            y_block = MultiCategoryBlock if several else CategoryBlock
+        splitter = RandomSplitter(valid_pct, seed=seed) if valid_col is None else ColSplitter(valid_col)
+        dblock = DataBlock(blocks=(ImageBlock(img_cls), y_block), get_x=ColReader(fn_col, pref=prefix, suff=suff),
+                           get_y=ColReader(label_col, label_delim=label_delim), splitter=splitter,
+                           item_tfms=item_tfms, batch_tfms=batch_tfms)
+        return cls.from_dblock(dblock, df, path=path, **kwargs)
+
+    @classmethod
+    def from_csv(cls, path: str | Path, csv_fname: str | Path = 'labels.csv', header: Any = 'infer',
+                 delimiter: str | None = None, quoting: int = csv.QUOTE_MINIMAL, **kwargs: Any) -> DataLoaders:
+        """Pictures and labels in the columns of `path/csv_fname`; see `from_df` for the rest."""
+        import pandas as pd
+        df = pd.read_csv(Path(path) / csv_fname, header=header, delimiter=delimiter, quoting=quoting)
+        return cls.from_df(df, path=path, **kwargs)
+
+    @classmethod
+    def from_lists(cls, path: str | Path, fnames: Sequence, labels: Sequence, valid_pct: float = 0.2,
+                   seed: int | None = None, y_block: Any = None, item_tfms: Any = None, batch_tfms: Any = None,
+                   img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
+        """Pictures and a list of their labels: floats are regressed, lists of labels are several categories."""
+        if y_block is None:
+            first = labels[0]
+            several = isinstance(first, (list, tuple, L)) and len(first) > 1
+            y_block = MultiCategoryBlock if several else RegressionBlock if isinstance(first, float) else CategoryBlock
+        dblock = DataBlock.from_columns(blocks=(ImageBlock(img_cls), y_block),
+                                        splitter=RandomSplitter(valid_pct, seed=seed), item_tfms=item_tfms,
+                                        batch_tfms=batch_tfms)
+        return cls.from_dblock(dblock, (fnames, labels), path=path, **kwargs)
+
+
+class SegmentationDataLoaders(DataLoaders):
+    """Loaders of pictures and their masks."""
+
+    @classmethod
+    def from_label_func(cls, path: str | Path, fnames: Sequence, label_func: Callable, valid_pct: float = 0.2,
+                        seed: int | None = None, codes: Any = None, item_tfms: Any = None, batch_tfms: Any = None,
+                        img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
+        """Pictures whose mask's file is a function of theirs; `codes` name the classes."""
+        dblock = DataBlock(blocks=(ImageBlock(img_cls), MaskBlock(codes=codes)),
+                           splitter=RandomSplitter(valid_pct, seed=seed), get_y=label_func, item_tfms=item_tfms,
+                           batch_tfms=batch_tfms)
+        return cls.from_dblock(dblock, fnames, path=path, **kwargs)
+
+
+# ---------------------------------------------------------------- how batches look
+
+def _draw(samples: Sequence, i: int, ctxs: Sequence, **kwargs: Any) -> list:
+    """Element `i` of each sample on its axis."""
+    return [s[i].show(ctx=ctx, **kwargs) for s, ctx in zip(samples, ctxs)]
+
+
+def _text(o: Any) -> str:
+    return ';'.join(map(str, o)) if isinstance(o, (list, tuple, L)) else str(o)
+
+
+@typedispatch
+def show_batch(x: TensorImage, y, samples, ctxs=None, max_n=10, nrows=None, ncols=None, figsize=None, **kwargs):  # noqa: F811
+    """Pictures in a grid, with whatever belongs to each drawn on it or written above."""
+    n = min(len(samples), max_n)
+    ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize) if ctxs is None else ctxs
+    for i in range(len(samples[0])):
+        ctxs = _draw(samples[:n], i, ctxs, **kwargs)
+    return ctxs
+
+
+@typedispatch
+def show_batch(x: TensorImage, y: TensorImage, samples, ctxs=None, max_n=10, nrows=None, ncols=None,  # noqa: F811
+               figsize=None, **kwargs):
+    """Pairs of pictures side by side."""
+    n = min(len(samples), max_n)
+    ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize, double=True) if ctxs is None else ctxs
+    for i in (0, 1):
+        ctxs[i::2] = _draw(samples[:n], i, ctxs[i::2], **kwargs)
+    return ctxs
+
+
+@typedispatch
+def show_results(x: TensorImage, y, samples, outs, ctxs=None, max_n=10, nrows=None, ncols=None,  # noqa: F811
+                 figsize=None, **kwargs):
+    """Pictures in a grid, above each the target and below it the prediction."""
+    n = min(len(samples), max_n)
+    ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize) if ctxs is None else ctxs
+    for i in range(len(samples[0])):
+        ctxs = _draw(samples[:n], i, ctxs, **kwargs)
+    for i in range(len(outs[0])):
+        ctxs = _draw(outs[:n], i, ctxs, **kwargs)
+    return ctxs
+
+
+@typedispatch
+def show_results(x: TensorImage, y: TensorCategory, samples, outs, ctxs=None, max_n=10, nrows=None,  # noqa: F811
+                 ncols=None, figsize=None, **kwargs):
+    """Pictures in a grid, above each the target and below it the prediction, green where they agree, else red."""
+    n = min(len(samples), max_n)
+    ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize) if ctxs is None else ctxs
+    for i in (0, 1):
+        ctxs = _draw(samples[:n], i, ctxs, **kwargs)
+    for sample, out, ctx in zip(samples[:n], outs, ctxs):
+        right = _text(sample[1]) == _text(out[0])
+        out[0].show(ctx=ctx, color='green' if right else 'red', **kwargs)
+    return ctxs
+
+
+@typedispatch
+def show_results(x: TensorImage, y: TensorMask | TensorPoint | TensorBBox, samples, outs, ctxs=None,  # noqa: F811
+                 max_n=6, nrows=None, ncols=1, figsize=None, **kwargs):
+    """Each picture twice, on the left with the target drawn in, on the right with the prediction."""
+    n = min(len(samples), max_n)
+    if ctxs is None:
+        ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize, double=True, title='Target/Prediction')
+    for i in (0, 1):
+        ctxs[::2] = _draw(samples[:n], i, ctxs[::2], **kwargs)
+    for shown in (samples, outs):
+        ctxs[1::2] = _draw(shown[:n], 0, ctxs[1::2], **kwargs)
+    return ctxs
+
+
+@typedispatch
+def show_results(x: TensorImage, y: TensorImage, samples, outs, ctxs=None, max_n=10, figsize=None,  # noqa: F811
+                 **kwargs):
+    """Input, target and prediction side by side."""
+    n = min(len(samples), max_n)
+    if ctxs is None:
+        ctxs = get_grid(3 * n, ncols=3, figsize=figsize, title='Input/Target/Prediction')
+    for i in (0, 1):
+        ctxs[i::3] = _draw(samples[:n], i, ctxs[i::3], **kwargs)
+    ctxs[2::3] = _draw(outs[:n], 0, ctxs[2::3], **kwargs)
+    return ctxs

@@ -1,0 +1,239 @@
+"""Transforms of one sample before it is put into a batch: everything that makes pictures the same size, and flips."""
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from PIL import Image
+
+from minifast.data.pipeline import RandTransform
+from minifast.markers import TensorImage, TensorMask
+from minifast.vision.core import BILINEAR, NEAREST, PILMask
+from minifast.vision.points import TensorPoint
+from minifast.vision.resize import PadMode, ResizeMethod, _get_sz, as_wh, crop_pad, dihedral
+
+__all__ = ['CropPad', 'DihedralItem', 'FlipItem', 'OldRandomCrop', 'RandomCrop', 'RandomResizedCrop', 'RatioResize',
+           'Resize', 'integer', 'random_window', 'uniforms']
+
+_MOVABLE = (Image.Image, TensorPoint)
+_MIRRORED = (Image.Image, TensorPoint, TensorImage, TensorMask)
+
+
+def uniforms(n: int, generator: torch.Generator | None) -> list[float]:
+    """`n` numbers in 0..1."""
+    return torch.rand(n, generator=generator).tolist()  # sync: none, drawn on the CPU
+
+
+def integer(uniform: float, low: int, high: int) -> int:
+    """A number in 0..1 as an integer in low..high, both included."""
+    return low + min(int(uniform * (high - low + 1)), high - low)
+
+
+class FlipItem(RandTransform):
+    """Mirror left and right with probability `p`: pictures, masks, points and boxes of the sample together."""
+
+    supports = _MIRRORED
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__(p=p)
+
+    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> int | None:
+        """1 to mirror, None to leave the sample alone."""
+        return 1 if uniforms(1, generator)[0] < self.p else None
+
+    def apply(self, x: Any, k: int) -> Any:
+        """`x` mirrored."""
+        return dihedral(x, k)
+
+
+class DihedralItem(FlipItem):
+    """One of the eight symmetries of a square, each as likely, with probability `p`."""
+
+    def __init__(self, p: float = 1., nm: str | None = None) -> None:
+        RandTransform.__init__(self, p=p, nm=nm)
+        self.nm = nm
+
+    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> int | None:
+        """The symmetry 0..7, None to leave the sample alone."""
+        coin, which = uniforms(2, generator)
+        return integer(which, 0, 7) if coin < self.p else None
+
+
+class _Window(RandTransform):
+    """A window (size, top_left, orig_size, final size) drawn once a sample and cut out of all its parts."""
+
+    supports = _MOVABLE
+    split_idx = None
+    order = 1
+    pad_mode = PadMode.Zeros
+    resamples = (BILINEAR, NEAREST)
+
+    def apply(self, x: Any, window: tuple) -> Any:
+        """The window of `x`, resized."""
+        size, top_left, orig_size, final = window
+        resample = self.resamples[1] if isinstance(x, PILMask) else self.resamples[0]
+        return crop_pad(x, size, top_left, orig_size, self.pad_mode, resample, final)
+
+
+class CropPad(_Window):
+    """Cut the middle out, or put the picture into the middle.
+
+    Args:
+        size: a side, or (height, width).
+        pad_mode: what lies outside, one of `PadMode`.
+    """
+
+    order = 0
+
+    def __init__(self, size: int | tuple[int, int], pad_mode: str = PadMode.Zeros) -> None:
+        super().__init__()
+        self.size, self.pad_mode = as_wh(size)[::-1], pad_mode
+
+    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple:
+        """The middle."""
+        orig, size = _get_sz(sample), as_wh(self.size)
+        return size, ((orig[0] - size[0]) // 2, (orig[1] - size[1]) // 2), orig, None
+
+
+class RandomCrop(_Window):
+    """Cut `size` out at random, the middle in validation; smaller pictures are put anywhere within black.
+
+    Args:
+        size: a side, or (height, width).
+    """
+
+    def __init__(self, size: int | tuple[int, int], p: float = 1., nm: str | None = None) -> None:
+        super().__init__(p=p, nm=nm)
+        self.size, self.nm = as_wh(size)[::-1], nm
+
+    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple:
+        """Where to cut."""
+        orig, size = _get_sz(sample), as_wh(self.size)
+        spare = [orig[i] - size[i] for i in (0, 1)]
+        if split_idx:
+            return size, (spare[0] // 2, spare[1] // 2), orig, None
+        corner = [integer(u, min(s, 0), max(s, 0)) for u, s in zip(uniforms(2, generator), spare)]
+        return size, tuple(corner), orig, None
+
+
+class OldRandomCrop(RandomCrop):
+    """`RandomCrop` under the name of earlier releases."""
+
+
+class Resize(_Window):
+    """Make every picture `size` large.
+
+    Args:
+        size: a side, or (height, width).
+        method: 'crop' cuts off what does not fit (anywhere in training, evenly in validation), 'pad' fills up what
+            is missing, 'squish' stretches.
+        pad_mode: what 'pad' fills up with, one of `PadMode`.
+        resamples: Pillow's filters for pictures and for masks.
+    """
+
+    def __init__(self, size: int | tuple[int, int], method: str = ResizeMethod.Crop, pad_mode: str = PadMode.Reflection,
+                 resamples: tuple[int, int] = (BILINEAR, NEAREST), p: float = 1., nm: str | None = None) -> None:
+        super().__init__(p=p, nm=nm)
+        if method not in ('crop', 'pad', 'squish'):
+            raise ValueError(f"Resize method {method!r} is none of 'crop', 'pad' and 'squish' (see ResizeMethod)")
+        self.size, self.method, self.pad_mode = as_wh(size)[::-1], method, pad_mode
+        self.resamples, self.nm = resamples, nm
+
+    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple:
+        """Which part of the picture is kept."""
+        (w, h), size = _get_sz(sample), as_wh(self.size)
+        if self.method == ResizeMethod.Squish:
+            return (w, h), (0, 0), (w, h), size
+        ratios = (w / size[0], h / size[1])
+        ratio = max(ratios) if self.method == ResizeMethod.Pad else min(ratios)
+        window = (int(ratio * size[0]), int(ratio * size[1]))
+        pcts = (0.5, 0.5) if split_idx else uniforms(2, generator)
+        return window, (int(pcts[0] * (w - window[0])), int(pcts[1] * (h - window[1]))), (w, h), size
+
+
+class RandomResizedCrop(_Window):
+    """Cut out a part of random area and aspect and resize it: the usual augmentation for training on ImageNet.
+
+    In validation the whole picture is stretched to `size` and a margin, of which the middle is kept.
+
+    Args:
+        size: a side, or (height, width).
+        min_scale: smallest part of the area, 0..1.
+        ratio: smallest and largest width over height.
+        resamples: Pillow's filters for pictures and for masks.
+        val_xtra: margin in validation, as a part of `size`, rounded up to 8 pixels.
+        max_scale: largest part of the area, 0..1.
+
+    Source: Szegedy et al., "Going deeper with convolutions", 2015.
+    """
+
+    def __init__(self, size: int | tuple[int, int], min_scale: float = 0.08, ratio: tuple[float, float] = (3 / 4,
+                                                                                                           4 / 3),
+                 resamples: tuple[int, int] = (BILINEAR, NEAREST), val_xtra: float = 0.14, max_scale: float = 1.,
+                 p: float = 1., nm: str | None = None) -> None:
+        super().__init__(p=p, nm=nm)
+        self.size, self.min_scale, self.max_scale, self.ratio = as_wh(size)[::-1], min_scale, max_scale, ratio
+        self.resamples, self.val_xtra, self.nm = resamples, val_xtra, nm
+
+    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple:
+        """Which part of the picture is kept."""
+        orig, size = _get_sz(sample), as_wh(self.size)
+        if split_idx:
+            extra = math.ceil(max(size) * self.val_xtra / 8) * 8
+            return orig, (0, 0), orig, (size[0] + extra, size[1] + extra)
+        window, corner = random_window(orig, (self.min_scale, self.max_scale), self.ratio, generator)
+        return window, corner, orig, size
+
+    def apply(self, x: Any, window: tuple) -> Any:
+        """The window of `x`, resized; of a margin the middle."""
+        resized, size, final = super().apply(x, window), as_wh(self.size), window[3]
+        if final == size:
+            return resized
+        return crop_pad(resized, size, ((final[0] - size[0]) // 2, (final[1] - size[1]) // 2), final)
+
+
+def random_window(orig: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float],
+                  generator: torch.Generator | None) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(size, top_left) of a window of random area and aspect, each (width, height) in pixels.
+
+    Ten attempts, then the largest window in the middle whose aspect is allowed.
+    """
+    w, h = orig
+    draws = uniforms(22, generator)
+    logs = math.log(ratio[0]), math.log(ratio[1])
+    for u_area, u_ratio in zip(draws[2::2], draws[3::2]):
+        area = (scale[0] + (scale[1] - scale[0]) * u_area) * w * h
+        aspect = math.exp(logs[0] + (logs[1] - logs[0]) * u_ratio)
+        nw, nh = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < nw <= w and 0 < nh <= h:
+            return (nw, nh), (integer(draws[0], 0, w - nw), integer(draws[1], 0, h - nh))
+    if w / h < ratio[0]:
+        nw, nh = w, int(w / ratio[0])
+    elif w / h > ratio[1]:
+        nw, nh = int(h * ratio[1]), h
+    else:
+        nw, nh = w, h
+    nw, nh = max(nw, 1), max(nh, 1)
+    return (nw, nh), ((w - nw) // 2, (h - nh) // 2)
+
+
+class RatioResize(_Window):
+    """Resize so that the longer side is `max_sz` pixels, the aspect kept.
+
+    Args:
+        max_sz: pixels of the longer side.
+        resamples: Pillow's filters for pictures and for masks.
+    """
+
+    def __init__(self, max_sz: int, resamples: tuple[int, int] = (BILINEAR, NEAREST)) -> None:
+        super().__init__()
+        self.max_sz, self.resamples = max_sz, resamples
+
+    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple:
+        """The whole picture."""
+        w, h = _get_sz(sample)
+        longer = max(w, h)
+        # int() as everywhere in fastai's geometry; never below one pixel
+        final = max(int(w * self.max_sz / longer), 1), max(int(h * self.max_sz / longer), 1)
+        return (w, h), (0, 0), (w, h), final

@@ -1,0 +1,189 @@
+"""Points and boxes: what they are, how they are scaled to the picture and labelled, and how they are drawn."""
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fastcore.foundation import L
+from torch import Tensor
+
+from minifast.data.pipeline import RandTransform, Transform
+from minifast.losses import MSELossFlat
+from minifast.markers import TensorBase, TensorImageBase, TensorMultiCategory, cast, plain, retain_type, tensor
+
+__all__ = ['BBoxLabeler', 'LabeledBBox', 'PointScaler', 'TensorBBox', 'TensorPoint', 'get_annotations', 'picture_size']
+
+
+class TensorPoint(TensorBase):
+    """Points (x, y), float [n,2] or [B,n,2]; in pixels, or -1..1 across the picture once scaled."""
+
+    _show_args: ClassVar[dict[str, Any]] = {'s': 10, 'marker': '.', 'c': 'r'}
+
+    @classmethod
+    def create(cls, t: Any, img_size: tuple[int, int] | None = None) -> TensorPoint:
+        """Points in pixels from a list, array or tensor of (x, y)."""
+        return cls(plain(tensor(t)).reshape(-1, 2).float(), img_size=img_size)
+
+    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
+        """Draw the points on the axis `ctx`."""
+        kwargs.pop('figsize', None)
+        xy = plain(self).detach().cpu().reshape(-1, 2).numpy()  # sync: shown to a person
+        ctx.scatter(xy[:, 0], xy[:, 1], **{**self._show_args, **kwargs})
+        return ctx
+
+
+class TensorBBox(TensorPoint):
+    """Boxes (left, top, right, bottom), float [n,4] or [B,n,4]; in pixels, or -1..1 once scaled."""
+
+    @classmethod
+    def create(cls, x: Any, img_size: tuple[int, int] | None = None) -> TensorBBox:
+        """Boxes in pixels from a list, array or tensor of (left, top, right, bottom)."""
+        return cls(plain(tensor(x)).reshape(-1, 4).float(), img_size=img_size)
+
+    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
+        """Draw the boxes on the axis `ctx`; `text` labels them."""
+        kwargs.pop('figsize', None)
+        for box in plain(self).detach().cpu().reshape(-1, 4).tolist():  # sync: shown to a person
+            _draw_box(ctx, box, **kwargs)
+        return ctx
+
+
+def _draw_box(ax: Any, box: list[float], color: str = 'white', text: str | None = None, text_size: int = 14) -> None:
+    from matplotlib import patches, patheffects
+
+    def _outline(drawn: Any, width: int) -> None:
+        drawn.set_path_effects([patheffects.Stroke(linewidth=width, foreground='black'), patheffects.Normal()])
+
+    left, top, right, bottom = box
+    frame = patches.Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, lw=2)
+    _outline(ax.add_patch(frame), 4)
+    if text is not None:
+        words = ax.text(left, top, text, verticalalignment='top', color=color, fontsize=text_size, weight='bold')
+        _outline(words, 1)
+
+
+class LabeledBBox(L):
+    """Boxes and their labels, `LabeledBBox(boxes, labels)`, shown together."""
+
+    bbox = property(lambda self: self[0], doc='The boxes, a TensorBBox.')
+    lbl = property(lambda self: self[1], doc='Their labels, a list of str.')
+
+    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
+        """Draw each box with its label; padding ('#na#') is left out."""
+        for box, label in zip(plain(self.bbox), self.lbl):
+            if label != '#na#':
+                ctx = retain_type(box, self.bbox).show(ctx=ctx, text=label, **kwargs)
+        return ctx
+
+
+def get_annotations(fname: str | Path, prefix: str | None = None) -> tuple[list[str], list[tuple[list, list]]]:
+    """Read a COCO-style json file.
+
+    Returns:
+        The names of the pictures that have boxes (`prefix` before each), and for each
+        ([[left, top, right, bottom], ...], [label, ...]).
+    """
+    found = json.loads(Path(fname).read_text())
+    classes = {o['id']: o['name'] for o in found['categories']}
+    boxes, labels = defaultdict(list), defaultdict(list)
+    for o in found['annotations']:
+        left, top, width, height = o['bbox']
+        boxes[o['image_id']].append([left, top, left + width, top + height])
+        labels[o['image_id']].append(classes[o['category_id']])
+    names = {o['id']: (prefix or '') + o['file_name'] for o in found['images'] if o['id'] in boxes}
+    return list(names.values()), [(boxes[k], labels[k]) for k in names]
+
+
+# ---------------------------------------------------------------- their transforms
+
+def picture_size(sample: Any) -> tuple[int, int] | None:
+    """(width, height) of the first picture in a nested sample, None where there is none."""
+    for o in sample if isinstance(sample, (tuple, list)) else (sample,):
+        if isinstance(o, (tuple, list)):
+            found = picture_size(o)
+        elif isinstance(o, TensorImageBase):
+            found = (o.shape[-1], o.shape[-2])
+        else:  # Pillow's images
+            found = tuple(o.size) if hasattr(o, 'size') and hasattr(o, 'mode') else None
+        if found is not None:
+            return found
+    return None
+
+
+class PointScaler(RandTransform):
+    """Scale points and boxes from pixels to -1..1 across the picture of their sample, and back for showing.
+
+    Args:
+        do_scale: False for points that are in -1..1 already.
+        y_first: the points are given as (y, x).
+    """
+
+    order = 1
+    split_idx = None
+    supports = (TensorPoint,)
+    keyed = True
+    loss_func = MSELossFlat()
+
+    def __init__(self, do_scale: bool = True, y_first: bool = False) -> None:
+        super().__init__()
+        self.do_scale, self.y_first = do_scale, y_first
+
+    def setups(self, dl: Any) -> None:
+        """`c` is how many numbers a sample has, for the size of a model's output."""
+        points = [o for o in dl.dataset[0] if isinstance(o, TensorPoint)] if len(dl.dataset) else []
+        if points:
+            self.c = points[0].numel()
+
+    def draw(self, sample: Any, split_idx: int | None, generator: Any) -> tuple:
+        """The size of the sample's picture; nothing is random."""
+        return (picture_size(sample),)
+
+    def apply(self, x: Tensor, params: tuple) -> Tensor:
+        """`x` scaled."""
+        size = params[0] or getattr(x, 'img_size', None)
+        if size is None:
+            raise ValueError(f'{type(x).__name__} has no picture beside it and no img_size: give '
+                             f'{type(x).__name__}.create(points, img_size=(width, height))')
+        xy = plain(x).reshape(-1, 2)
+        xy = xy.flip(1) if self.y_first else xy
+        scaled = xy * 2 / xy.new_tensor(size) - 1 if self.do_scale else xy
+        return self._marked(scaled, x, size)
+
+    def decode(self, x: Any, split_idx: int | None = None, **kwargs: Any) -> Any:
+        """Points and boxes in pixels again, of a sample or alone (then by their `img_size`)."""
+        return self._unscaled(x, picture_size(x))
+
+    def _unscaled(self, x: Any, size: tuple[int, int] | None) -> Any:
+        if isinstance(x, tuple):
+            done = tuple(self._unscaled(o, size) for o in x)
+            return done if type(x) is tuple else type(x)(done)
+        size = size or getattr(x, 'img_size', None)
+        if not isinstance(x, TensorPoint) or size is None:
+            return x
+        xy = plain(x).reshape(-1, 2)
+        return self._marked((xy + 1) * xy.new_tensor(size) / 2, x, size)
+
+    @staticmethod
+    def _marked(xy: Tensor, like: Tensor, size: tuple[int, int]) -> Tensor:
+        marked = cast(xy.reshape(-1, 4) if isinstance(like, TensorBBox) else xy, type(like))
+        marked.img_size = tuple(size)
+        return marked
+
+
+class BBoxLabeler(Transform):
+    """Put boxes and labels of a sample together as a `LabeledBBox` for showing."""
+
+    def setups(self, dl: Any) -> None:
+        """The labels' names come from the loader."""
+        self.vocab = dl.vocab
+
+    def decode(self, x: Any, split_idx: int | None = None, **kwargs: Any) -> Any:
+        """Labels become a `LabeledBBox` with the boxes of the same sample."""
+        if not isinstance(x, tuple):
+            return x
+        boxes = next((o for o in x if isinstance(o, TensorBBox)), None)
+        done = tuple(LabeledBBox(boxes, [self.vocab[int(i)] for i in o])
+                     if isinstance(o, TensorMultiCategory) and boxes is not None else o for o in x)
+        return done if type(x) is tuple else type(x)(done)
