@@ -1,6 +1,7 @@
 """Optimizers whose step works on whole lists of parameters: few kernels a step, fastai's numbers."""
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -23,6 +24,21 @@ _FUSED_DEVICES = ('cpu', 'cuda')
 
 def _fused(params: list[Tensor]) -> bool:
     return params[0].device.type in _FUSED_DEVICES and all(p.is_floating_point() for p in params)
+
+
+# A list that fits into a core's cache: on the CPU several passes over it then cost one pass over memory.
+_CPU_PART_NUMEL = 2**16
+
+
+def _parts(params: list[Tensor]) -> Iterator[slice]:
+    """Slices of a list of parameters to step at once: all of it on an accelerator, cache-sized ones on the CPU."""
+    start, numel = 0, 0
+    for i, p in enumerate(params):
+        if numel and p.device.type == 'cpu' and numel + p.numel() > _CPU_PART_NUMEL:
+            yield slice(start, i)
+            start, numel = i, 0
+        numel += p.numel()
+    yield slice(start, None)
 
 
 class _ListOptimizer(Optimizer):
@@ -67,7 +83,8 @@ class _ListOptimizer(Optimizer):
             params.append(p)
             states.append(state)
         for (do_wd, count), (params, states) in lists.items():
-            yield do_wd, count, params, states
+            for part in _parts(params):
+                yield do_wd, count, params[part], states[part]
 
     def _list_step(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], step: int,
                    *averages: list[Tensor]) -> None:
@@ -86,8 +103,9 @@ def _average_squares(averages: list[Tensor], grads: list[Tensor], sqr_mom: float
 
 def _root(sqr_avgs: list[Tensor], bias: float, eps: float) -> list[Tensor]:
     """`sqrt(sqr_avg / bias) + eps`: the denominator of the Adam family."""
-    denoms = torch._foreach_div(sqr_avgs, bias)
-    torch._foreach_sqrt_(denoms)
+    denoms = torch._foreach_sqrt(sqr_avgs)  # one new list: on the CPU fresh memory costs more than arithmetic
+    if bias != 1:
+        torch._foreach_div_(denoms, math.sqrt(bias))
     torch._foreach_add_(denoms, eps)
     return denoms
 
@@ -247,7 +265,7 @@ class Larc(_ListOptimizer):
         p_norms, g_norms = torch.stack(torch._foreach_norm(params)), torch.stack(torch._foreach_norm(grads))
         local_lrs = group['lr'] * group['trust_coeff'] * p_norms / (g_norms + p_norms * group['wd'] + group['eps'])
         local_lrs = local_lrs.clamp(max=group['lr']) if self.clip else local_lrs
-        torch._foreach_sub_(params, torch._foreach_mul(grad_avgs or grads, list(local_lrs.unbind())))
+        torch._foreach_addcmul_(params, grad_avgs or grads, list(local_lrs.unbind()), value=-1)
 
 
 class Lamb(_ListOptimizer):
@@ -283,4 +301,4 @@ class Lamb(_ListOptimizer):
         p_norms, update_norms = torch.stack(torch._foreach_norm(params)), torch.stack(torch._foreach_norm(updates))
         usable = (p_norms != 0) & (update_norms != 0)
         trust = torch.where(usable, (p_norms / update_norms).clamp(max=10), torch.ones_like(p_norms))
-        torch._foreach_sub_(params, torch._foreach_mul(updates, list((trust * group['lr']).unbind())))
+        torch._foreach_addcmul_(params, updates, list((trust * group['lr']).unbind()), value=-1)
