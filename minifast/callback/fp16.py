@@ -1,61 +1,75 @@
-"""Mixed precision: forward and loss in half precision, weights and update in float32."""
+"""Mixed precision: the model runs in float16 or bfloat16 where that is safe, its weights stay float32."""
 from __future__ import annotations
 
 from enum import Enum
 from typing import Any
 
 import torch
+from fastcore.foundation import L
+from torch.amp import GradScaler, autocast
 
 from minifast.callback.core import Callback, CancelStepException
-from minifast.torch_core import to_float
+from minifast.torch_core import check_kwargs, to_float
 
 __all__ = ['AMPMode', 'MixedPrecision']
 
 
 class AMPMode(Enum):
-    """The half-precision type: float16 (needs loss scaling) or bfloat16."""
+    """The half-precision types: FP16 needs its loss scaled, BF16 has the range of float32."""
 
     FP16 = 'fp16'
     BF16 = 'bf16'
 
 
 class MixedPrecision(Callback):
-    """Runs forward and loss under torch's autocast, in training and validation.
+    """Runs model and loss under torch's autocast, and scales the loss in float16 so that small gradients survive.
 
-    float16 is used on accelerators only, with a `GradScaler`; on a CPU, which has no fast float16, it trains in float32.
-    bfloat16 is used wherever the device has it.
-
-    Args:
-        amp_mode: 'fp16' or 'bf16'.
-        kwargs: for `torch.amp.GradScaler`.
+    bfloat16 works on GPUs and CPUs. float16 works on accelerators; on a CPU, which has no fast float16, the same script
+    runs in float32. Predictions are float32 for the loss and everything behind it. In float16 each step waits for the
+    device once, to hear whether the gradients overflowed; in bfloat16 no step waits.
 
     Attributes:
-        scales: the loss scale after every step.
+        scales: the loss scale of every step that was made.
+
+    Raises:
+        ValueError: an unknown `amp_mode`, or a GPU without bfloat16.
+        TypeError: an argument that GradScaler does not take.
     """
 
     order = 10
+    _scaler_kwargs = ('init_scale', 'growth_factor', 'backoff_factor', 'growth_interval', 'enabled')
 
     def __init__(self, amp_mode: str | AMPMode = AMPMode.FP16, **kwargs: Any) -> None:
-        self.amp_mode, self.kwargs, self.autocast = AMPMode(amp_mode), kwargs, None
+        """
+        Args:
+            amp_mode: 'fp16' or 'bf16'.
+            kwargs: for torch's `GradScaler`, in float16.
+        """
+        if not isinstance(amp_mode, AMPMode) and amp_mode not in [mode.value for mode in AMPMode]:
+            raise ValueError(f"amp_mode={amp_mode!r}: mixed precision is 'fp16' or 'bf16'")
+        check_kwargs('MixedPrecision', kwargs, ('amp_mode', *self._scaler_kwargs))
+        self.amp_mode, self.kwargs = AMPMode(amp_mode), kwargs
+        self.autocast, self.scales, self._loaded = None, None, None
+        self._inside = self._unconfirmed = False
 
     def before_fit(self) -> None:
-        self.device_type = next(self.model.parameters()).device.type
-        if self.amp_mode is AMPMode.BF16 and self.device_type == 'cuda' and not torch.cuda.is_bf16_supported():
+        first = next(self.model.parameters(), None)
+        device = first.device.type if first is not None else 'cpu'
+        dtype = torch.float16 if self.amp_mode is AMPMode.FP16 else torch.bfloat16
+        if device == 'cuda' and dtype is torch.bfloat16 and not torch.cuda.is_bf16_supported():
             raise ValueError(f'{torch.cuda.get_device_name()} has no bfloat16: use learn.to_fp16()')
-        fp16 = self.amp_mode is AMPMode.FP16
-        self.enabled = not (fp16 and self.device_type == 'cpu')
-        self.dtype = torch.float16 if fp16 else torch.bfloat16
-        # bfloat16 has float32's range, so only float16 needs its gradients scaled
-        scaling = {**self.kwargs, 'enabled': fp16 and self.enabled}
-        self.learn.scaler = torch.amp.GradScaler(self.device_type, **scaling)
-        self.scales: list[float] = []
-        if hasattr(self, '_resumed'):
-            self.learn.scaler.load_state_dict(self.__dict__.pop('_resumed'))
+        self.autocast = autocast(device, dtype=dtype, enabled=not (device == 'cpu' and dtype is torch.float16))
+        scaled = device != 'cpu' and dtype is torch.float16
+        scaled = scaled and self.kwargs.get('enabled', True)
+        self.learn.scaler = GradScaler(device, **{**self.kwargs, 'enabled': scaled})
+        self.scales, self._unconfirmed = L(), False
+        if self._loaded is not None:
+            self.learn.scaler.load_state_dict(self._loaded)
 
     def before_batch(self) -> None:
-        if self.enabled:
-            self.autocast = torch.autocast(self.device_type, dtype=self.dtype)
-            self.autocast.__enter__()
+        self._leave()  # a batch before may have been cancelled half way
+        self.autocast.__enter__()
+        self._inside = True
 
     def after_pred(self) -> None:
         self.learn.pred = to_float(self.pred)
@@ -63,51 +77,56 @@ class MixedPrecision(Callback):
     def after_loss(self) -> None:
         self._leave()
 
-    def after_cancel_batch(self) -> None:
-        self._leave()
-
     def _leave(self) -> None:
-        if self.autocast is not None:
+        if self._inside:
+            self._inside = False
             self.autocast.__exit__(None, None, None)
-            self.autocast = None
+
+    after_batch = after_train = after_cancel_train = after_validate = after_cancel_validate = _leave
 
     def before_backward(self) -> None:
         self.learn.loss_grad = self.learn.scaler.scale(self.loss_grad)
 
     def before_step(self) -> None:
         scaler = self.learn.scaler
+        if self._unconfirmed:  # the last step was left by another callback before `after_step`
+            scaler.update()
+        # the scaler unscales the gradients and calls `self.step` if all are finite; the loop makes the real step
+        self.skipped, self._unconfirmed = True, True
+        scaler.step(self)
+        if self.skipped:
+            raise CancelStepException
         if scaler.is_enabled():
-            # the scaler calls step() on what it is given only if no gradient overflowed
-            self.skipped = True
-            scaler.step(self)
-            if self.skipped:
-                raise CancelStepException
             self.scales.append(scaler.get_scale())
 
     def after_step(self) -> None:
         self.learn.scaler.update()
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The optimizer's groups: the scaler takes this callback for the optimizer."""
-        return self.opt.param_groups
-
-    def step(self, *args: Any, **kwargs: Any) -> None:
-        """Called by the scaler where the gradients are finite; the loop then does the real step."""
-        self.skipped = False
+        self._unconfirmed = False
 
     def cleanup_fit(self) -> None:
         self._leave()
-        self.learn.scaler = None
+        self.autocast, self.learn.scaler, self.scales, self._loaded = None, None, None, None
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups: for the scaler this callback stands for the optimizer."""
+        return self.opt.param_groups
+
+    def step(self, *args: Any, **kwargs: Any) -> None:
+        """Called by the scaler where the gradients are finite."""
+        self.skipped = False
 
     def state_dict(self) -> dict[str, Any]:
-        """The loss scale and its history."""
-        scaler = getattr(self.learn, 'scaler', None)
-        return {} if scaler is None else scaler.state_dict()
+        """The loss scale and its counter, for a checkpoint; empty where nothing is scaled."""
+        scaler = vars(self.learn).get('scaler') if self.learn is not None else None
+        return {'scaler': scaler.state_dict() if scaler is not None else {}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`, in a running fit or at the start of the next."""
-        if getattr(self.learn, 'scaler', None) is not None:
-            self.learn.scaler.load_state_dict(state)
-        elif state:
-            self._resumed = state
+        """Go on from `state_dict()`, in the running fit or else in the next one."""
+        scaler = vars(self.learn).get('scaler') if self.learn is not None else None
+        if not state['scaler']:
+            return
+        if scaler is None:
+            self._loaded = state['scaler']
+        elif scaler.is_enabled():
+            scaler.load_state_dict(state['scaler'])
