@@ -43,6 +43,15 @@ def first_picture(sample: Any) -> Tensor:
     return first
 
 
+def _is_ours(f: Any, room: str) -> bool:
+    """Whether `f` is a function of this room with values given as data: it draws from the generator handed over."""
+    return isinstance(f, partial) and f.func.__module__ == room and not any(map(callable, f.keywords.values()))
+
+
+def _joined_name(tfm: Any, name: str) -> str:
+    return name if len(tfm.parts) == 1 else ' + '.join(type(part).__name__ for part in tfm.parts)
+
+
 # ---------------------------------------------------------------- geometry
 
 class WarpCoord:
@@ -115,9 +124,13 @@ class AffineCoordTfm(RandTransform):
     @property
     def keyed(self) -> bool:
         """Whether all randomness comes from the generator handed over: not with functions of the user's own."""
-        ours = {affine.flip_mat, affine.dihedral_mat, affine.rotate_mat, affine.zoom_mat}
-        known = all(isinstance(f, CropWindow) or getattr(f, 'func', None) in ours for f in self.aff_fs)
-        return known and all(isinstance(f, WarpCoord) for f in self.coord_fs)
+        known = all(isinstance(f, CropWindow) or _is_ours(f, affine.__name__) for f in self.aff_fs)
+        return known and all(isinstance(f, WarpCoord) and _is_ours(f.mat, affine.__name__) for f in self.coord_fs)
+
+    @property
+    def name(self) -> str:
+        """The class and its arguments, or the classes that were joined."""
+        return _joined_name(self, super().name)
 
     def compose(self, tfm: AffineCoordTfm) -> None:
         """Do what `tfm` does afterwards, in the same resampling."""
@@ -136,8 +149,8 @@ class AffineCoordTfm(RandTransform):
             if isinstance(f, CropWindow):
                 mats.append(f.mat(probe, split_idx, self.align_corners, generator))
             elif not split_idx:
-                made = f(probe, generator=generator) if isinstance(f, partial) and 'generator' not in f.keywords and \
-                    getattr(f.func, '__module__', '') == affine.__name__ else f(x)
+                ours = isinstance(f, partial) and f.func.__module__ == affine.__name__
+                made = f(probe, generator=generator) if ours else f(x)
                 mats += [] if made is None else [plain(made).cpu()]  # sync: only for matrices of the user's own
         warps = []
         for f in [] if split_idx else self.coord_fs:
@@ -292,7 +305,12 @@ class SpaceTfm(RandTransform):
     @property
     def keyed(self) -> bool:
         """Whether all randomness comes from the generator handed over: not with functions of the user's own."""
-        return all(isinstance(f, partial) and f.func.__module__ == lighting.__name__ for f in self.fs)
+        return all(_is_ours(f, lighting.__name__) for f in self.fs)
+
+    @property
+    def name(self) -> str:
+        """The class and its arguments, or the classes that were joined."""
+        return _joined_name(self, super().name)
 
     def compose(self, tfm: SpaceTfm) -> None:
         """Do what `tfm` does afterwards, in the same pass."""

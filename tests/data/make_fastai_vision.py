@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastai.vision.all import *
-from fastai.vision.augment import _WarpCoord
 from sklearn.datasets import load_sample_images
 
 out = {}
