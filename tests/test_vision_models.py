@@ -105,6 +105,40 @@ def test_unet_is_fastais(case):
         check(model, meta_of(arch_of(name))['split'](model), facts)
 
 
+def ramp(shape, phase) -> torch.Tensor:
+    n = int(torch.Size(shape).numel())
+    return torch.sin(1.7 * torch.arange(n, dtype=torch.float64) + phase).float().view(shape)
+
+
+NUMBERS = {
+    'resnet18': lambda: (create_vision_model(models.resnet18, 7, pretrained=False), (64, 64)),
+    'resnet18 lin_first': lambda: (create_vision_model(models.resnet18, 7, pretrained=False, lin_first=True,
+                                                       bn_final=True, y_range=(-1, 2)), (64, 64)),
+    'xresnet18': lambda: (xresnet18(n_out=5), (64, 64)),
+    'xse_resnext18': lambda: (models.xresnet.xse_resnext18(n_out=5), (64, 64)),
+    'unet': lambda: (create_unet_model(models.resnet18, 3, (32, 48), pretrained=False), (33, 47)),
+    'unet blur': lambda: (create_unet_model(xresnet18, 3, (32, 32), pretrained=False, blur=True, y_range=(0, 1),
+                                            last_cross=False), (32, 32)),
+    'unet weight_norm': lambda: (create_unet_model(models.resnet18, 3, (32, 32), pretrained=False,
+                                                   norm_type='Weight'), (32, 32)),
+}
+
+
+@pytest.mark.parametrize('name', NUMBERS)
+def test_forward_gives_fastais_numbers(name):
+    """With equal weights, made by a formula, every model gives the numbers that fastai's gives."""
+    model, size = NUMBERS[name]()
+    with torch.no_grad():
+        for i, (key, value) in enumerate(model.state_dict().items()):
+            if key.endswith('running_var'):
+                value.copy_(1 + ramp(value.shape, i) ** 2)
+            elif value.is_floating_point():
+                value.copy_(ramp(value.shape, i) * 1.5 / max(value[0].numel(), 1) ** 0.5)
+        out = model.eval()(ramp((2, 3, *size), 0)).as_subclass(torch.Tensor)
+    wanted = torch.tensor(FACTS['numbers'][name])
+    torch.testing.assert_close(out.flatten()[::max(out.numel() // 12, 1)], wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_every_architecture_in_the_facts_names_its_groups():
     """The table of architectures covers what fastai cuts, two parameter groups for all others."""
     groups = {name: len(f['groups']) for name, f in FACTS['vision'].items() if 'groups' in f}

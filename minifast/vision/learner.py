@@ -14,6 +14,7 @@ from minifast.interpret import plot_top_losses
 from minifast.learner import Learner
 from minifast.optimizer import Adam
 from minifast.torch_core import check_kwargs, defaults
+from minifast.vision.data import show_results
 from minifast.vision.models.body import (TimmBody, create_body, cut_model, default_split, has_pool_type, meta_of,
                                          model_meta)
 from minifast.vision.models.create import (arch_from_name, create_cnn_model, create_timm_model, create_unet_model,
@@ -23,7 +24,7 @@ from minifast.vision.models.weights import WeightsNotFoundError
 
 __all__ = ['TimmBody', 'WeightsNotFoundError', 'add_head', 'cnn_learner', 'create_body', 'create_cnn_model',
            'create_head', 'create_timm_model', 'create_unet_model', 'create_vision_model', 'cut_model', 'default_split',
-           'has_pool_type', 'model_meta', 'plot_top_losses', 'unet_learner', 'vision_learner']
+           'has_pool_type', 'model_meta', 'plot_top_losses', 'show_results', 'unet_learner', 'vision_learner']
 
 
 def _add_norm(dls: DataLoaders, meta: dict[str, Any], pretrained: bool, n_in: int = 3) -> None:

@@ -44,6 +44,38 @@ def facts(model, groups, size, n_in=3):
             'groups': [[len(g), sum(p.numel() for p in g)] for g in groups], 'size': list(size), 'out': list(out.shape)}
 
 
+def ramp(shape, phase):
+    """Numbers between -1 and 1 without a random generator."""
+    n = int(torch.Size(shape).numel())
+    return torch.sin(1.7 * torch.arange(n, dtype=torch.float64) + phase).float().view(shape)
+
+
+def numbers(model, size):
+    """The first numbers of the output, for weights made by a formula in the order of the state dict."""
+    with torch.no_grad():
+        for i, (name, value) in enumerate(model.state_dict().items()):
+            if name.endswith('running_var'):
+                value.copy_(1 + ramp(value.shape, i) ** 2)
+            elif value.is_floating_point():
+                value.copy_(ramp(value.shape, i) * 1.5 / max(value[0].numel(), 1) ** 0.5)
+        out = model.eval()(ramp((2, 3, *size), 0))
+    return [round(float(v), 6) for v in out.flatten()[::max(out.numel() // 12, 1)]]
+
+
+NUMBERS = {
+    'resnet18': lambda: (create_vision_model(models.resnet18, 7, pretrained=False), (64, 64)),
+    'resnet18 lin_first': lambda: (create_vision_model(models.resnet18, 7, pretrained=False, lin_first=True,
+                                                       bn_final=True, y_range=(-1, 2)), (64, 64)),
+    'xresnet18': lambda: (models.xresnet.xresnet18(n_out=5), (64, 64)),
+    'xse_resnext18': lambda: (models.xresnet.xse_resnext18(n_out=5), (64, 64)),
+    'unet': lambda: (create_unet_model(models.resnet18, 3, (32, 48), pretrained=False), (33, 47)),
+    'unet blur': lambda: (create_unet_model(models.xresnet.xresnet18, 3, (32, 32), pretrained=False, blur=True,
+                                            y_range=(0, 1), last_cross=False), (32, 32)),
+    'unet weight_norm': lambda: (create_unet_model(models.resnet18, 3, (32, 32), pretrained=False,
+                                                   norm_type=NormType.Weight), (32, 32)),
+}
+
+
 def vision(arch, n_in=3):
     meta = model_meta.get(arch, _default_meta)
     model = create_vision_model(arch, 7, pretrained=False, n_in=n_in)
@@ -85,6 +117,7 @@ def main():
                     table['unet'][f'{arch}:{name}'] = facts(model, model_meta[fn]['split'](model), size)
                 except Exception as error:
                     table['unet'][f'{arch}:{name}'] = {'error': repr(error)}
+    table['numbers'] = {name: numbers(*make()) for name, make in NUMBERS.items()}
     target = Path(__file__).with_name('models.json')
     target.write_text(json.dumps(table, indent=1).replace('\n    ', ' ') + '\n')
     print(target, {k: len(v) for k, v in table.items()})
