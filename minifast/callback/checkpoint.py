@@ -179,7 +179,9 @@ class CheckpointCallback(Callback):
             learn.dl = ReplayedLoader(learn.dl, None, None, None)
             return
         load_training_state(learn, state, path)
-        if not own_loader(learn.dl):
+        if own_loader(learn.dl):
+            learn.dl.begin(learn.fit_seed, at['epoch'], at['loader_batch'])
+        else:
             def now() -> None:
                 set_generators({**state['generators'], 'loaders': []})
             learn.dl = ReplayedLoader(learn.dl, at['batch'], lambda: set_generators(self._epoch_generators, learn.dls),
@@ -248,7 +250,10 @@ class CheckpointCallback(Callback):
 
     def _position(self, where: str, epoch: int, batch: int = 0, done: bool = False) -> dict[str, Any]:
         learn = self.learn
+        # the loader counts batches that were left out altogether because no item of them could be read
+        within = where == 'train' and own_loader(learn.dl)
         return {'where': where, 'epoch': epoch, 'batch': batch, 'done': done, 'phase': self._phase,
+                'loader_batch': learn.dl.state_dict()['batch'] if within else batch,
                 'n_epoch': learn.n_epoch, 'n_iter': len(learn.dls.train)}
 
     @staticmethod

@@ -1,0 +1,442 @@
+"""Laws of tensor files and of `save_model`/`load_model`: whole or not at all, checked before used, never code."""
+import ast
+import errno
+import io
+import os
+import random
+import subprocess
+import sys
+import textwrap
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fastcore.foundation import L
+from torch import nn
+
+from minifast.checkpoint import load_model, save_model
+from minifast.optimizer import SGD, Adam, Lookahead, OptimWrapper
+from minifast.tensorfile import (DamagedFileError, UnsafeFileError, copied, read_tensors, storable, sweep_temporaries,
+                                 write_atomic)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def make_model(n_out=2, n_in=4):
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(n_in, 3), nn.BatchNorm1d(3), nn.Linear(3, n_out))
+
+
+def trained(opt_func=Adam, **kwargs):
+    model = make_model(**kwargs)
+    opt = opt_func(list(model.parameters()), lr=0.1)
+    for _ in range(2):
+        model(torch.randn(8, 4)).square().mean().backward()
+        opt.step()
+        opt.zero_grad()
+    return model, opt
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b
+
+
+CONTENT = {'text': 'é', 'number': 3, 'real': 0.1, 'none': None, 'yes': True, 'bytes': b'ab', 'big': 2 ** 70,
+           'tuple': (1, (2.5, 'x')), 'list': [torch.arange(5), torch.randn(2, 3, dtype=torch.float64)],
+           7: torch.tensor([True, False]), 'half': torch.randn(4).half(), 'empty': torch.empty(0, 3),
+           'bf16': torch.randn(3).bfloat16(), 'scalar': torch.tensor(2.), 'size': torch.Size([1, 2])}
+
+
+# ---------------------------------------------------------------- the file
+
+def test_what_is_written_is_read_back_bit_for_bit(tmp_path):
+    """Tensors of all kinds and nested plain data come back the same, and plain torch reads the file too."""
+    write_atomic(tmp_path / 'a.pth', CONTENT)
+    assert same(read_tensors(tmp_path / 'a.pth'), CONTENT)
+    assert same(torch.load(tmp_path / 'a.pth', weights_only=True), CONTENT)
+    assert [p.name for p in tmp_path.iterdir()] == ['a.pth']
+
+
+def test_a_stream_takes_and_gives_the_same_bytes():
+    """An open stream stands for a file on both sides."""
+    stream = io.BytesIO()
+    write_atomic(stream, CONTENT)
+    stream.seek(0)
+    assert same(read_tensors(stream), CONTENT)
+
+
+def test_foreign_containers_become_plain_ones():
+    """Arrays become tensors; numpy numbers, L, named tuples and text types become plain; anything else is named."""
+    found = storable({'a': np.arange(3), 'b': np.float64(2), 'c': L(1, 2), 'd': Path('x') / 'y', 'e': np.uint32([5])})
+    assert same(found, {'a': torch.arange(3), 'b': 2., 'c': [1, 2], 'd': 'x/y', 'e': torch.tensor([5])})
+    with pytest.raises(TypeError, match=r"the state\['cb'\]\[1\] is a function"):
+        storable({'cb': [1, test_foreign_containers_become_plain_ones]}, 'the state')
+
+
+def test_metadata_of_a_state_dict_survives_and_holds_versions_only(tmp_path):
+    """Modules read old weights by their version; nothing else in that place is believed."""
+    state = nn.Sequential(nn.BatchNorm1d(2)).state_dict()
+    state._metadata['0']['assign_to_params_buffers'] = True
+    write_atomic(tmp_path / 'a.pth', copied(state))
+    assert read_tensors(tmp_path / 'a.pth')._metadata == {'': {'version': 1}, '0': {'version': 2}}
+
+
+def damaged_copies(data, n_flips, n_cuts, n_zeroed, seed=0):
+    """(what was done, damaged bytes): flipped bits, cut ends and zeroed blocks at random places."""
+    draw = random.Random(seed)
+    for _ in range(n_flips):
+        place, copy = draw.randrange(len(data) * 8), bytearray(data)
+        copy[place // 8] ^= 1 << place % 8
+        yield f'bit {place}', bytes(copy)
+    for _ in range(n_cuts):
+        length = draw.randrange(len(data))
+        yield f'cut to {length}', data[:length]
+    for _ in range(n_zeroed):
+        start, copy = draw.randrange(len(data)), bytearray(data)
+        end = min(start + draw.choice([1, 16, 512, 4096]), len(data))
+        copy[start:end] = bytes(end - start)
+        if bytes(copy) != data:
+            yield f'zeroed {start}-{end}', bytes(copy)
+
+
+def loaded_silently(path, data, n_flips, n_cuts, n_zeroed):
+    loaded, n = [], 0
+    for what, copy in damaged_copies(data, n_flips, n_cuts, n_zeroed):
+        path.write_bytes(copy)
+        n += 1
+        try:
+            read_tensors(path)
+        except (DamagedFileError, UnsafeFileError):
+            continue
+        loaded.append(what)
+    return loaded, n
+
+
+def test_damage_anywhere_in_the_file_is_noticed(tmp_path):
+    """No flipped bit, cut end or zeroed block loads, wherever it is: payload, index, headers or padding."""
+    model, opt = trained()
+    save_model(tmp_path / 'a.pth', model, opt)
+    loaded, n = loaded_silently(tmp_path / 'b.pth', (tmp_path / 'a.pth').read_bytes(), 200, 40, 40)
+    assert not loaded and n > 250
+
+
+def test_damage_to_the_contents_of_a_file_from_elsewhere_is_noticed(tmp_path):
+    """A file of plain `torch.save` has no seal: what loads after a flipped bit has the same contents."""
+    torch.save(CONTENT, tmp_path / 'a.pth')
+    for what, copy in damaged_copies((tmp_path / 'a.pth').read_bytes(), 150, 20, 0):
+        (tmp_path / 'b.pth').write_bytes(copy)
+        try:
+            assert same(read_tensors(tmp_path / 'b.pth'), CONTENT), what
+        except (DamagedFileError, UnsafeFileError):
+            continue
+
+
+@pytest.mark.parametrize('make', [lambda p: None, lambda p: p.write_bytes(b''), lambda p: p.mkdir()],
+                         ids=['absent', 'empty', 'folder'])
+def test_what_is_no_file_gets_a_clear_error(tmp_path, make):
+    """Absent, empty, a folder: the error names the path."""
+    make(tmp_path / 'a.pth')
+    with pytest.raises((FileNotFoundError, DamagedFileError, IsADirectoryError), match='a.pth'):
+        read_tensors(tmp_path / 'a.pth')
+
+
+# ---------------------------------------------------------------- storage that fails
+
+@pytest.mark.parametrize('step', ['open', 'fsync', 'replace'])
+@pytest.mark.parametrize('code', [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT, errno.EACCES])
+def test_a_failing_storage_keeps_the_last_good_file(tmp_path, monkeypatch, step, code):
+    """Disk full, I/O error, read-only, quota, permission at any step: old file whole, nothing left over, all said."""
+    path = tmp_path / 'a.pth'
+    write_atomic(path, {'x': 1})
+
+    def fail(*args, **kwargs):
+        raise OSError(code, os.strerror(code))
+    monkeypatch.setattr(*{'open': ('builtins.open', fail), 'fsync': (os, 'fsync', fail),
+                          'replace': (os, 'replace', fail)}[step])
+    with pytest.raises(OSError, match='a.pth could not be written: .*last good one, untouched. Way out: ') as caught:
+        write_atomic(path, {'x': 2})
+    monkeypatch.undo()
+    assert caught.value.errno == code
+    assert read_tensors(path) == {'x': 1} and [p.name for p in tmp_path.iterdir()] == ['a.pth']
+
+
+def test_a_folder_that_is_gone_a_folder_in_the_way_and_a_link(tmp_path):
+    """A missing folder and a folder of that name are named; a link to another file system is followed."""
+    with pytest.raises(FileNotFoundError, match='gone/a.pth could not be written.*make it'):
+        write_atomic(tmp_path / 'gone' / 'a.pth', {})
+    with pytest.raises(IsADirectoryError, match='choose another name'):
+        write_atomic(tmp_path, {})
+    (tmp_path / 'far').mkdir()
+    (tmp_path / 'link.pth').symlink_to(tmp_path / 'far' / 'a.pth')
+    write_atomic(tmp_path / 'link.pth', {'x': 1})
+    assert (tmp_path / 'link.pth').is_symlink() and read_tensors(tmp_path / 'far' / 'a.pth') == {'x': 1}
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='limits and devices of POSIX')
+def test_a_limit_in_the_middle_of_a_write_keeps_the_last_good_file(tmp_path):
+    """The operating system cuts the write off after 64 KiB: an OSError, and the old file is whole."""
+    script = textwrap.dedent(f'''
+        import resource, signal, torch
+        from minifast.tensorfile import write_atomic
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        write_atomic({str(tmp_path / "a.pth")!r}, {{'x': 1}})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+        try:
+            write_atomic({str(tmp_path / "a.pth")!r}, {{'x': torch.zeros(100000)}})
+        except OSError as error:
+            print(error)
+    ''')
+    done = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True)
+    assert 'raise the limit' in done.stdout and 'untouched' in done.stdout, done.stderr
+    assert read_tensors(tmp_path / 'a.pth') == {'x': 1} and len(list(tmp_path.iterdir())) == 1
+
+
+KILLED_SAVES = textwrap.dedent('''
+    import os, random, signal, sys, time
+    import torch
+    from pathlib import Path
+    from minifast.tensorfile import read_tensors, sweep_temporaries, write_atomic
+    folder, n = Path(sys.argv[1]), int(sys.argv[2])
+    draw, path, lost = random.Random(0), folder / 'a.pth', 0
+    last = -1
+    for round in range(n):
+        ends = os.pipe()
+        child = os.fork()
+        if child == 0:
+            step = last
+            while True:
+                step += 1
+                write_atomic(path, {'step': step, 'x': torch.full((200_000,), step)})
+                os.write(ends[1], b'.')
+        while last < 0 and not path.exists():
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.02))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(ends[1])
+        finished = last + len(os.read(ends[0], 1 << 16))
+        os.close(ends[0])
+        found = read_tensors(path)
+        assert torch.equal(found['x'], torch.full((200_000,), found['step'])), 'a mixture'
+        assert finished <= found['step'] <= finished + 1, (finished, found['step'])
+        last = found['step']
+        del found
+    sweep_temporaries(folder)
+    print(n, [p.name for p in folder.iterdir()])
+''')
+
+
+def killed_saves(folder, n):
+    done = subprocess.run([sys.executable, '-c', KILLED_SAVES, folder, str(n)], cwd=ROOT, capture_output=True,
+                          text=True)
+    assert done.stdout == f"{n} ['a.pth']\n", done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_a_kill_inside_a_save_leaves_the_old_file_or_the_new(tmp_path):
+    """SIGKILL at random moments of a save: the last finished one loads, whole, and the sweep leaves nothing behind."""
+    killed_saves(tmp_path, 15)
+
+
+def test_the_sweep_leaves_files_of_living_processes_alone(tmp_path):
+    """Only temporary files of dead processes go; a checkpoint, another program's file and a living one's stay."""
+    stay = [tmp_path / 'a.pth', tmp_path / '.other.tmp', tmp_path / f'.a.pth.{os.getppid()}-0123abcd-0.tmp']
+    go = [tmp_path / f'.a.pth.{os.getpid()}-0123abcd-0.tmp', tmp_path / '.a.pth.4194304-0123abcd-7.tmp']
+    for path in stay + go:
+        path.touch()
+    assert set(sweep_temporaries(tmp_path)) == set(go)
+    assert set(tmp_path.iterdir()) == set(stay)
+
+
+# ---------------------------------------------------------------- models and optimizers
+
+@pytest.mark.parametrize('opt_func', [Adam, SGD, lambda ps, lr: Lookahead(SGD(ps, lr, mom=0.9)),
+                                      lambda ps, lr: OptimWrapper(ps, torch.optim.AdamW, lr=lr)],
+                         ids=['adam', 'sgd', 'lookahead', 'torch'])
+def test_model_and_optimizer_come_back_and_train_on_alike(tmp_path, opt_func):
+    """After a load, the same batch gives the same step, bit for bit."""
+    model, opt = trained(opt_func)
+    save_model(tmp_path / 'a.pth', model, opt)
+    twin = make_model()
+    twin_opt = opt_func(list(twin.parameters()), lr=0.5)
+    load_model(tmp_path / 'a.pth', twin, twin_opt)
+    x = torch.randn(8, 4)
+    for m, o in ((model, opt), (twin, twin_opt)):
+        m(x).square().mean().backward()
+        o.step()
+        o.zero_grad()
+    assert same(dict(model.state_dict()), dict(twin.state_dict()))
+    assert same(opt.state_dict(), twin_opt.state_dict())
+
+
+def test_without_an_optimizer_the_file_is_a_plain_state_dict(tmp_path):
+    """`with_opt=False` writes the state dict alone; loading it without saying so warns about the fresh optimizer."""
+    model, opt = trained()
+    save_model(tmp_path / 'a.pth', model, opt, with_opt=False)
+    assert list(torch.load(tmp_path / 'a.pth', weights_only=True)) == list(model.state_dict())
+    load_model(tmp_path / 'a.pth', make_model(), None, with_opt=False)
+    with pytest.warns(UserWarning, match='holds no optimizer state'):
+        load_model(tmp_path / 'a.pth', *trained())
+
+
+def test_a_file_saved_by_fastai_loads_with_its_optimizer():
+    """fastai's `learn.save` after a schedule (its lists and numpy numbers inside) is read as data."""
+    model = make_model()
+    opt = Adam(list(model.parameters()), lr=0.1)
+    load_model(ROOT / 'tests' / 'data' / 'fastai_saved.pth', model, opt)
+    assert opt.hypers[0]['lr'] == pytest.approx(0.00075, rel=1e-3) and opt.hypers[0]['wd'] == 0.01
+    assert all(state['step'] == 2 for _, _, state, _ in opt.all_params())
+    model(torch.randn(8, 4)).square().mean().backward()
+    opt.step()
+
+
+def change(name, value):
+    def _change(state):
+        state['model'][name] = value(state['model'][name])
+    return _change
+
+
+def change_opt(func):
+    def _change(state):
+        func(state['opt'])
+    return _change
+
+
+def set_state(name, value):
+    def _set(opt):
+        opt['state'][0][name] = value(opt['state'][0][name])
+    return change_opt(_set)
+
+
+HOSTILE_TENSORS = {
+    'missing': (lambda s: s['model'].pop('0.weight'), "1 of its 9 weights are missing: '0.weight'"),
+    'extra': (lambda s: s['model'].update(more=torch.ones(1)), "1 are unknown to it: 'more'"),
+    'other model': (lambda s: s.update(model=nn.Linear(2, 2).state_dict()), 'are missing'),
+    'wrapped': (lambda s: s.update(model=OrderedDict((f'module.{k}', v) for k, v in s['model'].items())),
+                'DataParallel'),
+    'shape': (change('2.bias', lambda t: torch.ones(5)), r'\[5\], the model has \[2\]'),
+    'transposed': (change('0.weight', lambda t: t.T), r'\[4, 3\], the model has \[3, 4\]'),
+    'no axis': (change('2.bias', lambda t: torch.tensor(1.)), r'has the shape \[\]'),
+    'integers': (change('2.bias', lambda t: t.long()), 'torch.int64, the model torch.float32'),
+    'complex': (change('2.bias', lambda t: t.to(torch.complex64)), 'torch.complex64'),
+    'no tensor': (change('2.bias', lambda t: [1., 2.]), 'is a list, not a tensor'),
+    'negative variance': (change('1.running_var', lambda t: -t), 'running_var is negative'),
+    'negative count': (change('1.num_batches_tracked', lambda t: t - 100), 'num_batches_tracked is negative'),
+    'opt: state of none': (change_opt(lambda o: o['state'].update({99: o['state'][0]})), 'state for'),
+    'opt: groups': (change_opt(lambda o: o['param_groups'].append(dict(o['param_groups'][0]))), '2 parameter groups'),
+    'opt: parameters': (change_opt(lambda o: o['param_groups'][0]['params'].append(9)), 'has 7 parameters, this one 6'),
+    'opt: shape': (set_state('grad_avg', lambda t: t[:1]), "'grad_avg' of parameter 0 has the shape"),
+    'opt: negative': (set_state('sqr_avg', lambda t: t - 1e3), 'is negative, which no training makes'),
+    'opt: rate': (change_opt(lambda o: o['param_groups'][0].update(lr=float('nan'))), "'lr' of group 0 is nan"),
+    'opt: negative rate': (change_opt(lambda o: o['param_groups'][0].update(lr=-1.)), "'lr' of group 0 is -1"),
+    'opt: malformed': (lambda s: s.update(opt={'state': 3}), 'no optimizer state that could be read'),
+    'opt: a list': (lambda s: s.update(opt=[1, 2]), 'no optimizer state'),
+}
+
+
+@pytest.mark.parametrize('kind', HOSTILE_TENSORS)
+def test_tensors_that_do_not_fit_are_refused_before_anything_changes(tmp_path, kind):
+    """Another model's weights, impossible values, an optimizer that does not fit: an error with the place and a way
+    out, and model and optimizer are as before."""
+    func, message = HOSTILE_TENSORS[kind]
+    model, opt = trained()
+    save_model(tmp_path / 'a.pth', model, opt)
+    state = copied(read_tensors(tmp_path / 'a.pth'))
+    func(state)
+    write_atomic(tmp_path / 'a.pth', state)
+    other, other_opt = trained(SGD), None
+    model, opt = other[0], Adam(list(other[0].parameters()), lr=0.3)
+    before, before_opt = copied(dict(model.state_dict())), copied(opt.state_dict())
+    with pytest.raises(ValueError, match=message) as caught:
+        load_model(tmp_path / 'a.pth', model, opt)
+    assert 'a.pth' in str(caught.value) and other_opt is None
+    assert same(before, dict(model.state_dict())) and same(before_opt, opt.state_dict())
+
+
+@pytest.mark.parametrize('func, message', [
+    (change('0.weight', lambda t: t * float('nan')), '0.weight has values that are not finite'),
+    (change('0.weight', lambda t: t / 0), '0.weight has values that are not finite'),
+    (change('1.running_mean', lambda t: t * float('nan')), 'running_mean has values that are not finite'),
+    (change('0.weight', lambda t: t.half()), '0.weight is torch.float16 in the file'),
+    (change('0.weight', lambda t: t.double()), '0.weight is torch.float64 in the file'),
+    (set_state('grad_avg', lambda t: t * float('nan')), 'grad_avg of the optimizer for parameter 0')],
+    ids=['nan', 'inf', 'nan in batchnorm', 'half', 'double', 'nan in optimizer'])
+def test_tensors_that_are_suspicious_are_named_in_a_warning(tmp_path, func, message):
+    """What fits and may be meant, and is more likely a mistake, is loaded and named."""
+    model, opt = trained()
+    save_model(tmp_path / 'a.pth', model, opt)
+    state = copied(read_tensors(tmp_path / 'a.pth'))
+    func(state)
+    write_atomic(tmp_path / 'a.pth', state)
+    with pytest.warns(UserWarning, match=message):
+        load_model(tmp_path / 'a.pth', model, opt)
+
+
+def test_not_strict_takes_what_fits(tmp_path):
+    """Missing and unknown names pass with strict=False; another shape never does."""
+    model, _ = trained()
+    save_model(tmp_path / 'a.pth', model, None)
+    bigger = nn.Sequential(*make_model(), nn.Linear(2, 2))
+    load_model(tmp_path / 'a.pth', bigger, None, with_opt=False, strict=False)
+    assert torch.equal(bigger[0].weight, model[0].weight)
+    with pytest.raises(ValueError, match='another number of outputs'):
+        load_model(tmp_path / 'a.pth', make_model(n_out=7), None, with_opt=False, strict=False)
+
+
+# ---------------------------------------------------------------- no code, anywhere
+
+def forbidden(tree):
+    """Calls in a syntax tree that could run what a file says."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == 'weights_only' and not (
+                isinstance(node.value, ast.Constant) and node.value.value is True):
+            yield node.value.lineno, 'weights_only'
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if name in ('eval', 'exec', 'compile', '__import__', 'pickle.load', 'pickle.loads', 'cloudpickle.loads',
+                        'joblib.load', 'yaml.load', 'yaml.unsafe_load', 'yaml.full_load', 'marshal.loads', 'dill.load',
+                        'pickle.Unpickler', 'pd.read_pickle', 'shelve.open', 'os.system', 'runpy.run_path'):
+                yield node.lineno, name
+            keywords = {k.arg for k in node.keywords}
+            if name in ('torch.load', 'torch.hub.load_state_dict_from_url') and 'weights_only' not in keywords:
+                yield node.lineno, f'{name} without weights_only=True'
+            if name in ('np.load', 'numpy.load') and 'allow_pickle' in keywords:
+                yield node.lineno, 'allow_pickle'
+            if name == 'torch.hub.load':
+                yield node.lineno, name
+
+
+def test_no_syntax_tree_of_the_package_unpickles_or_evaluates():
+    """No `pickle.load`, no `weights_only=False`, no `eval`, no unsafe YAML, on any path of the package."""
+    found = [f'{path.relative_to(ROOT)}:{line}: {what}' for path in (ROOT / 'minifast').rglob('*.py')
+             for line, what in forbidden(ast.parse(path.read_text()))]
+    assert not found, '\n'.join(found)
+
+
+def test_the_search_for_forbidden_calls_finds_them():
+    """The law above is not true for want of looking."""
+    for code in ('eval(x)', 'torch.load(f)', 'torch.load(f, weights_only=False)', 'pickle.load(f)',
+                 'np.load(f, allow_pickle=True)'):
+        assert list(forbidden(ast.parse(code))), code
+
+
+def test_files_with_a_compressed_record_are_refused(tmp_path):
+    """A record that may unpack to any size (a zip bomb) is not unpacked."""
+    torch.save({'x': torch.zeros(1000)}, tmp_path / 'a.pth')
+    with zipfile.ZipFile(tmp_path / 'a.pth') as old, zipfile.ZipFile(tmp_path / 'b.pth', 'w',
+                                                                     zipfile.ZIP_DEFLATED) as new:
+        for info in old.infolist():
+            new.writestr(info.filename, old.read(info))
+    with pytest.raises(UnsafeFileError, match='compressed'):
+        read_tensors(tmp_path / 'b.pth')
+
+
