@@ -138,11 +138,13 @@ class Learner(Loop):
     def fine_tune(self, epochs: int, base_lr: float = 2e-3, freeze_epochs: int = 1, lr_mult: float = 100,
                   pct_start: float = 0.3, div: float = 5.0, **kwargs: Any) -> None:
         """Train the head for `freeze_epochs` with the body frozen, then everything for `epochs` at lower rates."""
-        self.freeze()
-        self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=0.99, **kwargs)
-        base_lr /= 2
-        self.unfreeze()
-        self.fit_one_cycle(epochs, slice(base_lr / lr_mult, base_lr), pct_start=pct_start, div=div, **kwargs)
+        with _replaced(self, 'fine_tune_phase', 0):
+            self.freeze()
+            self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=0.99, **kwargs)
+            base_lr /= 2
+            self.fine_tune_phase = 1
+            self.unfreeze()
+            self.fit_one_cycle(epochs, slice(base_lr / lr_mult, base_lr), pct_start=pct_start, div=div, **kwargs)
 
     def _peak_lrs(self, lr: float | slice | None) -> np.ndarray:
         """The learning rate of each parameter group, shape [n_groups]."""

@@ -61,7 +61,7 @@ class Loop:
         self._compile()
         self.training, self.create_mbar, self.logger, self.opt = False, True, print, None
         self.fit_seed, self.start_epoch, self.start_batch = None, 0, 0
-        self.fitting, self.checkpoint_phases = False, {}
+        self.fitting, self.checkpoint_phases, self.fine_tune_phase = False, {}, None
         self._end_cleanup()
 
     # ------------------------------------------------------------ what the learner is made of
@@ -223,6 +223,8 @@ class Loop:
             raise
         finally:
             self._depth -= 1
+            for cb in self.cbs:  # after_fit, which does the same, may not have been reached
+                cb.run = True
             self._cleanup(self.ordered_cbs('cleanup_fit')[::-1])
 
     @contextmanager

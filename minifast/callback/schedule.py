@@ -5,18 +5,21 @@ import collections
 import copy
 import functools
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
+import torch
 from fastcore.foundation import L
-from torch import Tensor
+from torch import Tensor, nn
 
 from minifast.callback.core import Callback, CancelFitException, CancelValidException
 from minifast.torch_core import looking
 
-__all__ = ['LRFinder', 'ParamScheduler', 'SchedCos', 'SchedExp', 'SchedLin', 'SchedNo', 'SchedPoly', 'SuggestedLRs',
+__all__ = ['LRFinder', 'ParamScheduler', 'SchedCos', 'SchedExp', 'SchedLin', 'SchedNo', 'SchedPoly',
            'SuggestionMethod', '_Annealer', 'annealer', 'combine_scheds', 'combined_cos', 'lr_find', 'minimum',
            'plot_lr_find', 'plot_sched', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_no', 'slide', 'steep', 'valley']
 
@@ -95,42 +98,46 @@ def combine_scheds(pcts: Sequence[float], scheds: Sequence[Schedule]) -> Schedul
     """Schedules one after the other; the i-th takes the share `pcts[i]` of the whole.
 
     Raises:
-        ValueError: the shares do not sum to 1, or there is not one a schedule.
+        ValueError: the shares are negative, do not sum to 1, or there is not one for each schedule.
     """
-    if len(pcts) != len(scheds) or not math.isclose(sum(pcts), 1, abs_tol=1e-5):
-        raise ValueError(f'combine_scheds needs one share for each of the {len(scheds)} schedules, together 1; '
-                         f'got {list(pcts)}')
-    starts = [0., *np.cumsum(pcts)]
+    shares = [float(share) for share in pcts]
+    if len(shares) != len(scheds) or min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        raise ValueError(f'combine_scheds needs one share for each of the {len(scheds)} schedules, none negative and '
+                         f'together 1; got {shares}')
+    parts = [(share, sched) for share, sched in zip(shares, scheds) if share > 0]
+    starts = [0., *accumulate(share for share, _ in parts)][:-1]
 
     def _inner(pos: float) -> Any:
-        i = 0
-        while i < len(scheds) - 1 and pos >= starts[i + 1]:
-            i += 1
-        return scheds[i](min((pos - starts[i]) / (starts[i + 1] - starts[i]), 1.))
+        i = max(bisect_right(starts, pos) - 1, 0)
+        share, sched = parts[i]
+        return sched((pos - starts[i]) / share)
     return _inner
 
 
 def combined_cos(pct: float, start: Any, middle: Any, end: Any) -> Schedule:
     """A cosine from `start` to `middle` over the share `pct`, then one from `middle` to `end`."""
-    if pct in (0, 1):
-        return SchedCos(start, middle) if pct else SchedCos(middle, end)
     return combine_scheds([pct, 1 - pct], [SchedCos(start, middle), SchedCos(middle, end)])
 
 
 class ParamScheduler(Callback):
-    """Sets hyper-parameters before every training batch.
-
-    Args:
-        scheds: hyper-parameter name -> schedule, as in `{'lr': SchedCos(1e-2, 1e-5)}`.
+    """Sets hyper-parameters before every training batch, each by its schedule.
 
     Attributes:
-        hps: name -> the last group's value at every step; `recorder.hps` after the fit.
+        hps: name -> the last group's value at every step; also `recorder.hps` once the fit has ended.
+
+    Example:
+        >>> learn.fit(1, cbs=ParamScheduler({'lr': SchedCos(1e-2, 1e-5)}))
     """
 
     order, run_valid = 60, False
 
     def __init__(self, scheds: dict[str, Schedule]) -> None:
+        """
+        Args:
+            scheds: hyper-parameter name -> function of the position in the fit, 0-1.
+        """
         self.scheds = scheds
+        self.hps: dict[str, list] = {name: [] for name in scheds}
 
     def before_fit(self) -> None:
         self.hps = {name: [] for name in self.scheds}
@@ -150,11 +157,14 @@ class ParamScheduler(Callback):
 
     def after_fit(self) -> None:
         if hasattr(self.learn, 'recorder'):
-            self.recorder.hps = self.hps
+            self.learn.recorder.hps = self.hps
+
+    def cleanup_fit(self) -> None:
+        ParamScheduler.after_fit(self)  # an interrupted fit can be plotted too
 
     def state_dict(self) -> dict[str, Any]:
         """The values so far, for a checkpoint; the schedules are functions of the position and need none."""
-        return {'hps': self.hps}
+        return {'hps': {name: list(values) for name, values in self.hps.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
@@ -163,196 +173,275 @@ class ParamScheduler(Callback):
 
 # ---------------------------------------------------------------- the search for a learning rate
 
-class LRFinder(ParamScheduler):
-    """Raises the learning rate exponentially over `num_it` batches and stops where the loss explodes."""
+class _Kept:
+    """Copies of everything that training steps change: weights, buffers, gradients, optimizer, callbacks' states."""
 
-    def __init__(self, start_lr: float = 1e-7, end_lr: float = 10, num_it: int = 100, stop_div: bool = True) -> None:
-        self.num_it, self.stop_div = num_it, stop_div
+    def __init__(self, learn: Any) -> None:
+        modules = [m for m in (learn.model, learn.loss_func) if isinstance(m, nn.Module)]
+        tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
+        tensors += [p for group in learn.opt.param_groups for p in group['params']]
+        self.tensors = [(t, t.detach().clone(), None if t.grad is None else t.grad.clone())
+                        for t in {id(t): t for t in tensors}.values()]
+        self.modes = [(m, m.training) for top in modules for m in top.modules()]
+        self.opt, self.opt_state = learn.opt, copy.deepcopy(learn.opt.state_dict())
+        self.callbacks = [(cb, copy.deepcopy(cb.state_dict())) for cb in learn.cbs
+                          if all(callable(getattr(type(cb), name, None)) for name in ('state_dict', 'load_state_dict'))]
+
+    def put_back(self) -> None:
+        """Undo, in place: the parameters stay the same objects."""
+        with torch.no_grad():
+            for t, value, grad in self.tensors:
+                t.copy_(value)
+                t.grad = grad
+        for m, training in self.modes:
+            m.training = training
+        self.opt.load_state_dict(self.opt_state)
+        for cb, state in self.callbacks:
+            cb.load_state_dict(state)
+
+
+class LRFinder(ParamScheduler):
+    """Trains with an exponentially rising learning rate, stops where the loss explodes, and puts the weights back.
+
+    `Learner.lr_find` runs it and also puts back everything around the training.
+    """
+
+    def __init__(self, start_lr: Any = 1e-7, end_lr: Any = 10, num_it: int = 100, stop_div: bool = True) -> None:
+        """
+        Args:
+            start_lr, end_lr: the range, walked in equal factors; a list has one for each parameter group.
+            num_it: number of batches, 6 at least.
+            stop_div: stop when the smoothed loss is four times its lowest value, or is no number.
+        """
+        start_lr, end_lr = (np.array(lr) if isinstance(lr, (list, tuple, L)) else lr for lr in (start_lr, end_lr))
         super().__init__({'lr': SchedExp(start_lr, end_lr)})
+        self.num_it, self.stop_div, self._kept = max(num_it, 6), stop_div, None
 
     def before_fit(self) -> None:
         super().before_fit()
-        self.best_loss = float('inf')
+        self._kept, self.best_loss = _Kept(self.learn), float('inf')
 
     def before_batch(self) -> None:
-        self._update_val(self.train_iter / self.num_it)
+        self._update_val(self.learn.train_iter / self.num_it)
 
     def after_batch(self) -> None:
         super().after_batch()
-        loss = float(self.smooth_loss)  # sync: each step decides whether to go on
+        loss = float(self.learn.smooth_loss)  # sync: each step decides whether to go on
         self.best_loss = min(loss, self.best_loss)
-        if self.stop_div and not loss <= 4 * self.best_loss:  # also true for NaN
+        if self.stop_div and not loss <= 4 * self.best_loss:  # true for NaN as well
             raise CancelFitException
-        if self.train_iter >= self.num_it:
+        if self.learn.train_iter >= self.num_it:
             raise CancelFitException
 
     def before_validate(self) -> None:
         raise CancelValidException
 
+    def cleanup_fit(self) -> None:
+        super().cleanup_fit()
+        if self._kept is not None:
+            self._kept.put_back()
+            self._kept = None
 
-SuggestionMethod = Callable[[Sequence[float], Sequence[float], int], tuple[float, tuple[float, float]]]
-"""(learning rates, losses, number of iterations) -> suggestion, point (learning rate, loss) to mark."""
+
+Suggestion = tuple[float, tuple[float, float]]
+"""A learning rate, and the point (learning rate, loss) to mark in the picture."""
 
 
-def valley(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> tuple[float, tuple[float, float]]:
-    """Half way down the longest valley: the longest falling subsequence of the losses."""
-    longest, end = [1] * len(losses), 0
-    for i in range(1, len(losses)):
-        longest[i] = 1 + max((longest[j] for j in range(i) if losses[i] < losses[j]), default=0)
+def _point(lrs: Any, losses: Any, i: int) -> tuple[float, float]:
+    return float(lrs[i]), float(losses[i])
+
+
+def valley(lrs: Any, losses: Any, num_it: int) -> Suggestion:
+    """Half way down the longest valley, that is the longest falling subsequence of the losses."""
+    values = [float(loss) for loss in losses]
+    longest, end = [1] * len(values), 0
+    for i in range(1, len(values)):
+        longest[i] = 1 + max((longest[j] for j in range(i) if values[i] < values[j]), default=0)
         end = i if longest[i] > longest[end] else end
-    start = end - longest[end]
-    third = (end - start) / 3
-    i = max(start + int(third) + int(third / 2), 0)
-    return float(lrs[i]), (float(lrs[i]), float(losses[i]))
+    length = longest[end] if longest[end] > 1 else 0
+    i = end - length + int(length / 3) + int(length / 6)
+    return float(lrs[i]), _point(lrs, losses, i)
 
 
-def slide(lrs: Sequence[float], losses: Sequence[float], num_it: int, lr_diff: int = 15, thresh: float = .005,
-          adjust_value: float = 1.) -> tuple[float, tuple[float, float]]:
-    """Just before the loss turns up, looking from the steep end backwards over intervals of `lr_diff` steps.
+def slide(lrs: Any, losses: Any, num_it: int, lr_diff: int = 15, thresh: float = .005,
+          adjust_value: float = 1.) -> Suggestion:
+    """The last learning rate, seen from the end, before the slopes `lr_diff` steps apart agree within `thresh`.
 
-    Source: Novetta's "slide rule" for fastai's learning rate finder.
+    Args:
+        lrs, losses: the search, shape [n].
+        num_it: the number of its batches.
+        lr_diff: width of the interval in steps; shorter where the search is.
+        thresh: difference of slopes that still counts as equal.
+        adjust_value: factor on the suggestion.
     """
-    losses = np.asarray(losses, dtype=float)
-    lr_diff = max(1, min(lr_diff, len(losses) // 4))  # a short search has short intervals
-    slopes = np.gradient(losses) if len(losses) > 1 else np.zeros(1)
-    right, left = -1, -1 - lr_diff
-    while left >= -len(losses) and abs(slopes[right] - slopes[left]) > thresh:
-        right, left = left, left - lr_diff
-    i = min(range(len(losses)), key=lambda i: abs(lrs[i] - lrs[right] * adjust_value))
-    return float(lrs[right] * adjust_value), (float(lrs[i]), float(losses[i]))
+    lrs, losses = (np.asarray(values, dtype=float) for values in (lrs, losses))
+    n, width = len(lrs), min(lr_diff, len(lrs) - 1)
+    slopes = np.gradient(losses) if n > 1 else np.zeros(1)
+    found = left = n - 1 - width
+    while left >= 0 and abs(slopes[left + width] - slopes[left]) > thresh:
+        found, left = left, left - 1
+    suggestion = float(lrs[found]) * adjust_value
+    return suggestion, (suggestion, float(np.interp(np.log10(suggestion), np.log10(lrs), losses)))
 
 
-def minimum(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> tuple[float, tuple[float, float]]:
+def minimum(lrs: Any, losses: Any, num_it: int) -> Suggestion:
     """A tenth of the learning rate with the lowest loss."""
-    i = int(np.argmin(losses))
-    return float(lrs[i]) / 10, (float(lrs[i]), float(losses[i]))
+    i = int(np.argmin(np.asarray(losses)))
+    return float(lrs[i]) / 10, _point(lrs, losses, i)
 
 
-def steep(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> tuple[float, tuple[float, float]]:
+def steep(lrs: Any, losses: Any, num_it: int) -> Suggestion:
     """Where the loss falls fastest over the logarithm of the learning rate."""
-    i = int(np.argmin(np.gradient(losses, np.log(lrs)))) if len(losses) > 1 else 0
-    return float(lrs[i]), (float(lrs[i]), float(losses[i]))
+    if len(lrs) < 2:
+        return float(lrs[0]), _point(lrs, losses, 0)
+    i = int(np.argmin(np.diff(np.asarray(losses)) / np.diff(np.log(np.asarray(lrs)))))
+    return float(lrs[i]), _point(lrs, losses, i)
 
 
-SuggestedLRs = collections.namedtuple('SuggestedLRs', ['valley'])
-"""What `lr_find` returns: one field a suggestion function."""
+class SuggestionMethod:
+    """The suggestion functions by name: `lr_find(suggest_funcs=(SuggestionMethod.Valley, SuggestionMethod.Slide))`."""
+
+    Valley, Slide, Minimum, Steep = map(staticmethod, (valley, slide, minimum, steep))
+
+
+_loop_state = ('epoch', 'n_epoch', 'iter', 'n_iter', 'train_iter', 'pct_train', 'training', 'dl', 'xb', 'yb', 'pred',
+               'loss', 'loss_grad', 'final_record')
 
 
 @contextmanager
 def _no_trace(learn: Any) -> Iterator[None]:
-    """Put weights, buffers, optimizer, callback states and random streams back behind the block."""
-    weights = {name: value.clone() for name, value in learn.model.state_dict().items()}
-    states = [(cb, copy.deepcopy(cb.state_dict())) for cb in learn.cbs if _has_state(cb)]
-    opt, kept = learn.opt, vars(learn).copy()
-    learn.opt = None
-    learn.create_opt()
-    reused = copy.deepcopy(opt.state_dict()) if learn.opt is opt else None  # opt_func was a built optimizer
-    if opt is not None and learn.opt is not opt:
-        learn.opt.freeze_to(opt.frozen_idx)
+    """Put back what a fit leaves around the training: random streams, optimizer, recorder, the loop's variables."""
+    if getattr(getattr(learn.dls, 'device', None), 'type', None) == 'cuda':
+        torch.cuda.init()  # else its random stream would start inside the search and could not be put back
+    made_here = learn.opt is None
+    if made_here:
+        learn.create_opt()
+    opt, opt_state, loop = learn.opt, copy.deepcopy(learn.opt.state_dict()), vars(learn).copy()
+    recorder = learn.recorder
+    record = {**vars(recorder), 'smooth_loss': copy.copy(recorder.smooth_loss)}
+    generators = [(g, g.get_state()) for g in _loader_generators(learn.dls)]
     try:
         with looking():
             yield
     finally:
-        learn.model.load_state_dict(weights)
-        for cb, state in states:
-            cb.load_state_dict(state)
-        learn.opt = opt
-        if reused is not None:
-            opt.load_state_dict(reused)
-        for name in ('final_record', 'epoch', 'n_epoch', 'train_iter', 'pct_train', 'lr'):
-            if name in kept:
-                setattr(learn, name, kept[name])
+        opt.load_state_dict(opt_state)  # its learning rates, set before the fit began
+        learn.opt = None if made_here else opt
+        for name in _loop_state:
+            if name in loop:
+                setattr(learn, name, loop[name])
             else:
                 vars(learn).pop(name, None)
+        for g, state in generators:
+            g.set_state(state)
+        searched = {name: vars(recorder)[name] for name in ('lrs', 'smooth_loss')}
+        vars(recorder).clear()
+        # where nothing was recorded yet, the search stays readable in `recorder.lrs` and `recorder.losses`
+        vars(recorder).update(record if record['lrs'] else {**record, **searched})
 
 
-def _has_state(cb: Callback) -> bool:
-    return callable(getattr(type(cb), 'state_dict', None)) and callable(getattr(type(cb), 'load_state_dict', None))
+def _loader_generators(dls: Any) -> list[torch.Generator]:
+    """The generators that plain torch loaders and their samplers were given."""
+    owners = [owner for dl in dls for owner in (dl, getattr(dl, 'sampler', None), getattr(dl, 'batch_sampler', None))]
+    found = [getattr(owner, 'generator', None) for owner in owners]
+    return [g for g in found if isinstance(g, torch.Generator)]
 
 
-def lr_find(learn: Any, start_lr: float = 1e-7, end_lr: float = 10, num_it: int = 100, stop_div: bool = True,
+def lr_find(learn: Any, start_lr: Any = 1e-7, end_lr: Any = 10, num_it: int = 100, stop_div: bool = True,
             show_plot: bool = True, suggest_funcs: Any = valley) -> tuple | None:
-    """Train with rising learning rates and suggest one; afterwards everything is as before.
+    """Train with rising learning rates and suggest one; afterwards everything is as before, also after Ctrl-C.
 
     Args:
+        learn: the learner.
         start_lr, end_lr: the range, walked in equal factors.
         num_it: number of batches.
         stop_div: stop when the smoothed loss is four times its lowest value.
         show_plot: draw the loss by learning rate.
-        suggest_funcs: functions such as `valley`, `slide`, `minimum`, `steep`.
+        suggest_funcs: functions of (lrs [n], losses [n], num_it) such as `valley`, `slide`, `minimum`, `steep`.
 
     Returns:
-        A namedtuple with one learning rate a function, None without functions.
+        A namedtuple `SuggestedLRs` with one learning rate for each function, None without functions.
 
     Raises:
-        ValueError: the training loader is empty, or every loss was NaN.
+        ValueError: the training loader is empty, or no loss was finite.
     """
     if not len(learn.dls.train):
-        raise ValueError('lr_find needs training batches and the training loader has none (fewer items than bs?)')
-    n_epoch = num_it // len(learn.dls.train) + 1
-    with _no_trace(learn), learn.no_logging(), learn.no_mbar():
-        learn.fit(n_epoch, cbs=LRFinder(start_lr, end_lr, num_it, stop_div))
-        lrs, losses = list(learn.recorder.lrs), [float(loss) for loss in learn.recorder.losses]
-    learn.recorder.found = (lrs, losses)
-    funcs = L(suggest_funcs)
-    lrs, losses = _trimmed(lrs, losses, num_it)
-    found = {func.__name__: func(lrs, losses, num_it) for func in funcs}
+        raise ValueError('lr_find needs training batches and the training loader has none: fewer items than bs?')
+    with _no_trace(learn), learn.no_logging():
+        learn.fit(num_it // len(learn.dls.train) + 1, cbs=LRFinder(start_lr, end_lr, num_it, stop_div))
+        found = list(learn.recorder.lrs), list(learn.recorder.losses)
+    learn.recorder.lr_search = found
+    names, suggestions = [], []
+    if suggest_funcs is not None:
+        lrs, losses = _trimmed(*found, num_it)
+        for func in L(suggest_funcs):
+            names.append(getattr(func, 'func', func).__name__)
+            suggestions.append(func(lrs, losses, num_it))
     if show_plot:
-        plot_lr_find(learn.recorder, suggestions={name: point for name, (_, point) in found.items()})
-    if not funcs:
+        plot_lr_find(learn.recorder, suggestions=[point for _, point in suggestions], nms=names)
+    if suggest_funcs is None:
         return None
-    kind = SuggestedLRs if list(found) == ['valley'] else collections.namedtuple('SuggestedLRs', list(found))
-    return kind(*(suggestion for suggestion, _ in found.values()))
+    return collections.namedtuple('SuggestedLRs', names, rename=True)(*(lr for lr, _ in suggestions))
 
 
-def _trimmed(lrs: list[float], losses: list[float], num_it: int) -> tuple[list[float], list[float]]:
-    """Without the first tenth and the last five steps (as far as there are enough) and from the first NaN on."""
-    finite = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
-    start, stop = (num_it // 10, min(finite, len(losses) - 5)) if len(losses) > num_it // 10 + 10 else (0, finite)
-    if stop <= start:
-        start, stop = 0, finite
-    if not stop:
-        raise ValueError('lr_find saw no finite loss: check the data and the loss function, or lower start_lr')
+def _trimmed(lrs: list[float], losses: list[Tensor], num_it: int) -> tuple[Tensor, Tensor]:
+    """Learning rates and losses, float32 [n], without the first tenth, the last five and what follows a NaN.
+
+    A search that stopped at once is trimmed as far as something is left.
+    """
+    lrs, losses = torch.tensor(lrs), torch.stack(losses) if losses else torch.empty(0)
+    bad = (~losses.isfinite()).nonzero()
+    n_finite = int(bad[0]) if len(bad) else len(losses)
+    if not n_finite:
+        raise ValueError('lr_find saw no finite loss: check the data and the loss function')
+    stop = min(n_finite, max(len(losses) - 5, 1))
+    start = num_it // 10 if stop - num_it // 10 >= 2 else 0
     return lrs[start:stop], losses[start:stop]
 
 
 # ---------------------------------------------------------------- pictures
 
 def plot_lr_find(recorder: Any, skip_end: int = 5, return_fig: bool = True,
-                 suggestions: dict[str, tuple[float, float]] | None = None, **kwargs: Any) -> Any:
-    """Draw the loss by learning rate of the last `lr_find`, and marks for suggestions; returns the figure.
+                 suggestions: Sequence[tuple[float, float]] | None = None, nms: Sequence[str] | None = None) -> Any:
+    """Draw the loss by learning rate of the last `lr_find`, with marks for suggestions.
 
-    Raises:
-        ValueError: there was no `lr_find`.
+    Args:
+        recorder: of the learner that searched.
+        skip_end: leave out this many last steps.
+        return_fig: return the figure.
+        suggestions: points (learning rate, loss) to mark.
+        nms: their names.
     """
     import matplotlib.pyplot as plt
-    if not hasattr(recorder, 'found'):
-        raise ValueError('plot_lr_find draws the last search: call learn.lr_find() first')
-    lrs, losses = recorder.found
+    lrs, losses = getattr(recorder, 'lr_search', None) or (recorder.lrs, recorder.losses)
+    end = -skip_end if 0 < skip_end < len(lrs) else None
     figure, ax = plt.subplots(1, 1)
-    ax.plot(lrs[:-skip_end or None], losses[:-skip_end or None])
+    ax.plot(lrs[:end], [float(loss) for loss in losses[:end]])
     ax.set(xscale='log', xlabel='Learning Rate', ylabel='Loss')
-    for i, (name, (lr, loss)) in enumerate((suggestions or {}).items()):
-        ax.plot(lr, loss, 'o', label=name, c=f'C{i + 1}')
+    for i, (point, name) in enumerate(zip(suggestions or (), nms or ())):
+        ax.plot(*point, 'o', label=name, c=f'C{i + 1}')
     if suggestions:
         ax.legend(loc='best')
-    return figure
+    return figure if return_fig else None
 
 
 def plot_sched(recorder: Any, keys: Any = None, figsize: tuple[float, float] | None = None) -> Any:
     """Draw the scheduled hyper-parameters by step; returns the axes.
 
+    Args:
+        recorder: of the learner that was fit.
+        keys: which of them, by default all.
+        figsize: width and height in inches.
+
     Raises:
-        ValueError: the last fit had no schedule.
+        ValueError: one that no schedule has set in the last fit.
     """
     import matplotlib.pyplot as plt
-    hps: dict[str, list[Tensor]] = getattr(recorder, 'hps', {})
-    names = [name for name in (L(keys) if keys is not None else hps) if name in hps]
-    if not names:
-        raise ValueError(f'plot_sched draws what a schedule set and found {keys or "none"}: use fit_one_cycle or a '
-                         'ParamScheduler first')
-    columns = min(2, len(names))
-    rows = math.ceil(len(names) / columns)
+    hps = getattr(recorder, 'hps', {})
+    names = list(hps) if keys is None else list(L(keys))
+    unknown = [name for name in names if name not in hps]
+    if unknown or not names:
+        raise ValueError(f'plot_sched: the last fit scheduled {list(hps) or "nothing"}, not {unknown or "anything"}')
+    rows, columns = (len(names) + 1) // 2, min(2, len(names))
     _, axes = plt.subplots(rows, columns, figsize=figsize or (6 * columns, 4 * rows), squeeze=False)
     for name, ax in zip(names, axes.flat):
         ax.plot(hps[name])
