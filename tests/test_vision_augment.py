@@ -294,3 +294,22 @@ def test_wrong_arguments_say_what_is_right():
         A.Resize(siez=64)
     with pytest.raises(ValueError, match='one a sample'):
         _batch().rotate(draw=[1., 2.], p=1.)
+
+
+@pytest.mark.parametrize('pad_mode', ['zeros', 'border', 'reflection'])
+@pytest.mark.parametrize('memory', [torch.contiguous_format, torch.channels_last])
+def test_geometry_of_bytes_is_the_geometry_of_floats(pad_mode, memory):
+    """uint8 pictures on the CPU go through OpenCV and come out as the floats would, within 2/255 on average."""
+    x = (_batch() * 255).round().to(torch.uint8).as_subclass(torch.Tensor).contiguous(memory_format=memory)
+    mask = TensorMask(x[:, 0].contiguous())
+    for align_corners, size in ((True, None), (False, (30, 20))):
+        tfms = [A.Rotate(p=1., draw=FOUR, pad_mode=pad_mode, align_corners=align_corners, size=size),
+                A.Zoom(p=1., **GEOMETRY['zoom']), A.Warp(p=1., **GEOMETRY['warp'])]
+        tfm, = A.setup_aug_tfms(tfms)
+        of_bytes, of_mask = tfm((TensorImage(x), mask), split_idx=0)
+        of_floats, of_long = tfm((TensorImage(x.float()), TensorMask(mask.as_subclass(torch.Tensor).long())),
+                                 split_idx=0)
+        assert of_bytes.dtype == of_mask.dtype == torch.uint8
+        assert of_bytes.is_contiguous(memory_format=memory) and type(of_mask) is TensorMask
+        assert (of_bytes.float() - of_floats).abs().mean() < 2
+        assert (of_mask.long() != of_long).float().mean() < .05

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minifast.markers import TensorImage, TensorMask, cast, plain
+from minifast.vision.bytewarp import warp_bytes
 from minifast.vision.points import TensorBBox, TensorPoint
 
 __all__ = ['Draw', 'GeometryMethods', 'affine_mat', 'apply_perspective', 'dihedral_mat', 'draw_values', 'find_coeffs',
@@ -178,16 +179,25 @@ def move_by(xy: Tensor, m: Tensor) -> Tensor:
     return (moved[..., :2] / moved[..., 2:]).view(xy.shape)
 
 
+def _positions(n: int, align_corners: bool, device: torch.device) -> Tensor:
+    """Where `n` pixels lie in -1..1."""
+    if align_corners and n > 1:
+        return torch.linspace(-1, 1, n, device=device)
+    return (torch.arange(n, device=device) * 2 + 1) / n - 1
+
+
 def _grid(m: Tensor | None, x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     """Where each pixel of the output is read, [B,h,w,2]."""
-    shape = [x.shape[0], x.shape[1], *size]
-    identity = torch.eye(3, device=x.device)[:2].expand(x.shape[0], 2, 3)
-    if m is None:
-        return F.affine_grid(identity, shape, align_corners=align_corners)
-    on_device = m.to(x.device, non_blocking=True)
-    if m.device.type == 'cpu' and bool((m[:, 2] == torch.tensor([0, 0, 1.])).all()):
-        return F.affine_grid(on_device[:, :2], shape, align_corners=align_corners)
-    return move_by(F.affine_grid(identity, shape, align_corners=align_corners), on_device)
+    rows, cols = (_positions(n, align_corners, x.device) for n in size)
+    m = torch.eye(3).expand(x.shape[0], 3, 3) if m is None else m
+    tilted = m.device.type != 'cpu' or bool((m[:, 2] != torch.tensor([0, 0, 1.])).any())
+    m = m.to(x.device, non_blocking=True)
+    # each coordinate is the sum of a part of the row and a part of the column: no matrix product for each pixel
+    u, v, depth = ((m[:, i, 1:2] * rows + m[:, i, 2:])[:, :, None] + (m[:, i, :1] * cols)[:, None] for i in range(3))
+    grid = torch.empty(*u.shape, 2, device=x.device)
+    for i, position in enumerate((u, v)):
+        grid[..., i].copy_(position.div_(depth) if tilted else position)
+    return grid
 
 
 def _too_coarse(m: Tensor | None, x: Tensor, size: tuple[int, int]) -> float:
@@ -227,7 +237,7 @@ def resample(x: Tensor, m: Tensor | None = None, size: int | tuple[int, int] | N
     coords = _grid(m, x, size, bool(align_corners))
     for f in coord_fs:
         coords = f(coords)
-    return F.grid_sample(x, coords.to(x.dtype), mode=mode, padding_mode=pad_mode, align_corners=align_corners)
+    return F.grid_sample(x, coords.to(x.dtype), mode=mode, padding_mode=pad_mode, align_corners=bool(align_corners))
 
 
 def move_points(x: Tensor, m: Tensor | None = None, coord_fs: Sequence[Callable] = ()) -> Tensor:
@@ -257,18 +267,30 @@ def move(x: Tensor, m: Tensor | None, size: Any, mode: str | None, mode_mask: st
         moved = _move_boxes(b, m, coord_fs)
     elif isinstance(x, TensorPoint):
         moved = move_points(b, m, coord_fs)
-    elif isinstance(x, TensorMask):
-        planes = b.unsqueeze(1) if b.ndim == 3 else b
-        moved = resample(planes.float(), m, size, mode_mask, pad_mode, align_corners, coord_fs).round().long()
-        moved = moved.squeeze(1) if b.ndim == 3 else moved
     else:
-        floats = b if b.is_floating_point() else b.float()
-        moved = resample(floats, m, size, mode or 'bilinear', pad_mode, align_corners, coord_fs)
-        moved = moved if b.is_floating_point() else moved.round().to(b.dtype)
+        moved = _move_pixels(b, isinstance(x, TensorMask), m, size, mode or 'bilinear', mode_mask, pad_mode,
+                             align_corners, coord_fs)
     moved = cast(moved, type(x)) if type(x) is not Tensor else moved
     if getattr(x, 'img_size', None) is not None:
         moved.img_size = x.img_size
     return moved
+
+
+def _move_pixels(b: Tensor, is_mask: bool, m: Tensor | None, size: Any, mode: str, mode_mask: str, pad_mode: str,
+                 align_corners: bool | None, coord_fs: Sequence[Callable]) -> Tensor:
+    mode = mode_mask if is_mask else mode
+    if b.dtype == torch.uint8 and b.device.type == 'cpu' and not coord_fs:
+        size = tuple(b.shape[-2:]) if size is None else (size, size) if isinstance(size, int) else tuple(size)
+        on_cpu = torch.eye(3).expand(len(b), 3, 3) if m is None else m
+        if mode == 'nearest' or _too_coarse(m, b, size) == 1:
+            warped = warp_bytes(b, on_cpu, size, mode, pad_mode, bool(align_corners))
+            if warped is not None:
+                return warped
+    floats = b if b.is_floating_point() else b.float()
+    if is_mask and b.ndim == 3:
+        return resample(floats[:, None], m, size, mode, pad_mode, align_corners, coord_fs)[:, 0].round().long()
+    moved = resample(floats, m, size, mode, pad_mode, align_corners, coord_fs)
+    return moved.round().long() if is_mask else moved if b.is_floating_point() else moved.round().to(b.dtype)
 
 
 # ---------------------------------------------------------------- the same as methods of the marker tensors

@@ -188,7 +188,8 @@ def _text(o: Any) -> str:
 
 
 @typedispatch
-def show_batch(x: TensorImage, y, samples, ctxs=None, max_n=10, nrows=None, ncols=None, figsize=None, **kwargs):  # noqa: F811
+def show_batch(x: TensorImage, y, samples, ctxs=None, max_n=10, nrows=None, ncols=None,  # noqa: F811
+               figsize=None, **kwargs):
     """Pictures in a grid, with whatever belongs to each drawn on it or written above."""
     n = min(len(samples), max_n)
     ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize) if ctxs is None else ctxs

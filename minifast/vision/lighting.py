@@ -5,11 +5,13 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from minifast.markers import TensorImage, plain, retain_type
 from minifast.vision.affine import Draw, draw_values
+from minifast.vision.bytewarp import look_up
 
 __all__ = ['GREY_WEIGHTS', 'Light', 'LightMethods', 'apply_light', 'brightness_light', 'contrast_light', 'grayscale',
            'hsv2rgb', 'hue_shift', 'in_hsv', 'in_logits', 'logit', 'rgb2hsv', 'saturation_light', 'shift_hue']
@@ -97,9 +99,17 @@ def _by_table(b: Tensor, light: Light) -> Tensor:
     levels = logit(torch.arange(256, device=light.scale.device) / 255)
     table = (torch.addcmul(light.offset[:, None], levels, light.scale[:, None]).sigmoid() * 255).round()
     table = table.to(torch.uint8).to(b.device)  # [B,256]
-    if b.device.type == 'cpu':
-        return torch.stack([row.take(x.long()) for x, row in zip(b, table)])
-    return table.gather(1, b.flatten(1).long()).view(b.shape)
+    if b.device.type != 'cpu':
+        return table.gather(1, b.flatten(1).long()).view(b.shape)
+    out = torch.empty_like(b)  # in the memory format of `b`
+    for picture, row, target in zip(b, table.numpy(), out):
+        _flat(target)[:] = look_up(_flat(picture), row)
+    return out
+
+
+def _flat(picture: Tensor) -> np.ndarray:
+    """The pixels of [C,H,W] in the order they lie in memory, not copied where they lie densely."""
+    return (picture if picture.is_contiguous() else picture.permute(1, 2, 0)).reshape(-1).numpy()
 
 
 # ---------------------------------------------------------------- hue
