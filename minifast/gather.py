@@ -197,10 +197,14 @@ def whole_loader(dl: Any) -> Any:
 def prepare(dl: Any, reorder: bool) -> tuple[Any, int | None, Tensor | None]:
     """A loader to predict on, how many rows it gives (None: not known), and each row's place (None: as they come)."""
     if is_ours(dl):
-        dl = dl.new(shuffle=dl.shuffle, drop_last=False) if dl.drop_last else dl
-        idxs = list(dl.get_idxs()) if reorder else None
-        n_rows = len(idxs) if reorder else getattr(dl, 'n', None)
-        if not reorder or idxs == sorted(idxs):
+        dl = dl.new(drop_last=False) if dl.drop_last else dl
+        if dl.n is None:  # a stream
+            return Batches(dl, 0), None, None
+        if dl.bs is None or getattr(dl, 'batch_sampler', None) is not None or not reorder:
+            return dl, None, None
+        idxs = list(dl.get_idxs())
+        n_rows = len(idxs)
+        if idxs == sorted(idxs):
             return dl, n_rows, None
         ranks = torch.tensor(idxs).argsort(stable=True).argsort()
         return dl.new(get_idxs=_Constant(idxs)), n_rows, ranks
