@@ -44,11 +44,6 @@ class TensorBase(Tensor):
         copied.__dict__.update(self.__dict__)
         return copied
 
-    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
-        """Draw on the matplotlib axis `ctx` (or a new one) and return the axis."""
-        from minifast.show import show_image
-        return show_image(plain(self), ctx=ctx, **{**self._show_args, **kwargs})
-
 
 def _rebuild_marker(cls: type, x: Tensor, attributes: dict[str, Any]) -> Tensor:
     marked = x.as_subclass(cls)
@@ -60,6 +55,11 @@ class TensorImageBase(TensorBase):
     """A picture-like tensor, [..., C, H, W] or [..., H, W]."""
 
     _show_args: ClassVar[dict[str, Any]] = {'cmap': 'viridis'}
+
+    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
+        """Draw on the matplotlib axis `ctx` (or a new one) and return the axis."""
+        from minifast.show import show_image
+        return show_image(plain(self), ctx=ctx, **{**self._show_args, **kwargs})
 
 
 class TensorImage(TensorImageBase):

@@ -1,0 +1,221 @@
+"""`DataBlock`: says once how items are found, split and labelled, and makes data sets and loaders of any source."""
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fastcore.basics import noop
+from fastcore.foundation import L
+
+from minifast.data.categorize import (Categorize, EncodedMultiCategorize, MultiCategorize, OneHotEncode,
+                                      RegressionSetup)
+from minifast.data.core import DataLoaders, Datasets, TfmdDL
+from minifast.data.pipeline import Pipeline
+from minifast.data.transforms import ItemGetter, RandomSplitter, ToTensor
+
+__all__ = ['CategoryBlock', 'DataBlock', 'MultiCategoryBlock', 'RegressionBlock', 'TransformBlock']
+
+
+class TransformBlock:
+    """The transforms that one kind of input or target needs.
+
+    Args:
+        type_tfms: from what the getter returns to the thing itself (open a picture, look up a label).
+        item_tfms: on each sample; `ToTensor` comes first.
+        batch_tfms: on each batch.
+        dl_type: class of the loaders, where the kind needs its own.
+        dls_kwargs: arguments of the loaders.
+    """
+
+    def __init__(self, type_tfms: Any = None, item_tfms: Any = None, batch_tfms: Any = None,
+                 dl_type: type | None = None, dls_kwargs: dict | None = None) -> None:
+        self.type_tfms, self.item_tfms, self.batch_tfms = L(type_tfms), ToTensor + L(item_tfms), L(batch_tfms)
+        self.dl_type, self.dls_kwargs = dl_type, dls_kwargs or {}
+
+
+def CategoryBlock(vocab: Iterable | None = None, sort: bool = True, add_na: bool = False) -> TransformBlock:
+    """One class an item.
+
+    Args:
+        vocab: the classes; default: those of the training items.
+        sort: sort them.
+        add_na: add '#na#' for labels that are not among them.
+    """
+    return TransformBlock(type_tfms=Categorize(vocab=vocab, sort=sort, add_na=add_na))
+
+
+def MultiCategoryBlock(encoded: bool = False, vocab: Iterable | None = None, add_na: bool = False) -> TransformBlock:
+    """Any number of classes an item.
+
+    Args:
+        encoded: labels come as zeros and ones, in the order of `vocab`.
+        vocab: the classes; default: those of the training items.
+        add_na: add '#na#' for labels that are not among them.
+    """
+    tfms = EncodedMultiCategorize(vocab) if encoded else [MultiCategorize(vocab=vocab, add_na=add_na), OneHotEncode]
+    return TransformBlock(type_tfms=tfms)
+
+
+def RegressionBlock(n_out: int | None = None, c_out: int | None = None) -> TransformBlock:
+    """A number, or several, an item.
+
+    Args:
+        n_out: how many; default: as the first item has.
+        c_out: `n_out` under the name older code uses.
+    """
+    return TransformBlock(type_tfms=RegressionSetup(c=c_out if n_out is None else n_out))
+
+
+def _kind(tfm: Any) -> Any:
+    """What a list of transforms has one of: a class, or a function."""
+    if inspect.isfunction(tfm) and tfm.__name__ == '<lambda>':
+        return id(tfm)
+    if isinstance(tfm, type):
+        return tfm
+    if inspect.isfunction(tfm) or inspect.ismethod(tfm):
+        return tfm.__qualname__
+    return type(tfm)
+
+
+def _merged(*lists: Any) -> L:
+    """One list of transforms; of one kind the last one counts, at the place of the first."""
+    merged: dict[Any, Any] = {}
+    for tfm in (t for tfms in lists for t in L(tfms)):
+        merged[_kind(tfm)] = tfm
+    return L(t() if isinstance(t, type) else t for t in merged.values())
+
+
+class DataBlock:
+    """How to get from a source (a folder, a table) to samples.
+
+    Args:
+        blocks: a `TransformBlock` (or a function that makes one) for each element of a sample.
+        dl_type: class of the loaders.
+        getters: a function of an item for each element.
+        n_inp: how many elements are inputs; default: all but the last.
+        item_tfms: on each sample; they take the place of the blocks' of the same class.
+        batch_tfms: on each batch, likewise.
+        get_items: source -> items.
+        splitter: items -> indices of training and of validation items; default: 20% at random.
+        get_x: a function of an item, or a list of `n_inp` of them.
+        get_y: a function of an item, or a list of one for each target.
+
+    Raises:
+        ValueError: the numbers of functions and of blocks do not fit.
+
+    Example:
+        >>> block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label,
+        ...                   splitter=RandomSplitter(seed=42), item_tfms=Resize(224))
+        >>> dls = block.dataloaders(path)
+    """
+
+    get_items = get_x = get_y = splitter = None
+    blocks, dl_type = (TransformBlock, TransformBlock), TfmdDL
+
+    def __init__(self, blocks: Any = None, dl_type: type | None = None, getters: Any = None, n_inp: int | None = None,
+                 item_tfms: Any = None, batch_tfms: Any = None, get_items: Callable | None = None,
+                 splitter: Callable | None = None, get_y: Any = None, get_x: Any = None) -> None:
+        given = {'get_items': get_items, 'splitter': splitter, 'get_x': get_x, 'get_y': get_y}
+        self.__dict__.update({name: f for name, f in given.items() if f is not None})
+        blocks = [b() if callable(b) else b for b in L(self.blocks if blocks is None else blocks)]
+        self.type_tfms = L(b.type_tfms for b in blocks)
+        self.default_item_tfms = _merged(*(b.item_tfms for b in blocks))
+        self.default_batch_tfms = _merged(*(b.batch_tfms for b in blocks))
+        self.dl_type = next((d for d in (dl_type, *(b.dl_type for b in reversed(blocks))) if d is not None),
+                            self.dl_type)
+        self.dls_kwargs = {name: value for b in blocks for name, value in b.dls_kwargs.items()}
+        self.n_inp = max(1, len(blocks) - 1) if n_inp is None else n_inp
+        self.getters = [noop] * len(blocks) if getters is None else list(L(getters))
+        self._take_getters('get_x', 0, self.n_inp, 'input')
+        self._take_getters('get_y', self.n_inp, len(blocks), 'target')
+        if len(self.getters) != len(blocks):
+            raise ValueError(f'{len(self.getters)} getters for {len(blocks)} blocks: give each block one')
+        self.new(item_tfms, batch_tfms)
+
+    def _take_getters(self, name: str, start: int, stop: int, what: str) -> None:
+        own = getattr(self, name)
+        if own is None:
+            return
+        fs = list(own) if isinstance(own, (list, tuple, L)) else [own]
+        if len(fs) != stop - start:
+            raise ValueError(f'{name} contains {len(fs)} functions, but must contain {stop - start} (one for each '
+                             f'{what}). If you meant several one after the other, put them into a Pipeline')
+        self.getters[start:stop] = fs
+
+    def new(self, item_tfms: Any = None, batch_tfms: Any = None) -> DataBlock:
+        """Set other transforms, over those of the blocks; returns the block."""
+        self.item_tfms = _merged(self.default_item_tfms, item_tfms)
+        self.batch_tfms = _merged(self.default_batch_tfms, batch_tfms)
+        return self
+
+    @classmethod
+    def from_columns(cls, blocks: Any = None, getters: Any = None, get_items: Callable | None = None,
+                     **kwargs: Any) -> DataBlock:
+        """A block for sources that come as columns: `(xs, ys)`, or what `get_items` makes of the source."""
+        n = 2 if blocks is None else len(L(blocks))
+        getters = [ItemGetter(i) for i in range(n)] if getters is None else getters
+        return cls(blocks=blocks, getters=getters, get_items=partial(_rows, get_items), **kwargs)
+
+    def _type_pipelines(self) -> list[L]:
+        return [L(getter.fs if isinstance(getter, Pipeline) else getter) + tfms
+                for getter, tfms in zip(self.getters, self.type_tfms)]
+
+    def datasets(self, source: Any, verbose: bool = False) -> Datasets:
+        """Find the items of a source, split them, and set up the transforms.
+
+        Raises:
+            ValueError: there are no items.
+        """
+        self.source = source
+        if verbose:
+            print(f'Collecting items from {source}')
+        items = source if self.get_items is None else self.get_items(source)
+        if verbose:
+            print(f'Found {len(items)} items')
+        if not len(items):
+            raise ValueError(f'no items in {source}: get_items={_called(self.get_items)} found none')
+        splits = (self.splitter or RandomSplitter())(items)
+        if verbose:
+            print(f'{len(splits)} datasets of sizes {",".join(str(len(s)) for s in splits)}')
+        if not len(splits[0]):
+            raise ValueError(f'no training items: the splitter {_called(self.splitter)} put all {len(items)} elsewhere')
+        return Datasets(items, tfms=self._type_pipelines(), splits=splits, dl_type=self.dl_type, n_inp=self.n_inp,
+                        verbose=verbose)
+
+    def dataloaders(self, source: Any, path: str | Path = '.', verbose: bool = False, **kwargs: Any) -> DataLoaders:
+        """Loaders of a source.
+
+        Args:
+            path: where a `Learner` puts files.
+            verbose: print each step.
+            **kwargs: see `FilteredBase.dataloaders`: `bs`, `val_bs`, `shuffle`, `device`, `num_workers`, ...;
+                `item_tfms` and `batch_tfms` take the place of the block's own for these loaders.
+        """
+        item_tfms = _merged(self.item_tfms, kwargs.pop('item_tfms', None))
+        batch_tfms = _merged(self.batch_tfms, kwargs.pop('batch_tfms', None))
+        dsets = self.datasets(source, verbose=verbose)
+        kwargs = {'after_item': item_tfms, 'after_batch': batch_tfms, **self.dls_kwargs, **kwargs}
+        return dsets.dataloaders(path=path, verbose=verbose, **kwargs)
+
+    def summary(self, source: Any, bs: int = 4, show_batch: bool = False, **kwargs: Any) -> None:
+        """Print how a sample and a batch of a source come about, step by step, exactly as `dataloaders` makes them.
+
+        Args:
+            bs: items of the batch.
+            show_batch: show it too.
+            **kwargs: for `show_batch`.
+        """
+        from minifast.data.summary import print_summary
+        print_summary(self, source, bs, show_batch, **kwargs)
+
+
+def _rows(get_items: Callable | None, source: Any) -> L:
+    return L(source if get_items is None else get_items(source)).zip()
+
+
+def _called(f: Any) -> str:
+    name = 'RandomSplitter' if f is None else getattr(f, '__qualname__', type(f).__name__)
+    return name.replace('.<locals>._split', '')

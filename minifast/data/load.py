@@ -1,0 +1,510 @@
+"""`DataLoader`: items to batches to the device, the same batches for any number of workers."""
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from fastcore.basics import Inf
+from torch.utils.data import IterableDataset
+
+from minifast.data.collate import SkipItemException, collate_error, fa_collate, fa_convert, noted
+from minifast.data.pipeline import Pipeline, is_known
+from minifast.data.plan import choose_workers, describe_plan, unknown_parts
+from minifast.data.sampler import BATCH, ITEM, ORDER, ItemKeys, Position, chunks, order, whole
+from minifast.data.workers import HostBatch, Job, ProcessPool, in_threads, seed_cpu, set_aside
+from minifast.lookup import lookup
+from minifast.seeds import key_seed, seeded
+from minifast.torch_core import check_kwargs, defaults, retain_type, to_device
+
+__all__ = ['DataLoader', 'SkipItemException', 'collate_error', 'fa_collate', 'fa_convert']
+
+_hooks = ('wif', 'before_iter', 'after_item', 'before_batch', 'after_batch', 'after_iter')
+_methods = (*_hooks, 'create_item', 'create_batch', 'retain', 'get_idxs', 'sample', 'shuffle_fn', 'do_batch', 'do_item')
+_stays_here = ('get_idxs', 'sample', 'shuffle_fn', 'before_iter', 'after_iter', 'after_batch', 'sampler',
+               'batch_sampler', '_pool', '_next', 'it')
+"""What worker processes are not sent: it is used in the loader's own process only."""
+
+
+class DataLoader:
+    """Makes batches of a data set's items: `item -> after_item`, then `before_batch -> create_batch`, then to the
+    device, then `after_batch`.
+
+    Everything random is keyed: an item's by (seed, epoch, index), a batch's by (seed, epoch, batch), the order by
+    (seed, epoch). So batches are the same for any number of workers however they are started, a pass can be resumed
+    at any batch (`begin`), and the global generators are left as they were. Each hook named above, and `create_item`,
+    `get_idxs`, `shuffle_fn`, `do_item`, `do_batch`, `retain`, `sample`, `wif`, `before_iter`, `after_iter`, may be
+    given as a keyword argument or overridden.
+
+    Args:
+        dataset: anything with `[i]` and `len`, or an iterable.
+        bs: items a batch; None: each item is a batch already.
+        num_workers: worker processes; 0: none; None: decided by the time the first batch takes (see `show_plan`).
+        pin_memory: page-locked host memory; default: where the device is CUDA.
+        timeout: seconds to wait for a worker, 0 for ever.
+        batch_size: torch's name of `bs`.
+        shuffle: another order each epoch.
+        drop_last: leave out a last batch that is not full.
+        indexed: the data set has `[i]`; default: found out.
+        n: use the first `n` items.
+        device: where batches go; None: they stay on the CPU.
+        persistent_workers: keep the workers between epochs; default: where starting them is slow (not with fork).
+        sampler: an iterable of indices, instead of `shuffle`.
+        batch_sampler: an iterable of lists of indices, instead of `bs`, `shuffle`, `drop_last` and `sampler`.
+        prefetch_factor: batches a worker makes ahead, 2 by default.
+        multiprocessing_context: 'fork', 'spawn', 'forkserver', or 'thread' for threads, which only loaders without
+            user transforms can have (the others get processes).
+        on_error: 'raise', or 'skip': items that cannot be read (OSError, ValueError) are left out of their batch,
+            listed in `skipped`, and warned about at the end of the pass.
+
+    Raises:
+        TypeError: an unknown keyword; the message names the nearest one.
+        ValueError: arguments that contradict each other.
+    """
+
+    def __init__(self, dataset: Any = None, bs: int | None = None, num_workers: int | None = 0,
+                 pin_memory: bool | None = None, timeout: float = 0, batch_size: int | None = None,
+                 shuffle: bool = False, drop_last: bool = False, indexed: bool | None = None, n: int | None = None,
+                 device: Any = None, persistent_workers: bool | None = None, pin_memory_device: str = '',
+                 sampler: Iterable | None = None, batch_sampler: Iterable | None = None,
+                 prefetch_factor: int | None = None, multiprocessing_context: Any = None, on_error: str = 'raise',
+                 **kwargs: Any) -> None:
+        torch_names = {'collate_fn': 'create_batch', 'worker_init_fn': 'wif'}
+        kwargs = {torch_names.get(name, name): f for name, f in kwargs.items()}
+        check_kwargs(type(self).__name__, kwargs, [*_methods, *DataLoader.__init__.__annotations__, *torch_names])
+        self.dataset, self.bs, self.shuffle, self.drop_last = dataset, batch_size or bs, shuffle, drop_last
+        can_index = hasattr(dataset, '__getitem__') and not isinstance(dataset, IterableDataset)
+        self.indexed = can_index if indexed is None else indexed
+        self.sampler, self.batch_sampler, self.n = sampler, batch_sampler, _length(dataset) if n is None else n
+        self._check_arguments(num_workers, on_error)
+        self.pin_memory, self.timeout, self.prefetch_factor = pin_memory, timeout, prefetch_factor
+        self.persistent_workers, self.multiprocessing_context = persistent_workers, multiprocessing_context
+        self.on_error, self.skipped = on_error, []
+        self.num_workers, self.device = num_workers, device
+        self._next: Position | None = None
+        self._at, self._passes, self._pool, self._known = Position(0), 0, None, False
+        for name, f in kwargs.items():
+            if f is not None:
+                setattr(self, name, f)
+
+    def _check_arguments(self, num_workers: int | None, on_error: str) -> None:
+        if self.bs is None and self.drop_last and self.batch_sampler is None:
+            raise ValueError('drop_last needs a batch size: DataLoader(..., bs=64, drop_last=True)')
+        if self.shuffle and (self.sampler is not None or self.batch_sampler is not None):
+            raise ValueError('shuffle and sampler both say the order: give one of them')
+        if not self.indexed and (self.shuffle or self.sampler is not None or self.batch_sampler is not None):
+            raise ValueError(f'{type(self.dataset).__name__} has no indices, so it has one order only: leave out '
+                             'shuffle and sampler')
+        if self.bs is not None and self.bs < 1:
+            raise ValueError(f'a batch needs items: bs={self.bs}')
+        if num_workers is not None and num_workers < 0:
+            raise ValueError(f'num_workers={num_workers}: give 0 or more, or None to have it decided')
+        if on_error not in ('raise', 'skip'):
+            raise ValueError(f"on_error={on_error!r} is neither 'raise' nor 'skip'")
+
+    def __getattr__(self, name: str) -> Any:
+        return lookup(self, name, 'dataset')
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, '_pool': None}
+
+    # ------------------------------------------------------------ hooks: each may be replaced
+
+    def wif(self, worker_id: int | None = None) -> None:
+        """Called in each worker process when it starts."""
+
+    def before_iter(self) -> None:
+        """Called before a pass."""
+
+    def after_iter(self) -> None:
+        """Called after a pass that ran to its end."""
+
+    def after_item(self, x: Any) -> Any:
+        """Item transforms, on one sample."""
+        return x
+
+    def before_batch(self, samples: list) -> list:
+        """Called with the samples of a batch before they are collated."""
+        return samples
+
+    def after_batch(self, b: Any) -> Any:
+        """Batch transforms, on the device."""
+        return b
+
+    def create_item(self, s: Any) -> Any:
+        """The sample at index `s`; of a data set without indices (`s` is None) the next one."""
+        if s is None:
+            return next(self.it)
+        return self.dataset[s]
+
+    def create_batch(self, samples: Any) -> Any:
+        """Collate samples; without a batch size, convert one ready batch."""
+        return fa_convert(samples) if self.prebatched else fa_collate(samples)
+
+    def retain(self, b: Any, samples: Any) -> Any:
+        """Give the parts of a batch the marker types of the samples' parts."""
+        if self.prebatched or not samples:
+            return b
+        return _retain(b, samples[0])
+
+    def do_item(self, s: Any) -> Any:
+        """One sample, ready to be collated; None where it asked to be left out."""
+        try:
+            return self.after_item(self.create_item(s))
+        except SkipItemException:
+            return None
+
+    def do_batch(self, samples: Any) -> Any:
+        """Samples to a batch on the CPU."""
+        return self.retain(self.create_batch(self.before_batch(samples)), samples)
+
+    def get_idxs(self) -> Any:
+        """The indices of a pass, in order."""
+        if self.sampler is not None:
+            if hasattr(self.sampler, 'set_epoch'):
+                self.sampler.set_epoch(self._at.epoch)
+            return whole(self.sampler, key_seed(self._at.seed, ORDER, self._at.epoch))
+        indices = Inf.count if self.n is None else range(self.n)
+        return self.shuffle_fn(indices) if self.shuffle else indices
+
+    def sample(self) -> Any:
+        """The indices of a pass, in order."""
+        return self.get_idxs()
+
+    def shuffle_fn(self, idxs: Sequence) -> list:
+        """The indices in the order of this epoch."""
+        return [idxs[i] for i in order(len(idxs), self._at.seed, self._at.epoch)]
+
+    # ------------------------------------------------------------ what it is made of
+
+    @property
+    def batch_size(self) -> int | None:
+        """Items a batch."""
+        return self.bs
+
+    @property
+    def prebatched(self) -> bool:
+        """Whether the data set's items are batches already."""
+        return self.bs is None and self.batch_sampler is None
+
+    @property
+    def num_workers(self) -> int:
+        """Worker processes or threads; 0 while it is still to be decided."""
+        return self._workers if self._workers is not None else self._chosen or 0
+
+    @num_workers.setter
+    def num_workers(self, n: int | None) -> None:
+        self._workers, self._chosen, self._pool = n, None, None
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where batches go, None for nowhere."""
+        return self._device
+
+    @device.setter
+    def device(self, device: Any) -> None:
+        self._device = None if device is None else torch.device(device)
+
+    def to(self, device: Any) -> DataLoader:
+        """Send batches to `device` from now on."""
+        self.device = device
+        return self
+
+    def __len__(self) -> int:
+        if self.batch_sampler is not None:
+            return len(self.batch_sampler)
+        n = len(self.sampler) if self.sampler is not None else self.n
+        if n is None:
+            raise TypeError(f'{type(self.dataset).__name__} does not tell how many items it has')
+        if self.bs is None:
+            return n
+        return n // self.bs if self.drop_last else -(-n // self.bs)
+
+    def new(self, dataset: Any = None, cls: type | None = None, **kwargs: Any) -> DataLoader:
+        """A loader like this one, of `dataset` if given, with some arguments changed."""
+        same = dict(num_workers=self._workers, pin_memory=self.pin_memory, timeout=self.timeout, bs=self.bs,
+                    shuffle=self.shuffle, drop_last=self.drop_last, indexed=self.indexed, device=self.device,
+                    persistent_workers=self.persistent_workers, prefetch_factor=self.prefetch_factor,
+                    multiprocessing_context=self.multiprocessing_context, on_error=self.on_error)
+        if dataset is None:
+            dataset = self.dataset
+            if not {'shuffle', 'sampler', 'batch_sampler'} & set(kwargs):
+                same.update(sampler=self.sampler, batch_sampler=self.batch_sampler)
+        elif dataset is not self.dataset:
+            del same['indexed']
+        same.update({name: self.__dict__[name] for name in _methods if name in self.__dict__})
+        if 'batch_size' in kwargs:
+            kwargs['bs'] = kwargs.pop('batch_size')
+        return (cls or type(self))(dataset, **{**same, **kwargs})
+
+    def show_plan(self) -> None:
+        """Print what happens to an item and a batch, where, and why there."""
+        print(describe_plan(self))
+
+    # ------------------------------------------------------------ a pass
+
+    def begin(self, seed: int, epoch: int, start_batch: int = 0) -> None:
+        """Say what the next pass runs: everything random of (seed, epoch), from batch `start_batch` on."""
+        self._next = Position(seed, epoch, start_batch)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the running pass stands; `batch` is the number of batches handed out."""
+        return dict(vars(self._at))
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next pass go on where `state_dict` was taken."""
+        self.begin(state['seed'], state['epoch'], state['batch'])
+
+    def _own_position(self) -> Position:
+        """For looking at the data by hand: a function of the seed set last, another for each pass, nothing drawn."""
+        self._passes += 1
+        return Position(torch.initial_seed(), self._passes - 1)
+
+    def __iter__(self) -> Iterator:
+        position, self._next = self._next or self._own_position(), None
+        return self._pass(position)
+
+    def one_batch(self) -> Any:
+        """One batch of a pass of its own, made here; leaves no trace in the training.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.n is not None and len(self) == 0:
+            raise ValueError(f'this loader has no batch: {self.n} items, bs={self.bs}, drop_last={self.drop_last}')
+        at, waiting = self._at, self._next
+        try:
+            if type(self).__iter__ is not DataLoader.__iter__:
+                return next(iter(self))
+            passing = self._pass(self._own_position(), here=True)
+            try:
+                return next(passing)
+            finally:
+                passing.close()
+        finally:
+            self._at, self._next = at, waiting
+
+    def _pass(self, position: Position, here: bool = False) -> Iterator:
+        self._at = position
+        self.skipped = []
+        self._prepare()
+        self.before_iter()
+        made = self._stream(position, here) if not self.indexed else self._host_batches(position, here)
+        ahead = self.device is not None and self.device.type == 'cuda' and not here
+        uploaded = _one_ahead(self._upload(host) for host in made) if ahead else map(self._upload, made)
+        for host in uploaded:
+            self.skipped += host.skipped
+            if host.data is None:
+                continue
+            b = self._transformed(host.data, key_seed(position.seed, BATCH, position.epoch, host.number, 1))
+            self._at = Position(position.seed, position.epoch, host.number + 1)
+            yield b
+        self.after_iter()
+        if self.skipped:
+            _, name, message = self.skipped[0]
+            warnings.warn(f'{len(self.skipped)} items were left out as they cannot be read, listed in dl.skipped; the '
+                          f'first: {name}: {message}', stacklevel=2)
+
+    def _prepare(self) -> None:
+        """Whatever a kind of loader has to do before each pass."""
+
+    def _jobs(self, position: Position) -> Iterator[Job]:
+        """The batches still to be made, as lists of indices and seeds."""
+        seed, epoch = position.seed, position.epoch
+        key = key_seed(seed, ORDER, epoch)
+        if self.batch_sampler is not None:
+            lists: Any = whole(self.batch_sampler, key)
+        else:
+            with set_aside():
+                seed_cpu(key)
+                indices = self.sample()
+            lists = ([i] for i in indices) if self.bs is None else chunks(indices, self.bs, self.drop_last)
+        keys = ItemKeys(seed, epoch)
+        for number, indices in enumerate(lists):
+            pairs = [(i, keys(i)) for i in indices]
+            if number >= position.batch:
+                yield Job(number, key_seed(seed, BATCH, epoch, number), pairs)
+
+    def _host_batches(self, position: Position, here: bool) -> Iterator[HostBatch]:
+        jobs, unknown = self._jobs(position), unknown_parts(self)
+        self._known = not unknown
+        n = 0 if here else self._workers if self._workers is not None else self._chosen
+        if n is None:
+            first = next(jobs, None)
+            if first is None:
+                return
+            start = time.perf_counter()
+            made = self._make(first)
+            spent = time.perf_counter() - start
+            yield made
+            n = self._chosen = choose_workers(self, spent, defaults.cpus)
+        if n == 0:
+            yield from map(self._make, jobs)
+        elif self.multiprocessing_context == 'thread' and self._known:
+            yield from in_threads(self._make, jobs, n, self.prefetch_factor or 2)
+        else:
+            yield from self._processes(n).run(jobs)
+
+    def _processes(self, n: int) -> ProcessPool:
+        context = None if self.multiprocessing_context == 'thread' else self.multiprocessing_context
+        method = context or torch.multiprocessing.get_start_method()
+        persistent = method != 'fork' if self.persistent_workers is None else self.persistent_workers
+        plan = (n, context, self._known, id(self.dataset), getattr(self.dataset, 'split_idx', None),
+                str(self.__dict__.get('after_item')), str(self.__dict__.get('before_batch')))
+        if self._pool is not None and self._pool[0] == plan:
+            return self._pool[1]
+        sent = copy.copy(self)
+        for name in _stays_here:
+            sent.__dict__.pop(name, None)
+        make = sent._make if self.indexed else sent._streamed
+        pool = ProcessPool(make, n, persistent, context, not self.indexed, sent.wif, timeout=self.timeout,
+                           pin_memory=self._pins(), prefetch_factor=self.prefetch_factor)
+        self._pool = (plan, pool) if persistent and self.indexed else None
+        return pool
+
+    def _pins(self) -> bool:
+        on_cuda = self.device is not None and self.device.type == 'cuda' and torch.cuda.is_available()
+        return on_cuda if self.pin_memory is None else self.pin_memory and torch.cuda.is_available()
+
+    # ------------------------------------------------------------ one batch, wherever that is
+
+    def _make(self, job: Job) -> HostBatch:
+        if self._known:
+            return self._assemble(job)
+        with set_aside():
+            return self._assemble(job)
+
+    def _assemble(self, job: Job) -> HostBatch:
+        generator, samples, kept, skipped, ended = torch.Generator(), [], [], [], False
+        for index, seed in job.pairs:
+            if not self._known:
+                seed_cpu(seed)
+            try:
+                sample = self._one_sample(index, generator.manual_seed(seed))
+            except SkipItemException:
+                continue
+            except StopIteration:
+                ended = True
+                break
+            except Exception as error:
+                noted(error, f'raised while {self._item_name(index)} was made')
+                if self.on_error == 'raise' or not isinstance(error, (OSError, ValueError)):
+                    raise
+                skipped.append((index, self._item_name(index), f'{type(error).__name__}: {error}'))
+                continue
+            if sample is not None:
+                samples.append(sample)
+                kept.append(index)
+        if not samples:
+            return HostBatch(job.number, None, skipped, ended)
+        if not self._known:
+            seed_cpu(job.seed)
+        try:
+            return HostBatch(job.number, self.do_batch(samples[0] if self.prebatched else samples), skipped, ended)
+        except Exception as error:
+            if not self.prebatched:
+                collate_error(error, samples, [self._item_name(i) for i in kept])
+            raise
+
+    def _one_sample(self, index: Any, generator: torch.Generator) -> Any:
+        if getattr(self.do_item, '__func__', None) is not DataLoader.do_item:
+            return self.do_item(index)
+        sample, after = self.create_item(index), self.after_item
+        return after(sample, generator=generator) if isinstance(after, Pipeline) else after(sample)
+
+    def _item_name(self, index: Any) -> str:
+        """What an item is called in messages: its index and, where that is known, its path or row."""
+        found = (getattr(self.dataset, name, None) for name in ('items', 'samples', 'imgs'))
+        items = next((o for o in found if o is not None), None)
+        try:
+            item = items.iloc[index].tolist() if hasattr(items, 'iloc') else items[index]
+        except (TypeError, KeyError, IndexError):
+            return f'item {index}'
+        item = str(item)
+        return f'item {index} ({item if len(item) < 300 else item[:300] + "..."})'
+
+    # ------------------------------------------------------------ data without indices
+
+    def _stream(self, position: Position, here: bool) -> Iterator[HostBatch]:
+        """One stream is read by one process: with workers by one of them, whatever their number."""
+        self._known = False
+        if here or not self._workers:
+            yield from self._streamed()
+        else:
+            yield from self._processes(1).run()
+
+    def _streamed(self) -> Iterator[HostBatch]:
+        seed, epoch, start = self._at.seed, self._at.epoch, self._at.batch
+        with set_aside():
+            seed_cpu(key_seed(seed, ORDER, epoch))
+            self.it = iter(self.dataset)
+        size = self.bs or 1
+        for number in itertools.count():
+            n = size if self.n is None else max(min(size, self.n - number * size), 0)
+            pairs = [(None, key_seed(seed, ITEM, epoch, number * size + i)) for i in range(n)]
+            with set_aside():
+                if number < start:
+                    made = self._passed_over(number, pairs)
+                else:
+                    made = self._assemble(Job(number, key_seed(seed, BATCH, epoch, number), pairs))
+            if made.data is not None and number >= start and not (made.ended and self.drop_last):
+                yield made
+            if made.ended or not pairs:
+                return
+
+    def _passed_over(self, number: int, pairs: list) -> HostBatch:
+        """A batch of a stream that was handed out before a resume: read, and not made."""
+        made = HostBatch(number, None)
+        for _, seed in pairs:
+            seed_cpu(seed)
+            made.ended = made.ended or next(self.it, self) is self
+        return made
+
+    # ------------------------------------------------------------ to the device
+
+    def _upload(self, host: HostBatch) -> HostBatch:
+        if self.device is not None and host.data is not None:
+            host.data = to_device(host.data, self.device, non_blocking=self.device.type == 'cuda')
+        return host
+
+    def _transformed(self, b: Any, seed: int) -> Any:
+        after = self.after_batch
+        if isinstance(after, Pipeline) and not len(after):
+            return b
+        if not is_known(after):
+            with seeded(seed):
+                return self._after_batch(after, b, seed)
+        return self._after_batch(after, b, seed)
+
+    @staticmethod
+    def _after_batch(after: Callable, b: Any, seed: int) -> Any:
+        if not isinstance(after, Pipeline):
+            return after(b)
+        return after(b, generator=torch.Generator().manual_seed(seed))
+
+
+def _one_ahead(uploads: Iterator) -> Iterator:
+    """Start the next upload before the batch before it is handed out."""
+    waiting = next(uploads, None)
+    while waiting is not None:
+        following = next(uploads, None)
+        yield waiting
+        waiting = following
+
+
+def _length(dataset: Any) -> int | None:
+    try:
+        return len(dataset)
+    except TypeError:
+        return None
+
+
+def _retain(b: Any, like: Any) -> Any:
+    if isinstance(b, (tuple, list)) and isinstance(like, (tuple, list)) and len(b) == len(like):
+        parts = [_retain(o, p) for o, p in zip(b, like)]
+        return type(b)(*parts) if hasattr(b, '_fields') else type(b)(parts)
+    return retain_type(b, like)

@@ -1,0 +1,311 @@
+"""`Pipeline`: transforms in order; which of them are under control; and transforms written down as data."""
+from __future__ import annotations
+
+import enum
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from fastcore.basics import camel2snake, noop
+from fastcore.foundation import L
+from torch import Tensor
+
+from minifast.data.dispatch import Overloads, dispatch, typedispatch
+from minifast.data.transform import (DisplayedTransform, InplaceTransform, ItemTransform, RandTransform, Transform,
+                                     is_sample, retain)
+from minifast.lookup import lookup
+
+__all__ = ['DisplayedTransform', 'InplaceTransform', 'ItemTransform', 'Overloads', 'Pipeline', 'RandTransform',
+           'Transform', 'compose_tfms', 'dispatch', 'gather_attrs', 'is_known', 'mk_transform', 'retain',
+           'transform_config', 'transform_from_config', 'typedispatch']
+
+
+class Pipeline:
+    """Transforms applied one after the other, sorted by `order`; indexes and iterates like a list of them.
+
+    An attribute that it does not have is looked for on its transforms: `pipeline.vocab`; and each transform is an
+    attribute under its snake-case class name: `pipeline.categorize`.
+
+    Args:
+        funcs: one or several transforms, functions or transform types; another pipeline's are shared.
+        split_idx: 0 in training, 1 in validation: transforms with another `split_idx` of their own are left out.
+        as_item: True hands samples (tuples) to the transforms as a whole.
+    """
+
+    def __init__(self, funcs: Any = None, split_idx: int | None = None, as_item: bool | None = None) -> None:
+        self.split_idx, self.as_item = split_idx, as_item
+        if isinstance(funcs, Pipeline):
+            self.fs = L(funcs.fs)
+        else:
+            funcs = [] if funcs is None else funcs if isinstance(funcs, (list, tuple, L)) else [funcs]
+            self.fs = L(_in_order(mk_transform(f) for f in funcs))
+
+    def setup(self, items: Any = None, train_setup: bool = False) -> None:
+        """Set up each transform with the items as those before it leave them."""
+        tfms, self.fs = list(self.fs), L()
+        try:
+            for done, tfm in enumerate(tfms):
+                self.add(tfm, items, train_setup)
+        except Exception:
+            self.fs = L(tfms)
+            raise
+
+    def add(self, ts: Any, items: Any = None, train_setup: bool = False) -> None:
+        """Set up one or several transforms with `items` and put them where their `order` says."""
+        for t in ts if isinstance(ts, (list, tuple, L)) else [ts]:
+            t = mk_transform(t)
+            t.setup(items, train_setup)
+            self.fs = L(_in_order([*self.fs, t]))
+
+    def __call__(self, o: Any, split_idx: int | None = None, generator: torch.Generator | None = None) -> Any:
+        split_idx = self.split_idx if split_idx is None else split_idx
+        for f in self.fs:
+            if generator is not None and f.keyed:
+                o = f(o, split_idx=split_idx, generator=generator)
+            else:
+                o = f(o, split_idx=split_idx) if not self.as_item else f([*o], split_idx=split_idx)
+        return o
+
+    def decode(self, o: Any, full: bool = True, split_idx: int | None = None) -> Any:
+        """Undo the transforms, last first; unless `full`, only as far as it takes until `o` can show itself."""
+        split_idx = self.split_idx if split_idx is None else split_idx
+        for f in reversed(self.fs):
+            if not full and _is_showable(o):
+                return o
+            o = f.decode(o, split_idx=split_idx)
+        return o
+
+    def show(self, o: Any, ctx: Any = None, **kwargs: Any) -> Any:
+        """Decode `o` until it can show itself and show it in `ctx`."""
+        o = self.decode(o, full=False)
+        for part in [o] if hasattr(o, 'show') or not is_sample(o) else o:
+            if hasattr(part, 'show'):
+                ctx = part.show(ctx=ctx, **kwargs)
+        return ctx
+
+    @property
+    def name(self) -> str:
+        """What its transforms are called."""
+        return ' -> '.join(f.name for f in self.fs if f.name != 'noop')
+
+    @property
+    def keyed(self) -> bool:
+        """Whether a generator may be handed to it."""
+        return any(f.keyed for f in self.fs)
+
+    order = 0
+
+    def __repr__(self) -> str:
+        return f'Pipeline: {self.name}'
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.fs[i]
+
+    def __len__(self) -> int:
+        return len(self.fs)
+
+    def __iter__(self) -> Any:
+        return iter(self.fs)
+
+    def __bool__(self) -> bool:
+        return True  # a pipeline without transforms is still one
+
+    def __getattr__(self, name: str) -> Any:
+        own = [f for f in self.__dict__.get('fs', ()) if camel2snake(type(f).__name__) == name]
+        if own:
+            return own[0] if len(own) == 1 else L(own)
+        return gather_attrs(self, name, 'fs')
+
+
+def _in_order(fs: Iterable) -> list:
+    return sorted(fs, key=lambda f: f.order)
+
+
+def _is_showable(o: Any) -> bool:
+    return hasattr(o, 'show') or (is_sample(o) and all(hasattr(part, 'show') for part in o))
+
+
+def compose_tfms(x: Any, tfms: Iterable, is_enc: bool = True, reverse: bool = False, **kwargs: Any) -> Any:
+    """Apply all transforms to `x`, in reverse order if `reverse`, their decodes unless `is_enc`."""
+    for f in reversed(list(tfms)) if reverse else tfms:
+        x = (f if is_enc else f.decode)(x, **kwargs)
+    return x
+
+
+def mk_transform(f: Any) -> Any:
+    """`f` as a transform: a transform class is instantiated, any other callable wrapped.
+
+    Raises:
+        TypeError: `f` cannot be called.
+    """
+    if isinstance(f, type) and issubclass(f, (Transform, Pipeline)):
+        f = f()
+    if isinstance(f, (Transform, Pipeline)):
+        return f
+    if not callable(f):
+        raise TypeError(f'{f!r} is no transform: give a function, a Transform, or a list of them')
+    return Transform(f)
+
+
+def gather_attrs(o: Any, name: str, parts: str) -> Any:
+    """The attribute `name` of those of `o.<parts>` that have it: the one, or an `L` of several.
+
+    Raises:
+        AttributeError: none has it.
+    """
+    found = []
+    if not name.startswith('_'):
+        found = [v for part in o.__dict__.get(parts, ()) if (v := getattr(part, name, None)) is not None]
+    if not found:
+        return lookup(o, name)  # raises, with a failing property's own error where there is one
+    return found[0] if len(found) == 1 else L(found)
+
+
+# ---------------------------------------------------------------- whose randomness is under control
+
+_harmless = (str, int, float, bool, len, tuple, list, set, repr, noop)
+_harmless_modules = ('minifast', 'operator', 'pathlib')
+
+
+def is_known(tfm: Any) -> bool:
+    """Whether a transform draws from no global generator: it is ours, and keyed where it is random at all.
+
+    Anything else (user code, torchvision's transforms) may draw from `random`, `numpy.random` or torch.
+    """
+    if isinstance(tfm, Pipeline):
+        return all(is_known(f) for f in tfm.fs)
+    if isinstance(tfm, Transform):
+        tables = [table for name in ('encodes', 'setups') if (table := tfm._table(name)) is not None]
+        entries = [entry.func for table in tables for entry in table.all_entries()]
+        random = isinstance(tfm, RandTransform) and not tfm.keyed
+        return not random and _ours(type(tfm)) and all(map(_ours, entries))
+    return _ours(tfm)
+
+
+def _ours(f: Any) -> bool:
+    if isinstance(f, functools.partial):
+        return all(_ours(o) for o in (f.func, *f.args, *f.keywords.values()) if callable(o))
+    f = getattr(f, '__func__', f)
+    owner = f if inspect.isclass(f) or inspect.isfunction(f) else type(f)
+    return owner.__module__.split('.')[0] in _harmless_modules or any(f is known for known in _harmless)
+
+
+# ---------------------------------------------------------------- transforms as data
+
+def transform_config(tfm: Any) -> dict[str, Any]:
+    """A transform of ours as json-able data, from which `transform_from_config` makes it again.
+
+    `{'class': dotted name, 'kwargs': constructor arguments}`; a transform that others were composed into has `parts`
+    instead; a wrapped function or class method of ours is `{'function': dotted name}`.
+
+    Raises:
+        TypeError: it is user code, or holds a value that is not data.
+    """
+    if isinstance(tfm, Transform) and type(tfm) is Transform and '_name' in vars(tfm):
+        funcs = [entry.func for entry in tfm.encodes.entries]
+        if len(funcs) != 1:
+            raise TypeError(f'{tfm!r} is made of {len(funcs)} functions: make it a Transform class to export it')
+        return {'function': _dotted(funcs[0])}
+    if not isinstance(tfm, Transform):
+        return {'function': _dotted(tfm)}
+    parts = getattr(tfm, 'parts', [tfm])
+    if len(parts) > 1:
+        return {'class': _dotted(type(tfm)), 'parts': [transform_config(part) for part in parts]}
+    kwargs = tfm.config_kwargs() if hasattr(tfm, 'config_kwargs') else constructor_kwargs(tfm)
+    return {'class': _dotted(type(tfm)), 'kwargs': {name: _as_data(value, tfm) for name, value in kwargs.items()}}
+
+
+def transform_from_config(config: Mapping[str, Any]) -> Any:
+    """The transform that `transform_config` described.
+
+    Raises:
+        ValueError: the name lies outside of minifast, or is no transform; nothing is imported or called then.
+    """
+    if 'function' in config:
+        return mk_transform(_resolve(config['function']))
+    cls = _resolve(config['class'])
+    if not (isinstance(cls, type) and issubclass(cls, Transform)):
+        raise ValueError(f'{config["class"]} is no transform')
+    if 'parts' not in config:
+        return cls(**config['kwargs'])
+    parts = [transform_from_config(part) for part in config['parts']]
+    total = cls.__new__(cls)
+    total.__dict__.update(vars(parts[0]))
+    for part in parts[1:]:
+        total.compose(part)
+    return total
+
+
+def constructor_kwargs(tfm: Any) -> dict[str, Any]:
+    """The constructor's arguments that are kept as attributes, where they differ from the default.
+
+    An argument whose name is taken by a method is kept with `n` behind it (`draw`: `drawn`).
+    """
+    kwargs = {}
+    for name, parameter in inspect.signature(type(tfm).__init__).parameters.items():
+        kept = name if name in vars(tfm) else f'{name}n'
+        if kept in vars(tfm) and not _same(vars(tfm)[kept], parameter.default):
+            kwargs[name] = vars(tfm)[kept]
+    return kwargs
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, (Tensor, np.ndarray)) or isinstance(b, (Tensor, np.ndarray)):
+        return a is b
+    return type(a) is type(b) and a == b
+
+
+def _dotted(o: Any) -> str:
+    owner = getattr(o, '__self__', None)
+    if isinstance(owner, type):
+        dotted = f'{owner.__module__}.{owner.__qualname__}.{o.__name__}'
+    else:
+        dotted = f'{getattr(o, "__module__", "?")}.{getattr(o, "__qualname__", type(o).__name__)}'
+    if not dotted.startswith('minifast.') or '<' in dotted:
+        raise TypeError(f'{dotted} is code of your own, and exports hold data only: it has to be given again when the '
+                        'export is loaded')
+    return dotted
+
+
+def _resolve(dotted: str) -> Any:
+    parts = str(dotted).split('.')
+    if parts[0] != 'minifast' or any(part.startswith('_') for part in parts):
+        raise ValueError(f'{dotted!r} is no public name of minifast')
+    split = next((i for i, part in enumerate(parts) if i and not part.islower()), len(parts) - 1)
+    try:
+        found = importlib.import_module('.'.join(parts[:split]))
+        for part in parts[split:]:
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f'{dotted!r} is not in this version of minifast') from error
+    origin = getattr(getattr(found, '__self__', found), '__module__', '')
+    # a file says which of our functions will be called on the user's items: only those that transform items
+    if not callable(found) or not origin.startswith(('minifast.data.', 'minifast.vision.')) or 'external' in origin:
+        raise ValueError(f'{dotted!r} is no transform of minifast')
+    return found
+
+
+def _as_data(value: Any, tfm: Any) -> Any:
+    """`value` as what json holds."""
+    if isinstance(value, enum.Enum):
+        return _as_data(value.value, tfm)
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        return value.tolist()
+    if isinstance(value, (str, PurePath)):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(k): _as_data(v, tfm) for k, v in value.items()}
+    if isinstance(value, Transform):
+        return transform_config(value)
+    if isinstance(value, Iterable) and not isinstance(value, Callable):
+        return [_as_data(v, tfm) for v in value]
+    raise TypeError(f'{type(tfm).__name__} was made with {value!r}, which cannot be written as data')
+
+

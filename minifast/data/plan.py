@@ -1,0 +1,87 @@
+"""What a loader does where, why there, and how it is printed."""
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from fastcore.foundation import L
+from torch.utils.data import Subset, TensorDataset
+
+from minifast.data.pipeline import Pipeline, is_known
+
+__all__ = ['choose_workers', 'describe_plan', 'unknown_parts']
+
+_makes_items = ('after_item', 'before_batch', 'create_item', 'create_batch', 'retain', 'do_item', 'do_batch')
+
+worth_s = 1.
+"""Worker processes are started where they save at least this many seconds an epoch."""
+
+
+def unknown_parts(dl: Any) -> list[str]:
+    """What of the making of items may draw from the global generators, by name; empty: all randomness is ours."""
+    parts = [f'dataset: {name}' for name in _unknown_dataset(dl.dataset)]
+    for hook in _makes_items:
+        f = getattr(dl, hook)
+        fs = f.fs if isinstance(f, Pipeline) else [f]
+        parts += [f'{hook}: {getattr(o, "__qualname__", None) or getattr(o, "name", type(o).__name__)}'
+                  for o in fs if not is_known(o)]
+    return parts
+
+
+def _unknown_dataset(dataset: Any) -> list[str]:
+    if hasattr(type(dataset), 'unknown_transforms'):
+        return dataset.unknown_transforms()
+    if type(dataset) is Subset:
+        return _unknown_dataset(dataset.dataset)
+    harmless = (TensorDataset, list, tuple, range, L, torch.Tensor, type(None))
+    return [] if type(dataset) in harmless else [type(dataset).__name__]
+
+
+def choose_workers(dl: Any, batch_s: float, cpus: int) -> int:
+    """How many workers to use, from the seconds that the first batch took.
+
+    Worker processes cost their start in every epoch (most where they are spawned), and on small data that is more
+    than they give. Batches are the same either way, so nothing but time hangs on this choice.
+    """
+    try:
+        n_batches = len(dl) - 1
+    except TypeError:
+        return 0
+    n = min(16, cpus, n_batches)
+    if n < 2:
+        return 0
+    method = dl.multiprocessing_context or torch.multiprocessing.get_start_method()
+    start_s = 0.05 + 0.02 * n if method in ('fork', 'thread') else 3. + 0.5 * n
+    return n if n_batches * batch_s * (1 - 1 / n) - start_s > worth_s else 0
+
+
+def describe_plan(dl: Any) -> str:
+    """The way from an index to a batch on the device, a line a step."""
+    unknown, n = unknown_parts(dl), dl.num_workers
+    if n and dl.multiprocessing_context == 'thread' and not unknown:
+        where = f'{n} threads'
+    elif n:
+        method = dl.multiprocessing_context
+        method = torch.multiprocessing.get_start_method() if method in (None, 'thread') else method
+        where = f'{n} worker processes ({method})'
+    else:
+        where = 'the calling process'
+    chosen = dl.__dict__.get('_chosen')
+    if dl.__dict__.get('_workers') is None:
+        where += ', for the time the first batch took' if chosen is not None else ', until a first batch was timed'
+    order = type(dl.sampler or dl.batch_sampler).__name__ if dl.sampler or dl.batch_sampler else (
+        'shuffled, keyed by (seed, epoch)' if dl.shuffle else 'as they are')
+    lines = [f'order        {order}', f'made in      {where}']
+    for hook in ('create_item', 'after_item', 'before_batch', 'create_batch'):
+        lines.append(f'{hook:13}{_named(getattr(dl, hook))}')
+    lines.append('randomness   ' + ('from generators handed to the transforms' if not unknown else
+                                    f'global generators seeded for each item, because of {", ".join(unknown)}'))
+    lines.append(f'to           {dl.device or "nowhere (CPU)"}')
+    lines.append(f'after_batch  {_named(dl.after_batch)}')
+    return '\n'.join(lines)
+
+
+def _named(f: Any) -> str:
+    if isinstance(f, Pipeline):
+        return f.name or '-'
+    return getattr(f, '__qualname__', type(f).__name__)

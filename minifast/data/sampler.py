@@ -1,0 +1,103 @@
+"""The order of a loader's items: a pure function of (seed, epoch, rank), so that any batch can be found again."""
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from minifast.seeds import get_random_states, key_seed, keyed_generator, looking, seeded, set_random_states
+
+__all__ = ['BATCH', 'ITEM', 'ORDER', 'ItemKeys', 'Position', 'chunks', 'order', 'privately', 'share', 'whole']
+
+ORDER, ITEM, BATCH = 1, 2, 3
+"""What a seed is derived for; the first part of every key, so that no two uses share a stream."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a loader stands: all its state.
+
+    Attributes:
+        seed: everything random is derived from it.
+        epoch: which pass over the data.
+        batch: how many batches of the pass are done.
+    """
+
+    seed: int
+    epoch: int = 0
+    batch: int = 0
+
+
+def order(n: int, seed: int, epoch: int) -> list[int]:
+    """A permutation of `range(n)`."""
+    return torch.randperm(n, generator=keyed_generator(seed, ORDER, epoch)).tolist()  # sync: none, drawn on the CPU
+
+
+def share(indices: Sequence[int], rank: int = 0, n_ranks: int = 1, even: bool = True) -> list[int]:
+    """Rank `rank`'s part of an order: every `n_ranks`-th index.
+
+    Args:
+        even: all ranks get the same number (the first indices are repeated at the end), as steps in lockstep need.
+    """
+    indices = list(indices)
+    missing = -len(indices) % n_ranks
+    if even and missing and indices:
+        indices += (indices * (missing // len(indices) + 1))[:missing]
+    return indices[rank::n_ranks]
+
+
+class ItemKeys:
+    """Gives each index of a pass the seed of everything random about that item.
+
+    An index that comes a second time (sampling with replacement) gets another seed.
+    """
+
+    def __init__(self, seed: int, epoch: int) -> None:
+        self.seed, self.epoch, self.seen = seed, epoch, {}
+
+    def __call__(self, index: Any) -> int:
+        """The seed for the next occurrence of `index`."""
+        number = int(index) if hasattr(index, '__index__') else zlib.crc32(repr(index).encode())
+        again = self.seen.get(number, 0)
+        self.seen[number] = again + 1
+        key = (number, again) if again else (number,)
+        return key_seed(self.seed, ITEM, self.epoch, *key)
+
+
+def chunks(indices: Iterable, bs: int, drop_last: bool) -> Iterator[list]:
+    """Lists of `bs`, the last one shorter unless `drop_last`."""
+    chunk: list = []
+    for index in indices:
+        chunk.append(index)
+        if len(chunk) == bs:
+            yield chunk
+            chunk = []
+    if chunk and not drop_last:
+        yield chunk
+
+
+def whole(iterable: Iterable, seed: int) -> Iterable:
+    """All of a user's sampler, read with the global generators seeded and put back; lazily where it has no length."""
+    if not hasattr(iterable, '__len__'):
+        return privately(iterable, seed)
+    with seeded(seed):
+        return list(iterable)
+
+
+def privately(iterable: Iterable, seed: int) -> Iterator:
+    """Iterate over something that may draw from the global generators, lending it a stream of its own."""
+    with looking():
+        with seeded(seed):
+            iterator, states = iter(iterable), get_random_states()
+    while True:
+        with looking():
+            set_random_states(**states)
+            try:
+                o = next(iterator)
+            except StopIteration:
+                return
+            states = get_random_states()
+        yield o

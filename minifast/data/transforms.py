@@ -1,0 +1,416 @@
+"""Finding, splitting and labelling items; pixels to tensors, to floats, and normalized."""
+from __future__ import annotations
+
+import mimetypes
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fastcore.foundation import L
+from PIL import Image
+from torch import Tensor
+
+from minifast.data.categorize import (Categorize, Category, CategoryMap, EncodedMultiCategorize, MultiCategorize,
+                                      MultiCategory, OneHotEncode, RegressionSetup, ShowTitle, TitledFloat, TitledInt,
+                                      TitledStr, TitledTuple)
+from minifast.data.pipeline import DisplayedTransform, ItemTransform, Transform
+from minifast.markers import TensorImage, TensorImageBW, TensorMask, plain, tensor
+from minifast.seeds import looking
+from minifast.torch_core import to_device
+
+__all__ = ['AttrGetter', 'Categorize', 'Category', 'CategoryMap', 'ColReader', 'ColSplitter', 'EncodedMultiCategorize',
+           'EndSplitter', 'FileGetter', 'FileSplitter', 'FuncSplitter', 'GrandparentSplitter', 'ImageGetter',
+           'IndexSplitter', 'IntToFloatTensor', 'ItemGetter', 'MaskSplitter', 'MultiCategorize', 'MultiCategory',
+           'Normalize', 'OneHotEncode', 'RandomSplitter', 'RandomSubsetSplitter', 'RegexLabeller', 'RegressionSetup',
+           'ShowTitle', 'TitledFloat', 'TitledInt', 'TitledStr', 'TitledTuple', 'ToTensor', 'TrainTestSplitter',
+           'broadcast_vec', 'get_c', 'get_files', 'get_image_files', 'get_text_files', 'image_extensions',
+           'parent_label']
+
+image_extensions = {ext for ext, kind in mimetypes.types_map.items() if kind.startswith('image/')} | {'.webp', '.avif'}
+"""Suffixes of picture files, lower case."""
+
+Split = tuple[Sequence[int], ...]
+"""Indices of the training items, of the validation items, and of whatever more there are."""
+
+
+# ---------------------------------------------------------------- finding
+
+def _wanted(name: str, extensions: set[str] | None) -> bool:
+    """Hidden files are none of the user's, nor are the `._x.jpg` that macOS puts beside `x.jpg`."""
+    return not name.startswith('.') and (not extensions or os.path.splitext(name)[1].lower() in extensions)
+
+
+def get_files(path: str | Path, extensions: Iterable[str] | str | None = None, recurse: bool = True,
+              folders: Iterable[str] | str | None = None, followlinks: bool = True) -> L:
+    """All files below `path`, sorted by folder and name, so that a split means the same on every machine.
+
+    Args:
+        path: a folder.
+        extensions: suffixes with their dot, in any case; default: all.
+        recurse: look into folders (hidden ones aside).
+        folders: of the folders directly in `path`, only these; '.' stands for `path` itself.
+        followlinks: go through symbolic links to folders; each folder is visited once.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        NotADirectoryError: it is a file.
+    """
+    path, folders = Path(path), set(L(folders))
+    extensions = {ext.lower() for ext in L(extensions)} or None
+    if not path.is_dir():
+        raise (NotADirectoryError if path.exists() else FileNotFoundError)(f'{path} is no folder: give one to look in')
+    found, seen = [], set()
+    for here, dirs, names in os.walk(path, followlinks=followlinks):
+        real = os.path.realpath(here)
+        if real in seen:  # a link that leads back
+            dirs.clear()
+            continue
+        seen.add(real)
+        top = here == str(path)
+        dirs[:] = sorted(d for d in dirs if (d in folders if folders and top else not d.startswith('.')))
+        if not (folders and top and '.' not in folders):
+            found += [Path(here) / name for name in sorted(names) if _wanted(name, extensions)]
+        if not recurse:
+            break
+    return L(found)
+
+
+def get_image_files(path: str | Path, recurse: bool = True, folders: Iterable[str] | str | None = None) -> L:
+    """All picture files below `path`, by their suffix; see `get_files`."""
+    return get_files(path, extensions=image_extensions, recurse=recurse, folders=folders)
+
+
+def get_text_files(path: str | Path, recurse: bool = True, folders: Iterable[str] | str | None = None) -> L:
+    """All `.txt` files below `path`; see `get_files`."""
+    return get_files(path, extensions=['.txt'], recurse=recurse, folders=folders)
+
+
+def FileGetter(suf: str = '', extensions: Iterable[str] | None = None, recurse: bool = True,
+               folders: Iterable[str] | None = None) -> Callable[[Path], L]:
+    """A function that finds the files below `path/suf`."""
+    def _get(o: Path, extensions: Any = extensions, recurse: bool = recurse, folders: Any = folders) -> L:
+        return get_files(Path(o) / suf, extensions, recurse, folders)
+    return _get
+
+
+def ImageGetter(suf: str = '', recurse: bool = True, folders: Iterable[str] | None = None) -> Callable[[Path], L]:
+    """A function that finds the picture files below `path/suf`."""
+    def _get(o: Path, recurse: bool = recurse, folders: Any = folders) -> L:
+        return get_image_files(Path(o) / suf, recurse, folders)
+    return _get
+
+
+class ItemGetter(ItemTransform):
+    """`x[i]`, of a tuple too."""
+
+    _retain = False
+
+    def __init__(self, i: Any) -> None:
+        super().__init__()
+        self.i = i
+
+    def encodes(self, x: Any) -> Any:
+        """Element `i`."""
+        return x[self.i]
+
+
+class AttrGetter(ItemTransform):
+    """`x.nm`, of a tuple too."""
+
+    _retain = False
+
+    def __init__(self, nm: str, default: Any = None) -> None:
+        super().__init__()
+        self.nm, self.default = nm, default
+
+    def encodes(self, x: Any) -> Any:
+        """The attribute, or the default."""
+        return getattr(x, self.nm, self.default)
+
+
+# ---------------------------------------------------------------- splitting
+
+def _permutation(n: int, seed: int | None) -> L:
+    """`n` indices in the order torch's generator gives after `seed`; with a seed the global one is put back."""
+    if seed is None:
+        return L(torch.randperm(n).tolist())
+    with looking():
+        torch.manual_seed(seed)
+        return L(torch.randperm(n).tolist())
+
+
+def RandomSplitter(valid_pct: float = 0.2, seed: int | None = None) -> Callable[[Sequence], Split]:
+    """Split at random; the same `seed` and number of items give the same split everywhere, and fastai's."""
+    def _split(o: Sequence) -> Split:
+        order, cut = _permutation(len(o), seed), int(valid_pct * len(o))
+        return order[cut:], order[:cut]
+    return _split
+
+
+def RandomSubsetSplitter(train_sz: float, valid_sz: float, seed: int | None = None) -> Callable[[Sequence], Split]:
+    """Random subsets: `train_sz` and `valid_sz` are parts of the whole."""
+    if not (0 < train_sz < 1 and 0 < valid_sz < 1 and train_sz + valid_sz <= 1):
+        raise ValueError(f'train_sz {train_sz} and valid_sz {valid_sz} must lie between 0 and 1 and not exceed 1 '
+                         'together')
+
+    def _split(o: Sequence) -> Split:
+        n_train, n_valid = int(len(o) * train_sz), int(len(o) * valid_sz)
+        order = _permutation(len(o), seed)
+        return order[:n_train], order[n_train:n_train + n_valid]
+    return _split
+
+
+def TrainTestSplitter(test_size: float = 0.2, random_state: int | None = None, stratify: Any = None,
+                      train_size: float | None = None, shuffle: bool = True) -> Callable[..., Split]:
+    """Split with scikit-learn's `train_test_split`, for instance stratified by labels."""
+    def _split(o: Sequence, **kwargs: Any) -> Split:
+        from sklearn.model_selection import train_test_split
+        train, valid = train_test_split(list(range(len(o))), test_size=test_size, random_state=random_state,
+                                        stratify=stratify, train_size=train_size, shuffle=shuffle)
+        return L(train), L(valid)
+    return _split
+
+
+def IndexSplitter(valid_idx: Iterable[int]) -> Callable[[Sequence], Split]:
+    """The items at `valid_idx` for validation, all others for training."""
+    def _split(o: Sequence) -> Split:
+        valid = [int(i) for i in valid_idx]
+        chosen = {i % len(o) if i < 0 else i for i in valid}
+        return L(i for i in range(len(o)) if i not in chosen), L(valid)
+    return _split
+
+
+def EndSplitter(valid_pct: float = 0.2, valid_last: bool = True) -> Callable[[Sequence], Split]:
+    """The last (or first) `valid_pct` of the items for validation, for data in an order of time."""
+    if not 0 < valid_pct < 1:
+        raise ValueError(f'valid_pct must lie between 0 and 1, not {valid_pct}')
+
+    def _split(o: Sequence) -> Split:
+        indices, cut = L(range(len(o))), int(valid_pct * len(o))
+        return (indices[:len(o) - cut], indices[len(o) - cut:]) if valid_last else (indices[cut:], indices[:cut])
+    return _split
+
+
+def GrandparentSplitter(train_name: str | Sequence[str] = 'train',
+                        valid_name: str | Sequence[str] = 'valid') -> Callable[[Sequence], Split]:
+    """By the name of the folder above the class folder: `train/cat/1.jpg`, `valid/cat/2.jpg`."""
+    def _split(o: Sequence) -> Split:
+        names = [Path(f).parent.parent.name for f in o]
+        return tuple(L(i for name in L(wanted) for i, found in enumerate(names) if found == name)
+                     for wanted in (train_name, valid_name))
+    return _split
+
+
+def FuncSplitter(func: Callable[[Any], bool]) -> Callable[[Sequence], Split]:
+    """The items for which `func` is true for validation."""
+    def _split(o: Sequence) -> Split:
+        return MaskSplitter([func(item) for item in o])(o)
+    return _split
+
+
+def MaskSplitter(mask: Iterable[bool]) -> Callable[[Sequence], Split]:
+    """The items where `mask` is true for validation."""
+    def _split(o: Sequence) -> Split:
+        return IndexSplitter([i for i, valid in enumerate(mask) if valid])(o)
+    return _split
+
+
+def FileSplitter(fname: str | Path) -> Callable[[Sequence], Split]:
+    """The items whose file name is a line of the file `fname` for validation."""
+    valid = set(Path(fname).read_text().splitlines())
+    return FuncSplitter(lambda item: Path(item).name in valid)
+
+
+def ColSplitter(col: str | int = 'is_valid', on: Any = None) -> Callable[[Any], Split]:
+    """The rows of a DataFrame where column `col` is true (or equals `on`, or is in the list `on`) for validation."""
+    def _split(o: Any) -> Split:
+        if not hasattr(o, 'iloc'):
+            raise TypeError(f'ColSplitter splits the rows of a pandas DataFrame and got {type(o).__name__}')
+        column = o.iloc[:, col] if isinstance(col, int) else o[col]
+        if on is None:
+            mask = column.values.astype('bool')
+        else:
+            mask = column.isin(on) if isinstance(on, (list, tuple, L)) else column == on
+        return MaskSplitter(list(mask))(o)
+    return _split
+
+
+# ---------------------------------------------------------------- labelling
+
+def parent_label(o: str | Path) -> str:
+    """The name of the folder a file lies in."""
+    return Path(o).parent.name
+
+
+class RegexLabeller:
+    """The first group of a regular expression, found in an item's path (with `/` between folders on every system).
+
+    Args:
+        pat: the expression, with one group.
+        match: look at the start only.
+    """
+
+    def __init__(self, pat: str | re.Pattern, match: bool = False) -> None:
+        self.pat = re.compile(pat)
+        self.matcher = self.pat.match if match else self.pat.search
+
+    def __call__(self, o: Any) -> str:
+        text = str(o).replace(os.sep, '/')
+        found = self.matcher(text)
+        if found is None:
+            raise ValueError(f'no label in {text!r}: the pattern {self.pat.pattern!r} does not fit it')
+        return found.group(1)
+
+
+class ColReader(DisplayedTransform):
+    """The values of columns of a row.
+
+    Args:
+        cols: a name or position, or several.
+        pref: put before the value; a Path is a folder.
+        suff: put behind it.
+        label_delim: split the value here into several labels.
+    """
+
+    def __init__(self, cols: Any, pref: str | Path = '', suff: str = '', label_delim: str | None = None) -> None:
+        super().__init__()
+        self.cols, self.suff, self.label_delim = L(cols), suff, label_delim
+        self.pref = str(pref) + os.path.sep if isinstance(pref, Path) else pref
+
+    def _one(self, row: Any, col: Any) -> Any:
+        if isinstance(col, int):
+            value = row.iloc[col] if hasattr(row, 'iloc') else row[col]
+        else:
+            value = getattr(row, col) if col in getattr(row, '_fields', ()) else row[col]
+        if self.label_delim is not None:
+            return value.split(self.label_delim) if len(value) else []
+        return value if not self.pref and not self.suff else f'{self.pref}{value}{self.suff}'
+
+    def __call__(self, o: Any, **kwargs: Any) -> Any:
+        if len(self.cols) == 1:
+            return self._one(o, self.cols[0])
+        return L(self._one(o, col) for col in self.cols)
+
+
+def get_c(dls: Any) -> int:
+    """How many numbers a model for these data gives: what `dls.c` says, else the number of classes, else 0."""
+    for where in ('c', 'train.after_item.c', 'train.after_batch.c'):
+        found = dls
+        for name in where.split('.'):
+            found = getattr(found, name, None)
+        if found:
+            return found
+    vocab = getattr(dls, 'vocab', None) or []
+    if len(vocab) and isinstance(vocab[-1], (list, tuple, L, CategoryMap)):
+        vocab = vocab[-1]
+    return len(vocab)
+
+
+# ---------------------------------------------------------------- pixels
+
+class ToTensor(Transform):
+    """Pictures as tensors: uint8 [C,H,W], masks [H,W]; what knows its own `to_tensor` is asked."""
+
+    order = 5
+
+    def encodes(self, o: object) -> object:
+        """The tensor of a picture; anything else passes."""
+        if hasattr(o, 'to_tensor'):
+            return o.to_tensor()
+        if isinstance(o, Image.Image):
+            pixels = np.array(o)
+            pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+            return (TensorImageBW if pixels.shape[-1] == 1 else TensorImage)(torch.from_numpy(pixels).permute(2, 0, 1))
+        return o
+
+
+class IntToFloatTensor(DisplayedTransform):
+    """Pictures from 0..255 to floats in 0..1, masks to int64; floats are left as they are.
+
+    Args:
+        div: what pictures are divided by.
+        div_mask: what masks are divided by, where codes are spread over 0..255.
+    """
+
+    order = 10
+
+    def __init__(self, div: float = 255., div_mask: int = 1) -> None:
+        super().__init__()
+        self.div, self.div_mask = div, div_mask
+
+    def encodes(self, o: TensorImage) -> Any:
+        """uint8 pictures as float32."""
+        return o if o.is_floating_point() else plain(o).float().div_(self.div)
+
+    def encodes(self, o: TensorMask) -> Any:  # noqa: F811
+        """Masks as int64 codes."""
+        return plain(o).long() if self.div_mask == 1 else (plain(o).long() / self.div_mask).long()
+
+    def decodes(self, o: TensorImage) -> Any:
+        """Floats back to whole numbers."""
+        return (plain(o).clamp(0., 1.) * self.div).long() if self.div else o
+
+
+def broadcast_vec(dim: int, ndim: int, *t: Any, cuda: bool = True) -> list[Tensor]:
+    """Vectors shaped so that they lie along axis `dim` of `ndim`; on the default device if `cuda`."""
+    shape = [1] * ndim
+    shape[dim] = -1
+    vectors = [plain(tensor(o)).view(shape) for o in t]
+    return to_device(vectors) if cuda else vectors
+
+
+class Normalize(DisplayedTransform):
+    """Pictures with mean 0 and standard deviation 1 in each channel.
+
+    Args:
+        mean: a number a channel, or a tensor that fits a batch; default: measured on one batch.
+        std: likewise.
+        axes: axes of a batch that the statistics are measured over.
+    """
+
+    order = 99
+    parameters = L('mean', 'std')
+
+    def __init__(self, mean: Any = None, std: Any = None, axes: tuple[int, ...] = (0, 2, 3)) -> None:
+        super().__init__()
+        self.mean, self.std, self.axes = self._shaped(mean), self._shaped(std), axes
+
+    @staticmethod
+    def _shaped(stat: Any) -> Tensor | None:
+        if stat is None:
+            return None
+        stat = plain(tensor(stat)).float()
+        return stat.view(1, -1, 1, 1) if stat.ndim < 2 else stat
+
+    @classmethod
+    def from_stats(cls, mean: Any, std: Any, dim: int = 1, ndim: int = 4, cuda: bool = True) -> Normalize:
+        """From known statistics, such as `Normalize.from_stats(*imagenet_stats)`."""
+        return cls(*broadcast_vec(dim, ndim, mean, std, cuda=cuda))
+
+    def setups(self, dl: Any) -> None:
+        """Measure on one batch what was not given."""
+        if self.mean is None or self.std is None:
+            x = plain(dl.one_batch()[0]).float()
+            self.mean, self.std = x.mean(self.axes, keepdim=True), x.std(self.axes, keepdim=True) + 1e-7
+
+    def _stats(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.mean is None or self.std is None:
+            raise ValueError('Normalize() has no statistics yet: put it into batch_tfms, or use '
+                             'Normalize.from_stats(mean, std)')
+        if self.mean.device != x.device:  # once, then they stay where the batches are
+            self.mean, self.std = self.mean.to(x.device), self.std.to(x.device)
+        return self.mean, self.std
+
+    def encodes(self, x: TensorImage) -> Any:
+        """Normalized pictures."""
+        mean, std = self._stats(x)
+        return plain(x).sub(mean).div_(std)
+
+    def decodes(self, x: TensorImage) -> Any:
+        """Pictures as they were."""
+        mean, std = self._stats(x)
+        return plain(x).mul(std).add_(mean)

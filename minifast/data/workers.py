@@ -1,0 +1,245 @@
+"""Where batches are made: in the calling process, in threads, or in worker processes of torch's own loader."""
+from __future__ import annotations
+
+import copy
+import functools
+import pickle
+import random
+import traceback
+import types
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader as TorchLoader
+from torch.utils.data import Dataset, IterableDataset
+
+from minifast.data.collate import noted
+from minifast.markers import retain_type
+from minifast.torch_core import apply
+
+__all__ = ['HostBatch', 'Job', 'ProcessPool', 'find_unpicklable', 'in_threads', 'seed_cpu', 'set_aside']
+
+
+class Job(NamedTuple):
+    """One batch to be made.
+
+    Attributes:
+        number: which batch of the pass.
+        seed: of everything random about the batch as a whole.
+        pairs: (index, seed) of each item.
+    """
+
+    number: int
+    seed: int
+    pairs: list
+
+
+class HostBatch:
+    """A batch as a worker hands it over.
+
+    Attributes:
+        number: which batch of the pass.
+        data: the collated batch, None where every item was left out.
+        skipped: (index, item, message) of each item left out because of an error.
+        ended: the data ended in this batch, where they do not say their number.
+    """
+
+    def __init__(self, number: int, data: Any, skipped: list | None = None, ended: bool = False) -> None:
+        self.number, self.data, self.skipped, self.ended = number, data, skipped or [], ended
+
+    def pin_memory(self) -> HostBatch:
+        """Called by torch in its pinning thread; its own way would lose the marker types."""
+        self.data = apply(_pinned, self.data)
+        return self
+
+
+def _pinned(o: Any) -> Any:
+    return retain_type(o.pin_memory(), o) if isinstance(o, Tensor) and o.device.type == 'cpu' else o
+
+
+# ---------------------------------------------------------------- the global generators around an item
+
+def seed_cpu(seed: int) -> None:
+    """Seed Python's, numpy's and torch's CPU generator; those of devices are left to the batch transforms."""
+    random.seed(seed)
+    np.random.seed(seed & 0xffffffff)
+    torch.default_generator.manual_seed(seed)
+
+
+@contextmanager
+def set_aside() -> Iterator[None]:
+    """Put the global CPU generators back behind the block."""
+    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.default_generator.set_state(states[2])
+
+
+# ---------------------------------------------------------------- threads
+
+def in_threads(make: Callable[[Job], HostBatch], jobs: Iterable[Job], n_threads: int,
+               ahead: int) -> Iterator[HostBatch]:
+    """Make batches in threads, in order, `ahead` of them a thread before they are asked for."""
+    waiting: deque = deque()
+    pool = ThreadPoolExecutor(n_threads, thread_name_prefix='minifast-data')
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(make, job))
+            if len(waiting) > n_threads * ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+# ---------------------------------------------------------------- processes
+
+class _WorkerTraceback(Exception):
+    """Where in a worker process an error was raised."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'
+
+
+class _Failure:
+    """An error on its way from a worker process, of the type it was raised as wherever that can travel."""
+
+    def __init__(self, error: Exception) -> None:
+        self.text = ''.join(traceback.format_exception(type(error), error, error.__traceback__))
+        try:
+            copy.copy(error)  # the other side has to make it again from its arguments
+            pickle.dumps(error)
+            self.error = error
+        except Exception as problem:
+            self.error = RuntimeError(f'{type(error).__name__}: {error}')
+            noted(self.error, f'(a {type(error).__name__} cannot be sent between processes: {problem})')
+            for note in getattr(error, '__notes__', []):
+                noted(self.error, note)
+
+    def pin_memory(self) -> _Failure:
+        """Nothing to pin."""
+        return self
+
+
+class _Jobs(Dataset):
+    """What torch's loader takes for a data set: asked for a job, it makes the batch."""
+
+    def __init__(self, make: Callable[[Job], HostBatch]) -> None:
+        self.make = make
+
+    def __getitem__(self, job: Job) -> HostBatch | _Failure:
+        try:
+            return self.make(job)
+        except Exception as error:
+            return _Failure(error)
+
+
+class _Stream(IterableDataset):
+    """Likewise for data without indices, which one worker reads from start to end."""
+
+    def __init__(self, stream: Callable[[], Iterator[HostBatch]]) -> None:
+        self.stream = stream
+
+    def __iter__(self) -> Iterator[HostBatch | _Failure]:
+        try:
+            yield from self.stream()
+        except Exception as error:
+            yield _Failure(error)
+
+
+class _Source:
+    """A sampler whose jobs are exchanged from pass to pass, as the workers stay."""
+
+    jobs: Iterable[Job] = ()
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self.jobs)
+
+
+def _as_it_is(o: Any) -> Any:
+    return o
+
+
+def _start(wif: Callable | None, worker_id: int) -> None:
+    if wif is not None:
+        wif(worker_id)
+
+
+class ProcessPool:
+    """Worker processes of torch's loader.
+
+    Args:
+        make: makes the batch of a job; or, with `stream`, yields all batches.
+        n_workers: number of processes.
+        persistent: keep them for the next pass.
+        context: 'fork', 'spawn', 'forkserver', a multiprocessing context, or None for the system's default.
+        wif: called in each worker with its number.
+        **settings: `pin_memory`, `timeout`, `prefetch_factor` for torch's loader.
+    """
+
+    def __init__(self, make: Callable, n_workers: int, persistent: bool = False, context: Any = None,
+                 stream: bool = False, wif: Callable | None = None, **settings: Any) -> None:
+        self.source, self.make, self.n_workers, self.persistent = _Source(), make, n_workers, persistent
+        self.iterator: Any = None
+        self.loader = TorchLoader(
+            _Stream(make) if stream else _Jobs(make), batch_size=None, sampler=None if stream else self.source,
+            collate_fn=_as_it_is, num_workers=n_workers, persistent_workers=persistent, multiprocessing_context=context,
+            worker_init_fn=functools.partial(_start, wif), generator=torch.Generator().manual_seed(0), **settings)
+
+    def run(self, jobs: Iterable[Job] = ()) -> Iterator[HostBatch]:
+        """The batches of the jobs, in order.
+
+        Raises:
+            TypeError: something cannot be sent to the workers; the message names it.
+            Exception: what was raised in a worker, as the type it was raised as.
+        """
+        self.source.jobs = jobs
+        try:
+            iterator = iter(self.loader)
+        except (AttributeError, TypeError, pickle.PicklingError) as error:
+            culprits = find_unpicklable(self.make)
+            if not culprits:
+                raise
+            raise TypeError(
+                f'{", ".join(culprits)} cannot be sent to worker processes that are started by '
+                f'{self.loader.multiprocessing_context or torch.multiprocessing.get_start_method()}: define it with '
+                '`def` at the top of a module, or use num_workers=0 or multiprocessing_context="fork"') from error
+        for made in iterator:
+            if isinstance(made, _Failure):
+                raise made.error from _WorkerTraceback(made.text)
+            yield made
+
+
+def find_unpicklable(o: Any) -> list[str]:
+    """The functions below `o` that pickle cannot find by name: lambdas and functions defined inside others."""
+    found, seen, waiting = {}, set(), [o]
+    while waiting and len(seen) < 100_000:
+        o = waiting.pop()
+        if id(o) in seen or isinstance(o, (str, int, float, bytes, type, Tensor, np.ndarray, types.ModuleType)):
+            continue
+        seen.add(id(o))
+        if isinstance(o, types.FunctionType):
+            if '<' in o.__qualname__:
+                kind = 'lambda' if o.__name__ == '<lambda>' else f'function {o.__qualname__}'
+                found[f'the {kind} at {o.__code__.co_filename}:{o.__code__.co_firstlineno}'] = None
+        elif isinstance(o, functools.partial):
+            waiting += [o.func, *o.args, *o.keywords.values()]
+        elif isinstance(o, types.MethodType):
+            waiting += [o.__self__, o.__func__]
+        elif isinstance(o, dict):
+            waiting += list(o.values())
+        elif isinstance(o, (list, tuple, set)):
+            waiting += list(o)[:1000]
+        else:
+            waiting += list(getattr(o, '__dict__', {}).values())
+    return list(found)
