@@ -293,20 +293,20 @@ _picture_classes = {cls.__name__: cls for cls in (PILImage, PILImageBW, PILMask)
 
 
 class OpenImage(Transform):
-    """Open a picture as `cls`.
+    """Open a picture as `kind`.
 
     Args:
-        cls: a class with a class method `create`, or the name of one of ours ('PILImage', 'PILImageBW', 'PILMask').
+        kind: a class with a class method `create`, or the name of one of ours ('PILImage', 'PILImageBW', 'PILMask').
     """
 
-    def __init__(self, cls: type | str = PILImage) -> None:
+    def __init__(self, kind: type | str = PILImage) -> None:
         super().__init__()
-        self.cls = _picture_classes[cls] if isinstance(cls, str) else cls
+        self.kind = _picture_classes[kind] if isinstance(kind, str) else kind
 
     @property
     def name(self) -> str:
         """`PILImage.create`, or whatever the class is."""
-        return f'{self.cls.__name__}.create'
+        return f'{self.kind.__name__}.create'
 
     def config_kwargs(self) -> dict[str, str]:
         """The class by its name.
@@ -314,14 +314,14 @@ class OpenImage(Transform):
         Raises:
             TypeError: it is a class of the user's own.
         """
-        if _picture_classes.get(self.cls.__name__) is not self.cls:
-            raise TypeError(f'{self.cls.__qualname__} is code of your own, and exports hold data only: it has to be '
+        if _picture_classes.get(self.kind.__name__) is not self.kind:
+            raise TypeError(f'{self.kind.__qualname__} is code of your own, and exports hold data only: it has to be '
                             'given again when the export is loaded')
-        return {'cls': self.cls.__name__}
+        return {'kind': self.kind.__name__}
 
     def encodes(self, fn: Any) -> Any:
         """The picture."""
-        return self.cls.create(fn)
+        return self.kind.create(fn)
 
 
 class OpenMask(OpenImage):
@@ -329,8 +329,8 @@ class OpenMask(OpenImage):
 
     loss_func = CrossEntropyLossFlat(axis=1)
 
-    def __init__(self, cls: type | str = PILMask) -> None:
-        super().__init__(cls)
+    def __init__(self, kind: type | str = PILMask) -> None:
+        super().__init__(kind)
 
 
 class AddMaskCodes(Transform):

@@ -105,6 +105,8 @@ def picture_size(sample: Any) -> tuple[int, int] | None:
             found = picture_size(o)
         elif isinstance(o, TensorImageBase):
             found = (o.shape[-1], o.shape[-2])
+        elif isinstance(o, Tensor):
+            found = None
         else:  # Pillow's images
             found = tuple(o.size) if hasattr(o, 'size') and hasattr(o, 'mode') else None
         if found is not None:

@@ -1,0 +1,152 @@
+"""Pictures as Pillow images and tensors: created from anything, shown, kept in their class, and never written
+through."""
+from __future__ import annotations
+
+import copy
+import io
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from minifast.data.pipeline import transform_config, transform_from_config
+from minifast.data.transforms import ToTensor
+from minifast.markers import TensorImage, TensorImageBW, TensorMask, TensorMultiCategory
+from minifast.vision.core import (AddMaskCodes, BBoxLabeler, LabeledBBox, OpenImage, OpenMask, PILBase, PILImage,
+                                  PILImageBW, PILMask, PointScaler, TensorBBox, TensorPoint, get_annotations,
+                                  image2tensor, load_image, to_image)
+
+PIXELS = np.random.RandomState(0).randint(0, 256, (12, 20, 3), np.uint8)
+
+
+def _png(pixels: np.ndarray = PIXELS) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, 'PNG')
+    return file.getvalue()
+
+
+@pytest.mark.parametrize('source', [
+    'path', 'str', 'bytes', 'file', 'pillow', 'array', 'tensor', 'marked', 'float', 'float array', 'itself'])
+def test_create_from_anything_gives_the_same_picture(source, tmp_path):
+    """Path, text, bytes, open file, Pillow image, array and tensors of either kind are one and the same."""
+    path = tmp_path / 'x.png'
+    path.write_bytes(_png())
+    planes = torch.from_numpy(PIXELS).permute(2, 0, 1)
+    sources = {'path': path, 'str': str(path), 'bytes': _png(), 'file': io.BytesIO(_png()), 'pillow': Image.fromarray(PIXELS),
+               'array': PIXELS, 'tensor': torch.from_numpy(PIXELS), 'marked': TensorImage(planes),
+               'float': TensorImage(planes / 255), 'float array': PIXELS / 255, 'itself': PILImage.create(PIXELS)}
+    im = PILImage.create(sources[source])
+    assert type(im) is PILImage and im.mode == 'RGB' and np.array_equal(im, PIXELS)
+    assert (im.size, im.shape, im.n_px, im.aspect) == ((20, 12), (12, 20), 240, 20 / 12)
+
+
+def test_classes_open_in_their_own_mode_and_become_their_own_tensor():
+    """Colour, grey and mask: modes, tensor types and shapes."""
+    expected = {PILImage: (TensorImage, (3, 12, 20)), PILImageBW: (TensorImageBW, (1, 12, 20)),
+                PILMask: (TensorMask, (12, 20))}
+    for cls, (marker, shape) in expected.items():
+        x = ToTensor()(cls.create(_png()))
+        assert type(x) is marker and tuple(x.shape) == shape and x.dtype == torch.uint8
+    assert PILImage.create(_png(), mode='L').mode == 'L' and load_image(_png(), mode='RGBA').mode == 'RGBA'
+
+
+def test_user_subclass_has_its_say():
+    """`_open_args`, `_show_args`, `_tensor_cls` and `show` of a subclass are used, and operations keep its class."""
+    class Inverted(PILBase):
+        _open_args, _show_args, _tensor_cls = {'mode': 'L'}, {'cmap': 'bone'}, TensorImageBW
+
+        def show(self, ctx=None, **kwargs):
+            return super().show(ctx=ctx, title='mine', **kwargs)
+
+    im = Inverted.create(_png())
+    assert im.mode == 'L' and type(im.resize((5, 5))) is Inverted and type(im.copy()) is Inverted
+    ax = im.show()
+    assert ax.get_title() == 'mine' and ax.images[0].cmap.name == 'bone'
+    assert type(ToTensor()(im)) is TensorImageBW
+
+
+def test_array_behind_a_picture_is_pillows_as_soon_as_pillow_needs_it():
+    """Reading through Pillow gives the same pixels; writing changes neither the source nor a picture sharing it."""
+    held = PILImage.from_pixels(PIXELS.copy())
+    shared = PILImage(held)
+    assert held.getpixel((3, 2)) == tuple(PIXELS[2, 3]) and held.pixels is None
+    held.putpixel((0, 0), (1, 2, 3))
+    assert np.array_equal(shared, PIXELS) and tuple(np.asarray(held)[0, 0]) == (1, 2, 3)
+    plain = Image.fromarray(PIXELS)
+    cast = PILImage(plain)
+    cast.putpixel((0, 0), (1, 2, 3))
+    assert np.array_equal(plain, PIXELS)
+    for im in (PILImage.create(PIXELS), PILImageBW.create(_png())):
+        for again in (pickle.loads(pickle.dumps(im)), copy.deepcopy(im), copy.copy(im), im.copy()):
+            assert type(again) is type(im) and np.array_equal(again, im) and again.size == im.size
+    assert PILImage.create(PIXELS) == PILImage.create(PIXELS)
+
+
+def test_methods_scripts_call_on_pillow_images():
+    """`Image.open(...)` has to_thumb and its kin, and nothing of Pillow's own was replaced."""
+    im = Image.open(io.BytesIO(_png()))
+    assert im.to_thumb(10).size == (10, 6) and im.to_thumb(4, 10).size[1] <= 4 and im.size == (20, 12)
+    assert im.shape == (12, 20) and im.reshape(6, 10).size == (10, 6) and im.resize_max(max_h=6).size == (10, 6)
+    assert im.resize_max(max_px=60).size == (10, 6) and im.resize_max(max_w=100).size == (20, 12)
+    assert Image.open(io.BytesIO(im.to_bytes_format())).size == (20, 12)
+    assert np.array_equal(to_image(torch.from_numpy(PIXELS).permute(2, 0, 1)), PIXELS)
+    assert to_image(PIXELS / 255).mode == 'RGB' and to_image(np.zeros((4, 4, 4), np.uint8)).mode == 'CMYK'
+    assert image2tensor(PIXELS).shape == (3, 12, 20)
+    assert repr(PILImage.create(PIXELS)) == 'PILImage mode=RGB size=20x12'
+
+
+def test_points_and_boxes_scale_to_the_picture_beside_them_and_back():
+    """In a sample the picture's size counts, alone `img_size`; without either the message says what to do."""
+    im = PILImage.create(PIXELS)
+    points, boxes = TensorPoint.create([[5, 3], [20, 12]]), TensorBBox.create([[0, 0, 10, 6]])
+    scaler = PointScaler()
+    _, scaled, scaled_boxes = scaler((im, points, boxes))
+    assert type(scaled) is TensorPoint and type(scaled_boxes) is TensorBBox
+    torch.testing.assert_close(scaled.as_subclass(torch.Tensor), torch.tensor([[-.5, -.5], [1., 1.]]))
+    torch.testing.assert_close(scaled_boxes.as_subclass(torch.Tensor), torch.tensor([[-1., -1., 0., 0.]]))
+    _, again, boxes_again = scaler.decode((TensorImage(torch.rand(3, 12, 20)), scaled, scaled_boxes))
+    assert torch.equal(again, points) and torch.equal(boxes_again, boxes)
+    assert torch.equal(scaler.decode(scaled), points)
+    assert torch.equal(PointScaler(y_first=True)((im, TensorPoint.create([[3, 5]])))[1][0], scaled[0])
+    assert torch.equal(PointScaler(do_scale=False)((im, scaled))[1], scaled)
+    with pytest.raises(ValueError, match='img_size'):
+        scaler(points)
+
+
+def test_boxes_and_labels_are_shown_together():
+    """A decoded sample has its labels beside its boxes; padding is not drawn."""
+    labeler = BBoxLabeler()
+    labeler.vocab = ['#na#', 'cat', 'dog']
+    boxes = TensorBBox(torch.tensor([[1., 1, 5, 5], [2, 2, 9, 9], [0, 0, 0, 0]]))
+    sample = (PILImage.create(PIXELS), boxes, TensorMultiCategory(torch.tensor([2, 1, 0])))
+    _, _, labeled = labeler.decode(sample)
+    assert isinstance(labeled, LabeledBBox) and labeled.lbl == ['dog', 'cat', '#na#'] and labeled.bbox is boxes
+    ax = labeled.show(ctx=sample[0].show())
+    assert [t.get_text() for t in ax.texts] == ['dog', 'cat'] and len(ax.patches) == 2
+    ax = TensorPoint.create([[3, 4]]).show(ctx=sample[0].show())
+    assert ax.collections[0].get_offsets().tolist() == [[3, 4]]
+
+
+def test_get_annotations_reads_coco(tmp_path):
+    """Boxes become corners; pictures without any are left out."""
+    (tmp_path / 'a.json').write_text(json.dumps({
+        'categories': [{'id': 1, 'name': 'cat'}, {'id': 2, 'name': 'dog'}],
+        'images': [{'id': 7, 'file_name': 'x.jpg'}, {'id': 8, 'file_name': 'y.jpg'}],
+        'annotations': [{'image_id': 7, 'category_id': 2, 'bbox': [1, 2, 3, 4]},
+                        {'image_id': 7, 'category_id': 1, 'bbox': [0, 0, 1, 1]}]}))
+    names, labelled = get_annotations(tmp_path / 'a.json', prefix='p/')
+    assert names == ['p/x.jpg'] and labelled == [([[1, 2, 4, 6], [0, 0, 1, 1]], ['dog', 'cat'])]
+
+
+def test_masks_know_their_codes_and_openers_survive_as_data():
+    """Codes give vocab and c; what opens our classes can be exported, what opens the user's says why not."""
+    tfm = AddMaskCodes(['sky', 'road'])
+    assert tfm.c == 2 and tfm.decode(TensorMask(torch.zeros(2, 2))).codes == ['sky', 'road']
+    for opener in (OpenImage(PILImageBW), OpenMask()):
+        again = transform_from_config(json.loads(json.dumps(transform_config(opener))))
+        assert type(again) is type(opener) and again.kind is opener.kind and np.array_equal(again(_png()), opener(_png()))
+    with pytest.raises(TypeError, match='code of your own'):
+        transform_config(OpenImage(type('Own', (PILImage,), {})))

@@ -1,0 +1,96 @@
+"""Fetching and shrinking folders of pictures."""
+from __future__ import annotations
+
+import http.server
+import io
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minifast.vision.core import load_image
+from minifast.vision.utils import (download_images, resize_image, resize_images, resize_to, search_images_bing,
+                                   verify_image)
+
+PIXELS = np.random.RandomState(0).randint(0, 256, (60, 100, 3), np.uint8)
+
+
+def _jpeg() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(PIXELS).save(file, 'JPEG')
+    return file.getvalue()
+
+
+@pytest.fixture
+def url():
+    class _Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            found = self.path.startswith('/good')
+            self.send_response(200 if found else 404)
+            self.end_headers()
+            self.wfile.write(_jpeg() if found else b'')
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), _Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={'poll_interval': .01}, daemon=True)
+    thread.start()
+    yield f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_download_images_fetches_what_there_is_and_names_the_rest(url, tmp_path):
+    """Every good address becomes a file under a random name, each bad one is returned with its reason."""
+    failed = download_images(tmp_path, urls=[f'{url}/good1.jpg?w=3', f'{url}/bad.jpg', f'{url}/good2', 'nonsense'])
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 2 and all(f.suffix == '.jpg' and verify_image(f) for f in files)
+    assert sorted(f[0].split('/')[-1] for f in failed) == ['bad.jpg', 'nonsense'] and '404' in str(failed)
+
+
+def test_download_images_from_a_file_keeps_names_when_asked(url, tmp_path):
+    """A text file of addresses, its first `max_pics`; repeated names are numbered."""
+    (tmp_path / 'urls.txt').write_text('\n'.join([f'{url}/good/a.jpg', f'{url}/good/b/a.jpg', f'{url}/good/c.jpg']))
+    download_images(tmp_path / 'out', url_file=tmp_path / 'urls.txt', max_pics=2, preserve_filename=True)
+    assert sorted(f.name for f in (tmp_path / 'out').iterdir()) == ['a.jpg', 'a1.jpg']
+
+
+def test_search_without_a_key_says_where_to_get_one(monkeypatch):
+    """No request is made without a key."""
+    monkeypatch.delenv('SERPAPI_KEY', raising=False)
+    with pytest.raises(ValueError, match='SERPAPI_KEY'):
+        search_images_bing('cats')
+
+
+def test_resize_images_in_place_and_elsewhere(tmp_path):
+    """The longer side is at most `max_size`, smaller ones are copied, folders keep their shape, bad files are left."""
+    src = tmp_path / 'src'
+    (src / 'deep').mkdir(parents=True)
+    Image.fromarray(PIXELS).save(src / 'large.png')
+    Image.fromarray(PIXELS[:20, :30]).save(src / 'deep' / 'small.png')
+    Image.fromarray(PIXELS).convert('RGBA').save(src / 'alpha.png')
+    (src / 'bad.jpg').write_bytes(b'nothing')
+    resize_images(src, max_size=50, recurse=True, dest=tmp_path / 'out')
+    sizes = {f.name: load_image(f).size for f in (tmp_path / 'out').rglob('*.png')}
+    assert sizes == {'large.png': (50, 30), 'small.png': (30, 20), 'alpha.png': (50, 30)}
+    assert load_image(tmp_path / 'out' / 'alpha.png').mode == 'RGB' and not (tmp_path / 'out' / 'bad.jpg').exists()
+    resize_images(src, max_size=40, dest=src)
+    assert load_image(src / 'large.png').size == (40, 24) and (src / 'bad.jpg').read_bytes() == b'nothing'
+    assert load_image(src / 'deep' / 'small.png').size == (30, 20)
+    assert not [f for f in src.rglob('*') if '.part' in f.name]
+
+
+def test_resize_image_resume_and_format(tmp_path):
+    """`resume` leaves what is there, `ext` writes another format."""
+    Image.fromarray(PIXELS).save(tmp_path / 'a.png')
+    resize_image('a.png', tmp_path / 'out', src=tmp_path, max_size=20, ext='.jpg', quality=50)
+    made = tmp_path / 'out' / 'a.jpg'
+    assert made.read_bytes()[:2] == b'\xff\xd8' and load_image(made).size == (20, 12)
+    before = made.read_bytes()
+    resize_image('a.png', tmp_path / 'out', src=tmp_path, max_size=10, ext='.jpg', resume=True)
+    assert made.read_bytes() == before
+    assert resize_to(Image.fromarray(PIXELS), 50) == (50, 30) and resize_to(Image.fromarray(PIXELS), 30, True) == (50,
+                                                                                                                   30)
