@@ -35,7 +35,7 @@ from minifast.callback.recorder import Recorder
 from minifast.callback.schedule import ParamScheduler, SchedCos, combine_scheds, combined_cos, lr_find, valley
 from minifast.checkpoint import load_model, save_model
 from minifast.data.core import DataLoaders
-from minifast.export import export_learner, load_learner
+from minifast.export import export_learner, read_export
 from minifast.loop import Loop
 from minifast.metrics import AvgLoss, AvgMetric, AvgSmoothLoss, Metric, ValueMetric, mk_metric
 from minifast.optimizer import Adam
@@ -341,3 +341,27 @@ def _replaced(obj: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(obj, name, old)
+
+
+def load_learner(fname: str | Path, cpu: bool = True, pickle_module: Any = None, model: nn.Module | None = None,
+                 functions: dict[str, Callable] | None = None) -> Learner:
+    """The learner that `learn.export` wrote, ready to predict; its data are empty and keep transforms and classes.
+
+    Args:
+        fname: the file.
+        cpu: predict on the CPU; False: where new learners run.
+        pickle_module: not supported: an export is data, and nothing in it is ever run.
+        model: the model to fill, for exports of a model class of the user's own.
+        functions: the user's own functions, transforms and losses, by the names that the export asks for.
+
+    Raises:
+        FileNotFoundError, DamagedFileError, UnsafeFileError: the file is missing, damaged, or no data.
+        ValueError: it is no export, or needs a model that is not given or does not fit.
+    """
+    if pickle_module is not None:
+        raise ValueError('load_learner reads exports that hold no pickle: leave pickle_module out. An export made by '
+                         'fastai is refused; the message then tells how to convert it')
+    found = read_export(fname, cpu=cpu, model=model, functions=functions)
+    learn = Learner(**found['learner'])
+    learn.recipe = found['recipe']
+    return learn

@@ -1,0 +1,225 @@
+"""Exports: one file with all that prediction needs, as tensors and JSON, never code. `docs/export_format.md` tells the
+format."""
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import DataLoader as TorchLoader
+from torch.utils.data import Dataset
+
+from minifast.checkpoint import check_model_state
+from minifast.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
+from minifast.data.pipeline import Pipeline
+from minifast.describe import (build_loss, build_model, build_pipeline, build_types, describe_loss, describe_model,
+                               describe_pipeline, describe_types)
+from minifast.distributed import rank_distrib
+from minifast.tensorfile import UnsafeFileError, read_tensors, storable, write_atomic
+from minifast.torch_core import default_device, get_model
+from minifast.training_state import environment
+
+__all__ = ['FORMAT', 'VERSION', 'export_learner', 'read_export']
+
+FORMAT, VERSION = 'minifast-export', 1
+_JSON_LIMIT = 64 << 20
+_STAGES = ('after_item', 'before_batch', 'after_batch')
+
+
+# ---------------------------------------------------------------- writing
+
+def export_learner(learn: Any, fname: str | Path) -> Path:
+    """Write the model, the transforms and the classes of `learn` to `fname`; the learner is left as it is.
+
+    Functions and classes of the user's own are written down by name, and asked for when the export is loaded and needs
+    them. Optimizer, metrics, callbacks and data are not in the file. Only the first process of several writes.
+
+    Raises:
+        OSError: the storage failed; an old file is untouched.
+    """
+    path = Path(fname)
+    if rank_distrib():
+        return path
+    meta = {'made_with': environment(learn), 'model': describe_model(learn), 'loss': describe_loss(learn.loss_func),
+            'data': _describe_data(learn.dls), 'learner': _settings(learn)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, {'format': FORMAT, 'version': VERSION, 'meta': json.dumps(meta, allow_nan=False),
+                        'model': storable(get_model(learn.model).state_dict(), "the model's state")})
+    return path
+
+
+def _describe_data(dls: Any) -> dict[str, Any]:
+    """Transforms and classes of the validation loader; of a foreign loader the classes alone."""
+    dl = dls[1] if len(dls) > 1 else dls[0]
+    own = {name: _plain(vars(dls)[name]) for name in ('vocab', 'c') if name in vars(dls)}
+    found = {'set_by_user': own, 'bs': getattr(dl, 'batch_size', None), 'n_inp': getattr(dls, 'n_inp', None)}
+    dataset = getattr(dl, 'dataset', None)
+    lists = getattr(dataset, 'tls', None) if isinstance(dataset, Datasets) else (
+        [dataset] if isinstance(dataset, TfmdLists) else None)
+    if lists is None:
+        return {**found, 'items': None, 'classes': _plain(getattr(dataset, 'classes', None))}
+    items = [{'tfms': describe_pipeline(tl.tfms), 'types': describe_types(tl.types)} for tl in lists]
+    stages = {stage: getattr(dl, stage) for stage in _STAGES}
+    return {**found, 'items': items, 'single': isinstance(dataset, TfmdLists),
+            **{stage: describe_pipeline(tfms) if isinstance(tfms, Pipeline) else [] for stage, tfms in stages.items()}}
+
+
+def _plain(x: Any) -> Any:
+    """Classes as what JSON holds."""
+    if x is None or isinstance(x, (bool, int, float)):
+        return x
+    if isinstance(x, str):
+        return str(x)
+    if isinstance(x, Mapping):
+        return {str(k): _plain(v) for k, v in x.items()}
+    if hasattr(x, 'item') and getattr(x, 'ndim', 1) == 0:
+        return x.item()  # sync: a class that is a number, once an export
+    return [_plain(o) for o in x] if hasattr(x, '__iter__') else str(x)
+
+
+def _settings(learn: Any) -> dict[str, Any]:
+    lr = [learn.lr.start, learn.lr.stop] if isinstance(learn.lr, slice) else learn.lr
+    found = {'lr': lr, 'wd': learn.wd, 'moms': list(learn.moms), 'wd_bn_bias': learn.wd_bn_bias,
+             'train_bn': learn.train_bn}
+    return {name: _plain(value) for name, value in found.items()}
+
+
+# ---------------------------------------------------------------- reading
+
+def read_export(fname: str | Path, cpu: bool = True, model: nn.Module | None = None,
+                functions: Mapping[str, Callable] | None = None) -> dict[str, Any]:
+    """The arguments of the `Learner` that was exported: `dls`, `model`, `loss_func`, `path` and settings, and `recipe`.
+
+    Args:
+        fname: the file.
+        cpu: predict on the CPU; False: where new learners run.
+        model: the model to fill, needed where the export tells its class only.
+        functions: the author's own functions, transforms and losses by the names that the export tells.
+
+    Raises:
+        FileNotFoundError, DamagedFileError, UnsafeFileError: see `minifast.tensorfile.read_tensors`.
+        ValueError: it is no export, of a newer format, or needs a model that was not given or does not fit.
+    """
+    path = Path(fname)
+    state, meta = _read(path)
+    functions = dict(functions or {})
+    model = _model(model, meta['model'], state, path)
+    device = 'cpu' if cpu else default_device()
+    dls = _build_data(meta['data'], functions, device, path)
+    learner = {'dls': dls, 'model': model.to(device), 'loss_func': build_loss(meta['loss'], functions, path),
+               'path': path.parent, **_read_settings(meta['learner'], path)}
+    return {'learner': learner, 'recipe': meta['model'].get('recipe')}
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights and the JSON of an export, its outline checked."""
+    found = read_tensors(path)
+    if not isinstance(found, dict) or found.get('format') != FORMAT:
+        raise ValueError(f'{path} is a file of tensors and no export: exports are written by learn.export(); weights '
+                         'are read into a learner by learn.load')
+    if not isinstance(found.get('version'), int) or found['version'] > VERSION:
+        raise ValueError(f'{path} has the export format {found.get("version")!r}, this minifast reads up to {VERSION}: '
+                         'install a newer one')
+    text = found.get('meta')
+    if not isinstance(text, str) or len(text) > _JSON_LIMIT:
+        raise UnsafeFileError(f'{path}: the description in it is malformed')
+    try:
+        meta = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UnsafeFileError(f'{path}: the description in it is malformed ({error})') from error
+    parts = ('model', 'loss', 'data', 'learner')
+    if not isinstance(meta, dict) or not all(isinstance(meta.get(part), dict) for part in parts):
+        raise UnsafeFileError(f'{path}: the description in it lacks one of {", ".join(parts)}')
+    if not isinstance(found.get('model'), dict):
+        raise UnsafeFileError(f'{path} holds no weights')
+    return found['model'], meta
+
+
+def _model(model: nn.Module | None, described: dict[str, Any], state: dict[str, Tensor], path: Path) -> nn.Module:
+    if model is None and described.get('recipe') is None:
+        name = str(described.get('class'))
+        raise ValueError(f'{path} was exported with a model of the class {name}, which is not made by minifast, and '
+                         f'exports hold no code: make it and give it, load_learner(file, '
+                         f'model={name.split(".")[-1]}(...))')
+    if model is None:
+        model = build_model(described['recipe'], state, path)
+    check_model_state(get_model(model), state, path)
+    get_model(model).load_state_dict(state)
+    return model.eval()
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _read_settings(settings: dict[str, Any], path: Path) -> dict[str, Any]:
+    found = {}
+    for name, value in settings.items():
+        if name == 'lr' and isinstance(value, list) and len(value) == 2 and _number(value[1]):
+            found[name] = slice(value[0] if _number(value[0]) else None, value[1])
+        elif name in ('lr', 'wd') and (_number(value) or (name == 'wd' and value is None)):
+            found[name] = value
+        elif name == 'moms' and isinstance(value, list) and all(map(_number, value)):
+            found[name] = tuple(value)
+        elif name in ('wd_bn_bias', 'train_bn') and isinstance(value, bool):
+            found[name] = value
+        else:
+            raise UnsafeFileError(f'{path}: {name}={value!r} is no setting of a learner')
+    return found
+
+
+class NoItems(Dataset):
+    """The data of an export of a learner on plain torch loaders: none.
+
+    Args:
+        classes: the names of the classes, or None.
+    """
+
+    def __init__(self, classes: list | None) -> None:
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, i: int) -> Any:
+        """
+        Raises:
+            IndexError: always.
+        """
+        raise IndexError('an exported learner holds no data')
+
+
+def _build_data(data: dict[str, Any], functions: Mapping[str, Any], device: Any, path: Path) -> DataLoaders:
+    """Empty loaders with the transforms and the classes of the exported ones."""
+    bs, n_inp, own = data.get('bs'), data.get('n_inp'), data.get('set_by_user')
+    if not all(n is None or (isinstance(n, int) and 0 < n < 1 << 20) for n in (bs, n_inp)):
+        raise UnsafeFileError(f'{path}: bs={bs!r}, n_inp={n_inp!r} make no sense')
+    if not isinstance(own, dict) or not set(own) <= {'vocab', 'c'}:
+        raise UnsafeFileError(f'{path}: what was set on its data is malformed')
+    if data.get('items') is None:
+        classes = data.get('classes')
+        dls = DataLoaders(*[TorchLoader(NoItems(classes), batch_size=bs or 64) for _ in range(2)], device=device)
+    else:
+        dls = _own_data(data, functions, bs or 64, n_inp, device, path)
+    for name, value in own.items():
+        setattr(dls, name, value)
+    return dls
+
+
+def _own_data(data: dict[str, Any], functions: Mapping[str, Any], bs: int, n_inp: int | None, device: Any,
+              path: Path) -> DataLoaders:
+    if not isinstance(data['items'], list) or not 0 < len(data['items']) < 20:
+        raise UnsafeFileError(f'{path}: the transforms of its items are malformed')
+    if not all(isinstance(part, dict) for part in data['items']):
+        raise UnsafeFileError(f'{path}: the transforms of its items are malformed')
+    lists = [TfmdLists([], build_pipeline(part.get('tfms'), functions, path), do_setup=False, split_idx=1,
+                       types=build_types(part.get('types'), path)) for part in data['items']]
+    dataset = lists[0] if data.get('single') else Datasets(tls=lists, n_inp=n_inp)
+    stages = {stage: build_pipeline(data.get(stage, []), functions, path) for stage in _STAGES}
+    loaders = [TfmdDL(dataset, bs=bs, num_workers=0, device=device, do_setup=False, **stages) for _ in range(2)]
+    return DataLoaders(*loaders, device=device)
+
+
