@@ -91,6 +91,7 @@ class _BaseOptimizer:
     """The methods both kinds of optimizer share. They need `param_groups` (torch's, with real dicts) and `state`."""
 
     frozen_idx = 0
+    _honours_do_wd = True
     param_groups: list[dict[str, Any]]
     state: Any
 
@@ -186,7 +187,7 @@ class _BaseOptimizer:
         for i, (ps, hyper) in enumerate(zip(self.param_lists, self.hypers)):
             states = [self.state[p] for p in ps]
             rows.append([str(i), str(len(ps)), f'{sum(p.numel() for p in ps):,}', f'{sum(p.requires_grad for p in ps)}',
-                         str(sum(s.get('do_wd') is False for s in states)),
+                         str(sum(s.get('do_wd') is False for s in states)) if self._honours_do_wd else '-',
                          *(f'{hyper[name]:.4g}' for name in shown)])
         widths = [max(map(len, column)) for column in zip(*rows)]
         lines = ['  '.join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]

@@ -28,6 +28,8 @@ class OptimWrapper(_BaseOptimizer):
         0.9
     """
 
+    _honours_do_wd = False
+
     def __init__(self, params: Any = None, opt: Any = None, hp_map: Mapping[str, str] | None = None,
                  convert_groups: bool = True, **kwargs: Any) -> None:
         """
