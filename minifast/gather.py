@@ -107,7 +107,8 @@ class Gather(GatherPredsCallback):
 
     name = 'gather_preds'  # plugins ask for this name to know that predictions are being made
 
-    def __init__(self, make: Callable[[int], Rows], act: Callable, decodes: Callable | None, **kwargs: Any) -> None:
+    def __init__(self, make: Callable[[int], Rows], act: Callable, decodes: Callable | None = None,
+                 **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.make, self.act, self.decodes = partial(make, self.concat_dim), act, decodes
 
@@ -129,7 +130,8 @@ class Gather(GatherPredsCallback):
             torch.save(to_cpu(targets[0]), self.save_targs / str(learn.iter))  # sync: written to a file
         preds = self.act(preds)
         if self.with_input:
-            self.inputs.add(learn.to_detach(learn.xb, cpu=False))
+            detached = learn.to_detach(learn.xb, cpu=False)
+            self.inputs.add(tuple(retain_type(new, x) for new, x in zip(detached, learn.xb)))
         if self.with_preds:
             self.preds.add(preds)
         if self.decodes is not None:

@@ -232,7 +232,7 @@ def test_tta_augments_differently_each_time(trained, folder):
     tfms = [Resize(16), *aug_transforms(max_rotate=45, p_affine=1.)]
     dls = ImageDataLoaders.from_folder(folder / 'images', valid_pct=0.25, seed=1, bs=6, num_workers=0,
                                        item_tfms=tfms[:1], batch_tfms=tfms[1:])
-    learn = vision_learner(dls, tiny, pretrained=False)
+    learn = vision_learner(dls, tiny, pretrained=False, ps=0.)
     learn.model.load_state_dict(trained.model.state_dict())
     one, _ = learn.tta(n=1, beta=None)[0]
     two, plain = learn.tta(n=2, beta=None)[0]
