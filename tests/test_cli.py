@@ -40,6 +40,11 @@ def trained(tmp_path_factory) -> Path:
     return base / 'out'
 
 
+def history(out: Path) -> list[list[str]]:
+    """The rows of an output folder's history, header first."""
+    return list(csv.reader((out / 'history.csv').read_text(encoding='utf-8').splitlines()))
+
+
 def fails(argv: list, capsys, *words: str) -> None:
     """The command ends with exit code 2 and one line on stderr that holds all of `words`."""
     try:
@@ -57,7 +62,7 @@ def fails(argv: list, capsys, *words: str) -> None:
 def test_train_writes_model_and_history(trained):
     """A training leaves the model and one row an epoch, nothing else."""
     assert sorted(f.name for f in trained.iterdir()) == ['history.csv', 'model.pth']
-    header, *rows = list(csv.reader(open(trained / 'history.csv', encoding='utf-8')))
+    header, *rows = history(trained)
     assert header == ['epoch', 'train_loss', 'valid_loss', 'error_rate', 'time'] and len(rows) == 1
 
 
@@ -80,9 +85,8 @@ def test_train_takes_train_and_valid_folders_and_finds_a_learning_rate(tmp_path,
 def test_train_repeats_exactly_with_the_same_seed(trained, tmp_path):
     """The same command on the same pictures ends in the same numbers."""
     assert main(['train', str(trained.parent / 'pictures'), '--out', str(tmp_path / 'again'), *FAST]) == 0
-    without_time = [[row[:-1] for row in csv.reader(open(folder / 'history.csv', encoding='utf-8'))]
-                    for folder in (trained, tmp_path / 'again')]
-    assert without_time[0] == without_time[1]
+    first, second = ([row[:-1] for row in history(out)] for out in (trained, tmp_path / 'again'))  # without the time
+    assert first == second
 
 
 @pytest.mark.parametrize('option, value, words', [
@@ -254,10 +258,10 @@ def test_env_names_versions_devices_and_fast_paths(capsys):
     import torch
     assert main(['env', '--json']) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found['minifast'] == __version__ and found['versions']['torch'] == torch.__version__
+    assert found['minifast'] == __version__ and torch.__version__.startswith(found['versions']['torch'])
     assert found['devices'] and {'JPEG decoding', 'augmentation on the CPU'} <= set(found['fast paths'])
     assert main(['env']) == 0
-    assert torch.__version__ in capsys.readouterr().out
+    assert found['versions']['torch'] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('command', ['train', 'predict', 'check', 'demo', 'env'])

@@ -18,7 +18,8 @@ def test_write_digits_writes_every_scan_once(digits):
     files = sorted(digits.rglob('*.png'))
     assert len(files) == 1797 and sorted(f.name for f in digits.iterdir()) == list('0123456789')
     assert [int(f.stem) for f in sorted((digits / '7').iterdir())] == list(range(179))
-    assert Image.open(files[0]).size == (64, 64)
+    with Image.open(files[0]) as picture:
+        assert picture.size == (64, 64)
     before = files[0].stat().st_mtime_ns
     assert write_digits(digits) == digits and files[0].stat().st_mtime_ns == before
     assert [f.name for f in digits.parent.iterdir()] == ['digits']
