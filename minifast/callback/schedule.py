@@ -174,9 +174,12 @@ class ParamScheduler(Callback):
 # ---------------------------------------------------------------- the search for a learning rate
 
 class _Kept:
-    """Copies of everything that training steps change: weights, buffers, gradients, optimizer, callbacks' states."""
+    """Copies of everything that training steps change: weights, buffers, gradients, optimizer, callbacks' states.
 
-    def __init__(self, learn: Any) -> None:
+    The callbacks `recording` the search keep what they recorded.
+    """
+
+    def __init__(self, learn: Any, recording: Sequence[Callback]) -> None:
         modules = [m for m in (learn.model, learn.loss_func) if isinstance(m, nn.Module)]
         tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
         tensors += [p for group in learn.opt.param_groups for p in group['params']]
@@ -184,8 +187,9 @@ class _Kept:
                         for t in {id(t): t for t in tensors}.values()]
         self.modes = [(m, m.training) for top in modules for m in top.modules()]
         self.opt, self.opt_state = learn.opt, copy.deepcopy(learn.opt.state_dict())
-        self.callbacks = [(cb, copy.deepcopy(cb.state_dict())) for cb in learn.cbs
-                          if all(callable(getattr(type(cb), name, None)) for name in ('state_dict', 'load_state_dict'))]
+        keep_state = [cb for cb in learn.cbs if callable(getattr(type(cb), 'state_dict', None))
+                      and callable(getattr(type(cb), 'load_state_dict', None)) and cb not in recording]
+        self.callbacks = [(cb, copy.deepcopy(cb.state_dict())) for cb in keep_state]
 
     def put_back(self) -> None:
         """Undo, in place: the parameters stay the same objects."""
@@ -219,7 +223,8 @@ class LRFinder(ParamScheduler):
 
     def before_fit(self) -> None:
         super().before_fit()
-        self._kept, self.best_loss = _Kept(self.learn), float('inf')
+        self._kept = _Kept(self.learn, recording=[self, self.learn.recorder])
+        self.best_loss = float('inf')
 
     def before_batch(self) -> None:
         self._update_val(self.learn.train_iter / self.num_it)
