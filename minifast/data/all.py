@@ -4,6 +4,43 @@ Written by tools/make_namespaces.py from the rooms' `__all__` (`make namespaces`
 """
 from minifast import torch_basics as _torch_basics
 from minifast.torch_basics import *
+from minifast.data.sampler import BATCH, chunks, ITEM, ItemKeys, ORDER, order, Position, privately, share, whole
+from minifast.data.pipeline import (
+    compose_tfms, dispatch, DisplayedTransform, gather_attrs, InplaceTransform, is_known, ItemTransform, mk_transform,
+    Overloads, Pipeline, RandTransform, retain, Transform, transform_config, transform_from_config, typedispatch,
+)
+from minifast.data.transforms import (
+    AttrGetter, broadcast_vec, Categorize, Category, CategoryMap, ColReader, ColSplitter, EncodedMultiCategorize,
+    EndSplitter, FileGetter, FileSplitter, FuncSplitter, get_c, get_files, get_image_files, get_text_files,
+    GrandparentSplitter, image_extensions, ImageGetter, IndexSplitter, IntToFloatTensor, ItemGetter, MaskSplitter,
+    MultiCategorize, MultiCategory, Normalize, OneHotEncode, parent_label, RandomSplitter, RandomSubsetSplitter,
+    RegexLabeller, RegressionSetup, ShowTitle, TitledFloat, TitledInt, TitledStr, TitledTuple, ToTensor,
+    TrainTestSplitter,
+)
+from minifast.data.load import collate_error, DataLoader, fa_collate, fa_convert, SkipItemException
+from minifast.data.core import (
+    DataLoaders, Datasets, decode_at, FilteredBase, get_show_batch_func, show_at, show_batch, show_results, test_set,
+    TfmdDL, TfmdLists,
+)
+from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
+from minifast.data.external import (
+    DataConfig, download_data, download_file, extract_archive, fastai_cfg, fastai_path, untar_data, URLs,
+)
 
-__all__ = []
+__all__ = [
+    'AttrGetter', 'BATCH', 'broadcast_vec', 'Categorize', 'Category', 'CategoryBlock', 'CategoryMap', 'chunks',
+    'collate_error', 'ColReader', 'ColSplitter', 'compose_tfms', 'DataBlock', 'DataConfig', 'DataLoader',
+    'DataLoaders', 'Datasets', 'decode_at', 'dispatch', 'DisplayedTransform', 'download_data', 'download_file',
+    'EncodedMultiCategorize', 'EndSplitter', 'extract_archive', 'fa_collate', 'fa_convert', 'fastai_cfg',
+    'fastai_path', 'FileGetter', 'FileSplitter', 'FilteredBase', 'FuncSplitter', 'gather_attrs', 'get_c', 'get_files',
+    'get_image_files', 'get_show_batch_func', 'get_text_files', 'GrandparentSplitter', 'image_extensions',
+    'ImageGetter', 'IndexSplitter', 'InplaceTransform', 'IntToFloatTensor', 'is_known', 'ITEM', 'ItemGetter',
+    'ItemKeys', 'ItemTransform', 'MaskSplitter', 'mk_transform', 'MultiCategorize', 'MultiCategory',
+    'MultiCategoryBlock', 'Normalize', 'OneHotEncode', 'ORDER', 'order', 'Overloads', 'parent_label', 'Pipeline',
+    'Position', 'privately', 'RandomSplitter', 'RandomSubsetSplitter', 'RandTransform', 'RegexLabeller',
+    'RegressionBlock', 'RegressionSetup', 'retain', 'share', 'show_at', 'show_batch', 'show_results', 'ShowTitle',
+    'SkipItemException', 'test_set', 'TfmdDL', 'TfmdLists', 'TitledFloat', 'TitledInt', 'TitledStr', 'TitledTuple',
+    'ToTensor', 'TrainTestSplitter', 'Transform', 'transform_config', 'transform_from_config', 'TransformBlock',
+    'typedispatch', 'untar_data', 'URLs', 'whole',
+]
 __all__ += _torch_basics.__all__

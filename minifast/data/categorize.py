@@ -140,6 +140,8 @@ class Categorize(DisplayedTransform):
         super().__init__()
         self.sort, self.add_na = sort, add_na
         self.vocab = None if vocab is None else CategoryMap(vocab, sort=sort, add_na=add_na)
+        if vocab is not None:
+            self.c = len(self.vocab)
 
     def setups(self, dsets: Any) -> None:
         """Collect the classes from the training items."""

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,10 +11,11 @@ import torch
 from fastcore.basics import Inf
 from torch.utils.data import IterableDataset
 
-from minifast.data.collate import SkipItemException, collate_error, fa_collate, fa_convert, noted
+from minifast.data.collate import SkipItemException, collate_error, fa_collate, fa_convert
+from minifast.data.making import BatchMaker
 from minifast.data.pipeline import Pipeline, is_known
 from minifast.data.plan import choose_workers, describe_plan, unknown_parts
-from minifast.data.sampler import BATCH, ITEM, ORDER, ItemKeys, Position, chunks, order, whole
+from minifast.data.sampler import BATCH, ORDER, ItemKeys, Position, chunks, order, whole
 from minifast.data.workers import HostBatch, Job, ProcessPool, in_threads, seed_cpu, set_aside
 from minifast.lookup import lookup
 from minifast.seeds import key_seed, seeded
@@ -30,7 +30,7 @@ _stays_here = ('get_idxs', 'sample', 'shuffle_fn', 'before_iter', 'after_iter', 
 """What worker processes are not sent: it is used in the loader's own process only."""
 
 
-class DataLoader:
+class DataLoader(BatchMaker):
     """Makes batches of a data set's items: `item -> after_item`, then `before_batch -> create_batch`, then to the
     device, then `after_batch`.
 
@@ -150,13 +150,6 @@ class DataLoader:
         if self.prebatched or not samples:
             return b
         return _retain(b, samples[0])
-
-    def do_item(self, s: Any) -> Any:
-        """One sample, ready to be collated; None where it asked to be left out."""
-        try:
-            return self.after_item(self.create_item(s))
-        except SkipItemException:
-            return None
 
     def do_batch(self, samples: Any) -> Any:
         """Samples to a batch on the CPU."""
@@ -370,65 +363,6 @@ class DataLoader:
         on_cuda = self.device is not None and self.device.type == 'cuda' and torch.cuda.is_available()
         return on_cuda if self.pin_memory is None else self.pin_memory and torch.cuda.is_available()
 
-    # ------------------------------------------------------------ one batch, wherever that is
-
-    def _make(self, job: Job) -> HostBatch:
-        if self._known:
-            return self._assemble(job)
-        with set_aside():
-            return self._assemble(job)
-
-    def _assemble(self, job: Job) -> HostBatch:
-        generator, samples, kept, skipped, ended = torch.Generator(), [], [], [], False
-        for index, seed in job.pairs:
-            if not self._known:
-                seed_cpu(seed)
-            try:
-                sample = self._one_sample(index, generator.manual_seed(seed))
-            except SkipItemException:
-                continue
-            except StopIteration:
-                ended = True
-                break
-            except Exception as error:
-                noted(error, f'raised while {self._item_name(index)} was made')
-                if self.on_error == 'raise' or not isinstance(error, (OSError, ValueError)):
-                    raise
-                skipped.append((index, self._item_name(index), f'{type(error).__name__}: {error}'))
-                continue
-            if sample is not None:
-                samples.append(sample)
-                kept.append(index)
-        if not samples:
-            return HostBatch(job.number, None, skipped, ended)
-        if not self._known:
-            seed_cpu(job.seed)
-        try:
-            return HostBatch(job.number, self.do_batch(samples[0] if self.prebatched else samples), skipped, ended)
-        except Exception as error:
-            if not self.prebatched:
-                collate_error(error, samples, [self._item_name(i) for i in kept])
-            raise
-
-    def _one_sample(self, index: Any, generator: torch.Generator) -> Any:
-        if getattr(self.do_item, '__func__', None) is not DataLoader.do_item:
-            return self.do_item(index)
-        sample, after = self.create_item(index), self.after_item
-        return after(sample, generator=generator) if isinstance(after, Pipeline) else after(sample)
-
-    def _item_name(self, index: Any) -> str:
-        """What an item is called in messages: its index and, where that is known, its path or row."""
-        found = (getattr(self.dataset, name, None) for name in ('items', 'samples', 'imgs'))
-        items = next((o for o in found if o is not None), None)
-        try:
-            item = items.iloc[index].tolist() if hasattr(items, 'iloc') else items[index]
-        except (TypeError, KeyError, IndexError):
-            return f'item {index}'
-        item = str(item)
-        return f'item {index} ({item if len(item) < 300 else item[:300] + "..."})'
-
-    # ------------------------------------------------------------ data without indices
-
     def _stream(self, position: Position, here: bool) -> Iterator[HostBatch]:
         """One stream is read by one process: with workers by one of them, whatever their number."""
         self._known = False
@@ -436,33 +370,6 @@ class DataLoader:
             yield from self._streamed()
         else:
             yield from self._processes(1).run()
-
-    def _streamed(self) -> Iterator[HostBatch]:
-        seed, epoch, start = self._at.seed, self._at.epoch, self._at.batch
-        with set_aside():
-            seed_cpu(key_seed(seed, ORDER, epoch))
-            self.it = iter(self.dataset)
-        size = self.bs or 1
-        for number in itertools.count():
-            n = size if self.n is None else max(min(size, self.n - number * size), 0)
-            pairs = [(None, key_seed(seed, ITEM, epoch, number * size + i)) for i in range(n)]
-            with set_aside():
-                if number < start:
-                    made = self._passed_over(number, pairs)
-                else:
-                    made = self._assemble(Job(number, key_seed(seed, BATCH, epoch, number), pairs))
-            if made.data is not None and number >= start and not (made.ended and self.drop_last):
-                yield made
-            if made.ended or not pairs:
-                return
-
-    def _passed_over(self, number: int, pairs: list) -> HostBatch:
-        """A batch of a stream that was handed out before a resume: read, and not made."""
-        made = HostBatch(number, None)
-        for _, seed in pairs:
-            seed_cpu(seed)
-            made.ended = made.ended or next(self.it, self) is self
-        return made
 
     # ------------------------------------------------------------ to the device
 

@@ -216,7 +216,7 @@ def transform_config(tfm: Any) -> dict[str, Any]:
     parts = getattr(tfm, 'parts', [tfm])
     if len(parts) > 1:
         return {'class': _dotted(type(tfm)), 'parts': [transform_config(part) for part in parts]}
-    kwargs = tfm.config_kwargs() if hasattr(tfm, 'config_kwargs') else constructor_kwargs(tfm)
+    kwargs = tfm.config_kwargs() if hasattr(tfm, 'config_kwargs') else _constructor_kwargs(tfm)
     return {'class': _dotted(type(tfm)), 'kwargs': {name: _as_data(value, tfm) for name, value in kwargs.items()}}
 
 
@@ -241,7 +241,7 @@ def transform_from_config(config: Mapping[str, Any]) -> Any:
     return total
 
 
-def constructor_kwargs(tfm: Any) -> dict[str, Any]:
+def _constructor_kwargs(tfm: Any) -> dict[str, Any]:
     """The constructor's arguments that are kept as attributes, where they differ from the default.
 
     An argument whose name is taken by a method is kept with `n` behind it (`draw`: `drawn`).

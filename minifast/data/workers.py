@@ -7,6 +7,7 @@ import pickle
 import random
 import traceback
 import types
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -175,6 +176,14 @@ def _start(wif: Callable | None, worker_id: int) -> None:
         wif(worker_id)
 
 
+@contextmanager
+def _obeyed() -> Iterator[None]:
+    """The number of workers was asked for: torch's advice to ask for fewer is kept quiet."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'This DataLoader will create .* worker processes in total')
+        yield
+
+
 class ProcessPool:
     """Worker processes of torch's loader.
 
@@ -190,11 +199,12 @@ class ProcessPool:
     def __init__(self, make: Callable, n_workers: int, persistent: bool = False, context: Any = None,
                  stream: bool = False, wif: Callable | None = None, **settings: Any) -> None:
         self.source, self.make, self.n_workers, self.persistent = _Source(), make, n_workers, persistent
-        self.iterator: Any = None
-        self.loader = TorchLoader(
-            _Stream(make) if stream else _Jobs(make), batch_size=None, sampler=None if stream else self.source,
-            collate_fn=_as_it_is, num_workers=n_workers, persistent_workers=persistent, multiprocessing_context=context,
-            worker_init_fn=functools.partial(_start, wif), generator=torch.Generator().manual_seed(0), **settings)
+        with _obeyed():
+            self.loader = TorchLoader(
+                _Stream(make) if stream else _Jobs(make), batch_size=None, sampler=None if stream else self.source,
+                collate_fn=_as_it_is, num_workers=n_workers, persistent_workers=persistent,
+                multiprocessing_context=context, worker_init_fn=functools.partial(_start, wif),
+                generator=torch.Generator().manual_seed(0), **settings)
 
     def run(self, jobs: Iterable[Job] = ()) -> Iterator[HostBatch]:
         """The batches of the jobs, in order.
@@ -205,7 +215,8 @@ class ProcessPool:
         """
         self.source.jobs = jobs
         try:
-            iterator = iter(self.loader)
+            with _obeyed():
+                iterator = iter(self.loader)
         except (AttributeError, TypeError, pickle.PicklingError) as error:
             culprits = find_unpicklable(self.make)
             if not culprits:
