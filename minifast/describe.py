@@ -9,25 +9,25 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import noop
 from PIL import Image
 from torch import Tensor, nn
 
-from minifast import losses
-from minifast.data.pipeline import Pipeline, transform_config, transform_from_config
+from minifast import losses, markers
+from minifast.data.pipeline import Pipeline, mk_transform, transform_config, transform_from_config
 from minifast.data.transform import Transform
-from minifast.markers import TensorImage, TensorImageBW, TensorMask
 from minifast.tensorguard import UnsafeFileError
 from minifast.torch_core import get_model, looking
 from minifast.vision import core
 
-__all__ = ['UserLoss', 'UserTransform', 'build_loss', 'build_model', 'build_pipeline', 'build_types', 'describe_loss',
-           'describe_model', 'describe_pipeline', 'describe_types', 'import_name']
+__all__ = ['UserLoss', 'UserTransform', 'build_kinds', 'build_loss', 'build_model', 'build_pipeline', 'build_types',
+           'describe_kinds', 'describe_loss', 'describe_model', 'describe_pipeline', 'describe_types', 'import_name']
 
 
 def import_name(obj: Any) -> str:
@@ -229,7 +229,8 @@ def describe_pipeline(tfms: Any) -> list[dict[str, Any]]:
         try:
             config = transform_config(tfm)
         except TypeError:
-            config = {'user': _user_name(tfm)}
+            name = _user_name(tfm)
+            config = {'function' if name in _harmless else 'user': name}
         found.append({**config, 'order': tfm.order, 'split_idx': tfm.split_idx})
     return found
 
@@ -240,6 +241,9 @@ def _user_name(tfm: Any) -> str:
     return import_name(tfm)
 
 
+_harmless = {'fastcore.imports.noop': noop, 'builtins.str': str, 'builtins.int': int, 'builtins.float': float,
+             'builtins.bool': bool, 'pathlib.Path': Path}
+_PIXEL_LIMIT = 1 << 14
 _functions_from = ('minifast.data.transforms', 'minifast.data.core', 'minifast.vision.core', 'minifast.torch_core',
                    'minifast.markers')
 
@@ -266,19 +270,24 @@ def build_pipeline(configs: Any, functions: Mapping[str, Callable], file: Any) -
 def _build_transform(config: Mapping[str, Any], functions: Mapping[str, Callable]) -> Transform:
     if 'user' in config:
         given = functions.get(config['user'])
-        return UserTransform(str(config['user'])) if given is None else (
-            given if isinstance(given, Transform) else Transform(given))
+        return UserTransform(str(config['user'])) if given is None else mk_transform(given)
+    if 'function' in config and config['function'] in _harmless:
+        return mk_transform(_harmless[config['function']])
     if 'function' in config:
         # pictures are opened and names are cut by functions; everything else that minifast can do is none of a file's
         home = str(config['function']).removesuffix('.create').rpartition('.')[0]
         if home not in _functions_from:
             raise ValueError(f'{config["function"]!r} is no function for items')
+    for part in config.get('parts', [config]):
+        size = part.get('kwargs', {}).get('size')
+        if any(isinstance(s, (int, float)) and s > _PIXEL_LIMIT for s in (size if isinstance(size, list) else [size])):
+            raise ValueError(f'pictures of the size {size} are beyond reason')
     return transform_from_config({k: v for k, v in config.items() if k in ('class', 'kwargs', 'parts', 'function')})
 
 
 _plain_types = {f'{t.__module__}.{t.__qualname__}': t for t in (
-    str, int, float, bool, bytes, list, tuple, dict, PurePath, np.ndarray, Tensor, Image.Image, TensorImage,
-    TensorImageBW, TensorMask)}
+    str, int, float, bool, bytes, list, tuple, dict, PurePath, np.ndarray, Tensor, Image.Image,
+    markers.TensorImage, markers.TensorImageBW, markers.TensorMask)}
 
 
 class NoSuchType:
@@ -312,6 +321,31 @@ def build_types(names: Any, file: Any) -> list | None:
             found.append(own if isinstance(own, type) else _plain_types.get(name, NoSuchType))
         else:
             raise UnsafeFileError(f'{file}: the types of its items are malformed')
+    return found
+
+
+def describe_kinds(kinds: Any) -> Any:
+    """The marker types of the parts of a batch, nested as the batch is, by name; None for plain tensors."""
+    if isinstance(kinds, (tuple, list)):
+        return [describe_kinds(kind) for kind in kinds]
+    return None if kinds is None else import_name(kinds)
+
+
+def build_kinds(names: Any, file: Any) -> Any:
+    """The marker types that `describe_kinds` named.
+
+    Raises:
+        UnsafeFileError: one is no marker type of minifast's.
+    """
+    if isinstance(names, list) and len(names) <= _LIST_LIMIT:
+        return tuple(build_kinds(name, file) for name in names)
+    home, _, name = str(names).rpartition('.')
+    room = {'minifast.markers': markers, core.__name__: core}.get(home)
+    found = getattr(room, name, None)
+    if names is not None and not (isinstance(found, type) and issubclass(found, markers.TensorBase)):
+        if home.startswith('minifast'):
+            raise UnsafeFileError(f'{file}: {name} is no kind of tensor')
+        return None  # a marker of the user's: its batches decode as plain tensors
     return found
 
 

@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 from minifast.checkpoint import check_model_state
 from minifast.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
 from minifast.data.pipeline import Pipeline
-from minifast.describe import (build_loss, build_model, build_pipeline, build_types, describe_loss, describe_model,
-                               describe_pipeline, describe_types)
+from minifast.describe import (build_kinds, build_loss, build_model, build_pipeline, build_types, describe_kinds,
+                               describe_loss, describe_model, describe_pipeline, describe_types)
 from minifast.distributed import rank_distrib
 from minifast.tensorfile import UnsafeFileError, read_tensors, storable, write_atomic
 from minifast.torch_core import default_device, get_model
@@ -63,7 +63,8 @@ def _describe_data(dls: Any) -> dict[str, Any]:
         return {**found, 'items': None, 'classes': _plain(getattr(dataset, 'classes', None))}
     items = [{'tfms': describe_pipeline(tl.tfms), 'types': describe_types(tl.types)} for tl in lists]
     stages = {stage: getattr(dl, stage) for stage in _STAGES}
-    return {**found, 'items': items, 'single': isinstance(dataset, TfmdLists),
+    kinds = dl._batch_kinds() if dl._kinds is not None or len(dataset) else None
+    return {**found, 'items': items, 'single': isinstance(dataset, TfmdLists), 'kinds': describe_kinds(kinds),
             **{stage: describe_pipeline(tfms) if isinstance(tfms, Pipeline) else [] for stage, tfms in stages.items()}}
 
 
@@ -220,6 +221,8 @@ def _own_data(data: dict[str, Any], functions: Mapping[str, Any], bs: int, n_inp
     dataset = lists[0] if data.get('single') else Datasets(tls=lists, n_inp=n_inp)
     stages = {stage: build_pipeline(data.get(stage, []), functions, path) for stage in _STAGES}
     loaders = [TfmdDL(dataset, bs=bs, num_workers=0, device=device, do_setup=False, **stages) for _ in range(2)]
+    for dl in loaders:
+        dl._kinds = build_kinds(data.get('kinds'), path)
     return DataLoaders(*loaders, device=device)
 
 
