@@ -1,0 +1,240 @@
+"""Callbacks that decide by a measured number: the best model is kept, training stops when it should."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from small_learner import Interrupt, Losses, deep, learner, linear, same, weights
+from torch import nn
+
+from minifast.callback.core import Callback, CancelValidException
+from minifast.callback.schedule import ParamScheduler, SchedNo
+from minifast.callback.tracker import (
+    EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback, TerminateOnNaNCallback, TrackerCallback,
+)
+from minifast.metrics import accuracy
+from minifast.optimizer import SGD
+
+
+class Script(Callback):
+    """Makes validation losses up: the recorder sees these values, epoch by epoch."""
+
+    order = 55
+
+    def __init__(self, values):
+        self.values, self.n = values, 0
+
+    def after_epoch(self):
+        self.recorder.values[-1][1] = self.values[self.n]
+        self.n += 1
+
+
+class Never(Callback):
+    """Leaves every validation."""
+
+    def before_validate(self):
+        raise CancelValidException
+
+
+# ---------------------------------------------------------------- trackers
+
+@pytest.mark.parametrize('monitor, comp, min_delta, values, news', [
+    ('valid_loss', None, 0., [3., 2., 2., 4., 1.], [1, 1, 0, 0, 1]),
+    ('valid_loss', None, .5, [3., 2.6, 2.4, 1.], [1, 0, 1, 1]),
+    ('valid_loss', np.greater, 0., [3., 2., 4.], [1, 0, 1]),
+    ('valid_loss', None, 0., [float('nan'), 2.], [0, 1])])
+def test_tracker_knows_when_a_value_is_the_best(monitor, comp, min_delta, values, news):
+    """`new_best` follows the comparison, beyond `min_delta`; NaN is never best."""
+    class Seen(TrackerCallback):
+        def after_epoch(self):
+            super().after_epoch()
+            seen.append(int(self.new_best))
+    seen = []
+    learner().fit(len(values), cbs=[Script(values), Seen(monitor, comp, min_delta)])
+    assert seen == news
+
+
+def test_tracker_of_an_unknown_name_says_which_there_are():
+    """A misspelt monitor is a ValueError with the columns and the near match."""
+    with pytest.raises(ValueError, match="did you mean 'valid_loss'.*accuracy"):
+        learner(metrics=accuracy).fit(1, cbs=TrackerCallback('valid_los'))
+
+
+def test_tracker_forgets_the_best_only_if_asked():
+    """`reset_on_fit=False` carries the best value over fits; `validate` and `lr_find` never reset it."""
+    learn, kept = learner(), TrackerCallback(reset_on_fit=False)
+    learn.fit(1, cbs=[Script([.25]), kept])
+    learn.fit(1, cbs=[Script([.5]), kept])
+    assert kept.best == .25
+    learn, cb = learner(cbs=TrackerCallback), None
+    cb = learn.tracker
+    learn.fit(1)
+    best = cb.best
+    learn.validate(), learn.lr_find(num_it=6, show_plot=False)
+    assert cb.best == best and cb.run
+
+
+def test_tracker_passes_over_an_epoch_without_validation():
+    """Where the validation was cancelled there is no value, hence no verdict."""
+    stop = EarlyStoppingCallback(patience=1)
+    learn = learner()
+    learn.fit(3, cbs=[Never(), stop])
+    assert len(learn.recorder.values) == 3 and stop.wait == 0
+
+
+def test_tracker_goes_on_from_its_state():
+    """`state_dict` carries best value and patience."""
+    one, two = EarlyStoppingCallback(), EarlyStoppingCallback()
+    one.best, one.wait = .5, 3
+    two.load_state_dict(one.state_dict())
+    assert (two.best, two.wait) == (.5, 3)
+
+
+@pytest.mark.parametrize('patience, values, epochs', [(1, [3., 2., 2.5, 1.], 3), (2, [3., 4., 2., 3., 3., 1.], 5),
+                                                      (3, [3., 2., 1.], 3)])
+def test_early_stopping_waits_as_long_as_told(patience, values, epochs, capsys):
+    """Training ends after `patience` epochs in a row without improvement."""
+    learn = learner()
+    learn.fit(len(values), cbs=[Script(values), EarlyStoppingCallback(patience=patience)])
+    assert len(learn.recorder.values) == epochs
+    assert ('early stopping' in capsys.readouterr().out) == (epochs < len(values))
+
+
+def test_reduce_lr_divides_every_groups_rate(capsys):
+    """Each plateau divides the learning rates, not below `min_lr`."""
+    learn = learner(splitter=lambda m: [[m[1].weight], [m[1].bias]])
+    learn.fit(5, lr=slice(1e-2, 1.), cbs=[Script([1.] * 5), ReduceLROnPlateau(factor=10, min_lr=2e-3)])
+    assert [h['lr'] for h in learn.opt.hypers] == pytest.approx([2e-3, 2e-3])
+    assert learn.recorder.lrs[::4] == pytest.approx([1., 1., .1, .01, 2e-3])
+    capsys.readouterr()
+
+
+# ---------------------------------------------------------------- the best model
+
+def test_save_model_loads_the_best_weights_at_the_end(tmp_path, capsys):
+    """Behind the fit the model is that of the best epoch, and so is the file."""
+    class Keep(Callback):
+        def after_epoch(self):
+            kept.append(weights(self.learn))
+    kept, learn = [], learner(path=tmp_path)
+    save = SaveModelCallback(fname='best')
+    learn.fit(4, lr=.1, cbs=[Keep(), Script([3., 1., 2., 4.]), save])
+    assert same(weights(learn), kept[1])
+    assert save.last_saved_path == tmp_path / 'models' / 'best.pth' and save.best == 1.
+    assert learner(path=tmp_path).load('best', with_opt=False) and 'epoch 1' in capsys.readouterr().out
+
+
+def test_save_model_keeps_the_best_over_both_phases_of_fine_tune(tmp_path, capsys):
+    """A model of the frozen phase that no later epoch beats is the one that is left."""
+    class Keep(Callback):
+        def after_epoch(self):
+            kept.append(weights(self.learn))
+    def halves(m):
+        return [list(m[:2].parameters()), list(m[2:].parameters())]
+    kept, learn = [], learner(path=tmp_path, model=deep(), splitter=halves)
+    learn.fine_tune(2, .1, freeze_epochs=2, cbs=[Keep(), Script([3., 1., 2., 2.]), SaveModelCallback()])
+    assert same(weights(learn), kept[1]) and not same(kept[1], kept[3])
+    learn.fit(1, cbs=[Script([5.]), cb := SaveModelCallback()])
+    assert cb.best == 5., 'a fit of its own starts anew'
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize('every, names', [(True, 'm_0 m_1 m_2'), (2, 'm_0 m_2')])
+def test_save_model_every_epoch_writes_numbered_files(every, names, tmp_path):
+    """`every_epoch` saves by number and loads nothing."""
+    learn = learner(path=tmp_path)
+    learn.fit(3, cbs=SaveModelCallback(fname='m', every_epoch=every))
+    assert sorted(f.stem for f in (tmp_path / 'models').glob('*.pth')) == names.split()
+
+
+def test_save_model_at_end_saves_what_the_fit_ended_with(tmp_path, capsys):
+    """`at_end` writes the last weights and leaves them in the model."""
+    learn = learner(path=tmp_path)
+    learn.fit(2, lr=.1, cbs=[Script([1., 2.]), SaveModelCallback(at_end=True, with_opt=True)])
+    assert same(weights(learn), weights(learner(path=tmp_path).load('model')))
+    with pytest.raises(ValueError, match='exclude'):
+        SaveModelCallback(at_end=True, every_epoch=True)
+    capsys.readouterr()
+
+
+def test_save_model_attached_for_good_does_nothing_outside_a_fit(tmp_path, capsys):
+    """`validate`, `lr_find` and a fit without a better model neither write nor load a file."""
+    learn = learner(path=tmp_path, cbs=SaveModelCallback)
+    before = weights(learn)
+    learn.validate(), learn.lr_find(num_it=6, show_plot=False)
+    learn.save_model.monitor = 'valid_loss'
+    learn.fit(1, lr=0., cbs=[Script([float('nan')])])
+    assert same(before, weights(learn)) and not list(tmp_path.rglob('*.pth'))
+
+
+# ---------------------------------------------------------------- NaN
+
+class Poison(Callback):
+    """Makes the loss or a gradient NaN in batch `at`."""
+
+    order, run_valid = -20, False
+
+    def __init__(self, at, what='loss', value=float('nan')):
+        self.at, self.what, self.value = at, what, value
+
+    def after_loss(self):
+        if self.what == 'loss' and self.train_iter == self.at:
+            self.learn.loss_grad = self.loss_grad * self.value
+            self.learn.loss = self.loss * self.value
+
+    def after_backward(self):
+        if self.what == 'grad' and self.train_iter == self.at:
+            next(self.model.parameters()).grad[0, 0] = self.value
+
+
+@pytest.mark.parametrize('what', ['loss', 'grad'])
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_terminate_on_nan_stops_before_the_update(what, value, capsys):
+    """The weights are those after the last good batch, bit for bit, and the batch is named."""
+    class Short(Callback):
+        def before_step(self):
+            self.n = getattr(self, 'n', 0) + 1
+            self.learn.opt.set_hyper('lr', .1 if self.n <= 2 else 0.)
+    learn, twin = learner(), learner()
+    learn.fit(2, lr=.1, cbs=[Poison(2, what, value), TerminateOnNaNCallback])
+    twin.fit(1, lr=.1, cbs=Short)
+    assert same(weights(learn), weights(twin)) and learn.train_iter == 2
+    assert all(p.grad is None or not p.grad.any() for p in learn.model.parameters())
+    assert 'epoch 0, batch 2' in capsys.readouterr().out
+
+
+def test_terminate_on_nan_skips_if_asked(capsys):
+    """`skip` leaves the batch out and goes on; the smoothed loss stays a number."""
+    learn = learner()
+    learn.fit(1, lr=.1, cbs=[Poison(1), TerminateOnNaNCallback(skip=True), seen := Losses()])
+    assert len(seen.seen) == 3 and len(learn.recorder.losses) == 3 == len(learn.recorder.lrs)
+    assert torch.isfinite(learn.smooth_loss) and all(p.isfinite().all() for p in learn.model.parameters())
+    assert 'left out' in capsys.readouterr().out
+
+
+def test_terminate_on_nan_only_watches():
+    """Where everything is finite, not one bit changes."""
+    learn, twin = learner(), learner()
+    learn.fit(2, lr=.1, cbs=TerminateOnNaNCallback)
+    twin.fit(2, lr=.1)
+    assert same(weights(learn), weights(twin))
+
+
+def test_trackers_after_an_interrupt_run_again(tmp_path, capsys):
+    """A fit stopped by Ctrl-C leaves the callbacks usable."""
+    learn = learner(path=tmp_path, cbs=[SaveModelCallback(), EarlyStoppingCallback(patience=9)])
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(2, cbs=Interrupt('after_step', at=5))
+    with pytest.raises(KeyboardInterrupt), learn.added_cbs(Interrupt('after_step')):
+        learn.lr_find(num_it=8, show_plot=False)
+    assert learn.save_model.run and learn.early_stopping.run
+    learn.fit(2)
+    assert len(learn.recorder.values) == 2 and learn.save_model.best < float('inf')
+    capsys.readouterr()
+
+
+def test_schedulers_win_over_a_plateau():
+    """A scheduled rate is set anew at every batch, as in fastai."""
+    learn = learner(model=linear(), opt_func=SGD, loss_func=nn.CrossEntropyLoss())
+    learn.fit(2, cbs=[ParamScheduler({'lr': SchedNo(.5, .5)}), Script([1., 1.]), ReduceLROnPlateau()])
+    assert learn.recorder.lrs == [.5] * 8
