@@ -35,9 +35,10 @@ def test_create_from_anything_gives_the_same_picture(source, tmp_path):
     path = tmp_path / 'x.png'
     path.write_bytes(_png())
     planes = torch.from_numpy(PIXELS).permute(2, 0, 1)
-    sources = {'path': path, 'str': str(path), 'bytes': _png(), 'file': io.BytesIO(_png()), 'pillow': Image.fromarray(PIXELS),
-               'array': PIXELS, 'tensor': torch.from_numpy(PIXELS), 'marked': TensorImage(planes),
-               'float': TensorImage(planes / 255), 'float array': PIXELS / 255, 'itself': PILImage.create(PIXELS)}
+    sources = {'path': path, 'str': str(path), 'bytes': _png(), 'file': io.BytesIO(_png()),
+               'pillow': Image.fromarray(PIXELS), 'array': PIXELS, 'tensor': torch.from_numpy(PIXELS),
+               'marked': TensorImage(planes), 'float': TensorImage(planes / 255), 'float array': PIXELS / 255,
+               'itself': PILImage.create(PIXELS)}
     im = PILImage.create(sources[source])
     assert type(im) is PILImage and im.mode == 'RGB' and np.array_equal(im, PIXELS)
     assert (im.size, im.shape, im.n_px, im.aspect) == ((20, 12), (12, 20), 240, 20 / 12)
@@ -147,6 +148,7 @@ def test_masks_know_their_codes_and_openers_survive_as_data():
     assert tfm.c == 2 and tfm.decode(TensorMask(torch.zeros(2, 2))).codes == ['sky', 'road']
     for opener in (OpenImage(PILImageBW), OpenMask()):
         again = transform_from_config(json.loads(json.dumps(transform_config(opener))))
-        assert type(again) is type(opener) and again.kind is opener.kind and np.array_equal(again(_png()), opener(_png()))
+        assert type(again) is type(opener) and again.kind is opener.kind and np.array_equal(again(_png()),
+                                                                                            opener(_png()))
     with pytest.raises(TypeError, match='code of your own'):
         transform_config(OpenImage(type('Own', (PILImage,), {})))

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,14 +14,16 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
-from minifast.data.core import DataLoaders, show_batch, show_results
+from minifast.data.core import DataLoaders, Datasets, TfmdDL, show_batch, show_results
 from minifast.data.dispatch import typedispatch
+from minifast.data.load import DataLoader
 from minifast.data.transforms import (ColReader, ColSplitter, GrandparentSplitter, IntToFloatTensor, MultiCategorize,
                                       RandomSplitter, RegexLabeller, get_image_files, parent_label)
 from minifast.markers import TensorCategory, TensorImage, TensorMask, cast, plain
 from minifast.show import get_grid
+from minifast.torch_core import check_kwargs
 from minifast.vision.core import AddMaskCodes, BBoxLabeler, OpenImage, OpenMask, PILImage, PILMask, PointScaler
-from minifast.vision.points import TensorBBox, TensorPoint
+from minifast.vision.points import TensorBBox, TensorPoint, TensorPointCreate
 
 __all__ = ['BBoxBlock', 'BBoxLblBlock', 'ImageBlock', 'ImageDataLoaders', 'MaskBlock', 'PointBlock',
            'SegmentationDataLoaders', 'bb_pad', 'clip_remove_empty', 'get_grid', 'show_batch', 'show_results']
@@ -38,7 +41,7 @@ def MaskBlock(codes: Any = None) -> TransformBlock:
     return TransformBlock(type_tfms=OpenMask(PILMask), item_tfms=AddMaskCodes(codes=codes), batch_tfms=IntToFloatTensor)
 
 
-PointBlock = TransformBlock(type_tfms=TensorPoint.create, item_tfms=PointScaler)
+PointBlock = TransformBlock(type_tfms=TensorPointCreate, item_tfms=PointScaler)
 """Points (x, y) in pixels of the picture; in a batch in -1..1."""
 
 
@@ -72,6 +75,18 @@ def BBoxLblBlock(vocab: Sequence | None = None, add_na: bool = True) -> Transfor
 
 # ---------------------------------------------------------------- loaders
 
+_loader_makers = (DataLoaders.from_dblock, Datasets.dataloaders, DataBlock.dataloaders, TfmdDL.__init__,
+                  DataLoader.__init__)
+_known_to_loaders = {name for f in _loader_makers for name in inspect.signature(f).parameters} | set(dir(TfmdDL))
+
+
+def _check(factory: Callable, kwargs: dict[str, Any]) -> None:
+    """Refuse a keyword that neither the factory nor the loaders know, naming the nearest that one of them does."""
+    known = set(inspect.signature(factory).parameters) | _known_to_loaders
+    if 'dl_type' not in kwargs:  # loaders of the user's own may take more
+        check_kwargs(factory.__qualname__, {k: v for k, v in kwargs.items() if not k.startswith('val_')}, sorted(known))
+
+
 class ImageDataLoaders(DataLoaders):
     """Loaders of pictures and their labels, made from folders, names, tables or lists.
 
@@ -83,6 +98,7 @@ class ImageDataLoaders(DataLoaders):
                     seed: int | None = None, vocab: Sequence | None = None, item_tfms: Any = None,
                     batch_tfms: Any = None, img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
         """Pictures in folders named after their class, below `train` and `valid`, or split at random by `valid_pct`."""
+        _check(cls.from_folder, kwargs)
         if valid_pct is None:
             splitter, get_items = GrandparentSplitter(train, valid), partial(get_image_files, folders=[train, valid])
         else:
@@ -96,6 +112,7 @@ class ImageDataLoaders(DataLoaders):
                        seed: int | None = None, item_tfms: Any = None, batch_tfms: Any = None,
                        img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
         """Pictures labelled by a function of their path."""
+        _check(cls.from_path_func, kwargs)
         dblock = DataBlock(blocks=(ImageBlock(img_cls), CategoryBlock), splitter=RandomSplitter(valid_pct, seed=seed),
                            get_y=label_func, item_tfms=item_tfms, batch_tfms=batch_tfms)
         return cls.from_dblock(dblock, fnames, path=path, **kwargs)
@@ -129,6 +146,7 @@ class ImageDataLoaders(DataLoaders):
             y_block: block of the labels; default: one or several categories.
             valid_col: column that is True for the validation set; default: `valid_pct` at random.
         """
+        _check(cls.from_df, kwargs)
         prefix = Path(path) if folder is None else Path(path) / folder
         if y_block is None:
             several = label_delim is not None or (isinstance(label_col, (list, tuple, L)) and len(label_col) > 1)
@@ -144,7 +162,8 @@ class ImageDataLoaders(DataLoaders):
                  delimiter: str | None = None, quoting: int = csv.QUOTE_MINIMAL, **kwargs: Any) -> DataLoaders:
         """Pictures and labels in the columns of `path/csv_fname`; see `from_df` for the rest."""
         import pandas as pd
-        df = pd.read_csv(Path(path) / csv_fname, header=header, delimiter=delimiter, quoting=quoting)
+        given = {} if delimiter is None else {'delimiter': delimiter}  # None would make pandas guess, slowly
+        df = pd.read_csv(Path(path) / csv_fname, header=header, quoting=quoting, **given)
         return cls.from_df(df, path=path, **kwargs)
 
     @classmethod
@@ -152,6 +171,7 @@ class ImageDataLoaders(DataLoaders):
                    seed: int | None = None, y_block: Any = None, item_tfms: Any = None, batch_tfms: Any = None,
                    img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
         """Pictures and a list of their labels: floats are regressed, lists of labels are several categories."""
+        _check(cls.from_lists, kwargs)
         if y_block is None:
             first = labels[0]
             several = isinstance(first, (list, tuple, L)) and len(first) > 1
@@ -170,6 +190,7 @@ class SegmentationDataLoaders(DataLoaders):
                         seed: int | None = None, codes: Any = None, item_tfms: Any = None, batch_tfms: Any = None,
                         img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
         """Pictures whose mask's file is a function of theirs; `codes` name the classes."""
+        _check(cls.from_label_func, kwargs)
         dblock = DataBlock(blocks=(ImageBlock(img_cls), MaskBlock(codes=codes)),
                            splitter=RandomSplitter(valid_pct, seed=seed), get_y=label_func, item_tfms=item_tfms,
                            batch_tfms=batch_tfms)

@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 from fastcore.foundation import L
 from torch import Tensor
 
+from minifast.data.categorize import MultiCategorize
 from minifast.data.pipeline import RandTransform, Transform
 from minifast.losses import MSELossFlat
 from minifast.markers import TensorBase, TensorImageBase, TensorMultiCategory, cast, plain, retain_type, tensor
 
-__all__ = ['BBoxLabeler', 'LabeledBBox', 'PointScaler', 'TensorBBox', 'TensorPoint', 'get_annotations', 'picture_size']
+__all__ = ['BBoxLabeler', 'LabeledBBox', 'PointScaler', 'TensorBBox', 'TensorPoint', 'TensorPointCreate',
+           'get_annotations', 'picture_size']
 
 
 class TensorPoint(TensorBase):
@@ -27,9 +29,10 @@ class TensorPoint(TensorBase):
         return cls(plain(tensor(t)).reshape(-1, 2).float(), img_size=img_size)
 
     def show(self, ctx: Any = None, **kwargs: Any) -> Any:
-        """Draw the points on the axis `ctx`."""
+        """Draw the points on the axis `ctx`; those outside of its picture are not seen and do not shrink it."""
         kwargs.pop('figsize', None)
         xy = plain(self).detach().cpu().reshape(-1, 2).numpy()  # sync: shown to a person
+        ctx.set_autoscale_on(not ctx.images)
         ctx.scatter(xy[:, 0], xy[:, 1], **{**self._show_args, **kwargs})
         return ctx
 
@@ -114,6 +117,16 @@ def picture_size(sample: Any) -> tuple[int, int] | None:
     return None
 
 
+class TensorPointCreate(Transform):
+    """Points in pixels from a list, array or tensor of (x, y); the loss that suits them is the squared error."""
+
+    loss_func = MSELossFlat()
+
+    def encodes(self, t: Any) -> TensorPoint:
+        """The points."""
+        return TensorPoint.create(t)
+
+
 class PointScaler(RandTransform):
     """Scale points and boxes from pixels to -1..1 across the picture of their sample, and back for showing.
 
@@ -126,7 +139,6 @@ class PointScaler(RandTransform):
     split_idx = None
     supports = (TensorPoint,)
     keyed = True
-    loss_func = MSELossFlat()
 
     def __init__(self, do_scale: bool = True, y_first: bool = False) -> None:
         super().__init__()
@@ -172,6 +184,14 @@ class PointScaler(RandTransform):
         marked = cast(xy.reshape(-1, 4) if isinstance(like, TensorBBox) else xy, type(like))
         marked.img_size = tuple(size)
         return marked
+
+
+def _as_it_is(self: MultiCategorize, o: LabeledBBox) -> LabeledBBox:
+    return o
+
+
+# labels that were decoded with their boxes pass through the labels' own transform
+MultiCategorize.decodes.add(_as_it_is, takes_self=True)
 
 
 class BBoxLabeler(Transform):

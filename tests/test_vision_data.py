@@ -1,0 +1,279 @@
+"""Pictures in blocks and loaders: every way to make them, every kind of target, and how batches of them look."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from fastcore.foundation import L
+from PIL import Image
+
+from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock
+from minifast.data.core import Datasets
+from minifast.data.transforms import (Category, IntToFloatTensor, Normalize, RandomSplitter, ToTensor, get_c,
+                                      get_image_files, parent_label)
+from minifast.losses import CrossEntropyLossFlat, MSELossFlat
+from minifast.markers import TensorCategory, TensorImage, TensorMask, TensorMultiCategory
+from minifast.vision.augment import RandomResizedCrop, Resize, aug_transforms
+from minifast.vision.core import BadImageError, PILImage, PILImageBW, PILMask, TensorBBox, TensorPoint, imagenet_stats
+from minifast.vision.data import (BBoxBlock, BBoxLblBlock, ImageBlock, ImageDataLoaders, MaskBlock, PointBlock,
+                                  SegmentationDataLoaders, bb_pad, clip_remove_empty, show_batch, show_results)
+
+SETTINGS = {'item_tfms': Resize(16), 'bs': 4, 'device': 'cpu'}
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Red cats and blue dogs, 32x24, in train and valid, and a mask of each."""
+    path = tmp_path_factory.mktemp('pets')
+    rng = np.random.RandomState(0)
+    for part, n in (('train', 8), ('valid', 4)):
+        for label, channel in (('cat', 0), ('dog', 2)):
+            (path / part / label).mkdir(parents=True)
+            for i in range(n // 2):
+                pixels = rng.randint(0, 60, (24, 32, 3), np.uint8)
+                pixels[6:18, 8:24, channel] = 230
+                Image.fromarray(pixels).save(path / part / label / f'{label}_{i}.{"png" if i else "jpg"}')
+    (path / 'masks').mkdir()
+    for f in get_image_files(path / 'train'):
+        Image.fromarray((np.asarray(PILImage.create(f)).max(-1) > 128).astype(np.uint8)).save(
+            path / 'masks' / f'{f.stem}.png')
+    return path
+
+
+def _mask_of(f):
+    return f.parent.parent.parent / 'masks' / f'{f.stem}.png'
+
+
+def _files(path):
+    return get_image_files(path, folders=['train', 'valid'])
+
+
+def _frame(path):
+    pd = pytest.importorskip('pandas')
+    files = _files(path)
+    return pd.DataFrame({'name': [str(f.relative_to(path).with_suffix('')) for f in files],
+                         'label': [f.parent.name for f in files],
+                         'kinds': ['a b' if 'cat' in str(f) else 'b' for f in files],
+                         'is_valid': [f.parent.parent.name == 'valid' for f in files],
+                         'suffix': [f.suffix for f in files]})
+
+
+FACTORIES = {
+    'from_folder': lambda p: ImageDataLoaders.from_folder(p, **SETTINGS),
+    'from_folder pct': lambda p: ImageDataLoaders.from_folder(p / 'train', valid_pct=.25, seed=1, **SETTINGS),
+    'from_folder vocab': lambda p: ImageDataLoaders.from_folder(p, vocab=['dog', 'cat'], **SETTINGS),
+    'from_path_func': lambda p: ImageDataLoaders.from_path_func(p, _files(p), parent_label, seed=1, **SETTINGS),
+    'from_name_func': lambda p: ImageDataLoaders.from_name_func(p, _files(p), lambda n: n[:3], **SETTINGS),
+    'from_path_re': lambda p: ImageDataLoaders.from_path_re(p, _files(p), r'/([^/]+)_\d+.\w+$', **SETTINGS),
+    'from_name_re': lambda p: ImageDataLoaders.from_name_re(p, _files(p), r'^(\w+)_\d+', **SETTINGS),
+    'from_lists': lambda p: ImageDataLoaders.from_lists(p, _files(p), [f.parent.name for f in _files(p)], **SETTINGS),
+}
+
+
+@pytest.mark.parametrize('name', FACTORIES)
+def test_factory_gives_batches_of_pictures_and_categories(name, folder):
+    """Each way of naming the labels gives float pictures in 0..1, codes, and the same two classes."""
+    dls = FACTORIES[name](folder)
+    x, y = dls.one_batch()
+    assert type(x) is TensorImage and x.shape == (4, 3, 16,
+                                                  16) and x.dtype == torch.float32 and 0 <= x.min() <= x.max() <= 1
+    assert type(y) is TensorCategory and y.dtype == torch.int64
+    assert sorted(dls.vocab) == ['cat', 'dog'] and dls.c == get_c(dls) == 2
+    red_first = x[:, 0].mean((1, 2)) > x[:, 2].mean((1, 2))
+    assert torch.equal(red_first, y.as_subclass(torch.Tensor) == dls.vocab.o2i['cat'])
+
+
+def test_tables_and_lists_choose_the_kind_of_target(folder):
+    """Columns, delimiters, folders and suffixes of a table; floats and lists of labels."""
+    frame = _frame(folder)
+    png = frame[frame.suffix == '.png']
+    dls = ImageDataLoaders.from_df(png, folder, fn_col='name', label_col='label', suff='.png', valid_col='is_valid',
+                                   **SETTINGS)
+    assert len(dls.train_ds) == 6 and len(dls.valid_ds) == 2 and list(dls.vocab) == ['cat', 'dog']
+    png.to_csv(folder / 'labels.csv', index=False)
+    dls = ImageDataLoaders.from_csv(folder, label_col='kinds', label_delim=' ', suff='.png', seed=1, **SETTINGS)
+    y = dls.one_batch()[1]
+    assert type(y) is TensorMultiCategory and y.shape == (4, 2) and list(dls.vocab) == ['a', 'b']
+    files = _files(folder)
+    numbers = ImageDataLoaders.from_lists(folder, files, [float(i) for i in range(len(files))], **SETTINGS)
+    assert numbers.one_batch()[1].dtype == torch.float32 and get_c(numbers) == 1
+    several = ImageDataLoaders.from_lists(folder, files, [['a', 'b'], ['b', 'c']] * (len(files) // 2), **SETTINGS)
+    assert several.one_batch()[1].shape == (4, 3)
+
+
+def test_unknown_keyword_names_the_near_match(folder):
+    """A slip of the pen is not swallowed."""
+    with pytest.raises(TypeError, match='item_tfms'):
+        ImageDataLoaders.from_folder(folder, item_tfm=Resize(16))
+
+
+def test_segmentation_masks_move_with_their_pictures(folder):
+    """After cropping and all augmentations a mask still covers the bright part of its picture."""
+    dls = SegmentationDataLoaders.from_label_func(
+        folder, get_image_files(folder / 'train'), _mask_of, codes=['back', 'pet'], valid_pct=.25, bs=4, device='cpu',
+        item_tfms=RandomResizedCrop(32, min_scale=.6), batch_tfms=aug_transforms(max_lighting=0, pad_mode='zeros'))
+    x, y = dls.one_batch()
+    assert type(y) is TensorMask and y.dtype == torch.int64 and y.shape == (4, 32, 32) and get_c(dls) == 2
+    bright = x.amax(1) > .55
+    assert (bright == (y.as_subclass(torch.Tensor) == 1)).float().mean() > .95
+    assert isinstance(dls.train_ds.loss_func, CrossEntropyLossFlat)
+    assert dls.train.decode_batch((x, y))[0][1].codes == ['back', 'pet']
+
+
+def _points(f):
+    return [[8, 6], [24, 18]]
+
+
+def _boxes(f):
+    return [[8, 6, 24, 18]] if f.suffix == '.jpg' else [[8, 6, 24, 18], [0, 0, 8, 6]]
+
+
+def _box_labels(f):
+    return [f.parent.name] if f.suffix == '.jpg' else [f.parent.name, 'corner']
+
+
+def _block(*blocks, **kwargs) -> DataBlock:
+    return DataBlock(blocks=blocks, get_items=get_image_files, splitter=RandomSplitter(seed=1),
+                     item_tfms=Resize(32, method='squish'), **kwargs)
+
+
+def test_points_are_scaled_and_shown_in_pixels(folder):
+    """In a batch -1..1, decoded pixels of the resized picture; the loss is the squared error of c numbers."""
+    dls = _block(ImageBlock, PointBlock, get_y=_points).dataloaders(folder / 'train', bs=4, device='cpu')
+    x, y = dls.one_batch()
+    assert type(y) is TensorPoint and y.shape == (4, 2, 2) and get_c(dls) == 4
+    torch.testing.assert_close(y[0].as_subclass(torch.Tensor), torch.tensor([[-.5, -.5], [.5, .5]]))
+    assert isinstance(dls.train_ds.loss_func, type(MSELossFlat()))
+    assert dls.train.decode_batch((x, y))[0][1].tolist() == [[8, 8], [24, 24]]
+
+
+def test_boxes_are_padded_to_one_shape_and_labelled(folder):
+    """Samples of one and two boxes share a batch; what was filled up is '#na#' and not shown."""
+    block = _block(ImageBlock, BBoxBlock, BBoxLblBlock, getters=[lambda f: f, _boxes, _box_labels], n_inp=1)
+    dls = block.dataloaders(folder / 'train', bs=6, device='cpu')
+    x, boxes, labels = dls.one_batch()
+    assert type(boxes) is TensorBBox and boxes.shape == (6, 2, 4) and labels.shape == (6, 2)
+    assert list(dls.vocab) == ['#na#', 'cat', 'corner', 'dog']
+    filled = labels[:, 1] == 0
+    assert filled.any() and (boxes[filled][:, 1] == 0).all()
+    labeled = dls.train.decode_batch((x, boxes, labels))[0][2]
+    torch.testing.assert_close(labeled.bbox[0].as_subclass(torch.Tensor), torch.tensor([8., 8, 24, 24]))
+
+
+def test_clip_remove_empty_and_bb_pad():
+    """Boxes are cut at the picture's edge; those wholly outside go with their labels."""
+    boxes = TensorBBox(torch.tensor([[-2., -.5, .5, .5], [1.5, 0, 2, 1], [0, 0, 1, 1]]))
+    kept, labels = clip_remove_empty(boxes, TensorMultiCategory(torch.tensor([1, 2, 3])))
+    assert kept.tolist() == [[-1, -.5, .5, .5], [0, 0, 1, 1]] and labels.tolist() == [1, 3]
+    assert type(kept) is TensorBBox and type(labels) is TensorMultiCategory
+    image = TensorImage(torch.rand(3, 4, 4))
+    samples = [(image, boxes, labels.new_tensor([1, 2, 3])), (image, boxes[2:], labels.new_tensor([7]))]
+    first, second = bb_pad(samples, pad_idx=9)
+    assert len(first[1]) == len(second[1]) == 2 and second[2].tolist() == [7, 9]
+
+
+def test_middle_level_and_by_hand_give_the_same_batch(folder):
+    """Datasets with lists of transforms, and everything called by hand, are the same as the ready-made loaders."""
+    files = get_image_files(folder / 'train')
+    tfms = [[PILImage.create], [parent_label, lambda o: int(o == 'dog')]]
+    dsets = Datasets(files, tfms, splits=[list(range(6)), [6, 7]])
+    normalize = Normalize.from_stats(*imagenet_stats, cuda=False)
+    dl = dsets.dataloaders(bs=2, after_item=[Resize(16), ToTensor], after_batch=[IntToFloatTensor(), normalize],
+                           device='cpu').valid
+    x, y = next(iter(dl))
+    ims = torch.stack([Resize(16)(PILImage.create(f), split_idx=1).to_tensor() for f in files[6:]]).float() / 255
+    mean, std = (torch.tensor(s)[:, None, None] for s in imagenet_stats)
+    torch.testing.assert_close(x.as_subclass(torch.Tensor), (ims - mean) / std)
+    assert type(dsets[0][0]) is PILImage and y.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize('settings', [{'num_workers': 2}, {'num_workers': 2, 'multiprocessing_context': 'thread'}],
+                         ids=['processes', 'threads'])
+def test_batches_are_the_same_for_any_workers(settings, folder):
+    """Crops and flips are a function of seed, epoch and index; light and geometry of seed and step."""
+    def _batches(**kwargs):
+        dls = ImageDataLoaders.from_folder(folder, item_tfms=RandomResizedCrop(16), batch_tfms=aug_transforms(), bs=4,
+                                           device='cpu', **kwargs)
+        dls.train.begin(7, 3)
+        return [x for x, _ in dls.train]
+    alone, together = _batches(num_workers=0), _batches(**settings)
+    assert len(alone) == 2 and all(map(torch.equal, alone, together))
+
+
+def test_bad_picture_names_file_and_index_or_is_left_out(folder, tmp_path):
+    """The error names path, index and the way out; on_error='skip' leaves the picture out and lists it."""
+    good = get_image_files(folder / 'train')
+    bad = tmp_path / 'bad.jpg'
+    bad.write_bytes(good[0].read_bytes()[:400] if good[0].suffix == '.jpg' else b'nothing')
+    files = [*good[:5], bad]
+    block = DataBlock(blocks=(ImageBlock, CategoryBlock(vocab=['cat', 'dog'])), get_y=lambda f: 'cat',
+                      splitter=lambda o: ([0, 1, 5, 2], [3, 4]), item_tfms=Resize(16))
+    with pytest.raises(BadImageError, match='bad.jpg') as caught:
+        block.dataloaders(files, bs=4, device='cpu', shuffle=False).train.one_batch()
+    assert 'item 2' in str(caught.value.__notes__)
+    dl = block.dataloaders(files, bs=4, device='cpu', on_error='skip').train
+    with pytest.warns(UserWarning, match='1 items were left out'):
+        sizes = [len(x) for x, _ in dl]
+    assert sum(sizes) == 3 and 'bad.jpg' in dl.skipped[0][1]
+
+
+# ---------------------------------------------------------------- how batches look
+
+def _axes():
+    import matplotlib.pyplot as plt
+    return plt.gcf().axes
+
+
+TARGETS = {
+    'category': ((ImageBlock, CategoryBlock), {'get_y': parent_label}),
+    'several': ((ImageBlock, MultiCategoryBlock), {'get_y': lambda f: [f.parent.name, 'pet']}),
+    'number': ((ImageBlock, RegressionBlock), {'get_y': lambda f: 1.5}),
+    'mask': ((ImageBlock, MaskBlock(['back', 'pet'])), {'get_y': _mask_of}),
+    'points': ((ImageBlock, PointBlock), {'get_y': _points}),
+    'boxes': ((ImageBlock, BBoxBlock, BBoxLblBlock), {'getters': [lambda f: f, _boxes, _box_labels], 'n_inp': 1}),
+    'picture': ((ImageBlock, ImageBlock(PILImageBW)), {}),
+}
+
+
+@pytest.mark.parametrize('kind', TARGETS)
+def test_show_batch_each_kind_of_target_is_drawn_on_its_picture(kind, folder):
+    """One axis a sample (two for pairs of pictures), with its picture and its target, as large as the picture."""
+    blocks, kwargs = TARGETS[kind]
+    dls = _block(*blocks, **kwargs).dataloaders(folder / 'train', bs=4, device='cpu')
+    dls.show_batch(max_n=3, figsize=(4, 4))
+    axs = [ax for ax in _axes() if ax.images]
+    assert len(axs) == (6 if kind == 'picture' else 3)
+    seen = {'category': lambda ax: ax.get_title() in ('cat', 'dog'),
+            'several': lambda ax: ax.get_title().endswith(';pet'),
+            'number': lambda ax: ax.get_title() == '1.5', 'mask': lambda ax: len(ax.images) == 2,
+            'points': lambda ax: len(ax.collections) == 1,
+            'boxes': lambda ax: len(ax.patches) >= 1 and len(ax.texts) >= 1,
+            'picture': lambda ax: len(ax.images) == 1}[kind]
+    assert all(map(seen, axs))
+    assert all(ax.get_xlim() == (-.5, 31.5) and ax.get_ylim() == (31.5, -.5) for ax in axs)
+
+
+@pytest.mark.parametrize('kind', ['category', 'mask', 'points', 'picture'])
+def test_show_results_sets_prediction_beside_target(kind, folder):
+    """Categories are green or red, masks and points come twice, pictures three times."""
+    blocks, kwargs = TARGETS[kind]
+    dls = _block(*blocks, **kwargs).dataloaders(folder / 'train', bs=4, device='cpu')
+    b = dls.one_batch()
+    samples = dls.train.decode_batch(b)
+    outs = L((Category('cat') if kind == 'category' else s[1],) for s in samples)
+    show_results(b[0], b[1], samples, outs, max_n=2)
+    axs = [ax for ax in _axes() if ax.images]
+    assert len(axs) == {'category': 2, 'mask': 4, 'points': 4, 'picture': 6}[kind]
+    for ax, sample in zip(axs, samples):
+        if kind == 'category':
+            assert ax.get_title() == f'{sample[1]}\ncat'
+            assert ax.title.get_color() == ('green' if sample[1] == 'cat' else 'red')
+    show_batch(b[0], b[1], samples, max_n=2, nrows=1)
+    assert len([ax for ax in _axes() if ax.images]) == (4 if kind == 'picture' else 2)
+
+
+def test_mask_by_hand_shows_and_loads(folder):
+    """`PILMask.create(...).show(ctx=..., vmin=..., vmax=...)` over its picture."""
+    f = get_image_files(folder / 'train')[0]
+    ax = PILMask.create(_mask_of(f)).show(ctx=PILImage.create(f).show(figsize=(2, 2)), vmin=0, vmax=5, alpha=.4)
+    assert len(ax.images) == 2 and ax.images[1].get_clim() == (0, 5) and ax.images[1].get_alpha() == .4
