@@ -286,12 +286,13 @@ def _build_transform(config: Mapping[str, Any], functions: Mapping[str, Callable
 
 
 _plain_types = {f'{t.__module__}.{t.__qualname__}': t for t in (
-    str, int, float, bool, bytes, list, tuple, dict, PurePath, np.ndarray, Tensor, Image.Image,
-    markers.TensorImage, markers.TensorImageBW, markers.TensorMask)}
+    str, int, float, bool, bytes, list, tuple, dict, PurePath, np.ndarray, Tensor, Image.Image)}
 
 
 class NoSuchType:
-    """Stands for a type of the user's: no item is of it."""
+    """Stands for a type of the user's, by its name: no item is of it."""
+
+    import_name = ''
 
 
 def describe_types(types: Any) -> list | None:
@@ -299,7 +300,8 @@ def describe_types(types: Any) -> list | None:
     if types is None:
         return None
     return [describe_types(t) if isinstance(t, tuple) else
-            'pathlib.PurePath' if issubclass(t, PurePath) else import_name(t) for t in types]
+            'pathlib.PurePath' if issubclass(t, PurePath) else t.import_name if issubclass(t, NoSuchType) else
+            import_name(t) for t in types]
 
 
 def build_types(names: Any, file: Any) -> list | None:
@@ -315,10 +317,11 @@ def build_types(names: Any, file: Any) -> list | None:
         if isinstance(name, list) and all(isinstance(n, str) for n in name):
             found.append(tuple(build_types(name, file)))
         elif isinstance(name, str):
-            # pictures' classes have the suffix-free names of their room; nothing else is looked up by name
+            # classes of pictures and of marked tensors, and a few of Python; no other is looked up by a file's word
             home, _, cls = name.rpartition('.')
-            own = getattr(core, cls, None) if home == core.__name__ else None
-            found.append(own if isinstance(own, type) else _plain_types.get(name, NoSuchType))
+            own = getattr({core.__name__: core, markers.__name__: markers}.get(home), cls, None)
+            own = own if isinstance(own, type) else _plain_types.get(name)
+            found.append(own or type('NoSuchType', (NoSuchType,), {'import_name': name}))
         else:
             raise UnsafeFileError(f'{file}: the types of its items are malformed')
     return found

@@ -35,6 +35,7 @@ from minifast.callback.recorder import Recorder
 from minifast.callback.schedule import ParamScheduler, SchedCos, combine_scheds, combined_cos, lr_find, valley
 from minifast.checkpoint import load_model, save_model
 from minifast.data.core import DataLoaders
+from minifast.deploy import to_onnx, to_torch
 from minifast.export import export_learner, read_export
 from minifast.loop import Loop
 from minifast.metrics import AvgLoss, AvgMetric, AvgSmoothLoss, Metric, ValueMetric, mk_metric
@@ -269,6 +270,14 @@ class Learner(Loop):
     def export(self, fname: str | Path = 'export.pkl') -> Path:
         """Write everything that prediction needs to `path/fname`, as data without code; read it with `load_learner`."""
         return export_learner(self, self.path / fname)
+
+    def to_torch(self, activation: bool = True) -> nn.Module:
+        """A plain `nn.Module` of normalisation, model and activation, for use without minifast."""
+        return to_torch(self, activation)
+
+    def to_onnx(self, fname: str | Path, size: tuple[int, ...] | None = None, activation: bool = True) -> Path:
+        """Write `to_torch` as an ONNX file to `path/fname`."""
+        return to_onnx(self, self.path / fname, size=size, activation=activation)
 
     # ------------------------------------------------------------ settings for a block
 

@@ -1,0 +1,399 @@
+"""Laws of exports: one file of data that predicts the same bits elsewhere, and from which no code ever runs."""
+import json
+import re
+import subprocess
+import sys
+import textwrap
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader as TorchLoader
+from torch.utils.data import TensorDataset
+
+from minifast import losses
+from minifast.callback.progress import CSVLogger
+from minifast.data.block import DataBlock
+from minifast.data.core import DataLoaders
+from minifast.data.transforms import Normalize, get_image_files, parent_label
+from minifast.describe import build_loss, describe_loss
+from minifast.learner import Learner, load_learner
+from minifast.tensorfile import DamagedFileError, UnsafeFileError, copied, read_tensors, write_atomic
+from minifast.vision.augment import Resize, aug_transforms
+from minifast.vision.core import imagenet_stats
+from minifast.vision.data import CategoryBlock, ImageBlock, ImageDataLoaders, MaskBlock
+from minifast.vision.learner import unet_learner, vision_learner
+from minifast.vision.models.tvm import resnet18
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    """Twelve pictures in the folders of two classes."""
+    folder, draw = tmp_path_factory.mktemp('pictures'), np.random.RandomState(0)
+    for label in ('cat', 'dog'):
+        (folder / label).mkdir()
+        for i in range(6):
+            Image.fromarray(draw.randint(0, 255, (40, 36, 3), dtype=np.uint8)).save(folder / label / f'{i}.png')
+    return folder
+
+
+def loaders(folder, **kwargs):
+    tfms = {'item_tfms': Resize(32), 'batch_tfms': [*aug_transforms(), Normalize.from_stats(*imagenet_stats)]}
+    return ImageDataLoaders.from_folder(folder, valid_pct=0.3, seed=1, bs=4, num_workers=0, device='cpu',
+                                        **{**tfms, **kwargs})
+
+
+@pytest.fixture(scope='module')
+def exported(pictures, tmp_path_factory):
+    """A learner of pictures, and its export."""
+    torch.manual_seed(0)
+    learn = vision_learner(loaders(pictures), resnet18, pretrained=False, path=tmp_path_factory.mktemp('export'))
+    learn.model.eval()
+    return learn, learn.export()
+
+
+class UserNet(nn.Module):
+    """A model class that minifast does not know."""
+
+    def __init__(self, n_out=2):
+        super().__init__()
+        self.layer = nn.Linear(4, n_out)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def plain_learner(loss_func=F.cross_entropy, **kwargs):
+    torch.manual_seed(0)
+    data = TensorDataset(torch.randn(16, 4), torch.randint(0, 2, (16,)))
+    dls = DataLoaders(TorchLoader(data, batch_size=8, shuffle=True), TorchLoader(data, batch_size=8))
+    return Learner(dls, UserNet(), loss_func=loss_func, **kwargs)
+
+
+# ---------------------------------------------------------------- the same predictions
+
+def test_the_loaded_learner_predicts_the_same_bits(exported, pictures):
+    """`predict`, `test_dl` and `get_preds` of the loaded learner equal the exported one's, classes included."""
+    learn, file = exported
+    assert file == learn.path / 'export.pkl'
+    loaded = load_learner(file)
+    for item in (pictures / 'cat' / '1.png', str(pictures / 'dog' / '2.png'),
+                 np.asarray(Image.open(pictures / 'dog' / '3.png'))):
+        ours, theirs = learn.predict(item), loaded.predict(item)
+        assert ours[0] == theirs[0] and type(theirs[0]).__name__ == 'Category'
+        assert torch.equal(ours[1], theirs[1]) and torch.equal(ours[2], theirs[2])
+    files = get_image_files(pictures)
+    assert torch.equal(learn.get_preds(dl=learn.dls.test_dl(files))[0],
+                       loaded.get_preds(dl=loaded.dls.test_dl(files))[0])
+    assert list(loaded.dls.vocab) == ['cat', 'dog'] and loaded.dls.c == 2 and len(loaded.dls.train_ds) == 0
+
+
+def test_an_export_of_a_loaded_learner_is_the_same_export(exported, tmp_path):
+    """Loading and exporting again changes nothing."""
+    _, file = exported
+    again = load_learner(file).export(tmp_path / 'again.pkl')
+    first, second = (json.loads(read_tensors(f)['meta']) for f in (file, again))
+    first.pop('made_with')
+    second.pop('made_with')
+    assert first == second
+
+
+def test_an_export_loads_in_another_folder_and_process_without_the_script(exported, pictures, tmp_path):
+    """A new process that knows nothing but the file predicts the same; nothing in the file tells where it was made."""
+    learn, file = exported
+    moved = tmp_path / 'moved.pkl'
+    moved.write_bytes(file.read_bytes())
+    assert str(pictures).encode() not in moved.read_bytes() and b'PosixPath' not in moved.read_bytes()
+    script = textwrap.dedent('''
+        import sys
+        from minifast.learner import load_learner
+        name, index, probs = load_learner(sys.argv[1]).predict(sys.argv[2])
+        print(name, int(index), [p.hex() for p in probs.tolist()])
+    ''')
+    done = subprocess.run([sys.executable, '-c', script, moved, pictures / 'cat' / '0.png'], cwd=ROOT,
+                          capture_output=True, text=True)
+    name, index, probs = learn.predict(pictures / 'cat' / '0.png')
+    assert done.stdout == f'{name} {int(index)} {[p.hex() for p in probs.tolist()]}\n', done.stderr
+
+
+def test_a_unet_for_masks_comes_back(pictures, tmp_path):
+    """A segmentation learner is rebuilt with its codes."""
+    masks = tmp_path / 'masks'
+    masks.mkdir()
+    for file in get_image_files(pictures):
+        Image.fromarray(np.zeros((40, 36), dtype=np.uint8)).save(masks / f'{file.parent.name}{file.name}')
+
+    def mask_of(file):
+        return masks / f'{file.parent.name}{file.name}'
+    block = DataBlock(blocks=(ImageBlock, MaskBlock(['none', 'some'])), get_items=get_image_files, get_y=mask_of,
+                      item_tfms=Resize(32))
+    dls = block.dataloaders(pictures, bs=2, num_workers=0, device='cpu')
+    learn = unet_learner(dls, resnet18, pretrained=False, path=tmp_path)
+    learn.model.eval()
+    loaded = load_learner(learn.export())
+    file = pictures / 'cat' / '0.png'
+    assert torch.equal(learn.predict(file)[2], loaded.predict(file)[2])
+    assert list(loaded.dls.valid.after_item.vocab) == ['none', 'some']
+
+
+# ---------------------------------------------------------------- what is the user's own
+
+def test_functions_of_the_user_are_named_and_never_needed_to_predict(pictures, tmp_path):
+    """A lambda as label function and one as loss, a CSV log open: the export succeeds, loads and predicts."""
+    block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files,
+                      get_y=lambda file: file.parent.name, item_tfms=Resize(32))
+    dls = block.dataloaders(pictures, bs=4, num_workers=0, device='cpu')
+    learn = vision_learner(dls, resnet18, pretrained=False, path=tmp_path, cbs=CSVLogger,
+                           loss_func=lambda pred, target: F.cross_entropy(pred, target))
+    with learn.no_bar():
+        learn.fit(1)
+    loaded = load_learner(learn.export())
+    files = get_image_files(pictures)
+    ours, theirs = (one.get_preds(dl=one.dls.test_dl(files))[0] for one in (learn, loaded))
+    assert torch.equal(ours, theirs)
+    with pytest.raises(NotImplementedError, match='lambda'):
+        loaded.loss_func(torch.zeros(1, 2), torch.zeros(1))
+
+
+def shout(file):
+    """A function of the user's that predictions need."""
+    return file
+
+
+def test_a_function_that_predictions_need_is_asked_for_by_name(pictures, tmp_path):
+    """`get_x` of the user's stands in the way until it is handed in."""
+    block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, get_x=shout, get_y=parent_label,
+                      item_tfms=Resize(32))
+    learn = vision_learner(block.dataloaders(pictures, bs=4, num_workers=0, device='cpu'), resnet18,
+                           pretrained=False, path=tmp_path)
+    learn.model.eval()
+    file, item = learn.export(), pictures / 'cat' / '0.png'
+    name = f'{__name__}.shout'
+    with pytest.raises(NotImplementedError, match=name):
+        load_learner(file).predict(item)
+    assert torch.equal(load_learner(file, functions={name: shout}).predict(item)[2], learn.predict(item)[2])
+
+
+def test_a_model_class_of_the_user_is_asked_for_by_name(tmp_path):
+    """`load_learner(file, model=...)` fills it; another model is refused."""
+    learn = plain_learner(path=tmp_path)
+    file = learn.export()
+    with pytest.raises(ValueError, match=r'UserNet.*model=UserNet\(\.\.\.\)'):
+        load_learner(file)
+    with pytest.raises(ValueError, match='another number of outputs'):
+        load_learner(file, model=UserNet(3))
+    loaded = load_learner(file, model=UserNet())
+    x = torch.randn(1, 4)
+    assert torch.equal(learn.model(x), loaded.model(x)) and loaded.loss_func is F.cross_entropy
+    assert torch.equal(learn.predict(x[0])[2], loaded.predict(x[0])[2])
+
+
+def test_a_changed_model_has_no_recipe(exported, tmp_path):
+    """A layer changed by hand, even one without weights, is not what the recipe makes: the model is asked for."""
+    learn = load_learner(exported[1])
+    learn.model[1][-2] = nn.Dropout(0.1)
+    with pytest.raises(ValueError, match='model='):
+        load_learner(learn.export(tmp_path / 'a.pkl'))
+
+
+def test_a_pickle_module_is_refused(exported):
+    """The old argument is answered with the reason."""
+    with pytest.raises(ValueError, match='no pickle'):
+        load_learner(exported[1], pickle_module=json)
+
+
+# ---------------------------------------------------------------- losses
+
+@pytest.mark.parametrize('loss', [
+    losses.CrossEntropyLossFlat(axis=1, weight=torch.tensor([1., 2.]), label_smoothing=0.1),
+    losses.FocalLossFlat(gamma=3.), losses.LabelSmoothingCrossEntropyFlat(eps=0.2),
+    losses.LabelSmoothingCrossEntropy(eps=0.3), losses.BCEWithLogitsLossFlat(thresh=0.7),
+    losses.BCEWithLogitsLossFlat(pos_weight=torch.tensor([1., 2.])), losses.MSELossFlat(), losses.L1LossFlat(),
+    losses.BCELossFlat(), losses.DiceLoss(smooth=1e-3), nn.CrossEntropyLoss(label_smoothing=0.2),
+    nn.HuberLoss(delta=2.), F.cross_entropy, F.mse_loss], ids=lambda loss: getattr(loss, '__name__', repr(loss)))
+def test_a_loss_comes_back_with_its_settings(loss):
+    """The same number, activation and decoding from the description, after a trip through JSON."""
+    again = build_loss(json.loads(json.dumps(describe_loss(loss))), {}, 'file')
+    pred = torch.rand(4, 2)
+    target = torch.rand(4, 2) if 'BCE' in repr(loss) or 'MSE' in repr(loss) or 'L1' in repr(loss) or 'Huber' in repr(
+        loss) or loss is F.mse_loss else torch.tensor([0, 1, 1, 0])
+    if not isinstance(loss, losses.DiceLoss):
+        assert torch.equal(loss(pred, target), again(pred, target))
+    for name in ('activation', 'decodes'):
+        assert hasattr(loss, name) == hasattr(again, name)
+        if hasattr(loss, name):
+            assert torch.equal(getattr(loss, name)(pred), getattr(again, name)(pred))
+
+
+# ---------------------------------------------------------------- lies
+
+def meta_of(file):
+    return json.loads(read_tensors(file)['meta'])
+
+
+def lie(kind, meta):
+    """Change one thing in the description."""
+    kwargs, data = meta['model']['recipe']['kwargs'], meta['data']
+    {'builder': lambda: meta['model']['recipe'].update(builder='os.system'),
+     'builder of minifast': lambda: meta['model']['recipe'].update(builder='minifast.data.external.untar_data'),
+     'arch': lambda: kwargs.update(arch='os.system'),
+     'arch url': lambda: kwargs.update(arch='hf-hub:someone/something'),
+     'other arch': lambda: kwargs.update(arch='torchvision.models.resnet34'),
+     'weights': lambda: kwargs.update(weights='https://example.com/x.pth'),
+     'pretrained': lambda: kwargs.update(pretrained=True),
+     'absurd size': lambda: kwargs.update(n_out=10 ** 12),
+     'large size': lambda: kwargs.update(n_out=10 ** 6),
+     'many layers': lambda: kwargs.update(lin_ftrs=[8] * 10 ** 6),
+     'unknown argument': lambda: kwargs.update(evil=1),
+     'text for a number': lambda: kwargs.update(ps='x'),
+     'no recipe kwargs': lambda: meta['model'].update(recipe={'builder': 'x'}),
+     'recipe a list': lambda: meta['model'].update(recipe=[1]),
+     'loss': lambda: meta.update(loss={'class': 'os.system', 'kwargs': {'command': 'true'}}),
+     'loss function': lambda: meta.update(loss={'function': 'torch.nn.functional.__builtins__'}),
+     'loss of minifast': lambda: meta.update(loss={'class': 'minifast.losses.BaseLoss', 'kwargs': {'loss_cls': 'x'}}),
+     'loss arguments': lambda: meta['loss'].update(kwargs={'weight': 'x', 'evil': 1}),
+     'transform': lambda: data['after_item'].append({'class': 'os.system', 'kwargs': {}, 'order': 0,
+                                                     'split_idx': None}),
+     'no transform': lambda: data['after_item'].append({'class': 'minifast.learner.Learner', 'kwargs': {}, 'order': 0,
+                                                        'split_idx': None}),
+     'function': lambda: data['items'][0]['tfms'].append({'function': 'minifast.tensorfile.sweep_temporaries',
+                                                          'order': 0, 'split_idx': None}),
+     'download': lambda: data['items'][0]['tfms'].append({'function': 'minifast.data.external.untar_data',
+                                                          'order': 0, 'split_idx': None}),
+     'hidden name': lambda: data['items'][0]['tfms'].append({'function': 'minifast.data.pipeline.importlib.reload',
+                                                             'order': 0, 'split_idx': None}),
+     'absurd picture': lambda: data['after_item'].append({'class': 'minifast.vision.augment.Resize',
+                                                          'kwargs': {'size': 10 ** 9}, 'order': 0, 'split_idx': None}),
+     'transforms a text': lambda: data.update(after_item='x'),
+     'transform a number': lambda: data.update(after_item=[3]),
+     'order': lambda: data['after_item'][0].update(order='x'),
+     'items': lambda: data.update(items=[]),
+     'items a number': lambda: data.update(items=[3]),
+     'types': lambda: data['items'][0].update(types=[{}]),
+     'kinds': lambda: data.update(kinds=['minifast.markers.torch']),
+     'bs': lambda: data.update(bs=-1),
+     'n_inp': lambda: data.update(n_inp='x'),
+     'set by user': lambda: data.update(set_by_user={'__class__': 1}),
+     'setting': lambda: meta['learner'].update(lr='x'),
+     'unknown setting': lambda: meta['learner'].update(opt_func='os.system'),
+     'no data': lambda: meta.pop('data'),
+     'data a list': lambda: meta.update(data=[])}[kind]()
+
+
+LIES = ('builder', 'builder of minifast', 'arch', 'arch url', 'other arch', 'weights', 'pretrained', 'absurd size',
+        'large size', 'many layers', 'unknown argument', 'text for a number', 'no recipe kwargs', 'recipe a
+        list', 'loss', 'loss function', 'loss of minifast', 'loss arguments', 'transform', 'no transform',
+        'function', 'download', 'hidden name', 'absurd picture', 'transforms a text', 'transform a number',
+        'order', 'items', 'items a number', 'types', 'kinds', 'bs', 'n_inp', 'set by user', 'setting',
+        'unknown setting', 'no data', 'data a list')
+
+
+@pytest.mark.parametrize('kind', LIES)
+def test_a_description_that_lies_is_refused(exported, tmp_path, kind):
+    """Names outside of minifast, absurd sizes, wrong kinds: one clear error, before anything is made of them."""
+    found = copied(read_tensors(exported[1]))
+    meta = json.loads(found['meta'])
+    lie(kind, meta)
+    write_atomic(tmp_path / 'a.pkl', {**found, 'meta': json.dumps(meta)})
+    with pytest.raises(UnsafeFileError, match='a.pkl'):
+        load_learner(tmp_path / 'a.pkl')
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda f: f.update(format='x'), 'no export'), (lambda f: f.update(version=99), 'install a newer one'),
+    (lambda f: f.update(meta='{'), 'malformed'), (lambda f: f.update(meta='[' * 100_000), 'malformed'),
+    (lambda f: f.update(meta='{"a":' * 100_000), 'malformed'), (lambda f: f.update(meta='[]'), 'lacks'),
+    (lambda f: f.update(meta=b'{}'), 'malformed'), (lambda f: f.update(model=[1]), 'holds no weights'),
+    (lambda f: f.update(model=OrderedDict(w=torch.ones(1))), 'not those of the model'),
+    (lambda f: f.update(model={**f['model'], '0.0.weight': torch.ones(3)}), 'not those of the model'),
+    (lambda f: f.update(model={k: -v for k, v in f['model'].items()}), 'negative')],
+    ids=['format', 'version', 'json', 'deep list', 'deep dict', 'no dict', 'bytes', 'no model', 'other weights',
+         'shape', 'negative variance'])
+def test_a_file_that_lies_is_refused(exported, tmp_path, change, message):
+    """Wrong format, broken or endlessly nested JSON, other weights: one clear error."""
+    found = copied(read_tensors(exported[1]))
+    change(found)
+    write_atomic(tmp_path / 'a.pkl', found)
+    with pytest.raises(ValueError, match=message):
+        load_learner(tmp_path / 'a.pkl')
+
+
+def test_a_damaged_export_is_refused(exported, tmp_path):
+    """A flipped bit is noticed."""
+    data = bytearray(exported[1].read_bytes())
+    data[len(data) // 2] ^= 4
+    (tmp_path / 'a.pkl').write_bytes(data)
+    with pytest.raises(DamagedFileError, match='a.pkl'):
+        load_learner(tmp_path / 'a.pkl')
+
+
+def test_the_export_fits_its_schema(exported):
+    """The description has the shape that the documented JSON schema tells."""
+    schema = json.loads((ROOT / 'docs' / 'export.schema.json').read_text())
+    assert not list(violations(meta_of(exported[1]), schema, schema))
+
+
+def violations(value, rule, root, place='meta'):
+    """What breaks a JSON schema, for the words of the standard that ours uses."""
+    if '$ref' in rule:
+        rule = root['$defs'][rule['$ref'].rpartition('/')[2]]
+    if 'anyOf' in rule:
+        tries = [list(violations(value, r, root, place)) for r in rule['anyOf']]
+        if all(tries):
+            yield f'{place}: {value!r} is none of the alternatives'
+        return
+    kinds = {'object': dict, 'array': list, 'string': str, 'number': (int, float), 'integer': int, 'boolean': bool,
+             'null': type(None)}
+    wanted = rule.get('type')
+    if wanted and not any(isinstance(value, kinds[k]) for k in ([wanted] if isinstance(wanted, str) else wanted)):
+        yield f'{place}: {value!r} is no {wanted}'
+    if 'pattern' in rule and isinstance(value, str) and not re.search(rule['pattern'], value):
+        yield f'{place}: {value!r}'
+    if isinstance(value, dict):
+        yield from (f'{place} lacks {name}' for name in rule.get('required', ()) if name not in value)
+        for name, part in value.items():
+            if name in rule.get('properties', {}):
+                yield from violations(part, rule['properties'][name], root, f'{place}.{name}')
+            elif rule.get('additionalProperties') is False:
+                yield f'{place}: {name} is not told of'
+    if isinstance(value, list) and 'items' in rule:
+        for i, part in enumerate(value):
+            yield from violations(part, rule['items'], root, f'{place}[{i}]')
+
+
+# ---------------------------------------------------------------- without minifast
+
+def test_to_torch_gives_the_probabilities_of_predict(exported, pictures):
+    """A plain module of bytes or floats in, probabilities out, within 1e-5 of `predict`."""
+    learn, _ = exported
+    module = learn.to_torch()
+    file = pictures / 'cat' / '0.png'
+    pixels = learn.dls.test_dl([file]).dataset[0][0]
+    picture = Resize(32)(pixels, split_idx=1)
+    x = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+    torch.testing.assert_close(module(x)[0], learn.predict(file)[2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(module(x.float() / 255)[0], learn.predict(file)[2], atol=1e-5, rtol=0)
+
+
+def test_an_exported_program_runs_where_minifast_cannot_be_imported(exported, tmp_path):
+    """`torch.export` of it, loaded in a process that has no minifast, gives the same probabilities."""
+    module, x = exported[0].to_torch(), torch.rand(2, 3, 32, 32)
+    torch.export.save(torch.export.export(module, (x,)), tmp_path / 'model.pt2')
+    torch.save(x, tmp_path / 'x.pth')
+    script = textwrap.dedent(f'''
+        import sys
+        sys.modules['minifast'] = None
+        import torch
+        program = torch.export.load({str(tmp_path / "model.pt2")!r}).module()
+        torch.save(program(torch.load({str(tmp_path / "x.pth")!r})), {str(tmp_path / "y.pth")!r})
+    ''')
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    torch.testing.assert_close(torch.load(tmp_path / 'y.pth'), module(x), atol=1e-5, rtol=0)
