@@ -1,0 +1,51 @@
+"""A learner on a drawn line, for trying out callbacks and for tests."""
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from minifast.data.core import DataLoaders
+from minifast.data.load import DataLoader
+from minifast.learner import Learner
+from minifast.losses import MSELossFlat
+from minifast.optimizer import SGD
+from minifast.torch_core import keyed_generator
+
+__all__ = ['RegModel', 'synth_dbunch', 'synth_learner']
+
+
+class RegModel(nn.Module):
+    """`a * x + b` with two parameters, shape of `x` kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.randn(1)), nn.Parameter(torch.randn(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` [B,1] float -> [B,1]."""
+        return x * self.a + self.b
+
+
+def synth_dbunch(a: float = 2, b: float = 3, bs: int = 16, n_train: int = 10, n_valid: int = 2,
+                 device: Any = None) -> DataLoaders:
+    """Noisy points on the line `a * x + b`: `n_train` and `n_valid` batches of `bs` pairs, float [B,1]."""
+    def _points(n: int, key: int) -> TensorDataset:
+        generator = keyed_generator(0, key)
+        x = torch.randn(bs * n, 1, generator=generator)
+        return TensorDataset(x, a * x + b + 0.1 * torch.randn(bs * n, 1, generator=generator))
+    train = DataLoader(_points(n_train, 0), bs=bs, shuffle=True, num_workers=0)
+    valid = DataLoader(_points(n_valid, 1), bs=bs, num_workers=0)
+    return DataLoaders(train, valid, device=device)
+
+
+def synth_learner(n_trn: int = 10, n_val: int = 2, cuda: bool = False, lr: float = 1e-3,
+                  data: DataLoaders | None = None, model: nn.Module | None = None, **kwargs: Any) -> Learner:
+    """A `Learner` of `RegModel` on `synth_dbunch`; keyword arguments go to `Learner`."""
+    device = 'cuda' if cuda else 'cpu'
+    data = synth_dbunch(n_train=n_trn, n_valid=n_val, device=device) if data is None else data
+    kwargs = {'opt_func': partial(SGD, mom=0.9), 'loss_func': MSELossFlat(), **kwargs}
+    return Learner(data, RegModel() if model is None else model, lr=lr, **kwargs)

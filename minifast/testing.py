@@ -1,0 +1,104 @@
+"""The contract between the loop and a callback, as a function that plugin authors call in their tests."""
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from minifast.callback.core import Callback
+from minifast.learner import Learner
+from minifast.test_utils import synth_learner
+
+__all__ = ['check_callback']
+
+
+class _Interrupt(Callback):
+    """Presses Ctrl-C behind the backward pass of the second batch."""
+
+    order = 1000
+
+    def after_backward(self) -> None:
+        if self.iter == 1:
+            raise KeyboardInterrupt
+
+
+def check_callback(make_cb: Callable[[], Callback], make_learner: Callable[..., Learner] = synth_learner,
+                   watches_only: bool = False) -> Learner:
+    """Check that a callback keeps the contract of the loop.
+
+    It must work when given as a class or an instance, in two fits in a row, in `validate` and `get_preds`, and leave
+    logger, loss function, model mode hooks and learner attributes as they were, also after Ctrl-C.
+
+    Args:
+        make_cb: returns a new callback, usually its class.
+        make_learner: returns a new small learner and takes `cbs=`.
+        watches_only: the callback claims not to change training; then the weights must be those of a run without it.
+
+    Returns:
+        The learner after the checks, for further assertions.
+
+    Raises:
+        AssertionError: a rule is broken; the message says which.
+
+    Example:
+        >>> check_callback(MyCallback)
+    """
+    torch.manual_seed(0)
+    learn = make_learner(cbs=make_cb())
+    if 'progress' in vars(learn):
+        learn.remove_cb(learn.progress)
+    learn.logger = _silent
+    cb = learn.cbs[-1]
+    assert isinstance(cb, Callback), f'{cb!r} is no Callback'
+    assert cb.learn is learn and vars(learn).get(cb.name) is cb, f'learn.{cb.name} is not the callback'
+    start, before = copy.deepcopy(learn.model.state_dict()), _settings(learn)
+    for n_fit in (1, 2):
+        learn.fit(1)
+        _assert_same(before, _settings(learn), f'after fit {n_fit}')
+    assert learn.validate() is not None, 'validate returned nothing'
+    preds, _ = learn.get_preds()
+    assert len(preds), 'get_preds returned nothing'
+    _assert_same(before, _settings(learn), 'after validate and get_preds')
+    try:
+        learn.fit(1, cbs=_Interrupt())
+    except KeyboardInterrupt:
+        _assert_same(before, _settings(learn), 'after Ctrl-C')
+        assert all(p.grad is None or not p.grad.any() for p in learn.model.parameters()), 'gradients left by Ctrl-C'
+    if watches_only:
+        _assert_changes_nothing(make_cb, make_learner, start)
+    learn.remove_cb(cb)
+    assert cb.learn is None and cb.name not in vars(learn), 'remove_cb left the callback behind'
+    return learn
+
+
+def _silent(row: Any) -> None:
+    """A logger that prints nothing."""
+
+
+def _settings(learn: Learner) -> dict[str, Any]:
+    """What a fit must leave as it found it."""
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+                for m in learn.model.modules())
+    return {'logger': learn.logger, 'loss_func': learn.loss_func, 'cbs': [id(cb) for cb in learn.cbs],
+            'create_mbar': learn.create_mbar, 'model hooks': hooks, 'model': learn.model,
+            'autocast': torch.is_autocast_enabled('cpu'), 'grad mode': torch.is_grad_enabled()}
+
+
+def _assert_same(before: dict[str, Any], after: dict[str, Any], when: str) -> None:
+    for name, value in before.items():
+        assert after[name] == value, f'{when}: {name} was {value!r} and is {after[name]!r}; put it back in cleanup_fit'
+
+
+def _assert_changes_nothing(make_cb: Callable, make_learner: Callable, start: dict[str, torch.Tensor]) -> None:
+    ends = []
+    for cbs in (None, make_cb()):
+        learn = make_learner(cbs=cbs)
+        learn.model.load_state_dict(start)
+        torch.manual_seed(1)
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(1)
+        ends.append(learn.model.state_dict())
+    for name, value in ends[0].items():
+        assert torch.equal(value, ends[1][name]), f'a callback that only watches changed {name}'
