@@ -195,11 +195,9 @@ class MultiCategorize(Categorize):
         super().__init__(vocab=vocab, sort=vocab is None, add_na=add_na)
 
     def setups(self, dsets: Any) -> None:
-        """Collect the classes from the training items."""
+        """Collect the classes from the training items; their number `c` is told by `OneHotEncode`, once."""
         if self.vocab is None and dsets:
             self.vocab = CategoryMap([label for labels in dsets for label in labels], add_na=self.add_na)
-        if self.vocab is not None:
-            self.c = len(self.vocab)
 
     def encodes(self, o: Any) -> TensorMultiCategory:
         """The codes of labels.

@@ -86,7 +86,8 @@ class DataLoader(BatchMaker):
         self.on_error, self.skipped = on_error, []
         self.num_workers, self.device = num_workers, device
         self._next: Position | None = None
-        self._at, self._passes, self._pool, self._known = Position(0), 0, None, False
+        self._at, self._passes, self._pool = Position(0), 0, None
+        self._known, self._draws = False, True
         for name, f in kwargs.items():
             if f is not None:
                 setattr(self, name, f)
@@ -316,15 +317,16 @@ class DataLoader(BatchMaker):
                 seed_cpu(key)
                 indices = self.sample()
             lists = ([i] for i in indices) if self.bs is None else chunks(indices, self.bs, self.drop_last)
-        keys = ItemKeys(seed, epoch)
+        keys = ItemKeys(seed, epoch) if self._draws else None
         for number, indices in enumerate(lists):
-            pairs = [(i, keys(i)) for i in indices]
+            pairs = [(i, keys(i) if keys else 0) for i in indices]
             if number >= position.batch:
                 yield Job(number, key_seed(seed, BATCH, epoch, number), pairs)
 
     def _host_batches(self, position: Position, here: bool) -> Iterator[HostBatch]:
-        jobs, unknown = self._jobs(position), unknown_parts(self)
-        self._known = not unknown
+        self._known = not unknown_parts(self)
+        self._draws = not self._known or getattr(self.after_item, 'keyed', False)
+        jobs = self._jobs(position)
         n = 0 if here else self._workers if self._workers is not None else self._chosen
         if n is None:
             first = next(jobs, None)
@@ -365,7 +367,7 @@ class DataLoader(BatchMaker):
 
     def _stream(self, position: Position, here: bool) -> Iterator[HostBatch]:
         """One stream is read by one process: with workers by one of them, whatever their number."""
-        self._known = False
+        self._known, self._draws = False, True
         if here or not self._workers:
             yield from self._streamed()
         else:

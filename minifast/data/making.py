@@ -33,12 +33,13 @@ class BatchMaker:
             return self._assemble(job)
 
     def _assemble(self, job: Job) -> HostBatch:
-        generator, samples, kept, skipped, ended = torch.Generator(), [], [], [], False
+        generator = torch.Generator() if self._draws else None
+        samples, kept, skipped, ended = [], [], [], False
         for index, seed in job.pairs:
             if not self._known:
                 seed_cpu(seed)
             try:
-                sample = self._one_sample(index, generator.manual_seed(seed))
+                sample = self._one_sample(index, generator and generator.manual_seed(seed))
             except SkipItemException:
                 continue
             except StopIteration:

@@ -16,6 +16,7 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from minifast.data.dispatch import Overloads, dispatch, typedispatch
+from minifast.data.foreign import TorchvisionTransform, is_torchvision
 from minifast.data.transform import (DisplayedTransform, InplaceTransform, ItemTransform, RandTransform, Transform,
                                      is_sample, retain)
 from minifast.lookup import lookup
@@ -147,6 +148,8 @@ def mk_transform(f: Any) -> Any:
         f = f()
     if isinstance(f, (Transform, Pipeline)):
         return f
+    if is_torchvision(f):
+        return TorchvisionTransform(f)
     if not callable(f):
         raise TypeError(f'{f!r} is no transform: give a function, a Transform, or a list of them')
     return Transform(f)
@@ -179,6 +182,8 @@ def is_known(tfm: Any) -> bool:
     """
     if isinstance(tfm, Pipeline):
         return all(is_known(f) for f in tfm.fs)
+    if isinstance(tfm, TorchvisionTransform):
+        return False
     if isinstance(tfm, Transform):
         tables = [table for name in ('encodes', 'setups') if (table := tfm._table(name)) is not None]
         entries = [entry.func for table in tables for entry in table.all_entries()]
@@ -211,8 +216,8 @@ def transform_config(tfm: Any) -> dict[str, Any]:
         if len(funcs) != 1:
             raise TypeError(f'{tfm!r} is made of {len(funcs)} functions: make it a Transform class to export it')
         return {'function': _dotted(funcs[0])}
-    if not isinstance(tfm, Transform):
-        return {'function': _dotted(tfm)}
+    if not isinstance(tfm, Transform) or isinstance(tfm, TorchvisionTransform):
+        return {'function': _dotted(getattr(tfm, 'tfm', tfm))}
     parts = getattr(tfm, 'parts', [tfm])
     if len(parts) > 1:
         return {'class': _dotted(type(tfm)), 'parts': [transform_config(part) for part in parts]}

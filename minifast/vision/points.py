@@ -22,6 +22,7 @@ class TensorPoint(TensorBase):
     """Points (x, y), float [n,2] or [B,n,2]; in pixels, or -1..1 across the picture once scaled."""
 
     _show_args: ClassVar[dict[str, Any]] = {'s': 10, 'marker': '.', 'c': 'r'}
+    torchvision_kind: ClassVar[str] = 'KeyPoints'
 
     @classmethod
     def create(cls, t: Any, img_size: tuple[int, int] | None = None) -> TensorPoint:
@@ -39,6 +40,8 @@ class TensorPoint(TensorBase):
 
 class TensorBBox(TensorPoint):
     """Boxes (left, top, right, bottom), float [n,4] or [B,n,4]; in pixels, or -1..1 once scaled."""
+
+    torchvision_kind: ClassVar[str] = 'BoundingBoxes'
 
     @classmethod
     def create(cls, x: Any, img_size: tuple[int, int] | None = None) -> TensorBBox:
