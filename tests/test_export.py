@@ -288,8 +288,8 @@ def lie(kind, meta):
 
 
 LIES = ('builder', 'builder of minifast', 'arch', 'arch url', 'other arch', 'weights', 'pretrained', 'absurd size',
-        'large size', 'many layers', 'unknown argument', 'text for a number', 'no recipe kwargs', 'recipe a
-        list', 'loss', 'loss function', 'loss of minifast', 'loss arguments', 'transform', 'no transform',
+        'large size', 'many layers', 'unknown argument', 'text for a number', 'no recipe kwargs',
+        'recipe a list', 'loss', 'loss function', 'loss of minifast', 'loss arguments', 'transform', 'no transform',
         'function', 'download', 'hidden name', 'absurd picture', 'transforms a text', 'transform a number',
         'order', 'items', 'items a number', 'types', 'kinds', 'bs', 'n_inp', 'set by user', 'setting',
         'unknown setting', 'no data', 'data a list')
