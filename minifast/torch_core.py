@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from fastcore.foundation import L
+from fastcore.imports import in_notebook
 from fastcore.xtras import is_listy
 from torch import Tensor, nn
 
@@ -392,12 +393,11 @@ def get_empty_df(n: int) -> Any:
 
 def display_df(df: Any) -> None:
     """Show a DataFrame in a notebook, print it elsewhere."""
-    try:
-        from IPython.display import HTML, display
-    except ImportError:
+    if not in_notebook():  # IPython being installed does not mean that it is looked at
         print(df.to_string())
-    else:
-        display(HTML(df.to_html()))
+        return
+    from IPython.display import HTML, display
+    display(HTML(df.to_html()))
 
 
 def progress_bar(gen: Iterable, total: int | None = None, parent: Any = None, leave: bool = True,
