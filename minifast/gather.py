@@ -179,6 +179,7 @@ class _Constant:
 
 
 def is_ours(dl: Any) -> bool:
+    """Whether a loader is one of minifast's, which tells its order and can be made anew with changes."""
     return hasattr(dl, 'get_idxs') and hasattr(dl, 'new')
 
 
