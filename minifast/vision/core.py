@@ -114,9 +114,8 @@ def _load(fn: Any, mode: str | None, codes: bool) -> np.ndarray | Image.Image:
 
 
 def image2tensor(img: Any) -> Tensor:
-    """A Pillow image or array as a uint8 tensor [C,H,W]."""
-    pixels = getattr(img, 'pixels', None)
-    x = tensor(np.array(img) if pixels is None else pixels)
+    """A Pillow image or array as a uint8 tensor [C,H,W] of its own memory."""
+    x = tensor(np.array(img))
     return (x.unsqueeze(-1) if x.ndim == 2 else x).permute(2, 0, 1)
 
 
@@ -135,7 +134,7 @@ class PILBase(Image.Image):
     _tensor_cls: ClassVar[type[Tensor]] = TensorImage
     _im = None
     pixels: np.ndarray | None = None
-    """uint8 [H,W,3] or [H,W] as long as Pillow holds no copy of its own, else None."""
+    """uint8 [H,W,3] or [H,W], in any order in memory, as long as Pillow holds no copy of its own, else None."""
 
     def __init__(self, im: Image.Image | None = None) -> None:
         super().__init__()
@@ -220,9 +219,10 @@ class PILBase(Image.Image):
 
     @property
     def __array_interface__(self) -> dict:
-        if self.pixels is not None:
-            return np.ascontiguousarray(self.pixels).__array_interface__
-        return super().__array_interface__
+        if self.pixels is None:
+            return super().__array_interface__
+        interface = self.pixels.__array_interface__
+        return {**interface, 'data': (interface['data'][0], True)}  # not to be written to, as with Pillow's own
 
     def __getstate__(self) -> list:
         pillows = {*Image.Image().__dict__, 'pixels'}
@@ -238,7 +238,14 @@ class PILBase(Image.Image):
 
     def to_tensor(self) -> Tensor:
         """The pixels as `_tensor_cls`, uint8 [C,H,W]."""
-        return self._tensor_cls(image2tensor(self))
+        return self._tensor_cls(self._planes())
+
+    def _planes(self) -> Tensor:
+        """uint8 [C,H,W], sharing the memory of a picture that is a transform's own."""
+        if self.pixels is None:
+            return image2tensor(self)
+        x = torch.from_numpy(self.pixels if self.pixels.flags.writeable else self.pixels.copy())
+        return x.permute(2, 0, 1) if x.ndim == 3 else x[None]
 
     def __repr__(self) -> str:
         return f'{type(self).__name__} mode={self.mode} size={self.size[0]}x{self.size[1]}'
@@ -265,7 +272,7 @@ class PILMask(PILBase):
 
     def to_tensor(self) -> Tensor:
         """The codes as a `TensorMask`, uint8 [H,W]."""
-        return self._tensor_cls(image2tensor(self)[0])
+        return self._tensor_cls(self._planes()[0])
 
 
 def _tensor_pixels(x: Tensor) -> np.ndarray:
