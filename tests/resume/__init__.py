@@ -1,0 +1,1 @@
+"""Trainings that are killed, resumed, killed and resumed again."""

@@ -1,0 +1,291 @@
+"""The law: a training that was killed at any moment, resumed, killed again and resumed ends in the bits of one that was
+never stopped. A small grid here; the full one carries the mark `faults`."""
+import functools
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from minifast.callback.checkpoint import CheckpointCallback, checkpoints_in, newest_checkpoint
+from minifast.callback.core import Callback
+from minifast.seeds import set_seed
+from minifast.tensorfile import DamagedFileError, read_tensors
+from tests.resume.training import DEFAULTS, Kill, differences, make_learner, outcome, run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@functools.lru_cache(None)
+def undisturbed(text):
+    """The outcome of a training that nobody kills, without checkpoints and workers."""
+    return outcome(run({**json.loads(text), 'workers': 0, 'folder': None}))
+
+
+def killed_and_resumed(spec, folder, kills, workers=None, seeds=(7, 99, 123, 55)):
+    """The learner after attempts that end at the given (hook call, hook) one after another, and a last whole one."""
+    learn = None
+    attempts = [*kills, None]
+    for i, kill in enumerate(attempts):
+        attempt = {**spec, 'folder': str(folder), 'resume': i > 0, 'seed': seeds[i]}
+        if workers is not None:
+            attempt['workers'] = workers[i % len(workers)]
+        if kill is not None:
+            attempt['kill_at'], attempt['kill_in'] = kill
+        try:
+            learn = run(attempt)
+        except ZeroDivisionError:
+            continue
+    return learn
+
+
+def check(spec, folder, kills, workers=None):
+    text = json.dumps({k: v for k, v in spec.items() if k in ('loader', 'fit', 'cbs', 'epochs')}, sort_keys=True)
+    found = outcome(killed_and_resumed(spec, folder, kills, workers))
+    found = differences(undisturbed(text), found)
+    assert not found, f'{spec} {kills} {workers}: {found} differ'
+
+
+# ---------------------------------------------------------------- the grid
+
+@pytest.mark.parametrize('kills', [[(1, 'after_backward')], [(3, 'after_loss'), (2, 'before_step')],
+                                   [(9, 'after_step'), (3, 'before_batch')], [(8, 'after_backward'), (8, 'after_pred')],
+                                   [(1, 'before_validate'), (1, 'after_validate')],
+                                   [(2, 'after_epoch'), (1, 'before_train')], [(1, 'after_fit')]],
+                         ids=lambda kills: ' then '.join(f'{event} {at}' for at, event in kills))
+@pytest.mark.parametrize('every', [1, 4, 'epoch'])
+def test_a_killed_training_resumes_to_the_same_bits(tmp_path, kills, every):
+    """Any hook, any interval, once or twice: weights, optimizer, recorder, predictions and generators are the same."""
+    check({'every': every}, tmp_path, kills)
+
+
+@pytest.mark.parametrize('loader', ['torch', 'torch with generator'])
+@pytest.mark.parametrize('kills', [[(3, 'after_backward'), (5, 'after_loss')], [(8, 'after_step')]])
+def test_a_foreign_torch_loader_resumes_to_the_same_bits(tmp_path, loader, kills):
+    """The loader is made again from the generators as they were when the epoch began."""
+    check({'loader': loader}, tmp_path, kills)
+
+
+@pytest.mark.parametrize('cbs', [['mixup'], ['accumulate'], ['ema'], ['bf16'], ['mixup', 'accumulate', 'ema']],
+                         ids='+'.join)
+def test_callbacks_with_a_state_resume_to_the_same_bits(tmp_path, cbs):
+    """MixUp, a half-done accumulation, averaged weights, mixed precision."""
+    check({'cbs': cbs, 'every': 1}, tmp_path, [(4, 'after_batch'), (5, 'after_pred')])
+
+
+@pytest.mark.parametrize('kills', [[(3, 'after_backward')], [(8, 'after_backward')],
+                                   [(4, 'after_backward'), (6, 'after_backward'), (4, 'after_backward')],
+                                   [(1, 'after_fit')]], ids=str)
+def test_both_phases_of_fine_tune_resume_to_the_same_bits(tmp_path, kills):
+    """Killed while frozen, between the phases, while unfrozen: the schedule and the frozen groups are as they were."""
+    check({'fit': 'fine_tune', 'every': 2}, tmp_path, kills)
+
+
+def test_another_number_of_workers_after_the_resume_changes_no_bit(tmp_path):
+    """Two workers, then none, then one."""
+    check({'every': 2}, tmp_path, [(5, 'after_backward'), (6, 'after_backward')], workers=[2, 0, 1])
+
+
+@pytest.mark.parametrize('how, status', [('kill', -signal.SIGKILL), ('term', 128 + signal.SIGTERM)])
+def test_a_killed_process_resumes_in_a_new_one(tmp_path, how, status):
+    """SIGKILL and SIGTERM of a whole process; the new one ends in the same bits. SIGTERM loses no step."""
+    spec = {**DEFAULTS, 'fit': 'one_cycle', 'every': 4 if how == 'kill' else 'epoch', 'folder': str(tmp_path / 'c'),
+            'out': str(tmp_path / 'out.pth')}
+
+    def start(**changes):
+        return subprocess.run([sys.executable, '-m', 'tests.resume.training', json.dumps({**spec, **changes})],
+                              cwd=ROOT, capture_output=True, text=True)
+    first = start(kill_at=9, how=how)
+    assert first.returncode == status, first.stderr
+    if how == 'term':
+        at = newest_checkpoint(tmp_path / 'c')[1]['position']
+        assert (at['where'], at['epoch'], at['batch']) == ('train', 1, 3)
+    second = start(resume=True, seed=99)
+    assert second.returncode == 0, second.stderr
+    expected = undisturbed(json.dumps({'fit': 'one_cycle'}))
+    assert not differences(expected, read_tensors(tmp_path / 'out.pth'))
+    assert not list((tmp_path / 'c').glob('.*.tmp'))
+
+
+# ---------------------------------------------------------------- signals
+
+@pytest.mark.parametrize('event, position', [('after_backward', ('train', 1, 3)), ('after_loss', ('train', 1, 0)),
+                                             ('after_train', ('validate', 0, 6)), ('after_validate', ('epoch', 1, 0))])
+def test_ctrl_c_is_answered_at_the_next_batch_edge_and_the_learner_goes_on(tmp_path, event, position):
+    """KeyboardInterrupt after a checkpoint at the edge; the learner resumes to the same bits; handlers are back."""
+    learn = make_learner(DEFAULTS)
+    before = signal.getsignal(signal.SIGINT)
+    set_seed(7)
+    at = {'after_backward': 9, 'after_loss': 10, 'after_train': 1, 'after_validate': 1}[event]
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(3, cbs=[CheckpointCallback(tmp_path), Kill(at, event, 'int')])
+    assert signal.getsignal(signal.SIGINT) is before
+    found = newest_checkpoint(tmp_path)[1]['position']
+    if event != 'after_loss':
+        assert (found['where'], found['epoch'], found['batch']) == position
+    learn.fit(3, checkpoint=tmp_path, resume=True)
+    assert not differences(outcome(learn), undisturbed('{}'))
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    """The second signal does not wait for the batch edge."""
+    class Twice(Callback):
+        def after_backward(self):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+            reached.append('behind')
+    reached = []
+    with pytest.raises(KeyboardInterrupt):
+        make_learner(DEFAULTS).fit(1, cbs=[CheckpointCallback(tmp_path), Twice])
+    assert not reached
+
+
+def test_a_signal_while_workers_are_awaited_is_answered_at_once(tmp_path):
+    """Between two batches the training is at an edge already: no further batch is waited for."""
+    learn = make_learner({**DEFAULTS, 'workers': 1})
+    set_seed(7)
+
+    class Late(Callback):
+        order = 2000
+
+        def after_batch(self):
+            if self.training and self.iter == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(3, cbs=[CheckpointCallback(tmp_path), Late])
+    assert newest_checkpoint(tmp_path)[1]['position']['batch'] == 3
+    learn.fit(3, checkpoint=tmp_path, resume=True)
+    assert not differences(outcome(learn), undisturbed('{}'))
+
+
+# ---------------------------------------------------------------- the folder
+
+def test_checkpoints_are_named_kept_and_the_newest_whole_one_wins(tmp_path):
+    """`keep` of the newest stay; a damaged newest is named in a warning and the one before is used."""
+    run({'folder': str(tmp_path), 'every': 2, 'background': False})
+    paths = checkpoints_in(tmp_path)
+    assert len(paths) == 3 and paths == sorted(paths, reverse=True)
+    data = bytearray(paths[0].read_bytes())
+    data[300] ^= 1
+    paths[0].write_bytes(data)
+    with pytest.warns(UserWarning, match=f'passed over: .*{paths[0].name}'):
+        assert newest_checkpoint(tmp_path)[0] == paths[1]
+    for path in paths:
+        path.write_bytes(b'')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        with pytest.raises(DamagedFileError, match='none of the 3 checkpoints'):
+            newest_checkpoint(tmp_path)
+
+
+def test_resume_without_a_checkpoint_starts_from_scratch_and_says_so(tmp_path, capsys):
+    """The first run of a script with resume=True is an ordinary one."""
+    learn = run({'folder': str(tmp_path / 'new'), 'resume': True})
+    assert 'starts from scratch' in capsys.readouterr().out
+    assert not differences(outcome(learn), undisturbed('{}'))
+
+
+def test_resume_of_a_finished_training_does_nothing_more(tmp_path):
+    """The finished state is loaded, no step is made."""
+    run({'folder': str(tmp_path)})
+    learn = run({'folder': str(tmp_path), 'resume': True, 'seed': 3})
+    assert not differences(outcome(learn), undisturbed('{}'))
+
+
+def test_more_epochs_go_on_from_a_finished_training(tmp_path):
+    """Three epochs, then five: the last two are trained."""
+    run({'folder': str(tmp_path)})
+    learn = run({'folder': str(tmp_path), 'resume': True, 'epochs': 5})
+    assert len(learn.recorder.values) == 5 and len(learn.recorder.losses) == 30
+
+
+def test_resume_without_a_folder_and_unfit_arguments_are_errors(tmp_path):
+    """One clear sentence each."""
+    with pytest.raises(ValueError, match='give checkpoint=FOLDER'):
+        make_learner(DEFAULTS).fit(1, resume=True)
+    with pytest.raises(ValueError, match='number of steps'):
+        CheckpointCallback(tmp_path, every='hour')
+    with pytest.raises(ValueError, match='at least one'):
+        CheckpointCallback(tmp_path, keep=0)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    """Resuming with a changed model tells what does not fit."""
+    run({'folder': str(tmp_path)})
+    learn = make_learner(DEFAULTS)
+    learn.model[-1] = torch.nn.Linear(16, 5)
+    with pytest.raises(ValueError, match='another number of outputs'):
+        learn.fit(4, checkpoint=tmp_path, resume=True)
+
+
+def test_a_loader_that_cannot_be_carried_is_named_before_training(tmp_path):
+    """A generator without state: a warning at the start, not a surprise at the resume."""
+    class Stream:
+        dataset = None
+
+        def __len__(self):
+            return 2
+
+        def __iter__(self):
+            return iter([(torch.randn(4, 6), torch.zeros(4, dtype=torch.long))] * 2)
+    learn = make_learner(DEFAULTS)
+    learn.dls.loaders[0] = Stream()
+    with pytest.warns(UserWarning, match='not be exact.*Stream.*neither state_dict'):
+        learn.fit(1, checkpoint=tmp_path)
+
+
+def test_checkpoints_change_no_bit_of_the_training(tmp_path):
+    """With and without, after every step and in the background."""
+    for background in (True, False):
+        learn = run({'folder': str(tmp_path / str(background)), 'every': 1, 'background': background})
+        assert not differences(outcome(learn), undisturbed('{}'))
+
+
+def test_validating_and_predicting_write_no_checkpoint(tmp_path):
+    """A callback kept on the learner stays silent outside of fits."""
+    learn = make_learner(DEFAULTS)
+    learn.add_cb(CheckpointCallback(tmp_path / 'c'))
+    learn.validate()
+    learn.get_preds()
+    assert not (tmp_path / 'c').exists()
+
+
+def test_a_storage_that_fails_in_the_middle_is_told_and_training_goes_on(tmp_path):
+    """The folder vanishes: a warning with file and cause; the weights are those of an undisturbed training."""
+    import shutil
+
+    class Vanish(Callback):
+        def after_batch(self):
+            if self.training and self.train_iter == 5:
+                shutil.rmtree(tmp_path / 'c')
+    learn = make_learner(DEFAULTS)
+    set_seed(7)
+    with pytest.warns(UserWarning, match=r'no checkpoint: .*could not be written.*The training goes on'):
+        learn.fit(3, cbs=[CheckpointCallback(tmp_path / 'c', every=3, background=False), Vanish])
+    assert not differences(outcome(learn), undisturbed('{}'))
+
+
+# ---------------------------------------------------------------- the full grid
+
+FULL = list(itertools.product(
+    ['ours', 'torch'], ['fit', 'one_cycle', 'fine_tune'], [[], ['mixup', 'ema'], ['accumulate'], ['bf16', 'mixup']],
+    [[0], [2, 0, 4], [0, 2, 0]], ['epoch edge', 'mid-epoch', 'both']))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('loader, fit, cbs, workers, where', FULL, ids=str)
+def test_the_whole_grid_resumes_to_the_same_bits(tmp_path, loader, fit, cbs, workers, where):
+    """{our loader, torch's} x {fit, one cycle, fine_tune} x callbacks x workers before and after x where it is
+    killed; torch's loader keeps its number of workers, on which its batches depend."""
+    if loader == 'torch':
+        workers = workers[:1]
+    kills = {'epoch edge': [(1, 'after_epoch'), (1, 'after_epoch')],
+             'mid-epoch': [(4, 'after_pred'), (9, 'after_pred')],
+             'both': [(6, 'after_batch'), (1, 'after_epoch')]}[where]
+    check({'loader': loader, 'fit': fit, 'cbs': cbs, 'every': 1 if where == 'both' else 3}, tmp_path, kills, workers)

@@ -1,0 +1,156 @@
+"""The small training that the resume tests kill: data, learner, a fault, and what must come out the same.
+
+As a program, `python -m tests.resume.training SPEC` runs one attempt of a training (SPEC is JSON) in a process of its
+own and writes weights, optimizer, recorder and predictions at its end.
+"""
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader as TorchLoader
+from torch.utils.data import Dataset
+
+from minifast.callback.checkpoint import CheckpointCallback
+from minifast.callback.core import Callback
+from minifast.callback.ema import EMACallback
+from minifast.callback.fp16 import AMPMode, MixedPrecision
+from minifast.callback.mixup import MixUp
+from minifast.callback.training import GradientAccumulation
+from minifast.data.core import DataLoaders
+from minifast.data.load import DataLoader
+from minifast.learner import Learner
+from minifast.metrics import accuracy
+from minifast.optimizer import Adam
+from minifast.seeds import set_seed
+from minifast.tensorfile import storable, write_atomic
+
+DEFAULTS: dict[str, Any] = {
+    'loader': 'ours', 'workers': 0, 'fit': 'fit', 'cbs': [], 'epochs': 3, 'every': 4, 'seed': 7, 'resume': False,
+    'kill_at': None, 'kill_in': 'after_backward', 'how': 'error', 'folder': None, 'out': None, 'background': True}
+
+
+class Numbers(Dataset):
+    """48 rows; each read adds noise of all three generators, as a user's own transform would."""
+
+    def __init__(self, n: int, noisy: bool) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.x, self.y = torch.randn(n, 6, generator=generator), torch.randint(0, 3, (n,), generator=generator)
+        self.noisy = noisy
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> tuple:
+        x = self.x[i]
+        if self.noisy:
+            x = x + 0.1 * (random.random() + np.random.rand() + torch.rand(6))
+        return x, self.y[i]
+
+
+def shake(b: tuple) -> tuple:
+    """A batch transform that draws from torch's generator."""
+    return b[0] * (1 + 0.1 * torch.rand(1)), *b[1:]
+
+
+class Kill(Callback):
+    """Ends the training at the `at`-th call of a hook: by an error, SIGKILL, SIGTERM or Ctrl-C."""
+
+    def __init__(self, at: int, event: str, how: str) -> None:
+        self.left, self.how = at, how
+        setattr(self, event, self._count)
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            if self.how == 'error':
+                raise ZeroDivisionError('killed')
+            os.kill(os.getpid(), {'kill': signal.SIGKILL, 'term': signal.SIGTERM, 'int': signal.SIGINT}[self.how])
+
+
+def make_learner(spec: dict[str, Any]) -> Learner:
+    """The learner of a spec; initial weights are always the same."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3))
+    train, valid, workers = Numbers(48, True), Numbers(20, False), spec['workers']
+    if spec['loader'] == 'ours':
+        dls = DataLoaders(DataLoader(train, bs=8, shuffle=True, num_workers=workers, after_batch=shake),
+                          DataLoader(valid, bs=8, num_workers=workers))
+    else:
+        generator = torch.Generator().manual_seed(3) if spec['loader'] == 'torch with generator' else None
+        dls = DataLoaders(TorchLoader(train, batch_size=8, shuffle=True, num_workers=workers, generator=generator),
+                          TorchLoader(valid, batch_size=8, num_workers=workers))
+    learn = Learner(dls, model, F.cross_entropy, Adam, lr=0.01, metrics=accuracy,
+                    splitter=lambda m: [list(m[:2].parameters()), list(m[2:].parameters())])
+    learn.remove_cb(learn.progress)
+    learn.logger = lambda row: None
+    return learn
+
+
+def make_callbacks(names: list[str]) -> list[Callback]:
+    """Callbacks by name."""
+    known = {'ema': lambda: EMACallback(), 'mixup': lambda: MixUp(0.4), 'accumulate': lambda: GradientAccumulation(20),
+             'bf16': lambda: MixedPrecision(amp_mode=AMPMode.BF16)}
+    return [known[name]() for name in names]
+
+
+def run(spec: dict[str, Any]) -> Learner:
+    """One attempt of the training of `spec`."""
+    spec = {**DEFAULTS, **spec}
+    learn = make_learner(spec)
+    cbs = make_callbacks(spec['cbs'])
+    if spec['folder'] is not None:
+        cbs.append(CheckpointCallback(spec['folder'], every=spec['every'], background=spec['background']))
+    if spec['kill_at'] is not None:
+        cbs.append(Kill(spec['kill_at'], spec['kill_in'], spec['how']))
+    set_seed(spec['seed'])
+    kwargs = {'cbs': cbs, 'resume': spec['resume']}
+    if spec['fit'] == 'fine_tune':
+        learn.fine_tune(spec['epochs'] - 1, base_lr=0.01, freeze_epochs=1, **kwargs)
+    elif spec['fit'] == 'one_cycle':
+        learn.fit_one_cycle(spec['epochs'], 0.01, **kwargs)
+    else:
+        learn.fit(spec['epochs'], **kwargs)
+    return learn
+
+
+def outcome(learn: Learner) -> dict[str, Any]:
+    """All that must be the same: weights, optimizer, recorder, predictions, and the next random numbers."""
+    recorder = learn.recorder
+    found = {'model': dict(learn.model.state_dict()), 'opt': learn.opt.state_dict(), 'lrs': recorder.lrs,
+             'losses': list(recorder.losses), 'values': [list(row) for row in recorder.values],
+             'iters': list(recorder.iters),
+             'next': [torch.rand(3), torch.tensor(random.random()), torch.tensor(np.random.rand())]}
+    found['preds'] = learn.get_preds()[0]
+    return storable(found)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equality of nested data, tensors bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """The parts of two outcomes that are not the same."""
+    return [k for k in a if not same(a[k], b[k])]
+
+
+if __name__ == '__main__':
+    made = run(json.loads(sys.argv[1]))
+    out = {**DEFAULTS, **json.loads(sys.argv[1])}['out']
+    write_atomic(Path(out), outcome(made))
