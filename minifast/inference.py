@@ -149,8 +149,8 @@ def _plain_batch(learn: Any, item: Any) -> tuple:
     if not all(isinstance(part, Tensor) for part in parts):
         transform = getattr(dataset, 'transform', None)
         if transform is None:
-            raise TypeError('predict takes what the dataset yields as input, a tensor; '
-                            f'got a {type(item).__name__}, and {type(dataset).__name__} has no `transform` that would make a tensor of it')
+            raise TypeError(f'predict takes what the dataset yields as input, a tensor; got a {type(item).__name__}, '
+                            f'and {type(dataset).__name__} has no `transform` that would make a tensor of it')
         from minifast.vision.core import PILImage
         parts = (transform(PILImage.create(item)),)
     collate = getattr(loader, 'collate_fn', None) or default_collate
