@@ -137,7 +137,7 @@ class Callback:
     def __call__(self, event_name: str) -> Any:
         """Run the hook of one event as the loop would; the loop itself runs the compiled table."""
         result = None
-        if wants(self, event_name):
+        if _wants(self, event_name):
             result = getattr(self, event_name)()
         if event_name == 'after_fit':
             self.run = True
@@ -234,7 +234,7 @@ for _name in ('model training x y xb yb opt dls dl loss loss_grad loss_func pred
     setattr(Callback, _name, _FromLearner(_name))
 
 
-def wants(cb: Callback, event_name: str) -> bool:
+def _wants(cb: Callback, event_name: str) -> bool:
     """Whether `cb` runs its hook of this event now, by `run`, `run_train` and `run_valid`."""
     if not cb.run:
         return False

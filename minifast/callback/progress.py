@@ -20,7 +20,7 @@ refresh_s = 0.1
 """A bar is redrawn, and the loss fetched from the device for it, at most this often."""
 
 
-def in_notebook() -> bool:
+def _in_notebook() -> bool:
     """Whether a Jupyter kernel runs this process."""
     if 'IPython' not in sys.modules:
         return False
@@ -32,7 +32,7 @@ def _cells(row: Sequence[Any]) -> list[str]:
     return [f'{cell:.6f}' if isinstance(cell, float) else str(cell) for cell in row]
 
 
-class PlainTable:
+class _PlainTable:
     """One line an epoch, for logs and pipes: nothing is redrawn."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class PlainTable:
         self.end_bar()
 
 
-class TerminalTable(PlainTable):
+class _TerminalTable(_PlainTable):
     """Rows with a tqdm bar under them that goes away when its pass ends."""
 
     bar: tqdm | None = None
@@ -85,7 +85,7 @@ class TerminalTable(PlainTable):
             self.bar = None
 
 
-class NotebookTable(PlainTable):
+class _NotebookTable(_PlainTable):
     """One HTML table that grows in place, with a bar under it."""
 
     def __init__(self) -> None:
@@ -128,15 +128,15 @@ class ProgressCallback(Callback):
     """
 
     order = 60
-    table: PlainTable | None = None
+    table: _PlainTable | None = None
 
     def before_fit(self) -> None:
         if self.table is not None:  # a validation inside the fit
             return
-        if in_notebook():
-            self.table = NotebookTable()
+        if _in_notebook():
+            self.table = _NotebookTable()
         else:
-            self.table = TerminalTable() if sys.stdout.isatty() else PlainTable()
+            self.table = _TerminalTable() if sys.stdout.isatty() else _PlainTable()
         self.old_logger = self.logger
         if self.logger is not noop:
             self.learn.logger = self._write_stats
@@ -149,7 +149,7 @@ class ProgressCallback(Callback):
 
     def _start_bar(self) -> None:
         # a plain table has no bar, so nothing is ever due and no loss is fetched for it
-        self._next_refresh = float('inf') if self.table is None or type(self.table) is PlainTable else 0.
+        self._next_refresh = float('inf') if self.table is None or type(self.table) is _PlainTable else 0.
         if self.table is not None:
             self.table.start_bar(len(self.dl))
 
@@ -186,11 +186,11 @@ class ShowGraphCallback(Callback):
         self.display = None
 
     def after_epoch(self) -> None:
-        if in_notebook() and self.run:
+        if _in_notebook() and self.run:
             self._draw()
 
     def after_fit(self) -> None:
-        if not in_notebook():
+        if not _in_notebook():
             self._draw()
 
     def _draw(self) -> None:
@@ -200,7 +200,7 @@ class ShowGraphCallback(Callback):
         figure, ax = plt.subplots()
         self.recorder.plot_loss(skip_start=0, ax=ax)
         self.graph_ax = ax
-        if in_notebook():
+        if _in_notebook():
             from IPython.display import display
             if self.display is None:
                 self.display = display(figure, display_id=True)

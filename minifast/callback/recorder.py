@@ -9,6 +9,7 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor
 
+from minifast import plots
 from minifast.callback.core import Callback
 from minifast.metrics import AvgLoss, Metric
 
@@ -156,7 +157,6 @@ class Recorder(Callback):
         for met in self._train_mets[1:]:
             met.reset()
         self._measuring = tuple(self._train_mets)
-        self._last_group = self.opt.param_groups[-1]
 
     def before_validate(self) -> None:
         for met in self._valid_mets:
@@ -170,7 +170,7 @@ class Recorder(Callback):
         for met in self._measuring:
             met.accumulate(learn)
         if learn.training:
-            self.lrs.append(self._last_group['lr'])
+            self.lrs.append(learn.opt.param_groups[-1]['lr'])
 
     def after_cancel_train(self) -> None:
         self.cancel_train = True
@@ -205,50 +205,17 @@ class Recorder(Callback):
 
     def plot_loss(self, skip_start: int = 5, with_valid: bool = True, log: bool = False, show_epochs: bool = False,
                   ax: Any = None) -> Any:
-        """Draw the smoothed training loss by step and the validation loss by epoch; returns the matplotlib axis.
-
-        Args:
-            skip_start: leave out this many first steps.
-            with_valid: draw the validation loss too.
-            log: both axes logarithmic.
-            show_epochs: mark the ends of epochs.
-            ax: the axis to draw on.
-        """
-        import matplotlib.pyplot as plt
-        ax = ax or plt.gca()
-        steps, losses = range(skip_start, len(self.losses)), [float(loss) for loss in self.losses[skip_start:]]
-        (ax.loglog if log else ax.plot)(steps, losses, label='train')
-        for end in self.iters if show_epochs else ():
-            ax.axvline(end, color='grey', ls=':')
-        if with_valid and 'valid_loss' in self.metric_names:
-            column = self.metric_names.index('valid_loss') - 1
-            drawn = [(end, row[column]) for end, row in zip(self.iters, self.values)
-                     if end >= skip_start and len(row) > column]
-            ax.plot([end for end, _ in drawn], [loss for _, loss in drawn], label='valid')
-            ax.legend()
-        ax.set(ylabel='loss', xlabel='steps', title='learning curve')
-        return ax
+        """Draw the training loss by step and the validation loss by epoch; see `plots.plot_loss`."""
+        return plots.plot_loss(self, skip_start, with_valid, log, show_epochs, ax)
 
     def plot_metrics(self, nrows: int | None = None, ncols: int | None = None, figsize: Any = None) -> Any:
-        """Draw every column of the table by epoch, one axis a metric, both losses on one; returns the axes."""
-        from minifast.show import get_grid
-        columns = list(self.metric_names[1:-1] if self.add_time else self.metric_names[1:])
-        losses = [name for name in columns if name.endswith('loss')]
-        panels = [losses] + [[name] for name in columns if name not in losses]
-        axes = get_grid(len(panels), nrows=nrows, ncols=ncols, figsize=figsize)
-        for ax, names in zip(axes, panels):
-            for name in names:
-                ax.plot([row[columns.index(name)] for row in self.values], label=name)
-            ax.set(xlabel='epoch', title=' and '.join(names))
-            ax.legend()
-        return axes
+        """Draw every column of the table by epoch; see `plots.plot_metrics`."""
+        return plots.plot_metrics(self, nrows, ncols, figsize)
 
-    def plot_sched(self, keys: Any = None, figsize: Any = None) -> Any:
-        """Draw the scheduled hyper-parameters by step."""
-        from minifast.callback.schedule import plot_sched
-        return plot_sched(self, keys=keys, figsize=figsize)
+    def plot_sched(self, keys: Any = None, figsize: tuple[float, float] | None = None) -> Any:
+        """Draw the scheduled hyper-parameters by step; see `plots.plot_sched`."""
+        return plots.plot_sched(self, keys, figsize)
 
     def plot_lr_find(self, skip_end: int = 5, **kwargs: Any) -> Any:
-        """Draw the loss by learning rate of the last `lr_find`."""
-        from minifast.callback.schedule import plot_lr_find
-        return plot_lr_find(self, skip_end=skip_end, **kwargs)
+        """Draw the loss by learning rate of the last `lr_find`; see `plots.plot_lr_find`."""
+        return plots.plot_lr_find(self, skip_end, **kwargs)

@@ -17,11 +17,12 @@ from fastcore.foundation import L
 from torch import Tensor, nn
 
 from minifast.callback.core import Callback, CancelFitException, CancelValidException
+from minifast.plots import plot_lr_find
 from minifast.torch_core import looking
 
 __all__ = ['LRFinder', 'ParamScheduler', 'SchedCos', 'SchedExp', 'SchedLin', 'SchedNo', 'SchedPoly',
            'SuggestionMethod', '_Annealer', 'annealer', 'combine_scheds', 'combined_cos', 'lr_find', 'minimum',
-           'plot_lr_find', 'plot_sched', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_no', 'slide', 'steep', 'valley']
+           'sched_cos', 'sched_exp', 'sched_lin', 'sched_no', 'slide', 'steep', 'valley']
 
 Schedule = Callable[[float], Any]
 """Position 0-1 -> a value, or an array with one value a parameter group."""
@@ -401,54 +402,3 @@ def _trimmed(lrs: list[float], losses: list[Tensor], num_it: int) -> tuple[Tenso
     stop = min(n_finite, max(len(losses) - 5, 1))
     start = num_it // 10 if stop - num_it // 10 >= 2 else 0
     return lrs[start:stop], losses[start:stop]
-
-
-# ---------------------------------------------------------------- pictures
-
-def plot_lr_find(recorder: Any, skip_end: int = 5, return_fig: bool = True,
-                 suggestions: Sequence[tuple[float, float]] | None = None, nms: Sequence[str] | None = None) -> Any:
-    """Draw the loss by learning rate of the last `lr_find`, with marks for suggestions.
-
-    Args:
-        recorder: of the learner that searched.
-        skip_end: leave out this many last steps.
-        return_fig: return the figure.
-        suggestions: points (learning rate, loss) to mark.
-        nms: their names.
-    """
-    import matplotlib.pyplot as plt
-    lrs, losses = getattr(recorder, 'lr_search', None) or (recorder.lrs, recorder.losses)
-    end = -skip_end if 0 < skip_end < len(lrs) else None
-    figure, ax = plt.subplots(1, 1)
-    ax.plot(lrs[:end], [float(loss) for loss in losses[:end]])
-    ax.set(xscale='log', xlabel='Learning Rate', ylabel='Loss')
-    for i, (point, name) in enumerate(zip(suggestions or (), nms or ())):
-        ax.plot(*point, 'o', label=name, c=f'C{i + 1}')
-    if suggestions:
-        ax.legend(loc='best')
-    return figure if return_fig else None
-
-
-def plot_sched(recorder: Any, keys: Any = None, figsize: tuple[float, float] | None = None) -> Any:
-    """Draw the scheduled hyper-parameters by step; returns the axes.
-
-    Args:
-        recorder: of the learner that was fit.
-        keys: which of them, by default all.
-        figsize: width and height in inches.
-
-    Raises:
-        ValueError: one that no schedule has set in the last fit.
-    """
-    import matplotlib.pyplot as plt
-    hps = getattr(recorder, 'hps', {})
-    names = list(hps) if keys is None else list(L(keys))
-    unknown = [name for name in names if name not in hps]
-    if unknown or not names:
-        raise ValueError(f'plot_sched: the last fit scheduled {list(hps) or "nothing"}, not {unknown or "anything"}')
-    rows, columns = (len(names) + 1) // 2, min(2, len(names))
-    _, axes = plt.subplots(rows, columns, figsize=figsize or (6 * columns, 4 * rows), squeeze=False)
-    for name, ax in zip(names, axes.flat):
-        ax.plot(hps[name])
-        ax.set(xlabel='step', ylabel=name)
-    return axes

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from fastcore.basics import class2attr
 from torch import Tensor
 
-from minifast.metrics_base import (AccumMetric, ActivationType, AvgLoss, AvgMetric, AvgSmoothLoss, LossMetric,
+from minifast.metrics.base import (AccumMetric, ActivationType, AvgLoss, AvgMetric, AvgSmoothLoss, LossMetric,
                                    LossMetrics, Metric, TorchMetric, ValueMetric, mk_metric, mk_metrics, sum_over_ranks)
-from minifast.metrics_multi import (APScoreBinary, APScoreMulti, BrierScoreMulti, ExplainedVariance, F1ScoreMulti,
+from minifast.metrics.multi import (APScoreBinary, APScoreMulti, BrierScoreMulti, ExplainedVariance, F1ScoreMulti,
                                     FBetaMulti, HammingLossMulti, JaccardMulti, MatthewsCorrCoefMulti, PearsonCorrCoef,
                                     PrecisionMulti, R2Score, RecallMulti, RocAuc, RocAucBinary, RocAucMulti,
                                     SpearmanCorrCoef)
-from minifast.metrics_scores import (BalancedAccuracy, BrierScore, CohenKappa, ConfusionMetric, F1Score, FBeta,
+from minifast.metrics.scores import (BalancedAccuracy, BrierScore, CohenKappa, ConfusionMetric, F1Score, FBeta,
                                      HammingLoss, Jaccard, MatthewsCorrCoef, Precision, Recall, skm_to_fastai)
 from minifast.torch_core import flatten_check, plain
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minifast.layers_blocks import (MergeLayer, ProdLayer, ResBlock, SEBlock, SEModule, SeparableBlock, SEResNeXtBlock,
+from minifast.layers.blocks import (MergeLayer, ProdLayer, ResBlock, SEBlock, SEModule, SeparableBlock, SEResNeXtBlock,
                                     SequentialEx)
-from minifast.layers_conv import (AdaptiveAvgPool, AvgPool, BatchNorm, BatchNorm1dFlat, ConvLayer, InstanceNorm,
+from minifast.layers.conv import (AdaptiveAvgPool, AvgPool, BatchNorm, BatchNorm1dFlat, ConvLayer, InstanceNorm,
                                   MaxPool, Mish, MishJit, NormType, PixelShuffle_ICNR, PooledSelfAttention2d,
                                   SelfAttention, SimpleSelfAttention, Swish, SwishJit, icnr_init, init_linear,
                                   inplace_relu, mish, sigmoid, sigmoid_, swish, trunc_normal_, vleaky_relu)
-from minifast.layers_shape import (Debugger, Flatten, Lambda, PartialLambda, ResizeBatch, SigmoidRange, ToTensorBase,
+from minifast.layers.shape import (Debugger, Flatten, Lambda, PartialLambda, ResizeBatch, SigmoidRange, ToTensorBase,
                                    View, sigmoid_range)
 from minifast.torch_core import Module, apply_init, init_default
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minifast.layers_conv import AvgPool, ConvLayer, NormType, SimpleSelfAttention
+from minifast.layers.conv import AvgPool, ConvLayer, NormType, SimpleSelfAttention
 from minifast.torch_core import Module
 
 __all__ = ['MergeLayer', 'ProdLayer', 'ResBlock', 'SEBlock', 'SEModule', 'SEResNeXtBlock', 'SeparableBlock',

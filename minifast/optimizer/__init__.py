@@ -10,12 +10,12 @@ from fastcore.foundation import L
 from torch import Tensor
 from torch.optim.adam import adam as torch_adam
 
-from minifast.optimizer_base import Hypers, Optimizer, _BaseOptimizer, _evaluate, _update, detuplify_pg, set_item_pg
-from minifast.optimizer_lists import SGD, Lamb, Larc, QHAdam, RAdam, RMSProp, _fused
-from minifast.optimizer_steps import (adam_step, average_grad, average_sqr_grad, debias, l2_reg, lamb_step,
+from minifast.optimizer.base import Hypers, Optimizer, _BaseOptimizer, _evaluate, _update, detuplify_pg, set_item_pg
+from minifast.optimizer.lists import SGD, Lamb, Larc, QHAdam, RAdam, RMSProp, _fused
+from minifast.optimizer.steps import (adam_step, average_grad, average_sqr_grad, debias, l2_reg, lamb_step,
                                       larc_layer_lr, larc_step, momentum_step, qhadam_step, radam_step, rms_prop_step,
                                       sgd_step, step_stat, weight_decay)
-from minifast.optimizer_torch import OptimWrapper, as_optimizer, pytorch_hp_map
+from minifast.optimizer.wrap import OptimWrapper, as_optimizer, pytorch_hp_map
 
 __all__ = ['Adam', 'Hypers', 'Lamb', 'Larc', 'Lookahead', 'OptimWrapper', 'Optimizer', 'QHAdam', 'RAdam', 'RMSProp',
            'SGD', '_update', 'adam_step', 'as_optimizer', 'average_grad', 'average_sqr_grad', 'debias', 'detuplify_pg',

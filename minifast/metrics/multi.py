@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minifast.metrics_base import AccumMetric, ActivationType
-from minifast.metrics_scores import (_average, _check_average, _fbeta, _jaccard, _matthews, _precision, _recall,
+from minifast.metrics.base import AccumMetric, ActivationType
+from minifast.metrics.scores import (_average, _check_average, _fbeta, _jaccard, _matthews, _precision, _recall,
                                      _sklearn, _squared_gap)
 
 __all__ = ['APScoreBinary', 'APScoreMulti', 'BrierScoreMulti', 'ExplainedVariance', 'F1ScoreMulti', 'FBetaMulti',

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minifast.metrics_base import AccumMetric, ActivationType, sum_over_ranks
+from minifast.metrics.base import AccumMetric, ActivationType, sum_over_ranks
 from minifast.torch_core import flatten_check, plain
 
 __all__ = ['BalancedAccuracy', 'BrierScore', 'CohenKappa', 'ConfusionMetric', 'F1Score', 'FBeta', 'HammingLoss',

@@ -11,7 +11,7 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from minifast.arguments import near_match
-from minifast.optimizer_base import _as_groups, _BaseOptimizer, detuplify_pg
+from minifast.optimizer.base import _as_groups, _BaseOptimizer, detuplify_pg
 
 __all__ = ['OptimWrapper', 'as_optimizer', 'pytorch_hp_map']
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.sgd import sgd as torch_sgd
 
-from minifast.optimizer_base import Optimizer, _evaluate
-from minifast.optimizer_steps import (average_grad, average_sqr_grad, debias, l2_reg, lamb_step,
+from minifast.optimizer.base import Optimizer, _evaluate
+from minifast.optimizer.steps import (average_grad, average_sqr_grad, debias, l2_reg, lamb_step,
                                       larc_layer_lr, larc_step, momentum_step, qhadam_step, radam_step, rectification,
                                       rms_prop_step, sgd_step, step_stat, weight_decay)
 
