@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fastcore.basics import noop
+from fastcore.imports import in_notebook
 from tqdm import tqdm
 
 from minifast.callback.core import Callback
@@ -18,14 +19,6 @@ __all__ = ['CSVLogger', 'ProgressCallback', 'ShowGraphCallback']
 
 refresh_s = 0.1
 """A bar is redrawn, and the loss fetched from the device for it, at most this often."""
-
-
-def _in_notebook() -> bool:
-    """Whether a Jupyter kernel runs this process."""
-    if 'IPython' not in sys.modules:
-        return False
-    shell = sys.modules['IPython'].get_ipython()
-    return shell is not None and 'IPKernelApp' in shell.config
 
 
 def _cells(row: Sequence[Any]) -> list[str]:
@@ -133,7 +126,7 @@ class ProgressCallback(Callback):
     def before_fit(self) -> None:
         if self.table is not None:  # a validation inside the fit
             return
-        if _in_notebook():
+        if in_notebook():
             self.table = _NotebookTable()
         else:
             self.table = _TerminalTable() if sys.stdout.isatty() else _PlainTable()
@@ -186,11 +179,11 @@ class ShowGraphCallback(Callback):
         self.display = None
 
     def after_epoch(self) -> None:
-        if _in_notebook() and self.run:
+        if in_notebook() and self.run:
             self._draw()
 
     def after_fit(self) -> None:
-        if not _in_notebook():
+        if not in_notebook():
             self._draw()
 
     def _draw(self) -> None:
@@ -200,7 +193,7 @@ class ShowGraphCallback(Callback):
         figure, ax = plt.subplots()
         self.recorder.plot_loss(skip_start=0, ax=ax)
         self.graph_ax = ax
-        if _in_notebook():
+        if in_notebook():
             from IPython.display import display
             if self.display is None:
                 self.display = display(figure, display_id=True)
