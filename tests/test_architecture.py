@@ -15,7 +15,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / 'minifast'
 NAMESPACES = {'minifast.imports', 'minifast.torch_basics', 'minifast.basics', 'minifast.data.all',
-              'minifast.callback.all', 'minifast.vision.all', 'minifast.vision.models.all'}
+              'minifast.callback.all', 'minifast.vision.all', 'minifast.vision.models',
+              'minifast.vision.models.all'}
 
 
 def name_of(file: Path) -> str:
@@ -27,7 +28,8 @@ def name_of(file: Path) -> str:
 FILES = sorted(PACKAGE.rglob('*.py'))
 TREES = {name_of(file): ast.parse(file.read_text(encoding='utf-8')) for file in FILES}
 LINES = {name_of(file): file.read_text(encoding='utf-8').splitlines() for file in FILES}
-ROOMS = [name for name in TREES if name not in NAMESPACES and (ROOT / (name.replace('.', '/') + '.py')).exists()]
+ROOMS = [name for name, tree in TREES.items() if name not in NAMESPACES | {'minifast'} and len(tree.body) > 1]
+"""All modules but the namespaces and the files that only mark a folder as a package."""
 
 
 def places(found) -> str:

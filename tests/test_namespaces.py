@@ -16,51 +16,53 @@ import make_namespaces  # noqa: E402
 SPACES = ['imports', *(name.replace('/', '.') for name in make_namespaces.NAMESPACES)]
 
 RELIED_ON = """
-torch nn Path np pd F partial plt defaults Tensor random matplotlib array re SimpleNamespace os math models warnings ndarray
-deepcopy string json scipy pickle Param shutil defaultdict OrderedDict Callable Counter mimetypes Any warn IN_COLAB io Tuple
-itemgetter itertools Optional requests time Iterable copy zip_longest tarfile inspect reduce functools ProcessPoolExecutor
+torch nn Path np pd F partial plt defaults Tensor random matplotlib array re SimpleNamespace os math models warnings
+ndarray deepcopy string json scipy pickle Param shutil defaultdict OrderedDict Callable Counter mimetypes Any warn
+IN_COLAB io Tuple itemgetter itertools Optional requests time Iterable copy zip_longest tarfile inspect reduce
+functools ProcessPoolExecutor
 """
 """Not ours, but expected after `from minifast.vision.all import *` (counted over 337 public files)."""
 
 USED = """
 Resize get_image_files Learner ImageDataLoaders error_rate DataBlock Callback vision_learner ImageBlock RandomSplitter
 PILImage L accuracy aug_transforms CategoryBlock resnet18 load_learner untar_data URLs resnet34 Normalize parent_label
-cnn_learner unet_learner imagenet_stats RandomResizedCrop DataLoaders CrossEntropyLossFlat ClassificationInterpretation
-store_attr set_seed resnet50 verify_images tensor Adam TensorImage SaveModelCallback download_images IntToFloatTensor
-DataLoader ColReader TransformBlock accuracy_multi Datasets show_image Recorder Flatten patch ToTensor GrandparentSplitter
-Module delegates TfmdDL resize_images ranger Pipeline LabelSmoothingCrossEntropy PILImageBW default_device MaskBlock SGD
-FuncSplitter IndexSplitter MSELossFlat Metric get_grid MultiCategoryBlock TensorBase PILMask ResizeMethod Categorize FlipItem
-first params Transform CancelFitException GradientAccumulation ifnone to_detach CancelBatchException NormType OptimWrapper
-TrackerCallback SegmentationDataLoaders WandbCallback RegexLabeller progress_bar ConvLayer Rotate create_head create_body
-get_files EarlyStoppingCallback RegressionBlock slide valley TfmdLists Interpretation PadMode RandTransform Zoom RandomCrop
-Flip RandomResizedCropGPU Warp CropPad setup_aug_tfms AffineCoordTfm Dihedral RandomErasing CSVLogger CancelValidException
-CancelStepException CancelTrainException CancelEpochException MixedPrecision hook_outputs num_features_model total_params
-ActivationStats hook_output MixUp SchedCos ParamScheduler combine_scheds SchedNo SchedLin SchedExp minimum steep
-TensorBoardCallback GradientClip show_batch ColSplitter get_c broadcast_vec Category CategoryMap ItemGetter
-noop SigmoidRange Mish LinBnDrop NoneReduce BatchNorm SequentialEx SimpleSelfAttention in_channels sequential
-AdaptiveConcatPool2d Embedding MergeLayer PixelShuffle_ICNR ResBlock AvgPool SEModule trunc_normal_ AvgMetric
-BCEWithLogitsLossFlat BaseLoss LabelSmoothingCrossEntropyFlat top_k_accuracy AccumMetric Dice DiceMulti LossMetrics
-F1ScoreMulti F1Score Precision Recall FBetaMulti PrecisionMulti RecallMulti mae mse RocAuc Lookahead RAdam Optimizer Lamb
-RMSProp TensorCategory TensorMask flatten_check to_np apply_init trainable_params rank_distrib show_title subplots
-TensorImageBase TensorMultiCategory display_df image2tensor AddMaskCodes TensorPoint TensorBBox PointBlock BBoxBlock
-BBoxLblBlock default_split model_meta has_pool_type ResizeToOrig xresnet50 xresnet18 xresnet34 xresnet101
-range_of fastuple listify merge GetAttr num_cpus tuplify using_attr parallel call_parse is_listy Config save_pickle
-ItemTransform resnet152 vgg16_bn resnet101 alexnet
-AdaptiveAvgPool AvgLoss Brightness BypassNewMeta CohenKappa CollBase Contrast CutMix DiceLoss DisplayedTransform
-FetchPredsCallback Float FocalLoss Hue Inf InplaceTransform InstanceNorm Int JaccardCoeff L1LossFlat LRFinder Larc MaxPool
-MultiCategorize MultiCategory OneHotEncode PILBase ProgressCallback QHAdam RatioResize Saturation SchedPoly Self
-ShortEpochCallback SuggestionMethod TerminateOnNaNCallback TitledFloat TitledStr TrainEvalCallback UnetBlock ValueMetric
-adam_step attrdict average_grad average_sqr_grad bool_arg children_and_parameters cifar_stats coll_repr create_timm_model
-cutout_gaussian detuplify event find_bs flatten_model foreground_acc get_class get_empty_df get_random_states getattrs
-groupby ignore_exceptions init_cnn init_default init_linear ismin_torch join_path_file l2_reg lamb_step larc_layer_lr
-larc_step load_image load_pickle master_bar mk_class momentum_step noops num_distrib properties qhadam_step radam_step
-reduce_loss resize_to rms_prop_step rmse sched_cos sched_lin set_random_states sgd_step show_results show_titled_image
+cnn_learner unet_learner imagenet_stats RandomResizedCrop DataLoaders CrossEntropyLossFlat
+ClassificationInterpretation store_attr set_seed resnet50 verify_images tensor Adam TensorImage SaveModelCallback
+download_images IntToFloatTensor DataLoader ColReader TransformBlock accuracy_multi Datasets show_image Recorder
+Flatten patch ToTensor GrandparentSplitter Module delegates TfmdDL resize_images ranger Pipeline
+LabelSmoothingCrossEntropy PILImageBW default_device MaskBlock SGD FuncSplitter IndexSplitter MSELossFlat Metric
+get_grid MultiCategoryBlock TensorBase PILMask ResizeMethod Categorize FlipItem first params Transform
+CancelFitException GradientAccumulation ifnone to_detach CancelBatchException NormType OptimWrapper TrackerCallback
+SegmentationDataLoaders WandbCallback RegexLabeller progress_bar ConvLayer Rotate create_head create_body get_files
+EarlyStoppingCallback RegressionBlock slide valley TfmdLists Interpretation PadMode RandTransform Zoom RandomCrop Flip
+RandomResizedCropGPU Warp CropPad setup_aug_tfms AffineCoordTfm Dihedral RandomErasing CSVLogger CancelValidException
+CancelStepException CancelTrainException CancelEpochException MixedPrecision hook_outputs num_features_model
+total_params ActivationStats hook_output MixUp SchedCos ParamScheduler combine_scheds SchedNo SchedLin SchedExp
+minimum steep TensorBoardCallback GradientClip show_batch ColSplitter get_c broadcast_vec Category CategoryMap
+ItemGetter noop SigmoidRange Mish LinBnDrop NoneReduce BatchNorm SequentialEx SimpleSelfAttention in_channels
+sequential AdaptiveConcatPool2d Embedding MergeLayer PixelShuffle_ICNR ResBlock AvgPool SEModule trunc_normal_
+AvgMetric BCEWithLogitsLossFlat BaseLoss LabelSmoothingCrossEntropyFlat top_k_accuracy AccumMetric Dice DiceMulti
+LossMetrics F1ScoreMulti F1Score Precision Recall FBetaMulti PrecisionMulti RecallMulti mae mse RocAuc Lookahead RAdam
+Optimizer Lamb RMSProp TensorCategory TensorMask flatten_check to_np apply_init trainable_params rank_distrib
+show_title subplots TensorImageBase TensorMultiCategory display_df image2tensor AddMaskCodes TensorPoint TensorBBox
+PointBlock BBoxBlock BBoxLblBlock default_split model_meta has_pool_type ResizeToOrig xresnet50 xresnet18 xresnet34
+xresnet101 range_of fastuple listify merge GetAttr num_cpus tuplify using_attr parallel call_parse is_listy Config
+save_pickle ItemTransform resnet152 vgg16_bn resnet101 alexnet AdaptiveAvgPool AvgLoss Brightness BypassNewMeta
+CohenKappa CollBase Contrast CutMix DiceLoss DisplayedTransform FetchPredsCallback Float FocalLoss Hue Inf
+InplaceTransform InstanceNorm Int JaccardCoeff L1LossFlat LRFinder Larc MaxPool MultiCategorize MultiCategory
+OneHotEncode PILBase ProgressCallback QHAdam RatioResize Saturation SchedPoly Self ShortEpochCallback SuggestionMethod
+TerminateOnNaNCallback TitledFloat TitledStr TrainEvalCallback UnetBlock ValueMetric adam_step attrdict average_grad
+average_sqr_grad bool_arg children_and_parameters cifar_stats coll_repr create_timm_model cutout_gaussian detuplify
+event find_bs flatten_model foreground_acc get_class get_empty_df get_random_states getattrs groupby ignore_exceptions
+init_cnn init_default init_linear ismin_torch join_path_file l2_reg lamb_step larc_layer_lr larc_step load_image
+load_pickle master_bar mk_class momentum_step noops num_distrib properties qhadam_step radam_step reduce_loss
+resize_to rms_prop_step rmse sched_cos sched_lin set_random_states sgd_step show_results show_titled_image
 skm_to_fastai step_stat test_eq to_concat to_cpu to_device to_float to_image true urlread weight_decay xresnet152
 """
 """Names that public scripts, notebooks and plugins use from fastai.vision.all."""
 
-HEAVY = {'matplotlib', 'pandas', 'torchmetrics', 'sklearn', 'scipy', 'IPython', 'timm', 'tensorboard', 'wandb', 'mlflow',
-         'cv2', 'simplejpeg', 'requests', 'torch._dynamo', 'torch.distributed.fsdp', 'tqdm.notebook', 'ipywidgets'}
+HEAVY = {'matplotlib', 'pandas', 'torchmetrics', 'sklearn', 'scipy', 'IPython', 'timm', 'tensorboard', 'wandb',
+         'mlflow', 'cv2', 'simplejpeg', 'requests', 'torch._dynamo', 'torch.distributed.fsdp', 'ipywidgets'}
 
 
 @pytest.mark.parametrize('space', SPACES)

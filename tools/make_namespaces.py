@@ -67,11 +67,12 @@ NAMESPACES = {
 
 
 def room_files(rooms: list[str]) -> list[Path]:
-    """The files of the named rooms, `*` standing for all files of a folder; namespaces are no rooms."""
+    """The files of the named rooms; `*` stands for all files of a folder, a folder's name for its own `__init__.py`."""
     files: list[Path] = []
     for room in rooms:
-        found = sorted((ROOT / 'minifast').glob(f'{room}.py'))
-        files += [f for f in found if f.stem not in ('__init__', 'all') and f not in files]
+        folder = ROOT / 'minifast' / room / '__init__.py'
+        found = [folder] if folder.exists() else sorted((ROOT / 'minifast').glob(f'{room}.py'))
+        files += [f for f in found if (f == folder or f.stem not in ('__init__', 'all')) and f not in files]
     return files
 
 
@@ -88,8 +89,8 @@ def public_names(file: Path) -> list[str]:
 
 
 def module_name(file: Path) -> str:
-    """`minifast/data/core.py` -> `minifast.data.core`."""
-    return '.'.join(file.relative_to(ROOT).with_suffix('').parts)
+    """`minifast/data/core.py` -> `minifast.data.core`, `minifast/layers/__init__.py` -> `minifast.layers`."""
+    return '.'.join(file.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__')
 
 
 def _import(module: str, names: list[str]) -> str:

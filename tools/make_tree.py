@@ -25,26 +25,31 @@ def first_line(file: Path) -> str:
     return text.split('\n\n')[0].replace('\n', ' ').rstrip('.')
 
 
-def floors() -> list[str]:
-    """The modules of the package from the ground floor up; those that no floor names come last."""
+def rooms() -> list[Path]:
+    """All files of the package but those that only mark a folder as a package."""
+    files = sorted((ROOT / 'minifast').rglob('*.py'))
+    return [f for f in files if f.stem != '__init__' or len(ast.parse(f.read_text(encoding='utf-8')).body) > 1
+            and f.parent.name != 'minifast']
+
+
+def floors() -> list[Path]:
+    """The rooms from the ground floor up; those that no floor names come last."""
     config = configparser.ConfigParser()
     config.read(ROOT / 'setup.cfg', encoding='utf-8')
     lines = config['importlinter:contract:floors']['layers'].strip().splitlines()
     named = [part.strip(' ()') for line in reversed(lines) for part in re.split(r'[|:]', line)]
-    files = [f for f in sorted((ROOT / 'minifast').rglob('*.py')) if f.stem != '__init__']
-    modules = ['.'.join(f.relative_to(ROOT).with_suffix('').parts) for f in files]
 
-    def floor(module: str) -> tuple[int, str]:
+    def floor(file: Path) -> tuple[int, str]:
+        module = '.'.join(file.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__')
         return next((i for i, n in enumerate(named) if module == n or module.startswith(n + '.')), len(named)), module
-    return sorted(modules, key=floor)
+    return sorted(rooms(), key=floor)
 
 
 def tree() -> str:
     """The README's last section."""
     lines = ['minifast/']
-    for module in floors():
-        path = module.replace('.', '/') + '.py'
-        lines.append(f'  {path.removeprefix("minifast/"):26} {first_line(ROOT / path)}')
+    for file in floors():
+        lines.append(f'  {file.relative_to(ROOT / "minifast").as_posix():26} {first_line(file)}')
     return INTRO + '```text\n' + '\n'.join(lines) + '\n```\n'
 
 
