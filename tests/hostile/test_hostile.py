@@ -1,8 +1,11 @@
 """Laws: whatever a file holds, no public loader runs any of it, hangs, or eats the memory."""
+import itertools
+import random
 import resource
 import subprocess
 import sys
 import warnings
+import zipfile
 
 import pytest
 import torch
@@ -10,9 +13,12 @@ from torch import nn
 
 from minifast.callback.checkpoint import newest_checkpoint
 from minifast.checkpoint import load_model
+from minifast.data.core import DataLoaders
+from minifast.learner import Learner, load_learner
 from minifast.optimizer import Adam
-from minifast.tensorfile import read_tensors
-from tests.hostile.make import CONTAINERS, hostile_files, payloads
+from minifast.tensorfile import DamagedFileError, UnsafeFileError, read_tensors, write_atomic
+from minifast.vision.models.weights import read_weights
+from tests.hostile.make import CONTAINERS, hostile_files, payloads, sealed, torch_zip
 
 REFUSALS = (ValueError, OSError, TypeError)  # UnsafeFileError and DamagedFileError are ValueErrors
 
@@ -36,8 +42,16 @@ def read_a_stream(path):
         read_tensors(stream)
 
 
+def load_into_a_learner(path):
+    data = [(torch.zeros(2, 2), torch.zeros(2, dtype=torch.long))]
+    learn = Learner(DataLoaders(data, data), nn.Linear(2, 1), loss_func=nn.CrossEntropyLoss(), path=path.parent,
+                    model_dir='.')
+    learn.load(path.stem)
+
+
 LOADERS = {'read_tensors': read_tensors, 'a stream': read_a_stream, 'load_model': load_into_a_model,
-           'resume': resume_from}
+           'resume': resume_from, 'learn.load': load_into_a_learner, 'load_learner': load_learner,
+           'weights=FILE': read_weights}
 
 
 @pytest.mark.parametrize('loader', LOADERS)
@@ -84,3 +98,59 @@ def test_what_torch_accepts_and_we_refuse_is_still_never_run(tmp_path):
         except Exception:
             pass
         assert not (tmp_path / 'marker').exists()
+
+
+# ---------------------------------------------------------------- mutants
+
+def mutants(data, n, seed):
+    """`n` copies with a few bytes of the index or the structure overwritten, cut, doubled or swapped."""
+    draw = random.Random(seed)
+    for _ in range(n):
+        copy = bytearray(data)
+        for _ in range(draw.randint(1, 4)):
+            place, kind = draw.randrange(len(copy)), draw.randrange(5)
+            if kind == 0:
+                copy[place] = draw.randrange(256)
+            elif kind == 1:
+                del copy[place:place + draw.randint(1, 30)]
+            elif kind == 2:
+                copy[place:place] = bytes(draw.randrange(256) for _ in range(draw.randint(1, 8)))
+            elif kind == 3:
+                other = draw.randrange(len(copy))
+                copy[place:place + 8] = copy[other:other + 8]
+            else:
+                copy[place:place + 4] = draw.choice([b'\xff' * 4, bytes(4), b'\x7f\xff\xff\xff'])
+        yield bytes(copy)
+
+
+def resealed(data):
+    """A zip with right checksums around an index that was tampered with: the guards behind the checksums must hold."""
+    return sealed(torch_zip(data, {'0': bytes(48), '1': bytes(16)}))
+
+
+def fuzz(folder, n):
+    """How many mutants were read, refused, and anything else."""
+    write_atomic(folder / 'whole.pth', {'model': nn.Linear(4, 3).state_dict(), 'opt': {'a': [1, 2.5, 'x', None, (3,)]}})
+    with zipfile.ZipFile(folder / 'whole.pth') as archive:
+        index = archive.read('archive/data.pkl')
+    whole, path = (folder / 'whole.pth').read_bytes(), folder / 'mutant.pth'
+    read, refused = 0, 0
+    for copy in itertools.chain(mutants(whole, n // 2, 0), map(resealed, mutants(index, n // 2, 1))):
+        path.write_bytes(copy)
+        try:
+            read_tensors(path)
+            read += 1
+        except (DamagedFileError, UnsafeFileError):
+            refused += 1
+    return read, refused
+
+
+def test_mutants_of_a_file_are_read_or_refused_and_nothing_else(tmp_path):
+    """A fuzzer over bytes and over the index behind right checksums: no crash, no hang, no other error."""
+    assert fuzz(tmp_path, 1500)[1] > 1000
+
+
+@pytest.mark.faults
+def test_many_mutants_of_a_file_are_read_or_refused_and_nothing_else(tmp_path):
+    """The same with 100,000 mutants."""
+    assert fuzz(tmp_path, 100_000)[1] > 70_000
