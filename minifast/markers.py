@@ -136,7 +136,7 @@ def tensor(x: Any, *rest: Any, **kwargs: Any) -> Tensor:
     elif isinstance(x, (list, tuple, L)):
         nested = len(x) and isinstance(x[0], (Tensor, np.ndarray))
         made = torch.stack([tensor(o) for o in x]) if nested else torch.tensor(list(x))
-    elif hasattr(x, '__array__'):
+    elif hasattr(x, '__array__') or hasattr(x, '__array_interface__'):
         made = tensor(np.array(x))
     else:
         made = torch.tensor(x)

@@ -193,9 +193,10 @@ class MultiCategorize(Categorize):
 
     def __init__(self, vocab: Iterable | None = None, add_na: bool = False) -> None:
         super().__init__(vocab=vocab, sort=vocab is None, add_na=add_na)
+        vars(self).pop('c', None)  # OneHotEncode tells it, once
 
     def setups(self, dsets: Any) -> None:
-        """Collect the classes from the training items; their number `c` is told by `OneHotEncode`, once."""
+        """Collect the classes from the training items."""
         if self.vocab is None and dsets:
             self.vocab = CategoryMap([label for labels in dsets for label in labels], add_na=self.add_na)
 

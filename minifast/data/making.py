@@ -88,13 +88,13 @@ class BatchMaker:
         seed, epoch, start = self._at.seed, self._at.epoch, self._at.batch
         with set_aside():
             seed_cpu(key_seed(seed, ORDER, epoch))
-            self.it = iter(self.dataset)
+            self.it = None if self.dataset is None else iter(self.dataset)  # create_item may need none
         size = self.bs or 1
         for number in itertools.count():
             n = size if self.n is None else max(min(size, self.n - number * size), 0)
             pairs = [(None, key_seed(seed, ITEM, epoch, number * size + i)) for i in range(n)]
             with set_aside():
-                if number < start:
+                if number < start and self.it is not None:
                     made = self._passed_over(number, pairs)
                 else:
                     made = self._assemble(Job(number, key_seed(seed, BATCH, epoch, number), pairs))

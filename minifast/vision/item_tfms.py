@@ -61,19 +61,31 @@ class DihedralItem(FlipItem):
 
 
 class _Window(RandTransform):
-    """A window (size, top_left, orig_size, final size) drawn once a sample and cut out of all its parts."""
+    """A window cut out of all parts of a sample by numbers that are drawn once; pictures of another size than the first
+    get their own window by the same numbers."""
 
     supports = _MOVABLE
     split_idx = None
     order = 1
     pad_mode = PadMode.Zeros
     resamples = (BILINEAR, NEAREST)
+    n_draws = 0
 
-    def apply(self, x: Any, window: tuple) -> Any:
+    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple:
+        """The numbers, None in validation, and the size of the first picture, which points and boxes belong to."""
+        return None if split_idx else uniforms(self.n_draws, generator), _get_sz(sample)
+
+    def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
+        """(size, top_left, final size or None) for a picture of size `orig`, all (width, height)."""
+        raise NotImplementedError(f'{type(self).__name__} says nowhere which window it cuts out: write window()')
+
+    def apply(self, x: Any, drawn: tuple) -> Any:
         """The window of `x`, resized."""
-        size, top_left, orig_size, final = window
+        draws, orig = drawn
+        orig = tuple(x.size) if isinstance(x, Image.Image) else orig
+        size, top_left, final = self.window(orig, draws)
         resample = self.resamples[1] if isinstance(x, PILMask) else self.resamples[0]
-        return crop_pad(x, size, top_left, orig_size, self.pad_mode, resample, final)
+        return crop_pad(x, size, top_left, orig, self.pad_mode, resample, final)
 
 
 class CropPad(_Window):
@@ -90,10 +102,10 @@ class CropPad(_Window):
         super().__init__()
         self.size, self.pad_mode = as_wh(size)[::-1], pad_mode
 
-    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple:
+    def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
         """The middle."""
-        orig, size = _get_sz(sample), as_wh(self.size)
-        return size, ((orig[0] - size[0]) // 2, (orig[1] - size[1]) // 2), orig, None
+        size = as_wh(self.size)
+        return size, ((orig[0] - size[0]) // 2, (orig[1] - size[1]) // 2), None
 
 
 class RandomCrop(_Window):
@@ -103,18 +115,19 @@ class RandomCrop(_Window):
         size: a side, or (height, width).
     """
 
+    n_draws = 2
+
     def __init__(self, size: int | tuple[int, int], p: float = 1., nm: str | None = None) -> None:
         super().__init__(p=p, nm=nm)
         self.size, self.nm = as_wh(size)[::-1], nm
 
-    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple:
+    def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
         """Where to cut."""
-        orig, size = _get_sz(sample), as_wh(self.size)
+        size = as_wh(self.size)
         spare = [orig[i] - size[i] for i in (0, 1)]
-        if split_idx:
-            return size, (spare[0] // 2, spare[1] // 2), orig, None
-        corner = [integer(u, min(s, 0), max(s, 0)) for u, s in zip(uniforms(2, generator), spare)]
-        return size, tuple(corner), orig, None
+        if draws is None:
+            return size, (spare[0] // 2, spare[1] // 2), None
+        return size, tuple(integer(u, min(s, 0), max(s, 0)) for u, s in zip(draws, spare)), None
 
 
 class OldRandomCrop(RandomCrop):
@@ -132,6 +145,8 @@ class Resize(_Window):
         resamples: Pillow's filters for pictures and for masks.
     """
 
+    n_draws = 2
+
     def __init__(self, size: int | tuple[int, int], method: str = ResizeMethod.Crop, pad_mode: str = PadMode.Reflection,
                  resamples: tuple[int, int] = (BILINEAR, NEAREST), p: float = 1., nm: str | None = None) -> None:
         super().__init__(p=p, nm=nm)
@@ -140,16 +155,16 @@ class Resize(_Window):
         self.size, self.method, self.pad_mode = as_wh(size)[::-1], method, pad_mode
         self.resamples, self.nm = resamples, nm
 
-    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple:
+    def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
         """Which part of the picture is kept."""
-        (w, h), size = _get_sz(sample), as_wh(self.size)
+        (w, h), size = orig, as_wh(self.size)
         if self.method == ResizeMethod.Squish:
-            return (w, h), (0, 0), (w, h), size
+            return orig, (0, 0), size
         ratios = (w / size[0], h / size[1])
         ratio = max(ratios) if self.method == ResizeMethod.Pad else min(ratios)
         window = (int(ratio * size[0]), int(ratio * size[1]))
-        pcts = (0.5, 0.5) if split_idx else uniforms(2, generator)
-        return window, (int(pcts[0] * (w - window[0])), int(pcts[1] * (h - window[1]))), (w, h), size
+        pcts = (0.5, 0.5) if draws is None else draws
+        return window, (int(pcts[0] * (w - window[0])), int(pcts[1] * (h - window[1]))), size
 
 
 class RandomResizedCrop(_Window):
@@ -168,6 +183,8 @@ class RandomResizedCrop(_Window):
     Source: Szegedy et al., "Going deeper with convolutions", 2015.
     """
 
+    n_draws = 22
+
     def __init__(self, size: int | tuple[int, int], min_scale: float = 0.08, ratio: tuple[float, float] = (3 / 4,
                                                                                                            4 / 3),
                  resamples: tuple[int, int] = (BILINEAR, NEAREST), val_xtra: float = 0.14, max_scale: float = 1.,
@@ -176,18 +193,17 @@ class RandomResizedCrop(_Window):
         self.size, self.min_scale, self.max_scale, self.ratio = as_wh(size)[::-1], min_scale, max_scale, ratio
         self.resamples, self.val_xtra, self.nm = resamples, val_xtra, nm
 
-    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple:
-        """Which part of the picture is kept."""
-        orig, size = _get_sz(sample), as_wh(self.size)
-        if split_idx:
+    def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
+        """Which part of the picture is kept; in validation all of it, with a margin."""
+        size = as_wh(self.size)
+        if draws is None:
             extra = math.ceil(max(size) * self.val_xtra / 8) * 8
-            return orig, (0, 0), orig, (size[0] + extra, size[1] + extra)
-        window, corner = random_window(orig, (self.min_scale, self.max_scale), self.ratio, generator)
-        return window, corner, orig, size
+            return orig, (0, 0), (size[0] + extra, size[1] + extra)
+        return *_window_by(draws, orig, (self.min_scale, self.max_scale), self.ratio), size
 
-    def apply(self, x: Any, window: tuple) -> Any:
+    def apply(self, x: Any, drawn: tuple) -> Any:
         """The window of `x`, resized; of a margin the middle."""
-        resized, size, final = super().apply(x, window), as_wh(self.size), window[3]
+        resized, size, final = super().apply(x, drawn), as_wh(self.size), self.window(drawn[1], drawn[0])[2]
         if final == size:
             return resized
         return crop_pad(resized, size, ((final[0] - size[0]) // 2, (final[1] - size[1]) // 2), final)
@@ -199,8 +215,12 @@ def random_window(orig: tuple[int, int], scale: tuple[float, float], ratio: tupl
 
     Ten attempts, then the largest window in the middle whose aspect is allowed.
     """
+    return _window_by(uniforms(22, generator), orig, scale, ratio)
+
+
+def _window_by(draws: list[float], orig: tuple[int, int], scale: tuple[float, float],
+               ratio: tuple[float, float]) -> tuple[tuple[int, int], tuple[int, int]]:
     w, h = orig
-    draws = uniforms(22, generator)
     logs = math.log(ratio[0]), math.log(ratio[1])
     for u_area, u_ratio in zip(draws[2::2], draws[3::2]):
         area = (scale[0] + (scale[1] - scale[0]) * u_area) * w * h
@@ -230,10 +250,10 @@ class RatioResize(_Window):
         super().__init__()
         self.max_sz, self.resamples = max_sz, resamples
 
-    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple:
+    def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
         """The whole picture."""
-        w, h = _get_sz(sample)
+        w, h = orig
         longer = max(w, h)
         # int() as everywhere in fastai's geometry; never below one pixel
         final = max(int(w * self.max_sz / longer), 1), max(int(h * self.max_sz / longer), 1)
-        return (w, h), (0, 0), (w, h), final
+        return orig, (0, 0), final

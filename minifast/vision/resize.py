@@ -37,8 +37,8 @@ def as_wh(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _get_sz(x: Any) -> tuple[int, int]:
-    """(width, height) of a picture, or of the picture a tensor's points belong to; of the first element of a tuple."""
-    if isinstance(x, tuple):
+    """(width, height) of a picture, or of the picture a tensor's points belong to; of the first of nested tuples."""
+    while isinstance(x, tuple):
         x = x[0]
     if not isinstance(x, Tensor):
         return tuple(x.size)

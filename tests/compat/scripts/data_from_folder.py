@@ -22,7 +22,7 @@ result = dict(
     vocab=dls.vocab, o2i=dls.vocab.o2i, c=dls.c, n=[dls.n, dls.train.n, dls.valid.n], bs=[dls.bs, dls.valid.bs],
     lengths=[len(dls), len(dls.train), len(dls.valid), len(dls.train_ds), len(dls.valid_ds)],
     shapes=[x.shape, y.shape, vx.shape, vy.shape], dtypes=[str(x.dtype), str(y.dtype)],
-    types=names_of(x, y, image, label, decoded[0], *dls.valid.one_batch(), dls, dls.train, dls.train_ds, dls.vocab), size=image.size,
+    types=names_of(x, y, image, label, decoded[0], *dls.valid.one_batch(), dls.train, dls.train_ds, dls.vocab), size=image.size,
     valid_labels=vy[order], shown_types=names_of(*shown[0]), shown_labels=[str(o[1]) in dls.vocab for o in shown],
     valid_items=sorted(o.name for o in dls.valid_ds.items), near_range=[float(vx.min()), float(vx.max())],
     pixels=decoded[0][order] / 255, decoded_dtype=str(decoded[0].dtype), n_inp=dls.n_inp, device=dls.device.type,

@@ -37,4 +37,4 @@ result = dict(
     valid_pixels=first(cats.valid)[0], aug_valid_pixels=vx, crop_valid_pixels=first(by_func.valid)[0],
     pad_pixels=first(lists.valid)[0], item_tfms=[type(f).__name__ for f in cats.after_item.fs],
     after_item=[type(f).__name__ for f in breeds.after_item.fs],
-    after_batch=[type(f).__name__ for f in breeds.after_batch.fs])
+    after_batch=type(breeds.after_batch.fs[0]).__name__)

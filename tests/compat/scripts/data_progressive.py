@@ -39,6 +39,5 @@ result = dict(
         'Building one sample', 'Final sample:')],
     test=[len(test), test.n, test.bs, one.shape], vocab=list(dls.vocab), labels=ty, shape=tx.shape, pixels=dls.valid.decode((tx, ty))[0][:4] / 255, pictures=first(pictures)[0].shape,
     arrays=first(arrays)[0].shape, again=[again.bs, again.n, len(again)],
-    after_batch=[type(f).__name__ for f in dls.after_batch.fs], valid_after_batch=[type(f).__name__ for f in
-    dls.valid.after_batch.fs], base_path=shown, types=names_of(one, tx, ty, files, dls.after_item, again),
+    after_batch=[type(dls.after_batch.fs[i]).__name__ for i in (0, -1)], base_path=shown, types=names_of(one, tx, ty, files, dls.after_item, again),
     ls=[o.name for o in path.ls().sorted()], verify=len(verify_images(files)))

@@ -93,6 +93,6 @@ bx, by = bdls.one_batch()
 result = dict(
     splits=[list(splits[0]), list(splits[1])], types=names_of(tls.train[0], *tls.train[0]),
     shapes=[o.shape for o in batch], valid_shapes=[o.shape for o in vbatch], dtypes=[str(o.dtype) for o in batch],
-    targets=vbatch[2], pixels=vbatch[0] / 4, labels=list(tfm.labels), lengths=[len(tls), len(tls.train),
+    targets=vbatch[2], pixels=vbatch[0] / 4, second_pixels=vbatch[1] / 4, labels=list(tfm.labels), lengths=[len(tls), len(tls.train),
     len(tls.valid), len(dls.train)], block_types=names_of(bx, bx[0], by), block_shapes=[bx[0].shape, bx[1].shape, by.shape],
     block_vocab=[str(o) for o in bdls.vocab], block_valid=[o[0].name for o in bdls.valid_ds.items])
