@@ -140,9 +140,8 @@ def _signature_types(func: Callable, takes_self: bool,
                  if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and (n_args or p.default is p.empty)]
     except (TypeError, ValueError):  # built-in functions tell nothing
         return ((object,),) * (n_args or 0), object
-    names = names[1:] if takes_self else names
-    hints = {} if inspect.isclass(func) else _hints(target)
-    names = names[:n_args]
+    names = (names[1:] if takes_self else names)[:n_args]
+    hints = {} if inspect.isclass(func) else _hints(target, names, strict=takes_self or n_args is None)
     if n_args is None:
         while names and names[-1] not in hints:
             names.pop()
@@ -152,18 +151,28 @@ def _signature_types(func: Callable, takes_self: bool,
     return choosing, returns
 
 
-def _hints(func: Callable) -> dict[str, Any]:
-    try:
-        return dict(typing.get_type_hints(func))
-    except TypeError:  # callables without annotations of their own, such as partials and modules
-        return {}
-    except NameError as error:
-        raw = getattr(func, '__annotations__', {})
-        if not any(isinstance(hint, str) for hint in raw.values()):
-            raise
-        raise TypeError(f'the annotations of {getattr(func, "__qualname__", func)} choose what it is applied to, and '
-                        f'{error.name!r} cannot be found at module level: define that class there, or leave out '
-                        '`from __future__ import annotations`') from error
+def _hints(func: Callable, names: list[str], strict: bool) -> dict[str, Any]:
+    """The annotations of `names` and of the result; postponed ones are looked up where the function was defined.
+
+    Raises:
+        TypeError: a parameter's class is not to be found there, and the function is written to be chosen by it.
+    """
+    found, written = {}, getattr(func, '__annotations__', {})
+    spaces = getattr(inspect.unwrap(func), '__globals__', {}), {}
+    if isinstance(func, types.FunctionType):
+        cells = zip(func.__code__.co_freevars, func.__closure__ or ())
+        spaces[1].update((name, cell.cell_contents) for name, cell in cells if cell != types.CellType())
+    for name in [name for name in (*names, 'return') if name in written]:
+        one = types.SimpleNamespace(__annotations__={name: written[name]})
+        try:
+            found.update(typing.get_type_hints(one, *spaces))
+        except NameError as error:
+            if strict and name != 'return':
+                where = getattr(func, '__qualname__', func)
+                raise TypeError(f'the annotation of {name!r} in {where} chooses what it is applied to, and '
+                                f'{error.name!r} cannot be found at module level: define that class there, or leave '
+                                'out `from __future__ import annotations`') from error
+    return found
 
 
 def _classes(hint: Any) -> tuple[type, ...]:

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset
 from minifast.data.collate import SkipItemException, collate_error, fa_collate, fa_convert
 from minifast.data.making import BatchMaker
 from minifast.data.pipeline import Pipeline, is_known
-from minifast.data.plan import choose_workers, describe_plan, unknown_parts
+from minifast.data.plan import bytes_first, choose_workers, describe_plan, unknown_parts
 from minifast.data.sampler import BATCH, ORDER, ItemKeys, Position, chunks, order, whole
 from minifast.data.workers import HostBatch, Job, ProcessPool, in_threads, seed_cpu, set_aside
 from minifast.lookup import lookup
@@ -80,6 +80,7 @@ class DataLoader(BatchMaker):
         can_index = hasattr(dataset, '__getitem__') and not isinstance(dataset, IterableDataset)
         self.indexed = can_index if indexed is None else indexed
         self.sampler, self.batch_sampler, self.n = sampler, batch_sampler, _length(dataset) if n is None else n
+        self._listed = batch_sampler is not None  # workers are not sent the sampler itself
         self._check_arguments(num_workers, on_error)
         self.pin_memory, self.timeout, self.prefetch_factor = pin_memory, timeout, prefetch_factor
         self.persistent_workers, self.multiprocessing_context = persistent_workers, multiprocessing_context
@@ -183,7 +184,7 @@ class DataLoader(BatchMaker):
     @property
     def prebatched(self) -> bool:
         """Whether the data set's items are batches already."""
-        return self.bs is None and self.batch_sampler is None
+        return self.bs is None and not self._listed
 
     @property
     def num_workers(self) -> int:
@@ -290,13 +291,16 @@ class DataLoader(BatchMaker):
         made = self._stream(position, here) if not self.indexed else self._host_batches(position, here)
         ahead = self.device is not None and self.device.type == 'cuda' and not here
         uploaded = _one_ahead(self._upload(host) for host in made) if ahead else map(self._upload, made)
-        for host in uploaded:
-            self.skipped += host.skipped
-            if host.data is None:
-                continue
-            b = self._transformed(host.data, key_seed(position.seed, BATCH, position.epoch, host.number, 1))
-            self._at = Position(position.seed, position.epoch, host.number + 1)
-            yield b
+        try:
+            for host in uploaded:
+                self.skipped += host.skipped
+                if host.data is None:
+                    continue
+                b = self._transformed(host.data, key_seed(position.seed, BATCH, position.epoch, host.number, 1))
+                self._at = Position(position.seed, position.epoch, host.number + 1)
+                yield b
+        finally:
+            made.close()  # workers end with the pass, also where it is left in the middle
         self.after_iter()
         if self.skipped:
             _, name, message = self.skipped[0]
@@ -389,11 +393,10 @@ class DataLoader(BatchMaker):
                 return self._after_batch(after, b, seed)
         return self._after_batch(after, b, seed)
 
-    @staticmethod
-    def _after_batch(after: Callable, b: Any, seed: int) -> Any:
+    def _after_batch(self, after: Callable, b: Any, seed: int) -> Any:
         if not isinstance(after, Pipeline):
             return after(b)
-        return after(b, generator=torch.Generator().manual_seed(seed))
+        return bytes_first(after, self.device)(b, generator=torch.Generator().manual_seed(seed))
 
 
 def _one_ahead(uploads: Iterator) -> Iterator:

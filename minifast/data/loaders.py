@@ -10,6 +10,7 @@ from fastcore.basics import Inf
 from fastcore.foundation import L
 from torch import Tensor
 
+from minifast.data.categorize import Category
 from minifast.data.load import DataLoader
 from minifast.data.pipeline import Pipeline
 from minifast.data.showing import show_batch, show_results
@@ -269,9 +270,9 @@ class DataLoaders:
         """Show samples of a training batch, see `TfmdDL.show_batch`."""
         if hasattr(self._split(0), 'show_batch'):
             return self.train.show_batch(*args, **kwargs)
-        dl = TfmdDL(list(range(2)), num_workers=0)
         b = args[0] if args else kwargs.pop('b', None)
         b = self.one_batch() if b is None else b
+        dl = TfmdDL(_Shown(self.train.dataset, len(b)), num_workers=0)
         dl._kinds = _guessed_kinds(b)
         return dl.show_batch(_marked(b, dl._kinds), *args[1:], **kwargs)
 
@@ -343,6 +344,19 @@ class DataLoaders:
         """Loaders as `DataBlock.dataloaders` makes them from `source`."""
         dls = dblock.dataloaders(source, path=path, bs=bs, val_bs=val_bs, shuffle=shuffle, device=device, **kwargs)
         return dls if isinstance(dls, cls) else cls(*dls.loaders, path=dls.path, device=dls.device)
+
+
+class _Shown:
+    """What a foreign data set tells about showing its samples: the names of its classes, where it has them."""
+
+    def __init__(self, dataset: Any, n_parts: int) -> None:
+        self.classes, self.n_inp = getattr(dataset, 'classes', None), max(n_parts - 1, 1)
+
+    def decode(self, o: Any, full: bool = True) -> tuple:
+        """A sample with its class as text."""
+        names = self.classes
+        return tuple(Category(names[int(part)] if names is not None else int(part))
+                     if isinstance(part, TensorCategory) else part for part in o)
 
 
 def _guessed_kinds(b: Sequence) -> Any:

@@ -1,6 +1,7 @@
 """What a loader does where, why there, and how it is printed."""
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from minifast.data.pipeline import Pipeline, is_known
 
-__all__ = ['choose_workers', 'describe_plan', 'unknown_parts']
+__all__ = ['bytes_first', 'choose_workers', 'describe_plan', 'unknown_parts']
 
 _makes_items = ('after_item', 'before_batch', 'create_item', 'create_batch', 'retain', 'do_item', 'do_batch')
 
@@ -35,6 +36,31 @@ def _unknown_dataset(dataset: Any) -> list[str]:
         return _unknown_dataset(dataset.dataset)
     harmless = (TensorDataset, list, tuple, range, L, torch.Tensor, type(None))
     return [] if type(dataset) in harmless else [type(dataset).__name__]
+
+
+def bytes_first(after: Pipeline, device: torch.device | None) -> Pipeline:
+    """Batch transforms in the order they run in: on a CPU, in training, pictures stay bytes as long as that is faster.
+
+    `IntToFloatTensor` then waits behind the transforms that follow it and say `on_bytes`. In validation the order
+    stays, so that pixels there are exact.
+    """
+    if after.split_idx or device is None or device.type != 'cpu':
+        return after
+    fs = list(after.fs)
+    at = next((i for i, f in enumerate(fs) if _makes_floats(f)), len(fs))
+    end = at + 1
+    while end < len(fs) and getattr(fs[end], 'on_bytes', False):
+        end += 1
+    if end <= at + 1:
+        return after
+    arranged = copy.copy(after)
+    arranged.fs = L([*fs[:at], *fs[at + 1:end], fs[at], *fs[end:]])
+    return arranged
+
+
+def _makes_floats(f: Any) -> bool:
+    """Whether it is our `IntToFloatTensor`, which lies on a floor above, dividing by the largest byte."""
+    return type(f).__name__ == 'IntToFloatTensor' and is_known(f) and (f.div, f.div_mask) == (255., 1)
 
 
 def choose_workers(dl: Any, batch_s: float, cpus: int) -> int:
@@ -77,7 +103,9 @@ def describe_plan(dl: Any) -> str:
     lines.append('randomness   ' + ('from generators handed to the transforms' if not unknown else
                                     f'global generators seeded for each item, because of {", ".join(unknown)}'))
     lines.append(f'to           {dl.device or "nowhere (CPU)"}')
-    lines.append(f'after_batch  {_named(dl.after_batch)}')
+    after = dl.after_batch
+    after = bytes_first(after, dl.device) if isinstance(after, Pipeline) else after
+    lines.append(f'after_batch  {_named(after)}')
     return '\n'.join(lines)
 
 

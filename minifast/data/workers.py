@@ -178,9 +178,10 @@ def _start(wif: Callable | None, worker_id: int) -> None:
 
 @contextmanager
 def _obeyed() -> Iterator[None]:
-    """The number of workers was asked for: torch's advice to ask for fewer is kept quiet."""
+    """The number of workers was asked for, and what cannot be pickled is told by us: torch's own advice is quiet."""
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'This DataLoader will create .* worker processes in total')
+        warnings.filterwarnings('ignore', 'Got pickle error when attempting to start a worker')
         yield
 
 
@@ -225,10 +226,15 @@ class ProcessPool:
                 f'{", ".join(culprits)} cannot be sent to worker processes that are started by '
                 f'{self.loader.multiprocessing_context or torch.multiprocessing.get_start_method()}: define it with '
                 '`def` at the top of a module, or use num_workers=0 or multiprocessing_context="fork"') from error
-        for made in iterator:
-            if isinstance(made, _Failure):
-                raise made.error from _WorkerTraceback(made.text)
-            yield made
+        try:
+            for made in iterator:
+                if isinstance(made, _Failure):
+                    raise made.error from _WorkerTraceback(made.text)
+                yield made
+        finally:
+            # torch ends workers when its iterator is garbage, which a kept traceback puts off
+            if not self.persistent:
+                iterator._shutdown_workers()
 
 
 def find_unpicklable(o: Any) -> list[str]:

@@ -1,0 +1,266 @@
+"""Laws of data sets and loaders side by side: subsets, decoding, showing, new items, delegation, foreign loaders."""
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader as TorchLoader
+from torch.utils.data import TensorDataset
+
+from minifast.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists, decode_at, show_at, test_set
+from minifast.data.pipeline import Pipeline, Transform, typedispatch
+from minifast.data.transforms import Categorize, IntToFloatTensor, Normalize, ToTensor, get_c
+from minifast.losses import MSELossFlat
+from minifast.markers import TensorCategory, TensorImage
+from minifast.vision.core import PILImage
+
+WORDS = ['ant', 'bee', 'cow', 'ape', 'bat', 'cat']
+
+
+class Sound(TensorImage):
+    """A type of a user's own."""
+
+
+def picture(word):
+    return PILImage.create(np.full((6, 6, 3), ord(word[1]), np.uint8))
+
+
+def initial(word):
+    return word[0]
+
+
+def datasets(**kwargs):
+    return Datasets(WORDS, [[picture], [initial, Categorize()]], splits=[[0, 1, 2, 3], [4, 5]], **kwargs)
+
+
+def loaders(**kwargs):
+    return datasets().dataloaders(**{'bs': 2, 'num_workers': 0, 'device': 'cpu', 'after_item': [ToTensor],
+                                     'after_batch': [IntToFloatTensor(), Normalize.from_stats([0.5] * 3, [0.2] * 3)],
+                                     **kwargs})
+
+
+# ---------------------------------------------------------------- lists and data sets
+
+def test_tfmdlists_index_by_int_list_slice_and_mask():
+    """One item transformed, or an L of several."""
+    lists = TfmdLists([1, 2, 3], lambda x: x * 10)
+    assert lists[1] == 20 and list(lists[[0, 2]]) == [10, 30] and list(lists[1:]) == [20, 30]
+    assert list(lists[[True, False, True]]) == [10, 30] and list(lists) == [10, 20, 30] and len(lists) == 3
+
+
+def test_tfmdlists_of_a_table_gives_rows():
+    """The items of a DataFrame are its rows."""
+    pd = pytest.importorskip('pandas')
+    lists = TfmdLists(pd.DataFrame({'a': [1, 2, 3]}), lambda row: row['a'] + 1, splits=[[2, 0], [1]])
+    assert lists[0] == 2 and list(lists.train) == [4, 2] and list(lists.valid) == [3]
+
+
+def test_datasets_make_tuples_split_and_decode():
+    """A sample has an element a list of transforms; subsets keep transforms, vocab and order."""
+    dsets = datasets()
+    assert len(dsets) == 6 and dsets.n_subsets == 2 and dsets.n_inp == 1
+    x, y = dsets.train[1]
+    assert type(x) is PILImage and type(y) is TensorCategory and list(dsets.vocab) == ['a', 'b', 'c']
+    assert decode_at(dsets, 5)[1] == 'c' and dsets.valid.items == ['bat', 'cat'] and dsets.valid.split_idx == 1
+    assert [y for _, y in dsets[[0, 2]]] == [0, 2]
+    assert len(dsets.new_empty()) == 0 and list(dsets.new_empty().vocab) == ['a', 'b', 'c']
+
+
+def test_datasets_vocab_is_that_of_the_training_items():
+    """A label that only validation has is an error that names it and the known ones."""
+    with pytest.raises(KeyError, match="'z' not included in the training dataset"):
+        Datasets(['ab', 'zz'], [[initial, Categorize()]], splits=[[0], [1]]).valid[0]
+
+
+def test_datasets_overlapping_splits_are_found():
+    """How often an item occurs that is in two splits."""
+    assert list(Datasets([1, 2, 3], [[str]], splits=[[0, 1], [1, 2]]).overlapping_splits()) == [2]
+
+
+def test_setup_error_names_transform_and_item():
+    """A transform that fails on the first item is named with what it was given."""
+    def fails(x):
+        raise OSError('no such thing')
+    with pytest.raises(OSError, match='no such thing') as caught:
+        TfmdLists(['item-one'], [str, fails])
+    assert 'fails' in caught.value.__notes__[0] and 'item-one' in caught.value.__notes__[0]
+
+
+def test_set_split_idx_is_put_back():
+    """Inside the block validation items are augmented, behind it no more."""
+    dsets = Datasets([1, 2], [[Transform(lambda x: x + 10, split_idx=0)]], splits=[[0], [1]])
+    valid = dsets.valid
+    with valid.set_split_idx(0):
+        assert valid[0] == (12,)
+    assert valid[0] == (2,)
+
+
+def test_test_set_starts_where_the_items_type_fits():
+    """A word goes through all transforms, a picture is opened no more; labels only where asked for."""
+    dsets = datasets()
+    assert type(test_set(dsets, ['cow'])[0][0]) is PILImage and len(test_set(dsets, ['cow'])[0]) == 1
+    assert type(test_set(dsets, [picture('cow')])[0][0]) is PILImage
+    assert test_set(dsets, ['cow'], with_labels=True)[0][1] == 2
+    with pytest.raises(TypeError, match='a float was given'):
+        test_set(dsets, [1.5])
+
+
+# ---------------------------------------------------------------- loaders
+
+def test_dataloaders_are_shuffled_and_full_in_training_only():
+    """The training loader shuffles and drops a last batch that is not full, unless told otherwise."""
+    dls = loaders(bs=3)
+    assert (len(dls.train), len(dls.valid)) == (1, 1) and dls.train.shuffle and not dls.valid.shuffle
+    assert len(loaders(bs=3, drop_last=False).train) == 2 and loaders(val_bs=1).valid.bs == 1
+    assert [y.tolist() for _, y in dls.valid] == [[1, 2]]
+
+
+def test_batches_have_markers_and_go_through_all_transforms():
+    """A float picture and int64 classes, normalized."""
+    x, y = loaders().valid.one_batch()
+    assert type(x) is TensorImage and x.dtype == torch.float32 and type(y) is TensorCategory and y.dtype == torch.long
+    torch.testing.assert_close(x[0, 0, 0, 0].as_subclass(torch.Tensor), torch.tensor((ord('a') / 255 - 0.5) / 0.2))
+
+
+def test_attributes_are_found_down_the_chain_and_may_be_set():
+    """dls -> training loader -> data set -> pipeline -> transform; what is set on dls stays there."""
+    dls = loaders()
+    assert list(dls.vocab) == ['a', 'b', 'c'] and dls.c == 3 == get_c(dls) and dls.n_inp == 1 and dls.bs == 2
+    assert dls.categorize.decode(torch.tensor(1)) == 'b' and type(dls.loss_func).__name__ == 'BaseLoss' or dls.loss_func
+    dls.vocab, dls.c, dls.loss_func = ['x'], 1, MSELossFlat()
+    assert dls.vocab == ['x'] and get_c(dls) == 1 and list(dls.train.vocab) == ['a', 'b', 'c']
+    with pytest.raises(AttributeError, match='DataLoaders'):
+        dls.nothing
+
+
+def test_decode_batch_undoes_everything():
+    """uint8 pixels and the class's name."""
+    dls = loaders()
+    b = dls.valid.one_batch()
+    (x, y), *_ = dls.valid.decode_batch(b)
+    assert y == 'b' and abs(int(x[0, 0, 0]) - ord('a')) <= 1
+    plain = tuple(t.as_subclass(torch.Tensor) for t in b)
+    assert dls.valid.decode_batch(plain)[0][1] == 'b'  # marker types are known from the loader's own batches
+
+
+def test_test_dl_of_new_items():
+    """1-tuples without labels, pairs with; changed arguments go through; nothing is shuffled or dropped."""
+    dls = loaders()
+    assert [len(b) for b in dls.test_dl(WORDS)] == [1, 1, 1]
+    labelled = dls.test_dl(WORDS, with_labels=True, bs=4)
+    assert [len(b[1]) for b in labelled] == [4, 2] and list(labelled.vocab) == ['a', 'b', 'c']
+    x, = dls.test_dl([picture('ant')]).one_batch()
+    torch.testing.assert_close(x[0], loaders().test_dl(['ant']).one_batch()[0][0])
+
+
+def test_add_tfms_to_some_loaders():
+    """A transform is put where its order says, in the loaders named."""
+    dls = loaders()
+    dls.add_tfms([Transform(lambda x: x, order=50)], 'after_batch', 'valid')
+    assert len(dls.train.after_batch) == 2 and [f.order for f in dls.valid.after_batch] == [10, 50, 99]
+
+
+def test_new_empty_keeps_what_was_learned():
+    """Loaders for predictions: no items, the same vocab, transforms and markers."""
+    empty = loaders().new_empty()
+    assert len(empty.train_ds) == 0 and list(empty.vocab) == ['a', 'b', 'c']
+    assert [len(b[0]) for b in empty.test_dl(['cow', 'ant'])] == [2]
+
+
+def test_normalize_without_statistics_is_shared_by_all_loaders():
+    """Measured once, on the training loader."""
+    dls = loaders(after_batch=[IntToFloatTensor(), Normalize()])
+    assert dls.train.after_batch[1] is dls.valid.after_batch[1] and dls.train.after_batch[1].mean is not None
+
+
+def test_from_dsets_gives_each_loader_its_own_arguments():
+    """Tuples are handed out, transforms are shared."""
+    data = TensorDataset(torch.arange(10.), torch.arange(10))
+    dls = DataLoaders.from_dsets(data, data, bs=4, num_workers=0, n=(8, 5))
+    assert (len(dls.train), len(dls.valid)) == (2, 2) and len(list(dls.valid)[1][0]) == 1
+
+
+def test_loaders_survive_copying():
+    """Copies and pickles ask nobody else for the protocols of copying."""
+    dls = copy.deepcopy(loaders())
+    assert list(dls.vocab) == ['a', 'b', 'c'] and len(dls.one_batch()) == 2
+
+
+# ---------------------------------------------------------------- foreign loaders
+
+def foreign():
+    data = TensorDataset(torch.rand(10, 3, 8, 8), torch.arange(10))
+    return DataLoaders(TorchLoader(data, batch_size=4, shuffle=True), TorchLoader(data, batch_size=4))
+
+
+def test_torch_loaders_are_left_as_they_are():
+    """Their batches are theirs; looking draws nothing; what they do not tell is absent."""
+    dls = foreign()
+    before = torch.get_rng_state()
+    x, y = dls.one_batch()
+    assert torch.equal(before, torch.get_rng_state()) and type(x) is torch.Tensor
+    assert dls.device is None and len(dls) == 2 and not hasattr(dls, 'vocab') and not hasattr(dls, 'c')
+    assert getattr(dls, 'n_inp', None) is None and dls.cuda() is dls and len(dls.train_ds) == 10
+    assert [len(b[0]) for b in dls.test_dl(dls.valid_ds, bs=5)] == [5, 5]
+
+
+def test_torch_loaders_show_their_pictures():
+    """A batch of pictures is drawn, with its classes above."""
+    axs = foreign().show_batch(max_n=2)
+    assert len(axs) == 2 and all(ax.images for ax in axs)
+
+
+# ---------------------------------------------------------------- showing
+
+def test_show_batch_draws_samples_with_titles(capsys):
+    """One axis a sample, its class above; `show=False` returns what would be drawn."""
+    import minifast.vision.data  # noqa: F401  registers how pictures are shown
+    dls = loaders()
+    axs = dls.valid.show_batch(max_n=2)
+    assert [ax.get_title() for ax in axs] == ['b', 'c']
+    x, y, samples = dls.valid.show_batch(show=False)
+    assert type(x) is TensorImage and type(y) is TensorCategory and samples[0][1] == 'b'
+
+
+def test_show_batch_unique_shows_one_item_in_many_augmentations():
+    """The same item, each time with another draw; the loader is as before."""
+    from minifast.vision.augment import RandomResizedCrop
+    gradient = PILImage.create(np.arange(20 * 20 * 3, dtype=np.uint8).reshape(20, 20, 3))
+    dl = TfmdDL([(gradient, 1), (gradient, 2)], bs=2, num_workers=0, after_item=[RandomResizedCrop(8), ToTensor])
+    x, y, _ = dl.show_batch(unique=True, show=False)
+    assert y.tolist() == [1, 1] and not torch.equal(x[0], x[1])
+    assert sorted(dl.one_batch()[1].tolist()) == [1, 2]
+
+
+def test_show_results_puts_predictions_below_targets():
+    """Green where they agree."""
+    import minifast.vision.data  # noqa: F401
+    dls = loaders()
+    axs = dls.valid.show_results(dls.valid.one_batch(), torch.tensor([1, 0]), max_n=2)
+    assert [ax.get_title() for ax in axs] == ['b\nb', 'c\na']
+
+
+def test_show_batch_of_a_users_type_through_typedispatch():
+    """A function for the user's own type is chosen."""
+    shown = []
+
+    @typedispatch
+    def show_batch(x: Sound, y, samples, ctxs=None, max_n=9, **kwargs):
+        shown.append(len(samples))
+    TfmdDL([(Sound(torch.rand(2)), 1)] * 4, bs=4, num_workers=0).show_batch(max_n=3)
+    assert shown == [3]
+
+
+def test_show_at_shows_one_sample():
+    """The picture on the axis, the class as its title."""
+    ax = show_at(datasets(), 0)
+    assert ax.get_title() == 'a'
+
+
+def test_pipeline_hooks_take_single_functions():
+    """`after_batch=f` is a pipeline of one."""
+    dl = TfmdDL([1, 2], bs=2, num_workers=0, after_batch=lambda b: b + 1)
+    assert isinstance(dl.after_batch, Pipeline) and dl.one_batch().tolist() == [2, 3]
+    assert dl.new().one_batch().tolist() == [2, 3]

@@ -1,0 +1,376 @@
+"""Laws of the loader: one stream of batches for any number and kind of workers, from any batch on, leaving no trace."""
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader as TorchLoader
+
+from minifast.data.core import Datasets, TfmdDL
+from minifast.data.load import DataLoader, SkipItemException, fa_collate
+from minifast.data.pipeline import RandTransform, Transform
+from minifast.data.sampler import ItemKeys, order, share
+from minifast.data.transforms import Categorize, ToTensor
+from minifast.data.workers import find_unpicklable
+from minifast.markers import TensorCategory, TensorImage
+from minifast.torch_core import get_random_states
+
+
+def to_image(i):
+    return TensorImage(torch.full((3, 4, 4), float(i)))
+
+
+def to_label(i):
+    return str(i % 3)
+
+
+class Noise(Transform):
+    """A user's transform that draws from all three global generators."""
+
+    order = 6
+
+    def encodes(self, x: TensorImage):
+        return x + torch.rand(1) + random.random() + np.random.rand()
+
+
+class Shift(RandTransform):
+    """A user's transform in the `before_call` style."""
+
+    order = 7
+
+    def before_call(self, b, split_idx):
+        self.by = random.random()
+
+    def encodes(self, x: TensorImage):
+        return x + self.by
+
+
+class BatchNoise(Transform):
+    def encodes(self, x: TensorImage):
+        return x + torch.rand(len(x), 1, 1, 1) + np.random.rand()
+
+
+class Squares(Dataset):
+    """A torch data set of the user's own, random too."""
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, i):
+        return torch.tensor([i * i, random.random() + np.random.rand()]) + torch.rand(1), i
+
+
+def noisy_loader(**kwargs):
+    splits = [list(range(20)), list(range(20, 24))]
+    dsets = Datasets(list(range(24)), [[to_image], [to_label, Categorize()]], splits=splits)
+    kwargs = {'bs': 4, 'shuffle': True, 'drop_last': True, 'num_workers': 0, **kwargs}
+    return TfmdDL(dsets.train, after_item=[Noise(), Shift()], after_batch=[BatchNoise()], **kwargs)
+
+
+def same(a, b):
+    pairs = [(x, y) for p, q in zip(a, b) for x, y in zip(p, q)]
+    return len(a) == len(b) and all(torch.equal(x, y) and type(x) is type(y) for x, y in pairs)
+
+
+def run(dl, seed=5, epoch=1, start=0):
+    dl.begin(seed, epoch, start)
+    return list(dl)
+
+
+# ---------------------------------------------------------------- the same batches everywhere
+
+@pytest.fixture(scope='module')
+def reference():
+    return run(noisy_loader())
+
+
+@pytest.mark.parametrize('n, context', [(1, 'fork'), (2, 'fork'), (5, 'fork'), (2, 'thread')])
+def test_batches_are_the_same_for_any_workers(reference, n, context):
+    """User transforms that draw from random, numpy and torch, on items and batches, change nothing in this."""
+    assert same(reference, run(noisy_loader(num_workers=n, multiprocessing_context=context)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('context', ['spawn', 'forkserver'])
+def test_batches_are_the_same_for_any_start_method(reference, context):
+    """However worker processes are started, and in the second pass of workers that stay."""
+    dl = noisy_loader(num_workers=2, multiprocessing_context=context)
+    assert same(reference, run(dl)) and same(reference, run(dl))
+
+
+def test_batches_of_keyed_transforms_in_threads():
+    """Transforms of ours take their generator as an argument and run in threads, to the same bits."""
+    from minifast.vision.augment import FlipItem, RandomResizedCrop
+    from minifast.vision.core import PILImage
+    pixels = np.random.RandomState(0).randint(0, 255, (12, 20, 24, 3), dtype=np.uint8)
+    data = [(PILImage.create(p), i) for i, p in enumerate(pixels)]
+    made = []
+    for kwargs in ({'num_workers': 0}, {'num_workers': 3, 'multiprocessing_context': 'thread'}):
+        dl = TfmdDL(data, bs=4, shuffle=True, after_item=[RandomResizedCrop(8), FlipItem(), ToTensor()], **kwargs)
+        made.append(run(dl))
+        assert dl._known
+    assert same(*made)
+
+
+def test_batches_of_own_datasets_are_keyed_too():
+    """A torch data set that draws from the global generators gives the same items for any workers."""
+    kwargs = {'bs': 3, 'shuffle': True}
+    assert same(run(DataLoader(Squares(), **kwargs)), run(DataLoader(Squares(), num_workers=2, **kwargs)))
+
+
+def test_resume_at_a_batch_gives_the_remaining_batches(reference):
+    """`begin(seed, epoch, b)` goes on with batch b, to the bit, and `state_dict` says where a pass stands."""
+    for workers in (0, 2):
+        assert same(reference[3:], run(noisy_loader(num_workers=workers), start=3))
+    dl = noisy_loader()
+    dl.begin(5, 1)
+    batches = iter(dl)
+    next(batches), next(batches)
+    state = dl.state_dict()
+    assert state == {'seed': 5, 'epoch': 1, 'batch': 2}
+    again = noisy_loader()
+    again.load_state_dict(state)
+    assert same(reference[2:], list(again))
+
+
+def test_epochs_and_seeds_differ_and_repeat():
+    """Another epoch or seed, other batches; the same, the same."""
+    dl = noisy_loader()
+    assert same(run(dl), run(dl)) and not same(run(dl), run(dl, epoch=2)) and not same(run(dl), run(dl, seed=6))
+
+
+def test_looking_leaves_no_trace():
+    """A pass, one_batch and a sampler draw nothing from the global generators, and change nothing of a pass begun."""
+    torch.manual_seed(3)
+    before = get_random_states()
+    dl = noisy_loader()
+    dl.begin(5, 1)
+    first = dl.one_batch()
+    second = dl.one_batch()
+    batches = list(dl)
+    weighted = DataLoader(Squares(), bs=4, sampler=WeightedRandomSampler([1.] * 20, 8))
+    list(weighted), weighted.one_batch()
+    after = get_random_states()
+    assert before['random_state'] == after['random_state'] and torch.equal(before['torch_state'], after['torch_state'])
+    assert (before['numpy_state'][1] == after['numpy_state'][1]).all()
+    assert not torch.equal(first[0], second[0])
+    assert same(batches, run(noisy_loader()))
+
+
+def test_set_seed_repeats_a_pass_by_hand():
+    """Without `begin` the seed set last decides, and passes differ."""
+    passes = []
+    for _ in range(2):
+        torch.manual_seed(9)
+        dl = noisy_loader()
+        passes.append([list(dl), list(dl)])
+    assert same(passes[0][0], passes[1][0]) and same(passes[0][1], passes[1][1]) and not same(*passes[0])
+
+
+def test_order_is_a_permutation_and_pure():
+    """Every index once; a function of (n, seed, epoch)."""
+    assert sorted(order(50, 1, 2)) == list(range(50)) and order(50, 1, 2) == order(50, 1, 2) != order(50, 1, 3)
+
+
+def test_share_gives_every_rank_its_part():
+    """Together the ranks see everything; with `even` all the same number."""
+    parts = [share(range(10), rank, 3) for rank in range(3)]
+    assert {len(p) for p in parts} == {4} and {i for p in parts for i in p} == set(range(10))
+    assert [share(range(4), r, 3, even=False) for r in range(3)] == [[0, 3], [1], [2]]
+    assert share([], 1, 3) == []
+
+
+def test_item_keys_differ_for_repeats():
+    """An index drawn twice in an epoch is augmented twice, differently; its keys do not depend on the others."""
+    keys = ItemKeys(1, 0)
+    first, other, second = keys(3), keys(4), keys(3)
+    assert len({first, other, second}) == 3 and ItemKeys(1, 0)(4) == other
+
+
+# ---------------------------------------------------------------- samplers, streams, sizes
+
+def test_sampler_and_batch_sampler_are_honoured():
+    """Their indices, in their order, and their length."""
+    data = list(zip(range(10), range(10)))
+    dl = DataLoader(data, bs=2, sampler=[7, 1, 3])
+    assert [x.tolist() for x, _ in dl] == [[7, 1], [3]] and len(dl) == 2
+    dl = DataLoader(data, batch_sampler=[[9, 8, 7], [0]])
+    assert [x.tolist() for x, _ in dl] == [[9, 8, 7], [0]] and len(dl) == 2
+    assert [x.tolist() for x, _ in dl.new(num_workers=1)] == [[9, 8, 7], [0]]
+    with pytest.raises(ValueError, match='shuffle and sampler'):
+        DataLoader(data, bs=2, shuffle=True, sampler=[1])
+
+
+@pytest.mark.parametrize('kwargs, n', [({'bs': 3}, 4), ({'bs': 3, 'drop_last': True}, 3), ({'bs': 3, 'n': 4}, 2),
+                                       ({'batch_size': 5}, 2), ({}, 10)])
+def test_len_is_the_number_of_batches(kwargs, n):
+    """With and without a last batch, with `n`, with torch's name, and of ready batches."""
+    dl = DataLoader(list(range(10)), **kwargs)
+    assert len(dl) == n == len(list(dl))
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        for i in range(10):
+            yield torch.tensor([i + random.random()])
+
+
+def test_streams_are_read_once_whatever_the_workers():
+    """A data set without indices is one stream: the same batches in the caller and with workers, also on a resume."""
+    whole = run(DataLoader(Stream(), bs=4))
+    assert [len(b) for b in whole] == [4, 4, 2]
+    for workers in (0, 1, 2):
+        dl = DataLoader(Stream(), bs=4, num_workers=workers)
+        assert all(torch.equal(a, b) for a, b in zip(whole, run(dl), strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(whole[1:], run(dl, start=1), strict=True))
+    assert [len(b) for b in DataLoader(Stream(), bs=4, drop_last=True)] == [4, 4]
+    assert [len(b) for b in DataLoader(Stream(), bs=4, n=6)] == [4, 2]
+    with pytest.raises(ValueError, match='no indices'):
+        DataLoader(Stream(), bs=4, shuffle=True)
+
+
+def test_hooks_as_arguments_and_as_overrides():
+    """Each hook may be given or overridden."""
+    class Mine(DataLoader):
+        def create_item(self, s):
+            return s * 10
+
+    dl = Mine(list(range(6)), bs=2, after_item=lambda x: x + 1, create_batch=lambda b: list(b),
+              before_batch=lambda b: b[::-1], after_batch=lambda b: [*b, 'end'], get_idxs=lambda: [5, 0, 3])
+    assert list(dl) == [[1, 51, 'end'], [31, 'end']]
+    assert list(DataLoader(list(range(3)), bs=2, do_item=lambda s: torch.tensor(s + 7)))[0].tolist() == [7, 8]
+    assert list(DataLoader(list(range(4)), bs=2, collate_fn=sum)) == [1, 5]
+
+
+def test_skipped_items_leave_their_batch():
+    """SkipItemException and None leave an item out."""
+    def choose(x):
+        if x == 1:
+            raise SkipItemException
+        return None if x == 2 else torch.tensor(x)
+    assert [b.tolist() for b in DataLoader(list(range(5)), bs=3, after_item=choose)] == [[0], [3, 4]]
+
+
+# ---------------------------------------------------------------- mistakes
+
+def test_unknown_argument_names_the_near_one():
+    """A mistyped keyword is refused."""
+    with pytest.raises(TypeError, match="'shufle', did you mean 'shuffle'"):
+        DataLoader([1], shufle=True)
+    with pytest.raises(TypeError, match="did you mean 'after_item'"):
+        TfmdDL([1], after_itm=noisy_loader)
+
+
+class Broken(Dataset):
+    items = ['a.png', 'b.png', 'broken.png']
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, i):
+        if i == 2:
+            raise ValueError('bad bytes')
+        return torch.tensor(i)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_error_keeps_its_type_and_names_the_item(workers):
+    """The type that was raised, with a note of index and file, from workers too."""
+    with pytest.raises(ValueError, match='bad bytes') as caught:
+        list(DataLoader(Broken(), bs=2, num_workers=workers))
+    assert any('item 2 (broken.png)' in note for note in caught.value.__notes__)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_on_error_skip_counts_and_lists(workers):
+    """Unreadable items are left out, listed, and warned about once a pass."""
+    dl = DataLoader(Broken(), bs=2, num_workers=workers, on_error='skip')
+    with pytest.warns(UserWarning, match='1 items were left out.*broken.png'):
+        assert [b.tolist() for b in dl] == [[0, 1]]
+    assert dl.skipped == [(2, 'item 2 (broken.png)', 'ValueError: bad bytes')]
+
+
+def test_collate_error_names_the_items_and_their_sizes():
+    """Pictures of two sizes: which, and what to do."""
+    data = [(torch.zeros(3, 4, 4), 0), (torch.zeros(3, 4, 5), 1)]
+    with pytest.raises(RuntimeError) as caught:
+        list(DataLoader(data, bs=2))
+    note = '\n'.join(caught.value.__notes__)
+    assert '3x4x4 in item 0' in note and '3x4x5 in item 1' in note and 'Resize' in note
+    with pytest.raises(TypeError, match='object cannot form a batch'):
+        fa_collate([object(), object()])
+
+
+def test_lambda_for_spawned_workers_is_named():
+    """What cannot be sent to a spawned worker is named with its place, before any worker runs."""
+    dl = DataLoader([1, 2, 3, 4], bs=2, num_workers=1, multiprocessing_context='spawn', after_item=lambda x: x)
+    with pytest.raises(TypeError, match=r'the lambda at .*test_data_load.py:\d+ cannot be sent to worker processes'):
+        list(dl)
+    assert find_unpicklable([to_image, {'a': to_label}]) == []
+
+
+def test_lambda_with_forked_workers_works():
+    """Forked workers have the function already."""
+    dl = DataLoader([1, 2, 3, 4], bs=2, num_workers=1, multiprocessing_context='fork', after_item=lambda x: x * 2)
+    assert [b.tolist() for b in dl] == [[2, 4], [6, 8]]
+
+
+def test_one_batch_of_nothing_is_refused():
+    """An empty loader says so."""
+    with pytest.raises(ValueError, match='no batch: 2 items, bs=4, drop_last=True'):
+        DataLoader([1, 2], bs=4, drop_last=True).one_batch()
+
+
+# ---------------------------------------------------------------- collating, delegating, planning
+
+def test_collate_keeps_markers_and_containers():
+    """Tensors stacked in one block with their marker, numbers as tensors, text listed, containers kept."""
+    x, y = to_image(1), TensorCategory(torch.tensor(2))
+    b = fa_collate([(x, y, 3, 2.5, 'a', {'k': 1}), (x, y, 4, 3.5, 'b', {'k': 2})])
+    assert type(b) is tuple and type(b[0]) is TensorImage and b[0].shape == (2, 3, 4, 4) and b[0].is_contiguous()
+    assert type(b[1]) is TensorCategory and b[2].dtype == torch.long and b[3].dtype == torch.float64
+    assert b[4] == ['a', 'b'] and b[5]['k'].tolist() == [1, 2]
+
+
+def test_batches_equal_those_of_torchs_loader():
+    """Without transforms and shuffling, bit for bit."""
+    data = TensorDataset(torch.randn(10, 3), torch.arange(10))
+    ours, torchs = list(DataLoader(data, bs=4)), list(TorchLoader(data, batch_size=4))
+    assert all(torch.equal(a, b) for p, q in zip(ours, torchs, strict=True) for a, b in zip(p, q))
+
+
+def test_new_changes_what_is_said_and_keeps_the_rest():
+    """A loader like this one."""
+    dl = DataLoader(list(range(10)), bs=2, after_item=lambda x: x + 1)
+    assert [b.tolist() for b in dl.new(bs=5)] == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]
+    assert next(iter(dl.new([5, 6]))).tolist() == [6, 7]
+
+
+def test_attributes_come_from_the_dataset():
+    """What a loader has not, its data set may have; a miss names both."""
+    dl = DataLoader(Broken(), bs=1)
+    assert dl.items == Broken.items
+    with pytest.raises(AttributeError, match='DataLoader nor on Broken'):
+        dl.nothing
+
+
+def test_small_data_are_made_without_workers_and_the_plan_says_so(capsys):
+    """`num_workers=None` is decided by the first batch; what may draw from the global generators is named."""
+    dl = noisy_loader(num_workers=None)
+    list(dl)
+    dl.show_plan()
+    plan = capsys.readouterr().out
+    assert dl.num_workers == 0 and 'for the time the first batch took' in plan and 'after_item: Noise' in plan
+
+
+def test_worker_processes_are_gone_after_a_pass():
+    """Also after a pass that was left in the middle."""
+    import multiprocessing
+    batches = iter(noisy_loader(num_workers=2))
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert not multiprocessing.active_children()

@@ -1,0 +1,376 @@
+"""Laws of transforms: who is applied to what, what class comes out, in what order, and what can be written as data."""
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms as v1
+from torchvision.transforms import v2
+
+from minifast.data import transforms
+from minifast.data.dispatch import typedispatch
+from minifast.data.pipeline import (DisplayedTransform, InplaceTransform, ItemTransform, Pipeline, RandTransform,
+                                    Transform, compose_tfms, is_known, mk_transform, transform_config,
+                                    transform_from_config)
+from minifast.data.transforms import Categorize, IntToFloatTensor, MultiCategorize, Normalize, ToTensor
+from minifast.markers import TensorCategory, TensorImage, TensorImageBW, TensorMask
+from minifast.torch_core import keyed_generator
+
+
+class Halve(Transform):
+    def encodes(self, x: TensorImage):
+        return x / 2
+
+    def encodes(self, x: int | float):  # noqa: F811
+        return x * 10
+
+    def decodes(self, x: TensorImage):
+        return x * 2
+
+
+class Thirds(Halve):
+    def encodes(self, x: TensorImage):
+        return x / 3
+
+
+def image(value=6., cls=TensorImage):
+    return cls(torch.full((3, 2, 2), value))
+
+
+def test_transform_applies_by_the_annotation_of_its_first_argument():
+    """What has no function for its type passes unchanged, the very object."""
+    text, mask = 'x', TensorMask(torch.ones(2, 2))
+    assert Halve()(text) is text and Halve()(mask) is mask
+    assert Halve()(4) == 40
+    assert torch.equal(Halve()(image()).as_subclass(torch.Tensor), torch.full((3, 2, 2), 3.))
+
+
+def test_transform_on_a_tuple_transforms_each_element():
+    """A tuple is a sample; named tuples and lists are items."""
+    a, b, c = Halve()((image(), 3, 'y'))
+    assert type(a) is TensorImage and b == 30 and c == 'y'
+    assert Halve()([1, 2]) == [1, 2]
+
+
+def test_transform_subclass_overrides_a_type_and_inherits_the_others():
+    """The functions of a class come before those of its bases, type by type."""
+    assert Thirds()(image())[0, 0, 0] == 2 and Thirds()(4) == 40
+    assert len(Halve().encodes.func.__self__) == 2
+
+
+def test_transform_nearest_type_wins():
+    """A subclass of an annotated type is taken by the nearest annotation."""
+    class Both(Transform):
+        def encodes(self, x: torch.Tensor):
+            return 'tensor'
+
+        def encodes(self, x: TensorImage):  # noqa: F811
+            return 'image'
+
+        def encodes(self, x: Any):  # noqa: F811
+            return 'anything'
+    tfm = Both()
+    assert (tfm(image(cls=TensorImageBW)), tfm(torch.ones(1)), tfm(3)) == ('image', 'tensor', 'anything')
+
+
+def test_decorator_adds_a_type_to_a_class_and_its_subclasses_later():
+    """`@SomeTransform def encodes(self, x: T)` extends the class after instances have run."""
+    class Base(Transform):
+        def encodes(self, x: int):
+            return x + 1
+
+    class Child(Base):
+        pass
+    tfm = Child()
+    assert tfm('a') == 'a'
+
+    @Base
+    def encodes(self, x: str):
+        return x * 2
+    assert tfm('a') == 'aa' and tfm(1) == 2
+
+
+def test_decorator_on_another_name_is_refused():
+    """A function with `self` that is no way of encoding is a mistake."""
+    with pytest.raises(TypeError, match='encodes, decodes, setups'):
+        @Halve
+        def encode(self, x: int):
+            return x
+
+
+@pytest.mark.parametrize('cls', [TensorImage, TensorImageBW, TensorMask])
+def test_result_keeps_the_marker_of_its_argument(cls):
+    """A plain tensor computed from a marker is marked again, attributes included."""
+    x = cls(torch.ones(2, 2))
+    x.img_size = (2, 2)
+    out = Transform(lambda t: t.as_subclass(torch.Tensor) + 1)(x)
+    assert type(out) is cls and out.img_size == (2, 2)
+
+
+def test_result_annotation_decides_over_the_argument():
+    """`-> T` marks as T, `-> None` leaves the result alone."""
+    def as_mask(x: TensorImage) -> TensorMask:
+        return x + 0
+
+    def plain(x: TensorImage) -> None:
+        return x + 0
+    assert type(Transform(as_mask)(image())) is TensorMask
+    assert type(Transform(plain)(image())) is torch.Tensor
+
+
+def test_result_numbers_are_never_cast():
+    """True + 2 is 3, not True."""
+    assert Transform(lambda x: x + 2)(True) == 3
+
+
+def test_pil_result_keeps_its_class():
+    """A function that returns one of Pillow's own pictures gives back the subclass it got."""
+    from minifast.vision.core import PILImage
+    flip = Transform(lambda im: Image.fromarray(np.asarray(im)[::-1].copy()))
+    out = flip(PILImage.create(np.zeros((4, 5, 3), np.uint8)))
+    assert type(out) is PILImage and out.size == (5, 4)
+
+
+def test_split_idx_limits_where_a_transform_runs():
+    """0: training only; 1: validation only; None: both."""
+    tfm = Transform(lambda x: x + 1, split_idx=0)
+    assert [tfm(1, split_idx=i) for i in (0, 1, None)] == [2, 1, 1]
+    pipeline = Pipeline([tfm, lambda x: x * 10])
+    assert pipeline(1) == 10
+    pipeline.split_idx = 0
+    assert pipeline(1) == 20
+
+
+def test_item_transform_sees_the_whole_sample():
+    """An ItemTransform is given all elements at once and returns a sample."""
+    class Swap(ItemTransform):
+        def encodes(self, xy):
+            x, y = xy
+            return y, x
+    assert Swap()((1, 2)) == (2, 1)
+
+
+def test_inplace_transform_returns_what_it_was_given():
+    """The result of an InplaceTransform is its argument."""
+    class Append(InplaceTransform):
+        def encodes(self, x: list):
+            x.append(1)
+    x = []
+    assert Append()(x) is x and x == [1]
+
+
+def test_pipeline_sorts_by_order_and_decodes_backwards():
+    """Stable by `order`; decode is the mirror image."""
+    first = Transform(lambda x: x + 1, lambda x: x - 1, order=1)
+    last = Transform(lambda x: x * 2, lambda x: x / 2, order=2)
+    pipeline = Pipeline([last, first])
+    assert list(pipeline.fs) == [first, last]
+    assert pipeline(3) == 8 and pipeline.decode(8) == 3
+    assert compose_tfms(3, [first, last]) == 8
+
+
+def test_pipeline_prints_its_names():
+    """`Pipeline: a -> b`, transforms with arguments show them."""
+    def double(x):
+        return x
+    assert repr(Pipeline([double, IntToFloatTensor(), ToTensor])) == (
+        f"Pipeline: {double.__qualname__} -> ToTensor -> IntToFloatTensor -- {{'div': 255.0, 'div_mask': 1}}")
+
+
+def test_pipeline_finds_attributes_on_its_transforms():
+    """`pipeline.vocab` and `pipeline.categorize`; a miss names who was asked."""
+    pipeline = Pipeline([str, Categorize(vocab=['b', 'a'])])
+    assert list(pipeline.vocab) == ['a', 'b'] and pipeline.categorize is pipeline[1]
+    with pytest.raises(AttributeError, match='Pipeline'):
+        pipeline.nothing
+    assert not hasattr(pipeline, '_private')
+
+
+def test_pipeline_setup_gives_each_transform_the_items_as_the_ones_before_leave_them():
+    """Categorize behind a labeller sees labels."""
+    from minifast.data.core import TfmdLists
+    lists = TfmdLists([1, 12, 3], [lambda x: len(str(x)), Categorize()])
+    assert list(lists.vocab) == [1, 2] and lists[1] == 1
+
+
+def test_mk_transform_takes_types_functions_and_refuses_the_rest():
+    """A transform class is instantiated, a function wrapped, a number refused."""
+    assert isinstance(mk_transform(ToTensor), ToTensor) and mk_transform(len)('abc') == 3
+    with pytest.raises(TypeError, match='3 is no transform'):
+        mk_transform(3)
+
+
+def test_unresolvable_annotation_is_explained():
+    """With postponed annotations a class that only a function knows cannot be found, and the error says what to do."""
+    class Local:
+        pass
+    with pytest.raises(TypeError, match='module level'):
+        class Uses(Transform):
+            def encodes(self, x: 'Local'):
+                return x
+
+
+def test_transforms_travel_between_processes():
+    """Pickling keeps functions and settings."""
+    tfm = pickle.loads(pickle.dumps(Pipeline([Transform(len), Categorize(vocab=['a', 'b'])])))
+    assert tfm[0]('abc') == 3 and list(tfm.vocab) == ['a', 'b']
+
+
+# ---------------------------------------------------------------- randomness
+
+class Keyed(RandTransform):
+    supports = (int,)
+
+    def draw(self, sample, split_idx, generator):
+        return int(torch.randint(1000, (), generator=generator))
+
+    def apply(self, x, params):
+        return x + params
+
+
+class Stateful(RandTransform):
+    def before_call(self, b, split_idx):
+        super().before_call(b, split_idx)
+        self.amount = 5
+
+    def encodes(self, x: int):
+        return x + self.amount
+
+
+def test_rand_transform_draws_once_for_all_parts():
+    """Both ints of a sample get the same number, the text passes, and the generator alone decides."""
+    runs = [Keyed()((0, 0, 'a'), split_idx=0, generator=keyed_generator(1, 2)) for _ in range(2)]
+    assert runs[0] == runs[1] and runs[0][0] == runs[0][1] and runs[0][2] == 'a'
+    assert Keyed()((0,), split_idx=1) == (0,)
+
+
+def test_rand_transform_before_call_style():
+    """`before_call` sets the state that `encodes` reads; `p` decides whether anything happens."""
+    assert Stateful()((1, 'a'), split_idx=0) == (6, 'a')
+    assert Stateful(p=0.)((1, 'a'), split_idx=0) == (1, 'a')
+
+
+def test_rand_transform_refuses_unknown_arguments():
+    """A mistyped keyword names the near one."""
+    with pytest.raises(TypeError, match="did you mean 'split_idx'"):
+        RandTransform(split_id=0)
+
+
+def test_is_known_only_where_all_randomness_is_ours():
+    """Ours are; anything that runs user code or torchvision's is not."""
+    from minifast.vision.augment import FlipItem
+    assert is_known(Pipeline([ToTensor, FlipItem(), Categorize(), len]))
+    for unknown in (lambda x: x, Keyed(), Stateful(), v2.RandomHorizontalFlip(), torch.rand, Halve()):
+        assert not is_known(mk_transform(unknown)), unknown
+
+
+# ---------------------------------------------------------------- torchvision
+
+def test_torchvision_v2_moves_picture_mask_and_boxes_together():
+    """One draw: a flip flips all parts of a sample or none, the label passes, markers stay."""
+    from minifast.vision.core import PILImage, PILMask
+    from minifast.vision.points import TensorBBox, TensorPoint
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    pixels[:, 0] = 255
+    mask = np.zeros((4, 6), np.uint8)
+    mask[:, 0] = 1
+    sample = (PILImage.create(pixels), PILMask.create(mask), TensorPoint.create([[0., 1.]]),
+              TensorBBox.create([[0., 0., 1., 2.]]), TensorCategory(torch.tensor(3)))
+    im, m, point, box, label = Pipeline([v2.RandomHorizontalFlip(1.), ToTensor])(sample)
+    assert type(im) is TensorImage and im[0, 0, -1] == 255 and im[0, 0, 0] == 0
+    assert type(m) is TensorMask and m[0, -1] == 1 and m[0, 0] == 0
+    assert type(box) is TensorBBox and box.tolist() == [[5., 0., 6., 2.]]
+    assert type(point) is TensorPoint and point[0, 0] >= 5 and label == 3
+
+
+def test_torchvision_v1_is_given_the_pictures_only():
+    """The older transforms know one picture; the label passes."""
+    tfm = mk_transform(v1.ToTensor())
+    x, y = tfm((Image.new('RGB', (4, 3)), TensorCategory(torch.tensor(1))))
+    assert type(x) is TensorImage and x.shape == (3, 3, 4) and y == 1
+
+
+def test_torchvision_batch_transform_leaves_labels():
+    """On a batch the pictures are transformed and the int64 labels stay as they are."""
+    x, y = TensorImage(torch.randint(0, 255, (4, 3, 8, 8), dtype=torch.uint8)), TensorCategory(torch.arange(4))
+    flipped, labels = mk_transform(v2.RandomHorizontalFlip(1.))((x, y))
+    assert torch.equal(flipped.as_subclass(torch.Tensor), x.as_subclass(torch.Tensor).flip(-1))
+    assert torch.equal(labels, y) and type(labels) is TensorCategory
+
+
+# ---------------------------------------------------------------- typedispatch
+
+def test_typedispatch_chooses_by_all_annotated_arguments():
+    """The nearest types win, argument by argument; a later function of the same types replaces the earlier."""
+    @typedispatch
+    def fancy_show(x, y):
+        return 'any'
+
+    @typedispatch
+    def fancy_show(x: TensorImage, y):  # noqa: F811
+        return 'image'
+
+    @typedispatch
+    def fancy_show(x: TensorImage, y: TensorMask):  # noqa: F811
+        return 'mask'
+    mask = TensorMask(torch.ones(2, 2))
+    assert (fancy_show(1, 2), fancy_show(image(), 2), fancy_show(image(), mask)) == ('any', 'image', 'mask')
+
+    @typedispatch
+    def fancy_show(x: TensorImage, y):  # noqa: F811
+        return 'newer'
+    assert fancy_show(image(), 2) == 'newer'
+
+
+# ---------------------------------------------------------------- as data
+
+@pytest.mark.parametrize('tfm', [
+    ToTensor(), IntToFloatTensor(div_mask=2), Normalize.from_stats([0.1, 0.2, 0.3], [1., 2., 3.], cuda=False),
+    Categorize(vocab=['b', 'a']), Categorize(vocab=['b', 'a'], sort=False), Categorize(vocab=['b'], add_na=True),
+    MultiCategorize(vocab=['b', 'a'])], ids=lambda t: type(t).__name__)
+def test_transform_config_makes_the_same_transform_again(tfm):
+    """Through json and back: the same class and attributes."""
+    import json
+    again = transform_from_config(json.loads(json.dumps(transform_config(tfm))))
+    assert type(again) is type(tfm)
+    for name, value in vars(tfm).items():
+        other = vars(again)[name]
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(other, value)
+        elif name == 'vocab':
+            assert list(other) == list(value) and other.o2i == value.o2i
+
+
+def test_transform_config_of_our_functions_and_refusal_of_the_users():
+    """Functions of ours go by name; code of the user's is refused with a sentence."""
+    config = transform_config(mk_transform(transforms.parent_label))
+    assert config == {'function': 'minifast.data.transforms.parent_label'}
+    assert transform_from_config(config)('a/b/c.png') == 'b'
+    for user in (lambda x: x, Halve(), v2.Identity(), Keyed()):
+        with pytest.raises(TypeError, match='code of your own'):
+            transform_config(mk_transform(user))
+
+
+@pytest.mark.parametrize('config', [
+    {'function': 'os.system'}, {'class': 'builtins.eval', 'kwargs': {}},
+    {'function': 'minifast.data.transforms.os.remove'}, {'class': 'minifast.learner.Learner', 'kwargs': {}},
+    {'function': 'minifast.data.external.untar_data'}, {'class': 'minifast.data.transforms.Nothing', 'kwargs': {}},
+    {'function': 'minifast.data.load.DataLoader.__class__'},
+    {'class': 'minifast.data.transforms.get_files', 'kwargs': {'path': '/'}}])
+def test_transform_from_config_makes_nothing_but_transforms_of_minifast(config):
+    """A hostile description is refused before anything is called."""
+    with pytest.raises(ValueError):
+        transform_from_config(config)
+
+
+def test_displayed_transform_shows_its_arguments():
+    """The name carries the constructor's arguments, tensors as their numbers."""
+    class Shown(DisplayedTransform):
+        def __init__(self, a, b=2):
+            super().__init__()
+            self.a, self.b = a, b
+    assert Shown(torch.tensor([1.])).name == "Shown -- {'a': [1.0], 'b': 2}"

@@ -1,0 +1,233 @@
+"""Laws of finding, splitting, labelling and categories: fastai's results on the same input, and clear refusals."""
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from minifast.data import transforms as t
+from minifast.data.core import Datasets, TfmdDL
+from minifast.markers import TensorCategory, TensorImage, TensorImageBW, TensorMask, TensorMultiCategory
+
+FASTAI = json.loads((Path(__file__).parent / 'data' / 'data_rooms.json').read_text())
+"""What fastai 2.8.12 gave for the same calls."""
+
+ITEMS = list(range(10))
+PATHS = [f'd/{split}/{label}/{i}.png' for i, (split, label) in enumerate(
+    [('train', 'a'), ('valid', 'a'), ('train', 'b'), ('test', 'b'), ('valid', 'b')])]
+
+
+def frame():
+    pd = pytest.importorskip('pandas')
+    return pd.DataFrame({'f': list('abcde'), 'l': ['x y', 'y', 'z x', 'x', 'z'],
+                         'is_valid': [False, True, False, True, False], 's': ['t', 'v', 'w', 't', 'v']})
+
+
+# ---------------------------------------------------------------- finding
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ('b/2.png', 'b/10.PNG', 'a/1.jpg', 'a/._1.jpg', 'a/note.txt', '.hidden/x.png', 'c.gif',
+                 'a/.ipynb_checkpoints/1.jpg'):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    return tmp_path
+
+
+def names(found, root):
+    return [str(p.relative_to(root)) for p in found]
+
+
+def test_get_image_files_sorted_without_hidden(folder):
+    """By folder and name, suffixes in any case, hidden files and folders left out."""
+    assert names(t.get_image_files(folder), folder) == ['c.gif', 'a/1.jpg', 'b/10.PNG', 'b/2.png']
+    assert type(t.get_image_files(folder)).__name__ == 'L'
+
+
+def test_get_files_folders_recurse_extensions(folder):
+    """`folders` chooses among the first level, `recurse=False` stays there, extensions filter."""
+    assert names(t.get_image_files(folder, folders=['b']), folder) == ['b/10.PNG', 'b/2.png']
+    assert names(t.get_image_files(folder, folders=['.', 'a']), folder) == ['c.gif', 'a/1.jpg']
+    assert names(t.get_files(folder, recurse=False), folder) == ['c.gif']
+    assert names(t.get_text_files(folder), folder) == ['a/note.txt']
+    assert names(t.ImageGetter('b')(folder), folder) == ['b/10.PNG', 'b/2.png']
+    assert names(t.FileGetter('a', extensions='.txt')(folder), folder) == ['a/note.txt']
+
+
+@pytest.mark.skipif(not hasattr(os, 'symlink'), reason='no symbolic links here')
+def test_get_files_follows_a_looping_link_once(folder):
+    """A link that leads back does not make files twice."""
+    (folder / 'a' / 'loop').symlink_to(folder, target_is_directory=True)
+    assert len(t.get_image_files(folder)) == 4
+
+
+def test_get_files_refuses_what_is_no_folder(folder):
+    """A missing folder and a file are told apart, with the path."""
+    with pytest.raises(FileNotFoundError, match='missing'):
+        t.get_files(folder / 'missing')
+    with pytest.raises(NotADirectoryError, match='c.gif'):
+        t.get_files(folder / 'c.gif')
+
+
+# ---------------------------------------------------------------- splitting
+
+@pytest.mark.parametrize('name, splitter', [
+    ('RandomSplitter', t.RandomSplitter(seed=42)), ('RandomSplitter30', t.RandomSplitter(0.3, seed=1)),
+    ('RandomSubsetSplitter', t.RandomSubsetSplitter(0.5, 0.2, seed=42)), ('EndSplitter', t.EndSplitter()),
+    ('EndSplitterFirst', t.EndSplitter(0.3, False)), ('IndexSplitter', t.IndexSplitter([3, 1])),
+    ('TrainTestSplitter', t.TrainTestSplitter(0.3, random_state=5)),
+    ('MaskSplitter', t.MaskSplitter([i % 3 == 0 for i in ITEMS])), ('FuncSplitter', t.FuncSplitter(lambda i: i > 6))])
+def test_splitters_give_fastais_split(name, splitter):
+    """The same call gives the same indices in the same order."""
+    pytest.importorskip('sklearn') if name == 'TrainTestSplitter' else None
+    assert [list(part) for part in splitter(ITEMS)] == FASTAI[name]
+
+
+def test_splitters_by_folder_and_column_give_fastais_split():
+    """Grandparent folders, one or several names; columns, true, equal or among."""
+    assert [list(p) for p in t.GrandparentSplitter()(PATHS)] == FASTAI['GrandparentSplitter']
+    assert [list(p) for p in t.GrandparentSplitter(train_name=('train', 'test'))(PATHS)] == FASTAI['Grandparent2']
+    df = frame()
+    assert [list(p) for p in t.ColSplitter()(df)] == FASTAI['ColSplitter']
+    assert [list(p) for p in t.ColSplitter('s', on='v')(df)] == FASTAI['ColSplitterOn']
+    assert [list(p) for p in t.ColSplitter('s', on=['v', 'w'])(df)] == FASTAI['ColSplitterOnL']
+    with pytest.raises(TypeError, match='DataFrame'):
+        t.ColSplitter()(ITEMS)
+
+
+def test_random_splitter_leaves_the_global_generator():
+    """A split with a seed of its own changes nothing for what follows."""
+    before = torch.get_rng_state()
+    t.RandomSplitter(seed=1)(ITEMS)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_file_splitter_reads_names(tmp_path):
+    """The names listed in a file are the validation set."""
+    listed = tmp_path / 'valid.txt'
+    listed.write_text('1.png\n4.png\n')
+    assert [list(p) for p in t.FileSplitter(listed)([Path(p) for p in PATHS])] == [[0, 2, 3], [1, 4]]
+
+
+# ---------------------------------------------------------------- labelling
+
+def test_labellers_give_fastais_labels():
+    """Folder, pattern, columns."""
+    assert t.parent_label('x/cat/1.png') == 'cat'
+    assert t.RegexLabeller(r'^(.*)_\d+.jpg$')('great_pyrenees_173.jpg') == FASTAI['regex'][0]
+    with pytest.raises(ValueError, match='no label in'):
+        t.RegexLabeller('(z+)')('abc')
+    row = frame().iloc[0]
+    readers = [t.ColReader('f', pref='p/', suff='.png'), t.ColReader('l', label_delim=' '), t.ColReader(['f', 's']),
+               t.ColReader(0)]
+    assert [list(o) if not isinstance(o, str) else o for o in (r(row) for r in readers)] == FASTAI['ColReader']
+
+
+def test_category_map_gives_fastais_vocab():
+    """Sorted, as they come, with '#na#', in a Series' own order, booleans, and numbers without NaN."""
+    pd = pytest.importorskip('pandas')
+    ordered = pd.Series(pd.Categorical(['m', 'l', 'm'], categories=['l', 'm', 's'], ordered=True))
+    made = [t.CategoryMap(['b', 'a', 'c', 'a']), t.CategoryMap(['b', 'a'], sort=False),
+            t.CategoryMap(['b', 'a'], add_na=True), t.CategoryMap(ordered), t.CategoryMap([True, False]),
+            t.CategoryMap([3, 1, float('nan')])]
+    assert [list(m) for m in made] == FASTAI['vocab']
+    assert list(t.CategoryMap(ordered, strict=True)) == ['l', 'm']
+    assert made[0].o2i == {'a': 0, 'b': 1, 'c': 2} and made[0] == ['a', 'b', 'c']
+    assert made[2].o2i['unseen'] == 0 and list(made[0].map_ids([2, 0])) == ['c', 'a']
+
+
+def test_category_map_mixed_labels_are_explained():
+    """Labels of several types have no order."""
+    with pytest.raises(TypeError, match='int, str'):
+        t.CategoryMap(['a', 1])
+
+
+def test_categorize_there_and_back():
+    """A label becomes an int64 code and decodes to text that shows itself."""
+    tfm = t.Categorize(vocab=['b', 'a'])
+    tfm.setup(None)
+    code = tfm('b')
+    assert type(code) is TensorCategory and code.dtype == torch.long and code == 1 and tfm.c == 2
+    assert tfm.decode(code) == 'b' and isinstance(tfm.decode(code), t.Category)
+    with pytest.raises(KeyError, match="'z' not included in the training dataset.*'a', 'b'"):
+        tfm('z')
+
+
+def test_multi_categorize_and_one_hot():
+    """Labels of the training items, zeros and ones, and back."""
+    dsets = Datasets([['a', 'c'], ['b'], []], [[noop], [noop, t.MultiCategorize(), t.OneHotEncode()]])
+    hot = dsets[0][1]
+    assert type(hot) is TensorMultiCategory and hot.tolist() == [1., 0., 1.] and dsets[2][1].tolist() == [0., 0., 0.]
+    assert list(dsets.decode(dsets[0])[1]) == ['a', 'c'] and list(dsets.vocab) == ['a', 'b', 'c'] and dsets.c == 3
+
+
+def noop(x):
+    return x
+
+
+def test_encoded_and_regression_targets():
+    """Ready zeros and ones keep their columns' names; numbers become float32."""
+    tfm = t.EncodedMultiCategorize(['x', 'y'])
+    assert list(tfm.decode(tfm([0, 1]))) == ['y'] and tfm([0, 1]).dtype == torch.float32
+    number, pair = t.RegressionSetup(), t.RegressionSetup()
+    number.setup([1., 2.])
+    pair.setup([(1, 2)])
+    assert (number.c, pair.c) == (1, 2) and number(3).dtype == torch.float32
+    assert number.decode(number(3)) == 3. and pair.decode(torch.tensor([1., 2.])) == (1., 2.)
+    with pytest.raises(ValueError, match='vocab='):
+        t.EncodedMultiCategorize(None)
+
+
+# ---------------------------------------------------------------- pixels
+
+def test_to_tensor_of_pillow_pictures():
+    """Colour [3,H,W], grey [1,H,W], uint8."""
+    colour, grey = t.ToTensor()(Image.new('RGB', (5, 4))), t.ToTensor()(Image.new('L', (5, 4)))
+    assert type(colour) is TensorImage and colour.shape == (3, 4, 5) and colour.dtype == torch.uint8
+    assert type(grey) is TensorImageBW and grey.shape == (1, 4, 5)
+    assert t.ToTensor()('x') == 'x'
+
+
+def test_int_to_float_scales_pictures_once_and_keeps_codes():
+    """uint8 / 255, floats left alone, masks int64, and decoding goes back."""
+    tfm, x = t.IntToFloatTensor(), TensorImage(torch.tensor([[0, 255]], dtype=torch.uint8))
+    once = tfm(x)
+    assert once.tolist() == [[0., 1.]] and torch.equal(tfm(once), once) and type(once) is TensorImage
+    assert tfm.decode(once).tolist() == [[0, 255]]
+    mask = t.IntToFloatTensor(div_mask=10)(TensorMask(torch.tensor([[20]], dtype=torch.uint8)))
+    assert mask.tolist() == [[2]] and mask.dtype == torch.long
+
+
+def test_normalize_there_and_back_and_from_one_batch():
+    """(x - mean) / std in each channel, undone by decode; without statistics they are those of one batch."""
+    x = TensorImage(torch.rand(8, 3, 4, 4))
+    tfm = t.Normalize.from_stats([0.5, 0.4, 0.3], [0.1, 0.2, 0.3])
+    mean, std = torch.tensor([[0.5, 0.4, 0.3], [0.1, 0.2, 0.3]]).view(2, 1, 3, 1, 1)
+    expected = (x.as_subclass(torch.Tensor) - mean) / std
+    assert torch.equal(tfm(x).as_subclass(torch.Tensor), expected) and type(tfm(x)) is TensorImage
+    torch.testing.assert_close(tfm.decode(tfm(x)).as_subclass(torch.Tensor), x.as_subclass(torch.Tensor))
+    data = [(TensorImage(torch.rand(3, 4, 4) * 7 + i), i) for i in range(8)]
+    b = TfmdDL(data, bs=8, num_workers=0, after_batch=t.Normalize()).one_batch()
+    assert abs(float(b[0].mean())) < 1e-5 and abs(float(b[0].std()) - 1) < 0.01
+    with pytest.raises(ValueError, match='no statistics'):
+        t.Normalize()(x)
+
+
+def test_broadcast_vec_lies_along_its_axis():
+    """[n] becomes [1,n,1,1]."""
+    mean, std = t.broadcast_vec(1, 4, [1, 2, 3], [4, 5, 6], cuda=False)
+    assert mean.shape == std.shape == (1, 3, 1, 1)
+
+
+def test_splitters_and_labels_do_not_touch_pythons_or_numpys_generators():
+    """Looking for and splitting items leaves all generators as they were."""
+    states = random.getstate(), np.random.get_state()[1].copy()
+    t.RandomSplitter(seed=3)(ITEMS)
+    assert random.getstate() == states[0] and (np.random.get_state()[1] == states[1]).all()
