@@ -1,0 +1,152 @@
+"""The average of the weights is exact, stands in for them in validation only, and never mixes with them."""
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from small_learner import Interrupt, deep, learner, same, weights
+
+from minifast.callback.core import Callback, CancelFitException, CancelValidException
+from minifast.callback.ema import EMA, EMACallback
+from minifast.callback.tracker import EarlyStoppingCallback, SaveModelCallback
+
+
+class Follow(Callback):
+    """Works the average out by hand and keeps the weights that validation sees."""
+
+    order, run_valid = 80, False
+
+    def __init__(self, decay):
+        self.decay, self.validated = decay, []
+
+    def before_train(self):
+        if self.epoch == 0:
+            self.average = weights(self.learn)
+
+    def after_step(self):
+        for name, t in self.model.state_dict().items():
+            if t.is_floating_point():
+                self.average[name] = torch.lerp(self.average[name], t, 1 - self.decay)
+            else:
+                self.average[name] = t.clone()
+
+    def after_validate(self):
+        self.validated.append(weights(self.learn))
+
+
+def test_ema_validates_with_the_exact_average_and_trains_without():
+    """Weights and statistics of the average are those of the formula; the training is that without the callback."""
+    torch.manual_seed(1)
+    learn, follow = learner(model=deep(), cbs=EMA(decay=.9)), Follow(.9)
+    learn.fit(2, lr=.1, cbs=follow)
+    torch.testing.assert_close(follow.validated[-1], follow.average)
+    torch.manual_seed(1)
+    twin = learner(model=deep())
+    twin.fit(2, lr=.1)
+    assert same(weights(learn), weights(twin)) and not same(follow.validated[-1], weights(twin))
+    torch.testing.assert_close(learn.ema.averaged_model().state_dict(), follow.average)
+
+
+def test_ema_after_the_fit_validates_and_predicts_with_the_average():
+    """`validate` and `get_preds` use the average while the callback is attached and leave the weights alone."""
+    learn = learner(cbs=EMACallback(decay=.9))
+    learn.fit(2, lr=.1)
+    trained, row = weights(learn), learn.recorder.values[-1][1]
+    assert learn.validate()[0] == pytest.approx(row)
+    wanted = learn.ema.averaged_model()(learn.dls[1].dataset.tensors[0]).softmax(1).detach()
+    torch.testing.assert_close(learn.get_preds()[0], wanted)
+    assert same(trained, weights(learn)) and not learn.ema.swapped
+
+
+@pytest.mark.parametrize('stop', [False, True])
+def test_ema_saves_as_best_what_was_measured(stop, tmp_path, capsys):
+    """SaveModelCallback keeps the average of the best epoch, also where the fit is stopped early."""
+    learn, follow = learner(path=tmp_path, cbs=EMA(decay=.5)), Follow(.5)
+    save = SaveModelCallback(comp=lambda a, b: b == -float('inf'))  # the first epoch counts as the best
+    learn.fit(3, lr=.1, cbs=[follow, save] + [EarlyStoppingCallback(comp=lambda a, b: False)] * stop)
+    assert same(weights(learn), follow.validated[0]) and not learn.ema.swapped
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize('leave', [KeyboardInterrupt, CancelValidException, CancelFitException])
+@pytest.mark.parametrize('event_name', ['before_validate', 'after_pred', 'after_epoch'])
+def test_ema_gives_the_trained_weights_back_however_a_validation_ends(leave, event_name):
+    """The weights behind the fit are those of training without the callback."""
+    class Leave(Callback):
+        order = 69
+
+        def raise_it(self):
+            if not self.training:
+                raise leave
+    if leave is CancelValidException and event_name == 'after_epoch':
+        leave = KeyboardInterrupt
+    learn, twin, at = learner(cbs=EMA(decay=.5)), learner(), Leave()
+    setattr(at, event_name, at.raise_it)
+    try:
+        learn.fit(1, lr=.1, cbs=at)
+    except KeyboardInterrupt:
+        assert leave is KeyboardInterrupt
+    twin.fit(1, lr=.1)
+    assert same(weights(learn), weights(twin)) and not learn.ema.swapped
+
+
+def test_ema_starts_when_told_and_replaces_if_asked():
+    """Before `start_epoch` there is no average; `replace_weights` leaves it in the model."""
+    learn, follow = learner(), Follow(.5)
+    learn.fit(1, lr=.1, cbs=EMA(start_epoch=1))
+    learn = learner()
+    learn.fit(2, lr=.1, cbs=[cb := EMA(decay=.5, replace_weights=True), follow])
+    assert same(weights(learn), follow.validated[-1]) and cb.average is None
+    with pytest.raises(ValueError, match='no average'):
+        EMA().averaged_model()
+
+
+def test_ema_with_warmup_forgets_the_first_steps():
+    """With warm-up a short training's average is near the weights, without it near where they began."""
+    found = {}
+    for warmup in (False, True):
+        learn = learner(cbs=EMA(decay=.9999, warmup=warmup))
+        learn.fit(2, lr=.1)
+        found[warmup] = float((learn.ema.average[0] - learn.model[1].weight.detach()).abs().max())
+    assert found[True] < found[False] / 2
+
+
+def test_ema_takes_no_part_in_lr_find():
+    """A search changes neither the average nor whether there is one."""
+    learn = learner(cbs=EMA(decay=.9))
+    learn.fit(1, lr=.1)
+    before = copy.deepcopy(learn.ema.average)
+    learn.lr_find(num_it=6, show_plot=False)
+    assert same(before, learn.ema.average) and learn.ema.run
+
+
+def test_ema_goes_on_from_its_state_even_while_swapped():
+    """A state taken in the middle of a validation continues to the same bits."""
+    class Cut(Callback):
+        order = 99
+
+        def after_validate(self):
+            if self.epoch == 0:
+                states.append((weights(self.learn), copy.deepcopy(self.learn.ema.state_dict())))
+
+    class Paste(Callback):
+        order = 99
+
+        def before_fit(self):
+            self.learn.model.load_state_dict(states[0][0])
+            self.learn.ema.load_state_dict(states[0][1])
+    states, whole, rest = [], learner(cbs=EMA(decay=.5)), learner(cbs=EMA(decay=.5))
+    whole.fit(2, lr=.1, cbs=Cut)
+    assert states[0][1]['swapped']
+    rest.fit(2, lr=.1, start_epoch=1, cbs=Paste)
+    assert same(weights(whole), weights(rest)) and same(whole.ema.average, rest.ema.average)
+
+
+def test_ema_after_an_interrupt_works_again():
+    """One instance serves many fits."""
+    learn = learner(cbs=EMA(decay=.5))
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(1, cbs=Interrupt('after_step'))
+    learn.fit(1)
+    assert learn.ema.n_steps == 4

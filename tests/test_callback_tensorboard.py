@@ -1,0 +1,70 @@
+"""Event files that TensorBoard itself reads back."""
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from small_learner import Interrupt, deep, learner, same, weights
+
+from minifast.callback.tensorboard import TensorBoardCallback
+from minifast.metrics import accuracy
+from minifast.optimizer import Adam
+
+pytest.importorskip('tensorboard')
+pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')
+
+
+def events(folder):
+    """What TensorBoard's own reader finds."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    found = EventAccumulator(str(folder))
+    found.Reload()
+    return found
+
+
+def test_tensorboard_writes_each_step_and_epoch(tmp_path):
+    """Every smoothed loss and scheduled rate is there under its step, every metric under the epoch's last step."""
+    learn = learner(metrics=accuracy, opt_func=Adam)
+    learn.fit_one_cycle(2, 1e-2, cbs=TensorBoardCallback(tmp_path, trace_model=False))
+    found = events(tmp_path)
+    assert [e.step for e in found.Scalars('train_loss')] == list(range(1, 9))
+    values = [e.value for e in found.Scalars('train_loss')]
+    torch.testing.assert_close(values, [float(loss) for loss in learn.recorder.losses])
+    torch.testing.assert_close([e.value for e in found.Scalars('lr_0')], learn.recorder.hps['lr'], rtol=1e-5, atol=0.)
+    for i, name in enumerate(('valid_loss', 'accuracy'), 1):
+        rows = found.Scalars(name)
+        assert [e.step for e in rows] == [4, 8]
+        torch.testing.assert_close([e.value for e in rows], [row[i] for row in learn.recorder.values])
+
+
+def test_tensorboard_writes_the_graph_and_only_watches(tmp_path):
+    """The graph is there, and weights, statistics and random streams are those of a training without it."""
+    learn, twin = learner(model=deep()), learner(model=deep())
+    torch.manual_seed(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # torch's tracer is deprecated
+        learn.fit(1, cbs=TensorBoardCallback(tmp_path))
+    state = torch.get_rng_state()
+    torch.manual_seed(1)
+    twin.fit(1)
+    assert same(weights(learn), weights(twin)) and torch.equal(torch.get_rng_state(), state)
+    assert events(tmp_path).Tags()['graph']
+
+
+def test_tensorboard_is_silent_outside_a_fit(tmp_path):
+    """`lr_find`, `validate` and `get_preds` write nothing."""
+    learn = learner(cbs=TensorBoardCallback(tmp_path))
+    learn.lr_find(num_it=6, show_plot=False), learn.validate(), learn.get_preds()
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensorboard_after_an_interrupt_has_written_what_there_was(tmp_path):
+    """The steps before Ctrl-C are in the file, the writer is closed, and the next fit works."""
+    learn = learner(cbs=TensorBoardCallback(tmp_path / 'a', trace_model=False))
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(1, cbs=Interrupt('before_batch', at=3))
+    assert len(events(tmp_path / 'a').Scalars('train_loss')) == 3 and learn.tensor_board.writer is None
+    learn.tensor_board.log_dir = tmp_path / 'b'
+    learn.fit(1)
+    assert len(events(tmp_path / 'b').Scalars('train_loss')) == 4

@@ -1,0 +1,120 @@
+"""Runs of Weights & Biases in offline mode, read back from the file that a sync would upload."""
+from __future__ import annotations
+
+import json
+import warnings
+
+import pytest
+import torch
+from small_learner import Interrupt, learner, same, weights
+
+from minifast.callback.tracker import SaveModelCallback
+from minifast.callback.wandb import WandbCallback, log_dataset, log_model
+from minifast.metrics import accuracy
+
+with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    wandb = pytest.importorskip('wandb')
+pytestmark = pytest.mark.filterwarnings('ignore')  # wandb's own
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """A run that stays on this machine."""
+    monkeypatch.setenv('WANDB_SILENT', 'true')
+    yield wandb.init(mode='offline', dir=str(tmp_path), project='test')
+    wandb.finish()
+
+
+def raw_records(data):
+    """The records of a LevelDB log, the format of the file: blocks of 32 KiB, records in parts with 7-byte heads."""
+    at, parts = 7, []  # behind wandb's own head
+    while at + 7 <= len(data):
+        if (room := 32768 - at % 32768) < 7:
+            at += room
+            continue
+        length, kind = int.from_bytes(data[at + 4:at + 6], 'little'), data[at + 6]
+        parts.append(data[at + 7:at + 7 + length])
+        at += 7 + length
+        if kind in (1, 4):  # a whole record, or its last part
+            yield b''.join(parts)
+            parts = []
+
+
+def records(tmp_path):
+    """The rows of history and the artifacts in the file of the finished run."""
+    from wandb.proto import wandb_internal_pb2
+    wandb.finish()
+    wandb.teardown()  # the process that writes the file ends
+    file, = tmp_path.glob('wandb/offline-run-*/*.wandb')
+    rows, artifacts = [], []
+    for data in raw_records(file.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof('record_type') == 'history':
+            rows.append({item.key or '.'.join(item.nested_key): json.loads(item.value_json)
+                         for item in record.history.item})
+        artifact = record.request.log_artifact.artifact if record.HasField('request') else record.artifact
+        if artifact.name:
+            artifacts.append((artifact.type, artifact.name))
+    return rows, artifacts
+
+
+def test_wandb_logs_steps_and_epochs(offline, tmp_path):
+    """Each step has its losses and rates, each epoch its metrics, the run its settings."""
+    learn = learner(metrics=accuracy)
+    learn.fit_one_cycle(2, 1e-2, cbs=WandbCallback(log_preds=False))
+    assert wandb.config['batch size'] == 8 and wandb.config['Learner']['opt_func'] == 'SGD'
+    rows, _ = records(tmp_path)
+    steps = [row for row in rows if 'train_loss' in row]
+    torch.testing.assert_close([row['train_loss'] for row in steps], [float(x) for x in learn.recorder.losses])
+    torch.testing.assert_close([row['lr_0'] for row in steps], learn.recorder.hps['lr'])
+    assert [row['_step'] for row in steps] == list(range(8))
+    torch.testing.assert_close([row['accuracy'] for row in rows if 'accuracy' in row],
+                               [row[2] for row in learn.recorder.values])
+
+
+def test_wandb_second_fit_goes_on_behind_the_first(offline, tmp_path):
+    """Steps and epochs of a second fit in the same run follow those of the first."""
+    learn = learner(cbs=WandbCallback(log_preds=False))
+    learn.fit(1), learn.fit(1)
+    rows, _ = records(tmp_path)
+    steps = [row['_step'] for row in rows if 'train_loss' in row]
+    assert len(steps) == 8 and steps == sorted(set(steps))
+    assert max(row['epoch'] for row in rows if 'epoch' in row) == 2
+
+
+def test_wandb_without_a_run_says_what_to_do():
+    """The callback needs `wandb.init()` first."""
+    with pytest.raises(ValueError, match=r'wandb.init\(\)'):
+        learner().fit(1, cbs=WandbCallback())
+
+
+@pytest.mark.parametrize('cbs', [[], [SaveModelCallback(fname='best')]])
+def test_wandb_uploads_the_model(cbs, offline, tmp_path, capsys):
+    """`log_model` uploads what SaveModelCallback saved, or else the weights at the end."""
+    learn = learner(path=tmp_path)
+    learn.fit(1, cbs=[*cbs, WandbCallback(log_preds=False, log_model=True)])
+    _, artifacts = records(tmp_path)
+    assert artifacts == [('model', 'best' if cbs else 'model')]
+    capsys.readouterr()
+
+
+def test_wandb_helpers_refuse_what_is_not_there(offline, tmp_path):
+    """A missing folder or file is a ValueError."""
+    with pytest.raises(ValueError, match='folder'):
+        log_dataset(tmp_path / 'none')
+    with pytest.raises(ValueError, match='file'):
+        log_model(tmp_path / 'none')
+
+
+def test_wandb_only_watches_and_survives_an_interrupt(offline, tmp_path):
+    """The weights are those of a training without it, and after Ctrl-C the next fit logs on."""
+    learn, twin = learner(cbs=WandbCallback(log_preds=False)), learner()
+    learn.fit(1), twin.fit(1)
+    assert same(weights(learn), weights(twin))
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(1, cbs=Interrupt('before_batch', at=2))
+    learn.fit(1)
+    rows, _ = records(tmp_path)
+    assert len([row for row in rows if 'train_loss' in row]) == 10
