@@ -21,6 +21,7 @@ from minifast import __version__
 from minifast.arguments import near_match
 from minifast.callback.core import Callback
 from minifast.data.transforms import get_image_files
+from minifast.hardware import fast_paths
 from minifast.learner import load_learner
 from minifast.metrics import error_rate
 from minifast.torch_core import default_device, set_seed
@@ -312,12 +313,13 @@ def _devices() -> list[str]:
 
 def _fast_paths() -> dict[str, str]:
     """What makes this machine fast, and what would."""
-    bf16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    paths = fast_paths(default_device().type)
     return {
         'JPEG decoding': 'simplejpeg (libjpeg-turbo)' if _version('simplejpeg') else 'Pillow: pip install simplejpeg',
         'augmentation on the CPU': 'OpenCV, uint8' if _version('opencv-python-headless') or _version('opencv-python')
                                    else 'torch: pip install opencv-python-headless',
-        'bf16 on the CPU': 'yes' if bf16 else 'no: this CPU has neither AMX nor AVX512-BF16',
+        'training in bfloat16': f'{"on" if paths.bf16 else "off"}: {paths.why}',
+        'channels-last pictures': 'on' if paths.channels_last else f'off: {paths.why}',
     }
 
 

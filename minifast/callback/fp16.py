@@ -9,9 +9,10 @@ from fastcore.foundation import L
 from torch.amp import GradScaler, autocast
 
 from minifast.callback.core import Callback, CancelStepException
+from minifast.hardware import fast_paths, keep_freed_memory, to_memory_format
 from minifast.torch_core import check_kwargs, to_float
 
-__all__ = ['AMPMode', 'MixedPrecision']
+__all__ = ['AMPMode', 'AutoPrecision', 'MixedPrecision']
 
 
 class AMPMode(Enum):
@@ -130,3 +131,28 @@ class MixedPrecision(Callback):
             self._loaded = state['scaler']
         elif scaler.is_enabled():
             scaler.load_state_dict(state['scaler'])
+
+
+class AutoPrecision(MixedPrecision):
+    """The fast paths of the hardware in training and in-fit validation: bfloat16 and channels-last where they are fast.
+
+    Predictions (`predict`, `get_preds`) stay float32, and so do the weights: what is saved or exported knows nothing
+    of it. `learn.to_fp32()` takes it off.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(AMPMode.BF16)
+
+    def before_fit(self) -> None:
+        first = next(self.model.parameters(), None)
+        device = first.device.type if first is not None else 'cpu'
+        self.paths = fast_paths(device)
+        if device == 'cpu':
+            keep_freed_memory()
+        if self.paths.channels_last:
+            to_memory_format(self.learn, torch.channels_last)
+        super().before_fit()
+
+    def before_batch(self) -> None:
+        if self.paths.bf16 and 'gather_preds' not in vars(self.learn):
+            super().before_batch()

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from minifast.callback.fp16 import AutoPrecision
 from minifast.data.core import DataLoaders
 from minifast.data.transforms import Normalize, get_c
 from minifast.interpret import plot_top_losses
@@ -47,11 +48,19 @@ def _outputs(dls: DataLoaders, n_out: int | None) -> int:
     return n_out
 
 
+_precisions: dict[str, Callable[[Learner], Learner]] = {
+    'auto': lambda learn: learn.add_cb(AutoPrecision()), 'fp32': Learner.to_fp32, 'bf16': Learner.to_bf16,
+    'fp16': Learner.to_fp16}
+
+
 def _finish(learn: Learner, arch: Any, normalize: bool, n_out: int, pretrained: bool, recipe: dict | None,
-            **settings: Any) -> Learner:
-    """Freeze a pretrained body and keep the arguments on the learner, where trackers read them."""
+            precision: str, **settings: Any) -> Learner:
+    """Freeze a pretrained body, choose the precision, keep the arguments on the learner, where trackers read them."""
     if pretrained:
         learn.freeze()
+    if precision not in _precisions:
+        raise ValueError(f'precision={precision!r} is none of {", ".join(_precisions)}')
+    _precisions[precision](learn)
     settings = dict(arch=arch, normalize=normalize, n_out=n_out, pretrained=pretrained, recipe=recipe, **settings)
     for name, value in settings.items():
         setattr(learn, name, value)
@@ -68,7 +77,7 @@ def vision_learner(dls: DataLoaders, arch: Callable | str, normalize: bool = Tru
                    custom_head: nn.Module | None = None, concat_pool: bool = True, pool: bool = True,
                    lin_ftrs: Sequence[int] | None = None, ps: float | Sequence[float] = 0.5, first_bn: bool = True,
                    bn_final: bool = False, lin_first: bool = False, y_range: Sequence[float] | None = None,
-                   n_in: int = 3, **kwargs: Any) -> Learner:
+                   n_in: int = 3, precision: str = 'auto', **kwargs: Any) -> Learner:
     """A learner for transfer learning: `Sequential(body, head)`, the body frozen where it is pretrained.
 
     Args:
@@ -80,6 +89,8 @@ def vision_learner(dls: DataLoaders, arch: Callable | str, normalize: bool = Tru
         weights: which: a torchvision enum member or its name, or the path of a file (see `create_vision_model`).
         splitter: model -> parameter groups; default: the architecture's own, body in two and head.
         cut, init, custom_head, n_in: see `create_vision_model`.
+        precision: 'auto' trains in bfloat16 and channels-last where the hardware is fast at it (see `AutoPrecision`);
+            'fp32', 'bf16', 'fp16' say it.
         concat_pool, pool, lin_ftrs, ps, first_bn, bn_final, lin_first, y_range: see `create_head`.
         loss_func, opt_func, lr, cbs, metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms: see `Learner`.
         kwargs: for `timm.create_model`.
@@ -110,7 +121,8 @@ def vision_learner(dls: DataLoaders, arch: Callable | str, normalize: bool = Tru
                     train_bn=train_bn, moms=moms)
     recipe = model_recipe(create_vision_model, arch, n_out=n_out, n_in=n_in, cut=cut, custom_head=custom_head,
                           **head_args)
-    return _finish(learn, arch, normalize, n_out, pretrained, None if kwargs else recipe, n_in=n_in, **kwargs)
+    return _finish(learn, arch, normalize, n_out, pretrained, None if kwargs else recipe, precision, n_in=n_in,
+                   **kwargs)
 
 
 def unet_learner(dls: DataLoaders, arch: Callable, normalize: bool = True, n_out: int | None = None,
@@ -119,7 +131,8 @@ def unet_learner(dls: DataLoaders, arch: Callable, normalize: bool = True, n_out
                  splitter: Callable | None = None, cbs: Any = None, metrics: Any = None,
                  path: str | Path | None = None, model_dir: str | Path = 'models', wd: float | None = None,
                  wd_bn_bias: bool = False, train_bn: bool = True,
-                 moms: tuple[float, float, float] = (0.95, 0.85, 0.95), **kwargs: Any) -> Learner:
+                 moms: tuple[float, float, float] = (0.95, 0.85, 0.95), precision: str = 'auto',
+                 **kwargs: Any) -> Learner:
     """A learner with a `DynamicUnet`, laid out for the size of the pictures in the first batch.
 
     Args:
@@ -127,7 +140,7 @@ def unet_learner(dls: DataLoaders, arch: Callable, normalize: bool = True, n_out
         arch: `resnet34` or another function that makes a model.
         n_out: output channels; default: what the data say (the number of classes).
         config: older code's way to give `kwargs`.
-        normalize, pretrained, weights, splitter: see `vision_learner`.
+        normalize, pretrained, weights, splitter, precision: see `vision_learner`.
         loss_func, opt_func, lr, cbs, metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms: see `Learner`.
         kwargs: for `create_unet_model`: `n_in`, `cut`, `blur`, `blur_final`, `self_attention`, `y_range`, `last_cross`,
             `bottle`, `act_cls`, `init`, `norm_type`, and those of `ConvLayer`.
@@ -152,7 +165,7 @@ def unet_learner(dls: DataLoaders, arch: Callable, normalize: bool = True, n_out
                     train_bn=train_bn, moms=moms)
     recipe = model_recipe(create_unet_model, arch, n_out=n_out, img_size=img_size,
                           **{k: v for k, v in kwargs.items() if k != 'init'})
-    return _finish(learn, arch, normalize, n_out, pretrained, recipe, **kwargs)
+    return _finish(learn, arch, normalize, n_out, pretrained, recipe, precision, **kwargs)
 
 
 _conv_kwargs = ('ks', 'padding', 'bias', 'bn_1st', 'transpose', 'bias_std', 'groups', 'dilation', 'padding_mode')
