@@ -1,0 +1,39 @@
+"""Channels-last changes where numbers lie in memory and nothing else."""
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from small_learner import deep, learner, weights
+
+from minifast.callback.channelslast import ChannelsLast, to_memory_format
+from minifast.optimizer import Adam
+
+
+def is_last(learn):
+    """Whether the convolution's weight has its channels last."""
+    return learn.model[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.skipif(
+    not torch.cuda.is_available(), reason='needs a GPU'))])
+def test_channels_last_trains_the_same_also_behind_other_fits(device):
+    """In between fits in the usual format the optimizer's state follows the weights."""
+    model = deep()
+    model[3].p = 0.
+    learn, twin = (learner(model=copy.deepcopy(model), opt_func=Adam) for _ in range(2))
+    for each in (learn, twin):
+        each.dls.device = torch.device(device)
+        each.fit(1)
+    learn.add_cb(ChannelsLast)
+    learn.fit(1), twin.fit(1)
+    assert is_last(learn) and not is_last(twin)
+    torch.testing.assert_close(weights(learn), weights(twin), rtol=1e-3, atol=1e-4)  # sums in another order
+    state = learn.opt.state[learn.model[0].weight]
+    assert all(v.is_contiguous(memory_format=torch.channels_last) for v in state.values()
+               if isinstance(v, torch.Tensor) and v.ndim == 4)
+    learn.remove_cb(ChannelsLast)
+    to_memory_format(learn, torch.contiguous_format)
+    learn.fit(1)
+    assert learn.model[0].weight.is_contiguous()

@@ -1,0 +1,150 @@
+"""Mixed precision is entered and left with every batch, however the batch ends."""
+from __future__ import annotations
+
+import pytest
+import torch
+from small_learner import Interrupt, deep, learner, same, weights
+
+from minifast.callback.core import (
+    Callback, CancelBatchException, CancelEpochException, CancelFitException, CancelTrainException,
+)
+from minifast.callback.fp16 import AMPMode, MixedPrecision
+from minifast.callback.training import GradientAccumulation, GradientClip
+
+
+class See(Callback):
+    """Keeps what the model gives and whether autocast is on in each event."""
+
+    order = 5
+
+    def __init__(self):
+        self.kinds, self.on = set(), {}
+
+    def before_fit(self):
+        self.handle = self.model[-1].register_forward_hook(lambda m, i, o: self.kinds.add(o.dtype))
+
+    def after_pred(self):
+        self.on['after_pred'] = torch.is_autocast_enabled('cpu')
+
+    def before_backward(self):
+        self.on['before_backward'] = torch.is_autocast_enabled('cpu')
+
+    def cleanup_fit(self):
+        self.handle.remove()
+
+
+def test_bf16_on_a_cpu_runs_the_model_in_bfloat16():
+    """The model's layers give bfloat16, the loss and the weights are float32, autocast is off in the backward pass."""
+    learn, see = learner().to_bf16(), See()
+    learn.fit(1, lr=.1, cbs=see)
+    assert see.kinds == {torch.bfloat16} and see.on == {'after_pred': True, 'before_backward': False}
+    assert learn.loss is None and {p.dtype for p in learn.model.parameters()} == {torch.float32}
+    assert len(learn.recorder.losses) == 4 and learn.get_preds()[0].dtype == torch.float32
+
+
+def test_fp16_on_a_cpu_just_runs_in_float32():
+    """A script that asks for float16 trains on a machine without a GPU to the bits of a float32 training."""
+    learn, twin = learner().to_fp16(), learner()
+    learn.fit(2, lr=.1), twin.fit(2, lr=.1)
+    assert same(weights(learn), weights(twin)) and hasattr(learn, 'mixed_precision')
+    assert not hasattr(learn.to_fp32(), 'mixed_precision')
+
+
+@pytest.mark.parametrize('leave', [KeyboardInterrupt, RuntimeError, CancelBatchException, CancelTrainException,
+                                   CancelEpochException, CancelFitException])
+@pytest.mark.parametrize('event_name', ['before_batch', 'after_pred', 'after_loss', 'before_backward', 'before_step'])
+def test_autocast_is_off_however_a_batch_ends(leave, event_name):
+    """No exit from a batch leaves autocast on, and the next training is that of an undisturbed twin."""
+    class Leave(Callback):
+        order = 99
+    at = Leave()
+
+    def raise_it():
+        if learn.training:
+            raise leave
+    learn, twin = learner(n=16).to_bf16(), learner(n=16).to_bf16()
+    setattr(at, event_name, raise_it)
+    before = weights(learn)
+    try:
+        learn.fit(1, lr=0., cbs=at)
+    except (KeyboardInterrupt, RuntimeError) as error:
+        assert type(error) is leave
+    assert not torch.is_autocast_enabled('cpu') and learn.scaler is None
+    learn.model.load_state_dict(before)
+    learn.fit(1, lr=.1), twin.fit(1, lr=.1)
+    assert same(weights(learn), weights(twin))
+
+
+def test_mixed_precision_refuses_what_it_does_not_know():
+    """An unknown mode is a ValueError, an unknown GradScaler argument a TypeError with the near match."""
+    with pytest.raises(ValueError, match="'fp16' or 'bf16'"):
+        MixedPrecision('fp8')
+    with pytest.raises(TypeError, match="did you mean 'init_scale'"):
+        MixedPrecision(init_scal=2.)
+    assert MixedPrecision('bf16').amp_mode is AMPMode.BF16
+
+
+def test_mixed_precision_works_with_accumulation_and_clipping_on_many_fits():
+    """The callbacks work together, with one instance over several fits."""
+    learn = learner(model=deep(), bs=4, cbs=[GradientAccumulation(16), GradientClip, MixedPrecision('bf16')])
+    learn.fit(1), learn.fit(1)
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(1, cbs=Interrupt('after_pred'))
+    learn.fit(1)
+    assert all(p.isfinite().all() for p in learn.model.parameters())
+
+
+# ---------------------------------------------------------------- on a GPU
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+
+
+def on_gpu(**kwargs):
+    learn = learner(**kwargs)
+    learn.dls.device = torch.device('cuda')
+    return learn
+
+
+@gpu
+def test_fp16_on_a_gpu_scales_the_loss_and_recovers_from_overflow():
+    """A scale that overflows skips steps until it fits; the weights move and stay finite."""
+    learn = on_gpu(cbs=MixedPrecision(init_scale=2. ** 40))
+    before, scales = weights(learn), []
+
+    class Scales(Callback):
+        run_valid = False
+
+        def after_batch(self):
+            scales.append(self.learn.scaler.get_scale())
+    learn.fit(8, lr=.1, cbs=Scales)
+    assert scales[-1] < scales[0] < 2. ** 40 and not same(before, weights(learn))
+    assert all(p.isfinite().all() for p in learn.model.parameters())
+
+
+@gpu
+def test_fp16_clips_unscaled_gradients():
+    """Clipping sees the gradients without the scale: training with both is close to float32 with clipping."""
+    one, two = on_gpu(cbs=[MixedPrecision, GradientClip(.1)]), on_gpu(cbs=GradientClip(.1))
+    one.fit(1, lr=.1), two.fit(1, lr=.1)
+    torch.testing.assert_close(weights(one), weights(two), rtol=1e-2, atol=1e-3)
+
+
+@gpu
+def test_scaler_goes_on_from_its_state():
+    """`state_dict` carries the scale into another training."""
+    class Take(Callback):
+        order = 99
+
+        def after_fit(self):
+            self.state = self.learn.mixed_precision.state_dict()
+
+    class Give(Callback):
+        order = 99
+
+        def before_fit(self):
+            self.learn.mixed_precision.load_state_dict(take.state)
+            self.scale = self.learn.scaler.get_scale()
+    take, give = Take(), Give()
+    on_gpu(cbs=MixedPrecision(init_scale=64., growth_interval=2)).fit(2, cbs=take)
+    on_gpu(cbs=MixedPrecision()).fit(1, cbs=give)
+    assert give.scale == take.state['scaler']['scale'] == 64. * 2 ** 4
