@@ -106,7 +106,9 @@ class _NotebookTable(_PlainTable):
         from IPython.display import HTML, display
         lines = [''.join(f'<t{"d" if i else "h"}>{html.escape(cell)}</t{"d" if i else "h"}>' for cell in row)
                  for i, row in enumerate(self.rows)]
-        page = HTML(f'<table border="1">{"".join(f"<tr>{line}</tr>" for line in lines)}</table>{below}')
+        # a pass without rows, such as `predict`, leaves no empty table behind
+        table = f'<table border="1">{"".join(f"<tr>{line}</tr>" for line in lines)}</table>' if lines else ''
+        page = HTML(table + below)
         if self.display is None:
             self.display = display(page, display_id=True)
         else:
