@@ -289,7 +289,7 @@ _plain_types = {f'{t.__module__}.{t.__qualname__}': t for t in (
     str, int, float, bool, bytes, list, tuple, dict, PurePath, np.ndarray, Tensor, Image.Image)}
 
 
-class NoSuchType:
+class _NoSuchType:
     """Stands for a type of the user's, by its name: no item is of it."""
 
     import_name = ''
@@ -300,7 +300,7 @@ def describe_types(types: Any) -> list | None:
     if types is None:
         return None
     return [describe_types(t) if isinstance(t, tuple) else
-            'pathlib.PurePath' if issubclass(t, PurePath) else t.import_name if issubclass(t, NoSuchType) else
+            'pathlib.PurePath' if issubclass(t, PurePath) else t.import_name if issubclass(t, _NoSuchType) else
             import_name(t) for t in types]
 
 
@@ -321,7 +321,7 @@ def build_types(names: Any, file: Any) -> list | None:
             home, _, cls = name.rpartition('.')
             own = getattr({core.__name__: core, markers.__name__: markers}.get(home), cls, None)
             own = own if isinstance(own, type) else _plain_types.get(name)
-            found.append(own or type('NoSuchType', (NoSuchType,), {'import_name': name}))
+            found.append(own or type('_NoSuchType', (_NoSuchType,), {'import_name': name}))
         else:
             raise UnsafeFileError(f'{file}: the types of its items are malformed')
     return found

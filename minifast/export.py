@@ -172,7 +172,7 @@ def _read_settings(settings: dict[str, Any], path: Path) -> dict[str, Any]:
     return found
 
 
-class NoItems(Dataset):
+class _NoItems(Dataset):
     """The data of an export of a learner on plain torch loaders: none.
 
     Args:
@@ -202,7 +202,7 @@ def _build_data(data: dict[str, Any], functions: Mapping[str, Any], device: Any,
         raise UnsafeFileError(f'{path}: what was set on its data is malformed')
     if data.get('items') is None:
         classes = data.get('classes')
-        dls = DataLoaders(*[TorchLoader(NoItems(classes), batch_size=bs or 64) for _ in range(2)], device=device)
+        dls = DataLoaders(*[TorchLoader(_NoItems(classes), batch_size=bs or 64) for _ in range(2)], device=device)
     else:
         dls = _own_data(data, functions, bs or 64, n_inp, device, path)
     for name, value in own.items():

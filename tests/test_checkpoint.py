@@ -440,3 +440,20 @@ def test_files_with_a_compressed_record_are_refused(tmp_path):
         read_tensors(tmp_path / 'b.pth')
 
 
+
+
+# ---------------------------------------------------------------- the long versions
+
+@pytest.mark.faults
+def test_two_hundred_kills_inside_a_save(tmp_path):
+    """200 of 200: the old file or the new, of one piece, nothing left over."""
+    killed_saves(tmp_path, 200)
+
+
+@pytest.mark.faults
+def test_a_thousand_flipped_bits(tmp_path):
+    """1,000 flipped bits, 200 cut ends, 200 zeroed blocks: none loads."""
+    model, opt = trained()
+    save_model(tmp_path / 'a.pth', model, opt)
+    loaded, n = loaded_silently(tmp_path / 'b.pth', (tmp_path / 'a.pth').read_bytes(), 1000, 200, 200)
+    assert not loaded and n > 1300
