@@ -378,7 +378,7 @@ class ActivationStats(HookCallback):
         if ax is None:
             import matplotlib.pyplot as plt
             _, ax = plt.subplots(figsize=figsize)
-        ax.imshow(self.hist(idx), origin='lower', aspect='auto')
+        ax.imshow(self.hist(idx).numpy(), origin='lower', aspect='auto')  # sync: drawn for a person
         ax.axis('off')
         return ax
 
