@@ -277,3 +277,27 @@ def test_mask_by_hand_shows_and_loads(folder):
     f = get_image_files(folder / 'train')[0]
     ax = PILMask.create(_mask_of(f)).show(ctx=PILImage.create(f).show(figsize=(2, 2)), vmin=0, vmax=5, alpha=.4)
     assert len(ax.images) == 2 and ax.images[1].get_clim() == (0, 5) and ax.images[1].get_alpha() == .4
+
+
+@pytest.mark.parametrize('orientation', [1, 6])
+def test_large_jpeg_in_a_loader_is_decoded_at_a_part_of_its_size(orientation, tmp_path, monkeypatch):
+    """Only in a loader, only where twice the pixels needed are left, and with the same picture within 1/255."""
+    from sklearn.datasets import load_sample_images
+
+    from minifast.vision import decode
+    scales, real = [], decode.decode_jpeg
+    monkeypatch.setattr(decode, 'decode_jpeg', lambda *a, scale=1, **k: scales.append(a[3] if len(a) > 3 else scale)
+                        or real(*(a if len(a) > 3 else (*a, scale)), **k))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(load_sample_images().images[1]).resize((1280, 854)).save(tmp_path / 'a.jpg', quality=95, exif=exif)
+    for tfm, expected in ((Resize(128, method='squish'), 2), (Resize(100), 4), (Resize(300), 1)):
+        block = DataBlock(blocks=(ImageBlock, RegressionBlock), get_y=lambda f: 1., item_tfms=tfm,
+                          splitter=lambda o: ([0], [0]))
+        dl = block.dataloaders([tmp_path / 'a.jpg'], bs=1, device='cpu').valid
+        scales.clear()
+        inside = (dl.one_batch()[0][0] * 255).round().numpy().transpose(1, 2, 0)
+        assert scales == [expected]
+        im = PILImage.create(tmp_path / 'a.jpg')
+        assert im.size == ((854, 1280) if orientation == 6 else (1280, 854)) and scales[1:] == [1]
+        assert np.abs(inside - np.asarray(tfm(im, split_idx=1)).astype(int)).mean() < 1

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,11 @@ from minifast.data.sampler import BATCH, ITEM, ORDER
 from minifast.data.workers import HostBatch, Job, seed_cpu, set_aside
 from minifast.seeds import key_seed
 
-__all__ = ['BatchMaker']
+__all__ = ['BatchMaker', 'making']
+
+making = threading.local()
+"""`making.item` is true in a thread while it makes an item of a batch: what opens files may then leave work for the
+transforms behind it, as whatever goes wrong with it still belongs to that item."""
 
 
 class BatchMaker:
@@ -68,8 +73,12 @@ class BatchMaker:
     def _one_sample(self, index: Any, generator: torch.Generator) -> Any:
         if getattr(self.do_item, '__func__', None) is not BatchMaker.do_item:
             return self.do_item(index)
-        sample, after = self.create_item(index), self.after_item
-        return after(sample, generator=generator) if isinstance(after, Pipeline) else after(sample)
+        making.item = True
+        try:
+            sample, after = self.create_item(index), self.after_item
+            return after(sample, generator=generator) if isinstance(after, Pipeline) else after(sample)
+        finally:
+            making.item = False
 
     def _item_name(self, index: Any) -> str:
         """What an item is called in messages: its index and, where that is known, its path or row."""

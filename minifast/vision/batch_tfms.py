@@ -14,6 +14,7 @@ from minifast.data.pipeline import RandTransform
 from minifast.markers import TensorImage, TensorImageBase, TensorMask, plain, retain_type
 from minifast.vision import affine, lighting
 from minifast.vision.affine import Draw
+from minifast.vision.bytewarp import can_warp_bytes
 from minifast.vision.points import TensorPoint
 from minifast.vision.item_tfms import random_window, uniforms
 from minifast.vision.resize import PadMode
@@ -126,6 +127,11 @@ class AffineCoordTfm(RandTransform):
         """Whether all randomness comes from the generator handed over: not with functions of the user's own."""
         known = all(isinstance(f, CropWindow) or _is_ours(f, affine.__name__) for f in self.aff_fs)
         return known and all(isinstance(f, WarpCoord) and _is_ours(f.mat, affine.__name__) for f in self.coord_fs)
+
+    @property
+    def on_bytes(self) -> bool:
+        """Whether uint8 pictures on the CPU are moved faster than floats."""
+        return self.keyed and self.mode in ('bilinear', 'nearest') and can_warp_bytes()
 
     @property
     def name(self) -> str:
@@ -306,6 +312,12 @@ class SpaceTfm(RandTransform):
     def keyed(self) -> bool:
         """Whether all randomness comes from the generator handed over: not with functions of the user's own."""
         return all(_is_ours(f, lighting.__name__) for f in self.fs)
+
+    @property
+    def on_bytes(self) -> bool:
+        """Whether uint8 pictures go through a table: light that is the same for each channel."""
+        tabled = (lighting.brightness_light, lighting.contrast_light)
+        return self.keyed and all(f.func in tabled for f in self.fs)
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ['look_up', 'pixel_matrices', 'warp_bytes']
+__all__ = ['can_warp_bytes', 'look_up', 'pixel_matrices', 'warp_bytes']
 
 
 @cache
@@ -19,6 +19,11 @@ def _cv2() -> ModuleType | None:
     except ImportError:  # no wheel for this machine: torch samples floats
         return None
     return cv2
+
+
+def can_warp_bytes() -> bool:
+    """Whether OpenCV is there."""
+    return _cv2() is not None
 
 
 def look_up(values: np.ndarray, table: np.ndarray) -> np.ndarray:

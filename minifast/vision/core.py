@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import io
 import math
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,12 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from minifast.data.making import making
 from minifast.data.pipeline import Transform
 from minifast.data.transforms import ToTensor
 from minifast.losses import CrossEntropyLossFlat
 from minifast.markers import TensorImage, TensorImageBW, TensorMask, plain, tensor
 from minifast.show import show_image
-from minifast.vision.decode import BadImageError, decode_image, read_image_file
+from minifast.vision.decode import BadImageError, ScaledPixels, WaitingJpeg, decode_image, read_image_file, scale_for
 from minifast.vision.points import BBoxLabeler, LabeledBBox, PointScaler, TensorBBox, TensorPoint, get_annotations
 
 __all__ = ['AddMaskCodes', 'BBoxLabeler', 'BILINEAR', 'BadImageError', 'Image', 'LabeledBBox', 'NEAREST', 'OpenImage',
@@ -133,8 +135,8 @@ class PILBase(Image.Image):
     _open_args: ClassVar[dict[str, Any]] = {'mode': 'RGB'}
     _tensor_cls: ClassVar[type[Tensor]] = TensorImage
     _im = None
-    pixels: np.ndarray | None = None
-    """uint8 [H,W,3] or [H,W], in any order in memory, as long as Pillow holds no copy of its own, else None."""
+    _held: np.ndarray | None = None
+    _waiting: WaitingJpeg | None = None
 
     def __init__(self, im: Image.Image | None = None) -> None:
         super().__init__()
@@ -152,8 +154,23 @@ class PILBase(Image.Image):
         self.palette, self.info, self._exif = im.palette, im.info, im._exif
         self.readonly = im.readonly = 1  # Pillow copies before it writes
 
+    @property
+    def pixels(self) -> np.ndarray | None:
+        """uint8 [H,W,3] or [H,W], in any order in memory, as long as Pillow holds no copy of its own, else None."""
+        if self._waiting is not None:
+            self._held, self._waiting = self._waiting.decode(), None
+        return self._held
+
+    def scaled(self, crop: tuple[int, int], target: tuple[int, int]) -> ScaledPixels | None:
+        """A JPEG still to be decoded at a part of its size, for `crop` pixels of it to become `target` pixels.
+
+        Returns:
+            None where the picture has to be decoded in full.
+        """
+        return None if self._waiting is None else self._waiting.scaled(scale_for(crop, target))
+
     def _set_pixels(self, pixels: np.ndarray) -> None:
-        self.pixels, self._im = pixels, None
+        self._held, self._waiting, self._im = pixels, None, None
         self._mode, self._size = 'L' if pixels.ndim == 2 else 'RGB', (pixels.shape[1], pixels.shape[0])
 
     @classmethod
@@ -162,6 +179,21 @@ class PILBase(Image.Image):
         made = cls.__new__(cls)
         PILBase.__init__(made)
         made._set_pixels(pixels)
+        return made
+
+    @classmethod
+    def deferred(cls, fn: Any) -> PILBase:
+        """As `create`, but a JPEG is decoded at the first use of its pixels, at a part of its size where that will
+        do."""
+        waiting = None
+        if cls._open_args == {'mode': 'RGB'} and cls.create.__func__ is PILBase.create.__func__ \
+                and isinstance(fn, (str, Path)):
+            waiting = WaitingJpeg.of(read_image_file(fn), fn)
+        if waiting is None:
+            return cls.create(fn)
+        made = cls.__new__(cls)
+        PILBase.__init__(made)
+        made._waiting, made._mode, made._size = waiting, 'RGB', waiting.size
         return made
 
     @classmethod
@@ -193,8 +225,7 @@ class PILBase(Image.Image):
     def _to_pillow(self) -> None:
         """Hand the pixels over to Pillow: from here on its copy is the only one, as it may be written to."""
         if self._im is None and self.pixels is not None:
-            self._im = Image.fromarray(np.ascontiguousarray(self.pixels)).im
-            self.pixels = None
+            self._im, self._held = Image.fromarray(np.ascontiguousarray(self.pixels)).im, None
 
     @property
     def im(self) -> Any:
@@ -204,7 +235,7 @@ class PILBase(Image.Image):
 
     @im.setter
     def im(self, core: Any) -> None:
-        self._im, self.pixels = core, None
+        self._im, self._held, self._waiting = core, None, None
 
     def load(self) -> Any:
         """Pillow's access object; called by every method of Pillow before it touches the storage."""
@@ -225,7 +256,7 @@ class PILBase(Image.Image):
         return {**interface, 'data': (interface['data'][0], True)}  # not to be written to, as with Pillow's own
 
     def __getstate__(self) -> list:
-        pillows = {*Image.Image().__dict__, 'pixels'}
+        pillows = {*Image.Image().__dict__, '_held', '_waiting'}
         return [*super().__getstate__(), {k: v for k, v in self.__dict__.items() if k not in pillows}]
 
     def __setstate__(self, state: list) -> None:
@@ -328,6 +359,8 @@ class OpenImage(Transform):
 
     def encodes(self, fn: Any) -> Any:
         """The picture."""
+        if getattr(making, 'item', False) and hasattr(self.kind, 'deferred'):
+            return self.kind.deferred(fn)
         return self.kind.create(fn)
 
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-__all__ = ['BadImageError', 'JpegHeader', 'check_pixels', 'decode_image', 'decode_jpeg', 'inspect_image', 'jpeg_header',
-           'read_image_file', 'scale_for', 'to_mode', 'upright']
+__all__ = ['BadImageError', 'JpegHeader', 'ScaledPixels', 'WaitingJpeg', 'check_pixels', 'decode_image', 'decode_jpeg',
+           'inspect_image', 'jpeg_header', 'read_image_file', 'scale_for', 'to_mode', 'upright']
 
 MAX_FILE_BYTES = 2 ** 29
 """Larger files are refused before they are read."""
@@ -177,6 +177,58 @@ def decode_jpeg(data: bytes, header: JpegHeader, mode: str | None, scale: int = 
     if mode == 'L':
         pixels = pixels[..., 0]
     return upright(pixels, header.orientation)
+
+
+class ScaledPixels(NamedTuple):
+    """An upright picture at 1/`scale` of its size: its pixel (x, y) lies at ((x, y) + offset) / scale."""
+
+    pixels: np.ndarray
+    scale: int
+    offset: tuple[int, int]
+
+
+class WaitingJpeg(NamedTuple):
+    """The bytes of a JPEG whose header was read and whose pixels are still to be decoded."""
+
+    data: bytes
+    header: JpegHeader
+    path: Any
+
+    @classmethod
+    def of(cls, data: bytes, path: Any) -> WaitingJpeg | None:
+        """None for bytes that the fast path does not take.
+
+        Raises:
+            BadImageError: the header names more pixels than the limit.
+        """
+        header = jpeg_header(data)
+        if header is None:
+            return None
+        check_pixels(*header.size, path)
+        return cls(data, header, path)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the upright picture."""
+        return self.header.size[::-1] if self.header.orientation >= 5 else self.header.size
+
+    def decode(self) -> np.ndarray:
+        """All pixels, uint8 [H,W,3].
+
+        Raises:
+            BadImageError: the file is damaged.
+        """
+        return np.asarray(decode_image(self.data, 'RGB', self.path))
+
+    def scaled(self, scale: int) -> ScaledPixels | None:
+        """The pixels at 1/`scale` of both sides; None for 1, and where Pillow should have a look."""
+        pixels = None if scale == 1 else decode_jpeg(self.data, self.header, 'RGB', scale)
+        if pixels is None:
+            return None
+        # the last column and row may be filled up to whole pixels; in a mirrored picture they come first
+        extra = pixels.shape[1] * scale - self.size[0], pixels.shape[0] * scale - self.size[1]
+        mirrored = self.header.orientation in (2, 3, 6, 7), self.header.orientation in (3, 4, 7, 8)
+        return ScaledPixels(pixels, scale, (extra[0] * mirrored[0], extra[1] * mirrored[1]))
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Cropping, padding and resizing one sample: pictures, masks, points and boxes together."""
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from minifast.markers import TensorImageBase, cast, plain
 from minifast.vision.core import BILINEAR, PILBase
+from minifast.vision.decode import ScaledPixels
 from minifast.vision.points import TensorBBox, TensorPoint
 
 __all__ = ['PadMode', 'ResizeMethod', '_get_sz', '_pad_modes', 'as_wh', 'crop_pad', 'dihedral', 'flip_lr']
@@ -68,6 +70,10 @@ def crop_pad(x: Any, size: tuple[int, int], top_left: tuple[int, int], orig_size
     before = [max(-top_left[i], 0) for i in (0, 1)]
     after = [max(size[i] - orig_size[i] + top_left[i], 0) for i in (0, 1)]
     resize_to = size if resize_to is None else resize_to
+    if isinstance(x, PILBase) and not any(before) and not any(after):
+        scaled = x.scaled(size, resize_to)
+        if scaled is not None:
+            return type(x)(_resize_part(scaled, box, resample, tuple(resize_to)))
     pixels = getattr(x, 'pixels', None)
     if any(before) or any(after):
         pixels = np.asarray(x) if pixels is None else pixels
@@ -103,6 +109,16 @@ def _resize(like: Image.Image, pixels: np.ndarray, resample: int, to: tuple[int,
         return type(like).from_pixels(pixels)
     made = Image.fromarray(np.ascontiguousarray(pixels))
     return type(like)(made) if isinstance(like, PILBase) else made
+
+
+def _resize_part(scaled: ScaledPixels, box: list[int], resample: int, to: tuple[int, int]) -> Image.Image:
+    """The window `box` of the full picture, out of a smaller one; its edges may lie within pixels there."""
+    pixels, scale, offset = scaled
+    h, w = pixels.shape[:2]
+    edges = [min((edge + shift) / scale, limit) for edge, shift, limit in zip(box, offset * 2, (w, h, w, h))]
+    left, top, right, bottom = math.floor(edges[0]), math.floor(edges[1]), math.ceil(edges[2]), math.ceil(edges[3])
+    part = Image.fromarray(np.ascontiguousarray(pixels[top:bottom, left:right]))
+    return part.resize(to, resample, box=(edges[0] - left, edges[1] - top, edges[2] - left, edges[3] - top))
 
 
 def _crop_points(x: Tensor, size: tuple[int, int], top_left: tuple[int, int], orig_size: tuple[int, int],
