@@ -47,6 +47,23 @@ def learner(n=32, bs=8, model=None, loss_func=None, opt_func=SGD, shuffle=False,
     return learn
 
 
+def pictures(folder):
+    """A learner on pictures of two classes, through our own loaders."""
+    from PIL import Image
+
+    from minifast.vision.augment import Resize
+    from minifast.vision.data import ImageDataLoaders
+    for name, colour in (('dark', 40), ('light', 200)):
+        (folder / name).mkdir(parents=True)
+        for i in range(8):
+            Image.new('RGB', (20 + i, 24), (colour, colour + i, colour - i)).save(folder / name / f'{i}.png')
+    dls = ImageDataLoaders.from_folder(folder, valid_pct=.5, seed=1, item_tfms=Resize(16), bs=4, num_workers=0)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    learn = Learner(dls, nn.Sequential(nn.Conv2d(3, 4, 3), head, nn.Linear(4, 2)), loss_func=CrossEntropyLossFlat())
+    learn.remove_cb(learn.progress)
+    return learn
+
+
 def weights(learn):
     """A copy of the model's state."""
     return copy.deepcopy(learn.model.state_dict())
@@ -85,4 +102,4 @@ class Losses(Callback):
         self.seen = []
 
     def after_loss(self):
-        self.seen.append(float(self.loss))
+        self.seen.append(float(self.loss.detach()))

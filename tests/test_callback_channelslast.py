@@ -7,7 +7,8 @@ import pytest
 import torch
 from small_learner import deep, learner, weights
 
-from minifast.callback.channelslast import ChannelsLast, to_memory_format
+from minifast.callback.channelslast import ChannelsLast
+from minifast.hardware import to_memory_format
 from minifast.optimizer import Adam
 
 

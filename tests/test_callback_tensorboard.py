@@ -1,13 +1,11 @@
 """Event files that TensorBoard itself reads back."""
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
-from small_learner import Interrupt, deep, learner, same, weights
+from small_learner import Interrupt, deep, learner, pictures, same, weights
 
-from minifast.callback.tensorboard import TensorBoardCallback
+from minifast.callback.tensorboard import TensorBoardCallback, TensorBoardProjectorCallback
 from minifast.metrics import accuracy
 from minifast.optimizer import Adam
 
@@ -42,9 +40,7 @@ def test_tensorboard_writes_the_graph_and_only_watches(tmp_path):
     """The graph is there, and weights, statistics and random streams are those of a training without it."""
     learn, twin = learner(model=deep()), learner(model=deep())
     torch.manual_seed(1)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # torch's tracer is deprecated
-        learn.fit(1, cbs=TensorBoardCallback(tmp_path))
+    learn.fit(1, cbs=TensorBoardCallback(tmp_path))
     state = torch.get_rng_state()
     torch.manual_seed(1)
     twin.fit(1)
@@ -68,3 +64,15 @@ def test_tensorboard_after_an_interrupt_has_written_what_there_was(tmp_path):
     learn.tensor_board.log_dir = tmp_path / 'b'
     learn.fit(1)
     assert len(events(tmp_path / 'b').Scalars('train_loss')) == 4
+
+
+def test_tensorboard_draws_predictions_and_projects_features(tmp_path):
+    """One picture with predictions an epoch, and an embedding of the validation set with its classes' names."""
+    learn = pictures(tmp_path / 'data')
+    learn.fit(2, cbs=TensorBoardCallback(tmp_path / 'a', trace_model=False, projector=True))
+    assert [e.step for e in events(tmp_path / 'a').Images('Sample results')] == [2, 4]
+    names = (tmp_path / 'a' / '00004' / 'default' / 'metadata.tsv').read_text().split()
+    assert len(names) == 8 and set(names) <= {'dark', 'light'}
+    learn.get_preds(cbs=TensorBoardProjectorCallback(tmp_path / 'b', layer=learn.model[1]))
+    assert len((tmp_path / 'b' / '00000' / 'default' / 'tensors.tsv').read_text().splitlines()) == 8
+    assert not learn.model[1]._forward_hooks

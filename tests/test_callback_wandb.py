@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from small_learner import Interrupt, learner, same, weights
+from small_learner import Interrupt, learner, pictures, same, weights
 
 from minifast.callback.tracker import SaveModelCallback
 from minifast.callback.wandb import WandbCallback, log_dataset, log_model
@@ -106,6 +106,18 @@ def test_wandb_helpers_refuse_what_is_not_there(offline, tmp_path):
         log_dataset(tmp_path / 'none')
     with pytest.raises(ValueError, match='file'):
         log_model(tmp_path / 'none')
+
+
+def test_wandb_logs_predictions_and_the_data(offline, tmp_path):
+    """Predictions become a table of pictures, the folder of the data an artifact."""
+    learn = pictures(tmp_path / 'data')
+    learn.fit(1, cbs=WandbCallback(n_preds=5, log='all', log_dataset=tmp_path / 'data'))
+    _, artifacts = records(tmp_path)
+    table, = tmp_path.glob('wandb/offline-run-*/files/media/table/Prediction_Samples*.table.json')
+    found = json.loads(table.read_text())
+    assert found['columns'] == ['Input image', 'Ground_Truth', 'Predictions'] and len(found['data']) == 5
+    assert ('dataset', 'data') in artifacts and {row[1] for row in found['data']} <= {'dark', 'light'}
+    assert not learn.model._forward_hooks
 
 
 def test_wandb_only_watches_and_survives_an_interrupt(offline, tmp_path):

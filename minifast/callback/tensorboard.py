@@ -1,6 +1,7 @@
 """TensorBoard: losses, hyper-parameters, metrics, the model's graph, predictions and embeddings as event files."""
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,11 @@ class TensorBoardCallback(TensorBoardBaseCallback):
         modes = [(m, m.training) for m in model.modules()]
         model.eval()
         try:
-            with looking(), torch.no_grad(), torch.autocast(find_device(xb).type, enabled=False):
+            with (looking(), torch.no_grad(), torch.autocast(find_device(xb).type, enabled=False),
+                  warnings.catch_warnings()):
+                # torch's writer still uses torch's old tracer; nobody here can change that
+                warnings.filterwarnings('ignore', '.*torch.jit.trace', FutureWarning)
+                warnings.filterwarnings('ignore', '.*torch.jit.trace', DeprecationWarning)
                 self.writer.add_graph(model, xb)
         finally:
             for m, training in modes:

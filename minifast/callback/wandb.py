@@ -174,7 +174,7 @@ def log_dataset(path: str | Path, name: str | None = None, metadata: dict[str, A
             artifact.add_dir(str(part.resolve()), name=part.name)
         elif part.is_file():
             artifact.add_file(str(part.resolve()))
-    run.use_artifact(artifact)
+    (run.log_artifact if run.offline else run.use_artifact)(artifact)  # offline, wandb knows no use of artifacts
 
 
 def log_model(path: str | Path, name: str | None = None, metadata: dict[str, Any] | None = None,
