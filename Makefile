@@ -1,5 +1,6 @@
 # make demo   a resnet18 learns handwritten digits in front of you; the pictures and the model end in ./demo
 # make test   the whole test suite, as .ci/run runs it (ARGS="-k loop" for a part of it)
+# make test-faults   kills processes and damages files: resumes to the same bits, whole saves, hostile files
 #
 # Each command makes .venv and installs what it needs by itself, once; a change of setup.cfg installs again.
 # All paths are relative, so the checkout may lie under a path with spaces.
@@ -8,16 +9,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test namespaces clean
+.PHONY: help demo test test-faults namespaces clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
 
 demo: $(STAMP)-demo
 	@$(BIN)/python -m minifast demo --out demo $(ARGS)
 
 test: $(STAMP)-test
 	@$(BIN)/python -m pytest -m "not slow and not faults" $(ARGS)
+
+test-faults: $(STAMP)-test
+	@$(BIN)/python -m pytest -m faults $(ARGS)
 
 # For developers, after a public name or a room came or went: writes the import lists of the namespaces (minifast/*/all.py
 # and their kin) and the README's tree of rooms anew.

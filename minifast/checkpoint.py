@@ -6,13 +6,15 @@ import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import torch
 from torch import Tensor, nn
 
 from minifast.distributed import rank_distrib
 from minifast.tensorfile import DamagedFileError, UnsafeFileError, copied, read_tensors, storable, write_atomic
 from minifast.torch_core import batchnorm_types, get_model
 
-__all__ = ['DamagedFileError', 'UnsafeFileError', 'check_model_state', 'check_opt_state', 'load_model', 'save_model']
+__all__ = ['DamagedFileError', 'UnsafeFileError', 'align_formats', 'check_model_state', 'check_opt_state',
+           'load_model', 'save_model']
 
 
 def save_model(file: str | Path | BinaryIO, model: nn.Module, opt: Any, with_opt: bool = True) -> None:
@@ -64,6 +66,7 @@ def load_model(file: str | Path | BinaryIO, model: nn.Module, opt: Any, with_opt
     if has_opt and with_opt and opt is not None:
         # copied, because the optimizer keeps these tensors and the file stays mapped as long as they live
         _load(opt, copied(state['opt']), file)
+        align_formats(opt)
     elif with_opt and not has_opt:
         warnings.warn(f'{file} holds no optimizer state: the optimizer starts anew (with_opt=False says that you '
                       'know)', stacklevel=3)
@@ -74,6 +77,17 @@ def _load(target: Any, state: dict, file: Any, **kwargs: Any) -> None:
         target.load_state_dict(state, **kwargs)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f'{file} does not fit {type(target).__name__}: {error}') from error
+
+
+def align_formats(opt: Any) -> None:
+    """Give what the optimizer holds for each weight the memory format of the weight: fused steps want one format."""
+    held = getattr(opt, 'opt', opt)  # a wrapper keeps torch's state inside
+    for group in opt.param_groups:
+        for p in group['params']:
+            state = held.state[p] if p in held.state else {}
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == p.shape and value.stride() != p.stride():
+                    state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
 
 
 def _some(names: Any, n: int = 5) -> str:

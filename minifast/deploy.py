@@ -36,7 +36,8 @@ def to_torch(learn: Any, activation: bool = True) -> nn.Module:
     mean, std, divisor = _preparation(learn.dls)
     if mean is not None or divisor is not None:
         parts.append(_prepare_module(mean, std, divisor))
-    parts.append(copy.deepcopy(get_model(learn.model)).cpu())
+    # torch.export wants plain contiguous weights
+    parts.append(copy.deepcopy(get_model(learn.model)).cpu().to(memory_format=torch.contiguous_format))
     if activation:
         last = _activation_module(learn)
         parts += [] if last is None else [last]

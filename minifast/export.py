@@ -8,16 +8,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import Dataset
 
+from minifast.callback.channelslast import ChannelsLast
+from minifast.callback.fp16 import AutoPrecision
 from minifast.checkpoint import check_model_state
 from minifast.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
 from minifast.data.pipeline import Pipeline
 from minifast.describe import (build_kinds, build_loss, build_model, build_pipeline, build_types, describe_kinds,
                                describe_loss, describe_model, describe_pipeline, describe_types)
 from minifast.distributed import rank_distrib
+from minifast.hardware import fast_paths
 from minifast.tensorfile import UnsafeFileError, read_tensors, storable, write_atomic
 from minifast.torch_core import default_device, get_model
 from minifast.training_state import environment
@@ -84,8 +88,17 @@ def _plain(x: Any) -> Any:
 def _settings(learn: Any) -> dict[str, Any]:
     lr = [learn.lr.start, learn.lr.stop] if isinstance(learn.lr, slice) else learn.lr
     found = {'lr': lr, 'wd': learn.wd, 'moms': list(learn.moms), 'wd_bn_bias': learn.wd_bn_bias,
-             'train_bn': learn.train_bn}
+             'train_bn': learn.train_bn, 'channels_last': _channels_last(learn)}
     return {name: _plain(value) for name, value in found.items()}
+
+
+def _channels_last(learn: Any) -> bool:
+    """Whether predictions run with channels-last weights: the last bits depend on it."""
+    if any(isinstance(cb, ChannelsLast) or (isinstance(cb, AutoPrecision) and fast_paths('cpu').channels_last)
+           for cb in learn.cbs):
+        return True
+    return any(p.ndim == 4 and not p.is_contiguous() and p.is_contiguous(memory_format=torch.channels_last)
+               for p in learn.model.parameters())
 
 
 # ---------------------------------------------------------------- reading
@@ -110,8 +123,12 @@ def read_export(fname: str | Path, cpu: bool = True, model: nn.Module | None = N
     model = _model(model, meta['model'], state, path)
     device = 'cpu' if cpu else default_device()
     dls = _build_data(meta['data'], functions, device, path)
-    learner = {'dls': dls, 'model': model.to(device), 'loss_func': build_loss(meta['loss'], functions, path),
-               'path': path.parent, **_read_settings(meta['learner'], path)}
+    settings = _read_settings(meta['learner'], path)
+    model.to(device)
+    if settings.pop('channels_last', False):
+        model.to(memory_format=torch.channels_last)
+    learner = {'dls': dls, 'model': model, 'loss_func': build_loss(meta['loss'], functions, path),
+               'path': path.parent, **settings}
     return {'learner': learner, 'recipe': meta['model'].get('recipe')}
 
 
@@ -165,7 +182,7 @@ def _read_settings(settings: dict[str, Any], path: Path) -> dict[str, Any]:
             found[name] = value
         elif name == 'moms' and isinstance(value, list) and all(map(_number, value)):
             found[name] = tuple(value)
-        elif name in ('wd_bn_bias', 'train_bn') and isinstance(value, bool):
+        elif name in ('wd_bn_bias', 'train_bn', 'channels_last') and isinstance(value, bool):
             found[name] = value
         else:
             raise UnsafeFileError(f'{path}: {name}={value!r} is no setting of a learner')

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset
 
 from minifast import __version__
-from minifast.checkpoint import check_model_state, check_opt_state
+from minifast.checkpoint import align_formats, check_model_state, check_opt_state
 from minifast.lookup import lookup
 from minifast.seeds import get_random_states, set_random_states
 from minifast.tensorfile import copied, storable
@@ -263,11 +263,12 @@ def _load_parts(learn: Any, model: nn.Module, state: dict[str, Any]) -> None:
     if isinstance(learn.loss_func, nn.Module):
         learn.loss_func.load_state_dict(state['loss_func'])
     learn.opt.load_state_dict(state['opt'])
+    align_formats(learn.opt)
     learn.opt.frozen_idx = state['frozen_idx']
     for i, (p, trained) in enumerate(zip(model.parameters(), state['trained'], strict=True)):
         p.requires_grad_(trained)
         grad = state['grads'].get(i)
-        p.grad = None if grad is None else grad.to(p.device)
+        p.grad = None if grad is None else torch.empty_like(p).copy_(grad)
     ours = _callbacks(learn)
     for name in sorted(set(ours) ^ set(state['callbacks'])):
         here = 'is attached here and was not then' if name in ours else 'was attached then and is not here'

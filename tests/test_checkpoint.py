@@ -278,6 +278,31 @@ def test_model_and_optimizer_come_back_and_train_on_alike(tmp_path, opt_func):
     assert same(opt.state_dict(), twin_opt.state_dict())
 
 
+@pytest.mark.parametrize('opt_func', [Adam, lambda ps, lr: OptimWrapper(ps, torch.optim.AdamW, lr=lr, fused=True),
+                                      lambda ps, lr: Lookahead(Adam(ps, lr))], ids=['adam', 'torch', 'lookahead'])
+@pytest.mark.parametrize('saved, loaded', [(torch.channels_last, torch.contiguous_format),
+                                           (torch.contiguous_format, torch.channels_last)], ids=['to plain', 'to last'])
+def test_a_model_in_another_memory_format_loads_and_trains(tmp_path, opt_func, saved, loaded):
+    """Weights and averages saved in one memory format go into a model of the other, and the next step works."""
+    def make(memory_format):
+        torch.manual_seed(0)
+        model = nn.Conv2d(3, 4, 3).to(memory_format=memory_format)
+        return model, opt_func(list(model.parameters()), lr=0.1)
+
+    def step(model, opt):
+        model(torch.ones(1, 3, 5, 5)).square().mean().backward()
+        opt.step()
+        opt.zero_grad()
+    model, opt = make(saved)
+    step(model, opt)
+    save_model(tmp_path / 'a.pth', model, opt)
+    twin, twin_opt = make(loaded)
+    load_model(tmp_path / 'a.pth', twin, twin_opt)
+    step(model, opt)
+    step(twin, twin_opt)
+    torch.testing.assert_close(model.weight, twin.weight)
+
+
 def test_without_an_optimizer_the_file_is_a_plain_state_dict(tmp_path):
     """`with_opt=False` writes the state dict alone; loading it without saying so warns about the fresh optimizer."""
     model, opt = trained()
