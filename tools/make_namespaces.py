@@ -62,7 +62,9 @@ NAMESPACES = {
     'callback/all': Namespace('All callbacks.', [], ['callback/*']),
     'vision/all': Namespace(
         'All of minifast for pictures: `from minifast.vision.all import *`.', ['basics', 'callback/all'],
-        ['distributed', 'vision/*', 'vision/models/*'], TORCHVISION),
+        # the rooms below augment are its parts: what scripts use of them it hands on
+        ['distributed', 'vision/core', 'vision/augment', 'vision/data', 'vision/utils', 'vision/learner',
+         'vision/models/*'], TORCHVISION),
 }
 
 

@@ -22,47 +22,31 @@ from torchvision.models import (
 from PIL import Image
 from minifast.vision import models
 from minifast.distributed import barrier, gather, is_distributed, num_distrib, rank0_first, rank_distrib
-from minifast.vision.affine import (
-    affine_mat, apply_perspective, dihedral_mat, Draw, draw_values, find_coeffs, flip_mat, GeometryMethods,
-    homography, mask_tensor, move, move_by, move_points, resample, rotate_mat, warp_mat, zoom_mat,
-)
-from minifast.vision.augment import (
-    _get_sz, _pad_modes, _slice, AffineCoordTfm, aug_transforms, Brightness, Contrast, CropPad, cutout_gaussian,
-    DeterministicDihedral, DeterministicDraw, DeterministicFlip, Dihedral, DihedralItem, Flip, FlipItem, grayscale,
-    hsv2rgb, HSVTfm, Hue, LightingTfm, norm_apply_denorm, OldRandomCrop, PadMode, RandomCrop, RandomErasing,
-    RandomResizedCrop, RandomResizedCropGPU, RandTransform, RatioResize, Resize, ResizeMethod, rgb2hsv, Rotate,
-    Saturation, setup_aug_tfms, SpaceTfm, Warp, Zoom,
-)
-from minifast.vision.batch_tfms import CropWindow, first_picture, WarpCoord
-from minifast.vision.bytewarp import can_warp_bytes, look_up, pixel_matrices, warp_bytes
 from minifast.vision.core import (
     AddMaskCodes, BadImageError, BBoxLabeler, BILINEAR, cifar_stats, get_annotations, image2tensor, imagenet_stats,
     LabeledBBox, load_image, mnist_stats, NEAREST, OpenImage, OpenMask, PILBase, PILImage, PILImageBW, PILMask,
     PointScaler, TensorBBox, TensorPoint, to_image, ToTensor,
 )
+from minifast.vision.augment import (
+    affine_mat, AffineCoordTfm, apply_perspective, aug_transforms, Brightness, Contrast, CropPad, cutout_gaussian,
+    DeterministicDihedral, DeterministicDraw, DeterministicFlip, Dihedral, dihedral_mat, DihedralItem, find_coeffs,
+    Flip, flip_mat, FlipItem, grayscale, hsv2rgb, HSVTfm, Hue, LightingTfm, mask_tensor, norm_apply_denorm,
+    OldRandomCrop, PadMode, RandomCrop, RandomErasing, RandomResizedCrop, RandomResizedCropGPU, RandTransform,
+    RatioResize, Resize, ResizeMethod, rgb2hsv, Rotate, rotate_mat, Saturation, setup_aug_tfms, SpaceTfm, Warp, Zoom,
+    zoom_mat,
+)
 from minifast.vision.data import (
     bb_pad, BBoxBlock, BBoxLblBlock, clip_remove_empty, get_grid, ImageBlock, ImageDataLoaders, MaskBlock, PointBlock,
     SegmentationDataLoaders, show_batch, show_results,
 )
-from minifast.vision.decode import (
-    check_pixels, decode_image, decode_jpeg, inspect_image, jpeg_header, JpegHeader, read_image_file, scale_for,
-    to_mode, upright,
+from minifast.vision.utils import (
+    check_folder, download_images, Finding, resize_image, resize_images, resize_to, search_images_bing,
+    search_images_serpapi, verify_image, verify_images,
 )
-from minifast.vision.item_tfms import integer, random_window, uniforms
 from minifast.vision.learner import (
     add_head, cnn_learner, create_body, create_cnn_model, create_head, create_timm_model, create_unet_model,
     create_vision_model, cut_model, default_split, has_pool_type, model_meta, plot_top_losses, TimmBody, unet_learner,
     vision_learner, WeightsNotFoundError,
-)
-from minifast.vision.lighting import (
-    apply_light, brightness_light, contrast_light, GREY_WEIGHTS, hue_shift, in_hsv, in_logits, Light, LightMethods,
-    logit, saturation_light, shift_hue,
-)
-from minifast.vision.points import picture_size, TensorPointCreate
-from minifast.vision.resize import as_wh, crop_pad, dihedral, flip_lr
-from minifast.vision.utils import (
-    check_folder, download_images, Finding, resize_image, resize_images, resize_to, search_images_bing,
-    search_images_serpapi, verify_image, verify_images,
 )
 from minifast.vision.models.body import first_layer, meta_of, update_first_layer
 from minifast.vision.models.create import arch_from_name, arch_name, model_recipe
@@ -98,63 +82,57 @@ from minifast.vision.models.xresnet import (
 )
 
 __all__ = [
-    '_get_sz', '_pad_modes', '_slice', 'add_head', 'AddMaskCodes', 'affine_mat', 'AffineCoordTfm', 'alexnet',
-    'AlexNet_Weights', 'apply_light', 'apply_perspective', 'arch_from_name', 'arch_name', 'as_weights_file', 'as_wh',
-    'aug_transforms', 'BadImageError', 'barrier', 'bb_pad', 'BBoxBlock', 'BBoxLabeler', 'BBoxLblBlock', 'BILINEAR',
-    'Brightness', 'brightness_light', 'cached_file', 'can_warp_bytes', 'channels_of', 'check_folder', 'check_pixels',
-    'cifar_stats', 'clip_remove_empty', 'cnn_learner', 'Contrast', 'contrast_light', 'convnext_base',
+    'add_head', 'AddMaskCodes', 'affine_mat', 'AffineCoordTfm', 'alexnet', 'AlexNet_Weights', 'apply_perspective',
+    'arch_from_name', 'arch_name', 'as_weights_file', 'aug_transforms', 'BadImageError', 'barrier', 'bb_pad',
+    'BBoxBlock', 'BBoxLabeler', 'BBoxLblBlock', 'BILINEAR', 'Brightness', 'cached_file', 'channels_of',
+    'check_folder', 'cifar_stats', 'clip_remove_empty', 'cnn_learner', 'Contrast', 'convnext_base',
     'ConvNeXt_Base_Weights', 'convnext_large', 'ConvNeXt_Large_Weights', 'convnext_small', 'ConvNeXt_Small_Weights',
     'convnext_tiny', 'ConvNeXt_Tiny_Weights', 'create_body', 'create_cnn_model', 'create_head', 'create_timm_model',
-    'create_unet_model', 'create_vision_model', 'crop_pad', 'CropPad', 'CropWindow', 'cut_model', 'cutout_gaussian',
-    'decode_image', 'decode_jpeg', 'default_split', 'densenet121', 'DenseNet121_Weights', 'densenet161',
-    'DenseNet161_Weights', 'densenet169', 'DenseNet169_Weights', 'densenet201', 'DenseNet201_Weights',
-    'DeterministicDihedral', 'DeterministicDraw', 'DeterministicFlip', 'Dihedral', 'dihedral', 'dihedral_mat',
-    'DihedralItem', 'download_images', 'Draw', 'draw_values', 'DynamicUnet', 'efficientnet_b0',
+    'create_unet_model', 'create_vision_model', 'CropPad', 'cut_model', 'cutout_gaussian', 'default_split',
+    'densenet121', 'DenseNet121_Weights', 'densenet161', 'DenseNet161_Weights', 'densenet169', 'DenseNet169_Weights',
+    'densenet201', 'DenseNet201_Weights', 'DeterministicDihedral', 'DeterministicDraw', 'DeterministicFlip',
+    'Dihedral', 'dihedral_mat', 'DihedralItem', 'download_images', 'DynamicUnet', 'efficientnet_b0',
     'EfficientNet_B0_Weights', 'efficientnet_b1', 'EfficientNet_B1_Weights', 'efficientnet_b2',
     'EfficientNet_B2_Weights', 'efficientnet_b3', 'EfficientNet_B3_Weights', 'efficientnet_b4',
     'EfficientNet_B4_Weights', 'efficientnet_b5', 'EfficientNet_B5_Weights', 'efficientnet_b6',
     'EfficientNet_B6_Weights', 'efficientnet_b7', 'EfficientNet_B7_Weights', 'efficientnet_v2_l',
     'EfficientNet_V2_L_Weights', 'efficientnet_v2_m', 'EfficientNet_V2_M_Weights', 'efficientnet_v2_s',
-    'EfficientNet_V2_S_Weights', 'fetch_weights', 'fill_body', 'find_coeffs', 'Finding', 'first_layer',
-    'first_picture', 'Flip', 'flip_lr', 'flip_mat', 'FlipItem', 'gather', 'GeometryMethods', 'get_annotations',
-    'get_grid', 'googlenet', 'GoogLeNet_Weights', 'grayscale', 'GREY_WEIGHTS', 'has_pool_type', 'homography',
-    'hsv2rgb', 'HSVTfm', 'Hue', 'hue_shift', 'Image', 'image2tensor', 'ImageBlock', 'ImageDataLoaders',
-    'imagenet_stats', 'in_hsv', 'in_logits', 'inception_v3', 'Inception_V3_Weights', 'init_cnn', 'inspect_image',
-    'integer', 'is_distributed', 'jpeg_header', 'JpegHeader', 'LabeledBBox', 'Light', 'LightingTfm', 'LightMethods',
-    'load_image', 'logit', 'look_up', 'mask_tensor', 'MaskBlock', 'maxvit_t', 'MaxVit_T_Weights', 'meta_of',
-    'mnasnet0_5', 'MNASNet0_5_Weights', 'mnasnet0_75', 'MNASNet0_75_Weights', 'mnasnet1_0', 'MNASNet1_0_Weights',
-    'mnasnet1_3', 'MNASNet1_3_Weights', 'mnist_stats', 'mobilenet_v2', 'MobileNet_V2_Weights', 'mobilenet_v3_large',
+    'EfficientNet_V2_S_Weights', 'fetch_weights', 'fill_body', 'find_coeffs', 'Finding', 'first_layer', 'Flip',
+    'flip_mat', 'FlipItem', 'gather', 'get_annotations', 'get_grid', 'googlenet', 'GoogLeNet_Weights', 'grayscale',
+    'has_pool_type', 'hsv2rgb', 'HSVTfm', 'Hue', 'Image', 'image2tensor', 'ImageBlock', 'ImageDataLoaders',
+    'imagenet_stats', 'inception_v3', 'Inception_V3_Weights', 'init_cnn', 'is_distributed', 'LabeledBBox',
+    'LightingTfm', 'load_image', 'mask_tensor', 'MaskBlock', 'maxvit_t', 'MaxVit_T_Weights', 'meta_of', 'mnasnet0_5',
+    'MNASNet0_5_Weights', 'mnasnet0_75', 'MNASNet0_75_Weights', 'mnasnet1_0', 'MNASNet1_0_Weights', 'mnasnet1_3',
+    'MNASNet1_3_Weights', 'mnist_stats', 'mobilenet_v2', 'MobileNet_V2_Weights', 'mobilenet_v3_large',
     'MobileNet_V3_Large_Weights', 'mobilenet_v3_small', 'MobileNet_V3_Small_Weights', 'model_meta', 'model_recipe',
-    'models', 'move', 'move_by', 'move_points', 'named_weights', 'NEAREST', 'norm_apply_denorm', 'num_distrib',
-    'OldRandomCrop', 'OpenImage', 'OpenMask', 'PadMode', 'picture_size', 'PILBase', 'PILImage', 'PILImageBW',
-    'PILMask', 'pixel_matrices', 'plot_top_losses', 'PointBlock', 'PointScaler', 'random_window', 'RandomCrop',
-    'RandomErasing', 'RandomResizedCrop', 'RandomResizedCropGPU', 'RandTransform', 'rank0_first', 'rank_distrib',
-    'RatioResize', 'read_image_file', 'read_weights', 'regnet_x_16gf', 'RegNet_X_16GF_Weights', 'regnet_x_1_6gf',
-    'RegNet_X_1_6GF_Weights', 'regnet_x_32gf', 'RegNet_X_32GF_Weights', 'regnet_x_3_2gf', 'RegNet_X_3_2GF_Weights',
-    'regnet_x_400mf', 'RegNet_X_400MF_Weights', 'regnet_x_800mf', 'RegNet_X_800MF_Weights', 'regnet_x_8gf',
-    'RegNet_X_8GF_Weights', 'regnet_y_128gf', 'RegNet_Y_128GF_Weights', 'regnet_y_16gf', 'RegNet_Y_16GF_Weights',
-    'regnet_y_1_6gf', 'RegNet_Y_1_6GF_Weights', 'regnet_y_32gf', 'RegNet_Y_32GF_Weights', 'regnet_y_3_2gf',
-    'RegNet_Y_3_2GF_Weights', 'regnet_y_400mf', 'RegNet_Y_400MF_Weights', 'regnet_y_800mf', 'RegNet_Y_800MF_Weights',
-    'regnet_y_8gf', 'RegNet_Y_8GF_Weights', 'resample', 'Resize', 'resize_image', 'resize_images', 'resize_to',
-    'ResizeMethod', 'ResizeToOrig', 'resnet101', 'ResNet101_Weights', 'resnet152', 'ResNet152_Weights', 'resnet18',
-    'ResNet18_Weights', 'resnet34', 'ResNet34_Weights', 'resnet50', 'ResNet50_Weights', 'resnext101_32x8d',
-    'ResNeXt101_32X8D_Weights', 'resnext101_64x4d', 'ResNeXt101_64X4D_Weights', 'resnext50_32x4d',
-    'ResNeXt50_32X4D_Weights', 'rgb2hsv', 'Rotate', 'rotate_mat', 'Saturation', 'saturation_light', 'scale_for',
-    'search_images_bing', 'search_images_serpapi', 'SegmentationDataLoaders', 'setup_aug_tfms', 'shift_hue',
-    'show_batch', 'show_results', 'shufflenet_v2_x0_5', 'ShuffleNet_V2_X0_5_Weights', 'shufflenet_v2_x1_0',
-    'ShuffleNet_V2_X1_0_Weights', 'shufflenet_v2_x1_5', 'ShuffleNet_V2_X1_5_Weights', 'shufflenet_v2_x2_0',
-    'ShuffleNet_V2_X2_0_Weights', 'SpaceTfm', 'squeezenet1_0', 'SqueezeNet1_0_Weights', 'squeezenet1_1',
-    'SqueezeNet1_1_Weights', 'state_of', 'swin_b', 'Swin_B_Weights', 'swin_s', 'Swin_S_Weights', 'swin_t',
-    'Swin_T_Weights', 'swin_v2_b', 'Swin_V2_B_Weights', 'swin_v2_s', 'Swin_V2_S_Weights', 'swin_v2_t',
-    'Swin_V2_T_Weights', 'TensorBBox', 'TensorPoint', 'TensorPointCreate', 'TimmBody', 'to_image', 'to_mode',
-    'ToTensor', 'unet_learner', 'UnetBlock', 'uniforms', 'update_first_layer', 'upright', 'verify_image',
-    'verify_images', 'vgg11', 'vgg11_bn', 'VGG11_BN_Weights', 'VGG11_Weights', 'vgg13', 'vgg13_bn',
+    'models', 'named_weights', 'NEAREST', 'norm_apply_denorm', 'num_distrib', 'OldRandomCrop', 'OpenImage',
+    'OpenMask', 'PadMode', 'PILBase', 'PILImage', 'PILImageBW', 'PILMask', 'plot_top_losses', 'PointBlock',
+    'PointScaler', 'RandomCrop', 'RandomErasing', 'RandomResizedCrop', 'RandomResizedCropGPU', 'RandTransform',
+    'rank0_first', 'rank_distrib', 'RatioResize', 'read_weights', 'regnet_x_16gf', 'RegNet_X_16GF_Weights',
+    'regnet_x_1_6gf', 'RegNet_X_1_6GF_Weights', 'regnet_x_32gf', 'RegNet_X_32GF_Weights', 'regnet_x_3_2gf',
+    'RegNet_X_3_2GF_Weights', 'regnet_x_400mf', 'RegNet_X_400MF_Weights', 'regnet_x_800mf', 'RegNet_X_800MF_Weights',
+    'regnet_x_8gf', 'RegNet_X_8GF_Weights', 'regnet_y_128gf', 'RegNet_Y_128GF_Weights', 'regnet_y_16gf',
+    'RegNet_Y_16GF_Weights', 'regnet_y_1_6gf', 'RegNet_Y_1_6GF_Weights', 'regnet_y_32gf', 'RegNet_Y_32GF_Weights',
+    'regnet_y_3_2gf', 'RegNet_Y_3_2GF_Weights', 'regnet_y_400mf', 'RegNet_Y_400MF_Weights', 'regnet_y_800mf',
+    'RegNet_Y_800MF_Weights', 'regnet_y_8gf', 'RegNet_Y_8GF_Weights', 'Resize', 'resize_image', 'resize_images',
+    'resize_to', 'ResizeMethod', 'ResizeToOrig', 'resnet101', 'ResNet101_Weights', 'resnet152', 'ResNet152_Weights',
+    'resnet18', 'ResNet18_Weights', 'resnet34', 'ResNet34_Weights', 'resnet50', 'ResNet50_Weights',
+    'resnext101_32x8d', 'ResNeXt101_32X8D_Weights', 'resnext101_64x4d', 'ResNeXt101_64X4D_Weights', 'resnext50_32x4d',
+    'ResNeXt50_32X4D_Weights', 'rgb2hsv', 'Rotate', 'rotate_mat', 'Saturation', 'search_images_bing',
+    'search_images_serpapi', 'SegmentationDataLoaders', 'setup_aug_tfms', 'show_batch', 'show_results',
+    'shufflenet_v2_x0_5', 'ShuffleNet_V2_X0_5_Weights', 'shufflenet_v2_x1_0', 'ShuffleNet_V2_X1_0_Weights',
+    'shufflenet_v2_x1_5', 'ShuffleNet_V2_X1_5_Weights', 'shufflenet_v2_x2_0', 'ShuffleNet_V2_X2_0_Weights',
+    'SpaceTfm', 'squeezenet1_0', 'SqueezeNet1_0_Weights', 'squeezenet1_1', 'SqueezeNet1_1_Weights', 'state_of',
+    'swin_b', 'Swin_B_Weights', 'swin_s', 'Swin_S_Weights', 'swin_t', 'Swin_T_Weights', 'swin_v2_b',
+    'Swin_V2_B_Weights', 'swin_v2_s', 'Swin_V2_S_Weights', 'swin_v2_t', 'Swin_V2_T_Weights', 'TensorBBox',
+    'TensorPoint', 'TimmBody', 'to_image', 'ToTensor', 'unet_learner', 'UnetBlock', 'update_first_layer',
+    'verify_image', 'verify_images', 'vgg11', 'vgg11_bn', 'VGG11_BN_Weights', 'VGG11_Weights', 'vgg13', 'vgg13_bn',
     'VGG13_BN_Weights', 'VGG13_Weights', 'vgg16', 'vgg16_bn', 'VGG16_BN_Weights', 'VGG16_Weights', 'vgg19',
     'vgg19_bn', 'VGG19_BN_Weights', 'VGG19_Weights', 'vision_learner', 'vit_b_16', 'ViT_B_16_Weights', 'vit_b_32',
     'ViT_B_32_Weights', 'vit_h_14', 'ViT_H_14_Weights', 'vit_l_16', 'ViT_L_16_Weights', 'vit_l_32',
-    'ViT_L_32_Weights', 'Warp', 'warp_bytes', 'warp_mat', 'WarpCoord', 'WeightsNotFoundError', 'wide_resnet101_2',
-    'Wide_ResNet101_2_Weights', 'wide_resnet50_2', 'Wide_ResNet50_2_Weights', 'XResNet', 'xresnet101', 'xresnet152',
-    'xresnet18', 'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50',
+    'ViT_L_32_Weights', 'Warp', 'WeightsNotFoundError', 'wide_resnet101_2', 'Wide_ResNet101_2_Weights',
+    'wide_resnet50_2', 'Wide_ResNet50_2_Weights', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18',
+    'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50',
     'xresnet50_deep', 'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101',
     'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18',
     'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34', 'xse_resnext34_deep', 'xse_resnext34_deeper',

@@ -9,20 +9,23 @@ from fastcore.foundation import L
 from minifast.data.pipeline import RandTransform, Transform
 from minifast.vision.affine import (affine_mat, apply_perspective, dihedral_mat, find_coeffs, flip_mat,
                                     mask_tensor, rotate_mat, zoom_mat)
-from minifast.vision.batch_tfms import (AffineCoordTfm, Brightness, Contrast, DeterministicDihedral, DeterministicDraw,
-                                        DeterministicFlip, Dihedral, Flip, HSVTfm, Hue, LightingTfm, RandomErasing,
-                                        RandomResizedCropGPU, Rotate, Saturation, SpaceTfm, Warp, Zoom, _slice,
-                                        cutout_gaussian, norm_apply_denorm)
+from minifast.vision.batch_tfms import (AffineCoordTfm, DeterministicDihedral, DeterministicDraw, DeterministicFlip,
+                                        Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom)
 from minifast.vision.item_tfms import (CropPad, DihedralItem, FlipItem, OldRandomCrop, RandomCrop, RandomResizedCrop,
                                        RatioResize, Resize)
+from minifast.vision.light_tfms import (Brightness, Contrast, HSVTfm, Hue, LightingTfm, RandomErasing, Saturation,
+                                        SpaceTfm, cutout_gaussian, norm_apply_denorm)
+from minifast.vision.light_tfms import _slice as _slice
 from minifast.vision.lighting import grayscale, hsv2rgb, rgb2hsv
-from minifast.vision.resize import PadMode, ResizeMethod, _get_sz, _pad_modes
+from minifast.vision.resize import PadMode, ResizeMethod
+from minifast.vision.resize import _get_sz as _get_sz  # plugin packages import these three from here
+from minifast.vision.resize import _pad_modes as _pad_modes
 
 __all__ = ['AffineCoordTfm', 'Brightness', 'Contrast', 'CropPad', 'DeterministicDihedral', 'DeterministicDraw',
            'DeterministicFlip', 'Dihedral', 'DihedralItem', 'Flip', 'FlipItem', 'HSVTfm', 'Hue', 'LightingTfm',
            'OldRandomCrop', 'PadMode', 'RandTransform', 'RandomCrop', 'RandomErasing', 'RandomResizedCrop',
            'RandomResizedCropGPU', 'RatioResize', 'Resize', 'ResizeMethod', 'Rotate', 'Saturation', 'SpaceTfm', 'Warp',
-           'Zoom', '_get_sz', '_pad_modes', '_slice', 'affine_mat', 'apply_perspective',
+           'Zoom', 'affine_mat', 'apply_perspective',
            'aug_transforms', 'cutout_gaussian', 'dihedral_mat', 'find_coeffs', 'flip_mat', 'grayscale', 'hsv2rgb',
            'mask_tensor', 'norm_apply_denorm', 'rgb2hsv', 'rotate_mat', 'setup_aug_tfms', 'zoom_mat']
 

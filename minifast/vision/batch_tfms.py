@@ -1,7 +1,6 @@
-"""Transforms of a batch on its device: all geometry in one resampling, all light in one pass."""
+"""Transforms of the geometry of a batch on its device, all of it in one resampling."""
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -11,49 +10,20 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from minifast.data.pipeline import RandTransform
-from minifast.markers import TensorImage, TensorImageBase, TensorMask, plain, retain_type
-from minifast.vision import affine, lighting
+from minifast.markers import TensorImage, TensorMask, plain
+from minifast.vision import affine
 from minifast.vision.affine import Draw
 from minifast.vision.bytewarp import can_warp_bytes
+from minifast.vision.item_tfms import random_window
+from minifast.vision.light_tfms import first_picture, is_ours, joined_name
 from minifast.vision.points import TensorPoint
-from minifast.vision.item_tfms import random_window, uniforms
 from minifast.vision.resize import PadMode
 
-__all__ = ['AffineCoordTfm', 'Brightness', 'Contrast', 'CropWindow', 'DeterministicDihedral', 'DeterministicDraw',
-           'DeterministicFlip', 'Dihedral', 'Flip', 'HSVTfm', 'Hue', 'LightingTfm', 'RandomErasing',
-           'RandomResizedCropGPU', 'Rotate', 'Saturation', 'SpaceTfm', 'Warp', 'WarpCoord', 'Zoom', '_slice',
-           'cutout_gaussian', 'first_picture', 'norm_apply_denorm']
+__all__ = ['AffineCoordTfm', 'CropWindow', 'DeterministicDihedral', 'DeterministicDraw', 'DeterministicFlip',
+           'Dihedral', 'Flip', 'RandomResizedCropGPU', 'Rotate', 'Warp', 'WarpCoord', 'Zoom']
 
 Size = int | tuple[int, int] | None
 
-
-def first_picture(sample: Any) -> Tensor:
-    """The first picture (or else tensor) of a nested sample or batch."""
-    leaves = [sample]
-    first = None
-    while leaves:
-        o = leaves.pop(0)
-        if isinstance(o, (tuple, list)):
-            leaves = list(o) + leaves
-        elif isinstance(o, TensorImageBase):
-            return o
-        elif first is None and isinstance(o, Tensor):
-            first = o
-    if first is None:
-        raise TypeError(f'there is no tensor in {type(sample).__name__} to augment: is ToTensor among the transforms?')
-    return first
-
-
-def _is_ours(f: Any, room: str) -> bool:
-    """Whether `f` is a function of this room with values given as data: it draws from the generator handed over."""
-    return isinstance(f, partial) and f.func.__module__ == room and not any(map(callable, f.keywords.values()))
-
-
-def _joined_name(tfm: Any, name: str) -> str:
-    return name if len(tfm.parts) == 1 else ' + '.join(type(part).__name__ for part in tfm.parts)
-
-
-# ---------------------------------------------------------------- geometry
 
 class WarpCoord:
     """A perspective warp as a coordinate function: draws its matrices, moves positions by them."""
@@ -125,8 +95,8 @@ class AffineCoordTfm(RandTransform):
     @property
     def keyed(self) -> bool:
         """Whether all randomness comes from the generator handed over: not with functions of the user's own."""
-        known = all(isinstance(f, CropWindow) or _is_ours(f, affine.__name__) for f in self.aff_fs)
-        return known and all(isinstance(f, WarpCoord) and _is_ours(f.mat, affine.__name__) for f in self.coord_fs)
+        known = all(isinstance(f, CropWindow) or is_ours(f, affine.__name__) for f in self.aff_fs)
+        return known and all(isinstance(f, WarpCoord) and is_ours(f.mat, affine.__name__) for f in self.coord_fs)
 
     @property
     def on_bytes(self) -> bool:
@@ -136,7 +106,7 @@ class AffineCoordTfm(RandTransform):
     @property
     def name(self) -> str:
         """The class and its arguments, or the classes that were joined."""
-        return _joined_name(self, super().name)
+        return joined_name(self, super().name)
 
     def compose(self, tfm: AffineCoordTfm) -> None:
         """Do what `tfm` does afterwards, in the same resampling."""
@@ -287,196 +257,3 @@ class RandomResizedCropGPU(AffineCoordTfm):
         size = (size, size) if isinstance(size, int) else tuple(size)
         self._adopt(CropWindow(min_scale, max_scale, ratio, valid_scale), size=size, mode=mode, mode_mask=mode_mask,
                     align_corners=True, p=p, nm=nm)
-
-
-# ---------------------------------------------------------------- light
-
-class SpaceTfm(RandTransform):
-    """Functions applied to pictures in another space of colours.
-
-    Args:
-        fs: functions of a batch; a method `before_call(x)`, if there is one, is called first with the batch.
-        space_fn: called with (picture, function): goes to the space, applies the function, and comes back.
-    """
-
-    order = 40
-    supports = (TensorImage,)
-
-    def __init__(self, fs: Callable | Sequence[Callable], space_fn: Callable[[Tensor, Callable], Tensor], p: float = 1.,
-                 nm: str | None = None) -> None:
-        super().__init__(p=p, nm=nm)
-        self.fs, self.space_fn, self.nm = L(fs), space_fn, nm
-        self.parts = [self]
-
-    @property
-    def keyed(self) -> bool:
-        """Whether all randomness comes from the generator handed over: not with functions of the user's own."""
-        return all(_is_ours(f, lighting.__name__) for f in self.fs)
-
-    @property
-    def on_bytes(self) -> bool:
-        """Whether uint8 pictures go through a table: light that is the same for each channel."""
-        tabled = (lighting.brightness_light, lighting.contrast_light)
-        return self.keyed and all(f.func in tabled for f in self.fs)
-
-    @property
-    def name(self) -> str:
-        """The class and its arguments, or the classes that were joined."""
-        return _joined_name(self, super().name)
-
-    def compose(self, tfm: SpaceTfm) -> None:
-        """Do what `tfm` does afterwards, in the same pass."""
-        self.fs, self.parts = self.fs + tfm.fs, self.parts + tfm.parts
-
-    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> list:
-        """What each function needs: a drawn value for ours, the prepared function itself for the user's."""
-        x = first_picture(sample)
-        probe = torch.empty(1).expand(x.shape)
-        drawn = []
-        for f in self.fs:
-            if isinstance(f, partial) and f.func.__module__ == lighting.__name__:
-                drawn.append(f(probe, generator=generator))
-            else:
-                if hasattr(f, 'before_call'):
-                    f.before_call(x)
-                drawn.append(f)
-        return drawn
-
-    def apply(self, x: Tensor, drawn: list) -> Tensor:
-        """The functions applied one after the other in their space."""
-        def _all(values: Tensor) -> Tensor:
-            for f in drawn:
-                values = f(values)
-            return values
-        return retain_type(self.space_fn(x, _all), x)
-
-
-class LightingTfm(SpaceTfm):
-    """Functions applied to the logits of pictures; brightness, contrast and saturation in one pass."""
-
-    def __init__(self, fs: Callable | Sequence[Callable], p: float = 1., nm: str | None = None) -> None:
-        super().__init__(fs, lighting.in_logits, p=p, nm=nm)
-
-    def _adopt(self, f: Callable, p: float) -> None:
-        """The constructor for subclasses, whose own arguments are kept under their names beside."""
-        own = dict(self.__dict__)
-        LightingTfm.__init__(self, f, p=p)
-        self.__dict__.update(own)
-
-    def apply(self, x: Tensor, drawn: list) -> Tensor:
-        """All lights as one where they are ours, in turn where some are not."""
-        if all(isinstance(d, lighting.Light) for d in drawn):
-            total = drawn[0]
-            for light in drawn[1:]:
-                total = total.then(light)
-            return lighting.apply_light(x, total)
-        for d in drawn:
-            x = lighting.apply_light(x, d) if isinstance(d, lighting.Light) else lighting.in_logits(x, d)
-        return x
-
-
-class Brightness(LightingTfm):
-    """Brightness changed by up to `max_lighting` with probability `p`; `draw` gives 0..1 instead, 0.5 being
-    unchanged."""
-
-    def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
-        self.max_lighting, self.drawn, self.batch = max_lighting, draw, batch
-        self._adopt(partial(lighting.brightness_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
-
-
-class Contrast(LightingTfm):
-    """Contrast changed by up to `max_lighting` with probability `p`; `draw` gives a factor instead, 1 being
-    unchanged."""
-
-    def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
-        self.max_lighting, self.drawn, self.batch = max_lighting, draw, batch
-        self._adopt(partial(lighting.contrast_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
-
-
-class Saturation(LightingTfm):
-    """Saturation changed by up to `max_lighting` with probability `p`; `draw` gives a factor instead, 0 being grey."""
-
-    def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
-        self.max_lighting, self.drawn, self.batch = max_lighting, draw, batch
-        self._adopt(partial(lighting.saturation_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
-
-
-class HSVTfm(SpaceTfm):
-    """Functions applied to hue, saturation and value of pictures."""
-
-    def __init__(self, fs: Callable | Sequence[Callable], p: float = 1., nm: str | None = None) -> None:
-        super().__init__(fs, lighting.in_hsv, p=p, nm=nm)
-
-
-class Hue(HSVTfm):
-    """Hue turned by up to `max_hue` of the colour circle with probability `p`; `draw` gives turns instead."""
-
-    def __init__(self, max_hue: float = 0.1, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
-        super().__init__(partial(lighting.hue_shift, max_hue=max_hue, p=p, draw=draw, batch=batch), p=p)
-        self.max_hue, self.drawn, self.batch = max_hue, draw, batch
-
-    def apply(self, x: Tensor, drawn: list) -> Tensor:
-        """`x` with its hue turned."""
-        return lighting.shift_hue(x, drawn[0])
-
-
-# ---------------------------------------------------------------- erasing
-
-def cutout_gaussian(x: Tensor, areas: Sequence[tuple[int, int, int, int]],
-                    generator: torch.Generator | None = None) -> Tensor:
-    """Fill each (top, bottom, left, right) of `x` [...,H,W] with noise of mean 0 and deviation 1, in place."""
-    for top, bottom, left, right in areas:
-        hole = plain(x)[..., top:bottom, left:right]
-        hole.copy_(torch.randn(hole.shape, generator=generator), non_blocking=True)
-    return x
-
-
-def norm_apply_denorm(x: Tensor, f: Callable[[Tensor], Tensor], nrm: Any) -> Tensor:
-    """`f` applied to `x` normalised by `nrm`, and brought back to 0..1."""
-    return plain(nrm.decode(f(nrm(x.clone())))).clamp(0, 1)
-
-
-def _slice(area: float, sz: int, generator: torch.Generator | None = None) -> tuple[int, int]:
-    """Start and end of a stretch of sqrt(area) pixels somewhere in `sz`."""
-    bound = round(math.sqrt(area))
-    start = int(uniforms(1, generator)[0] * (max(sz - bound, 0) + 1))
-    return start, start + bound
-
-
-class RandomErasing(RandTransform):
-    """Noise over random rectangles of a batch, with probability `p`; after `Normalize`.
-
-    Args:
-        sl: smallest part of the area that is erased, 0..1.
-        sh: largest part, shared among the rectangles.
-        min_aspect: smallest aspect of a rectangle; the largest is its inverse.
-        max_count: most rectangles.
-
-    Source: Zhong et al., "Random erasing data augmentation", 2017.
-    """
-
-    order = 100
-    supports = (TensorImage,)
-
-    def __init__(self, p: float = 0.5, sl: float = 0., sh: float = 0.3, min_aspect: float = 0.3,
-                 max_count: int = 1) -> None:
-        super().__init__(p=p)
-        self.sl, self.sh, self.min_aspect, self.max_count = sl, sh, min_aspect, max_count
-
-    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple | None:
-        """The rectangles and the generator of the noise; None to leave the batch alone."""
-        coin, count = uniforms(2, generator)
-        if coin >= self.p:
-            return None
-        h, w = first_picture(sample).shape[-2:]
-        n = 1 + int(count * self.max_count)
-        areas = []
-        for u_area, u_aspect in zip(uniforms(n, generator), uniforms(n, generator)):
-            area = (self.sl + (self.sh - self.sl) * u_area) * h * w / n
-            aspect = math.exp((2 * u_aspect - 1) * math.log(1 / self.min_aspect))
-            areas.append(_slice(area * aspect, h, generator) + _slice(area / aspect, w, generator))
-        return areas, generator
-
-    def apply(self, x: Tensor, params: tuple) -> Tensor:
-        """`x` with its rectangles erased."""
-        return cutout_gaussian(x, *params)

@@ -209,8 +209,8 @@ def _text(o: Any) -> str:
 
 
 @typedispatch
-def show_batch(x: TensorImage, y, samples, ctxs=None, max_n=10, nrows=None, ncols=None,  # noqa: F811
-               figsize=None, **kwargs):
+def show_batch(x: TensorImage, y: Any, samples: Any, ctxs: Any = None, max_n: int = 10,  # noqa: F811
+               nrows: int | None = None, ncols: int | None = None, figsize: Any = None, **kwargs: Any) -> list:
     """Pictures in a grid, with whatever belongs to each drawn on it or written above."""
     n = min(len(samples), max_n)
     ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize) if ctxs is None else ctxs
@@ -220,8 +220,8 @@ def show_batch(x: TensorImage, y, samples, ctxs=None, max_n=10, nrows=None, ncol
 
 
 @typedispatch
-def show_batch(x: TensorImage, y: TensorImage, samples, ctxs=None, max_n=10, nrows=None, ncols=None,  # noqa: F811
-               figsize=None, **kwargs):
+def show_batch(x: TensorImage, y: TensorImage, samples: Any, ctxs: Any = None, max_n: int = 10,  # noqa: F811
+               nrows: int | None = None, ncols: int | None = None, figsize: Any = None, **kwargs: Any) -> list:
     """Pairs of pictures side by side."""
     n = min(len(samples), max_n)
     ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize, double=True) if ctxs is None else ctxs
@@ -231,8 +231,8 @@ def show_batch(x: TensorImage, y: TensorImage, samples, ctxs=None, max_n=10, nro
 
 
 @typedispatch
-def show_results(x: TensorImage, y, samples, outs, ctxs=None, max_n=10, nrows=None, ncols=None,  # noqa: F811
-                 figsize=None, **kwargs):
+def show_results(x: TensorImage, y: Any, samples: Any, outs: Any, ctxs: Any = None, max_n: int = 10,  # noqa: F811
+                 nrows: int | None = None, ncols: int | None = None, figsize: Any = None, **kwargs: Any) -> list:
     """Pictures in a grid, above each the target and below it the prediction."""
     n = min(len(samples), max_n)
     ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize) if ctxs is None else ctxs
@@ -244,8 +244,9 @@ def show_results(x: TensorImage, y, samples, outs, ctxs=None, max_n=10, nrows=No
 
 
 @typedispatch
-def show_results(x: TensorImage, y: TensorCategory, samples, outs, ctxs=None, max_n=10, nrows=None,  # noqa: F811
-                 ncols=None, figsize=None, **kwargs):
+def show_results(x: TensorImage, y: TensorCategory, samples: Any, outs: Any, ctxs: Any = None,  # noqa: F811
+                 max_n: int = 10, nrows: int | None = None, ncols: int | None = None, figsize: Any = None,
+                 **kwargs: Any) -> list:
     """Pictures in a grid, above each the target and below it the prediction, green where they agree, else red."""
     n = min(len(samples), max_n)
     ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize) if ctxs is None else ctxs
@@ -258,8 +259,9 @@ def show_results(x: TensorImage, y: TensorCategory, samples, outs, ctxs=None, ma
 
 
 @typedispatch
-def show_results(x: TensorImage, y: TensorMask | TensorPoint | TensorBBox, samples, outs, ctxs=None,  # noqa: F811
-                 max_n=6, nrows=None, ncols=1, figsize=None, **kwargs):
+def show_results(x: TensorImage, y: TensorMask | TensorPoint | TensorBBox, samples: Any, outs: Any,  # noqa: F811
+                 ctxs: Any = None, max_n: int = 6, nrows: int | None = None, ncols: int | None = 1,
+                 figsize: Any = None, **kwargs: Any) -> list:
     """Each picture twice, on the left with the target drawn in, on the right with the prediction."""
     n = min(len(samples), max_n)
     if ctxs is None:
@@ -272,8 +274,8 @@ def show_results(x: TensorImage, y: TensorMask | TensorPoint | TensorBBox, sampl
 
 
 @typedispatch
-def show_results(x: TensorImage, y: TensorImage, samples, outs, ctxs=None, max_n=10, figsize=None,  # noqa: F811
-                 **kwargs):
+def show_results(x: TensorImage, y: TensorImage, samples: Any, outs: Any, ctxs: Any = None,  # noqa: F811
+                 max_n: int = 10, figsize: Any = None, **kwargs: Any) -> list:
     """Input, target and prediction side by side."""
     n = min(len(samples), max_n)
     if ctxs is None:

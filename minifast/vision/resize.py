@@ -15,7 +15,7 @@ from minifast.vision.core import BILINEAR, PILBase
 from minifast.vision.decode import ScaledPixels
 from minifast.vision.points import TensorBBox, TensorPoint
 
-__all__ = ['PadMode', 'ResizeMethod', '_get_sz', '_pad_modes', 'as_wh', 'crop_pad', 'dihedral', 'flip_lr']
+__all__ = ['PadMode', 'ResizeMethod', 'as_wh', 'crop_pad', 'dihedral', 'flip_lr']
 
 
 class PadMode:
