@@ -21,7 +21,7 @@ from minifast.plots import plot_lr_find
 from minifast.torch_core import looking
 
 __all__ = ['LRFinder', 'ParamScheduler', 'SchedCos', 'SchedExp', 'SchedLin', 'SchedNo', 'SchedPoly',
-           'SuggestionMethod', '_Annealer', 'annealer', 'combine_scheds', 'combined_cos', 'lr_find', 'minimum',
+           'SuggestionMethod', 'annealer', 'combine_scheds', 'combined_cos', 'lr_find', 'minimum',
            'sched_cos', 'sched_exp', 'sched_lin', 'sched_no', 'slide', 'steep', 'valley']
 
 Schedule = Callable[[float], Any]
