@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault('MPLBACKEND', 'Agg')
+# Models of tests are tiny: a second thread brings nothing, and on a busy machine threads wait for each other
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -25,6 +25,9 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf'```{language}\n(.*?)```', README, re.DOTALL)
 
 
+COMMANDS = [line for block in blocks('console') for line in block.splitlines() if line.startswith('minifast ')]
+
+
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory) -> Path:
     """A folder with the digits in it, as a reader who ran the six lines has."""
@@ -80,16 +83,15 @@ def test_make_commands_are_in_the_makefile_and_ci_runs_the_tests():
 
 def test_shell_commands_parse():
     """Each `minifast ...` line is understood by the command line."""
-    lines = re.findall(r'^minifast .*$', README, re.MULTILINE)
-    assert len(lines) >= 4
-    for line in lines:
+    assert len(COMMANDS) >= 4
+    for line in COMMANDS:
         build_parser().parse_args(shlex.split(line)[1:])
 
 
 def test_shell_commands_run(few, monkeypatch, capsys):
     """The commands do what they say, one after the other."""
     monkeypatch.chdir(few)
-    for line in re.findall(r'^minifast .*$', README, re.MULTILINE):
+    for line in COMMANDS:
         argv = shlex.split(line)[1:] + (['--size', '32', '--epochs', '1', '--lr', '1e-3'] if 'train' in line else [])
         assert main(argv) == 0, line
     assert 'model.pth' in capsys.readouterr().out
