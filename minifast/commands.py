@@ -21,7 +21,7 @@ from minifast import __version__
 from minifast.arguments import near_match
 from minifast.callback.core import Callback
 from minifast.data.transforms import get_image_files
-from minifast.hardware import fast_paths
+from minifast.hardware import fast_paths, keep_freed_memory
 from minifast.learner import load_learner
 from minifast.metrics import error_rate
 from minifast.torch_core import default_device, set_seed
@@ -314,12 +314,13 @@ def _devices() -> list[str]:
 def _fast_paths() -> dict[str, str]:
     """What makes this machine fast, and what would."""
     paths = fast_paths(default_device().type)
+    opencv = _version('opencv-python-headless') or _version('opencv-python')
     return {
+        'half precision': f'{"bf16" if paths.bf16 else "none"}: {paths.why}',
+        'memory format': 'channels last' if paths.channels_last else 'as it comes',
+        'freed memory': 'kept for the next batch' if keep_freed_memory() else 'handed back',
         'JPEG decoding': 'simplejpeg (libjpeg-turbo)' if _version('simplejpeg') else 'Pillow: pip install simplejpeg',
-        'augmentation on the CPU': 'OpenCV, uint8' if _version('opencv-python-headless') or _version('opencv-python')
-                                   else 'torch: pip install opencv-python-headless',
-        'training in bfloat16': f'{"on" if paths.bf16 else "off"}: {paths.why}',
-        'channels-last pictures': 'on' if paths.channels_last else f'off: {paths.why}',
+        'augmentation on the CPU': 'OpenCV, uint8' if opencv else 'torch: pip install opencv-python-headless',
     }
 
 
