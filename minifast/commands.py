@@ -258,15 +258,15 @@ def predict(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(rows, indent=2))
     else:
-        print_table(['file', 'prediction', 'probability'],
-                    [[row['file'], row['prediction'], f'{row["probability"]:.1%}'] for row in rows])
+        print_table([['file', 'prediction', 'probability'],
+                     *([row['file'], row['prediction'], f'{row["probability"]:.1%}'] for row in rows)])
     return 0
 
 
-def print_table(header: list[str], rows: list[list[str]]) -> None:
-    """Print rows in columns, as wide as their longest cell."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    for row in [header, *rows]:
+def print_table(rows: list[list[str]]) -> None:
+    """Print rows in columns, as wide as their longest cell; a header is just the first row."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
         print('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
@@ -281,7 +281,7 @@ def check(args: argparse.Namespace) -> int:
     with _user_mistakes(ValueError):
         findings = check_folder(args.folder)
     harmless = ('left out', 'duplicate')
-    print_table(['kind', 'file', 'what'], [[f.kind, str(f.path), f.reason] for f in findings])
+    print_table([['kind', 'file', 'what'], *([f.kind, str(f.path), f.reason] for f in findings)])
     serious = [f for f in findings if f.kind not in harmless]
     print(f'\n{len(serious)} serious findings, {len(findings) - len(serious)} notes in {args.folder}')
     return 1 if serious else 0
@@ -346,5 +346,5 @@ def show_environment(args: argparse.Namespace) -> int:
         inner = value if isinstance(value, dict) else {'': ', '.join(value) or 'none'} if isinstance(value, list) else {
             '': value}
         rows += [[name if i == 0 else '', key, text] for i, (key, text) in enumerate(inner.items())]
-    print_table(['', '', ''], rows)
+    print_table(rows)
     return 0

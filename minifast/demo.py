@@ -126,9 +126,9 @@ def run_demo(out: Path) -> tuple[float, float]:
 
     with_transfer, without = _last_accuracy(learn), _last_accuracy(scratch)
     print(f'\nAccuracy on {len(few.valid_ds)} other pictures of the digits 5-9\n')
-    print_table(['start', 'accuracy'], [['the body that knows 0-4', f'{with_transfer:.1%}'],
-                                        ['from scratch', f'{without:.1%}'],
-                                        ['worth of transfer', f'{100 * (with_transfer - without):+.1f} points']])
+    print_table([['start', 'accuracy'], ['the body that knows 0-4', f'{with_transfer:.1%}'],
+                 ['from scratch', f'{without:.1%}'],
+                 ['worth of transfer', f'{100 * (with_transfer - without):+.1f} points']])
     print()
     for file in [few.valid_ds.items[i] for i in (0, len(few.valid_ds) // 2, -1)]:
         name, index, probabilities = learn.predict(file)
