@@ -15,6 +15,8 @@ from torch import nn
 
 from minifast import inference
 from minifast.callback.channelslast import ChannelsLast
+from minifast.callback.core import _cast_tensor as _cast_tensor
+from minifast.callback.core import before_batch_cb as before_batch_cb
 from minifast.callback.core import (
     Callback,
     CancelBackwardException,
@@ -32,6 +34,7 @@ from minifast.callback.core import (
 from minifast.callback.fp16 import AMPMode, MixedPrecision
 from minifast.callback.progress import ProgressCallback
 from minifast.callback.recorder import Recorder
+from minifast.callback.recorder import _maybe_item as _maybe_item
 from minifast.callback.schedule import ParamScheduler, SchedCos, combine_scheds, combined_cos, lr_find, valley
 from minifast.checkpoint import load_model, save_model
 from minifast.data.core import DataLoaders

@@ -1,6 +1,7 @@
 """Devices, nested moves, modules and parameters; seeds and marker tensors come from the rooms beside this one."""
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
 from collections.abc import Callable, Iterable
@@ -32,6 +33,11 @@ from minifast.markers import (
     retain_type,
     tensor,
 )
+from minifast.show import show_image as show_image
+from minifast.show import show_images as show_images
+from minifast.show import show_title as show_title
+from minifast.show import show_titled_image as show_titled_image
+from minifast.show import subplots as subplots
 from minifast.seeds import (get_random_states, key_seed, keyed_generator, looking, no_random, seeded, set_random_states,
                             set_seed)
 
@@ -39,7 +45,7 @@ __all__ = ['Module', 'TensorBase', 'TensorCategory', 'TensorFlowField', 'TensorI
 'TensorImageBase',
            'TensorMask', 'TensorMultiCategory', 'TitledTensorScalar', 'apply', 'apply_init', 'apply_leaf', 'array',
            'batch_to_samples', 'batchnorm_types', 'bn_bias_params', 'cast', 'check_kwargs', 'concat', 'cond_init',
-           'default_device', 'defaults', 'detach_parallel', 'detuplify', 'display_df', 'find_bs', 'find_device',
+           'default_device', 'defaults', 'detach_parallel', 'detuplify', 'display_df', 'doc', 'find_bs', 'find_device',
            'flatten_check', 'get_empty_df', 'get_first', 'get_model', 'get_random_states', 'init_default',
            'ismin_torch', 'item_find', 'join_path_file', 'key_seed', 'keyed_generator', 'looking', 'master_bar',
            'maybe_gather',
@@ -195,6 +201,17 @@ class _CallsSuper(type):
         nn.Module.__init__(module)
         module.__init__(*args, **kwargs)
         return module
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The constructor's, for `help` and completion, which would see the `*args` of `__call__`."""
+        return constructor_signature(cls)
+
+
+def constructor_signature(cls: type) -> inspect.Signature:
+    """The arguments of `cls.__init__` without `self`."""
+    signature = inspect.signature(cls.__init__)
+    return signature.replace(parameters=list(signature.parameters.values())[1:], return_annotation=cls.__name__)
 
 
 class Module(nn.Module, metaclass=_CallsSuper):
@@ -389,6 +406,11 @@ def get_empty_df(n: int) -> Any:
     """`n` empty pandas rows to be filled while a batch is shown as a table."""
     import pandas as pd
     return [pd.Series(dtype='object') for _ in range(n)]
+
+
+def doc(elt: Any) -> None:
+    """Print the signature and the docstring of a function, class or method, as `help` does."""
+    help(elt)
 
 
 def display_df(df: Any) -> None:

@@ -2,15 +2,15 @@
 
 Written by tools/make_namespaces.py from the rooms' `__all__` (`make namespaces`).
 """
-from minifast.callback.channelslast import ChannelsLast, to_memory_format
+from minifast.callback.channelslast import ChannelsLast
 from minifast.callback.checkpoint import CheckpointCallback, checkpoints_in, fit_was_done, newest_checkpoint
 from minifast.callback.core import (
-    Callback, CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException,
-    CancelStepException, CancelTrainException, CancelValidException, compile_hooks, event, events, FetchPredsCallback,
-    GatherPredsCallback, hooks_of, TrainEvalCallback,
+    before_batch_cb, Callback, CancelBackwardException, CancelBatchException, CancelEpochException,
+    CancelFitException, CancelStepException, CancelTrainException, CancelValidException, compile_hooks, event, events,
+    FetchPredsCallback, GatherPredsCallback, hooks_of, TrainEvalCallback,
 )
 from minifast.callback.ema import EMA, EMACallback
-from minifast.callback.fp16 import AMPMode, MixedPrecision
+from minifast.callback.fp16 import AMPMode, AutoPrecision, MixedPrecision
 from minifast.callback.hook import (
     ActivationStats, dummy_eval, has_params, Hook, hook_output, hook_outputs, HookCallback, Hooks, layer_info,
     model_sizes, module_summary, num_features_model, total_params,
@@ -20,9 +20,8 @@ from minifast.callback.mlflow import MLflowCallback
 from minifast.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from minifast.callback.recorder import format_time, Recorder, SmoothLoss
 from minifast.callback.schedule import (
-    _Annealer, annealer, combine_scheds, combined_cos, lr_find, LRFinder, minimum, ParamScheduler, sched_cos,
-    sched_exp, sched_lin, sched_no, SchedCos, SchedExp, SchedLin, SchedNo, SchedPoly, slide, steep, SuggestionMethod,
-    valley,
+    annealer, combine_scheds, combined_cos, lr_find, LRFinder, minimum, ParamScheduler, sched_cos, sched_exp,
+    sched_lin, sched_no, SchedCos, SchedExp, SchedLin, SchedNo, SchedPoly, slide, steep, SuggestionMethod, valley,
 )
 from minifast.callback.tensorboard import (
     tensorboard_log, TensorBoardBaseCallback, TensorBoardCallback, TensorBoardProjectorCallback,
@@ -37,7 +36,7 @@ from minifast.callback.training import (
 from minifast.callback.wandb import log_dataset, log_model, wandb_process, WandbCallback
 
 __all__ = [
-    '_Annealer', 'ActivationStats', 'AMPMode', 'annealer', 'bn_types', 'BnFreeze', 'Callback',
+    'ActivationStats', 'AMPMode', 'annealer', 'AutoPrecision', 'before_batch_cb', 'bn_types', 'BnFreeze', 'Callback',
     'CancelBackwardException', 'CancelBatchException', 'CancelEpochException', 'CancelFitException',
     'CancelStepException', 'CancelTrainException', 'CancelValidException', 'ChannelsLast', 'CheckpointCallback',
     'checkpoints_in', 'combine_scheds', 'combined_cos', 'compile_hooks', 'CSVLogger', 'CutMix', 'dummy_eval',
@@ -50,6 +49,6 @@ __all__ = [
     'sched_no', 'SchedCos', 'SchedExp', 'SchedLin', 'SchedNo', 'SchedPoly', 'set_bn_eval', 'settings_of',
     'ShortEpochCallback', 'ShowGraphCallback', 'slide', 'SmoothLoss', 'steep', 'Step', 'SuggestionMethod',
     'tensorboard_log', 'TensorBoardBaseCallback', 'TensorBoardCallback', 'TensorBoardProjectorCallback',
-    'TerminateOnNaNCallback', 'to_memory_format', 'total_params', 'TrackerCallback', 'TrainEvalCallback', 'valley',
-    'wandb_process', 'WandbCallback',
+    'TerminateOnNaNCallback', 'total_params', 'TrackerCallback', 'TrainEvalCallback', 'valley', 'wandb_process',
+    'WandbCallback',
 ]

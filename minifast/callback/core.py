@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from minifast.arguments import near_match
 from minifast.lookup import lookup
-from minifast.torch_core import default_device, detuplify, find_bs, to_concat
+from minifast.seeds import get_random_states as get_random_states
+from minifast.seeds import set_random_states as set_random_states
+from minifast.torch_core import default_device, detuplify, find_bs, plain, to_concat
 
 __all__ = ['Callback', 'CancelBackwardException', 'CancelBatchException', 'CancelEpochException', 'CancelFitException',
            'CancelStepException', 'CancelTrainException', 'CancelValidException', 'FetchPredsCallback',
-           'GatherPredsCallback', 'TrainEvalCallback', 'compile_hooks', 'event', 'events', 'hooks_of']
+           'GatherPredsCallback', 'TrainEvalCallback', 'before_batch_cb', 'compile_hooks', 'event', 'events',
+           'hooks_of']
 
 events = ('after_create', 'before_fit', 'before_epoch', 'before_train', 'before_batch', 'after_pred', 'after_loss',
           'before_backward', 'after_cancel_backward', 'after_backward', 'before_step', 'after_cancel_step',
@@ -232,6 +235,20 @@ class Callback:
 for _name in ('model training x y xb yb opt dls dl loss loss_grad loss_func pred iter n_iter epoch n_epoch train_iter '
               'pct_train smooth_loss metrics recorder path model_dir logger create_mbar').split():
     setattr(Callback, _name, _FromLearner(_name))
+
+
+def before_batch_cb(f: Callable[[Callback, Any, Any], tuple]) -> Callback:
+    """A callback that replaces each batch by what `f(callback, xb, yb)` returns; for use as a decorator."""
+    def before_batch(cb: Callback) -> None:
+        cb.learn.xb, cb.learn.yb = f(cb, cb.xb, cb.yb)
+    return Callback(before_batch=before_batch)
+
+
+def _cast_tensor(x: Any) -> Any:
+    """A tensor, and the tensors in a tuple, without markers."""
+    if isinstance(x, tuple):
+        return tuple(_cast_tensor(o) for o in x)
+    return plain(x) if isinstance(x, Tensor) else x
 
 
 def _wants(cb: Callback, event_name: str) -> bool:

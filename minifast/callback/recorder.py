@@ -63,6 +63,10 @@ class SmoothLoss(Metric):
             self._smoothed.extend(torch.tensor(smoothed, dtype=torch.float32).unbind())
         return self._smoothed
 
+    @losses.setter
+    def losses(self, losses: Iterable[Tensor]) -> None:
+        self._kept, self._smoothed = [], list(losses)
+
     @property
     def value(self) -> Tensor | None:
         """The smoothed loss now, None before the first step."""
@@ -87,6 +91,11 @@ def _to_host(values: Iterable[Any]) -> list[Any]:
         found = iter(torch.stack([v.reshape(()).to(device) for v in scalars]).tolist())  # sync: one row an epoch
         values = [next(found) if isinstance(v, Tensor) and v.numel() == 1 else v for v in values]
     return values
+
+
+def _maybe_item(metric: Metric) -> Any:
+    """The value of a metric, as a Python number where it is one."""
+    return _to_host([metric.value])[0]
 
 
 class Recorder(Callback):
@@ -121,6 +130,10 @@ class Recorder(Callback):
     def losses(self) -> list[Tensor]:
         """The smoothed training loss after every step."""
         return self.smooth_loss.losses
+
+    @losses.setter
+    def losses(self, losses: Iterable[Tensor]) -> None:
+        self.smooth_loss.losses = losses
 
     @property
     def _train_mets(self) -> L:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from minifast.data.dispatch import Overloads
 from minifast.markers import retain_type as _retain_marker
-from minifast.torch_core import check_kwargs
+from minifast.torch_core import check_kwargs, constructor_signature
 
 __all__ = ['DisplayedTransform', 'InplaceTransform', 'ItemTransform', 'RandTransform', 'Transform', 'init_args',
            'is_sample', 'retain']
@@ -107,6 +107,11 @@ class _TransformMeta(type):
             cls._register(func, func.__name__)
             return cls
         return super().__call__(*args, **kwargs)
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The constructor's, for `help` and completion, which would see the `*args` of `__call__`."""
+        return constructor_signature(cls)
 
     def _register(cls, func: Callable, name: str) -> None:
         if name not in vars(cls):

@@ -53,9 +53,9 @@ learn.opt_func = partial(Adam, mom=0., sqr_mom=0.99, wd=0.)
 start = [p.detach().clone() for p in generator.parameters()]
 learn.fit(3)
 moved = [bool((a != b).any()) for a, b in zip(start, generator.parameters())]
+losses = list(learn.two_steps.critic_losses)
 made, _ = learn.get_preds()
-learn.show = None
 
-result = dict(columns=list(learn.recorder.metric_names), n=len(learn.two_steps.critic_losses), moved=moved, shape=made.shape, groups=len(learn.opt.param_lists),
-              range=bool((made.abs() <= 1).all()), finite=all(map(math.isfinite, learn.two_steps.critic_losses)), names=[cb.name for cb in learn.cbs],
-              learning=learn.two_steps.critic_losses[-1] < learn.two_steps.critic_losses[0], near_hypers=[learn.opt.hypers[0]['mom'], learn.opt.hypers[0]['wd']])
+result = dict(columns=list(learn.recorder.metric_names), n=len(losses), moved=moved, shape=made.shape, groups=len(learn.opt.param_lists),
+              range=bool((made.abs() <= 1).all()), finite=all(map(math.isfinite, losses)), names=[cb.name for cb in learn.cbs],
+              learning=losses[-1] < losses[0], near_hypers=[learn.opt.hypers[0]['mom'], learn.opt.hypers[0]['wd']])

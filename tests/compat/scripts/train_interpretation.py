@@ -10,7 +10,8 @@ path = drawn.digit_folder(n=300)
 dls = ImageDataLoaders.from_folder(path, valid_pct=0.3, seed=42, item_tfms=Resize(16), bs=30, num_workers=0)
 model = nn.Sequential(ConvLayer(3, 16, stride=2), ConvLayer(16, 32, stride=2), AdaptiveAvgPool(), Flatten(), nn.Linear(32, 10))
 learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, cbs=ActivationStats(with_hist=True))
-learn.fit(3, 1e-2)
+learn.fit_one_cycle(6, 2e-2)
+score = float(learn.recorder.values[-1][2])
 stats = learn.activation_stats.stats
 interp = ClassificationInterpretation.from_learner(learn)
 matrix = interp.confusion_matrix()
@@ -57,4 +58,4 @@ interp.show_results([0, 1, 2])
 result = dict(matrix=[matrix.shape, int(matrix.sum()), matrix.sum(1).tolist()], losses=[losses.shape, idxs.shape, bool((losses[:-1] >= losses[1:]).all())], n_stats=[len(stats), len(stats[0])],
               stat_keys=sorted(stats[0][0]), confused=[len(confused) > 0, names_of(confused[0]), len(confused[0])], report='precision' in printed.getvalue(), vocab=list(interp.vocab),
               summary=['Total params: 5,34' in summary or 'Total params' in summary, 'Total trainable params' in summary], kept=kept, sizes=sizes, cam=cam.shape, types=names_of(interp),
-              model_sizes=[list(o) for o in model_sizes(learn.model, (16, 16))][:2], features=num_features_model(learn.model[:2]), score_accuracy=float(learn.recorder.values[-1][2]))
+              model_sizes=[list(o) for o in model_sizes(learn.model, (16, 16))][:2], features=num_features_model(learn.model[:2]), score_accuracy=score)

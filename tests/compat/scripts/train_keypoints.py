@@ -4,7 +4,7 @@ import drawn
 from drawn import names_of
 
 set_seed(drawn.seed)
-path = drawn.points(n=64)
+path = drawn.points(n=40)
 
 
 def get_centre(file):
@@ -14,11 +14,11 @@ def get_centre(file):
 block = DataBlock(blocks=(ImageBlock, PointBlock), get_items=get_image_files, get_y=get_centre,
                   splitter=FuncSplitter(lambda o: int(o.stem) % 4 == 0), item_tfms=Resize(32, ResizeMethod.Squish),
                   batch_tfms=Normalize.from_stats(*imagenet_stats))
-dls = block.dataloaders(path, bs=16, num_workers=0)
+dls = block.dataloaders(path, bs=10, num_workers=0)
 learn = vision_learner(dls, resnet18, pretrained=False, y_range=(-1, 1), n_out=2, loss_func=MSELossFlat(), metrics=mae)
 learn.unfreeze()
 before = learn.validate()
-learn.fit_one_cycle(12, 3e-3)
+learn.fit_one_cycle(5, 3e-3)
 preds, targets = learn.get_preds()
 point, raw, p = learn.predict(path / '000.png')
 learn.show_results(max_n=3)

@@ -18,7 +18,6 @@ preds, targets = learn.get_preds()
 number, raw, p = learn.predict(path / 'train' / 'im000.png')
 learn.recorder.plot_loss()
 learn.recorder.plot_sched()
-learn.show_results(max_n=3)
 
 result = dict(columns=columns, values=values, c=dls.c, loss=names_of(learn.loss_func), shapes=[preds.shape, targets.shape, raw.shape],
               types=names_of(number), groups=len(learn.opt.hypers), n_flat=len(flat), near_hypers=[mom, wd], range=bool(((preds > 0) & (preds < 0.4)).all()),

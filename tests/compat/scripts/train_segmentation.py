@@ -4,7 +4,7 @@ import drawn
 from drawn import names_of
 
 set_seed(drawn.seed)
-path = drawn.camvid(n=32)
+path = drawn.camvid(n=24)
 codes = np.loadtxt(path / 'codes.txt', dtype=str)
 dls = SegmentationDataLoaders.from_label_func(path, get_image_files(path / 'images').sorted(),
                                               lambda o: path / 'labels' / f'{o.stem}_P.png', codes=codes, bs=8, seed=42,
@@ -24,11 +24,10 @@ def pixel_acc(inp, targ):
 learn = unet_learner(dls, resnet18, pretrained=False, n_out=3, metrics=[pixel_acc, DiceMulti(), acc_shape], self_attention=True,
                      loss_func=CrossEntropyLossFlat(axis=1, weight=tensor([0.5, 1., 1.])), act_cls=Mish, wd=1e-2)
 n_params = sum(p.numel() for p in learn.model.parameters())
-learn.fit_one_cycle(6, slice(3e-3))
-names = list(learn.recorder.metric_names)
+learn.fit_one_cycle(4, slice(3e-3))
+names, score = list(learn.recorder.metric_names), float(learn.recorder.values[-1][2])
 preds, masks = learn.get_preds()
 mask, shown, probs = learn.predict(path / 'images' / '000.png')
-score = float(learn.recorder.values[-1][2])
 learn.show_results(max_n=2)
 interp = SegmentationInterpretation.from_learner(learn)
 interp.plot_top_losses(k=2)

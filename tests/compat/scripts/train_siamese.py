@@ -48,8 +48,9 @@ frozen = [p.requires_grad for p in learn.model.encoder.parameters()]
 learn.fit_one_cycle(2, 1e-2)
 learn.unfreeze()
 learn.fit_one_cycle(4, slice(1e-3, 1e-2))
+score = float(learn.recorder.values[-1][2])
 preds, targets = learn.get_preds()
 
 result = dict(columns=list(learn.recorder.metric_names), n_inp=dls.n_inp, shapes=[o.shape for o in dls.one_batch()] + [preds.shape, targets.shape],
               frozen=frozen, groups=len(learn.opt.param_lists), near_lrs=[h['lr'] * 1000 for h in learn.opt.hypers], targets=targets,
-              types=names_of(*dls.one_batch()), score_accuracy=float(learn.recorder.values[-1][2]))
+              types=names_of(*dls.one_batch()), score_accuracy=score)

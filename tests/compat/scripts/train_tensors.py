@@ -21,12 +21,13 @@ with learn.no_bar(), learn.no_logging():
 ours = DataLoaders(DataLoader(list(zip(x[:480].flatten(1), y[:480])), bs=32, shuffle=True, num_workers=0),
                    DataLoader(list(zip(x[480:].flatten(1), y[480:])), bs=64, num_workers=0))
 simple = Learner(ours, nn.Linear(64, 10), loss_func=nn.CrossEntropyLoss(), metrics=[accuracy, lambda p, t: (p.argmax(1) != t).float().mean()],
-                 opt_func=OptimWrapper if False else partial(OptimWrapper, opt=torch.optim.AdamW))
+                 opt_func=partial(OptimWrapper, opt=torch.optim.AdamW))
 simple.fit(3, 1e-2)
+simple_score = float(simple.recorder.values[-1][2])
 preds, targets = simple.get_preds()
 other = simple.get_preds(dl=[(x[:5].flatten(1), y[:5])])
 
 result = dict(columns=first_columns, n=first_values, simple_columns=list(simple.recorder.metric_names), shapes=[preds.shape, targets.shape, other[0].shape],
               hypers=sorted(learn.opt.hypers[0]), train_len=len(dls.train), n_iters=len(learn.recorder.losses), has_vocab=hasattr(dls, 'vocab'),
-              has_c=hasattr(dls, 'c'), opt=names_of(learn.opt, simple.opt), score_accuracy=score, score_simple=float(simple.recorder.values[-1][2]),
+              has_c=hasattr(dls, 'c'), opt=names_of(learn.opt, simple.opt), score_accuracy=score, score_simple=simple_score,
               near_final=learn.recorder.lrs[-1], validate=len(simple.validate()), predict_type=names_of(preds, targets))

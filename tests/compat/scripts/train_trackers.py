@@ -16,11 +16,11 @@ def learner(**kwargs):
 
 
 save = SaveModelCallback(monitor='accuracy', fname='best', with_opt=True)
-learn = learner(cbs=[save, CSVLogger(fname='history.csv')])
-learn.fit_one_cycle(3, 1e-2)
+learn = learner(cbs=CSVLogger(fname='history.csv'))
+learn.fit_one_cycle(3, 1e-2, cbs=save)
 best = float(save.best)
-now = float(learn.validate()[1])
 history = pd.read_csv(learn.path / 'history.csv')
+now = float(learn.validate()[1])
 every = learner()
 every.fit(2, 1e-2, cbs=SaveModelCallback(fname='model', every_epoch=True))
 saved = sorted(o.name for o in (learn.path / 'weights').ls())
@@ -31,6 +31,7 @@ plateau.fit(4, 1e-2)
 lrs = plateau.recorder.lrs
 nan = learner(cbs=TerminateOnNaNCallback())
 nan.fit(2, 1e10)
+nan_stopped = len(nan.recorder.losses) < 20
 tracked = learner()
 tracker = TrackerCallback(monitor='accuracy', comp=np.greater)
 tracked.fit(2, 1e-2, cbs=tracker)
@@ -44,5 +45,5 @@ read = logged.csv_logger.read_log()
 
 result = dict(columns=list(history.columns), rows=len(history), saved=saved, epochs=[len(stopped.recorder.values), len(plateau.recorder.values), len(tracked.recorder.values)],
               near_lrs=[float(o) * 100 for o in lrs[::10]], best_kept=abs(best - now) < 1e-6, types=names_of(read), order=[SaveModelCallback.order > TrackerCallback.order,
-              CSVLogger.order], found=[learn.save_model.fname, learn.save_model.every_epoch, learn.save_model.monitor], header=text[0], appended=len(text), comp=save.comp is np.greater,
-              tracker=[bool(tracker.new_best) in (True, False), tracker.idx], nan_stopped=len(nan.recorder.losses) < 20, score_best=best)
+              CSVLogger.order], found=[save.fname, save.every_epoch, save.monitor], header=text[0], appended=len(text), comp=save.comp is np.greater,
+              tracker=[bool(tracker.new_best) in (True, False), tracker.idx], nan_stopped=nan_stopped, score_best=best)

@@ -1,0 +1,41 @@
+"""What is left out of fastai's surface, each with the reason."""
+from __future__ import annotations
+
+_GAN = 'no room for GANs: two optimizers are a callback of a few lines (tests/compat/scripts/train_gan.py)'
+_NOT_THERE = 'fastai 2.8.12 does not have it either'
+_NO_EFFECT = 'fastai swallows it without effect; an unknown keyword argument raises here'
+_INTERNAL = 'an inner function of fastai, used by one source'
+
+LEFT_OUT = {
+    # names
+    **dict.fromkeys(('AdaptiveGANSwitcher', 'AdaptiveLoss', 'GANLearner', 'accuracy_thresh_expand', 'gan_critic'), _GAN),
+    # attributes
+    'GANLearner.from_learners': _GAN, 'Learner.gan_trainer': _GAN,
+    'DataLoaders.append': _NOT_THERE, 'Path.read': _NOT_THERE,
+    # keyword arguments
+    'AdaptiveGANSwitcher(critic_thresh=)': _GAN,
+    **{f'GANLearner.from_learners({name}=)': _GAN for name in ('cbs', 'opt_func', 'show_img', 'switcher', 'weights_gen')},
+    **dict.fromkeys(('SGD(momentum=)', 'cnn_learner(config=)', 'verify_images(delete=)', 'verify_images(max_size=)',
+                     'DataLoader.one_batch(batches_ahead=)', 'DataLoaders.show_batch(rows=)', 'Learner.fit(epochs=)',
+                     'Learner.fit_one_cycle(max_lr=)', 'Learner.load(weights_only=)', 'Learner.show_results(rows=)',
+                     'Recorder.plot_lr_find(lr_min=)', 'Recorder.plot_lr_find(lr_steep=)'), _NOT_THERE),
+    **dict.fromkeys(('DataLoaders.test_dl(with_label=)', 'ImageDataLoaders.from_csv(size=)',
+                     'ImageDataLoaders.from_df(size=)', 'ImageDataLoaders.from_folder(size=)',
+                     'ImageDataLoaders.from_path_func(size=)'), _NO_EFFECT),
+    # names with one source
+    **dict.fromkeys(('basic_critic', 'basic_generator', 'generate_noise'), _GAN),
+    **dict.fromkeys(('_FakeLoader', '_fa_rebuild_qtensor', '_fa_rebuild_tensor', '_get_norm', '_get_sz_change_idxs',
+                     '_update_first_layer', 'explode_types'), _INTERNAL),
+    'ImageClassifierCleaner': 'a notebook widget of ipywidgets',
+    # re-exports
+    **dict.fromkeys(('_default_meta', '_loop'), _INTERNAL),
+    **dict.fromkeys(('ConvLearner', '_format_config', '_format_metadata', 'dataset', 'setup_book'),
+                    'of another package, or of fastai 1'),
+    'Param': 'of fastcore.script, for command lines',
+}
+"""Line of the surface report -> why it is missing."""
+
+
+def reason_for(line: str) -> str | None:
+    """The reason why a line of the surface report is missing, None where there is none."""
+    return LEFT_OUT.get(line.split(' ')[0])
