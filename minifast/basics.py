@@ -5,10 +5,10 @@ Written by tools/make_namespaces.py from the rooms' `__all__` (`make namespaces`
 from minifast.data import all as _data_all
 from minifast.data.all import *
 from minifast.optimizer import (
-    _update, Adam, adam_step, as_optimizer, average_grad, average_sqr_grad, debias, detuplify_pg, Hypers, l2_reg,
-    Lamb, lamb_step, Larc, larc_layer_lr, larc_step, Lookahead, momentum_step, Optimizer, OptimWrapper,
-    pytorch_hp_map, QHAdam, qhadam_step, RAdam, radam_step, ranger, rms_prop_step, RMSProp, set_item_pg, SGD,
-    sgd_step, step_stat, weight_decay,
+    Adam, adam_step, as_optimizer, average_grad, average_sqr_grad, debias, detuplify_pg, Hypers, l2_reg, Lamb,
+    lamb_step, Larc, larc_layer_lr, larc_step, Lookahead, momentum_step, Optimizer, OptimWrapper, pytorch_hp_map,
+    QHAdam, qhadam_step, RAdam, radam_step, ranger, rms_prop_step, RMSProp, set_item_pg, SGD, sgd_step, step_stat,
+    weight_decay,
 )
 from minifast.metrics import (
     AccumMetric, accuracy, accuracy_multi, ActivationType, APScoreBinary, APScoreMulti, AvgLoss, AvgMetric,
@@ -20,24 +20,24 @@ from minifast.metrics import (
     RocAucMulti, skm_to_fastai, SpearmanCorrCoef, top_k_accuracy, TorchMetric, ValueMetric,
 )
 from minifast.callback.core import (
-    Callback, CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException,
-    CancelStepException, CancelTrainException, CancelValidException, compile_hooks, event, events, FetchPredsCallback,
-    GatherPredsCallback, hooks_of, TrainEvalCallback,
+    before_batch_cb, Callback, CancelBackwardException, CancelBatchException, CancelEpochException,
+    CancelFitException, CancelStepException, CancelTrainException, CancelValidException, compile_hooks, event, events,
+    FetchPredsCallback, GatherPredsCallback, hooks_of, TrainEvalCallback,
 )
 from minifast.callback.recorder import format_time, Recorder, SmoothLoss
 from minifast.checkpoint import (
-    check_model_state, check_opt_state, DamagedFileError, load_model, save_model, UnsafeFileError,
+    align_formats, check_model_state, check_opt_state, DamagedFileError, load_model, save_model, UnsafeFileError,
 )
 from minifast.inference import get_preds, predict, show_results, summary, tta
 from minifast.interpret import ClassificationInterpretation, Interpretation, plot_top_losses, SegmentationInterpretation
 from minifast.learner import defaults, Learner, load_learner
 
 __all__ = [
-    '_update', 'AccumMetric', 'accuracy', 'accuracy_multi', 'ActivationType', 'Adam', 'adam_step', 'APScoreBinary',
-    'APScoreMulti', 'as_optimizer', 'average_grad', 'average_sqr_grad', 'AvgLoss', 'AvgMetric', 'AvgSmoothLoss',
-    'BalancedAccuracy', 'BrierScore', 'BrierScoreMulti', 'Callback', 'CancelBackwardException',
-    'CancelBatchException', 'CancelEpochException', 'CancelFitException', 'CancelStepException',
-    'CancelTrainException', 'CancelValidException', 'check_model_state', 'check_opt_state',
+    'AccumMetric', 'accuracy', 'accuracy_multi', 'ActivationType', 'Adam', 'adam_step', 'align_formats',
+    'APScoreBinary', 'APScoreMulti', 'as_optimizer', 'average_grad', 'average_sqr_grad', 'AvgLoss', 'AvgMetric',
+    'AvgSmoothLoss', 'BalancedAccuracy', 'before_batch_cb', 'BrierScore', 'BrierScoreMulti', 'Callback',
+    'CancelBackwardException', 'CancelBatchException', 'CancelEpochException', 'CancelFitException',
+    'CancelStepException', 'CancelTrainException', 'CancelValidException', 'check_model_state', 'check_opt_state',
     'ClassificationInterpretation', 'CohenKappa', 'compile_hooks', 'ConfusionMetric', 'DamagedFileError', 'debias',
     'defaults', 'detuplify_pg', 'Dice', 'DiceMulti', 'error_rate', 'event', 'events', 'exp_rmspe',
     'ExplainedVariance', 'F1Score', 'F1ScoreMulti', 'FBeta', 'FBetaMulti', 'FetchPredsCallback', 'foreground_acc',

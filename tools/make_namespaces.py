@@ -79,14 +79,15 @@ def room_files(rooms: list[str]) -> list[Path]:
 
 
 def public_names(file: Path) -> list[str]:
-    """The names in the `__all__` of a room.
+    """The names in the `__all__` of a room, without those that only plugins import by their private names.
 
     Raises:
         SystemExit: the room has no `__all__` written out as a list of strings.
     """
     for node in ast.parse(file.read_text(encoding='utf-8')).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', None) == '__all__':
-            return sorted(ast.literal_eval(node.value), key=lambda name: (name.lower(), name))
+            names = [name for name in ast.literal_eval(node.value) if not name.startswith('_')]
+            return sorted(names, key=lambda name: (name.lower(), name))
     raise SystemExit(f'{file.relative_to(ROOT)} has no __all__: list its public names there')
 
 
