@@ -45,7 +45,8 @@ def verify(path: Path, stream: BinaryIO, data: memoryview) -> tuple[int, Counter
     try:
         with zipfile.ZipFile(stream) as archive:
             records, comment = archive.infolist(), archive.comment
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OverflowError, EOFError) as error:
+    except (zipfile.BadZipFile, ValueError, IndexError, NotImplementedError, struct.error, OverflowError,
+            EOFError) as error:
         raise DamagedFileError(f'{path} is damaged or cut short ({error}): take an older copy, or save it again'
                                ) from error
     spans = _check_records(path, data, records, comment)
@@ -64,7 +65,7 @@ def _check_records(path: Path, data: memoryview, records: list[zipfile.ZipInfo],
     for name in names:
         if '\\' in name or ':' in name or name.startswith('/') or '..' in name.split('/'):
             raise UnsafeFileError(f'{path} holds a record called {name!r}, which points out of the file. {ASK}')
-        if name.split('/')[1] in ('code', 'constants.pkl'):
+        if name.partition('/')[2].split('/')[0] in ('code', 'constants.pkl'):
             raise UnsafeFileError(f'{path} is a TorchScript archive, which is a program. {ASK}')
     tail = len(data) - 22 - len(comment)
     if tail < 0 or data[tail:tail + 4] != b'PK\x05\x06':
@@ -81,13 +82,18 @@ def _check_records(path: Path, data: memoryview, records: list[zipfile.ZipInfo],
         name_length, extra_length = struct.unpack('<HH', head[26:30])
         start = r.header_offset + 30 + name_length + extra_length
         end = before = start + r.file_size
-        if bytes(data[r.header_offset + 30:][:name_length]) != r.orig_filename.encode() or end > tail:
+        if bytes(data[r.header_offset + 30:][:name_length]).decode('cp437') != _as_cp437(r) or end > tail:
             raise DamagedFileError(f'{path}: the record {r.filename!r} does not fit into the file')
         if not sealed and zlib.crc32(data[start:end]) != r.CRC:
             raise DamagedFileError(f'{path} is damaged: the checksum of its record {r.filename!r} does not fit. Take '
                                    'an older copy, or save it again')
         spans[r.filename] = (start, end)
     return spans
+
+
+def _as_cp437(record: zipfile.ZipInfo) -> str:
+    """A record's name as its bytes read in the alphabet that knows all bytes."""
+    return record.orig_filename.encode('utf-8' if record.flag_bits & 0x800 else 'cp437', 'replace').decode('cp437')
 
 
 def _check_seal(path: Path, data: memoryview, comment: bytes) -> bool:
