@@ -1,5 +1,7 @@
 # make demo   a resnet18 learns handwritten digits in front of you; the pictures and the model end in ./demo
 # make test   the whole test suite, as .ci/run runs it (ARGS="-k loop" for a part of it)
+# make bench  measure minifast and its peers, in .venv-bench, and write benchmarks/RESULTS.md (ARGS="--only loop")
+# make bench-quick   three minutes of it, without peers, printed only
 # make test-faults   kills processes and damages files: resumes to the same bits, whole saves, hostile files
 #
 # Each command makes .venv and installs what it needs by itself, once; a change of setup.cfg installs again.
@@ -23,6 +25,19 @@ test: $(STAMP)-test
 test-faults: $(STAMP)-test
 	@$(BIN)/python -m pytest -m faults $(ARGS)
 
+bench: .venv-bench/.installed
+	@.venv-bench/bin/python -m benchmarks $(ARGS)
+
+bench-quick: $(STAMP)-test
+	@$(BIN)/python -m benchmarks --quick $(ARGS)
+
+# The peers bring many packages: they stay out of .venv.
+.venv-bench/.installed: setup.cfg pyproject.toml
+	@echo "Installing minifast and its peers into .venv-bench (once; this takes minutes)"
+	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[peers]"
+	@touch $@
+
 # For developers, after a public name or a room came or went: writes the import lists of the namespaces (minifast/*/all.py
 # and their kin) and the README's tree of rooms anew.
 namespaces: $(STAMP)-test
@@ -40,4 +55,4 @@ $(BIN)/python:
 	@$(PYTHON) -m venv .venv
 
 clean:
-	rm -rf .venv build dist minifast.egg-info demo
+	rm -rf .venv .venv-bench build dist minifast.egg-info demo

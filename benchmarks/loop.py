@@ -4,7 +4,6 @@
 """
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 from functools import partial
@@ -13,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.rounds import machine, run_rounds, table
+from benchmarks.peers import fastai_learner, has, peer_loops
+from benchmarks.rounds import as_script, run_rounds, table
 
-n_batches, n_valid, bs = 400, 200, 64
+bs = 64
 
 
 def make_batches(n: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -104,31 +104,32 @@ def _silent(row: object) -> None:
     """A logger that prints nothing."""
 
 
-def report(rounds: int = 12, peers: bool = False) -> str:
+def report(rounds: int = 12, peers: bool = False, size: str = 'small') -> str:
     """The three tables as Markdown."""
     torch.set_num_threads(1)
+    n_batches, n_valid = (8, 8) if size == 'tiny' else (400, 200)
     batches, valid = make_batches(n_batches), make_batches(n_valid)
     train = {'plain loop': plain_train(batches), 'minifast': minifast_train(batches),
              'minifast, progress bar': minifast_train(batches, bar=True)}
-    if peers:
-        from benchmarks.peers import peer_loops
-        train.update(peer_loops(batches, make_model, accuracy))
     cycle = {'plain loop + OneCycleLR': plain_train(batches, scheduler=True),
              'minifast fit_one_cycle': minifast_train(batches, one_cycle=True)}
     validate = {'plain loop': plain_valid(valid), 'minifast': minifast_valid(valid)}
+    if peers:
+        train.update(peer_loops(batches, make_model, accuracy))
+    if has('fastai', peers):
+        import fastai.callback.schedule  # noqa: F401  gives its Learner fit_one_cycle
+        learner = fastai_learner(batches, batches[:1], make_model(), accuracy)
+        cycle['fastai fit_one_cycle'] = lambda: learner.fit_one_cycle(1, 0.01)
+        validate['fastai'] = fastai_learner(batches[:1], valid, make_model(), accuracy).validate
     return '\n\n'.join((
         '### A training step (tiny MLP, batches in memory, SGD, 1 thread)',
         table(run_rounds(train, rounds), 'plain loop', n_batches,
               target={'minifast': 1.10, 'minifast, progress bar': 1.15}),
-        '### One-cycle', table(run_rounds(cycle, rounds), 'plain loop + OneCycleLR', n_batches,
-                               target={'minifast fit_one_cycle': 1.15}),
-        '### A validation step', table(run_rounds(validate, rounds), 'plain loop', n_valid,
-                                       target={'minifast': 1.15})))
+        '### A training step with a one-cycle schedule',
+        table(run_rounds(cycle, rounds), 'plain loop + OneCycleLR', n_batches, target={'minifast fit_one_cycle': 1.15}),
+        '### A validation step with accuracy',
+        table(run_rounds(validate, rounds), 'plain loop', n_valid, target={'minifast': 1.15})))
 
 
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--rounds', type=int, default=12)
-    parser.add_argument('--peers', action='store_true')
-    arguments = parser.parse_args()
-    print(machine(), report(arguments.rounds, arguments.peers), sep='\n\n')
+    as_script(report, __doc__, 12)
