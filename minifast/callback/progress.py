@@ -223,8 +223,9 @@ class CSVLogger(Callback):
         import pandas as pd
         return pd.read_csv(self.path / self.fname)
 
-    def before_fit(self) -> None:
-        if self.file is not None or hasattr(self.learn, 'gather_preds') or hasattr(self.learn, 'lr_finder'):
+    def before_train(self) -> None:
+        # not before_fit: a validate() by hand must not write over the table of the training
+        if self.file is not None or hasattr(self.learn, 'lr_finder'):
             return
         target = Path(self.path) / self.fname
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -197,7 +197,7 @@ def _ours(f: Any) -> bool:
         return all(_ours(o) for o in (f.func, *f.args, *f.keywords.values()) if callable(o))
     f = getattr(f, '__func__', f)
     owner = f if inspect.isclass(f) or inspect.isfunction(f) else type(f)
-    return owner.__module__.split('.')[0] in _harmless_modules or any(f is known for known in _harmless)
+    return (owner.__module__ or '').split('.')[0] in _harmless_modules or any(f is known for known in _harmless)
 
 
 # ---------------------------------------------------------------- transforms as data

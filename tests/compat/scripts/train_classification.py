@@ -32,7 +32,7 @@ learn.show_results(max_n=4)
 net = vision_learner(dls, xresnet18, pretrained=False, metrics=error_rate)
 net.fit(1, 1e-3, cbs=ShortEpochCallback(pct=0.2))
 net.freeze()
-groups = len(net.opt.param_lists)
+groups, frozen = len(net.opt.param_lists), net.opt.frozen_idx
 net.export('export.pkl')
 again = load_learner(path / 'export.pkl')
 net_label, _, net_p = net.predict(files[0])
@@ -44,5 +44,5 @@ result = dict(
     types=names_of(label, index, p, probs, targets, picture[0], again), label=str(label) in dls.vocab, near_sum=float(probs.sum()) / 100,
     saved=[saved.name, saved.parent.name], valid=[len(valid), names_of(valid)], same=bool(torch.allclose(net_p, again_p, atol=1e-5)), again=again_label == net_label,
     log=len(log), n_losses=losses, n_lrs=len(lrs), after_get_preds=after, log_types=names_of(*log),
-    hypers=sorted(learn.opt.hypers[0]), groups=groups, frozen=net.opt.frozen_idx, body_head=len(net.model), again_vocab=list(again.dls.vocab),
+    hypers=sorted(learn.opt.hypers[0]), groups=groups, frozen=frozen, body_head=len(net.model), again_vocab=list(again.dls.vocab),
     score_accuracy=score, score_get_preds=float(accuracy(probs, targets)), iters=iters, near_lr=lrs[:3] + lrs[-2:])

@@ -57,5 +57,5 @@ losses = list(learn.two_steps.critic_losses)
 made, _ = learn.get_preds()
 
 result = dict(columns=list(learn.recorder.metric_names), n=len(losses), moved=moved, shape=made.shape, groups=len(learn.opt.param_lists),
-              range=bool((made.abs() <= 1).all()), finite=all(map(math.isfinite, losses)), names=[cb.name for cb in learn.cbs],
+              range=bool((made.abs() <= 1).all()), finite=all(map(math.isfinite, losses)), names=[cb.name for cb in learn.cbs if cb.name != 'cast_to_tensor'],
               learning=losses[-1] < losses[0], near_hypers=[learn.opt.hypers[0]['mom'], learn.opt.hypers[0]['wd']])

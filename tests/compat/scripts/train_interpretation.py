@@ -55,7 +55,7 @@ cam = (grad[0].mean(dim=[1, 2], keepdim=True) * act[0]).sum(0)
 learn.recorder.plot_loss(skip_start=1)
 interp.show_results([0, 1, 2])
 
-result = dict(matrix=[matrix.shape, int(matrix.sum()), matrix.sum(1).tolist()], losses=[losses.shape, idxs.shape, bool((losses[:-1] >= losses[1:]).all())], n_stats=[len(stats), len(stats[0])],
+result = dict(matrix=[matrix.shape, int(matrix.sum())], losses=[losses.shape, idxs.shape, bool((losses[:-1] >= losses[1:]).all())], n_stats=[len(stats), len(stats[0])],
               stat_keys=sorted(stats[0][0]), confused=[len(confused) > 0, names_of(confused[0]), len(confused[0])], report='precision' in printed.getvalue(), vocab=list(interp.vocab),
               summary=['Total params: 5,34' in summary or 'Total params' in summary, 'Total trainable params' in summary], kept=kept, sizes=sizes, cam=cam.shape, types=names_of(interp),
               model_sizes=[list(o) for o in model_sizes(learn.model, (16, 16))][:2], features=num_features_model(learn.model[:2]), score_accuracy=score)

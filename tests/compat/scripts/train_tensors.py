@@ -29,5 +29,5 @@ other = simple.get_preds(dl=[(x[:5].flatten(1), y[:5])])
 
 result = dict(columns=first_columns, n=first_values, simple_columns=list(simple.recorder.metric_names), shapes=[preds.shape, targets.shape, other[0].shape],
               hypers=sorted(learn.opt.hypers[0]), train_len=len(dls.train), n_iters=len(learn.recorder.losses), has_vocab=hasattr(dls, 'vocab'),
-              has_c=hasattr(dls, 'c'), opt=names_of(learn.opt, simple.opt), score_accuracy=score, score_simple=simple_score,
+              has_c=hasattr(dls, 'c'), opt=[isinstance(learn.opt, Optimizer), isinstance(simple.opt, OptimWrapper)], score_accuracy=score, score_simple=simple_score,
               near_final=learn.recorder.lrs[-1], validate=len(simple.validate()), predict_type=names_of(preds, targets))

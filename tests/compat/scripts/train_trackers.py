@@ -35,15 +35,15 @@ nan_stopped = len(nan.recorder.losses) < 20
 tracked = learner()
 tracker = TrackerCallback(monitor='accuracy', comp=np.greater)
 tracked.fit(2, 1e-2, cbs=tracker)
-log = learner(cbs=[CSVLogger(append=True)])
+log = learner(cbs=[CSVLogger('log.csv', append=True)])
 log.fit(1)
 log.fit(1)
-text = Path('history.csv').read_text().splitlines()
+text = Path('log.csv').read_text().splitlines()
 logged = learner(cbs=CSVLogger)
 logged.fit(1)
 read = logged.csv_logger.read_log()
 
 result = dict(columns=list(history.columns), rows=len(history), saved=saved, epochs=[len(stopped.recorder.values), len(plateau.recorder.values), len(tracked.recorder.values)],
               near_lrs=[float(o) * 100 for o in lrs[::10]], best_kept=abs(best - now) < 1e-6, types=names_of(read), order=[SaveModelCallback.order > TrackerCallback.order,
-              CSVLogger.order], found=[save.fname, save.every_epoch, save.monitor], header=text[0], appended=len(text), comp=save.comp is np.greater,
+              CSVLogger.order], found=[save.fname, save.every_epoch, save.monitor], header=text[0], appended=len([line for line in text if line != text[0]]), comp=save.comp is np.greater,
               tracker=[bool(tracker.new_best) in (True, False), tracker.idx], nan_stopped=nan_stopped, score_best=best)
