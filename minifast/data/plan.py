@@ -42,19 +42,22 @@ def bytes_first(after: Pipeline, device: torch.device | None) -> Pipeline:
     """Batch transforms in the order they run in: on a CPU, in training, pictures stay bytes as long as that is faster.
 
     `IntToFloatTensor` then waits behind the transforms that follow it and say `on_bytes`. In validation the order
-    stays, so that pixels there are exact.
+    stays, so that pixels there are exact. With a `Normalize` right behind it, it becomes one pass over the pictures.
     """
-    if after.split_idx or device is None or device.type != 'cpu':
+    if device is None or device.type != 'cpu':
         return after
     fs = list(after.fs)
-    at = next((i for i, f in enumerate(fs) if _makes_floats(f)), len(fs))
-    end = at + 1
-    while end < len(fs) and getattr(fs[end], 'on_bytes', False):
-        end += 1
-    if end <= at + 1:
+    at = next((i for i, f in enumerate(fs) if _makes_floats(f)), None)
+    if at is None:
         return after
+    end = at + 1
+    while not after.split_idx and end < len(fs) and getattr(fs[end], 'on_bytes', False):
+        end += 1
+    floats, rest = fs[at], fs[end:]
+    if rest and type(rest[0]).__name__ == 'Normalize' and is_known(rest[0]):
+        floats, rest = rest[0].of_bytes(floats), rest[1:]
     arranged = copy.copy(after)
-    arranged.fs = L([*fs[:at], *fs[at + 1:end], fs[at], *fs[end:]])
+    arranged.fs = L([*fs[:at], *fs[at + 1:end], floats, *rest])
     return arranged
 
 

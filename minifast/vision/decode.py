@@ -218,7 +218,8 @@ class WaitingJpeg(NamedTuple):
         Raises:
             BadImageError: the file is damaged.
         """
-        return np.asarray(decode_image(self.data, 'RGB', self.path))
+        pixels = decode_jpeg(self.data, self.header, 'RGB')
+        return np.asarray(decode_image(self.data, 'RGB', self.path)) if pixels is None else pixels
 
     def scaled(self, scale: int) -> ScaledPixels | None:
         """The pixels at 1/`scale` of both sides; None for 1, and where Pillow should have a look."""
