@@ -11,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test test-faults namespaces clean
+.PHONY: help demo test test-faults bench bench-quick namespaces clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
