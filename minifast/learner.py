@@ -155,7 +155,8 @@ class Learner(Loop):
         if self.opt is None:
             self.create_opt()
         self.opt.set_hyper('lr', self.lr if lr is None else lr)
-        return np.array([hyper['lr'] for hyper in self.opt.hypers])
+        lrs = [hyper['lr'] for hyper in self.opt.hypers]
+        return lrs[0] if len(lrs) == 1 else np.array(lrs)  # numpy is slow at single numbers
 
     def freeze_to(self, n: int) -> None:
         """Freeze the parameter groups before group `n` (negative: counted from the last); BatchNorm goes on training.

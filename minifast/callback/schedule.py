@@ -152,7 +152,8 @@ class ParamScheduler(Callback):
             opt.set_hyper(name, sched(pct))
 
     def after_batch(self) -> None:
-        last = self.learn.opt.hypers[-1]
+        opt = self.learn.opt
+        last = opt.hypers_of(-1) if hasattr(opt, 'hypers_of') else opt.hypers[-1]
         for name, values in self.hps.items():
             values.append(last[name])
 

@@ -108,6 +108,10 @@ class _BaseOptimizer:
         for hyper, new in zip(self.hypers, values, strict=True):
             hyper.update(new)
 
+    def hypers_of(self, i: int) -> Hypers:
+        """The hyper-parameters of group `i`, as in `hypers[i]`."""
+        return Hypers(self.param_groups[i], self._torch_names())
+
     @property
     def param_lists(self) -> L:
         """The parameters of each group."""
@@ -141,6 +145,10 @@ class _BaseOptimizer:
             ValueError: a list has the wrong length.
         """
         name = self._torch_names().get(k, k)
+        if type(v) is float and '__' not in name:  # what a schedule sets before every step
+            for group in self.param_groups:
+                group[name] = v
+            return
         for group, value in zip(self.param_groups, _values_for_groups(k, v, len(self.param_groups))):
             set_item_pg(group, name, value)
 
