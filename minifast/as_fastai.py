@@ -68,7 +68,8 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     specs: dict[str, ModuleSpec] = {}
 
 
-if 'fastai' in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-    raise ImportError('fastai itself is already imported in this process: import minifast.as_fastai first')
-if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+# by name: after a reload the finder in place is of an older class
+if not any(type(finder).__module__ == __name__ for finder in sys.meta_path):
+    if 'fastai' in sys.modules:
+        raise ImportError('fastai itself is already imported in this process: import minifast.as_fastai first')
     sys.meta_path.insert(0, _Finder())

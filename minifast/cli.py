@@ -1,4 +1,4 @@
-"""The command line: `minifast train | predict | check | demo | env`, also as `python -m minifast`.
+"""The command line: `minifast train | predict | check | demo | env | plugins`, also as `python -m minifast`.
 
 Exit codes: 0 it worked, 1 the check found something (or the program is at fault, with a traceback), 2 the user can mend
 it (one sentence says what and how), 130 stopped by Ctrl-C. Results go to stdout, bars and mistakes to stderr.
@@ -114,6 +114,12 @@ def build_parser() -> argparse.ArgumentParser:
     env = commands.add_parser('env', help='versions, devices and fast paths, for bug reports')
     env.add_argument('--json', action='store_true', help='as JSON')
     env.set_defaults(run='show_environment')
+
+    plugins = commands.add_parser(
+        'plugins', help='callbacks that other packages bring',
+        description='A line a callback that an installed package registers; exit code 1 where one does not work.')
+    plugins.add_argument('--check', action='store_true', help='train a tiny model with each, made without arguments')
+    plugins.set_defaults(run='plugins')
     return parser
 
 
@@ -125,6 +131,9 @@ def _run(args: argparse.Namespace) -> int:
             from minifast.demo import run_demo
             run_demo(args.out)
             return 0
+        if args.run == 'plugins':
+            from minifast.plugins import show_plugins
+            return show_plugins(args.check)
         return getattr(commands, args.run)(args)
     except commands.UserMistake as mistake:
         print(f'minifast {args.command}: {mistake}', file=sys.stderr)
