@@ -1,7 +1,11 @@
 """Laws of the loader: one stream of batches for any number and kind of workers, from any batch on, leaving no trace."""
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -374,3 +378,36 @@ def test_worker_processes_are_gone_after_a_pass():
     assert len(multiprocessing.active_children()) == 2
     batches.close()
     assert not multiprocessing.active_children()
+
+
+class Lost:
+    """Items of which the fourth takes its worker process with it: by leaving, by a signal, or by never answering."""
+
+    items = [f'{i}.png' for i in range(6)]
+
+    def __init__(self, how):
+        self.how = how
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, i):
+        if i == 3:
+            if self.how == 'hangs':
+                time.sleep(60)
+            elif self.how == 'exits':
+                os._exit(1)
+            os.kill(os.getpid(), signal.SIGSEGV if self.how == 'segfaults' else signal.SIGKILL)
+        return torch.tensor(i)
+
+
+@pytest.mark.parametrize('how', ['killed', 'segfaults', 'exits', 'hangs'])
+def test_a_lost_worker_is_told_in_bounded_time_with_its_items(how):
+    """A worker that is gone or silent ends the pass with an error that names batch and files, and leaves no process."""
+    dl = DataLoader(Lost(how), bs=2, num_workers=1, timeout=2)
+    with pytest.raises(RuntimeError) as caught:
+        list(dl)
+    assert any('item 3 (3.png)' in note for note in caught.value.__notes__)
+    assert not multiprocessing.active_children()
+    dl.num_workers = 0
+    assert torch.equal(next(iter(dl)), torch.tensor([0, 1]))

@@ -45,7 +45,7 @@ class DataLoader(BatchMaker):
         bs: items a batch; None: each item is a batch already.
         num_workers: worker processes; 0: none; None: decided by the time the first batch takes (see `show_plan`).
         pin_memory: page-locked host memory; default: where the device is CUDA.
-        timeout: seconds to wait for a worker, 0 for ever.
+        timeout: seconds without a batch from the workers after which they count as hung, 0 for ever.
         batch_size: torch's name of `bs`.
         shuffle: another order each epoch.
         drop_last: leave out a last batch that is not full.
@@ -67,7 +67,7 @@ class DataLoader(BatchMaker):
     """
 
     def __init__(self, dataset: Any = None, bs: int | None = None, num_workers: int | None = 0,
-                 pin_memory: bool | None = None, timeout: float = 0, batch_size: int | None = None,
+                 pin_memory: bool | None = None, timeout: float = 600, batch_size: int | None = None,
                  shuffle: bool = False, drop_last: bool = False, indexed: bool | None = None, n: int | None = None,
                  device: Any = None, persistent_workers: bool | None = None, pin_memory_device: str = '',
                  sampler: Iterable | None = None, batch_sampler: Iterable | None = None,
@@ -360,8 +360,8 @@ class DataLoader(BatchMaker):
         for name in _stays_here:
             sent.__dict__.pop(name, None)
         make = sent._make if self.indexed else sent._streamed
-        pool = ProcessPool(make, n, persistent, context, not self.indexed, sent.wif, timeout=self.timeout,
-                           pin_memory=self._pins(), prefetch_factor=self.prefetch_factor)
+        pool = ProcessPool(make, n, persistent, context, not self.indexed, sent.wif, self._item_name,
+                           timeout=self.timeout, pin_memory=self._pins(), prefetch_factor=self.prefetch_factor)
         self._pool = (plan, pool) if persistent and self.indexed else None
         return pool
 

@@ -167,6 +167,13 @@ class _Source:
         return iter(self.jobs)
 
 
+def _noted_in(underway: deque[Job], jobs: Iterable[Job]) -> Iterator[Job]:
+    """The jobs, each noted as it is handed to the workers."""
+    for job in jobs:
+        underway.append(job)
+        yield job
+
+
 def _as_it_is(o: Any) -> Any:
     return o
 
@@ -194,12 +201,15 @@ class ProcessPool:
         persistent: keep them for the next pass.
         context: 'fork', 'spawn', 'forkserver', a multiprocessing context, or None for the system's default.
         wif: called in each worker with its number.
+        name_of: what the item at an index is called in messages.
         **settings: `pin_memory`, `timeout`, `prefetch_factor` for torch's loader.
     """
 
     def __init__(self, make: Callable, n_workers: int, persistent: bool = False, context: Any = None,
-                 stream: bool = False, wif: Callable | None = None, **settings: Any) -> None:
+                 stream: bool = False, wif: Callable | None = None, name_of: Callable[[Any], str] = str,
+                 **settings: Any) -> None:
         self.source, self.make, self.n_workers, self.persistent = _Source(), make, n_workers, persistent
+        self.name_of = name_of
         with _obeyed():
             self.loader = TorchLoader(
                 _Stream(make) if stream else _Jobs(make), batch_size=None, sampler=None if stream else self.source,
@@ -207,14 +217,22 @@ class ProcessPool:
                 multiprocessing_context=context, worker_init_fn=functools.partial(_start, wif),
                 generator=torch.Generator().manual_seed(0), **settings)
 
+    def _lost(self, underway: Iterable[Job]) -> str:
+        """Which items the workers had in hand: a worker that dies takes finished batches on their way with it."""
+        names = [self.name_of(index) for job in underway for index, _ in job.pairs]
+        more = f' and {len(names) - 32} more' if len(names) > 32 else ''
+        return f'the workers had these items in hand: {", ".join(names[:32])}{more}; num_workers=0 finds which it is'
+
     def run(self, jobs: Iterable[Job] = ()) -> Iterator[HostBatch]:
         """The batches of the jobs, in order.
 
         Raises:
             TypeError: something cannot be sent to the workers; the message names it.
+            RuntimeError: a worker was killed, or gave no batch in time; a note names the items in hand.
             Exception: what was raised in a worker, as the type it was raised as.
         """
-        self.source.jobs = jobs
+        underway: deque[Job] = deque()
+        self.source.jobs = _noted_in(underway, jobs)
         try:
             with _obeyed():
                 iterator = iter(self.loader)
@@ -227,9 +245,18 @@ class ProcessPool:
                 f'{self.loader.multiprocessing_context or torch.multiprocessing.get_start_method()}: define it with '
                 '`def` at the top of a module, or use num_workers=0 or multiprocessing_context="fork"') from error
         try:
-            for made in iterator:
+            while True:
+                try:
+                    made = next(iterator)
+                except StopIteration:
+                    return
+                except RuntimeError as error:  # torch's word for a worker that is gone or silent
+                    noted(error, self._lost(underway))
+                    raise
                 if isinstance(made, _Failure):
                     raise made.error from _WorkerTraceback(made.text)
+                if underway:
+                    underway.popleft()
                 yield made
         finally:
             # torch ends workers when its iterator is garbage, which a kept traceback puts off
