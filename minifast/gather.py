@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 from fastcore.foundation import L
-from fastcore.xtras import is_listy
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler
 
 from minifast.callback.core import GatherPredsCallback
-from minifast.torch_core import apply, detuplify, find_bs, plain, retain_type, to_concat, to_cpu
+from minifast.torch_core import apply, detuplify, find_bs, is_listy, plain, retain_type, to_concat, to_cpu
 
 __all__ = ['Batches', 'Gather', 'Rows', 'is_ours', 'prepare', 'whole_loader']
 
