@@ -117,8 +117,8 @@ def report(rounds: int = 8, peers: bool = False, size: str = 'small') -> str:
             parts.append(f'Pixels of a validation batch differ from Pillow\'s (decode in full, one bilinear resize) by '
                          f'{difference(folder):.3f} of 255 in the mean.')
             if w == 500:
-                parts += [f'### Handing batches over ({tasks[0]}, {n} pictures of {w}x{h}, the start of workers included), CPU time an '
-                          'image',
+                parts += [f'### Handing batches over ({tasks[0]}, {n} pictures of {w}x{h}; workers are started), CPU '
+                          'time an image',
                           _workers(folder, rounds, n)]
     return '\n\n'.join(parts)
 
