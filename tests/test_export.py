@@ -397,3 +397,24 @@ def test_an_exported_program_runs_where_minifast_cannot_be_imported(exported, tm
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     torch.testing.assert_close(torch.load(tmp_path / 'y.pth'), module(x), atol=1e-5, rtol=0)
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::FutureWarning', 'ignore::UserWarning')
+def test_an_onnx_file_predicts_what_the_learner_predicts(tmp_path):
+    """Normalize, model and activation in one file, equal to get_preds within 1e-5 without minifast."""
+    runtime, _ = pytest.importorskip('onnxruntime'), pytest.importorskip('onnxscript')
+    from torch import nn
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from minifast.learner import Learner
+    from minifast.losses import CrossEntropyLossFlat
+    torch.manual_seed(0)
+    x, y = torch.rand(6, 3, 16, 16), torch.tensor([0, 1, 2] * 2)
+    loaders = [DataLoader(TensorDataset(x, y), batch_size=3) for _ in range(2)]
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 3))
+    learn = Learner(loaders, model, CrossEntropyLossFlat(), path=tmp_path)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1)
+    session = runtime.InferenceSession(str(learn.to_onnx('model.onnx')))
+    found = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+    torch.testing.assert_close(found, learn.get_preds()[0], rtol=0, atol=1e-5)

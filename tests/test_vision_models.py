@@ -407,3 +407,19 @@ def test_timm_body_lets_the_head_pool_only_what_is_not_pooled(pools):
     model.forward_features = lambda x: x[..., None, None]
     body = TimmBody(model)
     assert body(torch.zeros(2, 3)).shape == ((2, 3, 1, 1) if pools else (2, 4))
+
+
+def test_a_timm_name_trains_and_its_export_is_built_again(tmp_path):
+    """Any name of timm's makes a body that trains, exports and loads to the same prediction."""
+    pytest.importorskip('timm')
+    from minifast.learner import load_learner
+    from minifast.vision.learner import vision_learner
+    x, y = torch.rand(8, 3, 32, 32), torch.tensor([0, 1] * 4)
+    loaders = [torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=4) for _ in range(2)]
+    learn = vision_learner(loaders, 'resnet10t', n_out=2, pretrained=False, loss_func=torch.nn.CrossEntropyLoss(),
+                           path=tmp_path)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1)
+    expected, _ = learn.get_preds(dl=loaders[1])
+    again, _ = load_learner(learn.export()).get_preds(dl=loaders[1])
+    assert torch.equal(again, expected)
