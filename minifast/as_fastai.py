@@ -11,11 +11,16 @@ import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+import fastcore.basics
+import fastcore.foundation
+
 import minifast
+from minifast.torch_core import defaults
 
 __all__ = ['fastai_version']
 
@@ -32,6 +37,18 @@ class _Distribution(importlib.metadata.Distribution):
 
     def locate_file(self, path: Any) -> Any:
         raise FileNotFoundError(f'fastai is minifast in this process and has no file {path}')
+
+
+def _from_namespace(module: str, name: str) -> Any:
+    """A name that a module does not define itself: fastai's modules begin with star imports, so packages find there
+    what belongs to other rooms (`from fastai.layers import params`)."""
+    is_package = '__path__' in vars(sys.modules[module])
+    # a package is asked for its submodules too, which Python imports after we have said no
+    if not name.startswith('__') and not (is_package and importlib.util.find_spec(f'{module}.{name}')):
+        namespace = importlib.import_module('minifast.vision.all')
+        if name in getattr(namespace, '__all__', ()):
+            return getattr(namespace, name)
+    raise AttributeError(f'module {module!r} has no attribute {name!r}', name=name)
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -61,6 +78,8 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         alias = module.__spec__.name
         if alias in self.specs:
             module.__spec__ = self.specs.pop(alias)
+        if alias != 'fastai' and '__getattr__' not in vars(module):
+            module.__getattr__ = partial(_from_namespace, module.__name__)
 
     def find_distributions(self, context: Any = None) -> Iterable[_Distribution]:
         return [_Distribution()] if getattr(context, 'name', None) == 'fastai' else []
@@ -68,8 +87,18 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     specs: dict[str, ModuleSpec] = {}
 
 
+def _share_defaults() -> None:
+    """Make fastcore's `defaults` ours: fastai has only one of them, and packages take it from either."""
+    for module in (fastcore.foundation, fastcore.basics):
+        if hasattr(module, 'defaults'):
+            for name, value in vars(module.defaults).items():
+                vars(defaults).setdefault(name, value)
+            module.defaults = defaults
+
+
 # by name: after a reload the finder in place is of an older class
 if not any(type(finder).__module__ == __name__ for finder in sys.meta_path):
     if 'fastai' in sys.modules:
         raise ImportError('fastai itself is already imported in this process: import minifast.as_fastai first')
     sys.meta_path.insert(0, _Finder())
+    _share_defaults()

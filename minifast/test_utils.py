@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from minifast.callback.core import Callback
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
 from minifast.learner import Learner
@@ -15,7 +16,15 @@ from minifast.losses import MSELossFlat
 from minifast.optimizer import SGD
 from minifast.torch_core import keyed_generator
 
-__all__ = ['RegModel', 'synth_dbunch', 'synth_learner']
+__all__ = ['RegModel', 'VerboseCallback', 'synth_dbunch', 'synth_learner']
+
+
+class VerboseCallback(Callback):
+    """Prints the name of every event."""
+
+    def __call__(self, event_name: str) -> Any:
+        print(event_name)
+        return super().__call__(event_name)
 
 
 class RegModel(nn.Module):

@@ -59,7 +59,7 @@ def _cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
-defaults = SimpleNamespace(cpus=_cpu_count(), device=None, use_cuda=None, lr=1e-3, callbacks=[])
+defaults = SimpleNamespace(cpus=_cpu_count(), device=None, use_cuda=None, lr=1e-3, activation=nn.ReLU, callbacks=[])
 """Settings read when a Learner or a DataLoader is made. `device=None` means: the best accelerator there is."""
 
 norm_types = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,

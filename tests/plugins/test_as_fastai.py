@@ -28,6 +28,10 @@ def test_alias_modules_are_the_same_objects():
         import fastai.vision.models.unet
         assert fastai.vision.models.unet.DynamicUnet.__module__.startswith('minifast.')
         assert fastai.callback.core.Callback is Callback
+        from fastai.layers import params, F
+        import fastcore.basics
+        assert params(torch.nn.Linear(1, 1)) and fastcore.basics.defaults is defaults and defaults.cpus >= 1
+        assert not hasattr(fastai.layers, 'no_such_name_anywhere')
         from packaging.version import parse
         assert parse('2.7.14') <= parse(fastai.__version__)
 
