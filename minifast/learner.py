@@ -43,6 +43,7 @@ from minifast.export import export_learner, read_export
 from minifast.loop import Loop
 from minifast.metrics import AvgLoss, AvgMetric, AvgSmoothLoss, Metric, ValueMetric, mk_metric
 from minifast.optimizer import Adam
+from minifast.distributed import num_distrib
 from minifast.torch_core import defaults, join_path_file, looking, to_detach, trainable_params
 
 __all__ = ['AvgLoss', 'AvgMetric', 'AvgSmoothLoss', 'Callback', 'CancelBackwardException', 'CancelBatchException',
@@ -333,6 +334,18 @@ class Learner(Loop):
         self.remove_cb(ChannelsLast)
         self.model.to(memory_format=torch.contiguous_format)
         return self
+
+    @contextmanager
+    def distrib_ctx(self, sync_bn: bool = True, in_notebook: bool = False) -> Iterator[Learner]:
+        """A block that scripts put around training for several processes; in one process it changes nothing.
+
+        Raises:
+            RuntimeError: several processes were started; that is not supported yet.
+        """
+        if num_distrib() > 1:
+            raise RuntimeError(f'{num_distrib()} processes were started and minifast trains in one so far: '
+                               'start the script without torchrun')
+        yield self
 
     def compile(self, **kwargs: Any) -> Learner:
         """Compile the model in place with `torch.compile`'s arguments; names of parameters stay as they are."""

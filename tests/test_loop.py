@@ -303,3 +303,17 @@ def test_cleanup_runs_for_every_callback_even_if_one_fails():
     with pytest.raises(OSError, match='disk'):
         learn.fit(1)
     assert seen == ['last', 'first']
+
+
+def test_the_block_for_several_processes_changes_nothing_in_one(monkeypatch):
+    """A script written for several processes runs in one; under a launcher it is told what to do."""
+    learn, twin = make_learner(), make_learner()
+    torch.manual_seed(2)
+    with learn.distrib_ctx(sync_bn=False):
+        learn.fit(1)
+    torch.manual_seed(2)
+    twin.fit(1)
+    assert same_weights(learn.model, twin.model)
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with pytest.raises(RuntimeError, match='without torchrun'), learn.distrib_ctx():
+        pass
