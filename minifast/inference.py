@@ -4,8 +4,7 @@ Works with our loaders and with anything that yields batches: plain torch loader
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from torch.utils.data import default_collate
 
 from minifast.callback.core import Callback
 from minifast.callback.hook import module_summary
-from minifast.callback.recorder import Recorder
 from minifast.gather import Batches, Gather, Rows, is_ours, prepare, whole_loader
 from minifast.torch_core import apply, detuplify, is_listy, looking, plain
 
@@ -96,25 +94,12 @@ def get_preds(learn: Any, ds_idx: int = 1, dl: Any = None, with_input: bool = Fa
 
 def _run(learn: Any, dl: Any, gather: Gather, inner: bool, cbs: Any = None) -> None:
     """One validation pass over `dl` that fills `gather`."""
-    with _no_metrics(learn), learn.validation_context(cbs=L(cbs) + [gather], inner=inner):
+    with learn.validation_context(cbs=L(cbs) + [gather], inner=inner):
         if gather.with_loss:
             with learn.loss_not_reduced():
                 learn._do_epoch_validate(dl=dl)
         else:
             learn._do_epoch_validate(dl=dl)
-
-
-@contextmanager
-def _no_metrics(learn: Any) -> Iterator[None]:
-    """Nobody sees the metrics of a pass that collects predictions; some keep all predictions a second time."""
-    resting = [cb for cb in learn.cbs if isinstance(cb, Recorder) and cb.run]
-    for cb in resting:
-        cb.run = False
-    try:
-        yield
-    finally:
-        for cb in resting:
-            cb.run = True
 
 
 def predict(learn: Any, item: Any, rm_type_tfms: Any = None, with_input: bool = False) -> tuple:
@@ -222,7 +207,7 @@ def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any 
         return gather
 
     augmented = None
-    with _no_metrics(learn), learn.validation_context(cbs=_Tta()):
+    with learn.validation_context(cbs=_Tta()):
         for i in range(n):
             learn.epoch = i
             dl.begin(torch.initial_seed(), i)  # other augmentations each time, the same ones in every run
