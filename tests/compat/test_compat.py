@@ -51,12 +51,12 @@ def test_training_script_gives_what_fastai_gives(script):
 @pytest.mark.slow
 @pytest.mark.parametrize('script', [s for s in TRAINING if any(key.startswith('score_') for key in stored[s])])
 def test_training_script_accuracy_over_seeds_is_fastais(script):
-    """Over five seeds the mean accuracy lies within three standard errors of fastai's, or above."""
+    """Over five seeds the mean accuracy lies within three standard errors (at least 0.02) of fastai's, or above."""
     runs = [runner.run_script(script, 'minifast', seed) for seed in runner.SEEDS]
     for key in (key for key in runs[0] if key.startswith('score_')):
         ours, theirs = [run[key] for run in runs], stored[script][key]
         error = ((statistics.variance(ours) + statistics.variance(theirs)) / len(ours)) ** 0.5
-        assert statistics.mean(ours) > statistics.mean(theirs) - max(3 * error, 0.01), f'{key}: {ours}, fastai {theirs}'
+        assert statistics.mean(ours) > statistics.mean(theirs) - max(3 * error, 0.02), f'{key}: {ours}, fastai {theirs}'
 
 
 @pytest.fixture(scope='module')
