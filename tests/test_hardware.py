@@ -27,10 +27,11 @@ class Watch(Callback):
         (self.training_types if self.learn.fitting else self.other_types).add(autocast)
 
 
-def make_learner():
+def make_learner(size=64):
     torch.manual_seed(0)
-    x, y = torch.randn(16, 3, 8, 8), torch.randint(0, 2, (16,))
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 2))
+    x, y = torch.randn(16, 3, size, size), torch.randint(0, 2, (16,))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                          nn.Linear(8, 2))
     loaders = [DataLoader(TensorDataset(x, y), batch_size=8) for _ in range(2)]
     learn = Learner(loaders, model, F.cross_entropy, cbs=[AutoPrecision, Watch])
     learn.remove_cb(learn.progress)
@@ -50,6 +51,13 @@ def test_auto_precision_trains_in_bf16_where_it_is_fast_and_predicts_in_float32(
         expected = learn.model(learn.dls[1].dataset.tensors[0])
     assert torch.equal(preds, expected)
     assert all(p.dtype == torch.float32 for p in learn.model.parameters())
+
+
+def test_auto_precision_trains_small_pictures_in_float32_on_a_cpu():
+    """Below 64 pixels a CPU's bfloat16 convolutions may leave gradients uninitialised: they are not used."""
+    learn = make_learner(size=16)
+    learn.fit(1)
+    assert learn.watch.training_types == {False}
 
 
 def test_auto_precision_is_taken_off_by_to_fp32():
