@@ -161,8 +161,8 @@ class AutoPrecision(MixedPrecision):
         """Whether a CPU must not train these pictures in bfloat16.
 
         oneDNN's bfloat16 gradient of a strided 3x3 convolution over 1x1 maps leaves the weights that only see padding
-        uninitialised: often they are NaN (torch 2.15: 65 of 100 runs on used memory, float32 none). Nets that halve their
-        maps five times come there with pictures of less than 32 pixels a side; 64 keeps a distance.
+        uninitialised: often they are NaN (torch 2.15: 65 of 100 runs on used memory, float32 none). Nets that halve
+        their maps five times come there with pictures of less than 32 pixels a side; 64 keeps a distance.
         """
         small = (x.ndim == 4 and min(x.shape[-2:]) < 64 for x in self.xb if isinstance(x, torch.Tensor))
         return self.autocast.device == 'cpu' and any(small)
