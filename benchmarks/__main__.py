@@ -27,7 +27,8 @@ intro = """# Measured
 
 Ratios of CPU time (all threads, child processes included), unless a title says otherwise. Contestants take turns in
 rounds; **bold** is the median of the rounds' ratios, beside it their quartiles. Below 1.00 is faster than what the
-column names. Wide quartiles mean that the machine had other work. `make bench` writes this page; failed ideas are in [LOG.md](LOG.md).
+column names. Wide quartiles mean that the machine had other work. `make bench` writes this page, one section at a
+time; failed ideas are in [LOG.md](LOG.md).
 
 ![Ratios over their targets](results.png)
 """
