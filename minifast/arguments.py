@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-__all__ = ['check_kwargs', 'near_match']
+__all__ = ['check_kwargs', 'near_match', 'tells_near_match']
 
 
 def near_match(name: str, candidates: Iterable[str]) -> str:
@@ -24,3 +26,18 @@ def check_kwargs(func_name: str, kwargs: Mapping[str, Any], allowed: Iterable[st
     for name in kwargs:
         if name not in allowed:
             raise TypeError(f'{func_name}() got an unexpected keyword argument {name!r}{near_match(name, allowed)}')
+
+
+def tells_near_match(func: Callable) -> Callable:
+    """Decorate `func` so that an unknown keyword argument is refused with the nearest one it takes.
+
+    For the doors that users knock at; Python alone names the unknown one only.
+    """
+    names = [name for name in inspect.signature(func).parameters if name != 'self']
+
+    @functools.wraps(func)
+    def door(*args: Any, **kwargs: Any) -> Any:
+        if not kwargs.keys() <= set(names):
+            check_kwargs(func.__qualname__.removesuffix('.__init__'), kwargs, names)
+        return func(*args, **kwargs)
+    return door

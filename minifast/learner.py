@@ -14,6 +14,7 @@ from fastcore.foundation import L
 from torch import nn
 
 from minifast import inference
+from minifast.arguments import tells_near_match
 from minifast.callback.channelslast import ChannelsLast
 from minifast.callback.core import _cast_tensor as _cast_tensor
 from minifast.callback.core import before_batch_cb as before_batch_cb
@@ -83,6 +84,7 @@ class Learner(Loop):
         >>> learn.fit(3, lr=1e-2)
     """
 
+    @tells_near_match
     def __init__(self, dls: Any, model: nn.Module, loss_func: Callable | None = None, opt_func: Callable = Adam,
                  lr: float | slice = defaults.lr, splitter: Callable = trainable_params, cbs: Any = None,
                  metrics: Any = None, path: str | Path | None = None, model_dir: str | Path = 'models',
@@ -103,6 +105,7 @@ class Learner(Loop):
 
     # ------------------------------------------------------------ training
 
+    @tells_near_match
     def fit_one_cycle(self, n_epoch: int, lr_max: float | slice | None = None, div: float = 25.,
                       div_final: float = 1e5, pct_start: float = 0.25, wd: float | None = None, moms: Any = None,
                       cbs: Any = None, reset_opt: bool = False, start_epoch: int = 0, checkpoint: Any = None,
@@ -117,6 +120,7 @@ class Learner(Loop):
         self.fit(n_epoch, cbs=ParamScheduler(scheds) + L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch,
                  **_given(checkpoint=checkpoint, resume=resume))
 
+    @tells_near_match
     def fit_flat_cos(self, n_epoch: int, lr: float | slice | None = None, div_final: float = 1e5,
                      pct_start: float = 0.75, wd: float | None = None, cbs: Any = None, reset_opt: bool = False,
                      start_epoch: int = 0, checkpoint: Any = None, resume: bool = False) -> None:
@@ -126,6 +130,7 @@ class Learner(Loop):
         self.fit(n_epoch, cbs=ParamScheduler(scheds) + L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch,
                  **_given(checkpoint=checkpoint, resume=resume))
 
+    @tells_near_match
     def fit_sgdr(self, n_cycles: int, cycle_len: int, lr_max: float | slice | None = None, cycle_mult: int = 2,
                  cbs: Any = None, reset_opt: bool = False, wd: float | None = None, start_epoch: int = 0,
                  checkpoint: Any = None, resume: bool = False) -> None:
@@ -142,7 +147,10 @@ class Learner(Loop):
 
     def fine_tune(self, epochs: int, base_lr: float = 2e-3, freeze_epochs: int = 1, lr_mult: float = 100,
                   pct_start: float = 0.3, div: float = 5.0, **kwargs: Any) -> None:
-        """Train the head for `freeze_epochs` with the body frozen, then everything for `epochs` at lower rates."""
+        """Train the head for `freeze_epochs` with the body frozen, then everything for `epochs` at lower rates.
+
+        Keyword arguments go to both calls of `fit_one_cycle`.
+        """
         with _replaced(self, 'fine_tune_phase', 0):
             self.freeze()
             self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=0.99, **kwargs)
@@ -178,6 +186,7 @@ class Learner(Loop):
         """Train all parameter groups."""
         self.freeze_to(0)
 
+    @tells_near_match
     def lr_find(self, start_lr: float = 1e-7, end_lr: float = 10, num_it: int = 100, stop_div: bool = True,
                 show_plot: bool = True, suggest_funcs: Any = valley) -> Any:
         """Try rising learning rates on a copy of the training and suggest one; leaves no trace.
@@ -216,6 +225,7 @@ class Learner(Loop):
                 with self._running(), self:
                     yield self
 
+    @tells_near_match
     def validate(self, ds_idx: int = 1, dl: Any = None, cbs: Any = None) -> L:
         """Loss and metrics on split `ds_idx` or on the loader `dl`: `[loss, *metrics]`, plain floats."""
         with self.validation_context(cbs=cbs):
@@ -237,6 +247,7 @@ class Learner(Loop):
         """One item (path, picture, array, bytes, tensor): `([input], decoded target, its tensor, probabilities)`."""
         return inference.predict(self, item, rm_type_tfms=rm_type_tfms, with_input=with_input)
 
+    @tells_near_match
     def tta(self, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any = None, batch_tfms: Any = None,
             beta: float | None = 0.25, use_max: bool = False) -> tuple:
         """Predictions averaged with those on `n` augmented versions (test time augmentation), and the targets."""
@@ -257,12 +268,14 @@ class Learner(Loop):
 
     # ------------------------------------------------------------ files
 
+    @tells_near_match
     def save(self, file: Any, with_opt: bool = True) -> Any:
         """Write model and optimizer state to `path/model_dir/file.pth`; returns the path."""
         file = join_path_file(file, self.path / self.model_dir, ext='.pth')
         save_model(file, self.model, self.opt, with_opt=with_opt)
         return file
 
+    @tells_near_match
     def load(self, file: Any, with_opt: bool = True, device: Any = None, strict: bool = True) -> Learner:
         """Read what `save` wrote; a file can only hold tensors, never code."""
         if self.opt is None and with_opt:
@@ -346,6 +359,19 @@ class Learner(Loop):
             raise RuntimeError(f'{num_distrib()} processes were started and minifast trains in one so far: '
                                'start the script without torchrun')
         yield self
+
+    def to_distributed(self, sync_bn: bool = True) -> Learner:
+        """Train on several processes, which is not supported yet; in one process it changes nothing.
+
+        Raises:
+            RuntimeError: several processes were started.
+        """
+        with self.distrib_ctx(sync_bn):
+            return self
+
+    def detach_distributed(self) -> Learner:
+        """Undo `to_distributed`."""
+        return self
 
     def compile(self, **kwargs: Any) -> Learner:
         """Compile the model in place with `torch.compile`'s arguments; names of parameters stay as they are."""

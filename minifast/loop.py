@@ -11,7 +11,7 @@ from fastcore.basics import noop
 from fastcore.foundation import L
 from torch import Tensor
 
-from minifast.arguments import near_match
+from minifast.arguments import near_match, tells_near_match
 from minifast.callback.checkpoint import CheckpointCallback, fit_was_done
 from minifast.callback.core import (
     Callback,
@@ -353,6 +353,7 @@ class Loop:
             for state in self._bn_bias_state(False):
                 state['force_train'] = True
 
+    @tells_near_match
     def fit(self, n_epoch: int, lr: float | slice | None = None, wd: float | None = None, cbs: Any = None,
             reset_opt: bool = False, start_epoch: int = 0, checkpoint: Any = None, resume: bool = False) -> None:
         """Train for `n_epoch` epochs, validating after each.

@@ -11,7 +11,7 @@ from torch.utils.data import (
     BatchSampler, IterableDataset, RandomSampler, Sampler, SequentialSampler, default_collate, default_convert,
     get_worker_info,
 )
-from minifast.arguments import check_kwargs, near_match
+from minifast.arguments import check_kwargs, near_match, tells_near_match
 from minifast.torch_core import (
     apply, apply_init, apply_leaf, array, batch_to_samples, batchnorm_types, bn_bias_params, cast, concat, cond_init,
     default_device, defaults, detach_parallel, detuplify, display_df, doc, find_bs, find_device, flatten_check,
@@ -58,10 +58,10 @@ __all__ = [
     'SelfAttention', 'SEModule', 'SeparableBlock', 'sequential', 'SequentialEx', 'SequentialSampler',
     'SEResNeXtBlock', 'set_random_states', 'set_seed', 'show_image', 'show_image_batch', 'show_images', 'show_title',
     'show_titled_image', 'sigmoid', 'sigmoid_', 'sigmoid_range', 'SigmoidRange', 'SimpleCNN', 'SimpleSelfAttention',
-    'split_model', 'subplots', 'Swish', 'swish', 'SwishJit', 'Tensor', 'tensor', 'TensorBase', 'TensorCategory',
-    'TensorFlowField', 'TensorImage', 'TensorImageBase', 'TensorImageBW', 'TensorMask', 'TensorMultiCategory',
-    'TimeDistributed', 'TitledTensorScalar', 'to_concat', 'to_cpu', 'to_detach', 'to_device', 'to_float', 'to_half',
-    'to_np', 'to_parallel', 'torch', 'ToTensorBase', 'trainable_params', 'trunc_normal_', 'unsqueeze', 'unsqueeze_',
-    'View', 'vleaky_relu',
+    'split_model', 'subplots', 'Swish', 'swish', 'SwishJit', 'tells_near_match', 'Tensor', 'tensor', 'TensorBase',
+    'TensorCategory', 'TensorFlowField', 'TensorImage', 'TensorImageBase', 'TensorImageBW', 'TensorMask',
+    'TensorMultiCategory', 'TimeDistributed', 'TitledTensorScalar', 'to_concat', 'to_cpu', 'to_detach', 'to_device',
+    'to_float', 'to_half', 'to_np', 'to_parallel', 'torch', 'ToTensorBase', 'trainable_params', 'trunc_normal_',
+    'unsqueeze', 'unsqueeze_', 'View', 'vleaky_relu',
 ]
 __all__ += _imports.__all__

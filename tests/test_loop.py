@@ -314,6 +314,18 @@ def test_the_block_for_several_processes_changes_nothing_in_one(monkeypatch):
     torch.manual_seed(2)
     twin.fit(1)
     assert same_weights(learn.model, twin.model)
+    assert learn.to_distributed().detach_distributed() is learn
     monkeypatch.setenv('WORLD_SIZE', '2')
     with pytest.raises(RuntimeError, match='without torchrun'), learn.distrib_ctx():
         pass
+
+
+@pytest.mark.parametrize('call, near', [
+    (lambda learn: learn.fit(1, lrr=1), 'lr'), (lambda learn: learn.fit_one_cycle(1, lr_maxx=1), 'lr_max'),
+    (lambda learn: learn.lr_find(start=1), 'start_lr'), (lambda learn: learn.load('x', stric=True), 'strict'),
+    (lambda learn: Learner(learn.dls, learn.model, metric=accuracy), 'metrics'),
+    (lambda learn: learn.fit_sgdr(1, 1, reset_opts=True), 'reset_opt')])
+def test_an_unknown_keyword_is_refused_with_the_nearest(call, near):
+    """A misspelt keyword argument is a TypeError at once, with what was meant."""
+    with pytest.raises(TypeError, match='unexpected keyword argument' f".*did you mean '{near}'"):
+        call(make_learner())
