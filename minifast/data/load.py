@@ -360,7 +360,7 @@ class DataLoader(BatchMaker):
         for name in _stays_here:
             sent.__dict__.pop(name, None)
         make = sent._make if self.indexed else sent._streamed
-        pool = ProcessPool(make, n, persistent, context, not self.indexed, sent.wif, self._item_name,
+        pool = ProcessPool(make, n, persistent, context, not self.indexed, sent.wif, sent._item_name,
                            timeout=self.timeout, pin_memory=self._pins(), prefetch_factor=self.prefetch_factor)
         self._pool = (plan, pool) if persistent and self.indexed else None
         return pool
