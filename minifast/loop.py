@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from fastcore.basics import noop
 from fastcore.foundation import L
 from torch import Tensor
 
@@ -198,17 +197,19 @@ class Loop:
             for cb in self.cbs:
                 cb.run = True
 
-    def _with_events(self, f: Callable, event_type: str, ex: type[Exception], final: Callable = noop) -> None:
+    def _with_events(self, f: Callable, event_type: str, ex: type[Exception], final: Callable | None = None) -> None:
         before, after_cancel, after = parts[event_type]
+        heard = self._heard
         try:
-            if self._heard[before]:
+            if heard[before]:
                 self._call_one(before)
             f()
         except ex:
             self._call_one(after_cancel)
-        if self._heard[after]:
+        if self._heard[after]:  # asked anew: the table may be another by now
             self._call_one(after)
-        final()
+        if final is not None:
+            final()
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -281,11 +282,11 @@ class Loop:
         self.opt.zero_grad()
 
     def _do_one_batch(self) -> None:
-        self.pred = self.model(*[plain(x) if isinstance(x, Tensor) else x for x in self.xb])
+        self.pred = self.model(*map(plain, self.xb))
         if self._heard['after_pred']:
             self._call_one('after_pred')
         if len(self.yb):
-            self.loss_grad = self.loss_func(self.pred, *[plain(y) if isinstance(y, Tensor) else y for y in self.yb])
+            self.loss_grad = self.loss_func(self.pred, *map(plain, self.yb))
             # a hook may change loss_grad in place and must not change what is reported; without hooks nobody can
             self.loss = self.loss_grad.clone() if self._may_change_loss else self.loss_grad
         if self._heard['after_loss']:

@@ -99,9 +99,9 @@ class TitledTensorScalar(TensorBase):
         return show_title(self.item(), ctx=ctx, **kwargs)  # sync: shown to a person
 
 
-def plain(x: Tensor) -> Tensor:
-    """The same storage as a plain tensor, without the marker."""
-    return x if type(x) is Tensor else x.as_subclass(Tensor)
+def plain(x: Any) -> Any:
+    """A tensor without its marker, on the same storage; what is no tensor comes back as it is."""
+    return x if type(x) is Tensor or not isinstance(x, Tensor) else x.as_subclass(Tensor)
 
 
 def cast(x: Tensor, cls: type) -> Tensor:

@@ -285,7 +285,7 @@ def test_recorder_keeps_one_row_an_epoch_and_one_loss_a_step():
     assert list(recorder.metric_names) == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'time']
     assert [len(row) for row in recorder.values] == [3, 3] and all(isinstance(v, float) for v in recorder.values[-1])
     assert len(recorder.losses) == len(recorder.lrs) == 12 and list(recorder.iters) == [6, 12]
-    assert recorder.losses[0].ndim == 0 and learn.smooth_loss is recorder.losses[-1]
+    assert recorder.losses[0].ndim == 0 and torch.equal(learn.smooth_loss, recorder.losses[-1])
     assert list(learn.final_record) == list(recorder.values[-1])
     loss, acc = learn.validate()
     assert loss == pytest.approx(recorder.values[-1][1] if len(recorder.values) == 2 else loss, abs=1e-6)

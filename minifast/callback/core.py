@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
 
@@ -248,7 +249,7 @@ def _cast_tensor(x: Any) -> Any:
     """A tensor, and the tensors in a tuple, without markers."""
     if isinstance(x, tuple):
         return tuple(_cast_tensor(o) for o in x)
-    return plain(x) if isinstance(x, Tensor) else x
+    return plain(x)
 
 
 def _wants(cb: Callback, event_name: str) -> bool:
@@ -273,7 +274,7 @@ def hooks_of(cbs: Sequence[Callback], event_name: str) -> tuple[Hook, ...]:
     was replaced (a plugin may patch it, on the base class too) takes part in every event and decides for itself.
     """
     found = []
-    for cb in sorted(cbs, key=lambda cb: cb.order):
+    for cb in sorted(cbs, key=attrgetter('order')):
         if type(cb).__call__ is not _plain_call:
             found.append((cb, _CallByName(cb, event_name)))
             continue

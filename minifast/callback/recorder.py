@@ -41,7 +41,7 @@ class SmoothLoss(Metric):
 
     def reset(self) -> None:
         self._kept: list[Tensor] = []
-        self._average, self._smoothed = 0., []
+        self._average, self._smoothed, self._tensors = 0., [], []
 
     def accumulate(self, learn: Any) -> None:
         self._kept.append(learn.loss.detach())
@@ -51,35 +51,43 @@ class SmoothLoss(Metric):
         """Steps seen."""
         return len(self._smoothed) + len(self._kept)
 
+    def _catch_up(self) -> list[float]:
+        """The smoothed loss after every step, the kept ones taken in."""
+        if self._kept:
+            kept, self._kept = [loss if loss.ndim == 0 else loss.mean() for loss in self._kept], []
+            beta, average, first = self.beta, self._average, len(self._smoothed) + 1
+            for step, loss in enumerate(torch.stack(kept).double().tolist(), first):  # sync: somebody looks
+                average = beta * average + (1 - beta) * loss
+                self._smoothed.append(average / (1 - beta ** step))
+            self._average = average
+        return self._smoothed
+
     @property
     def losses(self) -> list[Tensor]:
         """The smoothed loss after every step, 0-d float32 tensors on the CPU."""
-        if self._kept:
-            kept, self._kept = [loss if loss.ndim == 0 else loss.mean() for loss in self._kept], []
-            smoothed = []
-            for loss in torch.stack(kept).double().tolist():  # sync: somebody looks at the losses
-                self._average = self.beta * self._average + (1 - self.beta) * loss
-                smoothed.append(self._average / (1 - self.beta ** (len(self._smoothed) + len(smoothed) + 1)))
-            self._smoothed.extend(torch.tensor(smoothed, dtype=torch.float32).unbind())
-        return self._smoothed
+        new = self._catch_up()[len(self._tensors):]
+        if new:
+            self._tensors.extend(torch.tensor(new, dtype=torch.float32).unbind())
+        return self._tensors
 
     @losses.setter
     def losses(self, losses: Iterable[Tensor]) -> None:
-        self._kept, self._smoothed = [], list(losses)
+        self._kept, self._tensors = [], list(losses)
+        self._smoothed = [float(loss) for loss in self._tensors]  # sync: none, they are on the host
 
     @property
     def value(self) -> Tensor | None:
         """The smoothed loss now, None before the first step."""
-        return self.losses[-1] if self.losses else None
+        smoothed = self._catch_up()
+        return torch.tensor(smoothed[-1]) if smoothed else None
 
     def state_dict(self) -> dict[str, Any]:
         """The losses so far and the running average."""
-        losses = self.losses
-        return {'average': self._average, 'losses': torch.stack(losses) if losses else torch.empty(0)}
+        return {'average': self._average, 'losses': torch.tensor(self._catch_up(), dtype=torch.float32)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
-        self._kept, self._average, self._smoothed = [], state['average'], list(state['losses'].unbind())
+        self.losses, self._average = state['losses'].unbind(), state['average']
 
 
 def _to_host(values: Iterable[Any]) -> list[Any]:
@@ -137,28 +145,22 @@ class Recorder(Callback):
 
     @property
     def _train_mets(self) -> L:
-        if self.cancel_train:
-            return L()
-        return L(self.smooth_loss) + (self.metrics if self.train_metrics else L())
+        return L() if self.cancel_train else L([self.smooth_loss, *(self.metrics if self.train_metrics else ())])
 
     @property
     def _valid_mets(self) -> L:
-        if self.cancel_valid or not self.valid_metrics:
-            return L()
-        return L(self.loss) + self.metrics
+        return L() if self.cancel_valid or not self.valid_metrics else L([self.loss, *self.metrics])
 
     def before_fit(self) -> None:
         self.lrs, self.iters, self.values = [], [], []
-        names = L(self.metrics).attrgot('name')
+        names = [metric.name for metric in self.metrics]
         if self.train_metrics and self.valid_metrics:
-            names = L('loss') + names
-            names = names.map('train_{}') + names.map('valid_{}')
+            names = [f'{part}_{name}' for part in ('train', 'valid') for name in ('loss', *names)]
         elif self.valid_metrics:
-            names = L('train_loss', 'valid_loss') + names
+            names = ['train_loss', 'valid_loss', *names]
         else:
-            names = L('train_loss') + names.map('train_{}' if self.train_metrics else '{}')
-        self.metric_names = L('epoch') + names + L('time' if self.add_time else None)
-        self.metric_names = self.metric_names.filter(lambda name: name is not None)
+            names = ['train_loss', *(f'train_{name}' if self.train_metrics else name for name in names)]
+        self.metric_names = L(['epoch', *names, *(['time'] if self.add_time else [])])
         self.smooth_loss.reset()
 
     def before_epoch(self) -> None:
@@ -167,14 +169,14 @@ class Recorder(Callback):
         self.log = L(self.epoch)
 
     def before_train(self) -> None:
-        for met in self._train_mets[1:]:
-            met.reset()
         self._measuring = tuple(self._train_mets)
+        for met in self._measuring[1:]:
+            met.reset()
 
     def before_validate(self) -> None:
-        for met in self._valid_mets:
-            met.reset()
         self._measuring = tuple(self._valid_mets)
+        for met in self._measuring:
+            met.reset()
 
     def after_batch(self) -> None:
         learn = self.learn
@@ -192,10 +194,10 @@ class Recorder(Callback):
         self.cancel_valid = True
 
     def after_train(self) -> None:
-        self.log += L(_to_host(met.value for met in self._train_mets))
+        self.log += _to_host(met.value for met in self._train_mets)
 
     def after_validate(self) -> None:
-        self.log += L(_to_host(met.value for met in self._valid_mets))
+        self.log += _to_host(met.value for met in self._valid_mets)
 
     def after_epoch(self) -> None:
         self.learn.final_record = self.log[1:].copy()

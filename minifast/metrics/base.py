@@ -320,7 +320,7 @@ class TorchMetric(Metric):
         pred = plain(learn.pred).detach()
         if isinstance(self.metric, nn.Module) and getattr(self.metric, 'device', pred.device) != pred.device:
             self.metric.to(pred.device)
-        self.metric.update(pred, *(plain(y) if isinstance(y, Tensor) else y for y in learn.yb))
+        self.metric.update(pred, *map(plain, learn.yb))
 
     @property
     def value(self) -> Any:
