@@ -11,6 +11,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,9 +129,14 @@ class Finding(NamedTuple):
     reason: str
 
 
-_SUFFIXES = frozenset(k for k, v in Image.registered_extensions().items() if v in Image.OPEN)
 _PARTS = {'train': 'train', 'training': 'train', 'valid': 'valid', 'val': 'valid', 'validation': 'valid',
           'test': 'test'}
+
+
+@cache
+def _suffixes() -> frozenset[str]:
+    """What Pillow opens; asking makes it import all of its formats."""
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 
 
 def _listing(folder: Path) -> tuple[list[Path], list[Finding]]:
@@ -151,7 +157,7 @@ def _listing(folder: Path) -> tuple[list[Path], list[Finding]]:
             path = Path(parent, name)
             if name.startswith('.'):
                 findings.append(Finding(path, 'left out', 'a hidden file'))
-            elif path.suffix.lower() not in _SUFFIXES:
+            elif path.suffix.lower() not in _suffixes():
                 findings.append(Finding(path, 'left out', f'no picture by its suffix {path.suffix!r}'))
             else:
                 files.append(path)
