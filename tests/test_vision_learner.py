@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from minifast.interpret import ClassificationInterpretation, SegmentationInterpretation
+from minifast.learner import load_learner
 from minifast.losses import CrossEntropyLossFlat
 from minifast.metrics import accuracy
 from minifast.vision import learner as room
@@ -305,3 +306,32 @@ def test_create_vision_model_is_the_room_s_builder():
     """The builder in this room is the one of the models."""
     from minifast.vision.models import create
     assert create_vision_model is create.create_vision_model
+
+
+def test_compiled_learner_freezes_searches_saves_and_exports_as_an_uncompiled_one(dls, tmp_path):
+    """`learn.compile()` changes speed only: the same losses through freeze, lr_find and unfreeze, the same names in
+    files, and an export that loads without it. The backend traces as inductor does and needs no C compiler."""
+    def train(compiled: bool):
+        torch.manual_seed(0)
+        learn = vision_learner(dls, tiny, pretrained=False, metrics=accuracy, path=tmp_path)
+        learn.remove_cb(learn.progress)
+        learn.logger = lambda row: None
+        if compiled:
+            assert learn.compile(backend='aot_eager') is learn
+        learn.freeze()
+        learn.fit(1)
+        learn.lr_find(num_it=3, show_plot=False)
+        learn.unfreeze()
+        learn.fit(1)
+        return learn
+
+    plain, compiled = train(False), train(True)
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] > 0
+    for name, expected in plain.model.state_dict().items():
+        torch.testing.assert_close(compiled.model.state_dict()[name], expected, atol=1e-4, rtol=1e-3)
+    item = dls.valid_ds.items[0]
+    expected = compiled.predict(item)[2]
+    compiled.save('compiled')
+    torch.testing.assert_close(plain.load('compiled').predict(item)[2], expected)
+    exported = load_learner(compiled.export('compiled.pkl'), model=train(False).model)
+    torch.testing.assert_close(exported.predict(item)[2], expected)
