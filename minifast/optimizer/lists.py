@@ -46,6 +46,7 @@ class _ListOptimizer(Optimizer):
 
     _zeros: tuple[str, ...] = ()  # state tensors shaped like the parameter that start at zero
     _counts = False  # keep `step`, the number of steps a parameter has taken
+    _one_pass = False  # the step without weight decay reads its lists once, so parts that fit the cache gain nothing
 
     def __init__(self, params: Any, cbs: list[Callable], decouple_wd: bool, **defaults: Any) -> None:
         self.decouple_wd = decouple_wd
@@ -83,7 +84,8 @@ class _ListOptimizer(Optimizer):
             params.append(p)
             states.append(state)
         for (do_wd, count), (params, states) in lists.items():
-            for part in _parts(params):
+            whole = self._one_pass and not (do_wd and group['wd'])
+            for part in [slice(None)] if whole else _parts(params):
                 yield do_wd, count, params[part], states[part]
 
     def _list_step(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], step: int,
@@ -112,6 +114,8 @@ def _root(sqr_avgs: list[Tensor], bias: float, eps: float) -> list[Tensor]:
 
 class SGD(_ListOptimizer):
     """Stochastic gradient descent, with momentum if `mom` is nonzero when it is made."""
+
+    _one_pass = True
 
     def __init__(self, params: Any, lr: float | slice, mom: float = 0., wd: float = 0.,
                  decouple_wd: bool = True) -> None:
