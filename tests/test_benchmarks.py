@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 root = Path(__file__).parents[1]
-names = ['loop', 'imports', 'pipeline', 'training', 'endtoend', 'inference', 'checkpoints', 'growth']
+names = ['loop', 'imports', 'pipeline', 'training', 'endtoend', 'inference', 'checkpoints', 'growth',
+         'accuracy']
 pytestmark = pytest.mark.skipif(not (root / 'benchmarks').is_dir(), reason='benchmarks are not part of the wheel')
 
 
