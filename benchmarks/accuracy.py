@@ -81,9 +81,8 @@ def report(rounds: int = 5, peers: bool = False, size: str = 'small') -> str:
     n_train, n_valid, epochs = {'tiny': (64, 32, 1), 'small': (600, 600, 4), 'full': (1200, 597, 6)}[size]
     with tempfile.TemporaryDirectory() as temporary:
         folder = write_digits(Path(temporary), n_train, n_valid)
-        title = (f'### Accuracy of a resnet18 from scratch ({n_train} + {n_valid} digits at {side} px, {epochs} epochs, '
-                 f'{rounds} seeds)')
-        return title + '\n\n' + compare(rounds, lambda **settings: accuracy_of(folder, epochs=epochs, **settings))
+        what = f'{n_train} + {n_valid} digits at {side} px, {epochs} epochs, {rounds} seeds'
+        return f'### Accuracy of a resnet18 from scratch ({what})\n\n' + compare(rounds, lambda **settings: accuracy_of(folder, epochs=epochs, **settings))
 
 
 if __name__ == '__main__':
