@@ -82,7 +82,8 @@ def report(rounds: int = 5, peers: bool = False, size: str = 'small') -> str:
     with tempfile.TemporaryDirectory() as temporary:
         folder = write_digits(Path(temporary), n_train, n_valid)
         what = f'{n_train} + {n_valid} digits at {side} px, {epochs} epochs, {rounds} seeds'
-        return f'### Accuracy of a resnet18 from scratch ({what})\n\n' + compare(rounds, lambda **settings: accuracy_of(folder, epochs=epochs, **settings))
+        rows = compare(rounds, lambda **settings: accuracy_of(folder, epochs=epochs, **settings))
+    return f'### Accuracy of a resnet18 from scratch ({what})\n\n{rows}'
 
 
 if __name__ == '__main__':

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from minifast.callback.core import Callback
 from minifast.interpret import ClassificationInterpretation, SegmentationInterpretation
 from minifast.learner import load_learner
 from minifast.losses import CrossEntropyLossFlat
@@ -306,6 +307,22 @@ def test_create_vision_model_is_the_room_s_builder():
     """The builder in this room is the one of the models."""
     from minifast.vision.models import create
     assert create_vision_model is create.create_vision_model
+
+
+@pytest.mark.parametrize('train_bn', (True, False))
+def test_frozen_body_takes_part_in_autograd_only_for_the_batchnorm_that_is_trained(dls, train_bn):
+    """Below the cut no convolution has a gradient; without trained BatchNorm nothing there is recorded at all."""
+    learn = vision_learner(dls, tiny, pretrained=False, train_bn=train_bn)
+    learn.freeze()
+    recorded, gradients = [], []
+    hook = learn.model[0].register_forward_hook(lambda module, x, features: recorded.append(features.requires_grad))
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, cbs=Callback(after_backward=lambda self: gradients.append(
+            {type(m) for m in self.model[0].modules() for p in m.parameters(recurse=False) if p.grad is not None})))
+    hook.remove()
+    trained = recorded[:len(gradients)]
+    assert trained and set(trained) == {train_bn}
+    assert all(kinds == ({nn.BatchNorm2d} if train_bn else set()) for kinds in gradients)
 
 
 def test_compiled_learner_freezes_searches_saves_and_exports_as_an_uncompiled_one(dls, tmp_path):
