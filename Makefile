@@ -16,7 +16,7 @@ STAMP := .venv/.installed
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
 
-demo: $(STAMP)-demo
+demo: $(STAMP)-alone
 	@$(BIN)/python -m minifast demo --out demo $(ARGS)
 
 test: $(STAMP)-test
@@ -45,8 +45,8 @@ namespaces: $(STAMP)-test
 	@$(BIN)/python tools/make_tree.py
 
 $(STAMP)-%: setup.cfg pyproject.toml | $(BIN)/python
-	@echo "Installing minifast[$*] into .venv (once; PyTorch is large, this can take minutes)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+	@echo "Installing minifast into .venv (once; PyTorch is large, this can take minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".$(patsubst %,[%],$(filter-out alone,$*))"
 	@touch $@
 
 $(BIN)/python:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from benchmarks.pipeline import mean, std, torchvision_loader
+from benchmarks.pipeline import mean, std
 from benchmarks.rounds import as_script
 
 side, bs, big = 64, 32, 375
@@ -38,12 +38,23 @@ def write_digits(folder: Path, n_train: int, n_valid: int) -> Path:
     return folder
 
 
+def _torchvision_loaders(folder: Path) -> list:
+    """The same crops by Pillow and torchvision: full decode, antialiased resize."""
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+    geometry = {'train': [v2.RandomResizedCrop(side, scale=(0.35, 1), antialias=True)],
+                'valid': [v2.Resize(int(side * 1.14), antialias=True), v2.CenterCrop(side)]}
+    last = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std), v2.ToPureTensor()]
+    return [torch.utils.data.DataLoader(ImageFolder(folder / split, v2.Compose([*tfms, *last])), bs,
+                                        shuffle=split == 'train', drop_last=split == 'train')
+            for split, tfms in geometry.items()]
+
+
 def _loaders(folder: Path, ours: bool) -> object:
     from minifast.vision.all import DataLoaders, ImageDataLoaders, Normalize, RandomResizedCrop
     if not ours:
-        return DataLoaders(*(torchvision_loader(folder, task, split, side) for task, split in
-                             (('RandomResizedCrop', 'train'), ('Resize', 'valid'))))
-    return ImageDataLoaders.from_folder(folder, item_tfms=RandomResizedCrop(side), bs=bs, num_workers=0,
+        return DataLoaders(*_torchvision_loaders(folder))
+    return ImageDataLoaders.from_folder(folder, item_tfms=RandomResizedCrop(side, min_scale=0.35), bs=bs, num_workers=0,
                                         batch_tfms=Normalize.from_stats(mean, std), device=torch.device('cpu'))
 
 

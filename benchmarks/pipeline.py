@@ -28,7 +28,7 @@ def _one_pass(loader: Iterable) -> Callable[[], None]:
     return run
 
 
-def torchvision_loader(folder: Path, task: str, split: str = 'train', side: int = side) -> Iterable:
+def torchvision_loader(folder: Path, task: str, split: str = 'train') -> Iterable:
     """ImageFolder and v2 transforms in the order torchvision's guide recommends for Pillow."""
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2

@@ -289,8 +289,8 @@ def check(args: argparse.Namespace) -> int:
 
 # ---------------------------------------------------------------- env
 
-PARTS = ('torch', 'torchvision', 'fastcore', 'tqdm', 'Pillow', 'numpy', 'torchmetrics', 'safetensors', 'matplotlib',
-         'simplejpeg', 'opencv-python-headless', 'pandas', 'scikit-learn', 'timm', 'tensorboard', 'wandb', 'mlflow',
+PARTS = ('torch', 'torchvision', 'fastcore', 'tqdm', 'Pillow', 'numpy', 'scikit-learn', 'safetensors', 'matplotlib',
+         'simplejpeg', 'opencv-python-headless', 'pandas', 'torchmetrics', 'timm', 'tensorboard', 'wandb', 'mlflow',
          'optuna', 'onnx')
 
 

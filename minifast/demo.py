@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from torchvision.models import resnet18
 
-from minifast.commands import UserMistake, print_table
+from minifast.commands import print_table
 from minifast.data.block import CategoryBlock, DataBlock
 from minifast.data.transforms import FuncSplitter, get_image_files, parent_label
 from minifast.metrics import accuracy
@@ -32,18 +32,12 @@ def write_digits(folder: str | Path) -> Path:
 
     The scans are 8x8 pixels of 17 grey levels and are written as 64x64 pictures; `n` counts within a class from 0.
 
-    Raises:
-        UserMistake: scikit-learn is not installed.
-
     Source: the test set of "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository (CC BY 4.0).
     """
     folder = Path(folder)
     if folder.is_dir():
         return folder
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise UserMistake('the digits come with scikit-learn: pip install "minifast[demo]"') from None
+    from sklearn.datasets import load_digits
     digits, seen = load_digits(), [0] * 10
     folder.parent.mkdir(parents=True, exist_ok=True)
     # written beside and renamed, so that a folder of this name is always complete

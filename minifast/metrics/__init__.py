@@ -1,4 +1,4 @@
-"""Metrics under fastai's names: functions of a batch here, classes and whole-set scores from the rooms beside this."""
+"""Metrics under fastai's names: functions of a batch and overlaps of masks here, whole-set scores in the room beside."""
 from __future__ import annotations
 
 import math
@@ -7,21 +7,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from fastcore.basics import class2attr
 from torch import Tensor
 
 from minifast.metrics.base import (AccumMetric, ActivationType, AvgLoss, AvgMetric, AvgSmoothLoss, LossMetric,
                                    LossMetrics, Metric, TorchMetric, ValueMetric, mk_metric, mk_metrics, sum_over_ranks)
-from minifast.metrics.multi import (APScoreBinary, APScoreMulti, BrierScoreMulti, ExplainedVariance, F1ScoreMulti,
-                                    FBetaMulti, HammingLossMulti, JaccardMulti, MatthewsCorrCoefMulti, PearsonCorrCoef,
-                                    PrecisionMulti, R2Score, RecallMulti, RocAuc, RocAucBinary, RocAucMulti,
-                                    SpearmanCorrCoef)
-from minifast.metrics.scores import (BalancedAccuracy, BrierScore, CohenKappa, ConfusionMetric, F1Score, FBeta,
-                                     HammingLoss, Jaccard, MatthewsCorrCoef, Precision, Recall, skm_to_fastai)
+from minifast.metrics.scores import (APScoreBinary, APScoreMulti, BalancedAccuracy, BrierScore, BrierScoreMulti,
+                                     CohenKappa, ExplainedVariance, F1Score, F1ScoreMulti, FBeta, FBetaMulti,
+                                     HammingLoss, HammingLossMulti, Jaccard, JaccardMulti, MatthewsCorrCoef,
+                                     MatthewsCorrCoefMulti, PearsonCorrCoef, Precision, PrecisionMulti, R2Score, Recall,
+                                     RecallMulti, RocAuc, RocAucBinary, RocAucMulti, SpearmanCorrCoef, skm_to_fastai)
 from minifast.torch_core import flatten_check, plain
 
 __all__ = ['APScoreBinary', 'APScoreMulti', 'AccumMetric', 'ActivationType', 'AvgLoss', 'AvgMetric', 'AvgSmoothLoss',
-           'BalancedAccuracy', 'BrierScore', 'BrierScoreMulti', 'CohenKappa', 'ConfusionMetric', 'Dice', 'DiceMulti',
+           'BalancedAccuracy', 'BrierScore', 'BrierScoreMulti', 'CohenKappa', 'Dice', 'DiceMulti',
            'ExplainedVariance', 'F1Score', 'F1ScoreMulti', 'FBeta', 'FBetaMulti', 'HammingLoss', 'HammingLossMulti',
            'Jaccard', 'JaccardCoeff', 'JaccardCoeffMulti', 'JaccardMulti', 'LossMetric', 'LossMetrics',
            'MatthewsCorrCoef', 'MatthewsCorrCoefMulti', 'Metric', 'PearsonCorrCoef', 'Perplexity', 'Precision',
@@ -155,7 +153,7 @@ class JaccardCoeff(Dice):
         return inter / (union - inter)
 
 
-class DiceMulti(ConfusionMetric):
+class DiceMulti(Metric):
     """Dice coefficient averaged over the classes that occur in the set: [B,C,H,W] and class indices [B,H,W].
 
     A subclass may compute its `value` from `inter` and `union`.
@@ -166,26 +164,51 @@ class DiceMulti(ConfusionMetric):
         Args:
             axis: of the classes.
         """
-        super().__init__(self._mean, axis, class2attr(self, 'Metric'))
+        self.axis = axis
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the counts."""
+        self.counts: Tensor | None = None
+
+    def accumulate(self, learn: Any) -> None:
+        """Count one batch."""
+        scores = plain(learn.pred).detach()
+        n = scores.shape[self.axis]
+        pred, targ = flatten_check(scores.argmax(dim=self.axis), learn.y)
+        targ = torch.where((targ >= 0) & (targ < n), targ, n).long()  # what is no class, such as an ignored pixel
+
+        def count(classes: Tensor) -> Tensor:
+            return torch.zeros(n + 1, dtype=torch.int64, device=pred.device).scatter_add_(
+                0, classes, torch.ones_like(classes))
+
+        counts = torch.stack([count(torch.where(pred == targ, pred, n)), count(pred) + count(targ)])[:, :n]
+        self.counts = counts if self.counts is None else self.counts + counts
+
+    def _totals(self) -> tuple[Tensor, Tensor]:
+        return tuple(sum_over_ranks(self.counts).cpu().double())  # sync: once an epoch
 
     @staticmethod
     def _score(inter: Tensor, union: Tensor) -> Tensor:
         return 2. * inter / union
 
-    def _mean(self, counts: Tensor) -> Tensor:
-        inter, union = counts.diag()[:-1], (counts.sum(0) + counts.sum(1))[:-1]
+    @property
+    def value(self) -> Tensor | None:
+        """The mean over classes; None before a batch."""
+        if self.counts is None:
+            return None
+        inter, union = self._totals()
         return self._score(inter[union > 0], union[union > 0]).mean()
 
     @property
     def inter(self) -> dict[int, float]:
         """Pixels predicted right, by class."""
-        return dict(enumerate(self._host_counts().diag()[:-1].tolist()))  # sync: asked for numbers
+        return dict(enumerate(self._totals()[0].tolist()))  # sync: asked for numbers
 
     @property
     def union(self) -> dict[int, float]:
         """Pixels predicted plus pixels true, by class."""
-        counts = self._host_counts()
-        return dict(enumerate((counts.sum(0) + counts.sum(1))[:-1].tolist()))  # sync: asked for numbers
+        return dict(enumerate(self._totals()[1].tolist()))  # sync: asked for numbers
 
 
 class JaccardCoeffMulti(DiceMulti):

@@ -1,22 +1,24 @@
-"""Scores of a whole epoch for one label an item, with scikit-learn's values and column names.
+"""Scores of a whole epoch by scikit-learn and scipy, under fastai's names; both are imported when a score is made.
 
-They count a confusion matrix on the device, so they need no memory however large the set. A `sample_weight` is left to
-scikit-learn, which has to be installed then.
+Predictions and targets are kept on the device and go to the host once, for `value`. The scores' names are
+scikit-learn's: `F1Score` is the column `f1_score`.
+
+Source: scikit-learn, `sklearn.metrics`; scipy, `scipy.stats`.
 """
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from minifast.metrics.base import AccumMetric, ActivationType, sum_over_ranks
-from minifast.torch_core import flatten_check, plain
+from minifast.metrics.base import AccumMetric, ActivationType
 
-__all__ = ['BalancedAccuracy', 'BrierScore', 'CohenKappa', 'ConfusionMetric', 'F1Score', 'FBeta', 'HammingLoss',
-           'Jaccard', 'MatthewsCorrCoef', 'Precision', 'Recall', 'skm_to_fastai']
+__all__ = ['APScoreBinary', 'APScoreMulti', 'BalancedAccuracy', 'BrierScore', 'BrierScoreMulti', 'CohenKappa',
+           'ExplainedVariance', 'F1Score', 'F1ScoreMulti', 'FBeta', 'FBetaMulti', 'HammingLoss', 'HammingLossMulti',
+           'Jaccard', 'JaccardMulti', 'MatthewsCorrCoef', 'MatthewsCorrCoefMulti', 'PearsonCorrCoef', 'Precision',
+           'PrecisionMulti', 'R2Score', 'Recall', 'RecallMulti', 'RocAuc', 'RocAucBinary', 'RocAucMulti',
+           'SpearmanCorrCoef', 'skm_to_fastai']
 
 
 def skm_to_fastai(func: Callable, is_class: bool = True, thresh: float | None = None, axis: int = -1,
@@ -37,139 +39,25 @@ def skm_to_fastai(func: Callable, is_class: bool = True, thresh: float | None = 
                        thresh=thresh, to_np=True, invert_arg=True, **kwargs)
 
 
-def _sklearn(name: str, **kwargs: Any) -> AccumMetric:
-    """`sklearn.metrics.<name>`, imported now."""
-    try:
-        import sklearn.metrics as skm
-    except ImportError as error:
-        raise ImportError(f'{name} with these arguments needs scikit-learn: pip install scikit-learn') from error
+def _score(name: str, **kwargs: Any) -> AccumMetric:
+    """`sklearn.metrics.<name>` as a metric."""
+    import sklearn.metrics as skm
     return skm_to_fastai(getattr(skm, name), **kwargs)
 
 
-# ---------------------------------------------------------------- counting single labels
-
-class ConfusionMetric(AccumMetric):
-    """A function of the confusion matrix of an epoch."""
-
-    def __init__(self, func: Callable[[Tensor], Any], axis: int = -1, name: str | None = None) -> None:
-        """
-        Args:
-            func: takes the matrix [target class, predicted class], float64 on the CPU; its last row and column
-                count what is none of the model's classes.
-            axis: of the classes in the predictions.
-            name: of the column.
-        """
-        super().__init__(func, dim_argmax=axis, name=name)
-
-    def reset(self) -> None:
-        """Forget the counts."""
-        self.counts: Tensor | None = None
-
-    def accumulate(self, learn: Any) -> None:
-        """Count one batch."""
-        pred = plain(learn.pred).detach()
-        self._count(pred.argmax(dim=self.dim_argmax), learn.y, pred.shape[self.dim_argmax])
-
-    def accum_values(self, preds: Tensor, targs: Tensor, learn: Any = None) -> None:
-        """Count predicted classes and target classes of any equal size."""
-        preds, targs = plain(preds), plain(targs)
-        largest = torch.stack([preds.max(), targs.max()]).max()
-        self._count(preds, targs, int(largest) + 1)  # sync: without a class axis the number of classes is in the data
-
-    def _count(self, preds: Tensor, targs: Tensor, n: int) -> None:
-        preds, targs = flatten_check(preds.detach(), plain(targs).detach())
-        side = max(n + 1, 0 if self.counts is None else len(self.counts))
-        # what is no class, such as an ignored pixel, counts in the last row and column
-        preds, targs = (torch.where((o >= 0) & (o < n), o, side - 1).long() for o in (preds, targs))
-        batch = torch.zeros(side * side, dtype=torch.int64, device=preds.device)
-        batch.scatter_add_(0, targs * side + preds, torch.ones_like(preds))
-        batch = batch.view(side, side)
-        self.counts = batch if self.counts is None else batch + _grown(self.counts, side)
-
-    @property
-    def value(self) -> Any:
-        """What `func` gives for the counts since `reset`; None before a batch."""
-        if self.counts is None:
-            return None
-        return self.func(self._host_counts())
-
-    def _host_counts(self) -> Tensor:
-        return sum_over_ranks(self.counts).cpu().double()  # sync: once an epoch
-
-
-def _grown(counts: Tensor, side: int) -> Tensor:
-    """The same counts in a larger matrix, the outsiders still last."""
-    if len(counts) == side:
-        return counts
-    grown = counts.new_zeros(side, side)
-    keep = torch.tensor([*range(len(counts) - 1), side - 1], device=counts.device)
-    grown[keep[:, None], keep] = counts
-    return grown
-
-
-def _present(counts: Tensor) -> Tensor:
-    """The matrix of the classes that occur among targets or predictions."""
-    occur = counts.sum(0) + counts.sum(1) > 0
-    return counts[occur][:, occur]
-
-
-def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    return torch.where(b > 0, a / b.clamp(min=1e-300), 0.)
-
-
-def _precision(tp: Tensor, n_pred: Tensor, n_targ: Tensor) -> Tensor:
-    return _ratio(tp, n_pred)
-
-
-def _recall(tp: Tensor, n_pred: Tensor, n_targ: Tensor) -> Tensor:
-    return _ratio(tp, n_targ)
-
-
-def _fbeta(tp: Tensor, n_pred: Tensor, n_targ: Tensor, beta: float = 1.) -> Tensor:
-    return _ratio((1 + beta**2) * tp, beta**2 * n_targ + n_pred)
-
-
-def _jaccard(tp: Tensor, n_pred: Tensor, n_targ: Tensor) -> Tensor:
-    return _ratio(tp, n_pred + n_targ - tp)
-
-
-def _average(score: Callable, tp: Tensor, n_pred: Tensor, n_targ: Tensor, average: str | None) -> Tensor:
-    if average == 'micro':
-        return score(tp.sum(), n_pred.sum(), n_targ.sum())
-    scores = score(tp, n_pred, n_targ)
-    if average is None:
-        return scores
-    return _ratio((scores * n_targ).sum(), n_targ.sum()) if average == 'weighted' else scores.mean()
-
-
-def _check_average(name: str, average: str | None, allowed: tuple) -> None:
+def _averaged(name: str, average: str | None, allowed: Sequence[str | None], **kwargs: Any) -> AccumMetric:
+    """A score with an average, whose name is checked now and not at the end of the first epoch."""
     if average not in allowed:
         raise ValueError(f'{name}: average={average!r} is none of {", ".join(map(repr, allowed))}')
+    return _score(name, average=average, **kwargs)
 
 
-def _of_counts(counts: Tensor, score: Callable, name: str, labels: Sequence[int] | None, pos_label: int,
-               average: str | None) -> Tensor:
-    n_pred, n_targ, tp = counts.sum(0), counts.sum(1), counts.diag()
-    if average == 'binary':
-        n_present = int((n_pred + n_targ > 0).sum())
-        if n_present > 2:
-            raise ValueError(f"{name}: average='binary' looks at class {pos_label} of two, and {n_present} classes "
-                             "occur: use average='macro', 'micro' or 'weighted'")
-        labels = [pos_label] if pos_label < len(tp) - 1 else [-1]
-        average = 'macro'
-    chosen = n_pred + n_targ > 0 if labels is None else torch.tensor([o if o < len(tp) - 1 else -1 for o in labels])
-    return _average(score, tp[chosen], n_pred[chosen], n_targ[chosen], average)
+# ---------------------------------------------------------------- one label an item
 
-
-def _single(name: str, score: Callable, axis: int, labels: Any, pos_label: int, average: str | None,
-            sample_weight: Any, **kwargs: Any) -> AccumMetric:
-    _check_average(name, average, ('binary', 'micro', 'macro', 'weighted', None))
-    if sample_weight is not None:
-        return _sklearn(name, axis=axis, labels=labels, pos_label=pos_label, average=average,
-                        sample_weight=sample_weight, **kwargs)
-    func = partial(_of_counts, score=partial(score, **kwargs), name=name, labels=labels, pos_label=pos_label,
-                   average=average)
-    return ConfusionMetric(func, axis=axis, name=name)
+def _single(name: str, axis: int, average: str | None, **kwargs: Any) -> AccumMetric:
+    # nothing divided by nothing is 0, as it is by default, and no warning every epoch
+    return _averaged(name, average, ('binary', 'micro', 'macro', 'weighted', None), axis=axis, zero_division=0,
+                     **kwargs)
 
 
 def F1Score(axis: int = -1, labels: Sequence[int] | None = None, pos_label: int = 1, average: str | None = 'binary',
@@ -181,91 +69,212 @@ def F1Score(axis: int = -1, labels: Sequence[int] | None = None, pos_label: int 
         labels: the classes to look at, default those that occur.
         pos_label: the class that `average='binary'` looks at.
         average: 'binary', 'micro', 'macro', 'weighted', or None for one number a class.
-        sample_weight: of each item (by scikit-learn).
+        sample_weight: of each item.
     """
-    return _single('f1_score', _fbeta, axis, labels, pos_label, average, sample_weight)
+    return _single('f1_score', axis, average, labels=labels, pos_label=pos_label, sample_weight=sample_weight)
 
 
 def FBeta(beta: float, axis: int = -1, labels: Sequence[int] | None = None, pos_label: int = 1,
           average: str | None = 'binary', sample_weight: Any = None) -> AccumMetric:
     """`F1Score` with recall weighing `beta` times as much as precision."""
-    return _single('fbeta_score', _fbeta, axis, labels, pos_label, average, sample_weight, beta=beta)
+    return _single('fbeta_score', axis, average, beta=beta, labels=labels, pos_label=pos_label,
+                   sample_weight=sample_weight)
 
 
 def Precision(axis: int = -1, labels: Sequence[int] | None = None, pos_label: int = 1, average: str | None = 'binary',
               sample_weight: Any = None) -> AccumMetric:
     """Which share of what was predicted as a class is right; arguments as in `F1Score`."""
-    return _single('precision_score', _precision, axis, labels, pos_label, average, sample_weight)
+    return _single('precision_score', axis, average, labels=labels, pos_label=pos_label, sample_weight=sample_weight)
 
 
 def Recall(axis: int = -1, labels: Sequence[int] | None = None, pos_label: int = 1, average: str | None = 'binary',
            sample_weight: Any = None) -> AccumMetric:
     """Which share of a class was found; arguments as in `F1Score`."""
-    return _single('recall_score', _recall, axis, labels, pos_label, average, sample_weight)
+    return _single('recall_score', axis, average, labels=labels, pos_label=pos_label, sample_weight=sample_weight)
 
 
 def Jaccard(axis: int = -1, labels: Sequence[int] | None = None, pos_label: int = 1, average: str | None = 'binary',
             sample_weight: Any = None) -> AccumMetric:
     """Intersection over union of predicted and true items of a class; arguments as in `F1Score`."""
-    return _single('jaccard_score', _jaccard, axis, labels, pos_label, average, sample_weight)
-
-
-def _balanced_accuracy(counts: Tensor, adjusted: bool = False) -> Tensor:
-    recalls = (counts.diag() / counts.sum(1))[counts.sum(1) > 0]
-    score, chance = recalls.mean(), 1 / len(recalls)
-    return (score - chance) / (1 - chance) if adjusted else score
+    return _single('jaccard_score', axis, average, labels=labels, pos_label=pos_label, sample_weight=sample_weight)
 
 
 def BalancedAccuracy(axis: int = -1, sample_weight: Any = None, adjusted: bool = False) -> AccumMetric:
     """Mean recall over the classes that occur; `adjusted` puts chance at 0."""
-    if sample_weight is not None:
-        return _sklearn('balanced_accuracy_score', axis=axis, sample_weight=sample_weight, adjusted=adjusted)
-    return ConfusionMetric(partial(_balanced_accuracy, adjusted=adjusted), axis, 'balanced_accuracy_score')
-
-
-def _cohen_kappa(counts: Tensor, labels: Sequence[int] | None = None, weights: str | None = None) -> Tensor:
-    counts = _present(counts) if labels is None else counts[torch.tensor(labels)][:, torch.tensor(labels)]
-    distance = (torch.arange(len(counts))[:, None] - torch.arange(len(counts))).abs().double()
-    cost = distance if weights == 'linear' else distance**2 if weights == 'quadratic' else (distance > 0).double()
-    expected = counts.sum(1)[:, None] * counts.sum(0) / counts.sum()
-    return 1 - (cost * counts).sum() / (cost * expected).sum()
+    return _score('balanced_accuracy_score', axis=axis, sample_weight=sample_weight, adjusted=adjusted)
 
 
 def CohenKappa(axis: int = -1, labels: Sequence[int] | None = None, weights: str | None = None,
                sample_weight: Any = None) -> AccumMetric:
     """Agreement beyond chance; `weights` 'linear' or 'quadratic' make distant classes count more."""
-    if sample_weight is not None:
-        return _sklearn('cohen_kappa_score', axis=axis, labels=labels, weights=weights, sample_weight=sample_weight)
-    _check_average('CohenKappa, weights', weights, (None, 'linear', 'quadratic'))
-    return ConfusionMetric(partial(_cohen_kappa, labels=labels, weights=weights), axis, 'cohen_kappa_score')
-
-
-def _matthews(counts: Tensor) -> Tensor:
-    n_pred, n_targ, n = counts.sum(0), counts.sum(1), counts.sum()
-    agree = counts.diag().sum() * n - (n_pred * n_targ).sum()
-    return _ratio(agree, ((n**2 - (n_pred**2).sum()) * (n**2 - (n_targ**2).sum())).sqrt())
+    return _score('cohen_kappa_score', axis=axis, labels=labels, weights=weights, sample_weight=sample_weight)
 
 
 def MatthewsCorrCoef(sample_weight: Any = None, axis: int = -1) -> AccumMetric:
     """Correlation of predicted and true classes, -1 to 1."""
-    if sample_weight is not None:
-        return _sklearn('matthews_corrcoef', axis=axis, sample_weight=sample_weight)
-    return ConfusionMetric(_matthews, axis, 'matthews_corrcoef')
+    return _score('matthews_corrcoef', axis=axis, sample_weight=sample_weight)
 
 
 def HammingLoss(axis: int = -1, sample_weight: Any = None) -> AccumMetric:
     """Share of wrong classes."""
-    if sample_weight is not None:
-        return _sklearn('hamming_loss', axis=axis, sample_weight=sample_weight)
-    return ConfusionMetric(lambda counts: 1 - counts.diag().sum() / counts.sum(), axis, 'hamming_loss')
-
-
-def _squared_gap(preds: Tensor, targs: Tensor) -> Tensor:
-    return (preds.double() - targs.double()).square().mean()
+    return _score('hamming_loss', axis=axis, sample_weight=sample_weight)
 
 
 def BrierScore(axis: int = -1, sample_weight: Any = None, pos_label: int | None = None) -> AccumMetric:
     """Mean squared difference of predicted and true class of two: of the answer, not its probability, as in fastai."""
-    if sample_weight is not None or pos_label is not None:
-        return _sklearn('brier_score_loss', axis=axis, sample_weight=sample_weight, pos_label=pos_label)
-    return AccumMetric(_squared_gap, dim_argmax=axis, name='brier_score_loss')
+    return _score('brier_score_loss', axis=axis, sample_weight=sample_weight, pos_label=pos_label)
+
+
+def _roc_auc(targs: np.ndarray, probs: np.ndarray, **kwargs: Any) -> float:
+    """scikit-learn's, which takes one column for two classes and learns the classes from the columns."""
+    from sklearn.metrics import roc_auc_score
+    if probs.shape[1] == 2:
+        return roc_auc_score(targs, probs[:, 1], **kwargs)
+    return roc_auc_score(targs, probs, labels=np.arange(probs.shape[1]), **kwargs)
+
+
+def RocAuc(axis: int = -1, average: str | None = 'macro', sample_weight: Any = None, max_fpr: float | None = None,
+           multi_class: str = 'ovr') -> AccumMetric:
+    """Area under the ROC curve of each class against the others, for one label an item.
+
+    Args:
+        axis: of the classes in the predictions (logits).
+        average: over classes: 'micro', 'macro', 'weighted', or None for one number a class.
+        sample_weight: of each item.
+        max_fpr: only up to this false positive rate, for two classes.
+        multi_class: 'ovr', or 'ovo' for each class against each other.
+    """
+    if multi_class not in ('ovr', 'ovo'):
+        raise ValueError(f"RocAuc: multi_class={multi_class!r} is none of 'ovr', 'ovo'")
+    return skm_to_fastai(_roc_auc, axis=axis, activation=ActivationType.Softmax, flatten=False, average=average,
+                         sample_weight=sample_weight, max_fpr=max_fpr, multi_class=multi_class, name='roc_auc_score')
+
+
+def RocAucBinary(axis: int = -1, average: str | None = 'macro', sample_weight: Any = None,
+                 max_fpr: float | None = None, multi_class: str = 'raise') -> AccumMetric:
+    """Area under the ROC curve of the last of two classes; `average` and `multi_class` have no effect."""
+    return _score('roc_auc_score', axis=axis, activation=ActivationType.BinarySoftmax, average=average,
+                  sample_weight=sample_weight, max_fpr=max_fpr, multi_class=multi_class)
+
+
+def APScoreBinary(axis: int = -1, average: str | None = 'macro', pos_label: int = 1,
+                  sample_weight: Any = None) -> AccumMetric:
+    """Average precision of the last of two classes; `average` has no effect."""
+    return _score('average_precision_score', axis=axis, activation=ActivationType.BinarySoftmax, average=average,
+                  pos_label=pos_label, sample_weight=sample_weight)
+
+
+# ---------------------------------------------------------------- several labels an item
+
+_AVERAGES = ('micro', 'macro', 'weighted', 'samples', None)
+
+
+def _of_labels(sigmoid: bool) -> str:
+    return ActivationType.Sigmoid if sigmoid else ActivationType.No
+
+
+def _multi(name: str, thresh: float, sigmoid: bool, average: str | None, **kwargs: Any) -> AccumMetric:
+    return _averaged(name, average, _AVERAGES, thresh=thresh, activation=_of_labels(sigmoid), flatten=False,
+                     zero_division=0, **kwargs)
+
+
+def F1ScoreMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Sequence[int] | None = None, pos_label: int = 1,
+                 average: str | None = 'macro', sample_weight: Any = None) -> AccumMetric:
+    """Harmonic mean of precision and recall, for several labels an item.
+
+    Args:
+        thresh: a label counts as predicted from this probability on.
+        sigmoid: predictions are logits.
+        labels: the columns to look at, default all.
+        pos_label: has no effect.
+        average: 'micro', 'macro', 'weighted', 'samples' (over items instead of labels), or None for one number a label.
+        sample_weight: of each item.
+    """
+    return _multi('f1_score', thresh, sigmoid, average, labels=labels, sample_weight=sample_weight)
+
+
+def FBetaMulti(beta: float, thresh: float = 0.5, sigmoid: bool = True, labels: Sequence[int] | None = None,
+               pos_label: int = 1, average: str | None = 'macro', sample_weight: Any = None) -> AccumMetric:
+    """`F1ScoreMulti` with recall weighing `beta` times as much as precision."""
+    return _multi('fbeta_score', thresh, sigmoid, average, beta=beta, labels=labels, sample_weight=sample_weight)
+
+
+def PrecisionMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Sequence[int] | None = None, pos_label: int = 1,
+                   average: str | None = 'macro', sample_weight: Any = None) -> AccumMetric:
+    """Which share of the predicted labels is right; arguments as in `F1ScoreMulti`."""
+    return _multi('precision_score', thresh, sigmoid, average, labels=labels, sample_weight=sample_weight)
+
+
+def RecallMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Sequence[int] | None = None, pos_label: int = 1,
+                average: str | None = 'macro', sample_weight: Any = None) -> AccumMetric:
+    """Which share of the labels was found; arguments as in `F1ScoreMulti`."""
+    return _multi('recall_score', thresh, sigmoid, average, labels=labels, sample_weight=sample_weight)
+
+
+def JaccardMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Sequence[int] | None = None, pos_label: int = 1,
+                 average: str | None = 'macro', sample_weight: Any = None) -> AccumMetric:
+    """Intersection over union of predicted and true labels; arguments as in `F1ScoreMulti`."""
+    return _multi('jaccard_score', thresh, sigmoid, average, labels=labels, sample_weight=sample_weight)
+
+
+def HammingLossMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Any = None,
+                     sample_weight: Any = None) -> AccumMetric:
+    """Share of wrong labels; `labels` has no effect."""
+    return _score('hamming_loss', thresh=thresh, activation=_of_labels(sigmoid), flatten=False,
+                  sample_weight=sample_weight)
+
+
+def BrierScoreMulti(thresh: float = 0.5, sigmoid: bool = True, sample_weight: Any = None,
+                    pos_label: int | None = None) -> AccumMetric:
+    """Mean squared difference of predicted and true labels, over all labels."""
+    return _score('brier_score_loss', thresh=thresh, activation=_of_labels(sigmoid), sample_weight=sample_weight,
+                  pos_label=pos_label)
+
+
+def MatthewsCorrCoefMulti(thresh: float = 0.5, sigmoid: bool = True, sample_weight: Any = None) -> AccumMetric:
+    """Correlation of predicted and true labels, over all labels of all items."""
+    return _score('matthews_corrcoef', thresh=thresh, activation=_of_labels(sigmoid), sample_weight=sample_weight)
+
+
+def RocAucMulti(sigmoid: bool = True, average: str | None = 'macro', sample_weight: Any = None,
+                max_fpr: float | None = None) -> AccumMetric:
+    """Area under the ROC curve of each label, for several labels an item; `average` as in `F1ScoreMulti`."""
+    return _averaged('roc_auc_score', average, _AVERAGES, activation=_of_labels(sigmoid), flatten=False, is_class=False,
+                     sample_weight=sample_weight, max_fpr=max_fpr)
+
+
+def APScoreMulti(sigmoid: bool = True, average: str | None = 'macro', pos_label: int = 1,
+                 sample_weight: Any = None) -> AccumMetric:
+    """Average precision of each label, for several labels an item; `average` as in `F1ScoreMulti`."""
+    return _averaged('average_precision_score', average, _AVERAGES, activation=_of_labels(sigmoid), flatten=False,
+                     is_class=False, pos_label=pos_label, sample_weight=sample_weight)
+
+
+# ---------------------------------------------------------------- regression
+
+def ExplainedVariance(sample_weight: Any = None) -> AccumMetric:
+    """Which share of the targets' variance the predictions explain, a constant offset aside."""
+    return _score('explained_variance_score', is_class=False, sample_weight=sample_weight)
+
+
+def R2Score(sample_weight: Any = None) -> AccumMetric:
+    """Which share of the targets' variance the predictions explain."""
+    return _score('r2_score', is_class=False, sample_weight=sample_weight)
+
+
+def _correlation(name: str, dim_argmax: int | None, kwargs: dict[str, Any]) -> AccumMetric:
+    import scipy.stats
+    func = getattr(scipy.stats, name)
+    return AccumMetric(lambda x, y, **given: func(x, y, **given).statistic, dim_argmax=dim_argmax,
+                       **{'name': name, 'to_np': True, **kwargs})
+
+
+def PearsonCorrCoef(dim_argmax: int | None = None, **kwargs: Any) -> AccumMetric:
+    """Linear correlation of predictions and targets; further arguments as in `AccumMetric`."""
+    return _correlation('pearsonr', dim_argmax, kwargs)
+
+
+def SpearmanCorrCoef(dim_argmax: int | None = None, axis: int = 0, nan_policy: str = 'propagate',
+                     **kwargs: Any) -> AccumMetric:
+    """Correlation of the ranks of predictions and targets; further arguments as in `AccumMetric`."""
+    return _correlation('spearmanr', dim_argmax, {'axis': axis, 'nan_policy': nan_policy, **kwargs})
