@@ -1,4 +1,4 @@
-"""Metrics under fastai's names: functions of a batch and overlaps of masks here, whole-set scores in the room beside."""
+"""Metrics under fastai's names: functions of a batch and overlaps of masks here, scores of an epoch beside them."""
 from __future__ import annotations
 
 import math
