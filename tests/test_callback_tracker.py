@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_learner import Interrupt, Losses, deep, learner, linear, same, weights
+from small_learner import Interrupt, Losses, data, deep, learner, linear, same, weights
 from torch import nn
 
 from minifast.callback.core import Callback, CancelValidException
@@ -12,6 +12,8 @@ from minifast.callback.schedule import ParamScheduler, SchedNo
 from minifast.callback.tracker import (
     EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback, TerminateOnNaNCallback, TrackerCallback,
 )
+from minifast.data.core import DataLoaders
+from minifast.data.load import DataLoader
 from minifast.metrics import accuracy
 from minifast.optimizer import SGD
 
@@ -210,6 +212,46 @@ def test_terminate_on_nan_skips_if_asked(capsys):
     assert len(seen.seen) == 3 and len(learn.recorder.losses) == 3 == len(learn.recorder.lrs)
     assert torch.isfinite(learn.smooth_loss) and all(p.isfinite().all() for p in learn.model.parameters())
     assert 'left out' in capsys.readouterr().out
+
+
+def shuffled(x, y, num_workers):
+    """A learner on our own loader, which knows its items."""
+    items = list(zip(x, y))
+    learn = learner()
+    learn.dls = DataLoaders(DataLoader(items, bs=8, shuffle=True, num_workers=num_workers), DataLoader(items, bs=8))
+    return learn
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_terminate_on_nan_names_the_items_whose_inputs_are_not_finite(num_workers, capsys):
+    """Wherever a shuffled loader puts them."""
+    x, y = data()
+    x[[5, 17]] = float('nan')
+    named = []
+    stop = TerminateOnNaNCallback(skip=True)
+    shuffled(x, y, num_workers).fit(1, cbs=[stop, Callback(
+        after_batch=lambda self: named.extend(stop.items) or stop.items.clear())])
+    assert sorted(name.split(' (')[0] for name in named) == ['item 17', 'item 5']
+    assert 'Its items: item ' in capsys.readouterr().out
+
+
+def test_terminate_on_nan_names_all_items_of_a_batch_with_finite_inputs(capsys):
+    """The names are those of the rows that were on the device."""
+    x, y = data()
+    rows = []
+    shuffled(x, y, 0).fit(1, cbs=[Poison(2), stop := TerminateOnNaNCallback(), Callback(
+        before_batch=lambda self: rows.append([next(i for i in range(32) if torch.equal(x[i], row))
+                                               for row in self.x]))])
+    assert len(rows) == 3 and [name.split(' (')[0] for name in stop.items] == [f'item {i}' for i in rows[-1]]
+    assert all(name in capsys.readouterr().out for name in stop.items[:1])
+
+
+def test_a_loss_that_is_not_finite_is_told_once_a_fit():
+    """Nobody asked for the fit to end, so it goes on; it does not do so silently."""
+    learn = learner()
+    with pytest.warns(UserWarning, match='not finite since step 2 of this fit') as told:
+        learn.fit(2, lr=.1, cbs=Poison(2))
+    assert len(told) == 1
 
 
 def test_terminate_on_nan_only_watches():

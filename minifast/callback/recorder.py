@@ -1,7 +1,9 @@
 """What was measured: losses, learning rates and one row of metrics an epoch."""
 from __future__ import annotations
 
+import math
 import time
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -41,7 +43,7 @@ class SmoothLoss(Metric):
 
     def reset(self) -> None:
         self._kept: list[Tensor] = []
-        self._average, self._smoothed, self._tensors = 0., [], []
+        self._average, self._smoothed, self._tensors, self._warned = 0., [], [], False
 
     def accumulate(self, learn: Any) -> None:
         self._kept.append(learn.loss.detach())
@@ -80,6 +82,15 @@ class SmoothLoss(Metric):
         """The smoothed loss now, None before the first step."""
         smoothed = self._catch_up()
         return torch.tensor(smoothed[-1]) if smoothed else None
+
+    def warn_of_nan(self) -> None:
+        """Say once a fit that the loss is no number any more: training goes on, as the script wants it, not unseen."""
+        smoothed = self._catch_up()
+        if smoothed and not math.isfinite(smoothed[-1]) and not self._warned:
+            self._warned = True
+            first = next(i for i, loss in enumerate(smoothed) if not math.isfinite(loss))
+            warnings.warn(f'the training loss is not finite since step {first} of this fit, and so are the weights: '
+                          'cbs=TerminateOnNaNCallback() stops before such a step and names its items', stacklevel=2)
 
     def state_dict(self) -> dict[str, Any]:
         """The losses so far and the running average."""
@@ -195,6 +206,7 @@ class Recorder(Callback):
 
     def after_train(self) -> None:
         self.log += _to_host(met.value for met in self._train_mets)
+        self.smooth_loss.warn_of_nan()
 
     def after_validate(self) -> None:
         self.log += _to_host(met.value for met in self._valid_mets)

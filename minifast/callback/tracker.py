@@ -18,10 +18,11 @@ __all__ = ['EarlyStoppingCallback', 'ReduceLROnPlateau', 'SaveModelCallback', 'T
 
 
 class TerminateOnNaNCallback(Callback):
-    """Ends the fit when the loss or a gradient is NaN or infinite, before the weights are touched.
+    """Ends the fit when the loss or a gradient is NaN or infinite, before the weights are touched, and names the items.
 
-    A step waits for the device once, or twice where gradients are looked at. In float16 the gradients are left to the
-    loss scaler, which meets infinite ones by design and skips the step itself.
+    Where some inputs of the batch are not finite themselves, their items are named, else all of the batch. A step waits
+    for the device once, or twice where gradients are looked at. In float16 the gradients are left to the loss scaler,
+    which meets infinite ones by design and skips the step itself.
     """
 
     order, run_valid = -9, False
@@ -33,6 +34,7 @@ class TerminateOnNaNCallback(Callback):
             grads: look at the gradients too.
         """
         self.skip, self.grads = skip, grads
+        self.items: list[str] = []
 
     def after_loss(self) -> None:
         learn = self.learn
@@ -50,12 +52,25 @@ class TerminateOnNaNCallback(Callback):
     def _leave(self, what: str) -> None:
         learn = self.learn
         learn.opt.zero_grad()
+        self.items = self._suspects()
+        more = f" and {len(self.items) - 8} more, all in the callback's `items`" if len(self.items) > 8 else ''
+        named = f'. Its items: {", ".join(self.items[:8])}{more}' if self.items else ''
         print(f'epoch {learn.epoch}, batch {learn.iter}: {what} is not finite; '
-              f'{"the batch is left out" if self.skip else "training ends"}, the weights are those of the step before')
+              f'{"the batch is left out" if self.skip else "training ends"}, the weights are those of the step before'
+              f'{named}')
         if not self.skip:
             raise CancelFitException
         learn.yb = ()  # a batch without targets is not recorded, so that the smoothed loss stays a number
         raise CancelBatchException
+
+    def _suspects(self) -> list[str]:
+        """The items of the batch, where the loader knows them; those with inputs that are not finite, if there are
+        such."""
+        names = self.dl.last_items() if hasattr(self.dl, 'last_items') else []
+        bad = [~x.detach().flatten(1).isfinite().all(1) for x in self.learn.xb
+               if isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 1 and len(x) == len(names)]
+        wrong = torch.stack(bad).any(0).tolist() if bad else []  # sync: the fit ends here, or the batch
+        return [name for name, is_bad in zip(names, wrong) if is_bad] or names
 
 
 def _largest(grads: Iterable[Tensor]) -> float:

@@ -250,6 +250,17 @@ class DataLoader(BatchMaker):
         """Where the running pass stands; `batch` is the number of batches handed out."""
         return dict(vars(self._at))
 
+    def last_items(self) -> list[str]:
+        """What the items of the batch handed out last are called: their indices and, where known, their files.
+
+        The order is a function of the position and found again from it, so nothing is kept for this. Empty where no
+        batch was handed out, and for data without indices.
+        """
+        at = self._at
+        before = Position(at.seed, at.epoch, at.batch - 1)
+        job = next(self._jobs(before), None) if self.indexed and at.batch else None
+        return [] if job is None else [self._item_name(index) for index, _ in job.pairs]
+
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Let the next pass go on where `state_dict` was taken."""
         self.begin(state['seed'], state['epoch'], state['batch'])
