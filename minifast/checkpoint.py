@@ -13,8 +13,8 @@ from minifast.distributed import rank_distrib
 from minifast.tensorfile import DamagedFileError, UnsafeFileError, copied, read_tensors, storable, write_atomic
 from minifast.torch_core import batchnorm_types, get_model
 
-__all__ = ['DamagedFileError', 'UnsafeFileError', 'align_formats', 'check_model_state', 'check_opt_state',
-           'load_model', 'save_model']
+__all__ = ['DamagedFileError', 'UnsafeFileError', 'check_model_state', 'check_opt_state', 'load_model',
+           'load_opt_state', 'save_model']
 
 
 def save_model(file: str | Path | BinaryIO, model: nn.Module, opt: Any, with_opt: bool = True) -> None:
@@ -64,9 +64,7 @@ def load_model(file: str | Path | BinaryIO, model: nn.Module, opt: Any, with_opt
         check_opt_state(opt, state['opt'], file)
     _load(model, model_state, file, strict=strict)
     if has_opt and with_opt and opt is not None:
-        # copied, because the optimizer keeps these tensors and the file stays mapped as long as they live
-        _load(opt, copied(state['opt']), file)
-        align_formats(opt)
+        load_opt_state(opt, state['opt'], file)
     elif with_opt and not has_opt:
         warnings.warn(f'{file} holds no optimizer state: the optimizer starts anew (with_opt=False says that you '
                       'know)', stacklevel=3)
@@ -79,15 +77,29 @@ def _load(target: Any, state: dict, file: Any, **kwargs: Any) -> None:
         raise ValueError(f'{file} does not fit {type(target).__name__}: {error}') from error
 
 
-def align_formats(opt: Any) -> None:
-    """Give what the optimizer holds for each weight the memory format of the weight: fused steps want one format."""
+def load_opt_state(opt: Any, state: dict, file: Any) -> None:
+    """Read an optimizer's state into memory of its own: a file stays mapped as long as its tensors are kept.
+
+    The state goes where the optimizer has its own, else into the memory format of the weight, as fused steps want it.
+
+    Raises:
+        ValueError: it does not fit.
+    """
     held = getattr(opt, 'opt', opt)  # a wrapper keeps torch's state inside
-    for group in opt.param_groups:
-        for p in group['params']:
-            state = held.state[p] if p in held.state else {}
-            for name, value in state.items():
-                if isinstance(value, Tensor) and value.shape == p.shape and value.stride() != p.stride():
-                    state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
+    before = {p: dict(values) for p, values in held.state.items()}
+    _load(opt, {k: v if k == 'state' else copied(v) for k, v in state.items()}, file)
+    for p, values in held.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                values[name] = _place_for(value, p, before.get(p, {}).get(name)).copy_(value)
+
+
+def _place_for(value: Tensor, p: Tensor, own: Any) -> Tensor:
+    like = p if value.shape == p.shape else value
+    if (isinstance(own, Tensor) and own.shape == like.shape and own.stride() == like.stride()
+            and (own.dtype, own.device) == (value.dtype, value.device)):
+        return own
+    return torch.empty_like(like, dtype=value.dtype, device=value.device, requires_grad=False)
 
 
 def _some(names: Any, n: int = 5) -> str:

@@ -13,8 +13,8 @@ import os
 import re
 import secrets
 import time
-import zlib
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from fastcore.foundation import L
 from torch import Tensor, nn
+from torch.utils.serialization import config
 
-from minifast.tensorguard import ASK, SEAL, DamagedFileError, Tidy, UnsafeFileError, stand_ins, verify
+from minifast.tensorguard import ASK, SEAL, DamagedFileError, Tidy, UnsafeFileError, crc32, stand_ins, verify
 from minifast.torch_core import plain
 
-__all__ = ['DamagedFileError', 'UnsafeFileError', 'copied', 'read_tensors', 'storable', 'sweep_temporaries',
+__all__ = ['Copies', 'DamagedFileError', 'UnsafeFileError', 'copied', 'read_tensors', 'storable', 'sweep_temporaries',
            'write_atomic']
 
 
@@ -77,7 +78,7 @@ class _Sealed:
         return len(data)
 
     def _pass_on(self, data: Any) -> None:
-        self.crc = zlib.crc32(data, self.crc)
+        self.crc = crc32(data, self.crc)
         self.stream.write(data)
 
     def flush(self) -> None:
@@ -86,14 +87,15 @@ class _Sealed:
     def close(self) -> None:
         if self.error is not None:
             raise self.error
-        self.crc = zlib.crc32(self.tail, self.crc)
+        self.crc = crc32(self.tail, self.crc)
         seal = SEAL % self.crc
         self.stream.write(len(seal).to_bytes(2, 'little') + seal)
 
 
 def _write(obj: Any, stream: BinaryIO) -> None:
     sealed = _Sealed(stream)
-    torch.save(obj, sealed)
+    with config.patch('save.compute_crc32', False):  # the seal is over all bytes: one checksum is enough
+        torch.save(obj, sealed)
     sealed.close()
 
 
@@ -144,17 +146,39 @@ def storable(x: Any, where: str = 'it') -> Any:
                     'lists and dicts there')
 
 
+class Copies:
+    """Copies nested tensors to the CPU, into the memory of the copy before wherever sizes are the same: fresh memory
+    costs several times what copying does."""
+
+    def __init__(self) -> None:
+        self.kept: list[Tensor] = []
+
+    def __call__(self, x: Any) -> Any:
+        """`x` with every tensor copied; a copy made before is overwritten."""
+        before, self.kept = iter(self.kept), []
+        return self._copy(x, before)
+
+    def _copy(self, x: Any, before: Iterator[Tensor]) -> Any:
+        if isinstance(x, dict):
+            kept = OrderedDict() if isinstance(x, OrderedDict) else {}
+            kept.update((k, self._copy(v, before)) for k, v in x.items())
+            if hasattr(x, '_metadata'):
+                kept._metadata = x._metadata
+            return kept
+        if isinstance(x, (list, tuple)) and not isinstance(x, torch.Size):
+            return type(x)([self._copy(v, before) for v in x])
+        if not isinstance(x, Tensor):
+            return x
+        own = next(before, None)
+        if own is None or own.shape != x.shape or own.dtype != x.dtype or own.stride() != x.stride():
+            own = torch.empty_like(x, device='cpu', requires_grad=False)
+        self.kept.append(own)
+        return own.copy_(x.detach())  # sync: a file is written or read
+
+
 def copied(x: Any) -> Any:
     """`x` with every tensor copied to the CPU, as a thread may write it or a training may keep it."""
-    if isinstance(x, OrderedDict) and hasattr(x, '_metadata'):
-        kept = OrderedDict((k, copied(v)) for k, v in x.items())
-        kept._metadata = x._metadata
-        return kept
-    if isinstance(x, dict):
-        return {k: copied(v) for k, v in x.items()}
-    if isinstance(x, (list, tuple)) and not isinstance(x, torch.Size):
-        return type(x)([copied(v) for v in x])
-    return x.detach().to('cpu', copy=True) if isinstance(x, Tensor) else x  # sync: a file is written or read
+    return Copies()(x)
 
 
 def write_atomic(path: str | Path | BinaryIO, obj: Any) -> None:

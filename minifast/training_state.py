@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset
 
 from minifast import __version__
-from minifast.checkpoint import align_formats, check_model_state, check_opt_state
+from minifast.checkpoint import check_model_state, check_opt_state, load_opt_state
 from minifast.lookup import lookup
 from minifast.seeds import get_random_states, set_random_states
 from minifast.tensorfile import copied, storable
@@ -248,22 +248,21 @@ def load_training_state(learn: Any, state: dict[str, Any], file: Any = 'the chec
     check_model_state(model, state['model'], file)
     check_opt_state(learn.opt, state['opt'], file)
     # copied: what is loaded lives on in optimizer and callbacks, and must not keep the file mapped
-    state = {k: v if k == 'model' else copied(v) for k, v in state.items()}
+    state = {k: v if k in ('model', 'opt') else copied(v) for k, v in state.items()}
     try:
-        _load_parts(learn, model, state)
+        _load_parts(learn, model, state, file)
     except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
         raise ValueError(f'{file} does not fit this training: {error!r}') from error
 
 
-def _load_parts(learn: Any, model: nn.Module, state: dict[str, Any]) -> None:
+def _load_parts(learn: Any, model: nn.Module, state: dict[str, Any], file: Any) -> None:
     model.load_state_dict(state['model'])
     buffers = dict(model.named_buffers())
     for name, value in state['buffers'].items():
         buffers[name].copy_(value)
     if isinstance(learn.loss_func, nn.Module):
         learn.loss_func.load_state_dict(state['loss_func'])
-    learn.opt.load_state_dict(state['opt'])
-    align_formats(learn.opt)
+    load_opt_state(learn.opt, state['opt'], file)
     learn.opt.frozen_idx = state['frozen_idx']
     for i, (p, trained) in enumerate(zip(model.parameters(), state['trained'], strict=True)):
         p.requires_grad_(trained)

@@ -15,7 +15,7 @@ from typing import Any
 from minifast.callback.core import Callback
 from minifast.distributed import rank_distrib
 from minifast.seeds import get_random_states
-from minifast.tensorfile import (DamagedFileError, UnsafeFileError, copied, read_tensors, sweep_temporaries,
+from minifast.tensorfile import (Copies, DamagedFileError, UnsafeFileError, read_tensors, sweep_temporaries,
                                  write_atomic)
 from minifast.training_state import (ReplayedLoader, generators, inexact_loaders, load_training_state, own_loader,
                                      set_generators, training_state)
@@ -142,6 +142,7 @@ class CheckpointCallback(Callback):
         self._validation_generators, self._resumed = None, self._found
         self._pool = ThreadPoolExecutor(1, 'checkpoint') if self.background else None
         self._pending: Future | None = None
+        self._copies = Copies()
         self._replaced_handlers = self._take_signals()
         self._last_s = time.monotonic()
         if self._resumed is not None:
@@ -245,6 +246,7 @@ class CheckpointCallback(Callback):
             self._finish_writing()
             if self._pool is not None:
                 self._pool.shutdown()
+            self._copies = Copies()
 
     # ------------------------------------------------------------ writing
 
@@ -282,8 +284,9 @@ class CheckpointCallback(Callback):
                     raise
                 self._pending.set_exception(error)
         else:
-            # a copy, because the next step changes the tensors; on the host, where the thread writes from
-            self._pending = self._pool.submit(self._write_file, file, copied(state))
+            # a copy, because the next step changes the tensors; on the host, where the thread writes from. The one
+            # before is written by now, so its memory can be used again
+            self._pending = self._pool.submit(self._write_file, file, self._copies(state))
 
     def _write_file(self, file: Path, state: dict[str, Any]) -> None:
         write_atomic(file, state)

@@ -94,7 +94,8 @@ class SmoothLoss(Metric):
 
     def state_dict(self) -> dict[str, Any]:
         """The losses so far and the running average."""
-        return {'average': self._average, 'losses': torch.tensor(self._catch_up(), dtype=torch.float32)}
+        losses = torch.tensor(self._catch_up(), dtype=torch.float32)
+        return {'average': self._average, 'losses': losses}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
