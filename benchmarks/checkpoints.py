@@ -1,4 +1,4 @@
-"""What checkpoints cost: training with one an epoch against none, and reading weights against torch.load.
+"""What checkpoints cost: training with them against none, and reading weights against torch.load.
 
     python -m benchmarks.checkpoints [--rounds 5] [--peers]
 """
@@ -28,10 +28,11 @@ def _learner(batches: list) -> Any:
     return learn
 
 
-def _fit(batches: list, folder: Path | None) -> Callable[[], None]:
-    """Two epochs, with a checkpoint of the whole training state after each where there is a folder."""
+def _fit(batches: list, folder: Path | None = None, every: int = 1) -> Callable[[], None]:
+    """An epoch, with a checkpoint of the whole training state at its start and every so many steps."""
+    from minifast.callback.checkpoint import CheckpointCallback
     learn = _learner(batches)
-    return lambda: learn.fit(2, checkpoint=folder)
+    return lambda: learn.fit(1, cbs=None if folder is None else CheckpointCallback(folder, every=every))
 
 
 def _files(folder: Path, batches: list, peers: bool) -> tuple[dict[str, Callable], dict[str, Callable]]:
@@ -65,18 +66,18 @@ def _files(folder: Path, batches: list, peers: bool) -> tuple[dict[str, Callable
 def report(rounds: int = 5, peers: bool = False, size: str = 'small') -> str:
     """The tables as Markdown."""
     torch.set_num_threads(1)
-    px, steps = {'tiny': (32, 1), 'small': (64, 10), 'full': (128, 20)}[size]
+    px, steps, often = {'tiny': (32, 2, 1), 'small': (64, 20, 10), 'full': (64, 100, 10)}[size]
     g = torch.Generator().manual_seed(0)
     batches = [(torch.randn(16, 3, px, px, generator=g), torch.randint(0, 2, (16,), generator=g)) for _ in range(steps)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        off, on = _fit(batches, None), _fit(batches, folder / 'checkpoints')
-        training = run_rounds({'no checkpoint': off, 'a checkpoint each epoch': on}, rounds, 1)
+        training = run_rounds({'no checkpoint': _fit(batches)} | {
+            f'a checkpoint every {n} steps': _fit(batches, folder / str(n), n) for n in (steps, often)}, rounds, 1)
         writing, reading = _files(folder, batches, peers)
         wrote, read = run_rounds(writing, rounds, 1), run_rounds(reading, rounds, 1)
         size_mb = (folder / 'plain.pth').stat().st_size / 2 ** 20
     return '\n\n'.join((
-        f'### Training a resnet18 for two epochs of {steps} steps ({px} px, batch 16), CPU time',
+        f'### Training a resnet18 for an epoch of {steps} steps ({px} px, batch 16), CPU time',
         table(training, 'no checkpoint', unit='ms'),
         f'### Writing weights and optimizer state ({size_mb:.0f} MB), CPU time', table(wrote, 'torch.save', unit='ms'),
         '### The same on the clock', table(wrote, 'torch.save', unit='ms', what='wall_s'),
