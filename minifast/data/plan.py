@@ -8,6 +8,7 @@ import torch
 from fastcore.foundation import L
 from torch.utils.data import Subset, TensorDataset
 
+from minifast.data.bytetable import ByteTable
 from minifast.data.pipeline import Pipeline, is_known
 
 __all__ = ['bytes_first', 'choose_workers', 'describe_plan', 'unknown_parts']
@@ -39,10 +40,10 @@ def _unknown_dataset(dataset: Any) -> list[str]:
 
 
 def bytes_first(after: Pipeline, device: torch.device | None) -> Pipeline:
-    """Batch transforms in the order they run in: on a CPU, in training, pictures stay bytes as long as that is faster.
+    """Batch transforms in the order they run in: on a CPU pictures stay bytes as long as that is faster.
 
-    `IntToFloatTensor` then waits behind the transforms that follow it and say `on_bytes`. In validation the order
-    stays, so that pixels there are exact. With a `Normalize` right behind it, it becomes one pass over the pictures.
+    `IntToFloatTensor` then waits behind the geometry that follows it and says `on_bytes`; not where that resamples in
+    validation, so that pixels there are exact. Together with those behind it that are `bytewise` it becomes a table.
     """
     if device is None or device.type != 'cpu':
         return after
@@ -51,13 +52,13 @@ def bytes_first(after: Pipeline, device: torch.device | None) -> Pipeline:
     if at is None:
         return after
     end = at + 1
-    while not after.split_idx and end < len(fs) and getattr(fs[end], 'on_bytes', False):
+    while end < len(fs) and getattr(fs[end], 'on_bytes', False) and not (after.split_idx and fs[end].size):
         end += 1
-    floats, rest = fs[at], fs[end:]
-    if rest and type(rest[0]).__name__ == 'Normalize' and is_known(rest[0]):
-        floats, rest = rest[0].of_bytes(floats), rest[1:]
+    stop = end
+    while stop < len(fs) and getattr(fs[stop], 'bytewise', False) and is_known(fs[stop]):
+        stop += 1
     arranged = copy.copy(after)
-    arranged.fs = L([*fs[:at], *fs[at + 1:end], floats, *rest])
+    arranged.fs = L([*fs[:at], *fs[at + 1:end], ByteTable([fs[at], *fs[end:stop]]), *fs[stop:]])
     return arranged
 
 

@@ -405,47 +405,18 @@ class Normalize(DisplayedTransform):
             self.mean, self.std = self.mean.to(x.device), self.std.to(x.device)
         return self.mean, self.std
 
+    @property
+    def bytewise(self) -> bool:
+        """Whether each value of a channel is treated alike: there is one mean and one deviation a channel."""
+        return all(stat is not None and stat.ndim == 4 and stat.shape[0] == stat.shape[2] == stat.shape[3] == 1
+                   for stat in (self.mean, self.std))
+
     def encodes(self, x: TensorImage) -> Any:
         """Normalized pictures."""
         mean, std = self._stats(x)
         return plain(x).sub(mean).div_(std)
 
-    def of_bytes(self, to_float: IntToFloatTensor) -> Transform:
-        """`to_float` and this transform as one that gives the same numbers in less time."""
-        return _NormalizeBytes(to_float, self)
-
     def decodes(self, x: TensorImage) -> Any:
         """Pictures as they were."""
         mean, std = self._stats(x)
         return plain(x).mul(std).add_(mean)
-
-
-class _NormalizeBytes(Transform):
-    """`IntToFloatTensor` and `Normalize` picture by picture, so that each stays in the processor's cache.
-
-    Args:
-        to_float, normalize: the two; whatever is not a batch of bytes goes through them one after the other.
-    """
-
-    def __init__(self, to_float: IntToFloatTensor, normalize: Normalize) -> None:
-        super().__init__()
-        self.to_float, self.normalize = to_float, normalize
-
-    @property
-    def name(self) -> str:
-        """What the two are called."""
-        return f'{self.to_float.name} -> {self.normalize.name}'
-
-    def encodes(self, x: TensorImage) -> Any:
-        """Normalized pictures."""
-        mean, std = self.normalize._stats(x)
-        if x.dtype != torch.uint8 or x.ndim != 4 or any(stat.ndim != 4 or len(stat) != 1 for stat in (mean, std)):
-            return self.normalize(self.to_float(x))
-        pictures = torch.empty_like(plain(x), dtype=torch.float32)
-        for made, picture in zip(pictures, plain(x)):
-            made.copy_(picture).div_(self.to_float.div).sub_(mean[0]).div_(std[0])
-        return pictures
-
-    def encodes(self, x: TensorMask) -> Any:  # noqa: F811
-        """Masks as int64 codes."""
-        return self.to_float(x)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -169,6 +170,14 @@ class PILBase(Image.Image):
         """
         return None if self._waiting is None else self._waiting.scaled(scale_for(crop, target))
 
+    def window(self, box: Sequence[int]) -> tuple[np.ndarray, int] | None:
+        """What is within (left, top, right, bottom) of a JPEG still to be decoded, see `WaitingJpeg.window`."""
+        return None if self._waiting is None else self._waiting.window(box)
+
+    def mirrored(self) -> PILBase | None:
+        """A JPEG still to be decoded, mirrored left and right; None where the pixels are there already."""
+        return None if self._waiting is None else self._wait_for(self._waiting.mirrored())
+
     def _set_pixels(self, pixels: np.ndarray) -> None:
         self._held, self._waiting, self._im = pixels, None, None
         self._mode, self._size = 'L' if pixels.ndim == 2 else 'RGB', (pixels.shape[1], pixels.shape[0])
@@ -189,8 +198,10 @@ class PILBase(Image.Image):
         if cls._open_args == {'mode': 'RGB'} and cls.create.__func__ is PILBase.create.__func__ \
                 and isinstance(fn, (str, Path)):
             waiting = WaitingJpeg.of(read_image_file(fn), fn)
-        if waiting is None:
-            return cls.create(fn)
+        return cls.create(fn) if waiting is None else cls._wait_for(waiting)
+
+    @classmethod
+    def _wait_for(cls, waiting: WaitingJpeg) -> PILBase:
         made = cls.__new__(cls)
         PILBase.__init__(made)
         made._waiting, made._mode, made._size = waiting, 'RGB', waiting.size

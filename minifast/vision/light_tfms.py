@@ -72,8 +72,8 @@ class SpaceTfm(RandTransform):
         return all(is_ours(f, lighting.__name__) for f in self.fs)
 
     @property
-    def on_bytes(self) -> bool:
-        """Whether uint8 pictures go through a table: light that is the same for each channel."""
+    def bytewise(self) -> bool:
+        """Whether each value of a channel is treated alike: not where channels are mixed."""
         tabled = (lighting.brightness_light, lighting.contrast_light)
         return self.keyed and all(f.func in tabled for f in self.fs)
 

@@ -5,13 +5,11 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from minifast.markers import TensorImage, plain, retain_type
 from minifast.vision.affine import Draw, draw_values
-from minifast.vision.bytewarp import look_up
 
 __all__ = ['GREY_WEIGHTS', 'Light', 'LightMethods', 'apply_light', 'brightness_light', 'contrast_light', 'grayscale',
            'hsv2rgb', 'hue_shift', 'in_hsv', 'in_logits', 'logit', 'rgb2hsv', 'saturation_light', 'shift_hue']
@@ -79,37 +77,15 @@ def grayscale(x: Tensor) -> Tensor:
 
 
 def apply_light(x: Tensor, light: Light) -> Tensor:
-    """Pictures [B,C,H,W] in 0..1 (or uint8) in another light, all of it in one pass over the logits.
-
-    uint8 pictures on the CPU go through a table of 256 values a sample, exact and without a float in between.
-    """
+    """Pictures [B,C,H,W] in 0..1 (or uint8) in another light, all of it in one pass over the logits."""
     b = plain(x)
     on_device = [None if v is None else v.to(b.device, non_blocking=True)[:, None, None, None] for v in light]
-    if b.dtype == torch.uint8 and light.mix is None:
-        return retain_type(_by_table(b, light), x)
     values = logit(b if b.is_floating_point() else b.float() / 255)
     scale, offset, mix = (None if v is None else v.to(values.dtype) for v in on_device)
     if mix is not None:
         values = values * mix + grayscale(values) * (1 - mix)
     values = torch.addcmul(offset, values, scale).sigmoid()
     return retain_type(values if b.is_floating_point() else (values * 255).round().to(torch.uint8), x)
-
-
-def _by_table(b: Tensor, light: Light) -> Tensor:
-    levels = logit(torch.arange(256, device=light.scale.device) / 255)
-    table = (torch.addcmul(light.offset[:, None], levels, light.scale[:, None]).sigmoid() * 255).round()
-    table = table.to(torch.uint8).to(b.device)  # [B,256]
-    if b.device.type != 'cpu':
-        return table.gather(1, b.flatten(1).long()).view(b.shape)
-    out = torch.empty_like(b)  # in the memory format of `b`
-    for picture, row, target in zip(b, table.numpy(), out):
-        _flat(target)[:] = look_up(_flat(picture), row)
-    return out
-
-
-def _flat(picture: Tensor) -> np.ndarray:
-    """The pixels of [C,H,W] in the order they lie in memory, not copied where they lie densely."""
-    return (picture if picture.is_contiguous() else picture.permute(1, 2, 0)).reshape(-1).numpy()
 
 
 # ---------------------------------------------------------------- hue

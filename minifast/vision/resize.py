@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from minifast.markers import TensorImageBase, cast, plain
+from minifast.vision.bytewarp import in_planes, mirror_planes
 from minifast.vision.core import BILINEAR, PILBase
-from minifast.vision.decode import ScaledPixels
+from minifast.vision.decode import ScaledPixels, upright
 from minifast.vision.points import TensorBBox, TensorPoint
 
 __all__ = ['PadMode', 'ResizeMethod', 'as_wh', 'crop_pad', 'dihedral', 'flip_lr']
@@ -74,6 +74,8 @@ def crop_pad(x: Any, size: tuple[int, int], top_left: tuple[int, int], orig_size
         scaled = x.scaled(size, resize_to)
         if scaled is not None:
             return type(x)(_resize_part(scaled, box, resample, tuple(resize_to)))
+        if resample == BILINEAR and tuple(resize_to) != tuple(size) and (stored := x.window(box)) is not None:
+            return _resize_stored(x, *stored, tuple(resize_to))
     pixels = getattr(x, 'pixels', None)
     if any(before) or any(after):
         pixels = np.asarray(x) if pixels is None else pixels
@@ -101,14 +103,28 @@ def _resize(like: Image.Image, pixels: np.ndarray, resample: int, to: tuple[int,
         if resample != BILINEAR or pixels.dtype != np.uint8 or pixels.ndim != 3:
             made = Image.fromarray(np.ascontiguousarray(pixels)).resize(to, resample)
             return type(like)(made) if isinstance(like, PILBase) else made
-        # [H,W,C] is seen as planes and planes as [H,W,C]: nothing is copied, and a batch is made of whole planes
-        planes = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()).permute(2, 0, 1)[None]
-        resized = F.interpolate(planes, (to[1], to[0]), mode='bilinear', antialias=True)
-        pixels = resized[0].permute(1, 2, 0).numpy()
+        pixels = _antialiased(pixels, to)
     if isinstance(like, PILBase) and pixels.dtype == np.uint8 and (pixels.ndim == 2 or pixels.shape[2] == 3):
         return type(like).from_pixels(pixels)
     made = Image.fromarray(np.ascontiguousarray(pixels))
     return type(like)(made) if isinstance(like, PILBase) else made
+
+
+def _antialiased(pixels: np.ndarray, to: tuple[int, int]) -> np.ndarray:
+    """uint8 [H,W,C] resized bilinearly; the result is [H,W,C] whose planes lie one after the other, as in a batch."""
+    source = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()).permute(2, 0, 1)[None]
+    # F.interpolate would give planes, which takes torch half as long again; the numbers are the same
+    resized = torch.empty((1, source.shape[1], to[1], to[0]), dtype=torch.uint8, memory_format=torch.channels_last)
+    torch.ops.aten._upsample_bilinear2d_aa.out(source, [to[1], to[0]], False, None, None, out=resized)
+    return in_planes(resized[0].permute(1, 2, 0).numpy())
+
+
+def _resize_stored(like: PILBase, pixels: np.ndarray, orientation: int, to: tuple[int, int]) -> PILBase:
+    """The window of a JPEG as it is stored, resized and then turned upright."""
+    resized = _antialiased(pixels, to[::-1] if orientation >= 5 else to)
+    if orientation == 2:
+        return type(like).from_pixels(mirror_planes(resized))
+    return type(like).from_pixels(np.ascontiguousarray(upright(resized, orientation)))
 
 
 def _resize_part(scaled: ScaledPixels, box: list[int], resample: int, to: tuple[int, int]) -> Image.Image:
@@ -150,6 +166,8 @@ def dihedral(x: Any, k: int) -> Any:
     if isinstance(x, TensorImageBase):
         planes = plain(x).flip([-1] * mirror_x + [-2] * mirror_y)
         return cast(planes.transpose(-1, -2) if swap else planes, type(x))
+    if k == 1 and isinstance(x, PILBase) and (waiting := x.mirrored()) is not None:
+        return waiting
     if getattr(x, 'pixels', None) is not None:
         planes = torch.from_numpy(np.moveaxis(x.pixels, -1, 0) if x.pixels.ndim == 3 else x.pixels)
         planes = planes.flip([-1] * mirror_x + [-2] * mirror_y)  # torch's is ten times faster than a copy by numpy

@@ -1,0 +1,90 @@
+"""Transforms of single bytes of pictures as one table: worked out for 256 values, looked up for all pixels."""
+from __future__ import annotations
+
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minifast.data.pipeline import Pipeline
+from minifast.data.transform import Transform
+from minifast.markers import TensorImage, plain, retain_type
+
+__all__ = ['ByteTable', 'opencv']
+
+
+@cache
+def opencv() -> ModuleType | None:
+    """OpenCV, None where it has no wheel for this machine."""
+    try:
+        import cv2
+    except ImportError:
+        return None
+    return cv2
+
+
+class ByteTable(Transform):
+    """Transforms that treat each value of a channel alike, in one pass over the bytes: the same numbers, sooner.
+
+    A batch is exchanged for one whose pictures hold each byte once; what the transforms make of that is the table.
+
+    Args:
+        tfms: in their order; the first one makes floats.
+    """
+
+    def __init__(self, tfms: Any) -> None:
+        super().__init__()
+        self.tfms = Pipeline()
+        self.tfms.fs += tfms  # in this order, whatever theirs says
+
+    @property
+    def name(self) -> str:
+        """What the transforms are called."""
+        return self.tfms.name
+
+    @property
+    def keyed(self) -> bool:
+        """Whether a generator may be handed to it."""
+        return self.tfms.keyed
+
+    def __call__(self, b: Any, split_idx: int | None = None, generator: torch.Generator | None = None) -> Any:
+        if opencv() is None:
+            return self.tfms(b, split_idx=split_idx, generator=generator)
+        return _looked_up(b, self.tfms(_probe(b), split_idx=split_idx, generator=generator))
+
+
+def _is_bytes(x: Any) -> bool:
+    return isinstance(x, TensorImage) and x.dtype == torch.uint8 and x.ndim == 4 and x.device.type == 'cpu'
+
+
+def _probe(b: Any) -> Any:
+    """The batch with pictures of 16x16 pixels that hold the values 0..255."""
+    if isinstance(b, (tuple, list)):
+        return type(b)(*map(_probe, b)) if hasattr(b, '_fields') else type(b)(map(_probe, b))
+    if not _is_bytes(b):
+        return b
+    return retain_type(torch.arange(256, dtype=torch.uint8).view(16, 16).repeat(*b.shape[:2], 1, 1), b)
+
+
+def _looked_up(b: Any, made: Any) -> Any:
+    """`made` from a probe of `b`, with its pictures as large as those of `b`."""
+    if isinstance(b, (tuple, list)):
+        return type(b)(*map(_looked_up, b, made)) if hasattr(b, '_fields') else type(b)(map(_looked_up, b, made))
+    return retain_type(_look_up(plain(b), plain(made).flatten(2)), made) if _is_bytes(b) else made
+
+
+def _look_up(x: Tensor, table: Tensor) -> Tensor:
+    """uint8 [B,C,H,W] exchanged for what the table [B,C,256] says, in the same memory format."""
+    if not x.is_contiguous():
+        channels_last = x.is_contiguous(memory_format=torch.channels_last)
+        x = x.contiguous()
+        return _look_up(x, table).contiguous(memory_format=torch.channels_last if channels_last else
+                                             torch.contiguous_format)
+    cv2, made = opencv(), np.empty(x.shape, table.numpy().dtype)
+    for planes, rows, targets in zip(x.numpy(), table.contiguous().numpy(), made):
+        for plane, row, target in zip(planes, rows, targets):
+            cv2.LUT(plane, row, dst=target)
+    return torch.from_numpy(made)
