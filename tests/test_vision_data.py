@@ -8,12 +8,16 @@ from fastcore.foundation import L
 from PIL import Image
 
 from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock
+from minifast.data.bytetable import ByteTable
 from minifast.data.core import Datasets
+from minifast.data.sampler import ITEM
 from minifast.data.transforms import (Category, IntToFloatTensor, Normalize, RandomSplitter, ToTensor, get_c,
                                       get_image_files, parent_label)
 from minifast.losses import CrossEntropyLossFlat, MSELossFlat
 from minifast.markers import TensorCategory, TensorImage, TensorMask, TensorMultiCategory
-from minifast.vision.augment import RandomResizedCrop, Resize, aug_transforms
+from minifast.seeds import keyed_generator
+from minifast.vision.augment import (DihedralItem, FlipItem, RandomCrop, RandomResizedCrop, Resize,
+                                     aug_transforms)
 from minifast.vision.core import BadImageError, PILImage, PILImageBW, PILMask, TensorBBox, TensorPoint, imagenet_stats
 from minifast.vision.data import (BBoxBlock, BBoxLblBlock, ImageBlock, ImageDataLoaders, MaskBlock, PointBlock,
                                   SegmentationDataLoaders, bb_pad, clip_remove_empty, show_batch, show_results)
@@ -200,6 +204,56 @@ def test_batches_are_the_same_for_any_workers(settings, folder):
     assert len(alone) == 2 and all(map(torch.equal, alone, together))
 
 
+@pytest.mark.parametrize('item_tfms', [[FlipItem(), RandomResizedCrop(16)], Resize(20), [Resize(20), RandomCrop(16)],
+                                       [Resize(16), DihedralItem()], Resize(16, method='pad')],
+                         ids=['crop and flip', 'resize', 'resize, then crop', 'dihedral', 'pad'])
+@pytest.mark.parametrize('bs', [3, 8])
+def test_a_batch_is_its_items_whatever_batch_they_are_in(item_tfms, bs, folder):
+    """Pixels are written straight into their batch, and come out as if each picture had a batch of its own."""
+    dls = [ImageDataLoaders.from_folder(folder, item_tfms=item_tfms, bs=n, device='cpu', num_workers=0,
+                                        after_batch=Normalize.from_stats(*imagenet_stats)) for n in (bs, 1)]
+    for dl in dls:
+        dl.train.begin(7, 3)
+    batches, single = ([x for x, _ in dl.train] for dl in dls)
+    assert len(batches) == 8 // bs and torch.equal(torch.cat(batches), torch.cat(single)[:8 // bs * bs])
+    assert len({x.data_ptr() for x in batches}) == len(batches)
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('flipped', [False, True])
+def test_a_window_of_a_jpeg_is_resized_before_it_is_turned(orientation, flipped, tmp_path):
+    """In a loader the turn and the mirroring wait until the window is small: the same picture within rounding."""
+    from sklearn.datasets import load_sample_images
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(load_sample_images().images[0][:240, :320]).save(tmp_path / 'a.jpg', quality=95, exif=exif)
+    tfms = [FlipItem(p=float(flipped)), RandomResizedCrop(64, min_scale=.3)]
+    block = DataBlock(blocks=(ImageBlock, RegressionBlock), get_y=lambda f: 1., item_tfms=tfms,
+                      splitter=lambda o: ([0], [0]))
+    dl = block.dataloaders([tmp_path / 'a.jpg'], bs=1, device='cpu').train
+    dl.begin(5, 2)
+    inside = (next(iter(dl))[0][0] * 255).round()
+    im, generator = PILImage.create(tmp_path / 'a.jpg'), keyed_generator(5, ITEM, 2, 0)
+    for tfm in tfms:
+        im = tfm(im, split_idx=0, generator=generator)
+    assert (inside - torch.from_numpy(np.array(im)).permute(2, 0, 1)).abs().max() <= 1
+
+
+def test_bytes_become_floats_by_a_table_of_the_same_numbers():
+    """Light and normalization of bytes by a table: bit for bit what the transforms make of all pixels."""
+    x = TensorImage(torch.randint(0, 256, (4, 3, 20, 24), dtype=torch.uint8))
+    tfms = [IntToFloatTensor(), *aug_transforms(max_lighting=.4, p_lighting=1.)[1:],
+            Normalize.from_stats(*imagenet_stats, cuda=False)]
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        batch = (x.contiguous(memory_format=memory_format).as_subclass(TensorImage), TensorCategory([0, 1, 0, 1]))
+        made, _ = ByteTable(tfms)(batch, split_idx=0, generator=torch.Generator().manual_seed(1))
+        plain, generator = batch, torch.Generator().manual_seed(1)
+        for tfm in tfms:
+            plain = tfm(plain, split_idx=0, **({'generator': generator} if tfm.keyed else {}))
+        assert type(made) is type(plain[0]) and made.is_contiguous(memory_format=memory_format)
+        assert torch.equal(made, plain[0])
+
+
 def test_bad_picture_names_file_and_index_or_is_left_out(folder, tmp_path):
     """The error names path, index and the way out; on_error='skip' leaves the picture out and lists it."""
     good = get_image_files(folder / 'train')
@@ -285,9 +339,9 @@ def test_large_jpeg_in_a_loader_is_decoded_at_a_part_of_its_size(orientation, tm
     from sklearn.datasets import load_sample_images
 
     from minifast.vision import decode
-    scales, real = [], decode.decode_jpeg
-    monkeypatch.setattr(decode, 'decode_jpeg', lambda *a, scale=1, **k: scales.append(a[3] if len(a) > 3 else scale)
-                        or real(*(a if len(a) > 3 else (*a, scale)), **k))
+    scales, real = [], decode._decode_stored
+    monkeypatch.setattr(decode, '_decode_stored', lambda data, header, mode, scale=1: scales.append(scale)
+                        or real(data, header, mode, scale))
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(load_sample_images().images[1]).resize((1280, 854)).save(tmp_path / 'a.jpg', quality=95, exif=exif)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from minifast.data.pipeline import Pipeline
 from minifast.data.transform import Transform
+from minifast.hardware import keep_freed_memory
 from minifast.markers import TensorImage, plain, retain_type
 
 __all__ = ['ByteTable', 'opencv']
@@ -53,6 +54,7 @@ class ByteTable(Transform):
     def __call__(self, b: Any, split_idx: int | None = None, generator: torch.Generator | None = None) -> Any:
         if opencv() is None:
             return self.tfms(b, split_idx=split_idx, generator=generator)
+        keep_freed_memory()  # the floats of a batch are the largest piece of memory that comes and goes
         return _looked_up(b, self.tfms(_probe(b), split_idx=split_idx, generator=generator))
 
 

@@ -10,6 +10,7 @@ from fastcore.foundation import L
 from torch import Tensor
 from torch.utils.data import default_collate, default_convert, get_worker_info
 
+from minifast.data.slots import making, new_block
 from minifast.markers import plain, retain_type
 
 __all__ = ['SkipItemException', 'collate_error', 'fa_collate', 'fa_convert']
@@ -21,14 +22,14 @@ class SkipItemException(Exception):
 
 def _block(tensors: Sequence[Tensor]) -> Tensor:
     """Stacked in one new block, in a worker process in memory that the loader's process sees without a copy."""
-    first = tensors[0]
+    first, slots = tensors[0], getattr(making, 'slots', None)
+    if slots is not None and (filled := slots.filled_by(tensors)) is not None:
+        return filled
     if get_worker_info() is None or first.device.type != 'cpu' or first.layout != torch.strided:
         return torch.stack(tensors)
     if any(t.shape != first.shape for t in tensors):
         return torch.stack(tensors)  # raises
-    size = len(tensors) * first.numel() * first.element_size()
-    storage = torch.UntypedStorage._new_shared(size, device='cpu')
-    return torch.stack(tensors, out=first.new_empty(0).set_(storage, 0, (len(tensors), *first.shape)))
+    return torch.stack(tensors, out=new_block((len(tensors), *first.shape), first.dtype))
 
 
 def fa_collate(t: Sequence) -> Any:

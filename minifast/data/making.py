@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,14 +10,11 @@ import torch
 from minifast.data.collate import SkipItemException, collate_error, noted
 from minifast.data.pipeline import Pipeline
 from minifast.data.sampler import BATCH, ITEM, ORDER
+from minifast.data.slots import Slots, making
 from minifast.data.workers import HostBatch, Job, seed_cpu, set_aside
 from minifast.seeds import key_seed
 
-__all__ = ['BatchMaker', 'making']
-
-making = threading.local()
-"""`making.item` is true in a thread while it makes an item of a batch: what opens files may then leave work for the
-transforms behind it, as whatever goes wrong with it still belongs to that item."""
+__all__ = ['BatchMaker']
 
 
 class BatchMaker:
@@ -33,7 +29,11 @@ class BatchMaker:
 
     def _make(self, job: Job) -> HostBatch:
         if self._known:
-            return self._assemble(job)
+            making.slots = None if self.prebatched else Slots(len(job.pairs))  # user code might keep an item
+            try:
+                return self._assemble(job)
+            finally:
+                making.slots = None
         with set_aside():
             return self._assemble(job)
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from minifast.data.bytetable import opencv
+from minifast.data.slots import new_pixels
 
-__all__ = ['can_warp_bytes', 'in_planes', 'mirror_planes', 'pixel_matrices', 'warp_bytes']
+__all__ = ['can_warp_bytes', 'in_planes', 'pixel_matrices', 'warp_bytes']
 
 
 def can_warp_bytes() -> bool:
@@ -16,27 +17,14 @@ def can_warp_bytes() -> bool:
     return opencv() is not None
 
 
-def in_planes(pixels: np.ndarray) -> np.ndarray:
-    """uint8 [H,W,C] with its planes one after the other in memory."""
-    planes = np.empty((pixels.shape[2], *pixels.shape[:2]), np.uint8)
-    cv2 = opencv()
+def in_planes(pixels: np.ndarray, mirrored: bool = False) -> np.ndarray:
+    """uint8 [H,W,C] with its planes one after the other in memory, as batches have them; mirrored left and right."""
+    planes, cv2 = new_pixels((pixels.shape[2], *pixels.shape[:2])), opencv()
     if cv2 is None:
-        planes[:] = pixels.transpose(2, 0, 1)
+        planes[:] = (pixels[:, ::-1] if mirrored else pixels).transpose(2, 0, 1)
     else:
-        cv2.split(pixels, list(planes))  # numpy and torch take ten times as long
+        cv2.split(cv2.flip(pixels, 1) if mirrored else pixels, list(planes))  # numpy and torch take ten times as long
     return planes.transpose(1, 2, 0)
-
-
-def mirror_planes(pixels: np.ndarray) -> np.ndarray:
-    """uint8 [H,W,C] that lies in planes, mirrored left and right into new planes."""
-    cv2, planes = opencv(), pixels.transpose(2, 0, 1)
-    mirrored = np.empty(planes.shape, np.uint8)
-    if cv2 is None:
-        mirrored[:] = planes[..., ::-1]
-    else:
-        for source, target in zip(planes, mirrored):
-            cv2.flip(source, 1, dst=target)
-    return mirrored.transpose(1, 2, 0)
 
 
 def pixel_matrices(m: Tensor, size_in: tuple[int, int], size_out: tuple[int, int], align_corners: bool) -> np.ndarray:

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from minifast.data.making import making
 from minifast.data.pipeline import Transform
+from minifast.data.slots import making
 from minifast.data.transforms import ToTensor
 from minifast.losses import CrossEntropyLossFlat
 from minifast.markers import TensorImage, TensorImageBW, TensorMask, plain, tensor

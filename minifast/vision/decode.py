@@ -93,7 +93,7 @@ def read_image_file(path: str | Path) -> bytes:
         if status.st_size > MAX_FILE_BYTES:
             raise BadImageError(path, f'it holds {status.st_size:,} bytes, more than the limit of {MAX_FILE_BYTES:,} '
                                       '(minifast.vision.decode.MAX_FILE_BYTES)')
-        with open(path, 'rb') as file:
+        with open(path, 'rb', buffering=0) as file:
             return file.read()
     except BadImageError:
         raise
@@ -167,6 +167,12 @@ def decode_jpeg(data: bytes, header: JpegHeader, mode: str | None, scale: int = 
         mode: 'RGB' or 'L'; None keeps what the file has.
         scale: 1, 2, 4 or 8: both sides divided by it, rounded up.
     """
+    pixels = _decode_stored(data, header, mode, scale)
+    return None if pixels is None else np.ascontiguousarray(upright(pixels, header.orientation))
+
+
+def _decode_stored(data: bytes, header: JpegHeader, mode: str | None, scale: int = 1) -> np.ndarray | None:
+    """The same without turning it upright."""
     grey = header.colorspace.upper() == 'GRAY'
     if mode is None:
         mode = 'L' if grey else 'RGB'
@@ -178,9 +184,7 @@ def decode_jpeg(data: bytes, header: JpegHeader, mode: str | None, scale: int = 
         pixels = _simplejpeg().decode_jpeg(data, 'RGB' if mode == 'RGB' else 'GRAY', **size)
     except ValueError:
         return None
-    if mode == 'L':
-        pixels = pixels[..., 0]
-    return np.ascontiguousarray(upright(pixels, header.orientation))
+    return pixels[..., 0] if mode == 'L' else pixels
 
 
 class ScaledPixels(NamedTuple):
@@ -238,7 +242,7 @@ class WaitingJpeg(NamedTuple):
             None where Pillow should have a look.
         """
         orientation = self.header.orientation
-        stored = decode_jpeg(self.data, self.header._replace(orientation=1), 'RGB')
+        stored = _decode_stored(self.data, self.header, 'RGB')
         if stored is None:
             return None
         (left, top, right, bottom), (w, h) = box, self.size

@@ -85,7 +85,11 @@ class _Window(RandTransform):
         orig = tuple(x.size) if isinstance(x, Image.Image) else orig
         size, top_left, final = self.window(orig, draws)
         resample = self.resamples[1] if isinstance(x, PILMask) else self.resamples[0]
-        return crop_pad(x, size, top_left, orig, self.pad_mode, resample, final)
+        return self.finish(crop_pad(x, size, top_left, orig, self.pad_mode, resample, final), final)
+
+    def finish(self, resized: Any, final: tuple[int, int] | None) -> Any:
+        """What becomes of a part of the sample that was cut out and resized to `final`."""
+        return resized
 
 
 class CropPad(_Window):
@@ -201,9 +205,9 @@ class RandomResizedCrop(_Window):
             return orig, (0, 0), (size[0] + extra, size[1] + extra)
         return *_window_by(draws, orig, (self.min_scale, self.max_scale), self.ratio), size
 
-    def apply(self, x: Any, drawn: tuple) -> Any:
-        """The window of `x`, resized; of a margin the middle."""
-        resized, size, final = super().apply(x, drawn), as_wh(self.size), self.window(drawn[1], drawn[0])[2]
+    def finish(self, resized: Any, final: tuple[int, int]) -> Any:
+        """The middle, where there is a margin."""
+        size = as_wh(self.size)
         if final == size:
             return resized
         return crop_pad(resized, size, ((final[0] - size[0]) // 2, (final[1] - size[1]) // 2), final)

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from minifast.markers import TensorImageBase, cast, plain
-from minifast.vision.bytewarp import in_planes, mirror_planes
+from minifast.vision.bytewarp import in_planes
 from minifast.vision.core import BILINEAR, PILBase
 from minifast.vision.decode import ScaledPixels, upright
 from minifast.vision.points import TensorBBox, TensorPoint
@@ -110,21 +110,21 @@ def _resize(like: Image.Image, pixels: np.ndarray, resample: int, to: tuple[int,
     return type(like)(made) if isinstance(like, PILBase) else made
 
 
-def _antialiased(pixels: np.ndarray, to: tuple[int, int]) -> np.ndarray:
-    """uint8 [H,W,C] resized bilinearly; the result is [H,W,C] whose planes lie one after the other, as in a batch."""
+def _antialiased(pixels: np.ndarray, to: tuple[int, int], orientation: int = 1) -> np.ndarray:
+    """uint8 [H,W,C] resized bilinearly to (width, height) and turned upright; its planes lie one after the other."""
     source = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()).permute(2, 0, 1)[None]
     # F.interpolate would give planes, which takes torch half as long again; the numbers are the same
     resized = torch.empty((1, source.shape[1], to[1], to[0]), dtype=torch.uint8, memory_format=torch.channels_last)
-    torch.ops.aten._upsample_bilinear2d_aa.out(source, [to[1], to[0]], False, None, None, out=resized)
-    return in_planes(resized[0].permute(1, 2, 0).numpy())
+    torch._C._nn._upsample_bilinear2d_aa(source, (to[1], to[0]), False, None, None, out=resized)
+    resized = resized[0].permute(1, 2, 0).numpy()
+    if orientation <= 2:
+        return in_planes(resized, mirrored=orientation == 2)
+    return in_planes(np.ascontiguousarray(upright(resized, orientation)))
 
 
 def _resize_stored(like: PILBase, pixels: np.ndarray, orientation: int, to: tuple[int, int]) -> PILBase:
     """The window of a JPEG as it is stored, resized and then turned upright."""
-    resized = _antialiased(pixels, to[::-1] if orientation >= 5 else to)
-    if orientation == 2:
-        return type(like).from_pixels(mirror_planes(resized))
-    return type(like).from_pixels(np.ascontiguousarray(upright(resized, orientation)))
+    return type(like).from_pixels(_antialiased(pixels, to[::-1] if orientation >= 5 else to, orientation))
 
 
 def _resize_part(scaled: ScaledPixels, box: list[int], resample: int, to: tuple[int, int]) -> Image.Image:
