@@ -1,4 +1,4 @@
-"""Which fast paths this machine has: half precision, memory format, memory that is kept instead of handed back."""
+"""Which fast paths this machine has: half precision, memory format, checksums, memory that is kept for reuse."""
 from __future__ import annotations
 
 import ctypes
@@ -10,7 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ['FastPaths', 'fast_paths', 'keep_freed_memory', 'to_memory_format']
+try:
+    from zlib_ng.zlib_ng import crc32
+except ImportError:  # no wheel for this machine: the same numbers in six times the time
+    from zlib import crc32
+
+__all__ = ['FastPaths', 'crc32', 'fast_paths', 'keep_freed_memory', 'to_memory_format']
 
 
 class FastPaths(NamedTuple):

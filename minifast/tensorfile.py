@@ -24,7 +24,8 @@ from fastcore.foundation import L
 from torch import Tensor, nn
 from torch.utils.serialization import config
 
-from minifast.tensorguard import ASK, SEAL, DamagedFileError, Tidy, UnsafeFileError, crc32, stand_ins, verify
+from minifast.hardware import crc32
+from minifast.tensorguard import ASK, SEAL, DamagedFileError, Tidy, UnsafeFileError, stand_ins, verify
 from minifast.torch_core import plain
 
 __all__ = ['Copies', 'DamagedFileError', 'UnsafeFileError', 'copied', 'read_tensors', 'storable', 'sweep_temporaries',

@@ -16,7 +16,7 @@ from minifast.data.transforms import (Category, IntToFloatTensor, Normalize, Ran
 from minifast.losses import CrossEntropyLossFlat, MSELossFlat
 from minifast.markers import TensorCategory, TensorImage, TensorMask, TensorMultiCategory
 from minifast.seeds import keyed_generator
-from minifast.vision.augment import (DihedralItem, FlipItem, RandomCrop, RandomResizedCrop, Resize,
+from minifast.vision.augment import (DihedralItem, FlipItem, RandomCrop, RandomResizedCrop, RatioResize, Resize,
                                      aug_transforms)
 from minifast.vision.core import BadImageError, PILImage, PILImageBW, PILMask, TensorBBox, TensorPoint, imagenet_stats
 from minifast.vision.data import (BBoxBlock, BBoxLblBlock, ImageBlock, ImageDataLoaders, MaskBlock, PointBlock,
@@ -205,8 +205,9 @@ def test_batches_are_the_same_for_any_workers(settings, folder):
 
 
 @pytest.mark.parametrize('item_tfms', [[FlipItem(), RandomResizedCrop(16)], Resize(20), [Resize(20), RandomCrop(16)],
+                                       [RatioResize(30), RandomResizedCrop(16)],
                                        [Resize(16), DihedralItem()], Resize(16, method='pad')],
-                         ids=['crop and flip', 'resize', 'resize, then crop', 'dihedral', 'pad'])
+                         ids=['crop and flip', 'resize', 'resize, then crop', 'twice', 'dihedral', 'pad'])
 @pytest.mark.parametrize('bs', [3, 8])
 def test_a_batch_is_its_items_whatever_batch_they_are_in(item_tfms, bs, folder):
     """Pixels are written straight into their batch, and come out as if each picture had a batch of its own."""

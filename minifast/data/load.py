@@ -5,12 +5,14 @@ import copy
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from fastcore.basics import Inf
 from torch.utils.data import IterableDataset
 
+from minifast.data.cache import OpenedPictures, PictureCache
 from minifast.data.collate import SkipItemException, collate_error, fa_collate, fa_convert
 from minifast.data.making import BatchMaker
 from minifast.data.pipeline import Pipeline, is_known
@@ -60,6 +62,7 @@ class DataLoader(BatchMaker):
             user transforms can have (the others get processes).
         on_error: 'raise', or 'skip': items that cannot be read (OSError, ValueError) are left out of their batch,
             listed in `skipped`, and warned about at the end of the pass.
+        cache: a folder, or a `PictureCache`: pictures are decoded, and resized as far as that draws nothing, once.
 
     Raises:
         TypeError: an unknown keyword; the message names the nearest one.
@@ -72,7 +75,7 @@ class DataLoader(BatchMaker):
                  device: Any = None, persistent_workers: bool | None = None, pin_memory_device: str = '',
                  sampler: Iterable | None = None, batch_sampler: Iterable | None = None,
                  prefetch_factor: int | None = None, multiprocessing_context: Any = None, on_error: str = 'raise',
-                 **kwargs: Any) -> None:
+                 cache: str | Path | PictureCache | None = None, **kwargs: Any) -> None:
         torch_names = {'collate_fn': 'create_batch', 'worker_init_fn': 'wif'}
         kwargs = {torch_names.get(name, name): f for name, f in kwargs.items()}
         check_kwargs(type(self).__name__, kwargs, [*_methods, *DataLoader.__init__.__annotations__, *torch_names])
@@ -85,6 +88,8 @@ class DataLoader(BatchMaker):
         self.pin_memory, self.timeout, self.prefetch_factor = pin_memory, timeout, prefetch_factor
         self.persistent_workers, self.multiprocessing_context = persistent_workers, multiprocessing_context
         self.on_error, self.skipped = on_error, []
+        self.cache = PictureCache(cache) if isinstance(cache, (str, Path)) else cache
+        self._cached: OpenedPictures | None = None
         self.num_workers, self.device = num_workers, device
         self._next: Position | None = None
         self._at, self._passes, self._pool = Position(0), 0, None
@@ -224,7 +229,7 @@ class DataLoader(BatchMaker):
         same = dict(num_workers=self._workers, pin_memory=self.pin_memory, timeout=self.timeout, bs=self.bs,
                     shuffle=self.shuffle, drop_last=self.drop_last, indexed=self.indexed, device=self.device,
                     persistent_workers=self.persistent_workers, prefetch_factor=self.prefetch_factor,
-                    multiprocessing_context=self.multiprocessing_context, on_error=self.on_error)
+                    multiprocessing_context=self.multiprocessing_context, on_error=self.on_error, cache=self.cache)
         if dataset is None:
             dataset = self.dataset
             if not {'shuffle', 'sampler', 'batch_sampler'} & set(kwargs):
@@ -298,6 +303,7 @@ class DataLoader(BatchMaker):
         self._at = position
         self.skipped = []
         self._prepare()
+        self._cached = None if self.cache is None else OpenedPictures(self.cache, self.after_item)
         self.before_iter()
         made = self._stream(position, here) if not self.indexed else self._host_batches(position, here)
         ahead = self.device is not None and self.device.type == 'cuda' and not here
@@ -364,7 +370,7 @@ class DataLoader(BatchMaker):
         method = context or torch.multiprocessing.get_start_method()
         persistent = method != 'fork' if self.persistent_workers is None else self.persistent_workers
         plan = (n, context, self._known, id(self.dataset), getattr(self.dataset, 'split_idx', None),
-                str(self.__dict__.get('after_item')), str(self.__dict__.get('before_batch')))
+                str(self.__dict__.get('after_item')), str(self.__dict__.get('before_batch')), repr(self.cache))
         if self._pool is not None and self._pool[0] == plan:
             return self._pool[1]
         sent = copy.copy(self)

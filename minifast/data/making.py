@@ -73,12 +73,16 @@ class BatchMaker:
     def _one_sample(self, index: Any, generator: torch.Generator) -> Any:
         if getattr(self.do_item, '__func__', None) is not BatchMaker.do_item:
             return self.do_item(index)
-        making.item = True
+        cached = self._cached
+        making.item, making.cached = True, cached
         try:
             sample, after = self.create_item(index), self.after_item
+            if cached is not None:
+                cached.check(sample)
+                after = cached.rest
             return after(sample, generator=generator) if isinstance(after, Pipeline) else after(sample)
         finally:
-            making.item = False
+            making.item, making.cached = False, None
 
     def _item_name(self, index: Any) -> str:
         """What an item is called in messages: its index and, where that is known, its path or row."""

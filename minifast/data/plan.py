@@ -104,6 +104,8 @@ def describe_plan(dl: Any) -> str:
     lines = [f'order        {order}', f'made in      {where}']
     for hook in ('create_item', 'after_item', 'before_batch', 'create_batch'):
         lines.append(f'{hook:13}{_named(getattr(dl, hook))}')
+    if dl.cache is not None:
+        lines.append(f'cache        {dl.cache!r}')
     lines.append('randomness   ' + ('from generators handed to the transforms' if not unknown else
                                     f'global generators seeded for each item, because of {", ".join(unknown)}'))
     lines.append(f'to           {dl.device or "nowhere (CPU)"}')

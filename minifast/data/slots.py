@@ -13,7 +13,8 @@ __all__ = ['Slots', 'making', 'new_block', 'new_pixels']
 
 making = threading.local()
 """`making.item` is true in a thread while it makes an item of a batch: what opens files may then leave work for the
-transforms behind it, as whatever goes wrong with it still belongs to that item. `making.slots` are the batch's."""
+transforms behind it, as whatever goes wrong with it still belongs to that item. `making.slots` are the batch's,
+`making.cached` is where opened pictures are kept."""
 
 
 def new_block(shape: Sequence[int], dtype: torch.dtype) -> Tensor:

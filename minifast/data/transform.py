@@ -292,6 +292,10 @@ class RandTransform(DisplayedTransform):
         if 'draw' in vars(cls) and 'keyed' not in vars(cls) and not isinstance(getattr(cls, 'keyed', None), property):
             cls.keyed = True
 
+    def draws(self, split_idx: int | None) -> bool:
+        """Whether what it does to a sample of this split is not the same each time."""
+        return self.split_idx is None or split_idx == self.split_idx
+
     def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> Any:
         """The parameters for one sample or batch, None to leave it alone."""
         return () if self.p == 1. or float(torch.rand(1, generator=generator)) < self.p else None

@@ -20,7 +20,7 @@ def can_warp_bytes() -> bool:
 def in_planes(pixels: np.ndarray, mirrored: bool = False) -> np.ndarray:
     """uint8 [H,W,C] with its planes one after the other in memory, as batches have them; mirrored left and right."""
     planes, cv2 = new_pixels((pixels.shape[2], *pixels.shape[:2])), opencv()
-    if cv2 is None:
+    if cv2 is None or not pixels.flags.c_contiguous:
         planes[:] = (pixels[:, ::-1] if mirrored else pixels).transpose(2, 0, 1)
     else:
         cv2.split(cv2.flip(pixels, 1) if mirrored else pixels, list(planes))  # numpy and torch take ten times as long

@@ -370,9 +370,11 @@ class OpenImage(Transform):
 
     def encodes(self, fn: Any) -> Any:
         """The picture."""
-        if getattr(making, 'item', False) and hasattr(self.kind, 'deferred'):
-            return self.kind.deferred(fn)
-        return self.kind.create(fn)
+        if not getattr(making, 'item', False) or not hasattr(self.kind, 'deferred'):
+            return self.kind.create(fn)
+        if making.cached is not None and isinstance(fn, (str, Path)):
+            return making.cached.open(fn, self.kind.create, self.kind._wrap)
+        return self.kind.deferred(fn)
 
 
 class OpenMask(OpenImage):

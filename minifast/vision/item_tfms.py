@@ -71,6 +71,10 @@ class _Window(RandTransform):
     resamples = (BILINEAR, NEAREST)
     n_draws = 0
 
+    def draws(self, split_idx: int | None) -> bool:
+        """Whether the window is not the same each time."""
+        return super().draws(split_idx) and self.n_draws > 0 and not split_idx
+
     def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple:
         """The numbers, None in validation, and the size of the first picture, which points and boxes belong to."""
         return None if split_idx else uniforms(self.n_draws, generator), _get_sz(sample)
@@ -158,6 +162,10 @@ class Resize(_Window):
             raise ValueError(f"Resize method {method!r} is none of 'crop', 'pad' and 'squish' (see ResizeMethod)")
         self.size, self.method, self.pad_mode = as_wh(size)[::-1], method, pad_mode
         self.resamples, self.nm = resamples, nm
+
+    def draws(self, split_idx: int | None) -> bool:
+        """Whether the window is not the same each time."""
+        return self.method != ResizeMethod.Squish and super().draws(split_idx)
 
     def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
         """Which part of the picture is kept."""

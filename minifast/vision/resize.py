@@ -113,13 +113,14 @@ def _resize(like: Image.Image, pixels: np.ndarray, resample: int, to: tuple[int,
 def _antialiased(pixels: np.ndarray, to: tuple[int, int], orientation: int = 1) -> np.ndarray:
     """uint8 [H,W,C] resized bilinearly to (width, height) and turned upright; its planes lie one after the other."""
     source = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()).permute(2, 0, 1)[None]
-    # F.interpolate would give planes, which takes torch half as long again; the numbers are the same
-    resized = torch.empty((1, source.shape[1], to[1], to[0]), dtype=torch.uint8, memory_format=torch.channels_last)
+    # F.interpolate would give planes whatever comes in, which takes half as long again; the numbers are the same
+    as_source = torch.channels_last if source.stride(1) == 1 else torch.contiguous_format
+    resized = torch.empty((1, source.shape[1], to[1], to[0]), dtype=torch.uint8, memory_format=as_source)
     torch._C._nn._upsample_bilinear2d_aa(source, (to[1], to[0]), False, None, None, out=resized)
-    resized = resized[0].permute(1, 2, 0).numpy()
+    made = resized[0].permute(1, 2, 0).numpy()
     if orientation <= 2:
-        return in_planes(resized, mirrored=orientation == 2)
-    return in_planes(np.ascontiguousarray(upright(resized, orientation)))
+        return in_planes(made, mirrored=orientation == 2)
+    return in_planes(np.ascontiguousarray(upright(made, orientation)))
 
 
 def _resize_stored(like: PILBase, pixels: np.ndarray, orientation: int, to: tuple[int, int]) -> PILBase:

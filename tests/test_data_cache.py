@@ -1,0 +1,219 @@
+"""The cache of opened pictures: the same batches from cold and warm, whatever happens to the files."""
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from minifast.data.block import DataBlock, RegressionBlock, TransformBlock
+from minifast.data.cache import PictureCache, _rooms
+from minifast.data.transforms import IndexSplitter, get_image_files
+from minifast.vision.augment import FlipItem, RandomResizedCrop, RatioResize, Resize
+from minifast.vision.core import PILImage, PILImageBW, TensorPoint
+from minifast.vision.data import ImageBlock, ImageDataLoaders, PointBlock, SegmentationDataLoaders
+
+TFMS = {'decoded': [FlipItem(), RandomResizedCrop(16)], 'resized': [RatioResize(30), RandomResizedCrop(16)],
+        'all of it': Resize(16, method='squish')}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve pictures of noise, every second one a PNG, in two classes."""
+    rng = np.random.RandomState(0)
+    for i in range(12):
+        (tmp_path / 'pets' / 'ab'[i % 2]).mkdir(parents=True, exist_ok=True)
+        pixels = rng.randint(0, 255, (32 + i, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / 'pets' / 'ab'[i % 2] / f'{i}.{"jpg" if i % 3 else "png"}', quality=95)
+    return tmp_path / 'pets'
+
+
+def loaders(folder, item_tfms=TFMS['resized'], **kwargs):
+    return ImageDataLoaders.from_folder(folder, valid_pct=.25, seed=1, item_tfms=item_tfms, bs=3, device='cpu',
+                                        **{'num_workers': 0, **kwargs})
+
+
+def batches(dls, epoch=3):
+    for i, dl in enumerate(dls.loaders):
+        dl.begin(7 + i, epoch)
+    return torch.cat([x for dl in dls.loaders for x, _ in dl])
+
+
+def entries(cache):
+    return [entry for entry in cache.rglob('*') if entry.is_file()]
+
+
+@pytest.mark.parametrize('tfms', TFMS)
+@pytest.mark.parametrize('workers', [{}, {'num_workers': 2}, {'num_workers': 2, 'multiprocessing_context': 'thread'}],
+                         ids=['here', 'processes', 'threads'])
+def test_cold_and_warm_batches_are_the_same_bits(tfms, workers, folder, tmp_path):
+    """Also for another number of workers; next to those without a cache they differ by rounding at most."""
+    cold = batches(loaders(folder, TFMS[tfms], cache=tmp_path / 'cache', **workers))
+    assert len(entries(tmp_path / 'cache')) == 12
+    warm = batches(loaders(folder, TFMS[tfms], cache=tmp_path / 'cache'))
+    assert torch.equal(cold, warm)
+    assert ((warm - batches(loaders(folder, TFMS[tfms]))).abs() * 255).max() < 1.5
+
+
+@pytest.mark.parametrize('tfms', TFMS)
+def test_later_epochs_do_not_look_into_the_files(tfms, folder, tmp_path):
+    """The pictures can be spoilt, as long as their size and time of change stay."""
+    dls = loaders(folder, TFMS[tfms], cache=tmp_path / 'cache')
+    before = batches(dls)
+    for file in get_image_files(folder):
+        status = file.stat()
+        file.write_bytes(bytes(status.st_size))
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert torch.equal(batches(dls), before)
+
+
+def test_a_file_that_was_changed_is_opened_anew(folder, tmp_path):
+    """So is one that was there under other transforms; the cache holds one entry a picture and way."""
+    dls = loaders(folder, cache=tmp_path / 'cache')
+    before = batches(dls)
+    for file in get_image_files(folder):
+        Image.fromarray(np.full((40, 40, 3), 128, np.uint8)).save(file)
+    assert not torch.equal(batches(dls), before) and len(entries(tmp_path / 'cache')) == 12
+    assert (batches(dls) * 255 - 128).abs().max() < 3
+    batches(loaders(folder, TFMS['decoded'], cache=tmp_path / 'cache'))
+    assert len(entries(tmp_path / 'cache')) == 24
+
+
+def test_a_damaged_entry_is_made_again(folder, tmp_path):
+    """A flipped bit anywhere, a part missing, nothing left."""
+    dls, draw = loaders(folder, cache=tmp_path / 'cache'), random.Random(0)
+    before = batches(dls)
+    held = {entry: entry.read_bytes() for entry in entries(tmp_path / 'cache')}
+    for n in range(40):
+        entry, data = draw.choice(sorted(held.items()))
+        spoilt = bytearray(data)
+        at = draw.randrange(48) if n % 4 == 0 else draw.randrange(64, len(data))  # 48..63 fill up to the pixels
+        spoilt[at] ^= 1 << draw.randrange(8)
+        entry.write_bytes(spoilt[:draw.randrange(len(data))] if n % 3 == 0 else spoilt)
+        assert torch.equal(batches(dls), before)
+        assert entry.read_bytes() == data
+
+
+def test_the_cache_stays_within_its_bound(folder, tmp_path):
+    """It says once that it is full, and training goes on with what is not in it being decoded."""
+    cache = PictureCache(tmp_path / 'cache', gb=12e-6)
+    with pytest.warns(UserWarning, match='is full') as caught:
+        made = batches(loaders(folder, cache=cache))
+    assert len(caught) == 1 and 0 < sum(entry.stat().st_size for entry in entries(tmp_path / 'cache')) <= 12_000
+    assert torch.equal(made, batches(loaders(folder, cache=tmp_path / 'other')))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert torch.equal(made, batches(loaders(folder, cache=cache)))
+
+
+def test_a_storage_that_fails_is_told_and_training_goes_on(folder, tmp_path):
+    """Here the folder's name is taken by a file."""
+    (tmp_path / 'cache').write_text('')
+    with pytest.warns(UserWarning, match='decoded and not kept'):
+        made = batches(loaders(folder, cache=tmp_path / 'cache'))
+    assert torch.equal(made, batches(loaders(folder, cache=tmp_path / 'other')))
+
+
+def test_a_missing_picture_is_named_as_without_a_cache(folder, tmp_path):
+    """The error is that of opening it, also where it was in the cache."""
+    dls = loaders(folder, cache=tmp_path / 'cache')
+    batches(dls)
+    dls.train.dataset.items[0].unlink()
+    with pytest.raises(OSError, match='cannot be read as a picture'):
+        batches(dls)
+
+
+def test_masks_and_points_go_through_it_and_what_cannot_is_refused(folder, tmp_path):
+    """A mask keeps its codes, a point its place; a picture that the user's function opened would miss the resizing."""
+    files = get_image_files(folder)
+    for file in files:
+        codes = (np.asarray(PILImage.create(file))[..., 0] > 99).astype(np.uint8)
+        Image.fromarray(codes).save(file.with_suffix('.bmp'))
+    made = []
+    for cache in (None, tmp_path / 'cache', tmp_path / 'cache'):
+        dls = SegmentationDataLoaders.from_label_func(folder, files, lambda f: f.with_suffix('.bmp'), codes='ab',
+                                                      item_tfms=TFMS['all of it'], bs=3, device='cpu', seed=1,
+                                                      cache=cache)
+        dls.train.begin(7, 0)
+        made.append(torch.cat([y for _, y in dls.train]))
+    assert torch.equal(made[0], made[1]) and torch.equal(made[1], made[2]) and set(made[0].unique().tolist()) == {0, 1}
+
+    def points(cache):
+        block = DataBlock(blocks=(ImageBlock, PointBlock), get_items=get_image_files, item_tfms=TFMS['all of it'],
+                          splitter=IndexSplitter([0]),
+                          get_y=lambda f: TensorPoint.create([[10., 12.]]))
+        dls = block.dataloaders(folder, bs=3, device='cpu', cache=cache)
+        dls.train.begin(7, 0)
+        return torch.cat([y for _, y in dls.train])
+    assert torch.equal(points(None), points(tmp_path / 'points')) and entries(tmp_path / 'points')
+
+    def own(cache):
+        block = DataBlock(blocks=(ImageBlock, TransformBlock(PILImageBW.create)), get_items=get_image_files,
+                          splitter=IndexSplitter([0]), item_tfms=TFMS['all of it'])
+        dls = block.dataloaders(folder, bs=3, device='cpu', cache=cache)
+        dls.train.begin(7, 0)
+        return torch.cat([y for _, y in dls.train])
+    with pytest.raises(TypeError, match='resized=False'):
+        own(tmp_path / 'own')
+    assert torch.equal(own(PictureCache(tmp_path / 'own', resized=False)), own(None))
+
+
+def test_a_picture_of_other_channels_is_opened_each_time(folder, tmp_path):
+    """Only what comes back as it was is kept."""
+    class RGBA(PILImage):
+        _open_args = {'mode': 'RGBA'}
+
+    block = DataBlock(blocks=(ImageBlock(RGBA), RegressionBlock), get_items=get_image_files, get_y=lambda f: 1.,
+                      splitter=IndexSplitter([0]), item_tfms=TFMS['all of it'])
+    made = []
+    for cache in (None, tmp_path / 'cache'):
+        dls = block.dataloaders(folder, bs=3, device='cpu', cache=cache)
+        dls.train.begin(7, 0)
+        made.append(torch.cat([x for x, _ in dls.train]))
+    assert made[0].shape[1] == 4 and torch.equal(*made) and not entries(tmp_path / 'cache')
+
+
+KILLED = '''
+import sys
+from minifast.vision.all import *
+dls = ImageDataLoaders.from_folder(sys.argv[1], valid_pct=.25, seed=1, bs=3, device='cpu', num_workers=0,
+                                   item_tfms=[RatioResize(30), RandomResizedCrop(16)], cache=sys.argv[2])
+print('ready', flush=True)
+while True:
+    for entry in Path(sys.argv[2]).rglob('*'):
+        if entry.is_file(): entry.unlink()
+    for _ in dls.train: pass
+'''
+
+
+def killed(folder, cache, n):
+    """How many kills of a process that fills the cache left it such that the batches are the same."""
+    wanted, draw, same = batches(loaders(folder)), random.Random(0), 0
+    for _ in range(n):
+        with subprocess.Popen([sys.executable, '-c', KILLED, folder, cache], stdout=subprocess.PIPE) as process:
+            assert process.stdout.readline() == b'ready\n'
+            time.sleep(draw.random() / 10)
+            process.send_signal(signal.SIGKILL)
+        _rooms.clear()  # as in a process that starts
+        same += bool(((batches(loaders(folder, cache=cache)) - wanted).abs() * 255).max() < 1.5)
+        assert not list(cache.rglob('*.tmp')), 'what a killed process left is swept'
+    return same
+
+
+def test_a_kill_leaves_no_half_entry(folder, tmp_path):
+    """Whenever it comes."""
+    assert killed(folder, tmp_path / 'cache', 2) == 2
+
+
+@pytest.mark.faults
+def test_twenty_kills_leave_no_half_entry(folder, tmp_path):
+    """20 of 20."""
+    assert killed(folder, tmp_path / 'cache', 20) == 20
