@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, WeightedRandomSampler
 from torch.utils.data import DataLoader as TorchLoader
 
 from minifast.data.core import Datasets, TfmdDL
@@ -344,6 +344,45 @@ def test_batches_equal_those_of_torchs_loader():
     data = TensorDataset(torch.randn(10, 3), torch.arange(10))
     ours, torchs = list(DataLoader(data, bs=4)), list(TorchLoader(data, batch_size=4))
     assert all(torch.equal(a, b) for p, q in zip(ours, torchs, strict=True) for a, b in zip(p, q))
+
+
+class Counted(TensorDataset):
+    """Tensors whose items are taken one at a time, which a subclass may ask for."""
+
+    def __getitem__(self, i):
+        assert isinstance(i, int)
+        return super().__getitem__(i)
+
+
+@pytest.mark.parametrize('settings', [{}, {'shuffle': True}, {'shuffle': True, 'drop_last': True},
+                                      {'sampler': [3, 3, 5, 1, 0]}, {'batch_sampler': [[1, 2], [5], [4, 4, 0]]},
+                                      {'num_workers': 2, 'shuffle': True}], ids=str)
+@pytest.mark.parametrize('part', [lambda data: data, lambda data: Subset(Subset(data, range(1, 11)),
+                                                                         [8, 3, 5, 0, 9, 2, 1])], ids=['all', 'subset'])
+def test_slices_of_tensors_are_the_batches_of_their_items(settings, part, capsys):
+    """A `TensorDataset` is sliced a batch at a time, and nobody can tell but by the clock and the plan."""
+    tensors = torch.randn(11, 3, 4, 4), TensorImage(torch.randn(11, 2)), torch.arange(11)
+    settings = {'bs': None if 'batch_sampler' in settings else 4, **settings}
+    made = []
+    for kind in (TensorDataset, Counted):
+        dl = DataLoader(part(kind(*tensors)), **settings)
+        dl.begin(5, 2)
+        made.append(list(dl))
+        dl.show_plan()
+        assert ('slices' in capsys.readouterr().out) == (kind is TensorDataset)
+    for sliced, collated in zip(*made, strict=True):
+        assert type(sliced) is type(collated) is tuple
+        for a, b in zip(sliced, collated, strict=True):
+            assert torch.equal(a, b) and type(a) is type(b) and a.stride() == b.stride()
+
+
+@pytest.mark.parametrize('hook', ['after_item', 'before_batch', 'create_batch', 'create_item', 'do_item'])
+def test_a_loader_with_more_to_do_than_slicing_does_it(hook):
+    """Any hook of the user's is called."""
+    calls, data = [], TensorDataset(torch.arange(6.))
+    hooks = {'create_batch': fa_collate, 'create_item': lambda i: data[i], 'do_item': lambda i: data[i]}
+    dl = DataLoader(data, bs=3, **{hook: lambda o: calls.append(1) or hooks.get(hook, lambda o: o)(o)})
+    assert torch.equal(torch.cat([x for x, in dl]), torch.arange(6.)) and calls
 
 
 def test_new_changes_what_is_said_and_keeps_the_rest():

@@ -16,7 +16,7 @@ from minifast.data.cache import OpenedPictures, PictureCache
 from minifast.data.collate import SkipItemException, collate_error, fa_collate, fa_convert
 from minifast.data.making import BatchMaker
 from minifast.data.pipeline import Pipeline, is_known
-from minifast.data.plan import bytes_first, choose_workers, describe_plan, unknown_parts
+from minifast.data.plan import bytes_first, choose_workers, describe_plan, unknown_parts, whole_tensors
 from minifast.data.sampler import BATCH, ORDER, ItemKeys, Position, chunks, order, whole
 from minifast.data.workers import HostBatch, Job, ProcessPool, in_threads, seed_cpu, set_aside
 from minifast.lookup import lookup
@@ -93,7 +93,7 @@ class DataLoader(BatchMaker):
         self.num_workers, self.device = num_workers, device
         self._next: Position | None = None
         self._at, self._passes, self._pool = Position(0), 0, None
-        self._known, self._draws = False, True
+        self._known, self._draws, self._tensors = False, True, None
         for name, f in kwargs.items():
             if f is not None:
                 setattr(self, name, f)
@@ -347,6 +347,7 @@ class DataLoader(BatchMaker):
     def _host_batches(self, position: Position, here: bool) -> Iterator[HostBatch]:
         self._known = not unknown_parts(self)
         self._draws = not self._known or getattr(self.after_item, 'keyed', False)
+        self._tensors = whole_tensors(self)
         jobs = self._jobs(position)
         n = 0 if here else self._workers if self._workers is not None else self._chosen
         if n is None:

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils.data import Subset
 
 from minifast.data.collate import SkipItemException, collate_error, noted
 from minifast.data.pipeline import Pipeline
 from minifast.data.sampler import BATCH, ITEM, ORDER
 from minifast.data.slots import Slots, making
 from minifast.data.workers import HostBatch, Job, seed_cpu, set_aside
+from minifast.markers import plain
 from minifast.seeds import key_seed
 
 __all__ = ['BatchMaker']
@@ -28,6 +31,8 @@ class BatchMaker:
             return None
 
     def _make(self, job: Job) -> HostBatch:
+        if self._tensors is not None:
+            return HostBatch(job.number, self._slices([index for index, _ in job.pairs]))
         if self._known:
             making.slots = None if self.prebatched else Slots(len(job.pairs))  # user code might keep an item
             try:
@@ -69,6 +74,14 @@ class BatchMaker:
             if not self.prebatched:
                 collate_error(error, samples, [self._item_name(i) for i in kept])
             raise
+
+    def _slices(self, indices: list[int]) -> tuple[Tensor, ...]:
+        """A batch of a `TensorDataset`, all items at once."""
+        dataset = self.dataset
+        while isinstance(dataset, Subset):
+            indices, dataset = [dataset.indices[i] for i in indices], dataset.dataset
+        at = torch.as_tensor(indices)
+        return tuple(plain(t)[at.to(t.device, non_blocking=True)] for t in self._tensors)
 
     def _one_sample(self, index: Any, generator: torch.Generator) -> Any:
         if getattr(self.do_item, '__func__', None) is not BatchMaker.do_item:

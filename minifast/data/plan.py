@@ -11,7 +11,7 @@ from torch.utils.data import Subset, TensorDataset
 from minifast.data.bytetable import ByteTable
 from minifast.data.pipeline import Pipeline, is_known
 
-__all__ = ['bytes_first', 'choose_workers', 'describe_plan', 'unknown_parts']
+__all__ = ['bytes_first', 'choose_workers', 'describe_plan', 'unknown_parts', 'whole_tensors']
 
 _makes_items = ('after_item', 'before_batch', 'create_item', 'create_batch', 'retain', 'do_item', 'do_batch')
 
@@ -37,6 +37,18 @@ def _unknown_dataset(dataset: Any) -> list[str]:
         return _unknown_dataset(dataset.dataset)
     harmless = (TensorDataset, list, tuple, range, L, torch.Tensor, type(None))
     return [] if type(dataset) in harmless else [type(dataset).__name__]
+
+
+def whole_tensors(dl: Any) -> tuple[torch.Tensor, ...] | None:
+    """The tensors that the loader's batches are plain slices of; None where there is more to do than to slice."""
+    dataset = dl.dataset
+    while type(dataset) is Subset:
+        dataset = dataset.dataset
+    steps = (getattr(dl, name) for name in ('create_item', 'do_item', 'after_item', 'before_batch', 'create_batch',
+                                            'do_batch', 'retain'))
+    ours = ('minifast.data.load', 'minifast.data.making')
+    plain = all(len(f) == 0 if isinstance(f, Pipeline) else getattr(f, '__func__', f).__module__ in ours for f in steps)
+    return dataset.tensors if type(dataset) is TensorDataset and plain and not dl.prebatched else None
 
 
 def bytes_first(after: Pipeline, device: torch.device | None) -> Pipeline:
@@ -102,8 +114,11 @@ def describe_plan(dl: Any) -> str:
     order = type(dl.sampler or dl.batch_sampler).__name__ if dl.sampler or dl.batch_sampler else (
         'shuffled, keyed by (seed, epoch)' if dl.shuffle else 'as they are')
     lines = [f'order        {order}', f'made in      {where}']
-    for hook in ('create_item', 'after_item', 'before_batch', 'create_batch'):
-        lines.append(f'{hook:13}{_named(getattr(dl, hook))}')
+    if whole_tensors(dl) is not None:
+        lines.append('create_batch slices of whole tensors')
+    else:
+        for hook in ('create_item', 'after_item', 'before_batch', 'create_batch'):
+            lines.append(f'{hook:13}{_named(getattr(dl, hook))}')
     if dl.cache is not None:
         lines.append(f'cache        {dl.cache!r}')
     lines.append('randomness   ' + ('from generators handed to the transforms' if not unknown else
