@@ -281,6 +281,10 @@ def read_tensors(path: str | Path | BinaryIO) -> Any:
     if not isinstance(path, (str, Path)):
         return _read_stream(path)
     path = Path(path)
+    if (path / '.metadata').exists():
+        raise UnsafeFileError(f'{path} is a sharded checkpoint of torch.distributed.checkpoint, whose .metadata is a '
+                              'pickle, which can run code. If it is your own: torch.distributed.checkpoint.format_utils'
+                              f'.dcp_to_torch_save({str(path)!r}, FILE) makes one file of it that can be read')
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, f'{path} is a folder: name a file in it')
     with open(path, 'rb') as stream:

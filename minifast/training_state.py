@@ -25,8 +25,8 @@ from minifast.seeds import get_random_states, set_random_states
 from minifast.tensorfile import copied, storable
 from minifast.torch_core import get_model
 
-__all__ = ['ReplayedLoader', 'environment', 'generators', 'inexact_loaders', 'load_training_state', 'set_generators',
-           'training_state']
+__all__ = ['ReplayedLoader', 'environment', 'generators', 'git_revision', 'inexact_loaders', 'load_training_state',
+           'set_generators', 'training_state']
 
 FORMAT, VERSION = 'minifast-training', 1
 
@@ -138,7 +138,8 @@ def inexact_loaders(dls: Any) -> list[str]:
 def environment(learn: Any = None) -> dict[str, Any]:
     """What a training ran on: versions, device, precision, and the git revision of the script where there is one."""
     env = {'minifast': __version__, 'torch': str(torch.__version__), 'python': platform.python_version(),
-           'platform': platform.platform(), 'script': Path(sys.argv[0]).name, 'git': _git_revision()}
+           'platform': platform.platform(), 'script': Path(sys.argv[0]).name,
+           'git': git_revision(Path(sys.argv[0] or '.').resolve().parent)}
     if learn is not None:
         first = next(learn.model.parameters(), None)
         env['device'] = str(first.device) if first is not None else 'cpu'
@@ -147,17 +148,24 @@ def environment(learn: Any = None) -> dict[str, Any]:
     return env
 
 
-def _git_revision() -> str | None:
-    """The commit checked out where the script lies, read from the files of git."""
-    for folder in Path(sys.argv[0] or '.').resolve().parents:
-        head = folder / '.git' / 'HEAD'
-        if not head.is_file():
+def git_revision(folder: Path) -> str | None:
+    """The commit that is checked out around `folder`, None where none is; read from the files of git."""
+    for above in (folder, *folder.parents):
+        git = above / '.git'
+        if git.is_file():  # of a further working tree or a submodule: says where its own is
+            git = above / git.read_text().removeprefix('gitdir: ').strip()
+        if not (git / 'HEAD').is_file():
             continue
-        text = head.read_text().strip()
-        if not text.startswith('ref: '):
-            return text
-        ref = folder / '.git' / text.removeprefix('ref: ')
-        return ref.read_text().strip() if ref.is_file() else text
+        head = (git / 'HEAD').read_text().strip()
+        name = head.removeprefix('ref: ')
+        shared = git / (git / 'commondir').read_text().strip() if (git / 'commondir').is_file() else git
+        if name == head:
+            return head
+        if (shared / name).is_file():
+            return (shared / name).read_text().strip()
+        packed = shared / 'packed-refs'
+        lines = packed.read_text().splitlines() if packed.is_file() else []
+        return next((line.split()[0] for line in lines if line.endswith(f' {name}')), None)
     return None
 
 

@@ -33,3 +33,40 @@ def known_start():
 def root() -> Path:
     """The folder that holds setup.cfg."""
     return ROOT
+
+
+# ---------------------------------------------------------------- how many of how many, for `make test-faults`
+
+_COUNTS = pytest.StashKey[tuple[int, int]]()
+
+
+@pytest.fixture
+def counted(request):
+    """`counted(done, n)` says how many cases of how many a test stands for; a test that says nothing is one of one."""
+    def count(done: int, n: int) -> None:
+        request.node.stash[_COUNTS] = done, n
+    return count
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Hand the counts on with the report."""
+    report = yield
+    report.counts = item.stash.get(_COUNTS, (int(report.passed), 1))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """A table of the faults: what was tried, how often, how often the law held."""
+    table = {}
+    for outcome in ('passed', 'failed'):
+        for report in terminalreporter.getreports(outcome):
+            if report.when == 'call' and 'faults' in report.keywords:
+                name = report.nodeid.split('::')[-1].split('[')[0].removeprefix('test_').replace('_', ' ')
+                done, n = report.counts
+                before = table.get(name, (0, 0))
+                table[name] = before[0] + (done if report.passed else 0), before[1] + n
+    if table:
+        terminalreporter.section('faults')
+        for name, (done, n) in table.items():
+            terminalreporter.line(f'{done:>7,} of {n:>7,}  {name}')

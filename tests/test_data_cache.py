@@ -214,6 +214,7 @@ def test_a_kill_leaves_no_half_entry(folder, tmp_path):
 
 
 @pytest.mark.faults
-def test_twenty_kills_leave_no_half_entry(folder, tmp_path):
+def test_twenty_kills_leave_no_half_entry(folder, tmp_path, counted):
     """20 of 20."""
+    counted(20, 20)
     assert killed(folder, tmp_path / 'cache', 20) == 20

@@ -1,6 +1,8 @@
 """Ctrl-C anywhere: afterwards the learner is as before, and its next gradient is that of an undisturbed twin."""
 import copy
 import multiprocessing
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -101,3 +103,64 @@ def test_ctrl_c_leaves_no_trace(context, where):
     ours, twins = next_weights(learn, weights), next_weights(make_learner(make_cb), weights)
     for name, value in twins.items():
         assert torch.equal(value, ours[name]), name
+
+
+CELLS = ['''
+import os, sys, torch
+sys.path.insert(0, os.getcwd())
+from tests.resume.training import DEFAULTS, differences, make_learner, outcome, set_seed
+def started(workers):
+    learn = make_learner({**DEFAULTS, 'workers': workers})
+    set_seed(7)
+    return learn
+''', '''
+learn = started(WORKERS)
+class Slow(__import__('minifast.callback.core').callback.core.Callback):
+    def after_batch(self):
+        print('batch', flush=True)
+        import time; time.sleep(0.1)
+learn.fit(3, checkpoint=FOLDER, cbs=Slow)
+''', '''
+from multiprocessing import active_children
+print('left', active_children(), [type(cb).__name__ for cb in learn.cbs])
+learn.fit(3, checkpoint=FOLDER, resume=True)
+resumed, twin = outcome(learn), started(0)
+twin.fit(3)
+print('differ', differences(outcome(twin), resumed))
+''']
+
+
+@pytest.mark.filterwarnings('default')  # the kernel manager's own
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_notebooks_stop_button_leaves_a_learner_that_goes_on(tmp_path, workers):
+    """A kernel is interrupted in the middle of an epoch: a checkpoint, KeyboardInterrupt, and the next cell resumes to
+    the bits of a training that nobody stopped."""
+    manager = pytest.importorskip('jupyter_client').manager
+    root = str(Path(__file__).resolve().parent.parent)
+    kernels, client = manager.start_new_kernel(cwd=root, env={**os.environ, 'PYTHONPATH': root})
+    try:
+        def run(cell, stop_at=None):
+            client.execute(cell.replace('FOLDER', repr(str(tmp_path / 'c'))).replace('WORKERS', str(workers)))
+            text, error, printed = '', '', 0
+            while True:
+                message = client.get_iopub_msg(timeout=100)
+                kind, content = message['msg_type'], message['content']
+                if kind == 'stream':
+                    text += content['text']
+                    printed += content['text'].count('batch')
+                    if stop_at is not None and printed >= stop_at:
+                        kernels.interrupt_kernel()
+                        stop_at = None
+                elif kind == 'error':
+                    error = content['ename']
+                elif kind == 'status' and content['execution_state'] == 'idle':
+                    return text, error
+        assert run(CELLS[0]) == ('', '')
+        text, error = run(CELLS[1], stop_at=4)
+        assert error == 'KeyboardInterrupt' and 'the checkpoint is in' in text, (text, error)
+        text, error = run(CELLS[2])
+        assert error == '' and 'left []' in text and 'resumed from' in text and 'differ []' in text, (text, error)
+        assert 'CheckpointCallback' not in text and 'Slow' not in text
+    finally:
+        client.stop_channels()
+        kernels.shutdown_kernel(now=True)

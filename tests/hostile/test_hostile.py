@@ -1,5 +1,7 @@
 """Laws: whatever a file holds, no public loader runs any of it, hangs, or eats the memory."""
+import io
 import itertools
+import json
 import random
 import resource
 import subprocess
@@ -7,16 +9,25 @@ import sys
 import warnings
 import zipfile
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from minifast.callback.checkpoint import newest_checkpoint
 from minifast.checkpoint import load_model
 from minifast.data.core import DataLoaders
+from minifast.data.load import DataLoader
+from minifast.data.pipeline import Pipeline
+from minifast.data.transforms import Normalize, ToTensor
 from minifast.learner import Learner, load_learner
+from minifast.losses import CrossEntropyLossFlat
 from minifast.optimizer import Adam
 from minifast.tensorfile import DamagedFileError, UnsafeFileError, read_tensors, write_atomic
+from minifast.vision.augment import RandomResizedCrop, Resize, aug_transforms
+from minifast.vision.core import BadImageError, OpenImage, PILImage, imagenet_stats
+from minifast.vision.data import ImageDataLoaders
 from minifast.vision.models.weights import read_weights
 from tests.hostile.make import CONTAINERS, hostile_files, payloads, sealed, torch_zip
 
@@ -148,12 +159,143 @@ def fuzz(folder, n):
     return read, refused
 
 
+# Something of each kind of JSON, and names that must not be followed
+_ODD = [None, -1, 0, 1e308, 10 ** 30, True, '', '\0', [], {}, [[[]]], 'os.system', 'minifast.callback.core.Callback',
+        {'class': 'os.system', 'kwargs': {}}, {'function': 'minifast.data.external.untar_data'}]
+
+
+def json_mutants(text, n, seed):
+    """`n` texts in which values of the JSON are exchanged, left out or added; every fourth has spoilt characters."""
+    draw, spoilt = random.Random(seed), mutants(text.encode(), n, seed)
+    for number in range(n):
+        if number % 4 == 0:
+            yield next(spoilt).decode('utf-8', 'replace')
+            continue
+        tree = json.loads(text)
+        for _ in range(draw.randint(1, 3)):
+            at, keys = tree, list(tree)
+            while keys:
+                key = draw.choice(keys)
+                if isinstance(at[key], (dict, list)) and at[key] and draw.random() < .8:
+                    at = at[key]
+                    keys = list(at) if isinstance(at, dict) else list(range(len(at)))
+                    continue
+                how = draw.randrange(3)
+                if how == 0:
+                    at[key] = draw.choice(_ODD)
+                elif how == 1:
+                    del at[key]
+                elif isinstance(at, dict):
+                    at['new'] = draw.choice(_ODD)
+                else:
+                    at.append(draw.choice(_ODD))
+                break
+        yield json.dumps(tree)
+
+
+class Means(nn.Module):
+    """Mean colour to two classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.layer(x.mean((2, 3)))
+
+
+def fuzz_exports(folder, n):
+    """How many exports with another description were loaded or refused; anything else fails."""
+    for i in range(8):
+        (folder / 'ab'[i % 2]).mkdir(exist_ok=True)
+        Image.fromarray(np.full((20, 24, 3), 30 * i, np.uint8)).save(folder / 'ab'[i % 2] / f'{i}.jpg')
+    dls = ImageDataLoaders.from_folder(folder, valid_pct=.25, seed=0, item_tfms=Resize(16), bs=2, device='cpu',
+                                       batch_tfms=[*aug_transforms(), Normalize.from_stats(*imagenet_stats)])
+    Learner(dls, Means(), CrossEntropyLossFlat(), path=folder).export('whole.pkl')
+    whole, loaded, refused = read_tensors(folder / 'whole.pkl'), 0, 0
+    for meta in json_mutants(whole['meta'], n, 0):
+        write_atomic(folder / 'mutant.pkl', {**whole, 'meta': meta})
+        try:
+            learn = load_learner(folder / 'mutant.pkl', model=Means())
+        except (UnsafeFileError, ValueError) as error:
+            assert 'mutant.pkl' in str(error)
+            refused += 1
+            continue
+        assert type(learn.model) is Means
+        loaded += 1
+    return loaded, refused
+
+
+def fuzz_pictures(folder, n):
+    """How many pictures were opened or refused, alone and in a loader; anything else fails."""
+    pixels, opened, refused = np.random.RandomState(0).randint(0, 255, (40, 48, 3), np.uint8), 0, 0
+    tfms = [OpenImage(), RandomResizedCrop(16), ToTensor()]
+    for suffix in ('.jpg', '.png', '.gif', '.bmp'):
+        whole = io.BytesIO()
+        Image.fromarray(pixels).save(whole, {'.jpg': 'jpeg'}.get(suffix, suffix[1:]))
+        for number, copy in enumerate(mutants(whole.getvalue(), n // 4, 2)):
+            path = folder / f'mutant{suffix}'
+            path.write_bytes(copy)
+            try:
+                if number % 2:
+                    PILImage.create(path)
+                else:
+                    x, = next(iter(DataLoader([(path,)], bs=1, after_item=Pipeline(tfms))))
+                    assert x.shape == (1, 3, 16, 16)
+                opened += 1
+            except BadImageError as error:
+                assert path.name in str(error)
+                refused += 1
+    return opened, refused
+
+
 def test_mutants_of_a_file_are_read_or_refused_and_nothing_else(tmp_path):
     """A fuzzer over bytes and over the index behind right checksums: no crash, no hang, no other error."""
     assert fuzz(tmp_path, 1500)[1] > 1000
 
 
+def test_mutants_of_exports_are_loaded_or_refused_and_nothing_else(tmp_path):
+    """What describes the pipeline may say anything: it names transforms of ours or the file is refused."""
+    loaded, refused = fuzz_exports(tmp_path, 400)
+    assert loaded + refused == 400 and refused > 200
+
+
+def test_mutants_of_pictures_are_opened_or_refused_and_nothing_else(tmp_path):
+    """One error for whatever a decoder trips over, in loaders and by hand."""
+    opened, refused = fuzz_pictures(tmp_path, 400)
+    assert opened + refused == 400 and refused > 100
+
+
+def test_a_sharded_checkpoint_is_refused_and_its_pickle_not_read(tmp_path):
+    """A folder of torch.distributed.checkpoint, whose `.metadata` is a pickle, in the place of a file."""
+    from torch.distributed.checkpoint import save
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # that one process saves alone
+        save({'weight': torch.zeros(3)}, checkpoint_id=tmp_path / 'sharded', no_dist=True)
+    marker, folder = tmp_path / 'marker', tmp_path / 'sharded'
+    dcp_to_torch_save(folder, tmp_path / 'one.pth')  # the way out that is named
+    assert torch.equal(read_tensors(tmp_path / 'one.pth')['weight'], torch.zeros(3))
+    for payload in payloads(marker).values():
+        (folder / '.metadata').write_bytes(payload)
+        for name in LOADERS.keys() - {'resume', 'a stream', 'learn.load'}:
+            with pytest.raises(REFUSALS, match='dcp_to_torch_save|no weights file'):
+                LOADERS[name](folder)
+            with pytest.raises(REFUSALS, match='metadata'):
+                LOADERS[name](folder / '.metadata')
+        (tmp_path / 'c' / 'checkpoint-000001.pth').mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'c' / 'checkpoint-000001.pth' / '.metadata').write_bytes(payload)
+        with warnings.catch_warnings(), pytest.raises(REFUSALS):
+            warnings.simplefilter('ignore')
+            newest_checkpoint(tmp_path / 'c')
+        assert not marker.exists()
+
+
 @pytest.mark.faults
-def test_many_mutants_of_a_file_are_read_or_refused_and_nothing_else(tmp_path):
-    """The same with 100,000 mutants."""
-    assert fuzz(tmp_path, 100_000)[1] > 70_000
+@pytest.mark.parametrize('fuzzer, n', [(fuzz, 60_000), (fuzz_exports, 20_000), (fuzz_pictures, 20_000)],
+                         ids=['checkpoints', 'exports', 'pictures'])
+def test_many_mutants_are_read_or_refused_and_nothing_else(tmp_path, fuzzer, n, counted):
+    """The same with 100,000 mutants in all."""
+    read, refused = fuzzer(tmp_path, n)
+    counted(read + refused, n)
+    assert read + refused == n and refused > n // 4

@@ -4,20 +4,26 @@ import functools
 import itertools
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from minifast.callback.checkpoint import CheckpointCallback, checkpoints_in, newest_checkpoint
 from minifast.callback.core import Callback
-from minifast.seeds import set_seed
+from minifast.callback.hook import ActivationStats
+from minifast.callback.progress import CSVLogger, ProgressCallback
+from minifast.callback.recorder import Recorder
+from minifast.callback.tracker import SaveModelCallback, TerminateOnNaNCallback
+from minifast.seeds import looking, set_seed
 from minifast.tensorfile import DamagedFileError, read_tensors
-from tests.resume.training import DEFAULTS, Kill, differences, make_learner, outcome, run
+from tests.resume.training import DEFAULTS, Kill, differences, make_learner, outcome, reads, run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,6 +79,88 @@ def test_a_killed_training_resumes_to_the_same_bits(tmp_path, kills, every):
 def test_a_foreign_torch_loader_resumes_to_the_same_bits(tmp_path, loader, kills):
     """The loader is made again from the generators as they were when the epoch began."""
     check({'loader': loader}, tmp_path, kills)
+
+
+@pytest.mark.parametrize('fit', ['one_cycle', 'fine_tune'])
+def test_pictures_with_all_augmentation_resume_to_the_same_bits(tmp_path, fit):
+    """Crops and flips of items, light and geometry of batches, a user's own transform, workers that change."""
+    check({'loader': 'pictures', 'fit': fit, 'every': 2}, tmp_path, [(5, 'after_backward'), (6, 'after_backward')],
+          workers=[2, 0, 0])
+
+
+@pytest.mark.parametrize('at, batches', [(1, 0), (4, 3), (6, 5), (9, 2), (18, 5)])
+def test_nothing_is_replayed_and_no_item_read_twice(tmp_path, at, batches):
+    """Killed in a batch: the resumed training reads that batch and those behind it, and none that was trained on."""
+    reads.clear()
+    run({})
+    whole = list(reads)
+    reads.clear()
+    with pytest.raises(ZeroDivisionError):
+        run({'folder': str(tmp_path), 'every': 1, 'kill_at': at, 'kill_in': 'after_backward'})
+    before = len(reads)
+    assert reads == whole[:8 * at]
+    run({'folder': str(tmp_path), 'every': 1, 'resume': True, 'seed': 99})
+    assert reads[before:] == whole[8 * (at - 1):] and (at - 1) % 6 == batches
+
+
+class Watcher(Callback):
+    """Looks at everything in every hook, draws from all generators, and validates and predicts in between."""
+
+    run_valid = True
+
+    def look(self):
+        with torch.no_grad(), looking():
+            self.seen = [float(p.sum()) for p in self.learn.model.parameters()]
+            torch.rand(3), random.random(), np.random.rand()
+            set_seed(5)
+
+    def after_epoch(self):
+        self.look()
+        if self.learn.fitting:
+            with looking():
+                self.learn.predict_twin()
+
+
+for event in ('before_fit', 'before_epoch', 'before_batch', 'after_pred', 'after_loss', 'after_backward', 'after_step',
+              'after_batch', 'after_validate', 'after_fit'):
+    setattr(Watcher, event, Watcher.look)
+
+
+@pytest.mark.parametrize('cbs', [Watcher, lambda: ActivationStats(with_hist=True), lambda: CSVLogger('log.csv'),
+                                 lambda: SaveModelCallback(every_epoch=True), TerminateOnNaNCallback, ProgressCallback,
+                                 lambda: Recorder(train_metrics=True)],
+                         ids=['watcher', 'hooks', 'log', 'save', 'nan', 'bar', 'training metrics'])
+def test_who_only_watches_changes_no_bit(tmp_path, cbs):
+    """Neither callbacks that look, nor a bar, a log, metrics of the training, saved files."""
+    learn = make_learner(DEFAULTS)
+    learn.path = tmp_path
+    cb = cbs()
+    if isinstance(cb, Recorder):
+        learn.remove_cb(learn.recorder)
+    learn.add_cb(cb)
+    learn.predict_twin = lambda: make_learner(DEFAULTS).validate()
+    set_seed(7)
+    learn.fit(3)
+    found = outcome(learn)
+    found['values'] = [[row[0], *row[-2:]] for row in found['values']]  # without metrics of the training
+    assert not differences(undisturbed('{}'), found)
+
+
+def test_more_validation_changes_no_bit(tmp_path):
+    """Another learner with the same weights validates, predicts and searches its rate between the epochs."""
+    class Validates(Callback):
+        def after_epoch(self):
+            with looking():
+                twin = make_learner(DEFAULTS)  # seeds by itself
+            twin.model.load_state_dict(self.learn.model.state_dict())
+            twin.validate()
+            twin.get_preds()
+            twin.lr_find(num_it=3, show_plot=False)
+    learn = make_learner(DEFAULTS)
+    set_seed(7)
+    learn.fit(3, cbs=Validates)
+    found = outcome(learn)
+    assert not differences(undisturbed('{}'), found)
 
 
 @pytest.mark.parametrize('cbs', [['mixup'], ['accumulate'], ['ema'], ['bf16'], ['mixup', 'accumulate', 'ema']],
@@ -250,6 +338,44 @@ def test_checkpoints_change_no_bit_of_the_training(tmp_path):
         assert not differences(outcome(learn), undisturbed('{}'))
 
 
+@pytest.mark.parametrize('packed', [False, True], ids=['loose', 'packed'])
+def test_a_checkpoint_says_what_it_was_made_with(tmp_path, packed):
+    """Versions, device, precision, and the commit of the script's repository, whichever way git keeps it."""
+    def git(*args):
+        return subprocess.run(['git', '-C', tmp_path, *args], check=True, capture_output=True, text=True).stdout.strip()
+    git('init', '-q')
+    git('-c', 'user.name=a', '-c', 'user.email=a@b', 'commit', '-q', '--allow-empty', '-m', 'a')
+    if packed:
+        git('pack-refs', '--all')
+    script = tmp_path / 'scripts' / 'train.py'
+    script.parent.mkdir()
+    script.write_text(f"""if True:
+        import sys
+        sys.path.insert(0, {str(ROOT)!r})
+        from tests.resume.training import run
+        run({{'folder': {str(tmp_path / "c")!r}, 'cbs': ['bf16']}})""")
+    subprocess.run([sys.executable, script], check=True, capture_output=True)
+    made = newest_checkpoint(tmp_path / 'c')[1]['environment']
+    assert made['git'] == git('rev-parse', 'HEAD') and made['script'] == 'train.py'
+    assert made['torch'] == torch.__version__ and made['device'] == 'cpu' and 'bf16' in made['precision'].lower()
+    assert made['python'] == '.'.join(map(str, sys.version_info[:3])) and made['minifast'] and made['platform']
+
+
+def test_the_same_seed_gives_the_same_bits():
+    """`set_seed(s, reproducible=True)` before each of two trainings; another seed gives others."""
+    found = []
+    was = torch.are_deterministic_algorithms_enabled()
+    try:
+        for seed in (5, 5, 6):
+            learn = make_learner({**DEFAULTS, 'loader': 'pictures'})
+            set_seed(seed, reproducible=True)
+            learn.fit_one_cycle(2, 0.01)
+            found.append(outcome(learn))
+    finally:
+        torch.use_deterministic_algorithms(was)
+    assert not differences(found[0], found[1]) and 'model' in differences(found[0], found[2])
+
+
 def test_validating_and_predicting_write_no_checkpoint(tmp_path):
     """A callback kept on the learner stays silent outside of fits."""
     learn = make_learner(DEFAULTS)
@@ -276,9 +402,11 @@ def test_a_storage_that_fails_in_the_middle_is_told_and_training_goes_on(tmp_pat
 
 # ---------------------------------------------------------------- the full grid
 
-FULL = list(itertools.product(
+FULL = [*itertools.product(
     ['ours', 'torch'], ['fit', 'one_cycle', 'fine_tune'], [[], ['mixup', 'ema'], ['accumulate'], ['bf16', 'mixup']],
-    [[0], [2, 0, 4], [0, 2, 0]], ['epoch edge', 'mid-epoch', 'both']))
+    [[0], [2, 0, 4], [0, 2, 0]], ['epoch edge', 'mid-epoch', 'both']), *itertools.product(
+    ['pictures'], ['one_cycle', 'fine_tune'], [[], ['bf16', 'mixup', 'ema']],
+    [[0], [2, 0, 4], [0, 2, 0]], ['epoch edge', 'mid-epoch', 'both'])]
 
 
 @pytest.mark.faults

@@ -26,17 +26,28 @@ from minifast.callback.ema import EMACallback
 from minifast.callback.fp16 import AMPMode, MixedPrecision
 from minifast.callback.mixup import MixUp
 from minifast.callback.training import GradientAccumulation
+from minifast.data.block import CategoryBlock, DataBlock
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
+from minifast.data.pipeline import Transform
+from minifast.data.transforms import RandomSplitter
 from minifast.learner import Learner
+from minifast.markers import TensorImage
 from minifast.metrics import accuracy
 from minifast.optimizer import Adam
 from minifast.seeds import set_seed
 from minifast.tensorfile import storable, write_atomic
+from minifast.vision.augment import FlipItem, RandomResizedCrop, aug_transforms
+from minifast.vision.core import PILImage
+from minifast.vision.data import ImageBlock
 
 DEFAULTS: dict[str, Any] = {
     'loader': 'ours', 'workers': 0, 'fit': 'fit', 'cbs': [], 'epochs': 3, 'every': 4, 'seed': 7, 'resume': False,
     'kill_at': None, 'kill_in': 'after_backward', 'how': 'error', 'folder': None, 'out': None, 'background': True}
+
+
+reads: list[int] = []
+"""The training items read in this process since it was cleared, in order."""
 
 
 class Numbers(Dataset):
@@ -53,6 +64,7 @@ class Numbers(Dataset):
     def __getitem__(self, i: int) -> tuple:
         x = self.x[i]
         if self.noisy:
+            reads.append(int(i))
             x = x + 0.1 * (random.random() + np.random.rand() + torch.rand(6))
         return x, self.y[i]
 
@@ -60,6 +72,24 @@ class Numbers(Dataset):
 def shake(b: tuple) -> tuple:
     """A batch transform that draws from torch's generator."""
     return b[0] * (1 + 0.1 * torch.rand(1)), *b[1:]
+
+
+class Noise(Transform):
+    """A transform of the user's on an item, drawing from all three generators."""
+
+    order = 20
+
+    def encodes(self, x: TensorImage) -> TensorImage:
+        return x.float().add(random.random() + np.random.rand() + torch.rand(1)).clamp(0, 255).byte()
+
+
+def picture_loaders(workers: int) -> DataLoaders:
+    """48 and 20 pictures of 12x10, crops and flips of items, light and geometry of batches, and the user's noise."""
+    pixels = np.random.RandomState(0).randint(0, 255, (68, 10, 12, 3), np.uint8)
+    block = DataBlock(blocks=(ImageBlock, CategoryBlock(vocab=[0, 1, 2])), splitter=RandomSplitter(20 / 68, seed=1),
+                      get_x=lambda i: PILImage.create(pixels[i]), get_y=lambda i: i % 3,
+                      item_tfms=[FlipItem(), RandomResizedCrop(8), Noise()], batch_tfms=aug_transforms())
+    return block.dataloaders(range(68), bs=8, num_workers=workers, device='cpu')
 
 
 class Kill(Callback):
@@ -82,7 +112,11 @@ def make_learner(spec: dict[str, Any]) -> Learner:
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3))
     train, valid, workers = Numbers(48, True), Numbers(20, False), spec['workers']
-    if spec['loader'] == 'ours':
+    if spec['loader'] == 'pictures':
+        model = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                              nn.Flatten(), nn.Dropout(0.2), nn.Linear(8, 3))
+        dls = picture_loaders(workers)
+    elif spec['loader'] == 'ours':
         dls = DataLoaders(DataLoader(train, bs=8, shuffle=True, num_workers=workers, after_batch=shake),
                           DataLoader(valid, bs=8, num_workers=workers))
     else:
