@@ -23,7 +23,7 @@ test: $(STAMP)-test
 	@$(BIN)/python -m pytest -m "not slow and not faults" $(ARGS)
 
 test-faults: $(STAMP)-test
-	@$(BIN)/python -m pytest -m faults $(ARGS)
+	@$(BIN)/python -m pytest -m "faults or tally" $(ARGS)
 
 bench: .venv-bench/.installed
 	@.venv-bench/bin/python -m benchmarks $(ARGS)

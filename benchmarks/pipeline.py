@@ -81,7 +81,9 @@ def difference(folder: Path) -> float:
 
 def _table(folder: Path, task: str, rounds: int, peers: bool, n: int, target: float | None) -> str:
     contestants = {'torchvision ImageFolder + v2': _one_pass(torchvision_loader(folder, task)),
-                   'minifast': _one_pass(_block_loader('minifast', folder, task))}
+                   'minifast': _one_pass(_block_loader('minifast', folder, task)),
+                   'minifast, later epochs with cache=': _one_pass(_block_loader('minifast', folder, task,
+                                                                                 cache=folder / 'cache'))}
     if has('fastai', peers):
         contestants['fastai'] = _one_pass(_block_loader('fastai', folder, task))
     base = 'fastai' if 'aug' in task and 'fastai' in contestants else 'torchvision ImageFolder + v2'
@@ -100,12 +102,24 @@ def _workers(folder: Path, rounds: int, n: int) -> str:
     return table(results, 'in the calling process', n)
 
 
+def _tensors(rounds: int, n: int) -> str:
+    """A pass over pictures of 32x32 in memory, shuffled, in batches of 64."""
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from minifast.data.load import DataLoader as Ours
+    data = TensorDataset(torch.zeros(n, 3, 32, 32), torch.zeros(n, dtype=torch.long))
+    contestants = {"torch's DataLoader": _one_pass(DataLoader(data, 64, shuffle=True)),
+                   'minifast': _one_pass(Ours(data, bs=64, shuffle=True))}
+    return table(run_rounds(contestants, rounds, warmup=1), "torch's DataLoader", n)
+
+
 def report(rounds: int = 8, peers: bool = False, size: str = 'small') -> str:
     """The tables as Markdown."""
     torch.set_num_threads(1)
     n = {'tiny': 32, 'small': 128, 'full': 512}[size]
     wanted = {(500, tasks[0]): 1 / 1.9, (500, tasks[1]): 1 / 1.9, (320, tasks[0]): 1 / 2.7, (320, tasks[1]): 1 / 2.7}
-    parts = []
+    parts = [f'### {100 * n:,} pictures of 32x32 that are in memory (TensorDataset), CPU time an image',
+             _tensors(rounds, 100 * n)]
     for w, h in ((500, 375), (320, 240)):
         with tempfile.TemporaryDirectory() as temporary:
             folder = make_pictures(Path(temporary), n, 16, (w, h))

@@ -291,8 +291,8 @@ def check(args: argparse.Namespace) -> int:
 # ---------------------------------------------------------------- env
 
 PARTS = ('torch', 'torchvision', 'fastcore', 'tqdm', 'Pillow', 'numpy', 'scikit-learn', 'safetensors', 'matplotlib',
-         'simplejpeg', 'zlib-ng', 'opencv-python-headless', 'pandas', 'torchmetrics', 'timm', 'tensorboard', 'wandb', 'mlflow',
-         'optuna', 'onnx')
+         'simplejpeg', 'zlib-ng', 'opencv-python-headless', 'pandas', 'torchmetrics', 'timm', 'tensorboard', 'wandb',
+         'mlflow', 'optuna', 'onnx')
 
 
 def _version(package: str) -> str | None:

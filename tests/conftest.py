@@ -61,7 +61,7 @@ def pytest_terminal_summary(terminalreporter, config):
     table = {}
     for outcome in ('passed', 'failed'):
         for report in terminalreporter.getreports(outcome):
-            if report.when == 'call' and 'faults' in report.keywords:
+            if report.when == 'call' and {'faults', 'tally'} & set(report.keywords):
                 name = report.nodeid.split('::')[-1].split('[')[0].removeprefix('test_').replace('_', ' ')
                 done, n = report.counts
                 before = table.get(name, (0, 0))

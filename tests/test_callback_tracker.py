@@ -189,6 +189,7 @@ class Poison(Callback):
             next(self.model.parameters()).grad[0, 0] = self.value
 
 
+@pytest.mark.tally
 @pytest.mark.parametrize('what', ['loss', 'grad'])
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 def test_terminate_on_nan_stops_before_the_update(what, value, capsys):
@@ -222,6 +223,7 @@ def shuffled(x, y, num_workers):
     return learn
 
 
+@pytest.mark.tally
 @pytest.mark.parametrize('num_workers', [0, 2])
 def test_terminate_on_nan_names_the_items_whose_inputs_are_not_finite(num_workers, capsys):
     """Wherever a shuffled loader puts them."""

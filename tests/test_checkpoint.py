@@ -152,6 +152,7 @@ def test_what_is_no_file_gets_a_clear_error(tmp_path, make):
 
 # ---------------------------------------------------------------- storage that fails
 
+@pytest.mark.tally
 @pytest.mark.parametrize('step', ['open', 'fsync', 'replace'])
 @pytest.mark.parametrize('code', [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT, errno.EACCES])
 def test_a_failing_storage_keeps_the_last_good_file(tmp_path, monkeypatch, step, code):
@@ -170,6 +171,7 @@ def test_a_failing_storage_keeps_the_last_good_file(tmp_path, monkeypatch, step,
     assert read_tensors(path) == {'x': 1} and [p.name for p in tmp_path.iterdir()] == ['a.pth']
 
 
+@pytest.mark.tally
 def test_a_folder_that_is_gone_a_folder_in_the_way_and_a_link(tmp_path):
     """A missing folder and a folder of that name are named; a link to another file system is followed."""
     with pytest.raises(FileNotFoundError, match='gone/a.pth could not be written.*make it'):
@@ -182,6 +184,7 @@ def test_a_folder_that_is_gone_a_folder_in_the_way_and_a_link(tmp_path):
     assert (tmp_path / 'link.pth').is_symlink() and read_tensors(tmp_path / 'far' / 'a.pth') == {'x': 1}
 
 
+@pytest.mark.tally
 @pytest.mark.skipif(os.name != 'posix', reason='limits and devices of POSIX')
 def test_a_limit_in_the_middle_of_a_write_keeps_the_last_good_file(tmp_path):
     """The operating system cuts the write off after 64 KiB: an OSError, and the old file is whole."""
@@ -369,6 +372,7 @@ HOSTILE_TENSORS = {
 }
 
 
+@pytest.mark.tally
 @pytest.mark.parametrize('kind', HOSTILE_TENSORS)
 def test_tensors_that_do_not_fit_are_refused_before_anything_changes(tmp_path, kind):
     """Another model's weights, impossible values, an optimizer that does not fit: an error with the place and a way
@@ -388,6 +392,7 @@ def test_tensors_that_do_not_fit_are_refused_before_anything_changes(tmp_path, k
     assert same(before, dict(model.state_dict())) and same(before_opt, opt.state_dict())
 
 
+@pytest.mark.tally
 @pytest.mark.parametrize('func, message', [
     (change('0.weight', lambda t: t * float('nan')), '0.weight has values that are not finite'),
     (change('0.weight', lambda t: t / 0), '0.weight has values that are not finite'),

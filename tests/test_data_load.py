@@ -440,6 +440,7 @@ class Lost:
         return torch.tensor(i)
 
 
+@pytest.mark.tally
 @pytest.mark.parametrize('how', ['killed', 'segfaults', 'exits', 'hangs'])
 def test_a_lost_worker_is_told_in_bounded_time_with_its_items(how):
     """A worker that is gone or silent ends the pass with an error that names batch and files, and leaves no process."""

@@ -370,6 +370,7 @@ def violations(value, rule, root, place='meta'):
 
 # ---------------------------------------------------------------- without minifast
 
+@pytest.mark.tally
 def test_to_torch_gives_the_probabilities_of_predict(exported, pictures):
     """A plain module of bytes or floats in, probabilities out, within 1e-5 of `predict`."""
     learn, _ = exported
@@ -382,6 +383,7 @@ def test_to_torch_gives_the_probabilities_of_predict(exported, pictures):
     torch.testing.assert_close(module(x.float() / 255)[0], learn.predict(file)[2], atol=1e-5, rtol=0)
 
 
+@pytest.mark.tally
 def test_an_exported_program_runs_where_minifast_cannot_be_imported(exported, tmp_path):
     """`torch.export` of it, loaded in a process that has no minifast, gives the same probabilities."""
     module, x = exported[0].to_torch(), torch.rand(2, 3, 32, 32)
@@ -399,6 +401,7 @@ def test_an_exported_program_runs_where_minifast_cannot_be_imported(exported, tm
     torch.testing.assert_close(torch.load(tmp_path / 'y.pth'), module(x), atol=1e-5, rtol=0)
 
 
+@pytest.mark.tally
 @pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::FutureWarning', 'ignore::UserWarning')
 def test_an_onnx_file_predicts_what_the_learner_predicts(tmp_path):
     """Normalize, model and activation in one file, equal to get_preds within 1e-5 without minifast."""

@@ -82,6 +82,7 @@ def next_weights(learn, weights):
     return learn.model.state_dict()
 
 
+@pytest.mark.tally
 @pytest.mark.parametrize('context, where', [(name, where) for name, (_, _, events) in contexts.items()
                                             for where in events])
 def test_ctrl_c_leaves_no_trace(context, where):
@@ -130,6 +131,7 @@ print('differ', differences(outcome(twin), resumed))
 ''']
 
 
+@pytest.mark.tally
 @pytest.mark.filterwarnings('default')  # the kernel manager's own
 @pytest.mark.parametrize('workers', [0, 2])
 def test_a_notebooks_stop_button_leaves_a_learner_that_goes_on(tmp_path, workers):

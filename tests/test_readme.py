@@ -73,6 +73,14 @@ def test_diff_from_fastai_has_five_lines_and_its_new_side_runs(few):
     run('\n'.join(line[1:] for line in lines if line[0] != '-'), few)
 
 
+def test_a_long_run_goes_on_where_it_stopped(few):
+    """The block runs behind the imports of the first; run again it finds the finished training."""
+    lines = [*blocks('python')[0].splitlines()[:2], *blocks('python')[1].splitlines()]
+    code = '\n'.join(lines).replace('fit_one_cycle(3', 'fit_one_cycle(1')
+    assert 'starts from scratch' in run(code, few).stdout
+    assert 'resumed from' in run(code, few).stdout and any((few / 'decoded').iterdir())
+
+
 def test_make_commands_are_in_the_makefile_and_ci_runs_the_tests():
     """Each `make x` of the README is a target; `.ci/run` calls exactly `make test`."""
     targets = re.findall(r'^([a-z]+):', (ROOT / 'Makefile').read_text(encoding='utf-8'), re.MULTILINE)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -65,8 +66,9 @@ LOADERS = {'read_tensors': read_tensors, 'a stream': read_a_stream, 'load_model'
            'weights=FILE': read_weights}
 
 
+@pytest.mark.tally
 @pytest.mark.parametrize('loader', LOADERS)
-def test_no_hostile_file_runs_or_loads(tmp_path, loader):
+def test_no_hostile_file_runs_or_loads(tmp_path, loader, counted):
     """Every hostile file through every loader: refused with one clear error that names the file; no marker appears."""
     marker = tmp_path / 'marker'
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -82,6 +84,7 @@ def test_no_hostile_file_runs_or_loads(tmp_path, loader):
         path.unlink()
     grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert refused >= 100
+    counted(refused, refused)
     assert grown_mib < 600
 
 
@@ -182,13 +185,13 @@ def json_mutants(text, n, seed):
                     continue
                 how = draw.randrange(3)
                 if how == 0:
-                    at[key] = draw.choice(_ODD)
+                    at[key] = deepcopy(draw.choice(_ODD))
                 elif how == 1:
                     del at[key]
                 elif isinstance(at, dict):
-                    at['new'] = draw.choice(_ODD)
+                    at['new'] = deepcopy(draw.choice(_ODD))
                 else:
-                    at.append(draw.choice(_ODD))
+                    at.append(deepcopy(draw.choice(_ODD)))
                 break
         yield json.dumps(tree)
 
@@ -266,6 +269,7 @@ def test_mutants_of_pictures_are_opened_or_refused_and_nothing_else(tmp_path):
     assert opened + refused == 400 and refused > 100
 
 
+@pytest.mark.tally
 def test_a_sharded_checkpoint_is_refused_and_its_pickle_not_read(tmp_path):
     """A folder of torch.distributed.checkpoint, whose `.metadata` is a pickle, in the place of a file."""
     from torch.distributed.checkpoint import save

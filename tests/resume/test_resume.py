@@ -88,6 +88,7 @@ def test_pictures_with_all_augmentation_resume_to_the_same_bits(tmp_path, fit):
           workers=[2, 0, 0])
 
 
+@pytest.mark.tally
 @pytest.mark.parametrize('at, batches', [(1, 0), (4, 3), (6, 5), (9, 2), (18, 5)])
 def test_nothing_is_replayed_and_no_item_read_twice(tmp_path, at, batches):
     """Killed in a batch: the resumed training reads that batch and those behind it, and none that was trained on."""
@@ -126,6 +127,7 @@ for event in ('before_fit', 'before_epoch', 'before_batch', 'after_pred', 'after
     setattr(Watcher, event, Watcher.look)
 
 
+@pytest.mark.tally
 @pytest.mark.parametrize('cbs', [Watcher, lambda: ActivationStats(with_hist=True), lambda: CSVLogger('log.csv'),
                                  lambda: SaveModelCallback(every_epoch=True), TerminateOnNaNCallback, ProgressCallback,
                                  lambda: Recorder(train_metrics=True)],
@@ -146,6 +148,7 @@ def test_who_only_watches_changes_no_bit(tmp_path, cbs):
     assert not differences(undisturbed('{}'), found)
 
 
+@pytest.mark.tally
 def test_more_validation_changes_no_bit(tmp_path):
     """Another learner with the same weights validates, predicts and searches its rate between the epochs."""
     class Validates(Callback):
@@ -183,6 +186,7 @@ def test_another_number_of_workers_after_the_resume_changes_no_bit(tmp_path):
     check({'every': 2}, tmp_path, [(5, 'after_backward'), (6, 'after_backward')], workers=[2, 0, 1])
 
 
+@pytest.mark.tally
 @pytest.mark.parametrize('how, status', [('kill', -signal.SIGKILL), ('term', 128 + signal.SIGTERM)])
 def test_a_killed_process_resumes_in_a_new_one(tmp_path, how, status):
     """SIGKILL and SIGTERM of a whole process; the new one ends in the same bits. SIGTERM loses no step."""
@@ -206,6 +210,7 @@ def test_a_killed_process_resumes_in_a_new_one(tmp_path, how, status):
 
 # ---------------------------------------------------------------- signals
 
+@pytest.mark.tally
 @pytest.mark.parametrize('event, position', [('after_backward', ('train', 1, 3)), ('after_loss', ('train', 1, 0)),
                                              ('after_train', ('validate', 0, 6)), ('after_validate', ('epoch', 1, 0))])
 def test_ctrl_c_is_answered_at_the_next_batch_edge_and_the_learner_goes_on(tmp_path, event, position):
@@ -224,6 +229,7 @@ def test_ctrl_c_is_answered_at_the_next_batch_edge_and_the_learner_goes_on(tmp_p
     assert not differences(outcome(learn), undisturbed('{}'))
 
 
+@pytest.mark.tally
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
     """The second signal does not wait for the batch edge."""
     class Twice(Callback):
@@ -361,6 +367,7 @@ def test_a_checkpoint_says_what_it_was_made_with(tmp_path, packed):
     assert made['python'] == '.'.join(map(str, sys.version_info[:3])) and made['minifast'] and made['platform']
 
 
+@pytest.mark.tally
 def test_the_same_seed_gives_the_same_bits():
     """`set_seed(s, reproducible=True)` before each of two trainings; another seed gives others."""
     found = []
