@@ -66,7 +66,7 @@ def pytest_terminal_summary(terminalreporter, config):
                 done, n = report.counts
                 before = table.get(name, (0, 0))
                 table[name] = before[0] + (done if report.passed else 0), before[1] + n
-    if table:
+    if table and 'tally' in config.option.markexpr:
         terminalreporter.section('faults')
         for name, (done, n) in table.items():
             terminalreporter.line(f'{done:>7,} of {n:>7,}  {name}')

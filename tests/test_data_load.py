@@ -119,6 +119,22 @@ def test_batches_of_keyed_transforms_in_threads():
     assert same(*made)
 
 
+@pytest.mark.parametrize('cpus, own, where', [(2, False, '2 threads'), (3, True, '3 worker processes'),
+                                              (6, False, 'worker processes')])
+def test_workers_nobody_asked_for_are_a_few_threads_where_all_code_is_ours(cpus, own, where, monkeypatch, capsys):
+    """Else processes; the plan says which, and batches are the same."""
+    from minifast.data import plan
+    from minifast.torch_core import defaults
+    monkeypatch.setattr(plan, 'worth_s', -1e6)  # as if making batches took for ever
+    monkeypatch.setattr(defaults, 'cpus', cpus)
+    data = [(torch.full((3,), i), i) for i in range(24)]
+    after = [lambda x: x] if own else []
+    dl = TfmdDL(data, bs=2, shuffle=True, num_workers=None, device='cpu', after_item=after)
+    assert same(run(dl), run(TfmdDL(data, bs=2, shuffle=True, num_workers=0, after_item=after)))
+    dl.show_plan()
+    assert where in capsys.readouterr().out and dl.num_workers == cpus
+
+
 def test_batches_of_own_datasets_are_keyed_too():
     """A torch data set that draws from the global generators gives the same items for any workers."""
     kwargs = {'bs': 3, 'shuffle': True}

@@ -16,7 +16,7 @@ from minifast.data.cache import OpenedPictures, PictureCache
 from minifast.data.collate import SkipItemException, collate_error, fa_collate, fa_convert
 from minifast.data.making import BatchMaker
 from minifast.data.pipeline import Pipeline, is_known
-from minifast.data.plan import bytes_first, choose_workers, describe_plan, unknown_parts, whole_tensors
+from minifast.data.plan import bytes_first, choose_workers, describe_plan, takes_threads, unknown_parts, whole_tensors
 from minifast.data.sampler import BATCH, ORDER, ItemKeys, Position, chunks, order, whole
 from minifast.data.workers import HostBatch, Job, ProcessPool, in_threads, seed_cpu, set_aside
 from minifast.lookup import lookup
@@ -59,7 +59,8 @@ class DataLoader(BatchMaker):
         batch_sampler: an iterable of lists of indices, instead of `bs`, `shuffle`, `drop_last` and `sampler`.
         prefetch_factor: batches a worker makes ahead, 2 by default.
         multiprocessing_context: 'fork', 'spawn', 'forkserver', or 'thread' for threads, which only loaders without
-            user transforms can have (the others get processes).
+            user transforms can have (the others get processes); default: threads where `num_workers=None` chose a few
+            for a CPU, else torch's start method.
         on_error: 'raise', or 'skip': items that cannot be read (OSError, ValueError) are left out of their batch,
             listed in `skipped`, and warned about at the end of the pass.
         cache: a folder, or a `PictureCache`: pictures are decoded, and resized as far as that draws nothing, once.
@@ -361,7 +362,7 @@ class DataLoader(BatchMaker):
             n = self._chosen = choose_workers(self, spent, defaults.cpus)
         if n == 0:
             yield from map(self._make, jobs)
-        elif self.multiprocessing_context == 'thread' and self._known:
+        elif takes_threads(self, n, self._known):
             yield from in_threads(self._make, jobs, n, self.prefetch_factor or 2)
         else:
             yield from self._processes(n).run(jobs)
