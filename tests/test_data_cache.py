@@ -131,6 +131,15 @@ def test_a_missing_picture_is_named_as_without_a_cache(folder, tmp_path):
         batches(dls)
 
 
+def test_new_items_go_past_it(folder, tmp_path):
+    """A picture that is open already, a path: both are predicted as without a cache."""
+    dls = loaders(folder, cache=tmp_path / 'cache')
+    file = get_image_files(folder)[0]
+    held, (plain,) = dls.test_dl([PILImage.create(file)]).one_batch(), dls.test_dl([file]).one_batch()
+    assert torch.equal(*held, plain) and not (tmp_path / 'cache').exists()
+    assert torch.equal(plain, loaders(folder).test_dl([file]).one_batch()[0])
+
+
 def test_masks_and_points_go_through_it_and_what_cannot_is_refused(folder, tmp_path):
     """A mask keeps its codes, a point its place; a picture that the user's function opened would miss the resizing."""
     files = get_image_files(folder)

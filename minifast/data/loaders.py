@@ -313,7 +313,8 @@ class DataLoaders:
         make = getattr(dl.dataset, 'test_set', None)
         test_ds = test_items if make is None else make(test_items, rm_tfms=rm_type_tfms, with_labels=with_labels)
         if hasattr(dl, 'new'):
-            return dl.new(test_ds, **{'shuffle': False, 'drop_last': False, **kwargs})
+            # what is predicted once need not be kept
+            return dl.new(test_ds, **{'shuffle': False, 'drop_last': False, 'cache': None, **kwargs})
         settings = {'bs': dl.batch_size, 'create_batch': dl.collate_fn, 'device': self.device, **kwargs}
         return DataLoader(test_ds, **settings)
 
