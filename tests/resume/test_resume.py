@@ -74,10 +74,10 @@ def test_a_killed_training_resumes_to_the_same_bits(tmp_path, kills, every):
     check({'every': every}, tmp_path, kills)
 
 
-@pytest.mark.parametrize('loader', ['torch', 'torch with generator'])
+@pytest.mark.parametrize('loader', ['torch', 'torch with generator', 'stream'])
 @pytest.mark.parametrize('kills', [[(3, 'after_backward'), (5, 'after_loss')], [(8, 'after_step')]])
 def test_a_foreign_torch_loader_resumes_to_the_same_bits(tmp_path, loader, kills):
-    """The loader is made again from the generators as they were when the epoch began."""
+    """It is made again from the generators as they were when the epoch began, or put back by its own state."""
     check({'loader': loader}, tmp_path, kills)
 
 

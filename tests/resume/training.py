@@ -74,6 +74,30 @@ def shake(b: tuple) -> tuple:
     return b[0] * (1 + 0.1 * torch.rand(1)), *b[1:]
 
 
+class Stream:
+    """A loader of the user's: draws its batches as it goes, and says where it stands."""
+
+    def __init__(self) -> None:
+        self.dataset, self.at, self.generator = Numbers(48, False), 0, torch.Generator().manual_seed(3)
+
+    def __len__(self) -> int:
+        return 6
+
+    def __iter__(self) -> Any:
+        while self.at < len(self):
+            rows = torch.randint(0, 48, (8,), generator=self.generator)
+            self.at += 1
+            yield self.dataset.x[rows], self.dataset.y[rows]
+        self.at = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {'at': self.at, 'generator': self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.at = state['at']
+        self.generator.set_state(state['generator'])
+
+
 class Noise(Transform):
     """A transform of the user's on an item, drawing from all three generators."""
 
@@ -116,6 +140,8 @@ def make_learner(spec: dict[str, Any]) -> Learner:
         model = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
                               nn.Flatten(), nn.Dropout(0.2), nn.Linear(8, 3))
         dls = picture_loaders(workers)
+    elif spec['loader'] == 'stream':
+        dls = DataLoaders(Stream(), DataLoader(valid, bs=8))
     elif spec['loader'] == 'ours':
         dls = DataLoaders(DataLoader(train, bs=8, shuffle=True, num_workers=workers, after_batch=shake),
                           DataLoader(valid, bs=8, num_workers=workers))
