@@ -25,6 +25,7 @@ def _block(tensors: Sequence[Tensor]) -> Tensor:
     first, slots = tensors[0], getattr(making, 'slots', None)
     if slots is not None and (filled := slots.filled_by(tensors)) is not None:
         return filled
+    tensors = [plain(t) for t in tensors]
     if get_worker_info() is None or first.device.type != 'cpu' or first.layout != torch.strided:
         return torch.stack(tensors)
     if any(t.shape != first.shape for t in tensors):
@@ -44,7 +45,7 @@ def fa_collate(t: Sequence) -> Any:
     """
     first = t[0]
     if isinstance(first, Tensor):
-        return retain_type(_block([plain(o) for o in t]), first)
+        return retain_type(_block(t), first)
     if isinstance(first, np.ndarray) and first.dtype.kind not in 'SUO':
         return _block([torch.from_numpy(np.ascontiguousarray(o)) for o in t])
     if isinstance(first, (str, bytes)):

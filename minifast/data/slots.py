@@ -34,16 +34,17 @@ class Slots:
     """
 
     def __init__(self, n: int) -> None:
-        self.n, self.used, self.block = n, 0, None
+        self.n, self.used, self.block, self.places = n, 0, None, None
 
     def take(self, shape: tuple[int, ...]) -> np.ndarray | None:
         """The next place for uint8 [C,H,W], None where it is none of this size or all are taken."""
         if self.block is None:
             self.block = new_block((self.n, *shape), torch.uint8)
-        if self.used == self.n or self.block.shape[1:] != shape:
+            self.places = self.block.numpy()
+        if self.used == self.n or self.places.shape[1:] != shape:
             return None
         self.used += 1
-        return self.block[self.used - 1].numpy()
+        return self.places[self.used - 1]
 
     def filled_by(self, tensors: Sequence[Tensor]) -> Tensor | None:
         """The batch [N,C,H,W] where these tensors are what lies in its places one after the other, else None."""

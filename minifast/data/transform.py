@@ -199,7 +199,8 @@ class Transform(metaclass=_TransformMeta):
     def _table(self, name: str) -> Overloads | None:
         own = self.__dict__.get(name)
         if own is None:
-            return getattr(type(self), name, None)
+            own = type(self).__dict__.get(name)  # where it nearly always is
+            return getattr(type(self), name, None) if own is None else own
         return own if isinstance(own, Overloads) else Overloads(name).add(own)
 
     def _call(self, name: str, x: Any, *args: Any, split_idx: int | None = None, **kwargs: Any) -> Any:

@@ -243,7 +243,7 @@ def ColSplitter(col: str | int = 'is_valid', on: Any = None) -> Callable[[Any], 
 
 def parent_label(o: str | Path) -> str:
     """The name of the folder a file lies in."""
-    return Path(o).parent.name
+    return (o if isinstance(o, Path) else Path(o)).parent.name
 
 
 class RegexLabeller:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import numpy as np
@@ -114,13 +115,24 @@ def _antialiased(pixels: np.ndarray, to: tuple[int, int], orientation: int = 1) 
     """uint8 [H,W,C] resized bilinearly to (width, height) and turned upright; its planes lie one after the other."""
     source = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()).permute(2, 0, 1)[None]
     # F.interpolate would give planes whatever comes in, which takes half as long again; the numbers are the same
-    as_source = torch.channels_last if source.stride(1) == 1 else torch.contiguous_format
-    resized = torch.empty((1, source.shape[1], to[1], to[0]), dtype=torch.uint8, memory_format=as_source)
+    resized, made = _scratch(source.shape[1], to, source.stride(1) == 1)
     torch._C._nn._upsample_bilinear2d_aa(source, (to[1], to[0]), False, None, None, out=resized)
-    made = resized[0].permute(1, 2, 0).numpy()
     if orientation <= 2:
         return in_planes(made, mirrored=orientation == 2)
     return in_planes(np.ascontiguousarray(upright(made, orientation)))
+
+
+def _scratch(channels: int, to: tuple[int, int], in_pixels: bool) -> tuple[Tensor, np.ndarray]:
+    """Memory for one result of this thread, as a batch of one and as [H,W,C]; what lies in it is copied out at once."""
+    key = channels, to, in_pixels
+    if getattr(_last, 'key', None) != key:
+        memory_format = torch.channels_last if in_pixels else torch.contiguous_format
+        resized = torch.empty((1, channels, to[1], to[0]), dtype=torch.uint8, memory_format=memory_format)
+        _last.key, _last.made = key, (resized, resized[0].permute(1, 2, 0).numpy())
+    return _last.made
+
+
+_last = threading.local()
 
 
 def _resize_stored(like: PILBase, pixels: np.ndarray, orientation: int, to: tuple[int, int]) -> PILBase:
