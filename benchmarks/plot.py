@@ -32,5 +32,5 @@ def draw(markdown: str, file: Path) -> None:
     ax.axvline(1, color='black', linewidth=1)
     ax.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize=8)
     ax.invert_yaxis()
-    ax.set_xlabel('measured ratio over its target (left of the line: met); bar: quartiles of the rounds')
+    ax.set_xlabel('measured ratio over its target: left of the line, it is met\nbar: quartiles of the rounds')
     figure.savefig(file, dpi=110)
