@@ -91,6 +91,18 @@ def test_batch_tfm_dot_is_found_where_its_point_and_box_say(tfm, split_idx):
         assert np.abs(found - ((corners[:2] + corners[2:]) / 2 + 1) * half).max() < 1.5
 
 
+def test_a_resize_outlives_the_mode_it_was_first_called_in():
+    """In inference mode and behind it, in the same thread, on a size that was not there before."""
+    im = PILImage.create(np.random.RandomState(0).randint(0, 255, (30, 41, 3), np.uint8))
+    tfm = A.Resize((17, 23), 'squish')
+    with torch.inference_mode():
+        first = np.array(tfm(im, split_idx=1))
+    again = np.array(tfm(im, split_idx=1))
+    with torch.inference_mode():
+        last = np.array(tfm(im, split_idx=1))
+    assert np.array_equal(first, again) and np.array_equal(again, last)
+
+
 def test_aug_transforms_resamples_once(monkeypatch):
     """All geometry of a batch is one call of grid_sample, also with a random crop among it."""
     calls = []

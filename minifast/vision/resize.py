@@ -127,7 +127,8 @@ def _scratch(channels: int, to: tuple[int, int], in_pixels: bool) -> tuple[Tenso
     key = channels, to, in_pixels
     if getattr(_last, 'key', None) != key:
         memory_format = torch.channels_last if in_pixels else torch.contiguous_format
-        resized = torch.empty((1, channels, to[1], to[0]), dtype=torch.uint8, memory_format=memory_format)
+        with torch.inference_mode(False):  # outlives the caller's mode
+            resized = torch.empty((1, channels, to[1], to[0]), dtype=torch.uint8, memory_format=memory_format)
         _last.key, _last.made = key, (resized, resized[0].permute(1, 2, 0).numpy())
     return _last.made
 
