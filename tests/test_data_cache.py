@@ -95,11 +95,29 @@ def test_a_damaged_entry_is_made_again(folder, tmp_path):
     for n in range(40):
         entry, data = draw.choice(sorted(held.items()))
         spoilt = bytearray(data)
-        at = draw.randrange(48) if n % 4 == 0 else draw.randrange(64, len(data))  # 48..63 fill up to the pixels
+        at = draw.randrange(64) if n % 4 == 0 else draw.randrange(64, len(data))
         spoilt[at] ^= 1 << draw.randrange(8)
         entry.write_bytes(spoilt[:draw.randrange(len(data))] if n % 3 == 0 else spoilt)
         assert torch.equal(batches(dls), before)
         assert entry.read_bytes() == data
+
+
+def test_no_bit_of_an_entry_goes_unseen(tmp_path):
+    """Each of its header's 512 flipped, and the first and last of its pixels, in either layout and with no channels."""
+    cache, file, draw = PictureCache(tmp_path / 'cache'), tmp_path / 'picture', np.random.RandomState(0)
+    file.write_bytes(b'a picture')
+    planes, pixels, grey = (draw.randint(0, 255, shape, np.uint8) for shape in ((3, 8, 4), (8, 4, 3), (8, 4)))
+    for n, made in enumerate((planes.transpose(1, 2, 0), pixels, grey)):
+        cache.keep(file, str(n), made, file.stat())
+        entry = cache.entry(file, str(n))
+        held = entry.read_bytes()
+        for bit in (*range(64 * 8 + 8), len(held) * 8 - 1):
+            spoilt = bytearray(held)
+            spoilt[bit // 8] ^= 1 << bit % 8
+            entry.write_bytes(spoilt)
+            assert cache.find(file, str(n), file.stat()) is None, bit
+        entry.write_bytes(held)
+        assert np.array_equal(cache.find(file, str(n), file.stat()), made)
 
 
 def test_the_cache_stays_within_its_bound(folder, tmp_path):

@@ -24,8 +24,10 @@ from minifast.hardware import crc32
 __all__ = ['OpenedPictures', 'PictureCache', 'fixed_transforms']
 
 _MAGIC = b'minifast picture 1'
-_HEADER = struct.Struct('<18sIqQBIII')
-"""Magic, CRC-32 of the pixels, the source's size and time of change, layout, height, width, channels (0: none)."""
+_SEAL = struct.Struct('<18sI')
+"""Magic and the CRC-32 of all that follows."""
+_FIELDS = struct.Struct('<qQBIII')
+"""The source's size and time of change, whether channels come first, height, width, channels (0: none)."""
 _START = 64
 """Where the pixels begin, aligned for vector code."""
 
@@ -65,13 +67,14 @@ class PictureCache:
             return None
         if len(mapped) < _START:
             return None
-        magic, crc, *source, planes, height, width, channels = _HEADER.unpack_from(mapped)
+        magic, crc = _SEAL.unpack_from(mapped)
+        *source, planes, height, width, channels = _FIELDS.unpack_from(mapped, _SEAL.size)
         n = height * width * (channels or 1)
         if magic != _MAGIC or source != [status.st_size, status.st_mtime_ns] or len(mapped) != _START + n:
             return None
-        pixels = np.frombuffer(mapped, np.uint8, n, _START)
-        if crc32(pixels) != crc:
+        if crc32(memoryview(mapped)[_SEAL.size:]) != crc:
             return None
+        pixels = np.frombuffer(mapped, np.uint8, n, _START)
         if not channels:
             return pixels.reshape(height, width)
         return (pixels.reshape(channels, height, width).transpose(1, 2, 0) if planes
@@ -87,13 +90,14 @@ class PictureCache:
         if not self._take(_START + flat.nbytes):
             return
         height, width, channels = (*pixels.shape, 0)[:3]
-        header = _HEADER.pack(_MAGIC, crc32(flat), status.st_size, status.st_mtime_ns, planes, height, width, channels)
+        fields = _FIELDS.pack(status.st_size, status.st_mtime_ns, planes, height, width, channels)
+        fields = fields.ljust(_START - _SEAL.size, b'\0')
         entry = self.entry(file, key)
         written = entry.with_name(f'{entry.name}.{os.getpid()}-{threading.get_ident()}.tmp')
         try:
             entry.parent.mkdir(parents=True, exist_ok=True)
             with open(written, 'wb', buffering=0) as held:
-                held.write(header.ljust(_START, b'\0'))
+                held.write(_SEAL.pack(_MAGIC, crc32(flat, crc32(fields))) + fields)
                 held.write(flat)
             os.replace(written, entry)
         except OSError as error:
