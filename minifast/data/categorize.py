@@ -13,7 +13,7 @@ from torch import Tensor
 
 from minifast.data.transform import DisplayedTransform
 from minifast.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
-from minifast.markers import TensorCategory, TensorMultiCategory, plain, tensor
+from minifast.markers import TensorCategory, TensorMultiCategory, cast, plain, tensor
 from minifast.show import show_title
 
 __all__ = ['Categorize', 'Category', 'CategoryMap', 'EncodedMultiCategorize', 'MultiCategorize', 'MultiCategory',
@@ -155,7 +155,7 @@ class Categorize(DisplayedTransform):
         Raises:
             KeyError: the training items do not have it.
         """
-        return TensorCategory(torch.tensor(self._code(o)))
+        return cast(torch.scalar_tensor(self._code(o), dtype=torch.int64), TensorCategory)
 
     def _code(self, o: Any) -> int:
         try:

@@ -180,11 +180,13 @@ class Transform(metaclass=_TransformMeta):
         return f'{self.name}(enc:{enc},dec:{dec})'
 
     def __call__(self, x: Any, *args: Any, split_idx: int | None = None, **kwargs: Any) -> Any:
-        return self._call('encodes', x, *args, split_idx=split_idx, **kwargs)
+        left_out = self.split_idx is not None and split_idx != self.split_idx
+        return x if left_out else self._apply('encodes', x, *args, **kwargs)
 
     def decode(self, x: Any, *args: Any, split_idx: int | None = None, **kwargs: Any) -> Any:
         """Undo the transform, for showing."""
-        return self._call('decodes', x, *args, split_idx=split_idx, **kwargs)
+        left_out = self.split_idx is not None and split_idx != self.split_idx
+        return x if left_out else self._apply('decodes', x, *args, **kwargs)
 
     def setup(self, items: Any = None, train_setup: bool = False) -> Any:
         """Prepare from the items (`setups`), of which only the training ones are looked at if `train_setup`."""
@@ -203,17 +205,13 @@ class Transform(metaclass=_TransformMeta):
             return getattr(type(self), name, None) if own is None else own
         return own if isinstance(own, Overloads) else Overloads(name).add(own)
 
-    def _call(self, name: str, x: Any, *args: Any, split_idx: int | None = None, **kwargs: Any) -> Any:
-        if self.split_idx is not None and split_idx != self.split_idx:
-            return x
-        table = self._table(name)
-        return x if table is None else self._apply(table, x, *args, **kwargs)
-
-    def _apply(self, table: Overloads, x: Any, *args: Any, **kwargs: Any) -> Any:
-        if is_sample(x):
-            done = tuple([self._apply(table, o, *args, **kwargs) for o in x])
+    def _apply(self, name: str, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """What the function of that name for the class of `x` makes of it, or of each element of a sample."""
+        if type(x) is tuple or is_sample(x):
+            done = tuple([self._apply(name, o, *args, **kwargs) for o in x])
             return done if type(x) is tuple else type(x)(done)
-        found = table.find(type(x))
+        table = self._table(name)
+        found = None if table is None else table.find(type(x))
         if found is None:
             return x
         new = found.func(self, x, *args, **kwargs) if found.takes_self else found.func(x, *args, **kwargs)
@@ -223,8 +221,8 @@ class Transform(metaclass=_TransformMeta):
 class InplaceTransform(Transform):
     """A transform that changes what it is given and whose result is that same object."""
 
-    def _call(self, name: str, x: Any, *args: Any, split_idx: int | None = None, **kwargs: Any) -> Any:
-        super()._call(name, x, *args, split_idx=split_idx, **kwargs)
+    def _apply(self, name: str, x: Any, *args: Any, **kwargs: Any) -> Any:
+        super()._apply(name, x, *args, **kwargs)
         return x
 
 
@@ -246,10 +244,11 @@ class ItemTransform(Transform):
 
     _retain = True
 
-    def _apply(self, table: Overloads, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def _apply(self, name: str, x: Any, *args: Any, **kwargs: Any) -> Any:
         if not is_sample(x):
-            return super()._apply(table, x, *args, **kwargs)
-        found = table.find(list) or table.find(tuple)
+            return super()._apply(name, x, *args, **kwargs)
+        table = self._table(name)
+        found = None if table is None else table.find(list) or table.find(tuple)
         if found is None:
             return x
         new = found.func(*([self] if found.takes_self else []), list(x), *args, **kwargs)
@@ -320,7 +319,7 @@ class RandTransform(DisplayedTransform):
         return b if params is None else self._apply_drawn(b, params)
 
     def _apply_drawn(self, x: Any, params: Any) -> Any:
-        if is_sample(x):
+        if type(x) is tuple or is_sample(x):
             done = tuple([self._apply_drawn(o, params) for o in x])
             return done if type(x) is tuple else type(x)(done)
         table = self._table('encodes')

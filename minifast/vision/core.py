@@ -286,8 +286,8 @@ class PILBase(Image.Image):
         """uint8 [C,H,W], sharing the memory of a picture that is a transform's own."""
         if self.pixels is None:
             return image2tensor(self)
-        x = torch.from_numpy(self.pixels if self.pixels.flags.writeable else self.pixels.copy())
-        return x.permute(2, 0, 1) if x.ndim == 3 else x[None]
+        pixels = self.pixels if self.pixels.flags.writeable else self.pixels.copy()
+        return torch.from_numpy(pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None])
 
     def __repr__(self) -> str:
         return f'{type(self).__name__} mode={self.mode} size={self.size[0]}x{self.size[1]}'

@@ -113,7 +113,8 @@ def _resize(like: Image.Image, pixels: np.ndarray, resample: int, to: tuple[int,
 
 def _antialiased(pixels: np.ndarray, to: tuple[int, int], orientation: int = 1) -> np.ndarray:
     """uint8 [H,W,C] resized bilinearly to (width, height) and turned upright; its planes lie one after the other."""
-    source = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()).permute(2, 0, 1)[None]
+    pixels = pixels if pixels.flags.writeable else pixels.copy()
+    source = torch.from_numpy(pixels.transpose(2, 0, 1)[None])  # numpy's views take a third of the time of torch's
     # F.interpolate would give planes whatever comes in, which takes half as long again; the numbers are the same
     resized, made = _scratch(source.shape[1], to, source.stride(1) == 1)
     torch._C._nn._upsample_bilinear2d_aa(source, (to[1], to[0]), False, None, None, out=resized)
