@@ -56,12 +56,12 @@ class PictureCache:
     def entry(self, file: str | Path, key: str) -> Path:
         """Where a picture made from `file` in the way that `key` describes is kept."""
         digest = hashlib.blake2b(f'{key}\0{os.path.abspath(file)}'.encode(), digest_size=16).hexdigest()
-        return self.folder / digest[:2] / digest[2:]
+        return Path(self.folder, digest[:2], digest[2:])
 
     def find(self, file: str | Path, key: str, status: os.stat_result) -> np.ndarray | None:
         """The picture made from `file` when it had that `status`, uint8 [H,W] or [H,W,C]; None where there is none."""
         try:
-            with open(self.entry(file, key), 'rb') as held:
+            with open(self.entry(file, key), 'rb', buffering=0) as held:
                 mapped = mmap.mmap(held.fileno(), 0, access=mmap.ACCESS_COPY)
         except (OSError, ValueError):  # none, or an empty one
             return None
