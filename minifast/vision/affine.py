@@ -73,7 +73,7 @@ def mask_tensor(x: Tensor, p: float = 0.5, neutral: float = 0., batch: bool = Fa
 def affine_mat(*ms: Tensor) -> Tensor:
     """[B,3,3] from the six upper elements, each [B], row by row."""
     zero, one = torch.zeros_like(ms[0]), torch.ones_like(ms[0])
-    return torch.stack([torch.stack(ms[:3], 1), torch.stack(ms[3:6], 1), torch.stack([zero, zero, one], 1)], 1)
+    return torch.stack([*ms[:6], zero, zero, one], 1).view(-1, 3, 3)
 
 
 def flip_mat(x: Tensor, p: float = 0.5, draw: Draw = None, batch: bool = False,
@@ -160,8 +160,8 @@ def homography(size: tuple[int, int], affine: Sequence[Tensor] = (), warps: Sequ
     total = None
     for m in affine:
         total = m if total is None else total @ m
-    if total is not None:
-        h, w = size
+    h, w = size
+    if total is not None and h != w:
         total = total.clone()
         total[:, 0, 1] *= h / w
         total[:, 1, 0] *= w / h
