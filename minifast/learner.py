@@ -215,7 +215,8 @@ class Learner(Loop):
             cbs: callbacks for the block.
             inner: a fit or a validation is already running and its callbacks know.
         """
-        with self.no_logging(), self.no_mbar(), looking(), _replaced(self, 'fit_seed', None), self.added_cbs(cbs):
+        with (self.no_logging(), self.no_mbar(), looking(anew=True), _replaced(self, 'fit_seed', None),
+              self.added_cbs(cbs)):
             if inner:
                 yield self
             elif self._depth:

@@ -21,6 +21,8 @@ def set_seed(s: int, reproducible: bool = False) -> None:
         s: the seed, any non-negative int.
         reproducible: also choose deterministic algorithms in torch and cuDNN (slower on a GPU).
     """
+    global _last_look
+    _last_look = None  # what is looked at from here on is the same each time
     torch.manual_seed(s)
     random.seed(s)
     np.random.seed(s % (2 ** 32))
@@ -56,13 +58,33 @@ def set_random_states(random_state: Any, numpy_state: Any, torch_state: Tensor, 
 
 
 @contextmanager
-def looking():
-    """Leave no trace in the randomness: the global generators are put back afterwards, also after an error."""
+def looking(anew: bool = False):
+    """Leave no trace in the randomness: the global generators are put back afterwards, also after an error.
+
+    Args:
+        anew: where nothing was drawn since the last such block, go on from its end: passes of Monte Carlo dropout
+            must not draw the same numbers each time.
+    """
+    global _last_look
     states = get_random_states()
+    if anew and _last_look is not None and _same_streams(states, _last_look[0]):
+        set_random_states(**_last_look[1])
     try:
         yield
     finally:
+        if anew:
+            _last_look = states, get_random_states()
         set_random_states(**states)
+
+
+_last_look: tuple[dict[str, Any], dict[str, Any]] | None = None
+"""The states of the generators before and at the end of the last block that looked anew."""
+
+
+def _same_streams(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether torch's generators stand at the same place."""
+    return all(torch.equal(x, y) for x, y in zip([a['torch_state'], *(a['torch_cuda_state'] or [])],
+                                                 [b['torch_state'], *(b['torch_cuda_state'] or [])]))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from fastcore.imports import in_notebook
 from torch import Tensor, nn
 
 from minifast.arguments import check_kwargs, near_match
+from minifast.distributed import barrier as distrib_barrier
 from minifast.distributed import gather, num_distrib, rank_distrib
 from minifast.markers import (
     TensorBase,
@@ -41,18 +42,17 @@ from minifast.seeds import (get_random_states, key_seed, keyed_generator, lookin
                             set_seed)
 
 __all__ = ['Module', 'TensorBase', 'TensorCategory', 'TensorFlowField', 'TensorImage', 'TensorImageBW',
-'TensorImageBase',
-           'TensorMask', 'TensorMultiCategory', 'TitledTensorScalar', 'apply', 'apply_init', 'apply_leaf', 'array',
-           'batch_to_samples', 'batchnorm_types', 'bn_bias_params', 'cast', 'check_kwargs', 'concat', 'cond_init',
-           'default_device', 'defaults', 'detach_parallel', 'detuplify', 'display_df', 'doc', 'find_bs', 'find_device',
-           'flatten_check', 'get_empty_df', 'get_first', 'get_model', 'get_random_states', 'init_default',
-           'ismin_torch', 'item_find', 'join_path_file', 'key_seed', 'keyed_generator', 'looking', 'master_bar',
-           'maybe_gather',
-           'near_match', 'nested_reorder', 'no_random', 'norm_bias_params', 'norm_types', 'notmax_torch',
-           'num_distrib', 'one_param', 'params', 'plain', 'progress_bar', 'rank_distrib', 'requires_grad',
-           'retain_type', 'seeded', 'set_random_states', 'set_seed', 'split_model', 'tensor', 'to_concat',
-           'to_cpu', 'to_detach', 'to_device', 'to_float', 'to_half', 'to_np', 'to_parallel', 'trainable_params',
-           'unsqueeze', 'unsqueeze_']
+           'TensorImageBase', 'TensorMask', 'TensorMultiCategory', 'TitledTensorScalar', 'apply', 'apply_init',
+           'apply_leaf', 'array', 'batch_to_samples', 'batchnorm_types', 'bn_bias_params', 'cast', 'check_kwargs',
+           'concat', 'cond_init', 'default_device', 'defaults', 'detach_parallel', 'detuplify', 'display_df',
+           'distrib_barrier', 'doc', 'find_bs', 'find_device', 'flatten_check', 'get_empty_df', 'get_first',
+           'get_model', 'get_random_states', 'init_default', 'ismin_torch', 'item_find', 'join_path_file', 'key_seed',
+           'keyed_generator', 'looking', 'master_bar', 'maybe_gather', 'near_match', 'nested_reorder', 'no_random',
+           'norm_bias_params', 'norm_types', 'notmax_torch', 'num_distrib', 'one_param', 'params', 'plain',
+           'progress_bar', 'rank_distrib', 'requires_grad', 'retain_type', 'seeded', 'set_random_states', 'set_seed',
+           'split_model', 'tensor', 'to_concat', 'to_cpu', 'to_detach', 'to_device', 'to_float', 'to_half', 'to_np',
+           'to_parallel', 'trainable_params', 'unsqueeze', 'unsqueeze_']
+
 
 def _cpu_count() -> int:
     """Cores this process may use; a container's limit counts, the machine's size does not."""

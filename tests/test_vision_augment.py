@@ -296,8 +296,6 @@ def test_tfm_survives_as_data(tfm):
 def test_wrong_arguments_say_what_is_right():
     """Messages name the values that are taken."""
     im = PILImage.create(FASTAI['source'])
-    with pytest.raises(ValueError, match="'crop', 'pad' and 'squish'"):
-        A.Resize(64, method='stretch')
     with pytest.raises(ValueError, match='border'):
         A.Resize(64, method='pad', pad_mode='mirror')(im)
     with pytest.raises(ValueError, match='min_zoom'):
@@ -325,3 +323,11 @@ def test_geometry_of_bytes_is_the_geometry_of_floats(pad_mode, memory):
         assert of_bytes.is_contiguous(memory_format=memory) and type(of_mask) is TensorMask
         assert (of_bytes.float() - of_floats).abs().mean() < 2
         assert (of_mask.long() != of_long).float().mean() < .05
+
+
+def test_an_unknown_way_of_resizing_crops_and_says_so():
+    """As in scripts with a word that fastai takes without a word."""
+    with pytest.warns(UserWarning, match="'squeeze' is none of 'crop', 'pad' and 'squish'"):
+        resize = A.Resize(8, method='squeeze')
+    picture = PILImage.create(np.random.RandomState(0).randint(0, 255, (20, 30, 3), np.uint8))
+    assert np.array_equal(resize(picture, split_idx=1), A.Resize(8)(picture, split_idx=1))

@@ -9,6 +9,7 @@ from minifast.callback.core import (
     CancelFitException, CancelStepException, CancelTrainException, CancelValidException, compile_hooks, event, events,
     FetchPredsCallback, GatherPredsCallback, hooks_of, TrainEvalCallback,
 )
+from minifast.callback.data import CollectDataCallback, PartialDL, WeightedDL
 from minifast.callback.ema import EMA, EMACallback
 from minifast.callback.fp16 import AMPMode, AutoPrecision, MixedPrecision
 from minifast.callback.hook import (
@@ -17,6 +18,7 @@ from minifast.callback.hook import (
 )
 from minifast.callback.mixup import CutMix, MixHandler, MixUp, reduce_loss
 from minifast.callback.mlflow import MLflowCallback
+from minifast.callback.preds import MCDropoutCallback
 from minifast.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from minifast.callback.recorder import format_time, Recorder, SmoothLoss
 from minifast.callback.schedule import (
@@ -39,16 +41,16 @@ __all__ = [
     'ActivationStats', 'AMPMode', 'annealer', 'AutoPrecision', 'before_batch_cb', 'bn_types', 'BnFreeze', 'Callback',
     'CancelBackwardException', 'CancelBatchException', 'CancelEpochException', 'CancelFitException',
     'CancelStepException', 'CancelTrainException', 'CancelValidException', 'ChannelsLast', 'CheckpointCallback',
-    'checkpoints_in', 'combine_scheds', 'combined_cos', 'compile_hooks', 'CSVLogger', 'CutMix', 'dummy_eval',
-    'EarlyStoppingCallback', 'EMA', 'EMACallback', 'event', 'events', 'ExperimentLogger', 'FetchPredsCallback',
-    'fit_was_done', 'format_time', 'GatherPredsCallback', 'GradientAccumulation', 'GradientClip', 'has_params',
-    'Hook', 'hook_output', 'hook_outputs', 'HookCallback', 'Hooks', 'hooks_of', 'layer_info', 'log_dataset',
-    'log_model', 'lr_find', 'LRFinder', 'minimum', 'MixedPrecision', 'MixHandler', 'MixUp', 'MLflowCallback',
-    'model_sizes', 'module_summary', 'newest_checkpoint', 'num_features_model', 'ParamScheduler', 'ProgressCallback',
-    'Recorder', 'reduce_loss', 'ReduceLROnPlateau', 'SaveModelCallback', 'sched_cos', 'sched_exp', 'sched_lin',
-    'sched_no', 'SchedCos', 'SchedExp', 'SchedLin', 'SchedNo', 'SchedPoly', 'set_bn_eval', 'settings_of',
-    'ShortEpochCallback', 'ShowGraphCallback', 'slide', 'SmoothLoss', 'steep', 'Step', 'SuggestionMethod',
-    'tensorboard_log', 'TensorBoardBaseCallback', 'TensorBoardCallback', 'TensorBoardProjectorCallback',
-    'TerminateOnNaNCallback', 'total_params', 'TrackerCallback', 'TrainEvalCallback', 'valley', 'wandb_process',
-    'WandbCallback',
+    'checkpoints_in', 'CollectDataCallback', 'combine_scheds', 'combined_cos', 'compile_hooks', 'CSVLogger', 'CutMix',
+    'dummy_eval', 'EarlyStoppingCallback', 'EMA', 'EMACallback', 'event', 'events', 'ExperimentLogger',
+    'FetchPredsCallback', 'fit_was_done', 'format_time', 'GatherPredsCallback', 'GradientAccumulation',
+    'GradientClip', 'has_params', 'Hook', 'hook_output', 'hook_outputs', 'HookCallback', 'Hooks', 'hooks_of',
+    'layer_info', 'log_dataset', 'log_model', 'lr_find', 'LRFinder', 'MCDropoutCallback', 'minimum', 'MixedPrecision',
+    'MixHandler', 'MixUp', 'MLflowCallback', 'model_sizes', 'module_summary', 'newest_checkpoint',
+    'num_features_model', 'ParamScheduler', 'PartialDL', 'ProgressCallback', 'Recorder', 'reduce_loss',
+    'ReduceLROnPlateau', 'SaveModelCallback', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_no', 'SchedCos',
+    'SchedExp', 'SchedLin', 'SchedNo', 'SchedPoly', 'set_bn_eval', 'settings_of', 'ShortEpochCallback',
+    'ShowGraphCallback', 'slide', 'SmoothLoss', 'steep', 'Step', 'SuggestionMethod', 'tensorboard_log',
+    'TensorBoardBaseCallback', 'TensorBoardCallback', 'TensorBoardProjectorCallback', 'TerminateOnNaNCallback',
+    'total_params', 'TrackerCallback', 'TrainEvalCallback', 'valley', 'wandb_process', 'WandbCallback', 'WeightedDL',
 ]

@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fastcore.basics import noop
 from fastcore.foundation import L
 
@@ -194,11 +195,31 @@ class DataBlock:
             **kwargs: see `FilteredBase.dataloaders`: `bs`, `val_bs`, `shuffle`, `device`, `num_workers`, ...;
                 `item_tfms` and `batch_tfms` take the place of the block's own for these loaders.
         """
-        item_tfms = _merged(self.item_tfms, kwargs.pop('item_tfms', None))
-        batch_tfms = _merged(self.batch_tfms, kwargs.pop('batch_tfms', None))
-        dsets = self.datasets(source, verbose=verbose)
-        kwargs = {'after_item': item_tfms, 'after_batch': batch_tfms, **self.dls_kwargs, **kwargs}
-        return dsets.dataloaders(path=path, verbose=verbose, **kwargs)
+        kwargs = self._for_loaders(**kwargs)
+        return self.datasets(source, verbose=verbose).dataloaders(path=path, verbose=verbose, **kwargs)
+
+    def weighted_dataloaders(self, source: Any, wgts: Sequence[float], path: str | Path = '.', verbose: bool = False,
+                             **kwargs: Any) -> DataLoaders:
+        """Loaders of a source whose training items are drawn with replacement, as often as their weights say.
+
+        Args:
+            wgts: a weight an item of the source, of any sum; only those of training items are looked at.
+            path: where a `Learner` puts files.
+            verbose: print each step.
+            **kwargs: see `dataloaders`.
+
+        Raises:
+            ValueError: there are not as many weights as items.
+        """
+        kwargs, dsets = self._for_loaders(**kwargs), self.datasets(source, verbose=verbose)
+        if len(wgts) != len(dsets):
+            raise ValueError(f'{len(wgts)} weights for {len(dsets)} items: give one an item')
+        for_train = np.asarray(wgts)[dsets.splits[0]]
+        return dsets.weighted_dataloaders(for_train, path=path, verbose=verbose, **kwargs)
+
+    def _for_loaders(self, item_tfms: Any = None, batch_tfms: Any = None, **kwargs: Any) -> dict:
+        return {'after_item': _merged(self.item_tfms, item_tfms), 'after_batch': _merged(self.batch_tfms, batch_tfms),
+                **self.dls_kwargs, **kwargs}
 
     def summary(self, source: Any, bs: int = 4, show_batch: bool = False, **kwargs: Any) -> None:
         """Print how a sample and a batch of a source come about, step by step, exactly as `dataloaders` makes them.

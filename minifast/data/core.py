@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
@@ -16,6 +16,7 @@ from minifast.data.collate import noted
 from minifast.data.load import DataLoader
 from minifast.data.loaders import DataLoaders, TfmdDL
 from minifast.data.pipeline import Pipeline, gather_attrs, is_known
+from minifast.data.resampling import PartialDL, WeightedDL
 from minifast.data.showing import get_show_batch_func, show_batch, show_results
 from minifast.data.transform import RandTransform
 from minifast.lookup import lookup
@@ -115,6 +116,29 @@ class FilteredBase:
         rest = [train.new(self.subset(i), **{**kwargs, **others, **for_valid, **dl_kwargs[i]})
                 for i in range(1, self.n_subsets)]
         return self._dbunch_type(train, *rest, path=path, device=device)
+
+    def weighted_dataloaders(self, wgts: Sequence[float], bs: int = 64, **kwargs: Any) -> DataLoaders:
+        """Loaders whose training items are drawn with replacement, as often as their weights say.
+
+        Args:
+            wgts: a weight a training item, of any sum.
+            bs: items a batch.
+            **kwargs: see `dataloaders`.
+        """
+        return self._drawn_by(WeightedDL, {'wgts': wgts}, bs=bs, **kwargs)
+
+    def partial_dataloaders(self, partial_n: int, bs: int = 64, **kwargs: Any) -> DataLoaders:
+        """Loaders of which the training one draws `partial_n` items an epoch.
+
+        Args:
+            partial_n: how many.
+            bs: items a batch.
+            **kwargs: see `dataloaders`.
+        """
+        return self._drawn_by(PartialDL, {'partial_n': partial_n}, bs=bs, **kwargs)
+
+    def _drawn_by(self, dl_type: type, for_train: dict, **kwargs: Any) -> DataLoaders:
+        return self.dataloaders(dl_type=dl_type, dl_kwargs=[for_train, *[{}] * (self.n_subsets - 1)], **kwargs)
 
 
 class TfmdLists(FilteredBase):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -159,7 +160,8 @@ class Resize(_Window):
                  resamples: tuple[int, int] = (BILINEAR, NEAREST), p: float = 1., nm: str | None = None) -> None:
         super().__init__(p=p, nm=nm)
         if method not in ('crop', 'pad', 'squish'):
-            raise ValueError(f"Resize method {method!r} is none of 'crop', 'pad' and 'squish' (see ResizeMethod)")
+            warnings.warn(f"Resize method {method!r} is none of 'crop', 'pad' and 'squish' (see ResizeMethod): it "
+                          'crops', stacklevel=3)
         self.size, self.method, self.pad_mode = as_wh(size)[::-1], method, pad_mode
         self.resamples, self.nm = resamples, nm
 
