@@ -11,7 +11,6 @@ import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Iterable, Sequence
-from functools import partial
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -37,18 +36,6 @@ class _Distribution(importlib.metadata.Distribution):
 
     def locate_file(self, path: Any) -> Any:
         raise FileNotFoundError(f'fastai is minifast in this process and has no file {path}')
-
-
-def _from_namespace(module: str, name: str) -> Any:
-    """A name that a module does not define itself: fastai's modules begin with star imports, so packages find there
-    what belongs to other rooms (`from fastai.layers import params`)."""
-    is_package = '__path__' in vars(sys.modules[module])
-    # a package is asked for its submodules too, which Python imports after we have said no
-    if not name.startswith('__') and not (is_package and importlib.util.find_spec(f'{module}.{name}')):
-        namespace = importlib.import_module('minifast.vision.all')
-        if name in getattr(namespace, '__all__', ()):
-            return getattr(namespace, name)
-    raise AttributeError(f'module {module!r} has no attribute {name!r}', name=name)
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -78,8 +65,6 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         alias = module.__spec__.name
         if alias in self.specs:
             module.__spec__ = self.specs.pop(alias)
-        if alias != 'fastai' and '__getattr__' not in vars(module):
-            module.__getattr__ = partial(_from_namespace, module.__name__)
 
     def find_distributions(self, context: Any = None) -> Iterable[_Distribution]:
         return [_Distribution()] if getattr(context, 'name', None) == 'fastai' else []

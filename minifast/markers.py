@@ -1,6 +1,7 @@
 """Marker tensors: a class that says what a tensor means, without arithmetic of its own."""
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,8 +10,7 @@ from fastcore.foundation import L
 from torch import Tensor
 
 __all__ = ['TensorBase', 'TensorCategory', 'TensorFlowField', 'TensorImage', 'TensorImageBW', 'TensorImageBase',
-'TensorMask',
-           'TensorMultiCategory', 'TitledTensorScalar', 'array', 'cast', 'plain', 'retain_type', 'tensor']
+           'TensorMask', 'TensorMultiCategory', 'TitledTensorScalar', 'array', 'cast', 'plain', 'retain_type', 'tensor']
 
 
 class TensorBase(Tensor):
@@ -146,5 +146,8 @@ def tensor(x: Any, *rest: Any, **kwargs: Any) -> Tensor:
 
 
 def array(a: Any, dtype: Any = None, **kwargs: Any) -> np.ndarray:
-    """`np.array` that also takes generators and L."""
-    return np.array(a if isinstance(a, (np.ndarray, list, tuple)) or np.isscalar(a) else list(a), dtype=dtype, **kwargs)
+    """`np.array` that also takes generators."""
+    if isinstance(a, Tensor):
+        a = np.asarray(a)  # numpy 2 warns of torch when it is asked for a copy
+    taken = isinstance(a, Sized) or hasattr(a, '__array_interface__') or np.isscalar(a)
+    return np.array(a if taken else list(a), dtype=dtype, **kwargs)

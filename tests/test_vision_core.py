@@ -14,7 +14,7 @@ from PIL import Image
 
 from minifast.data.pipeline import transform_config, transform_from_config
 from minifast.data.transforms import ToTensor
-from minifast.markers import TensorImage, TensorImageBW, TensorMask, TensorMultiCategory
+from minifast.markers import TensorImage, TensorImageBW, TensorMask, TensorMultiCategory, array
 from minifast.vision.core import (AddMaskCodes, BBoxLabeler, LabeledBBox, OpenImage, OpenMask, PILBase, PILImage,
                                   PILImageBW, PILMask, PointScaler, TensorBBox, TensorPoint, get_annotations,
                                   image2tensor, load_image, to_image)
@@ -152,3 +152,11 @@ def test_masks_know_their_codes_and_openers_survive_as_data():
                                                                                             opener(_png()))
     with pytest.raises(TypeError, match='code of your own'):
         transform_config(OpenImage(type('Own', (PILImage,), {})))
+
+
+def test_array_takes_pictures_generators_and_lists():
+    """As `np.array` does, and what is no sequence is gone through."""
+    mask = PILMask.create(np.eye(4, dtype=np.uint8))
+    assert np.array_equal(array(mask), np.eye(4)) and array(mask).dtype == np.uint8
+    assert array(i * i for i in range(3)).tolist() == array([0, 1, 4]).tolist() == [0, 1, 4]
+    assert array(torch.ones(2, 3)).shape == (2, 3) and array(5.).shape == ()

@@ -25,8 +25,7 @@ LEFT_OUT = {
     # names with one source
     **dict.fromkeys(('basic_critic', 'basic_generator', 'generate_noise'), _GAN),
     **dict.fromkeys(('_FakeLoader', '_fa_rebuild_qtensor', '_fa_rebuild_tensor', '_get_norm', '_get_sz_change_idxs',
-                     '_update_first_layer', 'explode_types'), _INTERNAL),
-    'ImageClassifierCleaner': 'a notebook widget of ipywidgets',
+                     'explode_types'), _INTERNAL),
     # re-exports
     **dict.fromkeys(('_default_meta', '_loop'), _INTERNAL),
     **dict.fromkeys(('ConvLearner', '_format_config', '_format_metadata', 'dataset', 'setup_book'),

@@ -116,6 +116,9 @@ def _split_at(i: int, m: nn.Sequential) -> L:
     return L(m[0][:i], m[0][i:], m[1:]).map(params)
 
 
+_resnet_split = partial(_split_at, 6)
+
+
 def _split_inside(i: int, m: nn.Sequential) -> L:
     """Three parameter groups: the body's first child cut before its child `i`, and the head."""
     return L(m[0][0][:i], m[0][0][i:], m[1:]).map(params)
@@ -130,7 +133,7 @@ def _meta(cut: int, split: Callable[[nn.Module], Sequence], **more: Any) -> dict
 
 def _table() -> dict[Callable, dict[str, Any]]:
     families = {
-        'resnet18 resnet34 resnet50 resnet101 resnet152': (-2, partial(_split_at, 6)),
+        'resnet18 resnet34 resnet50 resnet101 resnet152': (-2, _resnet_split),
         'squeezenet1_0 squeezenet1_1': (-1, partial(_split_inside, 5)),
         'densenet121 densenet161 densenet169 densenet201': (-1, partial(_split_inside, 7)),
         'vgg11_bn vgg13_bn vgg16_bn vgg19_bn': (-2, partial(_split_inside, 22)),
