@@ -326,6 +326,25 @@ def test_typedispatch_chooses_by_all_annotated_arguments():
     assert fancy_show(image(), 2) == 'newer'
 
 
+def test_a_function_of_a_table_is_taken_out_by_its_classes():
+    """As plugins do to show their own types in the way of all others; the arguments left out may be anything."""
+    @typedispatch
+    def plain_show(x, y):
+        return 'any'
+
+    @typedispatch
+    def plain_show(x: TensorImage, y):  # noqa: F811
+        return plain_show[object](x, y) + ' image'
+    assert plain_show(image(), 2) == 'any image' and plain_show[TensorImage](1, 2) == 'any image'
+    assert plain_show[TensorMask, int](1, 2) == 'any'
+    with pytest.raises(KeyError, match='_plain_typed has no function for .str.'):
+        typedispatch(_plain_typed)[str]
+
+
+def _plain_typed(x: int):
+    return x
+
+
 # ---------------------------------------------------------------- as data
 
 @pytest.mark.parametrize('tfm', [

@@ -71,6 +71,20 @@ class Overloads:
             found = self._decided[classes] = self._decide(classes)
             return found
 
+    def __getitem__(self, classes: type | tuple[type, ...]) -> Callable:
+        """The function for arguments of these classes, of whatever class those left out are: `show_batch[object]`.
+
+        Raises:
+            KeyError: there is none.
+        """
+        classes = classes if isinstance(classes, tuple) else (classes,)
+        most = max((len(entry.types) for entry in self.all_entries()), default=0)
+        found = self.find(*classes, *[object] * (most - len(classes)))
+        if found is None:
+            raise KeyError(f'{self.name} has no function for ({", ".join(c.__name__ for c in classes)}), only for '
+                           f'{self.describe()}')
+        return found.func
+
     def all_entries(self) -> list[Overload]:
         """Own functions, then those of the base classes."""
         return [*reversed(self.entries), *(entry for parent in self.parents for entry in parent.all_entries())]
