@@ -26,6 +26,7 @@ LEFT_OUT = {
     **dict.fromkeys(('basic_critic', 'basic_generator', 'generate_noise'), _GAN),
     **dict.fromkeys(('_FakeLoader', '_fa_rebuild_qtensor', '_fa_rebuild_tensor', '_get_norm', '_get_sz_change_idxs',
                      'explode_types'), _INTERNAL),
+    'ImageClassifierCleaner': 'in minifast.vision.widgets, as in fastai, and not in vision.all',
     # re-exports
     **dict.fromkeys(('_default_meta', '_loop'), _INTERNAL),
     **dict.fromkeys(('ConvLearner', '_format_config', '_format_metadata', 'dataset', 'setup_book'),
