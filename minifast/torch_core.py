@@ -197,6 +197,22 @@ def find_bs(b: Any) -> int:
 
 # ---------------------------------------------------------------- modules and parameters
 
+def _signature(cls: type) -> inspect.Signature:
+    if '_delegated_signature' in vars(cls):
+        return vars(cls)['_delegated_signature']
+    signature = inspect.signature(cls.__init__)
+    return signature.replace(parameters=list(signature.parameters.values())[1:], return_annotation=cls.__name__)
+
+
+def _delegate_signature(cls: type, signature: inspect.Signature) -> None:
+    type.__setattr__(cls, '_delegated_signature', signature)
+
+
+constructor_signature = property(_signature, _delegate_signature)
+"""`__signature__` for metaclasses with a `__call__`, whose `*args` is what `help` and completion would see: the arguments
+of the class's `__init__`, or what fastcore's `@delegates` has put in their place."""
+
+
 class _CallsSuper(type):
     """Runs `nn.Module.__init__` before the class's own, which then need not."""
 
@@ -206,16 +222,7 @@ class _CallsSuper(type):
         module.__init__(*args, **kwargs)
         return module
 
-    @property
-    def __signature__(cls) -> inspect.Signature:
-        """The constructor's, for `help` and completion, which would see the `*args` of `__call__`."""
-        return constructor_signature(cls)
-
-
-def constructor_signature(cls: type) -> inspect.Signature:
-    """The arguments of `cls.__init__` without `self`."""
-    signature = inspect.signature(cls.__init__)
-    return signature.replace(parameters=list(signature.parameters.values())[1:], return_annotation=cls.__name__)
+    __signature__ = constructor_signature
 
 
 class Module(nn.Module, metaclass=_CallsSuper):

@@ -108,10 +108,7 @@ class _TransformMeta(type):
             return cls
         return super().__call__(*args, **kwargs)
 
-    @property
-    def __signature__(cls) -> inspect.Signature:
-        """The constructor's, for `help` and completion, which would see the `*args` of `__call__`."""
-        return constructor_signature(cls)
+    __signature__ = constructor_signature
 
     def _register(cls, func: Callable, name: str) -> None:
         if name not in vars(cls):

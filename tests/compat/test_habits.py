@@ -419,3 +419,24 @@ def test_losses_have_reduction_and_stored_arguments():
     assert loss.reduction == 'mean'
     loss.reduction = 'none'
     assert loss(torch.randn(4, 3), torch.tensor([0, 1, 2, 0])).shape == (4,)
+
+
+def test_delegates_on_modules_and_transforms():
+    """fastcore's decorator sets the signature of a class; a subclass has its own again."""
+    @delegates(nn.Conv2d)
+    class Own(Module):
+        def __init__(self, n, **kwargs):
+            self.conv = nn.Conv2d(n, n, 3, **kwargs)
+
+    class Further(Own):
+        def __init__(self, m):
+            super().__init__(m)
+
+    @delegates()
+    class Smaller(Resize):
+        def __init__(self, size, share=2, **kwargs):
+            super().__init__(size // share, **kwargs)
+    names = [list(inspect.signature(cls).parameters) for cls in (Own, Further, Smaller)]
+    assert names[0][:3] == ['n', 'stride', 'padding'] and names[1] == ['m']
+    assert names[2][:4] == ['size', 'share', 'method', 'pad_mode']
+    assert Own(2, bias=False).conv.bias is None and Smaller(64).size == (32, 32)
