@@ -209,8 +209,8 @@ def _delegate_signature(cls: type, signature: inspect.Signature) -> None:
 
 
 constructor_signature = property(_signature, _delegate_signature)
-"""`__signature__` for metaclasses with a `__call__`, whose `*args` is what `help` and completion would see: the arguments
-of the class's `__init__`, or what fastcore's `@delegates` has put in their place."""
+"""`__signature__` for metaclasses with a `__call__`, whose `*args` `help` and completion would see: the arguments of
+`__init__`, or what fastcore's `@delegates` has put in their place."""
 
 
 class _CallsSuper(type):
