@@ -183,6 +183,17 @@ def test_has_pool_type_looks_inside():
     assert not has_pool_type(nn.Sequential(nn.Conv2d(1, 1, 1)))
 
 
+@pytest.mark.parametrize('arch', [models.resnet18, models.squeezenet1_1, xresnet18], ids=lambda arch: arch.__name__)
+def test_create_body_makes_the_model_of_a_function(arch):
+    """As earlier releases of fastai took one."""
+    torch.manual_seed(0)
+    body = create_body(arch, n_in=1, pretrained=False)
+    torch.manual_seed(0)
+    known = create_body(arch(), n_in=1, pretrained=False)
+    assert all(map(torch.equal, body.state_dict().values(), known.state_dict().values()))
+    assert body(torch.zeros(2, 1, 64, 64)).ndim == 4
+
+
 def test_create_body_cuts_before_the_last_pooling_child():
     """Without `cut` the body ends before the last child that pools."""
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -1,6 +1,7 @@
 """Bodies: where an architecture is cut, how its body is split into parameter groups, how many channels it takes."""
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -37,19 +38,22 @@ def cut_model(model: nn.Module, cut: int | Callable[[nn.Module], nn.Module]) -> 
     raise TypeError(f'cut={cut!r}: give the index of the first child to leave out, or a function model -> body')
 
 
-def create_body(model: nn.Module, n_in: int = 3, pretrained: bool = True,
+def create_body(model: nn.Module | Callable[..., nn.Module], n_in: int = 3, pretrained: bool = True,
                 cut: int | Callable[[nn.Module], nn.Module] | None = None) -> nn.Module:
     """The body of an image model: [B,n_in,H,W] -> features [B,nf,h,w].
 
     Args:
-        model: a whole model, taking 3 channels.
+        model: a whole model, taking 3 channels; or the function that makes it (`resnet18`), as in earlier releases.
         n_in: input channels; for other than 3 the first layer is replaced.
-        pretrained: keep what the first layer has learnt when it is replaced.
+        pretrained: keep what the first layer has learnt when it is replaced; of a function, make it with its weights.
         cut: see `cut_model`; default: before the last child that pools.
 
     Raises:
         ValueError: no child pools, so it is not known where to cut.
     """
+    if not isinstance(model, nn.Module):
+        named = 'weights' in inspect.signature(model).parameters
+        model = model(weights='DEFAULT' if pretrained else None) if named else model(pretrained=pretrained)
     update_first_layer(model, n_in, pretrained)
     if cut is None:
         pooling = [i for i, child in enumerate(model.children()) if has_pool_type(child)]
