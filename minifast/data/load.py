@@ -221,6 +221,10 @@ class DataLoader(BatchMaker):
         n = len(self.sampler) if self.sampler is not None else self.n
         if n is None:
             raise TypeError(f'{type(self.dataset).__name__} does not tell how many items it has')
+        return self._batches_of(n)
+
+    def _batches_of(self, n: int) -> int:
+        """How many batches `n` items are."""
         if self.bs is None:
             return n
         return n // self.bs if self.drop_last else -(-n // self.bs)

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.utils.data import WeightedRandomSampler
@@ -14,7 +14,18 @@ from minifast.seeds import keyed_generator
 __all__ = ['PartialDL', 'WeightedDL']
 
 
-class WeightedDL(TfmdDL):
+class _DrawnDL(TfmdDL):
+    """A loader one argument of which, `_draw`, is about its items: a loader of others is made without it."""
+
+    _draw: ClassVar[str]
+
+    def new(self, dataset: Any = None, cls: type | None = None, **kwargs: Any) -> TfmdDL:
+        """A loader like this one, of `dataset` if given, with some arguments changed."""
+        draw = {self._draw: getattr(self, self._draw)} if dataset is None and cls is None else {}
+        return super().new(dataset, cls, **{**draw, **kwargs})
+
+
+class WeightedDL(_DrawnDL):
     """Where it shuffles, draws as many items as there are, with replacement and as often as their weights say.
 
     Args:
@@ -27,17 +38,14 @@ class WeightedDL(TfmdDL):
         ValueError: there are not as many weights as items.
     """
 
+    _draw = 'wgts'
+
     def __init__(self, dataset: Any = None, bs: int | None = 64, wgts: Sequence[float] | None = None,
                  **kwargs: Any) -> None:
         super().__init__(dataset, bs=bs, **kwargs)
         self.wgts = None if wgts is None else torch.as_tensor(wgts, dtype=torch.double)
         if wgts is not None and len(wgts) != self.n:
             raise ValueError(f'{len(wgts)} weights for {self.n} items: give one an item')
-
-    def new(self, dataset: Any = None, cls: type | None = None, **kwargs: Any) -> TfmdDL:
-        """A loader like this one; of another data set without the weights, which belong to these items."""
-        weights = {'wgts': self.wgts} if dataset is None and cls is None else {}
-        return super().new(dataset, cls, **{**weights, **kwargs})
 
     def get_idxs(self) -> Any:
         """The indices of a pass, a function of the weights, the seed and the epoch."""
@@ -47,7 +55,7 @@ class WeightedDL(TfmdDL):
                                           generator=keyed_generator(self._at.seed, ORDER, self._at.epoch)))
 
 
-class PartialDL(TfmdDL):
+class PartialDL(_DrawnDL):
     """Draws `partial_n` of the items, another part each epoch, so that an epoch is a short one.
 
     Args:
@@ -57,14 +65,11 @@ class PartialDL(TfmdDL):
         **kwargs: see `TfmdDL`.
     """
 
+    _draw = 'partial_n'
+
     def __init__(self, dataset: Any = None, bs: int | None = 64, partial_n: int | None = None, **kwargs: Any) -> None:
         super().__init__(dataset, bs=bs, **kwargs)
         self.partial_n = min(partial_n, self.n) if partial_n else None
-
-    def new(self, dataset: Any = None, cls: type | None = None, **kwargs: Any) -> TfmdDL:
-        """A loader like this one; of another data set all of it."""
-        part = {'partial_n': self.partial_n} if dataset is None and cls is None else {}
-        return super().new(dataset, cls, **{**part, **kwargs})
 
     def get_idxs(self) -> Any:
         """The indices of a pass, a function of the seed and the epoch."""
@@ -73,6 +78,4 @@ class PartialDL(TfmdDL):
         return order(self.n, self._at.seed, self._at.epoch)[:self.partial_n]
 
     def __len__(self) -> int:
-        if self.partial_n is None:
-            return super().__len__()
-        return self.partial_n // self.bs if self.drop_last else -(-self.partial_n // self.bs)
+        return super().__len__() if self.partial_n is None else self._batches_of(self.partial_n)

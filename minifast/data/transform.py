@@ -177,13 +177,14 @@ class Transform(metaclass=_TransformMeta):
         return f'{self.name}(enc:{enc},dec:{dec})'
 
     def __call__(self, x: Any, *args: Any, split_idx: int | None = None, **kwargs: Any) -> Any:
-        left_out = self.split_idx is not None and split_idx != self.split_idx
-        return x if left_out else self._apply('encodes', x, *args, **kwargs)
+        return self._apply('encodes', x, *args, **kwargs) if self._is_for(split_idx) else x
 
     def decode(self, x: Any, *args: Any, split_idx: int | None = None, **kwargs: Any) -> Any:
         """Undo the transform, for showing."""
-        left_out = self.split_idx is not None and split_idx != self.split_idx
-        return x if left_out else self._apply('decodes', x, *args, **kwargs)
+        return self._apply('decodes', x, *args, **kwargs) if self._is_for(split_idx) else x
+
+    def _is_for(self, split_idx: int | None) -> bool:
+        return self.split_idx is None or split_idx == self.split_idx
 
     def setup(self, items: Any = None, train_setup: bool = False) -> Any:
         """Prepare from the items (`setups`), of which only the training ones are looked at if `train_setup`."""
@@ -291,7 +292,7 @@ class RandTransform(DisplayedTransform):
 
     def draws(self, split_idx: int | None) -> bool:
         """Whether what it does to a sample of this split is not the same each time."""
-        return self.split_idx is None or split_idx == self.split_idx
+        return self._is_for(split_idx)
 
     def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> Any:
         """The parameters for one sample or batch, None to leave it alone."""
@@ -307,7 +308,7 @@ class RandTransform(DisplayedTransform):
 
     def __call__(self, b: Any, split_idx: int | None = None, generator: torch.Generator | None = None,
                  **kwargs: Any) -> Any:
-        if self.split_idx is not None and split_idx != self.split_idx:
+        if not self._is_for(split_idx):
             return b
         if type(self).draw is RandTransform.draw:
             self.before_call(b, split_idx=split_idx)

@@ -136,5 +136,7 @@ def _by_loss(learn: Any, ds_idx: int, vocab: Sequence) -> dict[Any, list[Path]]:
     _, targets, losses = learn.get_preds(ds_idx=ds_idx, with_loss=True)
     if not isinstance(targets, Tensor) or targets.ndim != 1:
         raise TypeError('a cleaner needs one class an item')
-    order = losses.argsort(descending=True, stable=True).tolist()
-    return {label: [Path(items[i]) for i in order if vocab[int(targets[i])] == label] for label in vocab}
+    codes, ranked = targets.tolist(), {label: [] for label in vocab}
+    for i in losses.argsort(descending=True, stable=True).tolist():
+        ranked[vocab[codes[i]]].append(Path(items[i]))
+    return ranked
