@@ -140,6 +140,8 @@ def test_vision_learner_without_weights_and_network_says_what_is_missing(dls, tm
         monkeypatch.setenv(name, 'http://127.0.0.1:9')  # nobody listens there
     with pytest.raises(room.WeightsNotFoundError, match=r'resnet18-f37072fd\.pth.*weights=FILE.*pretrained=False'):
         vision_learner(dls, resnet18)
+    with pytest.raises(room.WeightsNotFoundError, match=r'resnet18-f37072fd\.pth'):
+        room.create_body(resnet18)
     assert not normalizers(dls)
 
 

@@ -12,9 +12,8 @@ from torch import nn
 
 from minifast.layers import Mish
 from minifast.vision import models
-from minifast.vision.models.body import (TimmBody, create_body, cut_model, default_split, has_pool_type, meta_of,
-                                         update_first_layer)
-from minifast.vision.models.create import (arch_from_name, arch_name, create_cnn_model, create_timm_model,
+from minifast.vision.models.body import TimmBody, cut_model, default_split, has_pool_type, meta_of, update_first_layer
+from minifast.vision.models.create import (arch_from_name, arch_name, create_body, create_cnn_model, create_timm_model,
                                            create_unet_model, create_vision_model, model_recipe)
 from minifast.vision.models.head import create_head
 from minifast.vision.models.unet import DynamicUnet

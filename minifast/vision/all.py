@@ -48,7 +48,7 @@ from minifast.vision.learner import (
     create_vision_model, cut_model, default_split, has_pool_type, model_meta, plot_top_losses, TimmBody, unet_learner,
     vision_learner, WeightsNotFoundError,
 )
-from minifast.vision.models.body import first_layer, meta_of, update_first_layer
+from minifast.vision.models.body import body_of, first_layer, meta_of, update_first_layer
 from minifast.vision.models.create import arch_from_name, arch_name, model_recipe
 from minifast.vision.models.tvm import (
     AlexNet_Weights, ConvNeXt_Base_Weights, ConvNeXt_Large_Weights, ConvNeXt_Small_Weights, ConvNeXt_Tiny_Weights,
@@ -84,7 +84,7 @@ from minifast.vision.models.xresnet import (
 __all__ = [
     'add_head', 'AddMaskCodes', 'affine_mat', 'AffineCoordTfm', 'alexnet', 'AlexNet_Weights', 'apply_perspective',
     'arch_from_name', 'arch_name', 'as_weights_file', 'aug_transforms', 'BadImageError', 'barrier', 'bb_pad',
-    'BBoxBlock', 'BBoxLabeler', 'BBoxLblBlock', 'BILINEAR', 'Brightness', 'cached_file', 'channels_of',
+    'BBoxBlock', 'BBoxLabeler', 'BBoxLblBlock', 'BILINEAR', 'body_of', 'Brightness', 'cached_file', 'channels_of',
     'check_folder', 'cifar_stats', 'clip_remove_empty', 'cnn_learner', 'Contrast', 'convnext_base',
     'ConvNeXt_Base_Weights', 'convnext_large', 'ConvNeXt_Large_Weights', 'convnext_small', 'ConvNeXt_Small_Weights',
     'convnext_tiny', 'ConvNeXt_Tiny_Weights', 'create_body', 'create_cnn_model', 'create_head', 'create_timm_model',

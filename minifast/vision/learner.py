@@ -17,11 +17,10 @@ from minifast.optimizer import Adam
 from minifast.torch_core import check_kwargs, defaults
 from minifast.vision.data import show_results
 from minifast.vision.models.body import _resnet_split as _resnet_split  # private in fastai, and taken from here too
-from minifast.vision.models.body import (TimmBody, create_body, cut_model, default_split, has_pool_type, meta_of,
-                                         model_meta)
+from minifast.vision.models.body import TimmBody, cut_model, default_split, has_pool_type, meta_of, model_meta
 from minifast.vision.models.body import update_first_layer as _update_first_layer  # noqa: F401
-from minifast.vision.models.create import (arch_from_name, create_cnn_model, create_timm_model, create_unet_model,
-                                           create_vision_model, model_recipe)
+from minifast.vision.models.create import (arch_from_name, create_body, create_cnn_model, create_timm_model,
+                                           create_unet_model, create_vision_model, model_recipe)
 from minifast.vision.models.head import add_head, create_head
 from minifast.vision.models.weights import WeightsNotFoundError
 

@@ -1,7 +1,6 @@
 """Bodies: where an architecture is cut, how its body is split into parameter groups, how many channels it takes."""
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +13,7 @@ from minifast.torch_core import params
 from minifast.vision.core import imagenet_stats
 from minifast.vision.models import tvm, xresnet
 
-__all__ = ['TimmBody', 'create_body', 'cut_model', 'default_split', 'first_layer', 'has_pool_type', 'meta_of',
+__all__ = ['TimmBody', 'body_of', 'cut_model', 'default_split', 'first_layer', 'has_pool_type', 'meta_of',
            'model_meta', 'update_first_layer']
 
 
@@ -38,22 +37,19 @@ def cut_model(model: nn.Module, cut: int | Callable[[nn.Module], nn.Module]) -> 
     raise TypeError(f'cut={cut!r}: give the index of the first child to leave out, or a function model -> body')
 
 
-def create_body(model: nn.Module | Callable[..., nn.Module], n_in: int = 3, pretrained: bool = True,
-                cut: int | Callable[[nn.Module], nn.Module] | None = None) -> nn.Module:
+def body_of(model: nn.Module, n_in: int = 3, pretrained: bool = True,
+            cut: int | Callable[[nn.Module], nn.Module] | None = None) -> nn.Module:
     """The body of an image model: [B,n_in,H,W] -> features [B,nf,h,w].
 
     Args:
-        model: a whole model, taking 3 channels; or the function that makes it (`resnet18`), as in earlier releases.
+        model: a whole model, taking 3 channels.
         n_in: input channels; for other than 3 the first layer is replaced.
-        pretrained: keep what the first layer has learnt when it is replaced; of a function, make it with its weights.
+        pretrained: keep what the first layer has learnt when it is replaced.
         cut: see `cut_model`; default: before the last child that pools.
 
     Raises:
         ValueError: no child pools, so it is not known where to cut.
     """
-    if not isinstance(model, nn.Module):
-        named = 'weights' in inspect.signature(model).parameters
-        model = model(weights='DEFAULT' if pretrained else None) if named else model(pretrained=pretrained)
     update_first_layer(model, n_in, pretrained)
     if cut is None:
         pooling = [i for i, child in enumerate(model.children()) if has_pool_type(child)]
@@ -151,7 +147,7 @@ def _table() -> dict[Callable, dict[str, Any]]:
 
 
 model_meta: dict[Callable, dict[str, Any]] = _table()
-"""For each known architecture: `cut` (see `create_body`), `split` (model -> parameter groups), `stats` of the pictures
+"""For each known architecture: `cut` (see `body_of`), `split` (model -> parameter groups), `stats` of the pictures
 its weights were trained on, and `weights`, the name of torchvision's best. Add an entry for one of your own."""
 
 

@@ -15,13 +15,13 @@ from minifast import layers
 from minifast.arguments import near_match
 from minifast.callback.hook import num_features_model
 from minifast.vision.models import tvm, xresnet
-from minifast.vision.models.body import TimmBody, create_body, meta_of, update_first_layer
+from minifast.vision.models.body import TimmBody, body_of, meta_of, update_first_layer
 from minifast.vision.models.head import add_head
 from minifast.vision.models.unet import DynamicUnet
 from minifast.vision.models.weights import (as_weights_file, channels_of, fetch_weights, fill_body, named_weights,
                                             read_weights, state_of)
 
-__all__ = ['arch_from_name', 'arch_name', 'create_cnn_model', 'create_timm_model', 'create_unet_model',
+__all__ = ['arch_from_name', 'arch_name', 'create_body', 'create_cnn_model', 'create_timm_model', 'create_unet_model',
            'create_vision_model', 'model_recipe']
 
 Arch = Callable[..., nn.Module]
@@ -65,6 +65,24 @@ def _is_torchvision(arch: Arch) -> bool:
 
 # ---------------------------------------------------------------- bodies with their weights
 
+def create_body(model: nn.Module | Arch, n_in: int = 3, pretrained: bool = True,
+                cut: int | Callable[[nn.Module], nn.Module] | None = None) -> nn.Module:
+    """The body of an image model: [B,n_in,H,W] -> features [B,nf,h,w].
+
+    Args:
+        model: a whole model, taking 3 channels; or the function that makes it (`resnet18`), as in earlier releases.
+        n_in: input channels; for other than 3 the first layer is replaced.
+        pretrained: keep what the first layer has learnt when it is replaced; of a function, load its weights.
+        cut: see `cut_model`; default: before the last child that pools.
+
+    Raises:
+        ValueError: no child pools, so it is not known where to cut.
+        WeightsNotFoundError: the pretrained weights are not to be had.
+    """
+    return (body_of(model, n_in, pretrained, cut) if isinstance(model, nn.Module)
+            else _body(model, pretrained, None, cut, n_in))
+
+
 def _body(arch: Arch, pretrained: bool, weights: Any, cut: int | Callable | None, n_in: int) -> nn.Module:
     """The body of an architecture, filled with the weights that were asked for."""
     meta = meta_of(arch)
@@ -78,20 +96,20 @@ def _body(arch: Arch, pretrained: bool, weights: Any, cut: int | Callable | None
     wanted = meta.get('weights') if weights is None and pretrained else weights
     if _is_torchvision(arch):
         if not pretrained and weights is None:
-            return create_body(arch(weights=None), n_in, False, cut)
+            return body_of(arch(weights=None), n_in, False, cut)
         chosen = named_weights(arch, wanted)
         return _filled_body(arch, state_of(fetch_weights(chosen.url)), str(chosen), cut, n_in)
     if weights is not None and 'weights' not in meta:
         raise ValueError(f'{getattr(arch, "__name__", arch)} has no named weights; got weights={weights!r}: '
                          'give the path of a file')
     model = arch(weights=wanted) if 'weights' in meta else arch(pretrained=pretrained)
-    return create_body(model, n_in, pretrained, cut)
+    return body_of(model, n_in, pretrained, cut)
 
 
 def _filled_body(arch: Arch, state: dict, source: str, cut: int | Callable | None, n_in: int) -> nn.Module:
     model = arch(weights=None) if _is_torchvision(arch) else arch(pretrained=False)
     channels = channels_of(state, n_in)
-    body = create_body(model, channels, False, cut)
+    body = body_of(model, channels, False, cut)
     fill_body(body, model, state, source)
     if channels != n_in:
         update_first_layer(body, n_in, pretrained=True)
