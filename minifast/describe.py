@@ -6,9 +6,14 @@ name and has to be handed in again; until then a stand-in takes its place, which
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
+import math
 import re
-from collections.abc import Callable, Mapping
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -22,12 +27,16 @@ from torch import Tensor, nn
 from minifast import losses, markers
 from minifast.data.pipeline import Pipeline, mk_transform, transform_config, transform_from_config
 from minifast.data.transform import Transform
+from minifast.limits import MODEL, Kind, check_arguments
 from minifast.tensorguard import UnsafeFileError
 from minifast.torch_core import get_model, looking
-from minifast.vision import core
+from minifast.vision import augment as _augment  # noqa: F401  the rooms whose transforms a file may name are loaded
+from minifast.vision import core, points
+from minifast.vision import data as _data  # noqa: F401
 
 __all__ = ['UserLoss', 'UserTransform', 'build_kinds', 'build_loss', 'build_model', 'build_pipeline', 'build_types',
-           'describe_kinds', 'describe_loss', 'describe_model', 'describe_pipeline', 'describe_types', 'import_name']
+           'describe_kinds', 'describe_loss', 'describe_model', 'describe_pipeline', 'describe_types', 'import_name',
+           'is_known_arch', 'refusing']
 
 
 def import_name(obj: Any) -> str:
@@ -36,14 +45,26 @@ def import_name(obj: Any) -> str:
     return f'{getattr(owner, "__module__", "?")}.{owner.__qualname__}'
 
 
+@contextmanager
+def refusing(file: Any, what: str) -> Iterator[None]:
+    """Whatever goes wrong inside is the file's fault: one error, which names it.
+
+    Raises:
+        UnsafeFileError: anything was raised inside.
+    """
+    try:
+        yield
+    except UnsafeFileError:
+        raise
+    except Exception as error:  # a constructor may raise anything for arguments that make no sense
+        raise UnsafeFileError(f'{file}: {what} ({str(error) or type(error).__name__})') from error
+
+
 # ---------------------------------------------------------------- models
 
-_BUILDERS = ('create_vision_model', 'create_unet_model')
-_SIZES = ('n_out', 'n_in', 'lin_ftrs', 'img_size')
-_FLAGS = ('concat_pool', 'pool', 'first_bn', 'bn_final', 'lin_first', 'blur', 'blur_final', 'self_attention',
-          'last_cross', 'bottle', 'cut', 'ps', 'y_range', 'norm_type', 'ks', 'padding', 'bias', 'bn_1st', 'transpose',
-          'bias_std', 'groups', 'dilation', 'padding_mode')
-_SIZE_LIMIT, _LIST_LIMIT = 1 << 20, 100
+_BUILDERS = tuple(f'{home}.create_{kind}_model' for home in ('minifast.vision.learner', 'minifast.vision.models.create')
+                  for kind in ('vision', 'unet'))
+_LIST_LIMIT, _UNET_PIXELS = 100, 1 << 22
 
 
 def describe_model(learn: Any) -> dict[str, Any]:
@@ -71,56 +92,94 @@ def _call_recipe(recipe: Mapping[str, Any]) -> nn.Module:
 def build_model(recipe: Any, state: Mapping[str, Tensor], file: Any) -> nn.Module:
     """The model that a recipe describes; it is first laid out without memory and compared with the weights `state`.
 
+    No memory is asked for that the file has no bytes for: layers are compared with its weights before they are made.
+
     Raises:
         UnsafeFileError: the recipe is none of minifast's, or asks for another model than the weights are of.
     """
     _check_recipe(recipe, file)
-    try:
-        with torch.device('meta'), looking():
-            outline = _call_recipe(recipe)
-    except Exception as error:  # a builder may raise anything for arguments that make no sense
-        raise UnsafeFileError(f'{file}: its model cannot be built ({error})') from error
+    outline = _outline(recipe, file)
     wanted = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
     if _shapes(outline) != wanted:
         raise UnsafeFileError(f'{file}: its weights are not those of the model that it describes')
-    with looking():
+    with refusing(file, 'its model cannot be built'), looking():
+        return _call_recipe(_small(recipe, outline, file))
+
+
+def _outline(recipe: Mapping[str, Any], file: Any) -> nn.Module:
+    with refusing(file, 'its model cannot be built'), torch.device('meta'), looking():
         return _call_recipe(recipe)
 
 
+def _small(recipe: dict[str, Any], outline: nn.Module, file: Any) -> dict[str, Any]:
+    """A recipe of the same layers for which no large picture is made: a U-Net is laid out by running its body.
+
+    Which layers halve a size depends on what is left when it is divided by 64, and not on how often 64 goes into it.
+    """
+    size = recipe['kwargs'].get('img_size')
+    if size is None or max(size) <= 128:
+        return recipe
+    small = {**recipe, 'kwargs': {**recipe['kwargs'], 'img_size': [side if side <= 128 else side % 64 + 64
+                                                                   for side in size]}}
+    if repr(_outline(small, file)) == repr(outline):
+        return small
+    if math.prod(size) > _UNET_PIXELS:
+        raise UnsafeFileError(f'{file}: its U-Net is laid out for pictures of the size {size}, which is too large to '
+                              'try out')
+    return recipe
+
+
 def _check_recipe(recipe: Any, file: Any) -> None:
+    """Refuse what no export of minifast says; nothing is imported to decide about it."""
     def refuse(what: str) -> None:
         raise UnsafeFileError(f'{file}: the recipe of its model {what}, which no export of minifast does')
-    if not isinstance(recipe, dict) or set(recipe) != {'builder', 'kwargs'} or not isinstance(recipe['kwargs'], dict):
+    if not isinstance(recipe, dict) or set(recipe) != {'builder', 'kwargs'}:
         refuse('is malformed')
-    home, _, builder = str(recipe['builder']).rpartition('.')
-    if home not in ('minifast.vision.learner', 'minifast.vision.models.create') or builder not in _BUILDERS:
+    if recipe['builder'] not in _BUILDERS:
         refuse(f'names {recipe["builder"]!r}')
-    for name, value in recipe['kwargs'].items():
-        if isinstance(value, list) and (len(value) > _LIST_LIMIT or any(isinstance(v, (list, dict)) for v in value)):
-            refuse(f'gives a long list for {name!r}')
-        if name == 'arch':
-            if not isinstance(value, str) or not re.fullmatch(r'[\w.]+', value):
-                refuse(f'names the architecture {value!r}')
-        elif name == 'pretrained' or name == 'init':
-            if value:
-                refuse(f'has {name}={value!r}')
-        elif name == 'act_cls':
-            if value not in torch.nn.modules.activation.__all__:
-                refuse(f'names the activation {value!r}')
-        elif name in _SIZES:
-            sizes = value if isinstance(value, list) else [value]
-            if not all(s is None or (isinstance(s, int) and 0 < s <= _SIZE_LIMIT) for s in sizes):
-                refuse(f'has {name}={value!r}')
-        elif name == 'custom_head' or name == 'weights':
-            if value is not None:
-                refuse(f'has {name}={value!r}')
-        elif name not in _FLAGS:
-            refuse(f'has an argument {name!r}')
+    kwargs = recipe['kwargs']
+    try:
+        check_arguments(kwargs, MODEL)
+    except ValueError as error:
+        raise UnsafeFileError(f'{file}: the recipe of its model makes no sense: {error}') from error
+    if kwargs.get('pretrained'):
+        refuse('has pretrained=True')
+    if kwargs.get('act_cls') not in (None, *nn.modules.activation.__all__):
+        refuse(f'names the activation {kwargs["act_cls"]!r}')
+    if not is_known_arch(kwargs.get('arch')):
+        refuse(f'names the architecture {kwargs.get("arch")!r}')
+
+
+def is_known_arch(arch: Any) -> bool:
+    """Whether a name is one of torchvision's, ours or timm's architectures, told without importing any of them."""
+    home, _, name = arch.rpartition('.') if isinstance(arch, str) else ('', '', '')
+    if home == 'minifast.vision.models.xresnet':
+        ours = Path(__file__).parent / 'vision' / 'models' / 'xresnet.py'
+        return _defines(ours, rf'^{re.escape(name)} = _(plain|se)\(')
+    if home == 'torchvision.models':
+        return _registered('torchvision', name)
+    model, _, tag = arch.partition('.') if isinstance(arch, str) else ('', '', '')
+    timm = sys.modules.get('timm')  # where it is loaded, models of the user's may be registered too
+    return bool(re.fullmatch(r'\w+', model) and re.fullmatch(r'[\w-]*', tag)) and (
+        _registered('timm', model) or (timm is not None and timm.is_model(model)))
+
+
+def _registered(package: str, name: str) -> bool:
+    """Whether the source of a package of models has a function of this name that is registered as a model."""
+    spec = importlib.util.find_spec(package)
+    folders = spec.submodule_search_locations if spec is not None else []
+    return any(_defines(file, rf'^@register_model\b(.*\n@.*)*.*\ndef {re.escape(name)}\(') for folder in folders or []
+               for file in sorted(Path(folder, 'models').glob('*.py')))
+
+
+def _defines(file: Path, pattern: str) -> bool:
+    return re.search(pattern, file.read_text(encoding='utf-8'), re.MULTILINE) is not None
 
 
 # ---------------------------------------------------------------- losses
 
 _flat = {nn.BCELoss: 'BCELossFlat', nn.MSELoss: 'MSELossFlat', nn.L1Loss: 'L1LossFlat'}
+_WEIGHTS = Kind(-1e30, 1e30, 1 << 24)
 _own_losses = tuple(name for name in losses.__all__ if name != 'BaseLoss')
 _functions = ('binary_cross_entropy', 'binary_cross_entropy_with_logits', 'cross_entropy', 'huber_loss', 'kl_div',
               'l1_loss', 'mse_loss', 'multi_margin_loss', 'multilabel_margin_loss', 'multilabel_soft_margin_loss',
@@ -143,6 +202,8 @@ def _arguments(obj: Any) -> dict[str, Any]:
 
 def describe_loss(loss: Any) -> dict[str, Any]:
     """A loss as data: `{'class', 'kwargs'}` or `{'function'}` for ours and torch's, `{'user'}` for anything else."""
+    if isinstance(loss, UserLoss):
+        return {'user': loss.name, 'has': [n for n in ('activation', 'decodes') if hasattr(loss, n)]}
     for name in _functions:
         if loss is getattr(F, name):
             return {'function': f'torch.nn.functional.{name}'}
@@ -168,23 +229,28 @@ def build_loss(config: Any, functions: Mapping[str, Any], file: Any) -> Any:
     Raises:
         UnsafeFileError: it names anything but a loss of minifast's or torch's.
     """
-    config = config if isinstance(config, dict) else {}
-    if 'user' in config:
-        return functions.get(config['user']) or UserLoss(str(config['user']), config.get('has', []))
-    home, _, name = str(config.get('function') or config.get('class')).rpartition('.')
-    if 'function' in config and home == 'torch.nn.functional' and name in _functions:
-        return getattr(F, name)
-    cls = None
-    if home == 'torch.nn' and name in nn.modules.loss.__all__:
-        cls = getattr(nn, name)
-    elif home == 'minifast.losses' and name in _own_losses:
-        cls = getattr(losses, name)
-    if cls is None or not isinstance(config.get('kwargs'), dict):
-        raise UnsafeFileError(f'{file}: its loss is {config!r}, which is none of minifast or torch')
-    try:
-        return cls(**{k: torch.tensor(v['tensor']) if isinstance(v, dict) else v for k, v in config['kwargs'].items()})
-    except (TypeError, ValueError, KeyError, RuntimeError) as error:
-        raise UnsafeFileError(f'{file}: its loss {name} cannot be made ({error})') from error
+    with refusing(file, f'its loss {str(config)[:200]} cannot be made'):
+        if 'user' in config:
+            name, has = config['user'], config.get('has', [])
+            if not isinstance(name, str) or not isinstance(has, list):
+                raise ValueError('a loss of the user has a name')
+            given = functions.get(name)
+            return UserLoss(name, has) if given is None else given
+        if 'function' in config:
+            home, _, name = config['function'].rpartition('.')
+            if home == 'torch.nn.functional' and name in _functions:
+                return getattr(F, name)
+            raise ValueError('it is no loss of torch')
+        home, _, name = config['class'].rpartition('.')
+        if home == 'torch.nn' and name in nn.modules.loss.__all__:
+            cls = getattr(nn, name)
+        elif home == 'minifast.losses' and name in _own_losses:
+            cls = getattr(losses, name)
+        else:
+            raise ValueError('it is none of minifast or torch')
+        check_arguments(config['kwargs'], {'weight': _WEIGHTS, 'pos_weight': _WEIGHTS}, Kind(-1e9, 1e9, 0))
+        return cls(**{k: torch.tensor(v['tensor']) if isinstance(v, dict) else v
+                      for k, v in config['kwargs'].items()})
 
 
 class UserLoss:
@@ -220,19 +286,37 @@ class UserLoss:
 # ---------------------------------------------------------------- transforms
 
 def describe_pipeline(tfms: Any) -> list[dict[str, Any]]:
-    """Transforms as data, one dict each, with `order` and `split_idx`; the user's as `{'user': import name}`."""
+    """Transforms as data, one dict each, with `order` and `split_idx`; the user's as `{'user': import name}`.
+
+    Raises:
+        ValueError: one has larger arguments than a description may have.
+    """
     found = []
     for tfm in tfms:
         if isinstance(tfm, Pipeline):
             found += describe_pipeline(tfm)
             continue
-        try:
-            config = transform_config(tfm)
-        except TypeError:
-            name = _user_name(tfm)
-            config = {'function' if name in _harmless else 'user': name}
-        found.append({**config, 'order': tfm.order, 'split_idx': tfm.split_idx})
+        found.append({**_describe_transform(tfm), 'order': tfm.order, 'split_idx': tfm.split_idx})
     return found
+
+
+def _describe_transform(tfm: Any) -> dict[str, Any]:
+    if isinstance(tfm, UserTransform):
+        return {'user': tfm.user_name}
+    config = None
+    try:
+        config = transform_config(tfm)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # they were given when it was made
+            transform_from_config(config)  # what is written can be read
+        return config
+    except TypeError:
+        pass  # code of the user's, or what cannot be told as data
+    except ValueError as error:
+        if 'function' not in config:
+            raise ValueError(f'{tfm.name} cannot be exported: {error}') from error
+    name = _user_name(tfm)
+    return {'function' if name in _harmless else 'user': name}
 
 
 def _user_name(tfm: Any) -> str:
@@ -241,11 +325,9 @@ def _user_name(tfm: Any) -> str:
     return import_name(tfm)
 
 
+_ORDER, _SPLIT = Kind(-1e9, 1e9, 0, (int, float)), Kind(0, 100, 0, (int, type(None)))
 _harmless = {'fastcore.imports.noop': noop, 'builtins.str': str, 'builtins.int': int, 'builtins.float': float,
              'builtins.bool': bool, 'pathlib.Path': Path}
-_PIXEL_LIMIT = 1 << 14
-_functions_from = ('minifast.data.transforms', 'minifast.data.core', 'minifast.vision.core', 'minifast.torch_core',
-                   'minifast.markers')
 
 
 def build_pipeline(configs: Any, functions: Mapping[str, Callable], file: Any) -> list[Transform]:
@@ -254,39 +336,33 @@ def build_pipeline(configs: Any, functions: Mapping[str, Callable], file: Any) -
     Raises:
         UnsafeFileError: one names anything but a transform of minifast's.
     """
-    made = []
-    if not isinstance(configs, list) or len(configs) > _LIST_LIMIT:
-        raise UnsafeFileError(f'{file}: its transforms are no list of transforms')
-    for config in configs:
-        try:
-            tfm = _build_transform(config, functions)
-            tfm.order, tfm.split_idx = float(config['order']), config['split_idx']
-        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, RecursionError, IndexError) as error:
-            raise UnsafeFileError(f'{file}: one of its transforms cannot be made ({error})') from error
-        made.append(tfm)
-    return made
+    with refusing(file, 'its transforms cannot be made'):
+        if not isinstance(configs, list) or len(configs) > _LIST_LIMIT:
+            raise ValueError('they are no list of transforms')
+        return [_build_transform(config, functions) for config in configs]
 
 
 def _build_transform(config: Mapping[str, Any], functions: Mapping[str, Callable]) -> Transform:
+    order, split_idx = config['order'], config['split_idx']
+    check_arguments({'order': order, 'split_idx': split_idx}, {'order': _ORDER, 'split_idx': _SPLIT})
     if 'user' in config:
+        if not isinstance(config['user'], str):
+            raise ValueError('a transform of the user has a name')
         given = functions.get(config['user'])
-        return UserTransform(str(config['user'])) if given is None else mk_transform(given)
-    if 'function' in config and config['function'] in _harmless:
-        return mk_transform(_harmless[config['function']])
-    if 'function' in config:
-        # pictures are opened and names are cut by functions; everything else that minifast can do is none of a file's
-        home = str(config['function']).removesuffix('.create').rpartition('.')[0]
-        if home not in _functions_from:
-            raise ValueError(f'{config["function"]!r} is no function for items')
-    for part in config.get('parts', [config]):
-        size = part.get('kwargs', {}).get('size')
-        if any(isinstance(s, (int, float)) and s > _PIXEL_LIMIT for s in (size if isinstance(size, list) else [size])):
-            raise ValueError(f'pictures of the size {size} are beyond reason')
-    return transform_from_config({k: v for k, v in config.items() if k in ('class', 'kwargs', 'parts', 'function')})
+        tfm = UserTransform(config['user']) if given is None else mk_transform(given)
+    elif 'function' in config and config['function'] in _harmless:
+        tfm = mk_transform(_harmless[config['function']])
+    else:
+        tfm = transform_from_config(config)
+    tfm.order, tfm.split_idx = float(order), split_idx
+    return tfm
 
 
 _plain_types = {f'{t.__module__}.{t.__qualname__}': t for t in (
     str, int, float, bool, bytes, list, tuple, dict, PurePath, np.ndarray, Tensor, Image.Image)}
+
+
+_marked_rooms = {room.__name__: room for room in (core, markers, points)}
 
 
 class _NoSuchType:
@@ -319,8 +395,7 @@ def build_types(names: Any, file: Any) -> list | None:
         elif isinstance(name, str):
             # classes of pictures and of marked tensors, and a few of Python; no other is looked up by a file's word
             home, _, cls = name.rpartition('.')
-            own = getattr({core.__name__: core, markers.__name__: markers}.get(home), cls, None)
-            own = own if isinstance(own, type) else _plain_types.get(name)
+            own = _marked(home, cls) or _plain_types.get(name)
             found.append(own or type('_NoSuchType', (_NoSuchType,), {'import_name': name}))
         else:
             raise UnsafeFileError(f'{file}: the types of its items are malformed')
@@ -342,14 +417,22 @@ def build_kinds(names: Any, file: Any) -> Any:
     """
     if isinstance(names, list) and len(names) <= _LIST_LIMIT:
         return tuple(build_kinds(name, file) for name in names)
-    home, _, name = str(names).rpartition('.')
-    room = {'minifast.markers': markers, core.__name__: core}.get(home)
-    found = getattr(room, name, None)
-    if names is not None and not (isinstance(found, type) and issubclass(found, markers.TensorBase)):
-        if home.startswith('minifast'):
-            raise UnsafeFileError(f'{file}: {name} is no kind of tensor')
+    if names is None:
+        return None
+    home, _, name = names.rpartition('.') if isinstance(names, str) else ('', '', '')
+    found = _marked(home, name)
+    if found is None or not issubclass(found, markers.TensorBase):
+        if not name or home.startswith('minifast'):
+            raise UnsafeFileError(f'{file}: {str(names)[:200]!r} is no kind of tensor')
         return None  # a marker of the user's: its batches decode as plain tensors
     return found
+
+
+def _marked(home: str, name: str) -> type | None:
+    """A class of the rooms of pictures and marked tensors, as it stands there: a room asked for what it does not have
+    would import others to look for it."""
+    found = vars(_marked_rooms[home]).get(name) if home in _marked_rooms else None
+    return found if isinstance(found, type) else None
 
 
 class UserTransform(Transform):

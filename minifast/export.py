@@ -3,7 +3,6 @@ format."""
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,10 @@ from minifast.checkpoint import check_model_state
 from minifast.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
 from minifast.data.pipeline import Pipeline
 from minifast.describe import (build_kinds, build_loss, build_model, build_pipeline, build_types, describe_kinds,
-                               describe_loss, describe_model, describe_pipeline, describe_types)
+                               describe_loss, describe_model, describe_pipeline, describe_types, refusing)
 from minifast.distributed import rank_distrib
 from minifast.hardware import fast_paths
+from minifast.limits import TRANSFORM, Kind, check_arguments, check_tree
 from minifast.tensorfile import UnsafeFileError, read_tensors, storable, write_atomic
 from minifast.torch_core import default_device, get_model
 from minifast.training_state import environment
@@ -29,7 +29,7 @@ from minifast.training_state import environment
 __all__ = ['FORMAT', 'VERSION', 'export_learner', 'read_export']
 
 FORMAT, VERSION = 'minifast-export', 1
-_JSON_LIMIT = 64 << 20
+_JSON_LIMIT, _VALUES_LIMIT, _CONTAINERS_LIMIT = 64 << 20, 1 << 22, 1 << 18
 _STAGES = ('after_item', 'before_batch', 'after_batch')
 
 
@@ -122,7 +122,8 @@ def read_export(fname: str | Path, cpu: bool = True, model: nn.Module | None = N
     functions = dict(functions or {})
     model = _model(model, meta['model'], state, path)
     device = 'cpu' if cpu else default_device()
-    dls = _build_data(meta['data'], functions, device, path)
+    with refusing(path, 'what it tells of its data makes no sense'):
+        dls = _build_data(meta['data'], functions, device, path)
     settings = _read_settings(meta['learner'], path)
     model.to(device)
     if settings.pop('channels_last', False):
@@ -138,22 +139,36 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(found, dict) or found.get('format') != FORMAT:
         raise ValueError(f'{path} is a file of tensors and no export: exports are written by learn.export(); weights '
                          'are read into a learner by learn.load')
-    if not isinstance(found.get('version'), int) or found['version'] > VERSION:
+    if type(found.get('version')) is not int or not 0 < found['version'] <= VERSION:
         raise ValueError(f'{path} has the export format {found.get("version")!r}, this minifast reads up to {VERSION}: '
                          'install a newer one')
     text = found.get('meta')
     if not isinstance(text, str) or len(text) > _JSON_LIMIT:
         raise UnsafeFileError(f'{path}: the description in it is malformed')
-    try:
-        meta = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UnsafeFileError(f'{path}: the description in it is malformed ({error})') from error
+    with refusing(path, 'the description in it is malformed'):
+        # in memory each value takes many times what it takes in the text
+        if text.count(',') > _VALUES_LIMIT or text.count('[') + text.count('{') > _CONTAINERS_LIMIT:
+            raise ValueError('it holds too many values')
+        meta = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
+        check_tree(meta)
     parts = ('model', 'loss', 'data', 'learner')
     if not isinstance(meta, dict) or not all(isinstance(meta.get(part), dict) for part in parts):
         raise UnsafeFileError(f'{path}: the description in it lacks one of {", ".join(parts)}')
     if not isinstance(found.get('model'), dict):
         raise UnsafeFileError(f'{path} holds no weights')
     return found['model'], meta
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a name given twice one reader takes the first, another the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError('a name is given twice')
+    return found
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f'{text} is no number of JSON')
 
 
 def _model(model: nn.Module | None, described: dict[str, Any], state: dict[str, Tensor], path: Path) -> nn.Module:
@@ -170,7 +185,7 @@ def _model(model: nn.Module | None, described: dict[str, Any], state: dict[str, 
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30
 
 
 def _read_settings(settings: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -180,13 +195,18 @@ def _read_settings(settings: dict[str, Any], path: Path) -> dict[str, Any]:
             found[name] = slice(value[0] if _number(value[0]) else None, value[1])
         elif name in ('lr', 'wd') and (_number(value) or (name == 'wd' and value is None)):
             found[name] = value
-        elif name == 'moms' and isinstance(value, list) and all(map(_number, value)):
+        elif name == 'moms' and isinstance(value, list) and len(value) <= 3 and all(map(_number, value)):
             found[name] = tuple(value)
         elif name in ('wd_bn_bias', 'train_bn', 'channels_last') and isinstance(value, bool):
             found[name] = value
         else:
             raise UnsafeFileError(f'{path}: {name}={value!r} is no setting of a learner')
     return found
+
+
+_count = Kind(1, 1 << 20, 0, (int, type(None)))
+_DATA = {'bs': _count, 'n_inp': _count, 'single': Kind(0, 0, 0, (bool, type(None))), 'classes': TRANSFORM['vocab']}
+_SET_BY_USER = {'vocab': TRANSFORM['vocab'], 'c': Kind(0, 1 << 20, 100)}
 
 
 class _NoItems(Dataset):
@@ -213,10 +233,8 @@ class _NoItems(Dataset):
 def _build_data(data: dict[str, Any], functions: Mapping[str, Any], device: Any, path: Path) -> DataLoaders:
     """Empty loaders with the transforms and the classes of the exported ones."""
     bs, n_inp, own = data.get('bs'), data.get('n_inp'), data.get('set_by_user')
-    if not all(n is None or (isinstance(n, int) and 0 < n < 1 << 20) for n in (bs, n_inp)):
-        raise UnsafeFileError(f'{path}: bs={bs!r}, n_inp={n_inp!r} make no sense')
-    if not isinstance(own, dict) or not set(own) <= {'vocab', 'c'}:
-        raise UnsafeFileError(f'{path}: what was set on its data is malformed')
+    check_arguments({name: data.get(name) for name in ('bs', 'n_inp', 'single', 'classes')}, _DATA)
+    check_arguments(own, _SET_BY_USER)
     if data.get('items') is None:
         classes = data.get('classes')
         dls = DataLoaders(*[TorchLoader(_NoItems(classes), batch_size=bs or 64) for _ in range(2)], device=device)
@@ -231,8 +249,9 @@ def _own_data(data: dict[str, Any], functions: Mapping[str, Any], bs: int, n_inp
               path: Path) -> DataLoaders:
     if not isinstance(data['items'], list) or not 0 < len(data['items']) < 20:
         raise UnsafeFileError(f'{path}: the transforms of its items are malformed')
-    if not all(isinstance(part, dict) for part in data['items']):
-        raise UnsafeFileError(f'{path}: the transforms of its items are malformed')
+    if not all(isinstance(part, dict) for part in data['items']) or (
+            not data.get('single') and (n_inp or 0) > len(data['items'])):
+        raise UnsafeFileError(f'{path}: the transforms of its items are malformed, or are fewer than n_inp={n_inp!r}')
     lists = [TfmdLists([], build_pipeline(part.get('tfms'), functions, path), do_setup=False, split_idx=1,
                        types=build_types(part.get('types'), path)) for part in data['items']]
     dataset = lists[0] if data.get('single') else Datasets(tls=lists, n_inp=n_inp)

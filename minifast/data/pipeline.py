@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import enum
 import functools
-import importlib
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
@@ -19,6 +19,7 @@ from minifast.data.dispatch import Overloads, dispatch, typedispatch
 from minifast.data.foreign import TorchvisionTransform, is_torchvision
 from minifast.data.transform import (DisplayedTransform, InplaceTransform, ItemTransform, RandTransform, Transform,
                                      is_sample, retain)
+from minifast.limits import TRANSFORM, Kind, check_arguments
 from minifast.lookup import lookup
 
 __all__ = ['DisplayedTransform', 'InplaceTransform', 'ItemTransform', 'Overloads', 'Pipeline', 'RandTransform',
@@ -228,17 +229,26 @@ def transform_config(tfm: Any) -> dict[str, Any]:
 def transform_from_config(config: Mapping[str, Any]) -> Any:
     """The transform that `transform_config` described.
 
+    A name is looked for among rooms that are loaded, whose list is closed: nothing is imported to decide about it.
+
     Raises:
-        ValueError: the name lies outside of minifast, or is no transform; nothing is imported or called then.
+        ValueError: the name is none of a transform of ours; an argument is of another kind than it may be; nothing is
+            called then.
     """
+    if not isinstance(config, Mapping):
+        raise ValueError(f'{config!r} describes no transform')
     if 'function' in config:
-        return mk_transform(_resolve(config['function']))
-    cls = _resolve(config['class'])
+        return mk_transform(_function(config['function']))
+    cls = _public(config['class'])
     if not (isinstance(cls, type) and issubclass(cls, Transform)):
-        raise ValueError(f'{config["class"]} is no transform')
+        raise ValueError(f'{config["class"]!r} is no transform')
     if 'parts' not in config:
+        check_arguments(config['kwargs'], TRANSFORM, Kind())
         return cls(**config['kwargs'])
-    parts = [transform_from_config(part) for part in config['parts']]
+    parts = config['parts']
+    if not isinstance(parts, list) or not 0 < len(parts) <= 100 or any('parts' in part for part in parts):
+        raise ValueError('its parts are no list of single transforms')
+    parts = [transform_from_config(part) for part in parts]
     total = cls.__new__(cls)
     total.__dict__.update(vars(parts[0]))
     for part in parts[1:]:
@@ -277,22 +287,38 @@ def _dotted(o: Any) -> str:
     return dotted
 
 
-def _resolve(dotted: str) -> Any:
-    parts = str(dotted).split('.')
-    if parts[0] != 'minifast' or any(part.startswith('_') for part in parts):
-        raise ValueError(f'{dotted!r} is no public name of minifast')
-    split = next((i for i, part in enumerate(parts) if i and not part.islower()), len(parts) - 1)
-    try:
-        found = importlib.import_module('.'.join(parts[:split]))
-        for part in parts[split:]:
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f'{dotted!r} is not in this version of minifast') from error
-    origin = getattr(getattr(found, '__self__', found), '__module__', '')
-    # a file says which of our functions will be called on the user's items: only those that transform items
-    if not callable(found) or not origin.startswith(('minifast.data.', 'minifast.vision.')) or 'external' in origin:
-        raise ValueError(f'{dotted!r} is no transform of minifast')
+_rooms = ('minifast.data.categorize', 'minifast.data.pipeline', 'minifast.data.transform', 'minifast.data.transforms',
+          'minifast.vision.augment', 'minifast.vision.batch_tfms', 'minifast.vision.core', 'minifast.vision.data',
+          'minifast.vision.item_tfms', 'minifast.vision.light_tfms', 'minifast.vision.points')
+_functions = ('minifast.data.transforms.RegexLabeller', 'minifast.data.transforms.parent_label',
+              'minifast.vision.core.image2tensor', 'minifast.vision.core.load_image', 'minifast.vision.core.to_image',
+              'minifast.vision.data.bb_pad', 'minifast.vision.data.clip_remove_empty')
+
+
+def _public(dotted: Any) -> Any:
+    """What a room that is loaded has under a name, if it is of one of our rooms of transforms; nothing is imported, and
+    no module is asked for what it does not have."""
+    home, _, name = dotted.rpartition('.') if isinstance(dotted, str) else ('', '', '')
+    found = None
+    if home in _rooms and not name.startswith('_'):
+        found = getattr(sys.modules.get(home), '__dict__', {}).get(name)
+    # a room also holds what it imported: json, torch, Path
+    if found is None or getattr(found, '__module__', None) not in _rooms:
+        raise ValueError(f'{dotted!r} is no transform of minifast that is loaded (`import minifast.vision.all` loads '
+                         'all of them)')
     return found
+
+
+def _function(dotted: Any) -> Callable:
+    """The function of ours that a file may have called on items: one of a closed list, or what opens a thing."""
+    owner, _, name = dotted.rpartition('.') if isinstance(dotted, str) else ('', '', '')
+    if name == 'create':
+        cls = _public(owner)
+        if isinstance(cls, type) and isinstance(inspect.getattr_static(cls, 'create', None), classmethod):
+            return cls.create
+    elif dotted in _functions:
+        return _public(dotted)
+    raise ValueError(f'{dotted!r} is no function of minifast for items')
 
 
 def _as_data(value: Any, tfm: Any) -> Any:

@@ -32,6 +32,7 @@ class ResizeMethod:
     Squish, Crop, Pad = 'squish', 'crop', 'pad'
 
 
+_PIXELS = 1 << 28
 _pad_modes = {'zeros': 'constant', 'border': 'edge', 'reflection': 'reflect'}
 
 
@@ -62,7 +63,15 @@ def crop_pad(x: Any, size: tuple[int, int], top_left: tuple[int, int], orig_size
         pad_mode: one of `PadMode`.
         resample: Pillow's filter.
         resize_to: (width, height) of the result.
+
+    Raises:
+        ValueError: the window or the result has more than 2**28 pixels.
     """
+    # a description that was read, or a picture of an odd shape: 'pad' makes a window as flat as the result is
+    if max(size[0] * size[1], 0 if resize_to is None else resize_to[0] * resize_to[1]) > _PIXELS:
+        raise ValueError(f'a picture of {orig_size} pixels (width, height) would become a window of {tuple(size)}, '
+                         f'resized to {resize_to}: more than {_PIXELS:,} pixels are not made. Take a smaller size, or '
+                         "another method than 'pad'")
     if isinstance(x, TensorPoint):
         return _crop_points(x, size, top_left, orig_size, resize_to)
     if not isinstance(x, Image.Image):
