@@ -147,7 +147,7 @@ def _check_recipe(recipe: Any, file: Any) -> None:
     if kwargs.get('act_cls') not in (None, *nn.modules.activation.__all__):
         refuse(f'names the activation {kwargs["act_cls"]!r}')
     if not is_known_arch(kwargs.get('arch')):
-        refuse(f'names the architecture {kwargs.get("arch")!r}')
+        refuse(f'names the architecture {kwargs.get("arch")!r} (one that code of yours registers: import that first)')
 
 
 def is_known_arch(arch: Any) -> bool:
@@ -159,16 +159,19 @@ def is_known_arch(arch: Any) -> bool:
     if home == 'torchvision.models':
         return _registered('torchvision', name)
     model, _, tag = arch.partition('.') if isinstance(arch, str) else ('', '', '')
+    if not re.fullmatch(r'\w+', model) or not re.fullmatch(r'[\w-]*', tag):
+        return False
     timm = sys.modules.get('timm')  # where it is loaded, models of the user's may be registered too
-    return bool(re.fullmatch(r'\w+', model) and re.fullmatch(r'[\w-]*', tag)) and (
-        _registered('timm', model) or (timm is not None and timm.is_model(model)))
+    return (timm is not None and timm.is_model(model)) or _registered('timm', model)
 
 
 def _registered(package: str, name: str) -> bool:
-    """Whether the source of a package of models has a function of this name that is registered as a model."""
-    spec = importlib.util.find_spec(package)
-    folders = spec.submodule_search_locations if spec is not None else []
-    return any(_defines(file, rf'^@register_model\b(.*\n@.*)*.*\ndef {re.escape(name)}\(') for folder in folders or []
+    """Whether the source of a package of models has a function of this name that is registered as a model, or an older
+    name of one."""
+    spec, name = importlib.util.find_spec(package), re.escape(name)
+    folders = spec.submodule_search_locations if spec is not None else None
+    pattern = rf"^@register_model\b(.*\n@.*)*.*\ndef {name}\(|^register_model_deprecations\([^}}]*'{name}': "
+    return any(_defines(file, pattern) for folder in folders or ()
                for file in sorted(Path(folder, 'models').glob('*.py')))
 
 

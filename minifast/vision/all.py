@@ -71,7 +71,8 @@ from minifast.vision.models.tvm import (
 )
 from minifast.vision.models.unet import DynamicUnet, ResizeToOrig, UnetBlock
 from minifast.vision.models.weights import (
-    as_weights_file, cached_file, channels_of, fetch_weights, fill_body, named_weights, read_weights, state_of,
+    as_weights_file, cached_file, channels_of, check_fit, fetch_weights, fill_body, guarded_reads, named_weights,
+    read_weights, state_of,
 )
 from minifast.vision.models.xresnet import (
     init_cnn, XResNet, xresnet101, xresnet152, xresnet18, xresnet18_deep, xresnet18_deeper, xresnet34, xresnet34_deep,
@@ -85,7 +86,7 @@ __all__ = [
     'add_head', 'AddMaskCodes', 'affine_mat', 'AffineCoordTfm', 'alexnet', 'AlexNet_Weights', 'apply_perspective',
     'arch_from_name', 'arch_name', 'as_weights_file', 'aug_transforms', 'BadImageError', 'barrier', 'bb_pad',
     'BBoxBlock', 'BBoxLabeler', 'BBoxLblBlock', 'BILINEAR', 'body_of', 'Brightness', 'cached_file', 'channels_of',
-    'check_folder', 'cifar_stats', 'clip_remove_empty', 'cnn_learner', 'Contrast', 'convnext_base',
+    'check_fit', 'check_folder', 'cifar_stats', 'clip_remove_empty', 'cnn_learner', 'Contrast', 'convnext_base',
     'ConvNeXt_Base_Weights', 'convnext_large', 'ConvNeXt_Large_Weights', 'convnext_small', 'ConvNeXt_Small_Weights',
     'convnext_tiny', 'ConvNeXt_Tiny_Weights', 'create_body', 'create_cnn_model', 'create_head', 'create_timm_model',
     'create_unet_model', 'create_vision_model', 'CropPad', 'cut_model', 'cutout_gaussian', 'default_split',
@@ -99,11 +100,11 @@ __all__ = [
     'EfficientNet_V2_L_Weights', 'efficientnet_v2_m', 'EfficientNet_V2_M_Weights', 'efficientnet_v2_s',
     'EfficientNet_V2_S_Weights', 'fetch_weights', 'fill_body', 'find_coeffs', 'Finding', 'first_layer', 'Flip',
     'flip_mat', 'FlipItem', 'gather', 'get_annotations', 'get_grid', 'googlenet', 'GoogLeNet_Weights', 'grayscale',
-    'has_pool_type', 'hsv2rgb', 'HSVTfm', 'Hue', 'Image', 'image2tensor', 'ImageBlock', 'ImageDataLoaders',
-    'imagenet_stats', 'inception_v3', 'Inception_V3_Weights', 'init_cnn', 'is_distributed', 'LabeledBBox',
-    'LightingTfm', 'load_image', 'mask_tensor', 'MaskBlock', 'maxvit_t', 'MaxVit_T_Weights', 'meta_of', 'mnasnet0_5',
-    'MNASNet0_5_Weights', 'mnasnet0_75', 'MNASNet0_75_Weights', 'mnasnet1_0', 'MNASNet1_0_Weights', 'mnasnet1_3',
-    'MNASNet1_3_Weights', 'mnist_stats', 'mobilenet_v2', 'MobileNet_V2_Weights', 'mobilenet_v3_large',
+    'guarded_reads', 'has_pool_type', 'hsv2rgb', 'HSVTfm', 'Hue', 'Image', 'image2tensor', 'ImageBlock',
+    'ImageDataLoaders', 'imagenet_stats', 'inception_v3', 'Inception_V3_Weights', 'init_cnn', 'is_distributed',
+    'LabeledBBox', 'LightingTfm', 'load_image', 'mask_tensor', 'MaskBlock', 'maxvit_t', 'MaxVit_T_Weights', 'meta_of',
+    'mnasnet0_5', 'MNASNet0_5_Weights', 'mnasnet0_75', 'MNASNet0_75_Weights', 'mnasnet1_0', 'MNASNet1_0_Weights',
+    'mnasnet1_3', 'MNASNet1_3_Weights', 'mnist_stats', 'mobilenet_v2', 'MobileNet_V2_Weights', 'mobilenet_v3_large',
     'MobileNet_V3_Large_Weights', 'mobilenet_v3_small', 'MobileNet_V3_Small_Weights', 'model_meta', 'model_recipe',
     'models', 'named_weights', 'NEAREST', 'norm_apply_denorm', 'num_distrib', 'OldRandomCrop', 'OpenImage',
     'OpenMask', 'PadMode', 'PILBase', 'PILImage', 'PILImageBW', 'PILMask', 'plot_top_losses', 'PointBlock',

@@ -110,7 +110,7 @@ def vision_learner(dls: DataLoaders, arch: Callable | str, normalize: bool = Tru
                      lin_first=lin_first, y_range=y_range)
     model_args = dict(init=init, custom_head=custom_head, n_in=n_in, **head_args)
     if isinstance(arch, str):
-        model, cfg = create_timm_model(arch, n_out, cut, pretrained, **model_args, **kwargs)
+        model, cfg = create_timm_model(arch, n_out, cut, pretrained, weights=weights, **model_args, **kwargs)
         meta = {**meta, 'stats': (cfg['mean'], cfg['std'])}
     else:
         check_kwargs('vision_learner', kwargs, vision_learner.__annotations__)

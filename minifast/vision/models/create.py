@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from minifast.vision.models import tvm, xresnet
 from minifast.vision.models.body import TimmBody, body_of, meta_of, update_first_layer
 from minifast.vision.models.head import add_head
 from minifast.vision.models.unet import DynamicUnet
-from minifast.vision.models.weights import (as_weights_file, channels_of, fetch_weights, fill_body, named_weights,
-                                            read_weights, state_of)
+from minifast.vision.models.weights import (as_weights_file, cached_file, channels_of, check_fit, fetch_weights,
+                                            fill_body, guarded_reads, named_weights, read_weights, state_of)
 
 __all__ = ['arch_from_name', 'arch_name', 'create_body', 'create_cnn_model', 'create_timm_model', 'create_unet_model',
            'create_vision_model', 'model_recipe']
@@ -38,7 +38,7 @@ def arch_name(arch: Arch | str) -> str | None:
     if isinstance(arch, str):
         return arch
     for home in _arch_homes:
-        if getattr(importlib.import_module(home), getattr(arch, '__name__', ''), None) is arch:
+        if vars(importlib.import_module(home)).get(getattr(arch, '__name__', '')) is arch:
             return f'{home}.{arch.__name__}'
     return None
 
@@ -98,7 +98,7 @@ def _body(arch: Arch, pretrained: bool, weights: Any, cut: int | Callable | None
         if not pretrained and weights is None:
             return body_of(arch(weights=None), n_in, False, cut)
         chosen = named_weights(arch, wanted)
-        return _filled_body(arch, state_of(fetch_weights(chosen.url)), str(chosen), cut, n_in)
+        return _filled_body(arch, state_of(fetch_weights(chosen.url)), str(cached_file(chosen.url)), cut, n_in)
     if weights is not None and 'weights' not in meta:
         raise ValueError(f'{getattr(arch, "__name__", arch)} has no named weights; got weights={weights!r}: '
                          'give the path of a file')
@@ -145,7 +145,8 @@ def create_vision_model(arch: Arch | str, n_out: int, pretrained: bool = True, w
     head_args = dict(init=init, concat_pool=concat_pool, pool=pool, lin_ftrs=lin_ftrs, ps=ps, first_bn=first_bn,
                      bn_final=bn_final, lin_first=lin_first, y_range=y_range)
     if isinstance(arch, str):
-        return create_timm_model(arch, n_out, cut, pretrained, n_in, custom_head=custom_head, **head_args)[0]
+        return create_timm_model(arch, n_out, cut, pretrained, n_in, custom_head=custom_head, weights=weights,
+                                 **head_args)[0]
     body = _body(arch, pretrained, weights, cut, n_in)
     nf = num_features_model(nn.Sequential(*body.children())) if custom_head is None else None
     return add_head(body, nf, n_out, head=custom_head, **head_args)
@@ -155,7 +156,7 @@ def create_timm_model(arch: str, n_out: int, cut: int | Callable | None = None, 
                       init: Callable | None = nn.init.kaiming_normal_, custom_head: nn.Module | None = None,
                       concat_pool: bool = True, pool: bool = True, lin_ftrs: Sequence[int] | None = None,
                       ps: float | Sequence[float] = 0.5, first_bn: bool = True, bn_final: bool = False,
-                      lin_first: bool = False, y_range: Sequence[float] | None = None,
+                      lin_first: bool = False, y_range: Sequence[float] | None = None, weights: Any = None,
                       **kwargs: Any) -> tuple[nn.Sequential, dict[str, Any]]:
     """`Sequential(TimmBody, head)` and timm's configuration (`mean`, `std`, ...) of an architecture known to timm.
 
@@ -163,12 +164,16 @@ def create_timm_model(arch: str, n_out: int, cut: int | Callable | None = None, 
         arch: timm's name.
         cut: has no effect, as timm leaves its own head away.
         pool: has no effect, as timm says whether its features need pooling.
+        weights: the path of a file, in place of timm's own.
         kwargs: for `timm.create_model`.
         n_out, pretrained, n_in, init, custom_head: see `create_vision_model`.
         concat_pool, lin_ftrs, ps, first_bn, bn_final, lin_first, y_range: see `create_head`.
 
+    Whatever file timm reads on the way (`checkpoint_path`, `pretrained_cfg`, its caches), tensors alone are read of it.
+
     Raises:
         ImportError: timm is not installed.
+        ValueError: a file holds more than tensors, or values that no weights have.
     """
     try:
         import timm
@@ -176,8 +181,19 @@ def create_timm_model(arch: str, n_out: int, cut: int | Callable | None = None, 
         hint = f'; for torchvision\'s own give the function: models.{arch}' if hasattr(torchvision.models, arch) else ''
         raise ImportError(f'arch={arch!r} is a name of the timm library, which is not installed: '
                           f'pip install "minifast[timm]"{hint}') from error
-    model = timm.create_model(arch, pretrained=pretrained, num_classes=0, in_chans=n_in, **kwargs)
+    file = as_weights_file(weights)
+    if weights is not None and file is None:
+        raise ValueError(f'weights={weights!r}: timm names its weights behind a dot ({arch}.TAG); or give the path of '
+                         'a file')
+    state = None if file is None else state_of(read_weights(file))
+    with guarded_reads() as seen:
+        model = timm.create_model(arch, pretrained=pretrained and file is None, num_classes=0, in_chans=n_in, **kwargs)
+    for name, found in seen.items():
+        for part in (found, *(o for o in found.values() if isinstance(o, Mapping))):
+            check_fit(model, part, name)
     body = TimmBody(model, pretrained, None, n_in)
+    if state is not None:
+        fill_body(body, model, state, str(file))
     whole = add_head(body, model.num_features, n_out, init=init, head=custom_head, concat_pool=concat_pool,
                      pool=body.needs_pool, lin_ftrs=lin_ftrs, ps=ps, first_bn=first_bn, bn_final=bn_final,
                      lin_first=lin_first, y_range=y_range)

@@ -2,21 +2,26 @@
 from __future__ import annotations
 
 import re
+import threading
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+import safetensors.torch
 import torch
 import torchvision
 from torch import Tensor, nn
 
 from minifast.arguments import near_match
+from minifast.checkpoint import check_model_state
 from minifast.tensorfile import read_tensors
 
-__all__ = ['WeightsNotFoundError', 'as_weights_file', 'cached_file', 'channels_of', 'fetch_weights', 'fill_body',
-           'named_weights', 'read_weights', 'state_of']
+__all__ = ['WeightsNotFoundError', 'as_weights_file', 'cached_file', 'channels_of', 'check_fit', 'fetch_weights',
+           'fill_body', 'guarded_reads', 'named_weights', 'read_weights', 'state_of']
 
 _weights_suffixes = ('.pth', '.pt', '.bin', '.safetensors')
 
@@ -73,7 +78,9 @@ def fetch_weights(url: str) -> dict[str, Any]:
         try:
             # torch's own download waits without limit for a host that never answers
             urllib.request.urlopen(url, timeout=5).close()
-            return torch.hub.load_state_dict_from_url(url, map_location='cpu', check_hash=True, weights_only=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            digest = re.search(r'-([0-9a-f]{8,})\.', file.name)
+            torch.hub.download_url_to_file(url, str(file), digest and digest[1])
         except (OSError, RuntimeError) as error:
             raise WeightsNotFoundError(
                 f'the pretrained weights {file.name} are not on this machine and could not be downloaded ({error}). '
@@ -98,15 +105,14 @@ def read_weights(file: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds no state dict.
+        ValueError: it holds no state dict, or tensors of a kind that no weights are of.
     """
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f'there is no weights file {file}')
-    if file.suffix == '.safetensors':
-        from safetensors.torch import load_file
-        return load_file(file)
     try:
+        if file.suffix == '.safetensors':
+            return safetensors.torch.load_file(file)
         # weights older than 2020 are no zips and carry no checksums; torch reads those without running anything too
         with open(file, 'rb') as stream:
             is_zip = stream.read(2) == b'PK'
@@ -118,7 +124,61 @@ def read_weights(file: str | Path) -> dict[str, Any]:
     if not isinstance(found, Mapping):
         raise ValueError(f'{file} holds a {type(found).__name__}, no state dict: write one with '
                          'torch.save(model.state_dict(), ...)')
-    return dict(found)
+    return dict(_checked_kinds(found, file))
+
+
+def _checked_kinds(found: Mapping[str, Any], file: Any) -> Mapping[str, Any]:
+    """`found`, without tensors that hold no plain numbers: those cannot be copied into weights, nor looked at."""
+    for name, value in found.items():
+        if isinstance(value, Mapping):
+            _checked_kinds(value, file)
+        elif isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta or value.is_quantized
+                                            or value.is_nested):
+            kind = ('meta' if value.is_meta else 'quantized' if value.is_quantized else
+                    'nested' if value.is_nested else str(value.layout).rpartition('.')[2])
+            raise ValueError(f'{file}: {name!r} is a {kind} tensor, which weights are not: save it dense and with its '
+                             'numbers, value.dequantize() or value.to_dense()')
+    return found
+
+
+_one_at_a_time = threading.RLock()
+
+
+@contextmanager
+def guarded_reads() -> Iterator[dict[str, Mapping[str, Any]]]:
+    """While another library makes a model here, what it reads with `torch.load` is read by `read_weights` instead.
+
+    Whatever the library asks for (some releases of timm turn `weights_only` off for some of their arguments), files of
+    weights are data. Other threads read as they did.
+
+    Yields:
+        What was read so far, by file.
+    """
+    reader, real, real_safe, seen, busy = threading.get_ident(), torch.load, safetensors.torch.load_file, {}, []
+
+    def guarded(read: Callable, f: Any, *args: Any, own: Callable, **kwargs: Any) -> Any:
+        if threading.get_ident() != reader or busy:  # ours reads with torch's in the end
+            return read(f, *args, **kwargs)
+        busy.append(True)
+        try:
+            seen[str(f)] = found = own(f)
+        finally:
+            busy.clear()
+        return found
+
+    def read(f: Any) -> Any:
+        return read_weights(f) if isinstance(f, (str, Path)) else read_tensors(f)
+
+    def read_safe(f: Any) -> dict[str, Tensor]:
+        return _checked_kinds(real_safe(f), f)
+
+    with _one_at_a_time:
+        torch.load = partial(guarded, real, own=read)
+        safetensors.torch.load_file = partial(guarded, real_safe, own=read_safe)
+        try:
+            yield seen
+        finally:
+            torch.load, safetensors.torch.load_file = real, real_safe
 
 
 def state_of(found: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -150,23 +210,44 @@ def fill_body(body: nn.Module, model: nn.Module, state: Mapping[str, Tensor], so
         source: where they come from, for messages.
 
     Raises:
-        ValueError: a weight of the body is missing or has another shape.
+        ValueError: a weight of the body is missing, has another shape or numbers of another kind, or a variance is
+            negative; nothing is changed then.
     """
     own = body.state_dict(keep_vars=True)
-    whole_names = {id(value): name for name, value in model.state_dict(keep_vars=True).items()}
-    namings = [{name: whole_names.get(id(value), '') for name, value in own.items()},  # as in the whole model
-               {name: name for name in own}, {name: f'0.{name}' for name in own}]  # body alone; body and head
-    best = max(namings, key=lambda naming: sum(given in state for given in naming.values()))
+    # under their names in the whole model, in the body alone, in body and head
+    owners = [model, body, nn.Sequential(body)]
+    namings = [{id(value): name for name, value in owner.state_dict(keep_vars=True).items()} for owner in owners]
+    names = [{name: naming.get(id(value), '') for name, value in own.items()} for naming in namings]
+    owner, best = max(zip(owners, names), key=lambda pair: sum(given in state for given in pair[1].values()))
     missing = [f'{given or name} {_shape(own[name])}' for name, given in best.items()
                if not name.endswith('num_batches_tracked') and _shape(state.get(given)) != _shape(own[name])]
     if missing:
         raise ValueError(f'{source} does not fit {type(model).__name__}: {len(missing)} of the {len(own)} tensors of '
                          f'its body are missing or of another shape, such as {missing[0]}; the file holds {len(state)} '
                          f'tensors, such as {", ".join(list(state)[:3]) or "none"}')
+    check_model_state(owner, {given: _wide(state[given]) for given in best.values() if given in state}, source,
+                      strict=False)
     with torch.no_grad():
         for name, value in own.items():
             if best[name] in state:
                 value.copy_(state[best[name]])
+
+
+def check_fit(model: nn.Module, state: Mapping[str, Any], source: str) -> None:
+    """Check those weights that have the name and the shape of one of `model`, as `check_model_state` does.
+
+    Raises:
+        ValueError: one has numbers of another kind, or a variance is negative.
+    """
+    own, state = model.state_dict(), {_today(name): value for name, value in state.items() if isinstance(name, str)}
+    fitting = {name: _wide(value) for name, value in state.items()
+               if isinstance(value, Tensor) and name in own and _shape(value) == _shape(own[name])}
+    check_model_state(model, fitting, source, strict=False)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """`x`, floats of one byte in a type that can be added up."""
+    return x.float() if x.is_floating_point() and x.element_size() == 1 else x
 
 
 def _shape(x: Tensor | None) -> tuple[int, ...] | None:

@@ -118,8 +118,9 @@ def _load_published(name: str, model: XResNet) -> None:
     if name != 'xresnet50':
         raise ValueError(f'there are no published weights for {name}, only for xresnet50: use pretrained=False '
                          'or weights=FILE')
-    from minifast.vision.models.weights import fetch_weights
-    published, own = fetch_weights(_pretrained_url)['model'], model.state_dict()
+    from minifast.vision.models.weights import cached_file, check_fit, fetch_weights, state_of
+    published, own = state_of(fetch_weights(_pretrained_url)), model.state_dict()
+    check_fit(model, published, str(cached_file(_pretrained_url)))
     model.load_state_dict({k: v for k, v in published.items() if k in own and own[k].shape == v.shape}, strict=False)
 
 
