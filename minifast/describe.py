@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from minifast import losses, markers
 from minifast.data.pipeline import Pipeline, mk_transform, transform_config, transform_from_config
 from minifast.data.transform import Transform
-from minifast.limits import MODEL, Kind, check_arguments
+from minifast.layers import NormType
+from minifast.limits import MODEL, Kind, check_arguments, check_name
 from minifast.tensorguard import UnsafeFileError
 from minifast.torch_core import get_model, looking
 from minifast.vision import augment as _augment  # noqa: F401  the rooms whose transforms a file may name are loaded
@@ -57,13 +58,16 @@ def refusing(file: Any, what: str) -> Iterator[None]:
     except UnsafeFileError:
         raise
     except Exception as error:  # a constructor may raise anything for arguments that make no sense
-        raise UnsafeFileError(f'{file}: {what} ({str(error) or type(error).__name__})') from error
+        said = ''.join(c if c.isprintable() else ' ' for c in str(error)[:300]) or type(error).__name__
+        raise UnsafeFileError(f'{file}: {what} ({said})') from error
 
 
 # ---------------------------------------------------------------- models
 
 _BUILDERS = tuple(f'{home}.create_{kind}_model' for home in ('minifast.vision.learner', 'minifast.vision.models.create')
                   for kind in ('vision', 'unet'))
+_CHOICES = {'act_cls': nn.modules.activation.__all__, 'norm_type': tuple(NormType.__members__),
+            'padding_mode': ('zeros', 'reflect', 'replicate', 'circular')}
 _LIST_LIMIT, _UNET_PIXELS = 100, 1 << 22
 
 
@@ -136,18 +140,17 @@ def _check_recipe(recipe: Any, file: Any) -> None:
     if not isinstance(recipe, dict) or set(recipe) != {'builder', 'kwargs'}:
         refuse('is malformed')
     if recipe['builder'] not in _BUILDERS:
-        refuse(f'names {recipe["builder"]!r}')
+        refuse(f'names {recipe["builder"]!r:.200}')
     kwargs = recipe['kwargs']
-    try:
+    with refusing(file, 'the recipe of its model makes no sense'):
         check_arguments(kwargs, MODEL)
-    except ValueError as error:
-        raise UnsafeFileError(f'{file}: the recipe of its model makes no sense: {error}') from error
     if kwargs.get('pretrained'):
         refuse('has pretrained=True')
-    if kwargs.get('act_cls') not in (None, *nn.modules.activation.__all__):
-        refuse(f'names the activation {kwargs["act_cls"]!r}')
+    for name, known in _CHOICES.items():
+        if kwargs.get(name) not in (None, *known):
+            refuse(f'has {name}={kwargs[name]!r:.200}')
     if not is_known_arch(kwargs.get('arch')):
-        refuse(f'names the architecture {kwargs.get("arch")!r} (one that code of yours registers: import that first)')
+        refuse(f'names the architecture {kwargs.get("arch")!r:.200} (import first what code of yours registers)')
 
 
 def is_known_arch(arch: Any) -> bool:
@@ -232,11 +235,11 @@ def build_loss(config: Any, functions: Mapping[str, Any], file: Any) -> Any:
     Raises:
         UnsafeFileError: it names anything but a loss of minifast's or torch's.
     """
-    with refusing(file, f'its loss {str(config)[:200]} cannot be made'):
+    with refusing(file, f'its loss {config!r:.200} cannot be made'):
         if 'user' in config:
-            name, has = config['user'], config.get('has', [])
-            if not isinstance(name, str) or not isinstance(has, list):
-                raise ValueError('a loss of the user has a name')
+            name, has = check_name(config['user']), config.get('has', [])
+            if not isinstance(has, list):
+                raise ValueError(f'has={has!r} is no list')
             given = functions.get(name)
             return UserLoss(name, has) if given is None else given
         if 'function' in config:
@@ -349,9 +352,7 @@ def _build_transform(config: Mapping[str, Any], functions: Mapping[str, Callable
     order, split_idx = config['order'], config['split_idx']
     check_arguments({'order': order, 'split_idx': split_idx}, {'order': _ORDER, 'split_idx': _SPLIT})
     if 'user' in config:
-        if not isinstance(config['user'], str):
-            raise ValueError('a transform of the user has a name')
-        given = functions.get(config['user'])
+        given = functions.get(check_name(config['user']))
         tfm = UserTransform(config['user']) if given is None else mk_transform(given)
     elif 'function' in config and config['function'] in _harmless:
         tfm = mk_transform(_harmless[config['function']])

@@ -21,7 +21,7 @@ from minifast.describe import (build_kinds, build_loss, build_model, build_pipel
                                describe_loss, describe_model, describe_pipeline, describe_types, refusing)
 from minifast.distributed import rank_distrib
 from minifast.hardware import fast_paths
-from minifast.limits import TRANSFORM, Kind, check_arguments, check_tree
+from minifast.limits import TRANSFORM, Kind, check_arguments, check_name, check_tree
 from minifast.tensorfile import UnsafeFileError, read_tensors, storable, write_atomic
 from minifast.torch_core import default_device, get_model
 from minifast.training_state import environment
@@ -173,7 +173,8 @@ def _no_number(text: str) -> None:
 
 def _model(model: nn.Module | None, described: dict[str, Any], state: dict[str, Tensor], path: Path) -> nn.Module:
     if model is None and described.get('recipe') is None:
-        name = str(described.get('class'))
+        with refusing(path, 'it tells no class of its model'):
+            name = check_name(described.get('class'))
         raise ValueError(f'{path} was exported with a model of the class {name}, which is not made by minifast, and '
                          f'exports hold no code: make it and give it, load_learner(file, '
                          f'model={name.split(".")[-1]}(...))')
@@ -200,7 +201,7 @@ def _read_settings(settings: dict[str, Any], path: Path) -> dict[str, Any]:
         elif name in ('wd_bn_bias', 'train_bn', 'channels_last') and isinstance(value, bool):
             found[name] = value
         else:
-            raise UnsafeFileError(f'{path}: {name}={value!r} is no setting of a learner')
+            raise UnsafeFileError(f'{path}: {name!r:.100} is no setting of a learner, or cannot be {value!r:.100}')
     return found
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ['MODEL', 'TRANSFORM', 'Kind', 'check_arguments', 'check_tree']
+__all__ = ['MODEL', 'TRANSFORM', 'Kind', 'check_arguments', 'check_name', 'check_tree']
 
 _SIDE, _PIXELS, _OUTPUTS, _LIST = 1 << 14, 1 << 26, 1 << 20, 100
 _DEPTH, _INTEGER = 32, 1 << 63
@@ -43,7 +43,8 @@ TRANSFORM: dict[str, Kind] = {
     **dict.fromkeys(('mean', 'std', 'div', 'div_mask'), _statistic),
     **dict.fromkeys(('size', 'max_sz'), _picture),
     **dict.fromkeys(('p', 'val_xtra', 'sl', 'sh'), _part),
-    **dict.fromkeys(('min_scale', 'max_scale', 'valid_scale', 'ratio', 'min_zoom', 'max_zoom', 'min_aspect'), _factor),
+    **dict.fromkeys(('min_scale', 'max_scale', 'valid_scale'), _factor),
+    **dict.fromkeys(('ratio', 'min_zoom', 'max_zoom', 'min_aspect'), Kind(1e-3, 100)),
     'c': Kind(0, _OUTPUTS, 0), 'max_count': Kind(0, 1000, 0)}
 """The kinds of the arguments of transforms."""
 
@@ -52,7 +53,8 @@ _never = Kind(0, 0, 0, (type(None),))
 
 MODEL: dict[str, Kind] = {
     'arch': Kind(0, 0, 0, (str,)), 'weights': _never, 'init': _never, 'custom_head': _never,
-    **dict.fromkeys(('n_out', 'n_in'), Kind(1, _OUTPUTS, 0, (int,))),
+    # a body is tried out with as many channels as it takes
+    'n_out': Kind(1, _OUTPUTS, 0, (int,)), 'n_in': Kind(1, 1 << 12, 0, (int,)),
     'lin_ftrs': Kind(1, _OUTPUTS, _LIST, (int, type(None))), 'img_size': Kind(1, _OUTPUTS, 2, (int,)),
     **dict.fromkeys(('pretrained', 'concat_pool', 'pool', 'first_bn', 'bn_final', 'lin_first', 'blur', 'blur_final',
                      'self_attention', 'last_cross', 'bottle', 'bias', 'bn_1st', 'transpose'), _flag),
@@ -79,7 +81,7 @@ def check_arguments(arguments: Any, kinds: Mapping[str, Kind], others: Kind | No
     for name, value in arguments.items():
         kind = kinds.get(name, others)
         if kind is None:
-            raise ValueError(f'there is no argument {name!r}')
+            raise ValueError(f'there is no argument {_short(name)}')
         _check(name, value, kind, kinds, 0)
 
 
@@ -87,16 +89,28 @@ def _check(name: str, value: Any, kind: Kind, kinds: Mapping[str, Kind], depth: 
     if isinstance(value, (list, tuple, dict)) and kind.length:
         if len(value) > kind.length or depth > 4:
             raise ValueError(f'{name} holds more than {kind.length} values, or nests them more than four times')
+        single = kind._replace(area=False)  # one side
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            _check(name, part, kinds.get(key, kind) if isinstance(key, str) else kind, kinds, depth + 1)
+            _check(name, part, kinds.get(key, single) if isinstance(key, str) else single, kinds, depth + 1)
     elif type(value) not in kind.types:
         raise ValueError(f'{name} cannot be {_short(value)}')
     elif type(value) in (int, float) and not kind.low <= value <= kind.high:  # NaN is neither
         raise ValueError(f'{name}={_short(value)} is out of {kind.low:,}..{kind.high:,}')
     if kind.area and value is not None:
-        sides = [side for side in (value if isinstance(value, (list, tuple)) else [value, value])]
+        sides = value if isinstance(value, (list, tuple)) else [value, value]
         if not all(type(side) in (int, float) for side in sides) or math.prod(sides) > _PIXELS:
             raise ValueError(f'{name}={_short(value)} is no size of a picture, or one of more than {_PIXELS:,} pixels')
+
+
+def check_name(name: Any) -> str:
+    """A name of something of the user's, which messages will tell.
+
+    Raises:
+        ValueError: it is no text, longer than names are, or would move the cursor of a terminal.
+    """
+    if not isinstance(name, str) or len(name) > 1000 or not name.isprintable():
+        raise ValueError(f'{_short(name)} is no name')
+    return name
 
 
 def check_tree(tree: Any) -> None:

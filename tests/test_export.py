@@ -1,6 +1,7 @@
 """Laws of exports: one file of data that predicts the same bits elsewhere, and from which no code ever runs."""
 import json
 import re
+import resource
 import subprocess
 import sys
 import textwrap
@@ -21,13 +22,14 @@ from minifast.callback.progress import CSVLogger
 from minifast.data.block import DataBlock
 from minifast.data.core import DataLoaders
 from minifast.data.transforms import Normalize, get_image_files, parent_label
-from minifast.describe import build_loss, describe_loss
+from minifast.describe import _registered, build_loss, build_model, describe_loss, is_known_arch
 from minifast.learner import Learner, load_learner
 from minifast.tensorfile import DamagedFileError, UnsafeFileError, copied, read_tensors, write_atomic
 from minifast.vision.augment import Resize, aug_transforms
 from minifast.vision.core import imagenet_stats
 from minifast.vision.data import CategoryBlock, ImageBlock, ImageDataLoaders, MaskBlock
 from minifast.vision.learner import unet_learner, vision_learner
+from minifast.vision.models.create import create_unet_model
 from minifast.vision.models.tvm import resnet18
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -304,6 +306,192 @@ def test_a_description_that_lies_is_refused(exported, tmp_path, kind):
     write_atomic(tmp_path / 'a.pkl', {**found, 'meta': json.dumps(meta)})
     with pytest.raises(UnsafeFileError, match='a.pkl'):
         load_learner(tmp_path / 'a.pkl')
+
+
+@pytest.mark.tally
+def test_no_name_in_a_description_makes_anything_be_imported(counted):
+    """Every name in every place, in a fresh process where torchvision and timm are not loaded: refused (or, for what is
+    the user's, a stand-in made), and `sys.modules` and `sys.meta_path` are what they were."""
+    script = textwrap.dedent('''
+        import sys
+        import minifast.learner
+        assert not {'torchvision', 'timm'} & set(sys.modules)
+        from tests.hostile.names import try_names
+        print(*try_names())
+    ''')
+    done = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    held, total = map(int, done.stdout.split())
+    counted(held, total)
+    assert held == total > 900
+
+
+def test_architectures_are_known_without_importing_them():
+    """The names that are told by source are those that the packages have."""
+    from minifast.vision.models import tvm, xresnet
+    functions = {name for name in tvm.__all__ if not isinstance(getattr(tvm, name), type)}
+    assert all(is_known_arch(f'torchvision.models.{name}') == (name in functions) for name in tvm.__all__)
+    ours = [name for name in xresnet.__all__ if name not in ('XResNet', 'init_cnn')]
+    assert len(ours) > 25 and all(is_known_arch(f'minifast.vision.models.xresnet.{name}') for name in ours)
+    timm = pytest.importorskip('timm')
+    for name in ('resnet10t', 'vit_base_patch16_224', 'vit_base_patch16_224.augreg_in21k', 'tf_efficientnet_b0_ap'):
+        assert _registered('timm', name.partition('.')[0]) and (timm.is_model(name) or name == 'tf_efficientnet_b0_ap')
+    for name in ('url', 'create_model', 'resnet', '', '_cfg', 'load_pretrained', 'ResNet', 'register_model'):
+        assert not _registered('timm', name) and not is_known_arch(name)
+
+
+MALFORMED = {
+    'huge lr': lambda m: m['learner'].update(lr=10 ** 400),
+    'infinite lr': lambda m: m['learner'].update(lr=1e400),
+    'moms long': lambda m: m['learner'].update(moms=[.9] * 10 ** 4),
+    'wd a flag': lambda m: m['learner'].update(wd=True),
+    'huge order': lambda m: first_of(m).update(order=10 ** 400),
+    'order of NaN': lambda m: first_of(m).update(order=float('nan')),
+    'order a flag': lambda m: first_of(m).update(order=True),
+    'no order': lambda m: first_of(m).pop('order'),
+    'split_idx a list': lambda m: first_of(m).update(split_idx=[1]),
+    'user a list': lambda m: first_of(m).update(user=[]),
+    'kwargs a list': lambda m: first_of(m).update(kwargs=[1]),
+    'kwargs a number': lambda m: first_of(m).update(kwargs=1),
+    'transforms nested': lambda m: m['data'].update(after_item=[[m['data']['after_item']]]),
+    'max_count': lambda m: m['data']['after_batch'].append({
+        'class': 'minifast.vision.light_tfms.RandomErasing', 'kwargs': {'max_count': 10 ** 9}, 'order': 100,
+        'split_idx': 0}),
+    'vocab a number': lambda m: vocab_of(m, 3),
+    'vocab nested': lambda m: vocab_of(m, [['a'], ['b']]),
+    'vocab mixed': lambda m: vocab_of(m, ['a', 3], True),
+    'loss of a list': lambda m: m.update(loss={'user': []}),
+    'loss has 3': lambda m: m.update(loss={'user': 'x', 'has': 3}),
+    'loss function a list': lambda m: m.update(loss={'function': []}),
+    'loss class a number': lambda m: m.update(loss={'class': 3, 'kwargs': {}}),
+    'loss nothing': lambda m: m.update(loss={}),
+    'loss weight ragged': lambda m: m.update(loss=loss_with([[1], [1, 2]])),
+    'loss weight huge': lambda m: m.update(loss=loss_with([10 ** 30])),
+    'loss weight text': lambda m: m.update(loss=loss_with(['x'])),
+    'loss weight deep': lambda m: m.update(loss=loss_with([[[[[[[[1]]]]]]]])),
+    'loss weight none': lambda m: m.update(loss=loss_with(None)),
+    'kinds deep': lambda m: m['data'].update(kinds=json.loads('[' * 900 + ']' * 900)),
+    'kinds a number': lambda m: m['data'].update(kinds=3),
+    'types a dict': lambda m: m['data']['items'][0].update(types={}),
+    'types nested': lambda m: m['data']['items'][0].update(types=[[['str']]]),
+    'bs a text': lambda m: m['data'].update(bs='4'), 'bs a flag': lambda m: m['data'].update(bs=True),
+    'bs huge': lambda m: m['data'].update(bs=1 << 40),
+    'more inputs than items': lambda m: m['data'].update(n_inp=7),
+    'single a text': lambda m: m['data'].update(single='x'),
+    'items 20': lambda m: m['data'].update(items=m['data']['items'] * 20),
+    'c huge': lambda m: m['data']['set_by_user'].update(c=1 << 40),
+    'own a list': lambda m: m['data'].update(set_by_user=[]), 'own none': lambda m: m['data'].pop('set_by_user'),
+    'recipe a text': lambda m: m['model'].update(recipe='x'),
+    'recipe false': lambda m: m['model'].update(recipe=False),
+    'recipe empty': lambda m: m['model'].update(recipe={}),
+    'kwargs of the recipe a list': lambda m: m['model']['recipe'].update(kwargs=[1]),
+    'builder a list': lambda m: m['model']['recipe'].update(builder=[]),
+    'no arch': lambda m: m['model']['recipe']['kwargs'].pop('arch')}
+
+
+def first_of(meta):
+    return meta['data']['after_item'][0]
+
+
+def loss_with(weight):
+    return {'class': 'minifast.losses.CrossEntropyLossFlat', 'kwargs': {'weight': {'tensor': weight}}}
+
+
+def vocab_of(meta, vocab, sort=False):
+    categorize = next(tfm for tfm in meta['data']['items'][1]['tfms'] if str(tfm.get('class')).endswith('Categorize'))
+    categorize['kwargs'].update(vocab=vocab, sort=sort)
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('kind', MALFORMED)
+def test_a_malformed_description_is_refused_and_nothing_else(exported, monkeypatch, kind):
+    """Wrong kinds, numbers that are none, nesting: the one documented error, which names the file."""
+    found = copied(read_tensors(exported[1]))
+    meta = json.loads(found['meta'])
+    MALFORMED[kind](meta)
+    monkeypatch.setattr('minifast.export.read_tensors', lambda path: {**found, 'meta': json.dumps(meta)})
+    with pytest.raises(UnsafeFileError, match='a.pkl'):
+        load_learner('a.pkl')
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('text', [
+    lambda t: t[:-1] + ', "data": {}}', lambda t: t.replace('"order": 1', '"order": NaN'),
+    lambda t: t.replace('"order": 1', '"order": -Infinity'), lambda t: t.replace('"order": 1', '"order": 1e999'),
+    lambda t: t.replace('"order": 1', f'"order": {"9" * 5000}'),
+    lambda t: t[:-1] + ', "x": [' + '[],' * 300_000 + '1]}',
+    lambda t: t[:-1] + ', "x": ' + '[' * 40 + ']' * 40 + '}', lambda t: t[:-1] + ', "x": [' + '1,' * 5_000_000 + '1]}',
+    lambda t: t[:-1] + ', "x": ' + '{"a":' * 3000 + '1' + '}' * 3000 + '}', lambda t: t[:50], lambda t: t + 'x'],
+    ids=['twice', 'nan', 'infinity', 'beyond', 'digits', 'many lists', 'deep', 'many', 'deep dicts', 'cut', 'longer'])
+def test_json_that_is_none_is_refused_and_nothing_else(exported, monkeypatch, text):
+    """Names given twice, numbers that JSON does not know, more values than a description has."""
+    found = copied(read_tensors(exported[1]))
+    changed = text(found['meta'])
+    assert changed != found['meta']
+    monkeypatch.setattr('minifast.export.read_tensors', lambda path: {**found, 'meta': changed})
+    with pytest.raises(UnsafeFileError, match='a.pkl'):
+        load_learner('a.pkl')
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('size', [[1 << 20, 1 << 20], [1 << 20, 33], [4097, 1000], [640, 481], [129, 96]])
+def test_a_unet_is_built_again_without_a_large_picture(tmp_path, size):
+    """Whatever size a recipe tells, no layer sees more than a small picture; the layers are those of the size."""
+    kwargs = dict(arch='torchvision.models.squeezenet1_1', pretrained=False, init=None, n_out=2, n_in=3)
+    reference = create_unet_model(**kwargs, img_size=size if max(size) < 1000 else (64 + size[0] % 2, 64 + size[1] % 2))
+    seen, forward = [], nn.Conv2d.forward
+
+    def watched(self, x):
+        if x.device.type != 'meta':
+            seen.append(x.shape[-1] * x.shape[-2])
+        return forward(self, x)
+    nn.Conv2d.forward = watched
+    try:
+        recipe = {'builder': 'minifast.vision.learner.create_unet_model', 'kwargs': {**kwargs, 'img_size': size}}
+        model = build_model(recipe, reference.state_dict(), 'file')
+    finally:
+        nn.Conv2d.forward = forward
+    assert 0 < max(seen) <= 128 ** 2 and repr(model) == repr(reference)
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('kwargs', [{'lin_ftrs': [1 << 20] * 100}, {'n_out': 1 << 20}, {'n_in': 1 << 12},
+                                    {'lin_ftrs': [1] * 100, 'n_out': 1 << 20}], ids=str)
+def test_a_model_larger_than_its_file_takes_no_memory(kwargs):
+    """The shapes are compared before a layer is made."""
+    recipe = {'builder': 'minifast.vision.learner.create_vision_model', 'kwargs': {
+        'arch': 'torchvision.models.squeezenet1_1', 'pretrained': False, 'init': None, 'n_out': 2, **kwargs}}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UnsafeFileError, match='not those of the model'):
+        build_model(recipe, OrderedDict(w=torch.ones(1)), 'file')
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
+def test_what_is_beyond_a_description_is_refused_when_it_is_written(pictures, tmp_path):
+    """A size that no reader would take is told of at the export, and the old file stays."""
+    learn = plain_learner(path=tmp_path)
+    learn.dls = loaders(pictures, item_tfms=Resize(8200), batch_tfms=None)
+    (tmp_path / 'export.pkl').write_bytes(b'old')
+    with pytest.raises(ValueError, match='Resize.*cannot be exported.*8200'):
+        learn.export()
+    assert (tmp_path / 'export.pkl').read_bytes() == b'old'
+
+
+def test_what_is_the_users_is_still_so_in_the_export_of_an_export(pictures, tmp_path):
+    """Names of functions and losses travel on, whether or not they were handed in meanwhile."""
+    block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, get_x=shout, get_y=parent_label,
+                      item_tfms=Resize(32))
+    dls = block.dataloaders(pictures, bs=4, num_workers=0, device='cpu')
+    learn = Learner(dls, nn.Flatten(), loss_func=user_loss, path=tmp_path)
+    first = learn.export()
+    second = load_learner(first, model=nn.Flatten()).export(tmp_path / 'b.pkl')
+    third = load_learner(second, model=nn.Flatten(), functions={f'{__name__}.shout': shout})
+    assert meta_of(first)['data'] == meta_of(second)['data'] and meta_of(first)['loss'] == meta_of(second)['loss']
+    assert third.dls.valid_ds is not None and f'{__name__}.user_loss' in repr(third.loss_func)
+
+
+def user_loss(pred, target):
+    return pred.sum()
 
 
 @pytest.mark.parametrize('change, message', [

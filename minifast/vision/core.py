@@ -351,6 +351,9 @@ class OpenImage(Transform):
     def __init__(self, kind: type | str = PILImage) -> None:
         super().__init__()
         self.kind = _picture_classes[kind] if isinstance(kind, str) else kind
+        if not callable(getattr(self.kind, 'create', None)):
+            raise TypeError(f'{kind!r} opens no pictures: give a class with a class method `create`, or one of '
+                            f'{", ".join(_picture_classes)}')
 
     @property
     def name(self) -> str:

@@ -1,0 +1,154 @@
+"""Laws: every number of a file that sizes something is bounded before it is used, whatever it is an argument of."""
+import inspect
+import math
+import sys
+import warnings
+
+import pytest
+import torch
+
+from minifast.data.pipeline import _rooms, transform_config, transform_from_config
+from minifast.data.transform import Transform
+from minifast.limits import MODEL, TRANSFORM, Kind, check_arguments, check_name, check_tree
+from minifast.vision import all as everything
+from minifast.vision.augment import RandomResizedCrop, Resize, aug_transforms
+from minifast.vision.core import PILImage
+
+FREE = {'vocab', 'codes', 'default', 'mean', 'std', 'div', 'div_mask'}  # labels and statistics size nothing
+HUGE = {'huge': 10 ** 9, 'huge float': 1e12, 'beyond floats': 10 ** 400, 'infinite': math.inf, 'not a number': math.nan,
+        'negative': -10 ** 9, 'in a list': [10 ** 9, 10 ** 9], 'in a dict': {'a': 10 ** 9},
+        'deep': [[[10 ** 9]]], 'deeper': [[[[[[[1]]]]]]], 'second': [8, 10 ** 9], 'long': [1] * 10 ** 5}
+
+
+def named_arguments():
+    """(class, argument) of every transform whose room a file may name."""
+    classes, found = [Transform], set()
+    while classes:
+        cls = classes.pop()
+        classes += cls.__subclasses__()
+        if cls.__module__ in _rooms and not cls.__name__.startswith('_'):
+            found |= {(cls, name) for name in inspect.signature(cls.__init__).parameters
+                      if name not in ('self', 'kwargs')}
+    return sorted(found, key=lambda pair: (pair[0].__name__, pair[1]))
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('value', HUGE)
+def test_no_argument_of_a_transform_may_be_huge(value, counted):
+    """Each argument of each transform, alone and as a part of another: refused before the class is called."""
+    assert everything and len(named_arguments()) > 150
+    refused = total = 0
+    for cls, name in named_arguments():
+        config = {'class': f'{cls.__module__}.{cls.__name__}', 'kwargs': {name: HUGE[value]}}
+        for tried in (config, {'class': config['class'], 'parts': [config, config]}):
+            if name in FREE and value not in ('beyond floats', 'infinite', 'not a number', 'deeper'):
+                continue
+            total += 1
+            with pytest.raises(ValueError, match=name):
+                transform_from_config(tried)
+            refused += 1
+    counted(refused, total)
+
+
+def test_parts_are_single_and_few():
+    """Honest transforms are composed of a few single ones, in one list."""
+    one = transform_config(Resize(8))
+    for parts in ([{'class': one['class'], 'parts': [one]}], [one] * 101, [], 'x', {}, [3]):
+        with pytest.raises((ValueError, TypeError)):
+            transform_from_config({'class': one['class'], 'parts': parts})
+
+
+@pytest.mark.parametrize('size', [1, 224, (16384, 4096), (1, 16384), 8192, [8192.0, 8192]])
+def test_sizes_of_pictures_that_are_made_today_pass(size):
+    """Up to 8192 x 8192, or as many pixels in another shape."""
+    check_arguments({'size': size}, TRANSFORM, Kind())
+
+
+@pytest.mark.parametrize('size', [0, -1, 8193, (16384, 8192), (16385, 1), 'x', True, [1, 2, 3], [None, 4], {'h': 1}])
+def test_sizes_of_pictures_that_are_not_are_refused(size):
+    """Too many pixels, too long a side, or no size at all."""
+    with pytest.raises(ValueError, match='size'):
+        check_arguments({'size': size}, TRANSFORM, Kind())
+
+
+def test_augmentation_as_it_is_used_passes():
+    """The usual transforms come back from their descriptions."""
+    for tfm in (*aug_transforms(size=224, min_scale=.5), RandomResizedCrop(460, min_scale=.35),
+                Resize((300, 200), 'pad')):
+        assert transform_config(transform_from_config(transform_config(tfm))) == transform_config(tfm)
+
+
+def test_a_picture_of_an_odd_shape_makes_no_window_of_gigabytes():
+    """'pad' keeps the picture whole: its window is as flat as the result, and as high as the picture."""
+    picture = PILImage.create(torch.zeros(400, 8, 3, dtype=torch.uint8).numpy())
+    with pytest.raises(ValueError, match="another method than 'pad'"):
+        Resize((1, 16384), 'pad')(picture, split_idx=1)
+    assert Resize((1, 4), 'pad')(picture, split_idx=1).size == (4, 1)
+
+
+@pytest.mark.parametrize('kwargs, word', [
+    ({'n_in': 1 << 13}, 'n_in'), ({'n_out': 0}, 'n_out'), ({'n_out': True}, 'n_out'), ({'n_out': '3'}, 'n_out'),
+    ({'n_out': 3.5}, 'n_out'), ({'lin_ftrs': [8] * 101}, 'lin_ftrs'), ({'lin_ftrs': [[8]] * 101}, 'lin_ftrs'),
+    ({'padding': 10 ** 6}, 'padding'), ({'ks': 10 ** 6}, 'ks'), ({'dilation': -1}, 'dilation'),
+    ({'img_size': [1 << 21, 4]}, 'img_size'), ({'img_size': [4, 4, 4]}, 'img_size'), ({'ps': [2.]}, 'ps'),
+    ({'cut': 10 ** 9}, 'cut'), ({'custom_head': {'class': 'x'}}, 'custom_head'), ({'weights': 'x.pth'}, 'weights'),
+    ({'features_only': True}, 'features_only'), ({'pretrained_cfg_overlay': {'file': 'x'}}, 'pretrained_cfg_overlay')])
+def test_arguments_of_models_have_their_kinds_and_there_are_no_others(kwargs, word):
+    """A recipe may say what minifast's recipes say."""
+    with pytest.raises(ValueError, match=word):
+        check_arguments(kwargs, MODEL)
+
+
+def test_trees_are_flat_and_their_numbers_are_numbers():
+    """Depth, infinity and integers of more than 64 bits."""
+    deep = 1
+    for _ in range(50):
+        deep = {'a': [deep]}
+    for tree in (deep, [math.inf], {'a': math.nan}, [10 ** 400], [-10 ** 40]):
+        with pytest.raises(ValueError):
+            check_tree(tree)
+    check_tree({'a': [1, 2.5, 'x', None, True, {'b': [[-1e-300]]}], 'b': 2 ** 63 - 1})
+
+
+def test_names_do_not_move_a_cursor():
+    """What messages tell is printable."""
+    assert check_name('my_module.<lambda>') == 'my_module.<lambda>'
+    for name in ('a\x1b[2Jb', 'a\nb', 'a\u202eb', 'x' * 1001, 3, None, ['a'], '\udce9'):
+        with pytest.raises(ValueError):
+            check_name(name)
+
+
+HIDDEN = ('minifast.as_fastai.Anything', 'minifast.__main__.main', 'minifast.vision.widgets.ImagesCleaner',
+          'minifast.data.load.os.system', 'minifast.data.pipeline.sys.exit', 'minifast.data.external.untar_data',
+          'minifast.data.external.urllib.request.urlopen', 'minifast.data.transforms.Path', 'minifast.learner.Learner',
+          'minifast.vision.core.Image.open', 'minifast.vision.core.PILImage.open', 'minifast.vision.core._cache',
+          'minifast.data.transforms.__builtins__', 'minifast.vision.augment.Learner',
+          'minifast.vision.core.fit.create', 'minifast.vision.item_tfms._Window',
+          'minifast.vision.item_tfms.Resize.__init__', 'minifast.vision.resize.opencv',
+          'minifast.vision.item_tfms.Resize.create', 'torch.hub.load', 'torchvision.transforms.Resize',
+          'timm.create_model',
+          'os.system', 'builtins.eval', 'minifast', '', '.', '..create', 'minifast.vision.core.', None, 3, [], {})
+
+
+@pytest.mark.tally
+def test_a_name_is_found_only_in_its_room(counted, monkeypatch):
+    """Names of other rooms, foreign names in ours, chains, hidden ones: refused, and no module looks about for them."""
+    for room in _rooms:
+        monkeypatch.setattr(sys.modules[room], '__getattr__', lambda name: pytest.fail(f'asked for {name}'),
+                            raising=False)
+    before, finders, refused = set(sys.modules), list(sys.meta_path), 0
+    for name in HIDDEN:
+        for config in ({'class': name, 'kwargs': {}}, {'function': name}, {'class': name, 'parts': [{'class': name}]}):
+            with pytest.raises(ValueError):
+                transform_from_config(config)
+            refused += 1
+    counted(refused, 3 * len(HIDDEN))
+    assert set(sys.modules) == before and sys.meta_path == finders
+
+
+def test_a_warning_of_an_argument_is_no_other_error():
+    """With warnings as errors, too, what cannot be made is a ValueError or a warning of ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        with pytest.raises((ValueError, UserWarning)):
+            transform_from_config({'class': 'minifast.vision.item_tfms.Resize', 'kwargs': {'size': 4, 'method': 'x'}})
