@@ -4,9 +4,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -17,6 +20,7 @@ from minifast.vision.models.create import (arch_from_name, arch_name, create_bod
                                            create_unet_model, create_vision_model, model_recipe)
 from minifast.vision.models.head import create_head
 from minifast.vision.models.unet import DynamicUnet
+from minifast.vision.models.weights import cached_file
 from minifast.vision.models.xresnet import xresnet18
 
 FACTS = json.loads((Path(__file__).parent / 'data' / 'models.json').read_text())
@@ -348,6 +352,158 @@ def test_weights_file_that_does_not_fit_says_what_is_missing(tmp_path):
         create_vision_model(tiny, 2, weights=tmp_path / 'list.pth')
     with pytest.raises(ValueError, match='no named weights'):
         create_vision_model(tiny, 2, weights='IMAGENET1K_V1')
+
+
+def spoilt(kind: str, state: dict) -> dict:
+    """A state dict with one value that no training makes: a convolution's weight, or a batch norm's variance."""
+    name = next(name for name, value in state.items() if value.ndim == 4)
+    w, var = state[name], next(name for name in state if name.endswith('running_var'))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # quantization and nesting say that they are going, or coming
+        made = {
+            'negative variance': lambda: (var, -torch.ones_like(state[var])),
+            'NaN': lambda: (name, torch.full_like(w, torch.nan)),
+            'infinite': lambda: (name, torch.full_like(w, torch.inf)),
+            'int64': lambda: (name, torch.full(w.shape, 3)), 'int8': lambda: (name, w.to(torch.int8)),
+            'bool': lambda: (name, w > 0), 'complex': lambda: (name, w.to(torch.complex64)),
+            'float8': lambda: (name, w.to(torch.float8_e4m3fn)), 'half': lambda: (name, w.half()),
+            'sparse': lambda: (name, w.to_sparse()), 'meta': lambda: (name, w.to('meta')),
+            'quantized': lambda: (name, torch.quantize_per_tensor(w, .1, 0, torch.quint8)),
+            'other shape': lambda: (name, w[:1])}[kind]()
+    return {**state, made[0]: made[1]}
+
+
+REFUSED = ('negative variance', 'int64', 'int8', 'bool', 'complex', 'sparse', 'meta', 'quantized', 'other shape')
+TOLD, TAKEN = ('NaN', 'infinite', 'half'), ('float8',)
+CONTAINERS = {
+    'zip': lambda state, file: torch.save(state, file), 'wrapped': lambda state, file: torch.save(
+        {'model': {f'module.{k}': v for k, v in state.items()}}, file),
+    'old': lambda state, file: torch.save(state, file, _use_new_zipfile_serialization=False),
+    'safetensors': lambda state, file: safetensors.torch.save_file(state, file)}
+
+
+def doors():
+    """Functions of a file that fill a model with it: of ours, of torchvision, of timm."""
+    from minifast.vision.learner import unet_learner, vision_learner
+
+    def data(n_in=3):
+        pairs = [(torch.zeros(n_in, 32, 32), torch.tensor(0)), (torch.ones(n_in, 32, 32), torch.tensor(1))]
+        return [torch.utils.data.DataLoader(pairs, batch_size=2) for _ in range(2)]
+
+    def cached(file):
+        where = cached_file(models.MobileNet_V3_Small_Weights.DEFAULT.url)
+        where.parent.mkdir(parents=True, exist_ok=True)
+        where.write_bytes(file.read_bytes())
+        return create_body(models.mobilenet_v3_small)
+    large, small = models.mobilenet_v3_small(weights=None).state_dict(), tiny().state_dict()
+    loss = nn.CrossEntropyLoss()
+    return {
+        'own architecture': (small, lambda file: create_vision_model(tiny, 2, weights=file)),
+        'other channels': (small, lambda file: create_vision_model(tiny, 2, weights=file, n_in=1)),
+        'vision_learner': (small, lambda file: vision_learner(data(), tiny, n_out=2, weights=file,
+                                                              loss_func=loss).model),
+        'unet_learner': (small, lambda file: unet_learner(data(), tiny, n_out=2, weights=file, loss_func=loss).model),
+        'a path as text': (small, lambda file: create_vision_model(tiny, 2, weights=str(file))),
+        'cache': (large, cached)}
+
+
+def with_timm():
+    """The doors through timm: our argument, and those of `timm.create_model`."""
+    timm = pytest.importorskip('timm')
+    state = timm.create_model('test_resnet', num_classes=0).state_dict()
+    configuration = timm.models.get_pretrained_cfg('test_resnet').to_dict()
+
+    def made(**kwargs):
+        return lambda file: create_timm_model('test_resnet', 2, **{
+            k: v(file) if callable(v) else v for k, v in kwargs.items()})[0]
+    return {
+        'timm, weights': (state, made(weights=lambda file: file)),
+        'timm, checkpoint_path': (state, made(pretrained=False, checkpoint_path=str)),
+        'timm, overlay': (state, made(pretrained_cfg_overlay=lambda file: {'file': str(file), 'num_classes': 0})),
+        'timm, url': (state, made(pretrained_cfg_overlay=lambda file: {
+            'url': file.as_uri(), 'hf_hub_id': None, 'num_classes': 0})),
+        'timm, configuration': (state, made(pretrained_cfg=lambda file: {
+            **configuration, 'file': str(file), 'num_classes': 0}))}
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('container', [
+    pytest.param(name, marks=pytest.mark.faults if name in ('wrapped', 'old') else ()) for name in CONTAINERS])
+def test_values_of_a_weights_file_are_checked_at_every_door(tmp_path, torch_home, container, counted):
+    """What no training makes is refused with the file's name, what is odd is named in a warning; good files fill."""
+    held = total = 0
+    suffix = 'safetensors' if container == 'safetensors' else 'pth'
+    kinds = set(REFUSED + TOLD + TAKEN) - ({'sparse', 'meta', 'quantized'} if suffix == 'safetensors' else {'float8'})
+    for door, (state, fill) in {**doors(), **with_timm()}.items():
+        if (container, door) in (('safetensors', 'cache'), ('safetensors', 'timm, url'), ('wrapped', 'timm, url')):
+            continue  # those files end in .pth, and timm takes its own as they are
+        for kind in (None, *sorted(kinds - {'other shape'} if door == 'other channels' else kinds)):
+            file, total = tmp_path / f'{total}.{suffix}', total + 1
+            CONTAINERS[container](state if kind is None else spoilt(kind, state), file)
+            name = cached_file(models.MobileNet_V3_Small_Weights.DEFAULT.url).name if door == 'cache' else file.name
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter('always')
+                if kind in REFUSED:
+                    with pytest.raises((ValueError, RuntimeError), match=f'{name}|size mismatch'):
+                        fill(file)
+                else:
+                    first = next(p for p in fill(file).parameters() if p.ndim == 4)
+                    wanted = next(v for v in state.values() if v.ndim == 4)
+                    assert kind or torch.equal(first, wanted if first.shape == wanted.shape else wanted.sum(1, True))
+            assert any(name in str(w.message) for w in found) == (kind in TOLD), (door, kind)
+            held += 1
+            file.unlink()
+    counted(held, total)
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('payload', ['system', 'exec', 'in a dict', 'protocol 4'])
+def test_no_release_of_timm_unpickles(tmp_path, monkeypatch, torch_home, payload):
+    """Whatever timm asks torch for, with `weights_only=False` too: data are read of a file, and nothing is run."""
+    from tests.hostile.make import CONTAINERS as containers
+    from tests.hostile.make import payloads
+    marker, real = tmp_path / 'marker', torch.load
+
+    class Old:
+        """A release that reads its arguments as older ones do."""
+
+        @staticmethod
+        def create_model(name, **kwargs):
+            assert torch.load is not real
+            torch.load(kwargs['checkpoint_path'], map_location='cpu', weights_only=False)
+
+    monkeypatch.setitem(sys.modules, 'timm', Old)
+    for container, wrap in containers.items():
+        file = tmp_path / f'{container}.pth'
+        file.write_bytes(wrap(payloads(marker)[payload]))
+        for given in (str(file), file):
+            with pytest.raises(ValueError, match=f'{container}.pth'):
+                create_timm_model('resnet10t', 2, checkpoint_path=given)
+        with open(file, 'rb') as stream, pytest.raises(ValueError):
+            create_timm_model('resnet10t', 2, checkpoint_path=stream)
+        assert not marker.exists() and torch.load is real
+
+
+def test_other_threads_read_as_they_did_while_timm_makes_a_model(tmp_path, monkeypatch):
+    """The guard is for the thread that makes the model, and gone afterwards, after an error too."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from minifast.vision.models.weights import guarded_reads
+    torch.save([1, 2], tmp_path / 'list.pth')
+    with guarded_reads() as seen, ThreadPoolExecutor(1) as other:
+        assert other.submit(torch.load, tmp_path / 'list.pth').result() == [1, 2]
+        with pytest.raises(ValueError, match='no state dict'):
+            torch.load(tmp_path / 'list.pth')
+        torch.save({'a': torch.ones(1)}, tmp_path / 'state.pth')
+        assert torch.load(tmp_path / 'state.pth')['a'] == 1 and list(seen) == [str(tmp_path / 'state.pth')]
+    assert torch.load(tmp_path / 'list.pth') == [1, 2]
+
+
+def test_weights_that_timm_does_not_know_by_name_are_a_file(tmp_path):
+    """A text that is no path is answered with how timm names its weights."""
+    pytest.importorskip('timm')
+    with pytest.raises(ValueError, match='resnet10t.TAG'):
+        create_timm_model('resnet10t', 2, weights='IMAGENET1K_V1')
 
 
 @pytest.fixture

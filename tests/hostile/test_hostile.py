@@ -9,6 +9,7 @@ import sys
 import warnings
 import zipfile
 from copy import deepcopy
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -29,7 +30,9 @@ from minifast.tensorfile import DamagedFileError, UnsafeFileError, read_tensors,
 from minifast.vision.augment import RandomResizedCrop, Resize, aug_transforms
 from minifast.vision.core import BadImageError, OpenImage, PILImage, imagenet_stats
 from minifast.vision.data import ImageDataLoaders
+from minifast.vision.learner import vision_learner
 from minifast.vision.models.weights import read_weights
+from minifast.vision.models.xresnet import xresnet18
 from tests.hostile.make import CONTAINERS, hostile_files, payloads, sealed, torch_zip
 
 REFUSALS = (ValueError, OSError, TypeError)  # UnsafeFileError and DamagedFileError are ValueErrors
@@ -163,8 +166,11 @@ def fuzz(folder, n):
 
 
 # Something of each kind of JSON, and names that must not be followed
-_ODD = [None, -1, 0, 1e308, 10 ** 30, True, '', '\0', [], {}, [[[]]], 'os.system', 'minifast.callback.core.Callback',
-        {'class': 'os.system', 'kwargs': {}}, {'function': 'minifast.data.external.untar_data'}]
+_ODD = [None, -1, 0, 1e308, 1e400, float('nan'), 2 ** 40, 10 ** 30, 10 ** 400, 3.5, True, '', '\0', '1', '\ud800', [], {},
+        [[[]]], [None], [1e400], {'a': [['x']]}, {'tensor': [[1], 2]}, {'user': []}, 'os.system', 'torch.hub.load',
+        'minifast.callback.core.Callback', 'minifast.as_fastai.x', 'minifast.vision.widgets.x', 'timm.create_model',
+        'torchvision.models.resnet81', 'minifast.data.load.os.system', {'class': 'os.system', 'kwargs': {}},
+        {'function': 'minifast.data.external.untar_data'}]
 
 
 def json_mutants(text, n, seed):
@@ -207,25 +213,53 @@ class Means(nn.Module):
         return self.layer(x.mean((2, 3)))
 
 
-def fuzz_exports(folder, n):
-    """How many exports with another description were loaded or refused; anything else fails."""
+def exports(folder):
+    """Names and contents of exports of several kinds, and a function that makes the model which they need."""
     for i in range(8):
         (folder / 'ab'[i % 2]).mkdir(exist_ok=True)
         Image.fromarray(np.full((20, 24, 3), 30 * i, np.uint8)).save(folder / 'ab'[i % 2] / f'{i}.jpg')
     dls = ImageDataLoaders.from_folder(folder, valid_pct=.25, seed=0, item_tfms=Resize(16), bs=2, device='cpu',
                                        batch_tfms=[*aug_transforms(), Normalize.from_stats(*imagenet_stats)])
-    Learner(dls, Means(), CrossEntropyLossFlat(), path=folder).export('whole.pkl')
-    whole, loaded, refused = read_tensors(folder / 'whole.pkl'), 0, 0
-    for meta in json_mutants(whole['meta'], n, 0):
-        write_atomic(folder / 'mutant.pkl', {**whole, 'meta': meta})
-        try:
-            learn = load_learner(folder / 'mutant.pkl', model=Means())
-        except (UnsafeFileError, ValueError) as error:
-            assert 'mutant.pkl' in str(error)
-            refused += 1
-            continue
-        assert type(learn.model) is Means
-        loaded += 1
+    pairs = [(torch.zeros(3, 4, 4), torch.tensor(0))] * 2
+    plain = [torch.utils.data.DataLoader(pairs, batch_size=2) for _ in range(2)]
+    weighted = CrossEntropyLossFlat(weight=torch.tensor([1., 2.]), label_smoothing=.1)
+    learners = {'pictures': Learner(dls, Means(), CrossEntropyLossFlat(), path=folder),
+                'plain': Learner(plain, Means(), weighted, path=folder),
+                'recipe': vision_learner(plain, xresnet18, n_out=2, loss_func=nn.BCEWithLogitsLoss(), path=folder,
+                                         pretrained=False, lin_ftrs=[8], y_range=(0, 1))}
+    for name, learn in learners.items():
+        yield name, read_tensors(learn.export(f'{name}.pkl')), Means if name != 'recipe' else lambda: None
+
+
+def fuzz_exports(folder, n):
+    """How many exports with another description were loaded or refused, nothing imported for it; anything else
+    fails."""
+    loaded = refused = 0
+    for seed, (name, whole, model) in enumerate(exports(folder)):
+        meta = json.loads(whole['meta'])
+        # a model takes long to build: what is known to be right is left away, and the rest is changed
+        text = json.dumps({**meta, 'made_with': {}} if name != 'recipe' else {'model': meta['model'], 'learner': {}})
+        share = n // 10 if name != 'pictures' else n - 2 * (n // 10)
+        for mutant in json_mutants(text, share, seed):
+            if name == 'recipe':
+                mutant = mutant[:-1] + f', "data": {json.dumps(meta["data"])}, "loss": {json.dumps(meta["loss"])}}}'
+            before, finders = set(sys.modules), list(sys.meta_path)
+            with patch('minifast.export.read_tensors', return_value={**whole, 'meta': mutant}), (
+                    warnings.catch_warnings()):
+                warnings.simplefilter('error')
+                try:
+                    learn = load_learner('mutant.pkl', model=model())
+                except UnsafeFileError as error:
+                    assert 'mutant.pkl' in str(error)
+                    refused += 1
+                except ValueError as error:
+                    # an export without a recipe asks for the model
+                    assert name == 'recipe' and 'which is not made by minifast' in str(error)
+                    refused += 1
+                else:
+                    assert type(learn.model) is Means or name == 'recipe'
+                    loaded += 1
+            assert (set(sys.modules) == before or name == 'recipe') and sys.meta_path == finders
     return loaded, refused
 
 
