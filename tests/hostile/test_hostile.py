@@ -166,8 +166,8 @@ def fuzz(folder, n):
 
 
 # Something of each kind of JSON, and names that must not be followed
-_ODD = [None, -1, 0, 1e308, 1e400, float('nan'), 2 ** 40, 10 ** 30, 10 ** 400, 3.5, True, '', '\0', '1', '\ud800', [], {},
-        [[[]]], [None], [1e400], {'a': [['x']]}, {'tensor': [[1], 2]}, {'user': []}, 'os.system', 'torch.hub.load',
+_ODD = [None, -1, 0, 1e308, 1e400, float('nan'), 2 ** 40, 10 ** 30, 10 ** 400, 3.5, True, '', '\0', '1', '\ud800', [],
+        {}, [[[]]], [None], [1e400], {'a': [['x']]}, {'tensor': [[1], 2]}, {'user': []}, 'os.system', 'torch.hub.load',
         'minifast.callback.core.Callback', 'minifast.as_fastai.x', 'minifast.vision.widgets.x', 'timm.create_model',
         'torchvision.models.resnet81', 'minifast.data.load.os.system', {'class': 'os.system', 'kwargs': {}},
         {'function': 'minifast.data.external.untar_data'}]
