@@ -79,9 +79,17 @@ def describe_model(learn: Any) -> dict[str, Any]:
         with torch.device('meta'), looking():
             again = _call_recipe(recipe)
         # the text of a module tells classes and arguments of all layers: a changed model is not what the recipe makes
-        if repr(again) != repr(model) or _shapes(again) != _shapes(model):
+        if repr(again) != repr(model) or _shapes(again) != _shapes(model) or not _readable(recipe):
             recipe = None
     return {'class': import_name(model), 'recipe': recipe}
+
+
+def _readable(recipe: Any) -> bool:
+    try:
+        _check_recipe(recipe, 'the export')
+    except UnsafeFileError:
+        return False
+    return True
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple]:
@@ -160,7 +168,8 @@ def is_known_arch(arch: Any) -> bool:
         ours = Path(__file__).parent / 'vision' / 'models' / 'xresnet.py'
         return _defines(ours, rf'^{re.escape(name)} = _(plain|se)\(')
     if home == 'torchvision.models':
-        return _registered('torchvision', name)
+        models = sys.modules.get(home)
+        return _registered('torchvision', name) if models is None else name in models.list_models()
     model, _, tag = arch.partition('.') if isinstance(arch, str) else ('', '', '')
     if not re.fullmatch(r'\w+', model) or not re.fullmatch(r'[\w-]*', tag):
         return False

@@ -330,7 +330,8 @@ def test_architectures_are_known_without_importing_them():
     """The names that are told by source are those that the packages have."""
     from minifast.vision.models import tvm, xresnet
     functions = {name for name in tvm.__all__ if not isinstance(getattr(tvm, name), type)}
-    assert all(is_known_arch(f'torchvision.models.{name}') == (name in functions) for name in tvm.__all__)
+    for name in tvm.__all__:
+        assert is_known_arch(f'torchvision.models.{name}') == _registered('torchvision', name) == (name in functions)
     ours = [name for name in xresnet.__all__ if name not in ('XResNet', 'init_cnn')]
     assert len(ours) > 25 and all(is_known_arch(f'minifast.vision.models.xresnet.{name}') for name in ours)
     timm = pytest.importorskip('timm')
@@ -475,6 +476,19 @@ def test_what_is_beyond_a_description_is_refused_when_it_is_written(pictures, tm
     with pytest.raises(ValueError, match='Resize.*cannot be exported.*8200'):
         learn.export()
     assert (tmp_path / 'export.pkl').read_bytes() == b'old'
+
+
+def test_a_recipe_that_no_reader_takes_is_not_written(tmp_path):
+    """An activation or a size that recipes do not have: the model is asked for, and what is given is filled."""
+    pairs = [(torch.zeros(3, 8, 8), torch.zeros(8, 8).long())] * 2
+    dls = DataLoaders(*[TorchLoader(pairs, batch_size=2) for _ in range(2)])
+    for kwargs in ({'act_cls': nn.Identity}, {'y_range': (0, 1e40)}):
+        learn = unet_learner(dls, resnet18, n_out=2, pretrained=False, loss_func=F.cross_entropy, path=tmp_path,
+                             **kwargs)
+        file = learn.export()
+        assert meta_of(file)['model']['recipe'] is None
+        with pytest.raises(ValueError, match='which is not made by minifast'):
+            load_learner(file)
 
 
 def test_what_is_the_users_is_still_so_in_the_export_of_an_export(pictures, tmp_path):
