@@ -417,7 +417,7 @@ def test_a_malformed_description_is_refused_and_nothing_else(exported, monkeypat
 
 @pytest.mark.tally
 @pytest.mark.parametrize('text', [
-    lambda t: t[:-1] + ', "data": {}}', lambda t: t.replace('"order": 1', '"order": NaN'),
+    lambda t: t[:-1] + ', "learner": {}}', lambda t: t.replace('"order": 1', '"order": NaN'),
     lambda t: t.replace('"order": 1', '"order": -Infinity'), lambda t: t.replace('"order": 1', '"order": 1e999'),
     lambda t: t.replace('"order": 1', f'"order": {"9" * 5000}'),
     lambda t: t[:-1] + ', "x": [' + '[],' * 300_000 + '1]}',
