@@ -21,11 +21,11 @@ from minifast import __version__
 from minifast.arguments import near_match
 from minifast.callback.core import Callback
 from minifast.data.transforms import get_image_files
+from minifast.environment import git_revision
 from minifast.hardware import fast_paths, keep_freed_memory
 from minifast.learner import load_learner
 from minifast.metrics import error_rate
 from minifast.torch_core import default_device, set_seed
-from minifast.training_state import git_revision
 from minifast.vision.augment import Resize, aug_transforms
 from minifast.vision.data import ImageDataLoaders
 from minifast.vision.decode import BadImageError
@@ -331,7 +331,7 @@ def environment() -> dict[str, Any]:
     return {
         'minifast': __version__, 'python': platform.python_version(), 'system': platform.platform(),
         'versions': {name: _version(name) or 'not installed' for name in PARTS},
-        'git revision here': git_revision(Path.cwd()) or 'none',
+        'git revision here': git_revision() or 'none',
         'devices': _devices(), 'used device': str(default_device()), 'fast paths': _fast_paths(),
         'pretrained weights': sorted(f.name for f in weights.glob('*.pth')) if weights.is_dir() else [],
     }

@@ -11,7 +11,6 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from PIL import Image
 from minifast.data.external import download_file
 from minifast.torch_core import defaults
 from minifast.vision.core import BILINEAR, load_image
-from minifast.vision.decode import BadImageError, inspect_image, read_image_file, to_mode
+from minifast.vision.decode import BadImageError, inspect_image, picture_suffixes, read_image_file, to_mode
 
 __all__ = ['Finding', 'check_folder', 'download_images', 'resize_image', 'resize_images', 'resize_to',
            'search_images_bing', 'search_images_serpapi', 'verify_image', 'verify_images']
@@ -133,12 +132,6 @@ _PARTS = {'train': 'train', 'training': 'train', 'valid': 'valid', 'val': 'valid
           'test': 'test'}
 
 
-@cache
-def _suffixes() -> frozenset[str]:
-    """What Pillow opens; asking makes it import all of its formats."""
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
-
-
 def _listing(folder: Path) -> tuple[list[Path], list[Finding]]:
     """The pictures below `folder` as `get_image_files` lists them, and what it leaves out."""
     files, findings, seen = [], [], set()
@@ -157,7 +150,7 @@ def _listing(folder: Path) -> tuple[list[Path], list[Finding]]:
             path = Path(parent, name)
             if name.startswith('.'):
                 findings.append(Finding(path, 'left out', 'a hidden file'))
-            elif path.suffix.lower() not in _suffixes():
+            elif path.suffix.lower() not in picture_suffixes():
                 findings.append(Finding(path, 'left out', f'no picture by its suffix {path.suffix!r}'))
             else:
                 files.append(path)
