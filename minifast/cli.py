@@ -9,11 +9,13 @@ import argparse
 import math
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from minifast import __version__
+from minifast.terminal import say
 
 __all__ = ['build_parser', 'main']
 
@@ -22,7 +24,8 @@ class _Parser(argparse.ArgumentParser):
     """argparse, with one sentence instead of the usage block before an error."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
+        say(f'{self.prog}: {message} (see {self.prog} --help)', sys.stderr)
+        self.exit(2)
 
 
 # ---------------------------------------------------------------- arguments
@@ -136,7 +139,7 @@ def _run(args: argparse.Namespace) -> int:
             return show_plugins(args.check)
         return getattr(commands, args.run)(args)
     except commands.UserMistake as mistake:
-        print(f'minifast {args.command}: {mistake}', file=sys.stderr)
+        say(f'minifast {args.command}: {mistake}', sys.stderr)
         return 2
 
 
@@ -156,3 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader of our output (head, less) has left, and has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception:  # the fault is the program's; what a file says in the message is shown, not obeyed
+        for line in traceback.format_exc().rstrip('\n').split('\n'):
+            say(line, sys.stderr)
+        return 1

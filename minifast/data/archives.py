@@ -1,12 +1,13 @@
 """Archives that may come from anybody: extracted into one folder and nowhere else, whole or not at all.
 
-Nothing here rests on the filters of Python's `tarfile`, of which some releases (3.10, 3.11 before .13, 3.12 before .11,
-3.13 before .4) can be led out of the folder. Every member is written by ourselves, as a new file in folders that we
-made; links come last, when nothing is written any more, and only those whose way, walked within the archive, stays in it.
+Nothing here rests on the filters of Python's `tarfile`, of which some releases can be led out of the folder (before
+3.11.13, 3.12.11 and 3.13.4). Every member is written by ourselves, as a new file in folders that we made; links come
+last, when nothing is written any more, and only those whose way, walked within the archive, stays in it.
 """
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import lzma
 import os
@@ -14,6 +15,7 @@ import shutil
 import stat
 import struct
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -91,6 +93,25 @@ class _Tree:
             self.path(parts).unlink()
 
 
+def _plain(name: str) -> str:
+    return name
+
+
+_SPELLINGS = (_plain, str.casefold, functools.partial(unicodedata.normalize, 'NFC'),
+              lambda name: unicodedata.normalize('NFC', name).casefold())
+"""What disks may take for the same name."""
+
+
+def _leaving(links: dict[tuple[str, ...], str]) -> tuple[str, ...] | None:
+    """The first link that does not stay below the top, None if all do, whichever names the disk takes for the same."""
+    for spelt in _SPELLINGS:
+        known = {tuple(map(spelt, parts)): spelt(target) for parts, target in links.items()}
+        for parts in links:
+            if not _stays(tuple(map(spelt, parts)), known):
+                return parts
+    return None
+
+
 def _stays(parts: tuple[str, ...], links: dict[tuple[str, ...], str]) -> bool:
     """Whether the link at `parts` ends below the top, walked step by step through all other links there are.
 
@@ -111,7 +132,7 @@ def _stays(parts: tuple[str, ...], links: dict[tuple[str, ...], str]) -> bool:
             at.append(step)
             continue
         hops += 1
-        if hops > 40 or target.startswith('/') or '\0' in target:
+        if hops > 40 or target.startswith('/') or '\0' in target or (os.name == 'nt' and set(target) & set('\\:')):
             return False
         todo += target.split('/')[::-1]
     return True
@@ -125,7 +146,7 @@ def links_stay(folder: Path) -> bool:
             path = Path(parent, name)
             if path.is_symlink():
                 links[path.relative_to(folder).parts] = os.readlink(path).replace(os.sep, '/')
-    return all(_stays(parts, links) for parts in links)
+    return _leaving(links) is None
 
 
 def _refused(what: str, name: str, why: str) -> ValueError:
@@ -223,7 +244,7 @@ def _copy(tree: _Tree, parts: tuple[str, ...], member: _Member) -> None:
 def _write(tree: _Tree, members: Iterator[_Member]) -> None:
     """Folders and files as they come; links are gathered."""
     for member in members:
-        tree.take(512)  # so that a great number of nothings has an end too
+        tree.take(4096)  # so that a great number of nothings has an end too
         parts = _parts(member.name, tree.folder)
         if member.kind == stat.S_IFDIR or not parts:
             tree.make_folder(parts)
@@ -247,9 +268,9 @@ def _write(tree: _Tree, members: Iterator[_Member]) -> None:
 
 def _link(tree: _Tree) -> None:
     """Make the links, when all else is there."""
-    for parts, target in tree.links.items():
-        if not _stays(parts, tree.links):
-            raise _refused('a link', '/'.join(parts), f'to {target!r}, outside of {tree.folder}')
+    out = _leaving(tree.links)
+    if out is not None:
+        raise _refused('a link', '/'.join(out), f'to {tree.links[out]!r}, outside of {tree.folder}')
     for parts, target in tree.links.items():
         _make(lambda path, to: os.symlink(to, path), tree.path(parts), '/'.join(parts), target)
 

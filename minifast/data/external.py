@@ -17,7 +17,7 @@ from minifast.data.archives import extract_archive, links_stay
 from minifast.terminal import visible
 
 __all__ = ['DataConfig', 'URLs', 'download_data', 'download_file', 'extract_archive', 'fastai_cfg', 'fastai_path',
-           'file_name_of', 'open_url', 'untar_data']
+           'untar_data']
 
 _FOLDERS = {'data': 'data', 'archive': 'archive', 'storage': 'tmp', 'model': 'models'}
 _CHUNK = 2 ** 18
@@ -123,7 +123,7 @@ class URLs:
     def path(url: str = '.', c_key: str = 'archive') -> Path:
         """Where the file of an address is kept: beside the script (`data/` or `models/`) if it is there, else by
         `c_key`."""
-        name = '' if url == '.' else file_name_of(url)
+        name = '' if url == '.' else _file_name_of(url)
         beside = URLs.LOCAL_PATH / ('models' if c_key == 'model' else 'data') / name
         return beside if beside.exists() else fastai_path(c_key) / name
 
@@ -166,7 +166,7 @@ def open_url(url: str | urllib.request.Request, timeout: float = 30) -> Any:
         raise OSError(f'{type(error).__name__}: {error}') from error
 
 
-def file_name_of(url: str) -> str:
+def _file_name_of(url: str) -> str:
     """The name of the file at an address, as it is written there.
 
     Raises:
@@ -312,7 +312,7 @@ def untar_data(url: str, archive: str | Path | None = None, data: str | Path | N
     config = fastai_cfg() if base is None else DataConfig(Path(base).expanduser())
     archives = config.path('archive') if archive is None else config.config_path / Path(archive).expanduser()
     folder = config.path(c_key) if data is None else config.config_path / Path(data).expanduser()
-    name = file_name_of(url)
+    name = _file_name_of(url)
     dest = folder / _stem(name)
     if dest.exists() and not force_download:
         return dest

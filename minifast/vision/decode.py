@@ -20,17 +20,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from minifast.terminal import visible
 
-__all__ = ['BadImageError', 'FORMATS', 'JpegHeader', 'ScaledPixels', 'WaitingJpeg', 'check_pixels', 'decode_image', 'decode_jpeg',
-           'inspect_image', 'jpeg_header', 'open_image', 'picture_suffixes', 'read_image_file', 'scale_for', 'to_mode',
-           'upright']
+__all__ = ['BadImageError', 'FORMATS', 'JpegHeader', 'ScaledPixels', 'WaitingJpeg', 'check_pixels', 'decode_image',
+           'decode_jpeg', 'inspect_image', 'jpeg_header', 'open_image', 'picture_suffixes', 'read_image_file',
+           'scale_for', 'to_mode', 'upright']
 
 MAX_FILE_BYTES = 2 ** 29
 """Larger files are refused before they are read."""
 
-FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'PPM', 'WEBP', 'TIFF', 'AVIF', 'HEIF', 'CUR', 'DDS', 'DIB', 'FITS', 'ICNS', 'ICO',
-           'JPEG2000', 'PCX', 'QOI', 'SGI', 'SUN', 'XBM', 'XPM', 'TGA')
-"""The formats that are opened, whatever a file is called: pixels that Pillow decodes by itself (HEIF: where the user has
-registered a decoder for it).
+FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'PPM', 'WEBP', 'TIFF', 'AVIF', 'HEIF', 'CUR', 'DDS', 'DIB', 'FITS', 'ICNS',
+           'ICO', 'JPEG2000', 'PCX', 'QOI', 'SGI', 'SUN', 'XBM', 'XPM', 'TGA')
+"""The formats that are opened, whatever a file is called: pixels that Pillow decodes by itself (HEIF: where the user
+has registered a decoder for it).
 
 Left out is what starts a program (EPS), is handed on to whoever registered for it (WMF, EMF, BUFR, GRIB, HDF5), holds
 other files of any format (IPTC, FPX, MIC), is seldom a photograph (PSD, GBR, ...), or is brought by a package that

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import re
-import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from minifast.arguments import near_match
+from minifast.data.external import open_url
 from minifast.tensorfile import read_tensors
 
 __all__ = ['WeightsNotFoundError', 'as_weights_file', 'cached_file', 'channels_of', 'fetch_weights', 'fill_body',
@@ -72,7 +72,7 @@ def fetch_weights(url: str) -> dict[str, Any]:
     if not file.exists():
         try:
             # torch's own download waits without limit for a host that never answers
-            urllib.request.urlopen(url, timeout=5).close()
+            open_url(url, timeout=5).close()
             return torch.hub.load_state_dict_from_url(url, map_location='cpu', check_hash=True, weights_only=True)
         except (OSError, RuntimeError) as error:
             raise WeightsNotFoundError(
