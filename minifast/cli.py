@@ -143,6 +143,14 @@ def _run(args: argparse.Namespace) -> int:
         return 2
 
 
+def _show_fault(error: Exception) -> None:
+    """The traceback of a fault of the program; what a file says in the message is shown, not obeyed."""
+    for part in traceback.TracebackException.from_exception(error).format():
+        lines = part.rstrip('\n').split('\n') if part.startswith('  File ') else [part.strip('\n')]
+        for line in lines:
+            say(line, sys.stderr)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
@@ -159,7 +167,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader of our output (head, less) has left, and has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception:  # the fault is the program's; what a file says in the message is shown, not obeyed
-        for line in traceback.format_exc().rstrip('\n').split('\n'):
-            say(line, sys.stderr)
+    except Exception as error:
+        _show_fault(error)
         return 1

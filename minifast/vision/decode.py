@@ -43,8 +43,7 @@ _REFUSED = {b'%!PS': 'PostScript, a program', b'\xc5\xd0\xd3\xc6': 'PostScript, 
             b'\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1': 'a container of other files (FlashPix, Microsoft)',
             b'\x89HDF': 'HDF5', b'GRIB': 'GRIB', b'BUFR': 'BUFR', b'\0\0\x01\xb3': 'a film'}
 """How formats that are not opened begin, and what they are."""
-_WAY_OUT = ', a format that is not opened: convert it, or open it with your own function and hand an array to ' \
-           'PILImage.create'
+_WAY_OUT = 'convert it, or open it with your own function and hand an array to PILImage.create'
 
 QUALITY_GAP = 2.0
 """A scaled JPEG keeps at least this many times the pixels that the following resize makes, per side.
@@ -353,7 +352,7 @@ def decode_image(data: bytes, mode: str | None = 'RGB', path: Any = None,
 def _what_it_is(data: bytes) -> str:
     what = next((what for magic, what in _REFUSED.items() if data.startswith(magic)), None)
     if what is not None:
-        return f'it is {what}{_WAY_OUT}'
+        return f'it is {what}, which is not opened: {_WAY_OUT}'
     start = data[:512].lstrip().lower()
     if start.startswith(b'<') and b'<svg' in data[:4096].lower():
         return 'it is SVG, a drawing without pixels'
@@ -361,7 +360,7 @@ def _what_it_is(data: bytes) -> str:
         return 'it is HTML or XML and no picture'
     if b'\0' not in start and start.isascii():
         return 'it is text and no picture'
-    return f'it is in no format of minifast.vision.decode.FORMATS{_WAY_OUT}'
+    return f'it is in no format that is opened (minifast.vision.decode.FORMATS): {_WAY_OUT}'
 
 
 def to_mode(im: Image.Image, mode: str, path: Any = None, codes: bool = False) -> Image.Image:

@@ -67,7 +67,8 @@ def _draw_box(ax: Any, box: list[float], color: str = 'white', text: str | None 
     frame = patches.Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, lw=2)
     _outline(ax.add_patch(frame), 4)
     if text is not None:
-        words = ax.text(left, top, visible(text), verticalalignment='top', color=color, fontsize=text_size, weight='bold')
+        words = ax.text(left, top, visible(text), verticalalignment='top', color=color, fontsize=text_size,
+                        weight='bold')
         _outline(words, 1)
 
 
