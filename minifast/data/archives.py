@@ -84,11 +84,12 @@ class _Tree:
                 _make(os.mkdir, self.path(here), '/'.join(parts))
                 self.made[here] = stat.S_IFDIR
 
-    def check_new(self, parts: tuple[str, ...], name: str) -> None:
+    def check_new(self, parts: tuple[str, ...], name: str, kind: int) -> None:
         """Refuse what would take the place of something else; a file may be there twice, the later one counts."""
         self.make_folder(parts[:-1])
-        if parts in self.links or self.made.get(parts, stat.S_IFREG) != stat.S_IFREG:
-            raise _refused('a member', name, 'twice, the second in the place of a link or a folder')
+        there = stat.S_IFLNK if parts in self.links else self.made.get(parts)
+        if there is not None and not there == stat.S_IFREG == (kind or stat.S_IFREG):
+            raise _refused('a member', name, 'twice, and not as a file both times')
         if self.made.pop(parts, None) is not None:
             self.path(parts).unlink()
 
@@ -249,7 +250,7 @@ def _write(tree: _Tree, members: Iterator[_Member]) -> None:
         if member.kind == stat.S_IFDIR or not parts:
             tree.make_folder(parts)
             continue
-        tree.check_new(parts, member.name)
+        tree.check_new(parts, member.name, member.kind)
         if member.kind == stat.S_IFREG:
             _copy(tree, parts, member)
         elif member.kind == 0:
@@ -313,6 +314,8 @@ def _write_tar(tree: _Tree, archive: Path, stream: BinaryIO) -> None:
     try:
         tar = tarfile.open(fileobj=_Bounded(stream), mode='r:')
     except tarfile.ReadError as e:
-        raise ValueError(f'{archive} is neither a tar nor a zip archive: delete it and fetch it again') from e
+        raise ValueError(f'{archive} is neither a tar nor a zip archive ({e}): delete it and fetch it again') from e
     with tar:
         _write(tree, _tar_members(tar))
+    while chunk := stream.read(_CHUNK):  # the checksum of a compressed stream is behind its last byte
+        tree.take(len(chunk))
