@@ -30,7 +30,9 @@ def _text(thing: Any, package: str, seen: set[int]) -> str:
     def inner(o: Any) -> str:
         return _text(o, package, seen)
 
-    thing = getattr(thing, '__func__', thing)  # of static, class and bound methods
+    if isinstance(thing, (staticmethod, classmethod)):
+        return type(thing).__name__ + inner(thing.__func__)
+    thing = getattr(thing, '__func__', thing)  # of a bound method
     if thing is None or type(thing) in (bool, int, float, complex, str, bytes):
         return repr(thing)
     if isinstance(thing, (list, tuple)):

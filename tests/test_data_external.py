@@ -248,8 +248,8 @@ def test_no_name_of_an_address_leads_out(tmp_path, counted):
 
 
 @pytest.mark.tally
-@pytest.mark.parametrize('target', ['file:///etc/hostname', 'ftp://127.0.0.1:9/x', 'data:,x', 'jar:x', '//\0', 'FILE:/x',
-                                    'javascript:x', 'gopher://x/'])
+@pytest.mark.parametrize('target', ['file:///etc/hostname', 'ftp://127.0.0.1:9/x', 'data:,x', 'jar:x', '//\0',
+                                    'FILE:/x', 'javascript:x', 'gopher://x/'])
 @pytest.mark.parametrize('code', [301, 302, 307])
 def test_no_redirect_leaves_the_web(code, target, server, tmp_path):
     """Only http and https are followed."""

@@ -86,8 +86,8 @@ HEADS = ['ref: {home}/id', 'ref: ../../home/id', 'ref: refs/../../../home/id', '
          'ref: refs/heads/../../../home/refs/heads/main', 'ref: /etc/passwd', 'ref: ', 'ref: refs', 'ref: refs/',
          'ref: refs/heads/', 'ref: refs/heads/main.lock', 'ref: refs/.hidden', 'ref: refs/heads/a b', 'ref: HEAD',
          'ref: refs/heads/main\n{home}/id', 'ref: refs//heads', 'ref: refs/heads/@{{1}}', 'ref: packed-refs',
-         'ref: refs/heads/\x1b[2K', 'some words', HASH + 'g', HASH[1:], HASH * 2, HASH + '\n' + HASH, '', '\0', 'x' * 9999,
-         'ref: refs/heads/' + 'x/' * 3000 + 'x', 'ref: refs/heads/loop', '\udce9', f'gitdir: {HASH}']
+         'ref: refs/heads/\x1b[2K', 'some words', HASH + 'g', HASH[1:], HASH * 2, HASH + '\n' + HASH, '', '\0',
+         'x' * 9999, 'ref: refs/heads/' + 'x/' * 3000 + 'x', 'ref: refs/heads/loop', '\udce9', f'gitdir: {HASH}']
 
 
 @pytest.mark.tally

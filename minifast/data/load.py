@@ -20,7 +20,7 @@ from minifast.data.sampler import BATCH, ORDER, ItemKeys, Position, chunks, orde
 from minifast.data.workers import HostBatch, Job, ProcessPool, in_threads, seed_cpu, set_aside
 from minifast.lookup import lookup
 from minifast.seeds import key_seed, seeded
-from minifast.terminal import warn
+from minifast.terminal import say, warn
 from minifast.torch_core import check_kwargs, defaults, retain_type, to_device
 
 __all__ = ['DataLoader', 'SkipItemException', 'collate_error', 'fa_collate', 'fa_convert']
@@ -248,7 +248,8 @@ class DataLoader(BatchMaker):
 
     def show_plan(self) -> None:
         """Print what happens to an item and a batch, where, and why there."""
-        print(describe_plan(self))
+        for line in describe_plan(self).split('\n'):
+            say(line)
 
     # ------------------------------------------------------------ a pass
 

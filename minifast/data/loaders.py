@@ -281,7 +281,7 @@ class DataLoaders:
         """Print for each loader what happens to an item and a batch, and where."""
         for i, dl in enumerate(self.loaders):
             print(f'{["training", "validation"][i] if i < 2 else f"loader {i}"}:')
-            dl.show_plan() if hasattr(dl, 'show_plan') else print(f'{type(dl).__name__}, left as it is')
+            dl.show_plan() if hasattr(dl, 'show_plan') else say(f'{type(dl).__name__}, left as it is')
 
     # ------------------------------------------------------------ changing
 

@@ -113,7 +113,7 @@ def search_images_serpapi(term: str, engine: str = 'bing_images', key: str | Non
         if following and not following.startswith('https://serpapi.com/'):
             break  # nobody else is told the key
         url = following and f'{following}&{urllib.parse.urlencode({"api_key": key})}'
-    return L(found)[:max_images]
+    return L(list(found))[:max_images]
 
 
 def search_images_bing(term: str, key: str | None = None, max_images: int = 150) -> L:
