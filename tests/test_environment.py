@@ -35,7 +35,7 @@ def repository(tmp_path_factory):
         git(base / name, 'commit', '-q', '--allow-empty', '-m', name)
     git(base / 'main', 'submodule', 'add', '-q', str(base / 'sub'), 'inner')
     git(base / 'main', 'commit', '-q', '-m', 'inner')
-    git(base / 'main', 'worktree', 'add', '-q', '-b', 'größe/猫', str(base / 'tree'))
+    git(base / 'main', 'worktree', 'add', '-q', '-b', os.fsdecode('größe/猫'.encode()), str(base / 'tree'))
     git(base / 'tree', 'commit', '-q', '--allow-empty', '-m', 'more')
     (base / 'main' / 'deep' / 'er').mkdir(parents=True)
     return base

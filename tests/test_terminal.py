@@ -56,6 +56,8 @@ def test_warn_is_visible_and_names_the_caller():
 # ---------------------------------------------------------------- the doors
 
 EVIL = '\x1b]0;pwned\x07\x1b[2K\r\nforged  row\u202e\x9b31m'
+IN_NAMES = os.fsdecode(EVIL.encode())
+"""The same bytes whatever the system takes names for."""
 RAW = ('\x1b', '\x07', '\r', '\u202e', '\x9b', '\nforged')
 
 
@@ -73,20 +75,20 @@ def _pictures(folder, classes=('a', 'b'), n=6):
 
 def _check(tmp_path):
     _pictures(tmp_path / 'p')
-    (tmp_path / 'p' / 'a' / f'x{EVIL}.jpg').write_bytes(b'')
-    (tmp_path / 'p' / f'empty{EVIL}').mkdir()
+    (tmp_path / 'p' / 'a' / f'x{IN_NAMES}.jpg').write_bytes(b'')
+    (tmp_path / 'p' / f'empty{IN_NAMES}').mkdir()
     return main(['check', str(tmp_path / 'p')])
 
 
 def _train_on_loose(tmp_path):
     _pictures(tmp_path / 'p')
-    (tmp_path / 'p' / f'x{EVIL}.jpg').write_bytes(b'')
+    (tmp_path / 'p' / f'x{IN_NAMES}.jpg').write_bytes(b'')
     return main(['train', str(tmp_path / 'p')])
 
 
 def _train_on_broken(tmp_path):
     _pictures(tmp_path / 'p')
-    (tmp_path / 'p' / 'a' / f'x{EVIL}.jpg').write_bytes(b'x')
+    (tmp_path / 'p' / 'a' / f'x{IN_NAMES}.jpg').write_bytes(b'x')
     return main(['train', str(tmp_path / 'p'), '--weights', 'none', '--size', '32', '--epochs', '1', '--workers', '0',
                  '--bs', '4', '--lr', '.1', '--out', str(tmp_path / 'out')])
 
@@ -145,7 +147,7 @@ def _table_of_epochs(tmp_path):
 def _summary(tmp_path):
     from minifast.vision.all import CategoryBlock, DataBlock, ImageBlock, get_image_files, parent_label
     block = DataBlock((ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label)
-    block.summary(_pictures(tmp_path / 'p', (f'a{EVIL}', f'b{EVIL}')))
+    block.summary(_pictures(tmp_path / 'p', (f'a{IN_NAMES}', f'b{IN_NAMES}')))
 
 
 def _label(tmp_path):
@@ -189,7 +191,7 @@ def test_errors_and_warnings_that_name_files_are_visible(tmp_path):
     """The message of the one error of pictures, and of the warning of those left out."""
     from minifast.tensorfile import DamagedFileError
     from minifast.vision.all import BadImageError, ImageDataLoaders, PILImage, Resize
-    bad = _pictures(tmp_path / 'p') / 'a' / f'x{EVIL}.png'
+    bad = _pictures(tmp_path / 'p') / 'a' / f'x{IN_NAMES}.png'
     bad.write_bytes(b'')
     with pytest.raises(BadImageError) as caught:
         PILImage.create(bad)

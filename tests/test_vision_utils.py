@@ -4,6 +4,7 @@ from __future__ import annotations
 import http.server
 import io
 import json
+import os
 import threading
 
 import numpy as np
@@ -77,8 +78,9 @@ def test_no_address_of_a_picture_names_a_file_elsewhere(preserve, url, tmp_path,
         out = tmp_path / 'deep' / 'out'
         assert not download_images(out, urls=[url + path], preserve_filename=preserve)
         found, = out.iterdir()
-        inside += found.is_file() and (name is None or not preserve or found.name == name)
-        assert name is None or not preserve or found.name == name, path
+        right = name is None or not preserve or found.name == os.fsdecode(name.encode())
+        inside += found.is_file() and right
+        assert right, path
         found.unlink()
     counted(inside, len(NAMES))
     assert sorted(o.name for o in tmp_path.rglob('*') if o.is_file()) == ['mine.jpg']

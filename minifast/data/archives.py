@@ -7,7 +7,6 @@ last, when nothing is written any more, and only those whose way, walked within 
 from __future__ import annotations
 
 import bz2
-import functools
 import gzip
 import lzma
 import os
@@ -22,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-__all__ = ['MAX_RATIO', 'extract_archive', 'links_stay']
+__all__ = ['MAX_RATIO', 'disk_name', 'extract_archive', 'links_stay']
 
 MAX_RATIO = 200
 """An archive that unpacks to more than a GiB and to more than this many times its own size is refused."""
@@ -94,12 +93,21 @@ class _Tree:
             self.path(parts).unlink()
 
 
-def _plain(name: str) -> str:
+def disk_name(name: str) -> str:
+    """A name as this system writes it on the disk: one without UTF-8 has the same bytes under other characters."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return os.fsdecode(name.encode('utf-8', 'surrogatepass'))
     return name
 
 
-_SPELLINGS = (_plain, str.casefold, functools.partial(unicodedata.normalize, 'NFC'),
-              lambda name: unicodedata.normalize('NFC', name).casefold())
+def _letters(name: str) -> str:
+    return os.fsencode(name).decode('utf-8', 'surrogateescape')
+
+
+_SPELLINGS = (_letters, str.casefold, lambda name: unicodedata.normalize('NFC', _letters(name)),
+              lambda name: unicodedata.normalize('NFC', _letters(name)).casefold())
 """What disks may take for the same name."""
 
 
@@ -167,10 +175,7 @@ def _parts(name: str, folder: Path) -> tuple[str, ...]:
     Raises:
         ValueError: it would lie elsewhere.
     """
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:  # a system without UTF-8: the same bytes
-        name = os.fsdecode(name.encode('utf-8', 'surrogatepass'))
+    name = disk_name(name)
     for read in (name, name.replace('\\', '/')):  # as this system has it, and as Windows would
         steps = read.split('/')
         if read.startswith('/') or '..' in steps or ':' in steps[0] or '\0' in read:
@@ -260,7 +265,7 @@ def _write(tree: _Tree, members: Iterator[_Member]) -> None:
             shutil.copy2(tree.path(source), tree.path(parts))  # a file of its own: changing one leaves the other
             tree.take(tree.path(parts).stat().st_size)
         elif member.kind == stat.S_IFLNK:
-            tree.links[parts] = member.target
+            tree.links[parts] = disk_name(member.target)
             continue
         else:
             raise _refused('a device or pipe', member.name, 'in it')

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from fastcore.foundation import L
 from PIL import Image
 
+from minifast.data.archives import disk_name
 from minifast.data.external import download_file, open_url
 from minifast.terminal import visible
 from minifast.torch_core import defaults
@@ -42,7 +43,8 @@ def _name_and_suffix(url: str) -> tuple[str, str]:
     """Of the file at an address: what is no part of a plain name in them becomes an underscore."""
     address = Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path).replace('\\', '/'))
     stem = ''.join('_' if c in '<>:"|?*' or visible(c) != c else c for c in address.stem)
-    return stem.lstrip('.')[:60], address.suffix if re.fullmatch(r'\.\w{1,8}', address.suffix, re.ASCII) else '.jpg'
+    suffix = address.suffix if re.fullmatch(r'\.\w{1,8}', address.suffix, re.ASCII) else '.jpg'
+    return disk_name(stem.lstrip('.')[:60]), suffix
 
 
 def _fetch_picture(url: str, dest: Path, timeout: float, preserve_filename: bool) -> tuple[str, str] | None:
