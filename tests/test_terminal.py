@@ -241,8 +241,8 @@ assert main(['predict', '--json', str(file), str(folder)]) == 0
 
 
 @pytest.mark.tally
-@pytest.mark.parametrize('locale', [{}, {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}],
-                         ids=['utf-8', 'C'])
+@pytest.mark.parametrize('locale', [pytest.param({}, id='utf-8', marks=pytest.mark.faults), pytest.param(
+    {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}, id='C')])
 @pytest.mark.skipif(sys.platform in ('win32', 'darwin'), reason='names are text on this system')
 def test_names_that_are_no_utf8_work_everywhere(locale, tmp_path, counted):
     """Classes and pictures with such names are checked, cached, shown, trained on, exported and predicted."""
