@@ -9,11 +9,13 @@ import argparse
 import math
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from minifast import __version__
+from minifast.terminal import say
 
 __all__ = ['build_parser', 'main']
 
@@ -22,7 +24,8 @@ class _Parser(argparse.ArgumentParser):
     """argparse, with one sentence instead of the usage block before an error."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
+        say(f'{self.prog}: {message} (see {self.prog} --help)', sys.stderr)
+        self.exit(2)
 
 
 # ---------------------------------------------------------------- arguments
@@ -136,8 +139,16 @@ def _run(args: argparse.Namespace) -> int:
             return show_plugins(args.check)
         return getattr(commands, args.run)(args)
     except commands.UserMistake as mistake:
-        print(f'minifast {args.command}: {mistake}', file=sys.stderr)
+        say(f'minifast {args.command}: {mistake}', sys.stderr)
         return 2
+
+
+def _show_fault(error: Exception) -> None:
+    """The traceback of a fault of the program; what a file says in the message is shown, not obeyed."""
+    for part in traceback.TracebackException.from_exception(error).format():
+        lines = part.rstrip('\n').split('\n') if part.startswith('  File ') else [part.strip('\n')]
+        for line in lines:
+            say(line, sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -156,3 +167,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader of our output (head, less) has left, and has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        _show_fault(error)
+        return 1

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import platform
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +22,12 @@ from minifast import __version__
 from minifast.arguments import near_match
 from minifast.callback.core import Callback
 from minifast.data.transforms import get_image_files
+from minifast.environment import git_revision
 from minifast.hardware import fast_paths, keep_freed_memory
 from minifast.learner import load_learner
 from minifast.metrics import error_rate
+from minifast.terminal import printable, say
 from minifast.torch_core import default_device, set_seed
-from minifast.training_state import git_revision
 from minifast.vision.augment import Resize, aug_transforms
 from minifast.vision.data import ImageDataLoaders
 from minifast.vision.decode import BadImageError
@@ -179,7 +181,7 @@ def _found_lr(learn: Any, epochs: int) -> float:
     """A learning rate from a trial run that is never longer than the training itself."""
     steps = min(100, max(20, len(learn.dls.train) * (epochs + 1)))
     lr = learn.lr_find(num_it=steps, show_plot=False).valley
-    print(f'learning rate {lr:.2g}, found by a trial run of {steps} batches')
+    say(f'learning rate {lr:.2g}, found by a trial run of {steps} batches')
     return lr
 
 
@@ -203,8 +205,8 @@ def train(args: argparse.Namespace) -> int:
     _check_writable(args.out)
     set_seed(args.seed)
     dls, history = _loaders(args, folder), _History()
-    print(f'{len(folder.counts)} classes, {len(dls.train_ds):,} pictures to train and {len(dls.valid_ds):,} to check; '
-          f'{args.arch} at {args.size} px on {default_device()}')
+    say(f'{len(folder.counts)} classes, {len(dls.train_ds):,} pictures to train and {len(dls.valid_ds):,} to check; '
+        f'{args.arch} at {args.size} px on {default_device()}')
     learn = _learner(dls, arch, weights)
     with _user_mistakes():
         lr = _found_lr(learn, args.epochs) if args.lr is None else args.lr
@@ -213,8 +215,8 @@ def train(args: argparse.Namespace) -> int:
         else:
             learn.fine_tune(args.epochs, lr, cbs=history)
     model = _write_model(learn, args.out, history)
-    print(f'error rate {learn.recorder.values[-1][-1]:.1%}; model and history are in {args.out}\n'
-          f'now: minifast predict "{model}" PICTURE...')
+    say(f'error rate {learn.recorder.values[-1][-1]:.1%}; model and history are in {args.out}')
+    say(f'now: minifast predict "{model}" PICTURE...')
     return 0
 
 
@@ -257,18 +259,24 @@ def predict(args: argparse.Namespace) -> int:
     rows = [{'file': str(file), 'prediction': vocab[max(range(len(p)), key=p.__getitem__)], 'probability': max(p),
              'probabilities': dict(zip(vocab, p, strict=True))} for file, p in zip(files, probs.tolist(), strict=True)]
     if args.json:
-        print(json.dumps(rows, indent=2))
+        _say_json(rows)
     else:
         print_table([['file', 'prediction', 'probability'],
                      *([row['file'], row['prediction'], f'{row["probability"]:.1%}'] for row in rows)])
     return 0
 
 
+def _say_json(found: Any) -> None:
+    """JSON for machines: all but ASCII is escaped by its own rules, and the one control character that they leave."""
+    print(json.dumps(found, indent=2).replace('\x7f', '\\u007f'))
+
+
 def print_table(rows: list[list[str]]) -> None:
     """Print rows in columns, as wide as their longest cell; a header is just the first row."""
+    rows = [[printable(cell, sys.stdout) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        say('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 # ---------------------------------------------------------------- check
@@ -284,7 +292,8 @@ def check(args: argparse.Namespace) -> int:
     harmless = ('left out', 'duplicate')
     print_table([['kind', 'file', 'what'], *([f.kind, str(f.path), f.reason] for f in findings)])
     serious = [f for f in findings if f.kind not in harmless]
-    print(f'\n{len(serious)} serious findings, {len(findings) - len(serious)} notes in {args.folder}')
+    say()
+    say(f'{len(serious)} serious findings, {len(findings) - len(serious)} notes in {args.folder}')
     return 1 if serious else 0
 
 
@@ -331,7 +340,7 @@ def environment() -> dict[str, Any]:
     return {
         'minifast': __version__, 'python': platform.python_version(), 'system': platform.platform(),
         'versions': {name: _version(name) or 'not installed' for name in PARTS},
-        'git revision here': git_revision(Path.cwd()) or 'none',
+        'git revision here': git_revision() or 'none',
         'devices': _devices(), 'used device': str(default_device()), 'fast paths': _fast_paths(),
         'pretrained weights': sorted(f.name for f in weights.glob('*.pth')) if weights.is_dir() else [],
     }
@@ -341,7 +350,7 @@ def show_environment(args: argparse.Namespace) -> int:
     """`minifast env`: the environment as a table, or as JSON."""
     found = environment()
     if args.json:
-        print(json.dumps(found, indent=2))
+        _say_json(found)
         return 0
     rows: list[list[str]] = []
     for name, value in found.items():

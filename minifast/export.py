@@ -20,11 +20,11 @@ from minifast.data.pipeline import Pipeline
 from minifast.describe import (build_kinds, build_loss, build_model, build_pipeline, build_types, describe_kinds,
                                describe_loss, describe_model, describe_pipeline, describe_types, refusing)
 from minifast.distributed import rank_distrib
+from minifast.environment import environment
 from minifast.hardware import fast_paths
 from minifast.limits import TRANSFORM, Kind, check_arguments, check_name, check_tree
 from minifast.tensorfile import UnsafeFileError, read_tensors, storable, write_atomic
 from minifast.torch_core import default_device, get_model
-from minifast.training_state import environment
 
 __all__ = ['FORMAT', 'VERSION', 'export_learner', 'read_export']
 

@@ -16,6 +16,7 @@ from torch.utils.data import default_collate
 from minifast.callback.core import Callback
 from minifast.callback.hook import module_summary
 from minifast.gather import Batches, Gather, Rows, is_ours, prepare, whole_loader
+from minifast.terminal import say
 from minifast.torch_core import apply, detuplify, is_listy, looking, plain
 
 __all__ = ['get_preds', 'predict', 'show_results', 'summary', 'tta']
@@ -255,7 +256,7 @@ def _show_plain(learn: Any, b: tuple, decoded: Any, max_n: int, **kwargs: Any) -
     answers = [_name_of(learn, decoded[i]) for i in range(n)]
     if not (x.ndim == 4 and x.shape[1] in (1, 3)):
         for i in range(n):
-            print(f'{i}: target {targets[i]}, prediction {answers[i]}')
+            say(f'{i}: target {targets[i]}, prediction {answers[i]}')
         return None
     from minifast.show import get_grid, show_image, show_title
     axs = get_grid(n, title='Target/Prediction', **kwargs)

@@ -13,6 +13,7 @@ from torch.utils.data import default_collate
 
 from minifast.data.pipeline import dispatch
 from minifast.show import get_grid, show_image
+from minifast.terminal import visible
 from minifast.torch_core import (TensorCategory, TensorImage, TensorMask, TensorMultiCategory, display_df,
                                  flatten_check, plain)
 
@@ -158,8 +159,8 @@ class ClassificationInterpretation(Interpretation):
         ax = fig.gca()
         ax.imshow(cm, interpolation='nearest', cmap=cmap)
         ticks = np.arange(len(self.vocab))
-        ax.set_xticks(ticks, [str(v) for v in self.vocab], rotation=90)
-        ax.set_yticks(ticks, [str(v) for v in self.vocab])
+        ax.set_xticks(ticks, [visible(v) for v in self.vocab], rotation=90)
+        ax.set_yticks(ticks, [visible(v) for v in self.vocab])
         if plot_txt:
             for i, j in np.ndindex(cm.shape):
                 ax.text(j, i, f'{cm[i, j]:.{norm_dec}f}' if normalize else str(cm[i, j]), ha='center', va='center',
@@ -177,7 +178,7 @@ class ClassificationInterpretation(Interpretation):
 
     def print_classification_report(self) -> None:
         """Print precision, recall, F1 and number of items of each class, and their means."""
-        print(_report(self.confusion_matrix(), [str(v) for v in self.vocab]))
+        print(_report(self.confusion_matrix(), [visible(v) for v in self.vocab]))
 
 
 class SegmentationInterpretation(Interpretation):
@@ -266,7 +267,7 @@ def _plot_titled(samples: L, outs: L, raws: Tensor, losses: Tensor, nrows: int |
     axs = get_grid(len(samples), nrows=nrows, ncols=ncols, figsize=figsize, title='Prediction/Actual/Loss/Probability')
     for ax, sample, out, raw, loss in zip(axs, samples, outs, raws, losses.tolist()):
         _draw(sample[0], ax, **kwargs)
-        ax.set_title(f'{out[0]}/{sample[1]} / {loss:.2f} / {raw.max():.2f}')
+        ax.set_title(visible(f'{out[0]}/{sample[1]} / {loss:.2f} / {raw.max():.2f}'))
 
 
 def _plot_labels(samples: L, outs: L, raws: Tensor, losses: Tensor, nrows: int | None = None, ncols: int | None = None,
@@ -288,7 +289,7 @@ def _plot_masks(samples: L, outs: L, losses: Tensor, figsize: tuple[float, float
         shown = ((sample[0], 'input'), (sample[1], 'target'), (out[0], f'pred; loss = {loss:.4f}'))
         for ax, (picture, title) in zip(axs[3 * i:], shown):
             picture.show(ctx=ax, **kwargs)
-            ax.set_title(title)
+            ax.set_title(visible(title, keep='\n'))
 
 
 def _plot_shown(samples: L, outs: L, losses: Tensor, nrows: int | None = None, ncols: int | None = None,

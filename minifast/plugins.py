@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from minifast.callback.core import Callback
 from minifast.commands import print_table
+from minifast.terminal import say
 from minifast.testing import check_callback
 
 __all__ = ['Plugin', 'find_plugins', 'group', 'load_plugin']
@@ -77,7 +78,7 @@ def _state(plugin: Plugin, check: bool) -> str:
         if check:
             check_callback(callback)
     except Exception as error:
-        return f'{type(error).__name__}: {error}'.splitlines()[0]
+        return f'{type(error).__name__}: {error}'.split('\n')[0]
     return 'ok'
 
 
@@ -89,7 +90,7 @@ def show_plugins(check: bool = False) -> int:
     """
     plugins = find_plugins()
     if not plugins:
-        print(f'No installed package registers callbacks in the entry-point group {group}.')
+        say(f'No installed package registers callbacks in the entry-point group {group}.')
         return 0
     states = [_state(plugin, check) for plugin in plugins]
     print_table([['callback', 'class', 'package', 'state'],

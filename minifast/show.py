@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from minifast.terminal import say, visible
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -73,7 +75,7 @@ def show_image(im: Any, ax: Axes | None = None, figsize: tuple[float, float] | N
         _, ax = plt.subplots(figsize=figsize)
     ax.imshow(im, **kwargs)
     if title is not None:
-        ax.set_title(title)
+        ax.set_title(visible(title, keep='\n'))
     ax.axis('off')
     return ax
 
@@ -113,11 +115,12 @@ def show_title(o: Any, ax: Any = None, ctx: Any = None, label: str | None = None
     """Write `o` above an axis, into a row of a table (a pandas Series), or print it where there is neither."""
     ax = ctx if ax is None else ax
     if ax is None:
-        print(o)
+        say(o)
     elif hasattr(ax, 'set_title'):
         # a second title (prediction below target) goes on its own line
         before = ax.title.get_text()
-        ax.set_title(f'{before}\n{o}' if before else str(o), color=color)
+        text = visible(o, keep='\n')  # surrogates have no letters to draw
+        ax.set_title(f'{before}\n{text}' if before else text, color=color)
     else:
         name = label or 'text'
         while name in ax:  # a table's second column of the same name

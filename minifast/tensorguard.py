@@ -13,17 +13,25 @@ import torch
 from torch import Tensor
 
 from minifast.hardware import crc32
+from minifast.terminal import visible
 
 __all__ = ['ASK', 'SEAL', 'DamagedFileError', 'Tidy', 'UnsafeFileError', 'stand_ins', 'verify']
 
 SEAL = b'minifast crc32 %08x'
 """The zip's comment in files of ours: a checksum over all bytes before it."""
 
-class UnsafeFileError(ValueError):
+class _FileError(ValueError):
+    """Its message, which may quote names from the file, is `visible`."""
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
+
+
+class UnsafeFileError(_FileError):
     """The file holds, or may hold, more than data: it is not read."""
 
 
-class DamagedFileError(ValueError):
+class DamagedFileError(_FileError):
     """The file is not what was once written: it is not read."""
 
 

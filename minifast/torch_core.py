@@ -33,6 +33,7 @@ from minifast.markers import (
     retain_type,
     tensor,
 )
+from minifast.terminal import say
 from minifast.show import show_image as show_image
 from minifast.show import show_images as show_images
 from minifast.show import show_title as show_title
@@ -427,7 +428,8 @@ def doc(elt: Any) -> None:
 def display_df(df: Any) -> None:
     """Show a DataFrame in a notebook, print it elsewhere."""
     if not in_notebook():  # IPython being installed does not mean that it is looked at
-        print(df.to_string())
+        for line in df.to_string().split('\n'):
+            say(line)
         return
     from IPython.display import HTML, display
     display(HTML(df.to_html()))

@@ -5,11 +5,8 @@ epoch `e`, in its training part with `b` batches done, or in its validation part
 """
 from __future__ import annotations
 
-import platform
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,15 +15,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset
 
-from minifast import __version__
 from minifast.checkpoint import check_model_state, check_opt_state, load_opt_state
+from minifast.environment import environment
 from minifast.lookup import lookup
 from minifast.seeds import get_random_states, set_random_states
 from minifast.tensorfile import copied, storable
 from minifast.torch_core import get_model
 
-__all__ = ['ReplayedLoader', 'environment', 'generators', 'git_revision', 'inexact_loaders', 'load_training_state',
-           'set_generators', 'training_state']
+__all__ = ['ReplayedLoader', 'generators', 'inexact_loaders', 'load_training_state', 'set_generators',
+           'training_state']
 
 FORMAT, VERSION = 'minifast-training', 1
 
@@ -134,40 +131,6 @@ def inexact_loaders(dls: Any) -> list[str]:
 
 
 # ---------------------------------------------------------------- taking the state
-
-def environment(learn: Any = None) -> dict[str, Any]:
-    """What a training ran on: versions, device, precision, and the git revision of the script where there is one."""
-    env = {'minifast': __version__, 'torch': str(torch.__version__), 'python': platform.python_version(),
-           'platform': platform.platform(), 'script': Path(sys.argv[0]).name,
-           'git': git_revision(Path(sys.argv[0] or '.').resolve().parent)}
-    if learn is not None:
-        first = next(learn.model.parameters(), None)
-        env['device'] = str(first.device) if first is not None else 'cpu'
-        precision = vars(learn).get('mixed_precision')
-        env['precision'] = 'float32' if precision is None else f'mixed ({getattr(precision, "amp_mode", "")})'
-    return env
-
-
-def git_revision(folder: Path) -> str | None:
-    """The commit that is checked out around `folder`, None where none is; read from the files of git."""
-    for above in (folder, *folder.parents):
-        git = above / '.git'
-        if git.is_file():  # of a further working tree or a submodule: says where its own is
-            git = above / git.read_text().removeprefix('gitdir: ').strip()
-        if not (git / 'HEAD').is_file():
-            continue
-        head = (git / 'HEAD').read_text().strip()
-        name = head.removeprefix('ref: ')
-        shared = git / (git / 'commondir').read_text().strip() if (git / 'commondir').is_file() else git
-        if name == head:
-            return head
-        if (shared / name).is_file():
-            return (shared / name).read_text().strip()
-        packed = shared / 'packed-refs'
-        lines = packed.read_text().splitlines() if packed.is_file() else []
-        return next((line.split()[0] for line in lines if line.endswith(f' {name}')), None)
-    return None
-
 
 def _buffers_apart(model: nn.Module) -> dict[str, Tensor]:
     """Buffers that the model does not count as its state; a training may depend on them all the same."""

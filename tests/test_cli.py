@@ -174,7 +174,7 @@ def test_train_without_network_names_the_file_and_the_ways_out(tmp_path, capsys,
     def unreachable(*args, **kwargs):
         raise OSError('no route to host')
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
-    monkeypatch.setattr('urllib.request.urlopen', unreachable)
+    monkeypatch.setattr('minifast.vision.models.weights.open_url', unreachable)
     fails(['train', draw(tmp_path / 'p'), '--out', tmp_path / 'out'], capsys, 'resnet18-', tmp_path / 'home',
           '--weights FILE', '--weights none')
     assert not (tmp_path / 'out').exists()

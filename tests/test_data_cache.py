@@ -1,13 +1,17 @@
 """The cache of opened pictures: the same batches from cold and warm, whatever happens to the files."""
 from __future__ import annotations
 
+import io
 import os
 import random
 import signal
+import struct
 import subprocess
 import sys
 import time
+import types
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -15,7 +19,7 @@ import torch
 from PIL import Image
 
 from minifast.data.block import DataBlock, RegressionBlock, TransformBlock
-from minifast.data.cache import PictureCache, _rooms
+from minifast.data.cache import OpenedPictures, PictureCache, _decoders, _rooms
 from minifast.data.transforms import IndexSplitter, get_image_files
 from minifast.vision.augment import FlipItem, RandomResizedCrop, RatioResize, Resize
 from minifast.vision.core import PILImage, PILImageBW, TensorPoint
@@ -64,15 +68,153 @@ def test_cold_and_warm_batches_are_the_same_bits(tfms, workers, folder, tmp_path
 
 
 @pytest.mark.parametrize('tfms', TFMS)
-def test_later_epochs_do_not_look_into_the_files(tfms, folder, tmp_path):
-    """The pictures can be spoilt, as long as their size and time of change stay."""
+def test_later_epochs_do_not_look_into_the_files(tfms, folder, tmp_path, monkeypatch):
+    """Nothing is read of a picture that is in the cache."""
     dls = loaders(folder, TFMS[tfms], cache=tmp_path / 'cache')
     before = batches(dls)
-    for file in get_image_files(folder):
-        status = file.stat()
-        file.write_bytes(bytes(status.st_size))
-        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    monkeypatch.setattr('minifast.vision.core.read_image_file', lambda file: pytest.fail(f'{file} is read'))
     assert torch.equal(batches(dls), before)
+
+
+def _write(file, data):
+    """As long as it was, and written when it was."""
+    status = file.stat()
+    file.write_bytes(data.ljust(status.st_size, b'\0'))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _rename(file, data):
+    """Another file, as long and as old, takes its name."""
+    status, other = file.stat(), file.with_suffix('.new')
+    other.write_bytes(data.ljust(status.st_size, b'\0'))
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    other.replace(file)
+
+
+def _later(file, data):
+    """As long as it was, written later."""
+    file.write_bytes(data.ljust(file.stat().st_size, b'\0'))
+
+
+def _longer(file, data):
+    file.write_bytes(data.ljust(file.stat().st_size + 1, b'\0'))
+
+
+def _linked(file, data):
+    """A link to another file in its place."""
+    status, other = file.stat(), file.with_suffix('.new')
+    _write(file, data)
+    file.rename(other)
+    file.symlink_to(other)
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+CHANGES = {'written, times put back': _write, 'replaced, times put back': _rename, 'later': _later, 'longer': _longer,
+           'a link': _linked}
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('change', CHANGES)
+@pytest.mark.parametrize('tfms', ['decoded', 'resized'])
+def test_no_changed_picture_comes_out_of_the_cache(change, tfms, folder, tmp_path, counted):
+    """However it was changed, and whatever was done to hide it."""
+    dls = loaders(folder, TFMS[tfms], cache=tmp_path / 'cache')
+    batches(dls)
+    grey = io.BytesIO()
+    Image.fromarray(np.full((34, 40, 3), 128, np.uint8)).save(grey, 'JPEG')
+    files = get_image_files(folder)
+    for file in files:
+        CHANGES[change](file, grey.getvalue())
+    new = (batches(dls) * 255 - 128).abs().amax((1, 2, 3)) < 3
+    counted(int(new.sum()), len(files))
+    assert new.all()
+
+
+@pytest.mark.parametrize('field', ['st_size', 'st_ino', 'st_mtime_ns', 'st_ctime_ns'])
+def test_each_thing_that_tells_a_file_apart_counts(field, tmp_path):
+    """Size, inode, time of writing, time of change."""
+    class Status:
+        st_size, st_ino, st_mtime_ns, st_ctime_ns = 1, 2 ** 64 - 1, 3, -4
+
+    cache, pixels, status = PictureCache(tmp_path / 'cache'), np.zeros((4, 4, 3), np.uint8), Status()
+    cache.keep('x', 'key', pixels, status)
+    assert np.array_equal(cache.find('x', 'key', status), pixels)
+    setattr(status, field, 7)
+    assert cache.find('x', 'key', status) is None
+
+
+def test_colour_and_grey_of_one_file_through_one_cache(folder, tmp_path):
+    """Each class that opens has entries of its own."""
+    made = {}
+    for cache in (None, tmp_path / 'cache', tmp_path / 'cache'):
+        for kind in (PILImage, PILImageBW):
+            made.setdefault(kind, []).append(batches(loaders(folder, TFMS['resized'], img_cls=kind, cache=cache)))
+    for kind, (plain, cold, warm) in made.items():
+        assert plain.shape == cold.shape and torch.equal(cold, warm) and ((cold - plain).abs() * 255).max() < 1.5
+    assert made[PILImage][0].shape[1] == 3 and made[PILImageBW][0].shape[1] == 1
+    assert len(entries(tmp_path / 'cache')) == 24
+
+
+def _own(shift, mode='RGB'):
+    """A user's class that opens pictures, and a helper that it calls; other arguments are another state of its code."""
+    source = f"""
+from minifast.vision.core import PILImage
+import numpy as np
+SHIFT = {shift}
+def shifted(pixels): return np.minimum(pixels, 255 - SHIFT) + np.uint8(SHIFT)
+class Own(PILImage):
+    _open_args = {{'mode': {mode!r}}}
+    @classmethod
+    def create(cls, fn, **kwargs):
+        return super().create(shifted(np.asarray(PILImage.create(fn))))
+"""
+    module = types.ModuleType('own_pictures')
+    module.__file__ = '/somewhere/own_pictures.py'
+    sys.modules['own_pictures'] = module
+    exec(source, vars(module))
+    return module.Own
+
+
+def test_a_class_whose_code_was_changed_opens_anew(folder, tmp_path):
+    """Its own code, a function that it calls, a constant of its module, a setting; the same code does not."""
+    def made(*args):
+        x = batches(loaders(folder, TFMS['decoded'], img_cls=_own(*args), cache=tmp_path / 'cache'))
+        return x, len(entries(tmp_path / 'cache'))
+    (first, n), (again, same), (other, more) = made(0), made(0), made(60)
+    assert torch.equal(first, again) and n == same == 12 and more == 24 and (other - first).mean() > .05
+    assert made(60, 'L')[1] == 36
+
+
+def test_other_decoders_and_other_code_of_ours_open_anew(folder, tmp_path, monkeypatch):
+    """Versions are part of the key; within a process they are asked for once."""
+    batches(loaders(folder, cache=tmp_path / 'cache'))
+    found = _decoders()
+    assert {'Pillow', 'torch', 'minifast', 'code'} <= set(found)
+    for name in found:
+        monkeypatch.setattr('minifast.data.cache._decoders', lambda name=name: {**found, name: 'another'})
+        key = OpenedPictures(PictureCache(tmp_path), loaders(folder).train.after_item).key
+        monkeypatch.undo()
+        assert key != OpenedPictures(PictureCache(tmp_path), loaders(folder).train.after_item).key
+
+
+def test_a_cache_of_the_release_before_is_not_hit(folder, tmp_path):
+    """Its header was another one."""
+    cache, pixels = PictureCache(tmp_path / 'cache'), np.zeros((4, 4, 3), np.uint8)
+    file = get_image_files(folder)[0]
+    cache.keep(file, 'key', pixels, file.stat())
+    entry = cache.entry(file, 'key')
+    fields = struct.pack('<qQBIII', file.stat().st_size, file.stat().st_mtime_ns, 0, 4, 4, 3).ljust(42, b'\0')
+    entry.write_bytes(struct.pack('<18sI', b'minifast picture 1', zlib.crc32(fields + bytes(48))) + fields + bytes(48))
+    assert cache.find(file, 'key', file.stat()) is None
+
+
+def test_names_that_are_no_utf8_are_kept_and_found(folder, tmp_path):
+    """As they come from old zips and Windows shares."""
+    odd = folder / 'a' / os.fsdecode(b'caf\xe9.jpg')
+    get_image_files(folder)[0].rename(odd)
+    cold = batches(loaders(folder, cache=tmp_path / 'cache'))
+    assert torch.equal(batches(loaders(folder, cache=tmp_path / 'cache')), cold)
+    assert len(entries(tmp_path / 'cache')) == 12
 
 
 def test_a_file_that_was_changed_is_opened_anew(folder, tmp_path):
@@ -243,5 +385,6 @@ def test_a_kill_leaves_no_half_entry(folder, tmp_path):
 @pytest.mark.faults
 def test_twenty_kills_leave_no_half_entry(folder, tmp_path, counted):
     """20 of 20."""
-    counted(20, 20)
-    assert killed(folder, tmp_path / 'cache', 20) == 20
+    same = killed(folder, tmp_path / 'cache', 20)
+    counted(same, 20)
+    assert same == 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import io
+import socket
 import tarfile
 import threading
 import zipfile
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from minifast.data.external import (URLs, download_data, download_file, extract_archive, fastai_cfg, fastai_path,
-                                    untar_data)
+                                    open_url, untar_data)
+from minifast.data.transforms import get_image_files
 
 CONTENT = bytes(range(256)) * 4096
 
@@ -23,6 +25,7 @@ class _Server(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(('127.0.0.1', 0), _Handler)
         self.files, self.cuts, self.ranges, self.hits, self.knows_ranges = {}, 0, [], 0, True
+        self.redirects, self.tells_length = {}, True
 
     def url(self, name: str) -> str:
         return f'http://127.0.0.1:{self.server_port}/{name}'
@@ -32,6 +35,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.hits += 1
+        if (redirect := self.server.redirects.get(self.path[1:])) is not None:
+            self.send_response(redirect[0])
+            self.send_header('Location', redirect[1])
+            self.send_header('Content-Length', '0')
+            self.end_headers()
+            return
         body = self.server.files.get(self.path[1:])
         if body is None:
             self.send_error(404)
@@ -43,7 +52,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(416)
             return
         self.send_response(206 if asked else 200)
-        self.send_header('Content-Length', str(len(body) - start))
+        if self.server.tells_length:
+            self.send_header('Content-Length', str(len(body) - start))
         self.end_headers()
         cut = self.server.cuts > 0
         self.server.cuts -= cut
@@ -146,6 +156,166 @@ def test_untar_data_fetches_once_and_returns_the_folder(server, tmp_path):
     server.files['pets.tgz'] = _tgz((tarfile.TarInfo('pets-v2/train/a.txt'), b'new'))
     assert (untar_data(url, base=tmp_path, force_download=True) / 'train' / 'a.txt').read_bytes() == b'new'
     assert sorted(o.name for o in (tmp_path / 'data').iterdir()) == ['pets']
+
+
+@pytest.mark.parametrize('name, dest', [('x.tar.gz', 'x'), ('x.y.tar.bz2', 'x.y'), ('x.tgz', 'x'), ('x.zip', 'x'),
+                                        ('x', 'x'), ('x.tar.gz?w=1/../y', 'x'), ('x.tgz#a/b', 'x'), ('x.tgz/', 'x')])
+def test_untar_data_names_the_folder_after_the_archive(name, dest, server, tmp_path):
+    """Without its suffixes, and without what stands behind the path of the address."""
+    server.files[name.split('#')[0]] = _tgz((tarfile.TarInfo('top/a.txt'), b'x'))
+    path = untar_data(server.url(name), base=tmp_path)
+    assert path == tmp_path / 'data' / dest and (path / 'a.txt').exists()
+
+
+def test_untar_data_of_a_mac_has_one_top(server, tmp_path):
+    """What macOS puts beside the only folder does not count, and is not kept."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w') as zipped:
+        zipped.writestr('pets/a.txt', 'A')
+        zipped.writestr('__MACOSX/pets/._a.txt', 'mac')
+    server.files['x.zip'] = file.getvalue()
+    path = untar_data(server.url('x.zip'), base=tmp_path)
+    assert [str(o.relative_to(path)) for o in path.rglob('*')] == ['a.txt']
+    assert [o.name for o in (tmp_path / 'data').iterdir()] == ['x']
+
+
+def test_untar_data_takes_a_checksum_in_capitals(server, tmp_path):
+    """As some pages print them."""
+    server.files['x.tgz'] = _tgz((tarfile.TarInfo('top/a.txt'), b'x'))
+    right = hashlib.sha256(server.files['x.tgz']).hexdigest().upper()
+    assert untar_data(server.url('x.tgz'), base=tmp_path, checksum=right).is_dir()
+    assert untar_data(server.url('x.tgz'), base=tmp_path, checksum=right, force_download=True).is_dir()
+
+
+A_FILE = tarfile.TarInfo('set/a/1.jpg'), b'x'
+TOPS = {'up': [A_FILE, _link('set/l', '..')], 'up and down': [A_FILE, _link('set/l', '../other')],
+        'a neighbour': [A_FILE, _link('set/a/l', '../../other')], 'only a link': [_link('set', '.')],
+        'a link to nothing': [_link('set', 'none')], 'by way of a link': [A_FILE, _link('set/b', 'a'), _link(
+            'set/l', 'b/../../x')], 'a top beside': [A_FILE, _link('l', 'set')], 'to the mac': [
+                A_FILE, (tarfile.TarInfo('__MACOSX/x'), b'x'), _link('set/l', '../__MACOSX')],
+        'inside': [A_FILE, _link('set/l', 'a')], 'a file': [(tarfile.TarInfo('set'), b'x')]}
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('top', TOPS)
+def test_no_link_leads_out_of_the_data_set(top, server, tmp_path):
+    """After the only folder was moved up, too: where a link would then lead out, it is not moved."""
+    (tmp_path / 'data' / 'other').mkdir(parents=True)
+    (tmp_path / 'data' / 'x').symlink_to('other')
+    (tmp_path / 'data' / 'me.jpg').write_bytes(b'mine')
+    server.files['set.tgz'] = _tgz(*TOPS[top])
+    for _ in range(2):  # over what is there already
+        path = untar_data(server.url('set.tgz'), base=tmp_path, force_download=True)
+        assert not path.is_symlink() and path == tmp_path / 'data' / 'set'
+        assert all(o.resolve().is_relative_to(path.resolve()) for o in path.rglob('*'))
+        assert all(o.resolve().is_relative_to(path.resolve()) for o in get_image_files(path))
+    assert sorted(o.name for o in (tmp_path / 'data').iterdir()) == ['me.jpg', 'other', 'set', 'x']
+    if top == 'inside':
+        assert (path / 'l' / '1.jpg').read_bytes() == b'x'
+
+
+def test_untar_data_judges_what_others_have_extracted(server, tmp_path):
+    """A function of the user's is called, and what it leaves is looked through before it becomes the data set."""
+    def extract(archive, folder):
+        (folder / 'set').mkdir(parents=True)
+        (folder / 'set' / 'l').symlink_to('/')
+    server.files['set.tgz'] = _tgz()
+    with pytest.raises(ValueError, match='lead out'):
+        untar_data(server.url('set.tgz'), base=tmp_path, extract_func=extract)
+    assert list((tmp_path / 'data').iterdir()) == []
+
+
+BAD_NAMES = ['', '..', '.', '...', '.tgz', '..tgz', '...tgz', '.tar.gz', '..zip', '...tar.gz', 'a\\b.tgz', 'C:x.tgz',
+             'a\x1b[2K.tgz', 'a\nb.tgz', 'a\0.tgz', 'a\udce9.tgz', '..?x.tgz', '../', '..#x', '...zip']
+
+
+@pytest.mark.tally
+def test_no_name_of_an_address_leads_out(tmp_path, counted):
+    """Refused before anything is fetched, with what to do instead; escapes of addresses are no separators."""
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data' / 'mine').write_text('mine')
+    refused = 0
+    for name in BAD_NAMES:
+        url = f'http://127.0.0.1:9/a/{name}' if name else 'http:///'
+        with pytest.raises(ValueError, match='does not end in the name of a file'):
+            untar_data(url, base=tmp_path, force_download=True)
+        with pytest.raises(ValueError, match='does not end in the name of a file'):
+            URLs.path(url)
+        refused += 1
+    counted(refused, len(BAD_NAMES))
+    assert [str(o.relative_to(tmp_path)) for o in sorted(tmp_path.rglob('*'))] == ['data', 'data/mine']
+    assert URLs.path('http://h/%2e%2e%2fx.tgz').name == '%2e%2e%2fx.tgz' and URLs.path() == fastai_path('archive')
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('target', ['file:///etc/hostname', 'ftp://127.0.0.1:9/x', 'data:,x', 'jar:x', '//\0',
+                                    'FILE:/x', 'javascript:x', 'gopher://x/'])
+@pytest.mark.parametrize('code', [301, 302, 307])
+def test_no_redirect_leaves_the_web(code, target, server, tmp_path):
+    """Only http and https are followed."""
+    server.redirects['x.bin'] = code, target
+    with pytest.raises(OSError):
+        download_file(server.url('x.bin'), tmp_path / 'x', progress=False, retries=0)
+    assert not (tmp_path / 'x').exists()
+
+
+def test_a_redirect_within_the_web_is_followed(server, tmp_path):
+    """By a full address, and by a path."""
+    server.files['y.bin'] = CONTENT
+    for target in (server.url('y.bin'), '/y.bin', 'y.bin'):
+        server.redirects['x.bin'] = 302, target
+        assert download_file(server.url('x.bin'), tmp_path / 'x', force=True, progress=False).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize('url', ['file:///etc/hostname', 'ftp://127.0.0.1/x', 'data:,x', 'http://[x/', 'nonsense'])
+def test_open_url_knows_the_web_alone(url):
+    """One kind of error for all that cannot be opened."""
+    with pytest.raises(OSError):
+        open_url(url, timeout=1)
+
+
+def test_each_download_asks_for_the_proxy_anew(server, tmp_path, monkeypatch):
+    """urllib keeps its first opener for the whole process, and with it a proxy that has long been unset."""
+    server.files['x.bin'] = CONTENT
+    for name in ('no_proxy', 'NO_PROXY'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('http_proxy', 'http://127.0.0.1:9')
+    with pytest.raises(OSError, match='could not be fetched'):
+        download_file(server.url('x.bin'), tmp_path / 'x', progress=False, retries=0)
+    monkeypatch.delenv('http_proxy')
+    assert download_file(server.url('x.bin'), tmp_path / 'x', progress=False).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize('announced', [True, False])
+def test_what_is_too_large_is_given_up_at_once(announced, server, tmp_path, monkeypatch):
+    """By the length that is announced, by what comes, and by what the disk has room for."""
+    server.files['x.bin'], server.tells_length = CONTENT, announced
+    with pytest.raises(ValueError, match='more than the 1,000 bytes'):
+        download_file(server.url('x.bin'), tmp_path / 'x', max_bytes=1000, progress=False)
+    assert list(tmp_path.iterdir()) == [] and server.hits == 1
+    if announced:
+        monkeypatch.setattr('shutil.disk_usage', lambda path: type('Usage', (), {'free': 999}))
+        with pytest.raises(ValueError, match='more than the 999 bytes'):
+            download_file(server.url('x.bin'), tmp_path / 'x', progress=False)
+    else:
+        got = download_file(server.url('x.bin'), tmp_path / 'x', max_bytes=len(CONTENT), progress=False)
+        assert got.read_bytes() == CONTENT
+
+
+def test_an_answer_that_is_none_is_an_os_error(tmp_path):
+    """Whatever stands behind the port."""
+    with socket.create_server(('127.0.0.1', 0)) as listening:
+        def answer():
+            for _ in range(2):
+                talking, _ = listening.accept()
+                with talking:
+                    talking.recv(9999)
+                    talking.sendall(b'\0\xff no http at all\r\n\r\n')
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        with pytest.raises(OSError, match='could not be fetched after 2'):
+            download_file(f'http://127.0.0.1:{listening.getsockname()[1]}/x', tmp_path / 'x', retries=1, progress=False)
+        thread.join()
 
 
 def test_untar_data_zip_with_several_tops_keeps_them_all(server, tmp_path):

@@ -10,13 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageFile, PngImagePlugin
 from sklearn.datasets import load_sample_images
 
+from minifast.data.transforms import image_extensions
 from minifast.vision.core import PILImage, PILImageBW, PILMask, load_image
-from minifast.vision.decode import BadImageError, decode_image, decode_jpeg, jpeg_header, scale_for
-from minifast.vision.utils import check_folder, verify_images
+from minifast.vision.decode import (FORMATS, BadImageError, decode_image, decode_jpeg, inspect_image, jpeg_header,
+                                    picture_suffixes, scale_for)
+from minifast.vision.utils import check_folder, resize_image, verify_image, verify_images
 
+ODD = os.fsdecode('größe 猫\n.jpg'.encode())
+"""The same bytes of a name whatever the system takes names for."""
 PHOTO = np.ascontiguousarray(load_sample_images().images[0][60:180, 100:260])
 
 
@@ -106,7 +110,7 @@ RIGHT = {
     'plain.bmp': (_bytes(PHOTO, 'BMP'), PHOTO, 0),
     'one_pixel.png': (_bytes(PHOTO[:1, :1], 'PNG'), PHOTO[:1, :1], 0),
     'strip.png': (_bytes(np.resize(PHOTO, (1, 5000, 3)), 'PNG'), np.resize(PHOTO, (1, 5000, 3)), 0),
-    'größe 猫\n.jpg': (JPEG, PHOTO, 4),
+    ODD: (JPEG, PHOTO, 4),
     'damaged_body.jpg': (DAMAGED, PHOTO, 120),  # the documented one: decoders fill in, `check_folder` says 'damaged'
 }
 
@@ -196,8 +200,8 @@ def test_check_folder_finds_each_kind_and_nothing_else(tmp_path):
     kinds = {k: {f.path.name for f in found if f.kind == k} for k in ('bad', 'damaged', 'duplicate')}
     assert kinds['bad'] == set(WRONG)
     assert kinds['damaged'] == {'damaged_body.jpg'}
-    assert kinds['duplicate'] == {'plain.jpg', 'plain.png', 'größe 猫\n.jpg', 'jpeg_named.png', 'png_named.jpg'} - {
-        min('plain.jpg', 'größe 猫\n.jpg', 'jpeg_named.png'), min('plain.png', 'png_named.jpg')}
+    assert kinds['duplicate'] == {'plain.jpg', 'plain.png', ODD, 'jpeg_named.png', 'png_named.jpg'} - {
+        min('plain.jpg', ODD, 'jpeg_named.png'), min('plain.png', 'png_named.jpg')}
 
 
 def test_check_folder_structure_of_a_data_set(tmp_path):
@@ -261,3 +265,154 @@ def test_scale_for_keeps_twice_the_pixels_needed():
     assert [scale_for((side, side), (100, 100)) for side in (100, 399, 400, 799, 800, 1600, 9999)] == [1, 1, 2, 2, 4,
                                                                                                        8, 8]
     assert scale_for((4000, 399), (100, 100)) == 1
+
+
+# ---------------------------------------------------------------- formats
+
+PROGRAM = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 10 10
+%%EndComments
+(a program) pop
+showpage
+%%EOF
+"""
+DOS_EPS = b'\xc5\xd0\xd3\xc6' + struct.pack('<II', 32, len(PROGRAM)) + bytes(20) + PROGRAM
+
+
+def _iptc() -> bytes:
+    """A container that Pillow opens what lies in it with, whatever that is."""
+    def field(record: int, number: int, body: bytes) -> bytes:
+        return bytes([0x1c, record, number]) + struct.pack('>H', len(body)) + body
+    return (field(3, 60, b'\1\0') + field(3, 65, b'\0') + field(3, 20, b'\0\x0a') + field(3, 30, b'\0\x0a')
+            + field(3, 120, b'\1') + field(8, 10, PROGRAM))
+
+
+REFUSED = {'PostScript': (PROGRAM, 'PostScript'), 'PostScript of DOS': (DOS_EPS, 'PostScript'),
+           'Photoshop': (b'8BPS\0\1' + bytes(500), 'Photoshop'), 'PDF': (b'%PDF-1.7\n' + bytes(500), 'PDF'),
+           'metafile': (b'\xd7\xcd\xc6\x9a\0\0' + bytes(500), 'metafile'),
+           'enhanced metafile': (b'\1\0\0\0' + bytes(36) + b' EMF' + bytes(500), 'metafile'),
+           'FlashPix': (b'\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1' + bytes(2000), 'container'),
+           'HDF5': (b'\x89HDF\r\n\x1a\n' + bytes(500), 'HDF5'),
+           'GRIB': (b'GRIB' + bytes(3) + b'\1' + bytes(500), 'GRIB'),
+           'BUFR': (b'BUFR' + bytes(500), 'BUFR'), 'film': (b'\0\0\1\xb3' + bytes(500), 'film'),
+           'IPTC': (_iptc(), 'format'),
+           'brush': (struct.pack('>IIIII', 29, 2, 4, 4, 1) + b'GIMP' + bytes(5) + bytes(16), 'format'),
+           'registered later': (b'LATER' + bytes(99), 'format')}
+OPENERS = {'PILImage': PILImage.create, 'PILImageBW': PILImageBW.create, 'PILMask': PILMask.create,
+           'load_image': load_image, 'bytes': lambda f: PILImage.create(f.read_bytes()),
+           'a stream': lambda f: PILImage.create(io.BytesIO(f.read_bytes())), 'an open file': lambda f: _opened(f),
+           'deferred': lambda f: PILImage.deferred(f).load(),
+           'decode_image': lambda f: decode_image(f.read_bytes(), 'L'),
+           'codes': lambda f: decode_image(f.read_bytes(), 'L', codes=True),
+           'inspect_image': lambda f: inspect_image(f.read_bytes())}
+
+
+def _opened(path):
+    with open(path, 'rb') as file:
+        return load_image(file)
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """A stand-in for every program that a reader might start, and a reader that a package has registered: each leaves a
+    flag."""
+    flag = tmp_path / 'flag'
+    (tmp_path / 'bin').mkdir()
+    for name in ('gs', 'gswin64c', 'gswin32c', 'djpeg', 'convert'):
+        (tmp_path / 'bin' / name).write_text(f'#!/bin/sh\necho ran >> {flag}\nexit 0\n')
+        (tmp_path / 'bin' / name).chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path / "bin"}{os.pathsep}{os.environ["PATH"]}')
+    monkeypatch.setattr('PIL.EpsImagePlugin.gs_binary', None)
+
+    class Later(ImageFile.ImageFile):
+        format = 'LATER'
+
+        def _open(self):
+            flag.write_text('opened')
+            self._size, self._mode = (1, 1), 'L'
+
+    def accept(prefix):
+        if prefix.startswith(b'LATER'):
+            flag.write_text('asked')
+        return prefix.startswith(b'LATER')
+    Image.init()
+    Image.register_open('LATER', Later, accept)
+    Image.register_extension('LATER', '.later')
+    picture_suffixes.cache_clear()
+    yield flag
+    Image.ID.remove('LATER')
+    del Image.OPEN['LATER'], Image.EXTENSION['.later']
+    picture_suffixes.cache_clear()
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('kind', REFUSED)
+def test_no_door_opens_what_may_start_a_program(kind, programs, tmp_path, counted):
+    """By content, whatever a file is called: refused with the format and the way out, at every door."""
+    data, word = REFUSED[kind]
+    safe, doors = 0, 0
+    (tmp_path / 'p').mkdir()
+    for suffix in ('.jpg', '.png', '.eps', '.later'):
+        path = tmp_path / 'p' / f'cat{suffix}'
+        path.write_bytes(data)
+        for create in OPENERS.values():
+            with pytest.raises(BadImageError, match=word) as caught:
+                create(path)
+            assert 'hand an array to PILImage.create' in str(caught.value)
+            doors, safe = doors + 1, safe + (not programs.exists())
+        resize_image(path.name, tmp_path / 'out', src=tmp_path / 'p', max_size=4)
+        safe += not verify_image(path) and not (tmp_path / 'out' / path.name).exists() and not programs.exists()
+        doors += 1
+    found = {f.path.name: f.kind for f in check_folder(tmp_path / 'p', progress=False)}
+    assert found['cat.jpg'] == 'bad' and found['cat.eps'] == found['cat.later'] == 'left out' and not programs.exists()
+    counted(safe, doors)
+    assert safe == doors
+
+
+def test_the_stand_in_is_live(programs):
+    """The law above is not true for want of a program: Pillow, left to itself, starts it, and asks who registered."""
+    for data in (PROGRAM, REFUSED['registered later'][0]):
+        with pytest.raises(Exception):
+            Image.open(io.BytesIO(data)).load()
+        assert programs.exists()
+        programs.unlink()
+
+
+def test_formats_are_all_that_pillow_has_and_cover_what_is_listed():
+    """Every suffix that `get_image_files` lists and Pillow can read by itself is still opened."""
+    Image.init()
+    assert set(FORMATS) - {'HEIF'} <= set(Image.OPEN) and len(set(FORMATS)) == len(FORMATS)
+    readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN or kind == 'MPO'}
+    assert (image_extensions & readable) - {'.wmf', '.emf'} <= picture_suffixes()
+    out = {'.eps', '.ps', '.wmf', '.emf', '.psd', '.pdf', '.h5', '.grib', '.bufr', '.iim', '.fpx', '.mic', '.gbr'}
+    assert not picture_suffixes() & out
+
+
+@pytest.mark.parametrize('kind', ['GIF', 'BMP', 'DIB', 'PPM', 'PNG', 'TIFF', 'WEBP', 'AVIF', 'JPEG2000', 'ICO', 'ICNS',
+                                  'PCX', 'SGI', 'TGA', 'DDS', 'QOI', 'XBM', 'MPO'])
+def test_formats_that_are_written_are_read(kind):
+    """In the way Pillow reads them."""
+    mode = '1' if kind == 'XBM' else 'RGB'
+    data = _bytes(Image.fromarray(PHOTO).convert(mode).resize((32, 32)), kind)
+    assert np.array_equal(PILImage.create(data), np.asarray(Image.open(io.BytesIO(data)).convert('RGB')))
+
+
+def test_a_decoder_for_heif_that_was_registered_is_used():
+    """The suffixes are listed, so what a user has registered for them goes on working."""
+    class Heif(ImageFile.ImageFile):
+        format = 'HEIF'
+
+        def _open(self):
+            self._size, self._mode, self.tile = (1, 1), 'L', []
+
+        def load(self):
+            self.im = Image.new('L', (1, 1), 7).im
+    assert 'HEIF' not in Image.OPEN
+    with pytest.raises(BadImageError, match='format'):
+        decode_image(b'\0\0\0\x18ftypheic', None)
+    Image.register_open('HEIF', Heif, lambda prefix: prefix[4:12] == b'ftypheic')
+    try:
+        assert np.asarray(decode_image(b'\0\0\0\x18ftypheic', None)).tolist() == [[7]]
+    finally:
+        Image.ID.remove('HEIF')
+        del Image.OPEN['HEIF']

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import http.server
 import io
+import json
+import os
 import threading
 
 import numpy as np
@@ -56,6 +58,54 @@ def test_download_images_from_a_file_keeps_names_when_asked(url, tmp_path):
     (tmp_path / 'urls.txt').write_text('\n'.join([f'{url}/good/a.jpg', f'{url}/good/b/a.jpg', f'{url}/good/c.jpg']))
     download_images(tmp_path / 'out', url_file=tmp_path / 'urls.txt', max_pics=2, preserve_filename=True)
     assert sorted(f.name for f in (tmp_path / 'out').iterdir()) == ['a.jpg', 'a1.jpg']
+
+
+NAMES = {'/good/a.jpg': 'a.jpg', '/good/..%2f..%2fb.jpg': 'b.jpg', '/good/%2e%2e': None, '/good/..': None,
+         '/good/%2fetc%2fc.jpg': 'c.jpg', '/good/..%5c..%5cd.jpg': 'd.jpg', '/good/e%1b%5b2K.jpg': 'e_[2K.jpg',
+         '/good/f%0ag.jpg': 'f_g.jpg', '/good/h%00i.jpg': 'h_i.jpg', '/good/.htaccess': 'htaccess.jpg',
+         '/good/C%3aj.jpg': 'C_j.jpg', '/good/k.jp%2fg': None, '/good/l.j%20g': 'l.jpg', '/good/m.%1b': 'm.jpg',
+         '/good/n' + 'n' * 999 + '.png': 'n' * 60 + '.png', '/good/gr%c3%b6%c3%9fe.png': 'größe.png',
+         '/good/caf%e9.png': 'caf\ufffd.png', '/good/%e2%80%aeo.jpg': '_o.jpg'}
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('preserve', [True, False])
+def test_no_address_of_a_picture_names_a_file_elsewhere(preserve, url, tmp_path, counted):
+    """Whatever is escaped in it: one plain name in the folder, or a random one."""
+    (tmp_path / 'mine.jpg').write_bytes(b'mine')
+    inside = 0
+    for path, name in NAMES.items():
+        out = tmp_path / 'deep' / 'out'
+        assert not download_images(out, urls=[url + path], preserve_filename=preserve)
+        found, = out.iterdir()
+        right = name is None or not preserve or found.name == os.fsdecode(name.encode())
+        inside += found.is_file() and right
+        assert right, path
+        found.unlink()
+    counted(inside, len(NAMES))
+    assert sorted(o.name for o in tmp_path.rglob('*') if o.is_file()) == ['mine.jpg']
+
+
+def test_download_images_goes_on_after_nonsense(url, tmp_path, monkeypatch):
+    """Addresses that are none, other schemes, and what is larger than any picture that is opened are named."""
+    bad = ['http://[x/a.jpg', 'file:///etc/hostname', '', 'ftp://127.0.0.1/a.jpg', f'{url}/good\x1b.jpg', 'a\0b']
+    failed = download_images(tmp_path, urls=[*bad, f'{url}/good.jpg'])
+    assert {f[0] for f in failed} == set(bad) and len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr('minifast.vision.utils.MAX_FILE_BYTES', 99)
+    (_, reason), = download_images(tmp_path, urls=[f'{url}/good.jpg'])
+    assert '99 bytes' in reason and len(list(tmp_path.iterdir())) == 1
+
+
+def test_search_tells_its_key_to_nobody_else(monkeypatch):
+    """The next page is asked for where the first one was."""
+    pages = [{'images_results': [{'original': 'a'}], 'serpapi_pagination': {'next': 'https://else.where/search?x'}}]
+    asked = []
+
+    def answer(url):
+        asked.append(url)
+        return io.BytesIO(json.dumps(pages[0]).encode())
+    monkeypatch.setattr('minifast.vision.utils.open_url', answer)
+    assert list(search_images_bing('cats', key='k')) == ['a'] and len(asked) == 1
 
 
 def test_search_without_a_key_says_where_to_get_one(monkeypatch):

@@ -14,6 +14,7 @@ from fastcore.imports import in_notebook
 from tqdm import tqdm
 
 from minifast.callback.core import Callback
+from minifast.terminal import printable
 
 __all__ = ['CSVLogger', 'ProgressCallback', 'ShowGraphCallback']
 
@@ -22,7 +23,7 @@ refresh_s = 0.1
 
 
 def _cells(row: Sequence[Any]) -> list[str]:
-    return [f'{cell:.6f}' if isinstance(cell, float) else str(cell) for cell in row]
+    return [f'{cell:.6f}' if isinstance(cell, float) else printable(cell, sys.stdout) for cell in row]
 
 
 class _PlainTable:
@@ -229,7 +230,7 @@ class CSVLogger(Callback):
             return
         target = Path(self.path) / self.fname
         target.parent.mkdir(parents=True, exist_ok=True)
-        self.file = target.open('a' if self.append else 'w')
+        self.file = target.open('a' if self.append else 'w', encoding='utf-8', errors='backslashreplace')
         if self.file.tell() == 0:
             self._write(self.recorder.metric_names)
         self.old_logger, self.learn.logger = self.logger, self._write_line

@@ -16,6 +16,7 @@ from minifast.data.dispatch import typedispatch
 from minifast.distributed import rank_distrib
 from minifast.markers import TensorCategory, TensorImage
 from minifast.show import get_grid
+from minifast.terminal import visible
 from minifast.torch_core import find_device, looking, plain, to_cpu, to_device
 
 __all__ = ['TensorBoardBaseCallback', 'TensorBoardCallback', 'TensorBoardProjectorCallback', 'tensorboard_log']
@@ -228,5 +229,5 @@ def tensorboard_log(x: TensorImage, y: TensorCategory, samples: Any, outs: Any, 
     for (picture, target, *_), (out, *_), ax in zip(samples, outs, axes):
         picture.show(ctx=ax)
         right = str(out) == str(target)
-        ax.set_title(f'{target}\n{out}', color='green' if right else 'red')
+        ax.set_title(f'{visible(target)}\n{visible(out)}', color='green' if right else 'red')
     writer.add_figure('Sample results', figure, step)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from minifast.arguments import near_match
 from minifast.callback.core import Callback, CancelBatchException, CancelFitException
+from minifast.terminal import say
 
 __all__ = ['EarlyStoppingCallback', 'ReduceLROnPlateau', 'SaveModelCallback', 'TerminateOnNaNCallback',
            'TrackerCallback']
@@ -55,9 +56,9 @@ class TerminateOnNaNCallback(Callback):
         self.items = self._suspects()
         more = f" and {len(self.items) - 8} more, all in the callback's `items`" if len(self.items) > 8 else ''
         named = f'. Its items: {", ".join(self.items[:8])}{more}' if self.items else ''
-        print(f'epoch {learn.epoch}, batch {learn.iter}: {what} is not finite; '
-              f'{"the batch is left out" if self.skip else "training ends"}, the weights are those of the step before'
-              f'{named}')
+        say(f'epoch {learn.epoch}, batch {learn.iter}: {what} is not finite; '
+            f'{"the batch is left out" if self.skip else "training ends"}, the weights are those of the step before'
+            f'{named}')
         if not self.skip:
             raise CancelFitException
         learn.yb = ()  # a batch without targets is not recorded, so that the smoothed loss stays a number
@@ -169,7 +170,7 @@ class EarlyStoppingCallback(TrackerCallback):
             return
         self.wait = 0 if self.new_best else self.wait + 1
         if self.wait >= self.patience:
-            print(f'early stopping: {self.monitor} has not improved since epoch {self.epoch - self.wait}')
+            say(f'early stopping: {self.monitor} has not improved since epoch {self.epoch - self.wait}')
             raise CancelFitException
 
 
@@ -223,7 +224,7 @@ class SaveModelCallback(TrackerCallback):
             return
         super().after_epoch()
         if self.new_best:
-            print(f'epoch {self.epoch}: best {self.monitor} so far, {self.best}; model saved')
+            say(f'epoch {self.epoch}: best {self.monitor} so far, {self.best}; model saved')
             self._save(self.fname)
             self._best_path = self.last_saved_path
 
@@ -281,4 +282,4 @@ class ReduceLROnPlateau(TrackerCallback):
         for hyper in self.opt.hypers:
             hyper['lr'] = max(hyper['lr'] / self.factor, self.min_lr)
         if self.opt.hypers[-1]['lr'] < old:
-            print(f'epoch {self.epoch}: learning rate lowered to {self.opt.hypers[-1]["lr"]}')
+            say(f'epoch {self.epoch}: learning rate lowered to {self.opt.hypers[-1]["lr"]}')

@@ -12,6 +12,7 @@ import numpy as np
 from minifast.callback.tracking import ExperimentLogger, Step, settings_of
 from minifast.data.dispatch import typedispatch
 from minifast.markers import TensorCategory, TensorImage, TensorMask
+from minifast.terminal import say
 
 __all__ = ['WandbCallback', 'log_dataset', 'log_model', 'wandb_process']
 
@@ -86,7 +87,7 @@ class WandbCallback(ExperimentLogger):
         dls = self.learn.dls
         valid = getattr(dls, 'valid_ds', None)
         if not hasattr(dls, 'test_dl') or not hasattr(valid, 'items'):
-            print('WandbCallback logs no predictions: these loaders cannot make a test_dl; valid_dl= takes another')
+            say('WandbCallback logs no predictions: these loaders cannot make a test_dl; valid_dl= takes another')
             return False
         items = getattr(valid.items, 'iloc', valid.items)
         idxs = random.Random(self.seed).sample(range(len(valid)), min(self.n_preds, len(valid)))
@@ -119,7 +120,7 @@ class WandbCallback(ExperimentLogger):
             wandb.log(wandb_process(x, y, samples, outs, preds), step=self._wandb_step)
         except Exception as error:
             self._preds = False
-            print(f'WandbCallback logs no predictions: {error!r}')
+            say(f'WandbCallback logs no predictions: {error!r}')
 
     def after_fit(self) -> None:
         super().after_fit()

@@ -16,6 +16,7 @@ from minifast.data.categorize import (Categorize, EncodedMultiCategorize, MultiC
 from minifast.data.core import DataLoaders, Datasets, TfmdDL
 from minifast.data.pipeline import Pipeline
 from minifast.data.transforms import ItemGetter, RandomSplitter, ToTensor
+from minifast.terminal import say
 
 __all__ = ['CategoryBlock', 'DataBlock', 'MultiCategoryBlock', 'RegressionBlock', 'TransformBlock']
 
@@ -172,7 +173,7 @@ class DataBlock:
         """
         self.source = source
         if verbose:
-            print(f'Collecting items from {source}')
+            say(f'Collecting items from {source}')
         items = source if self.get_items is None else self.get_items(source)
         if verbose:
             print(f'Found {len(items)} items')

@@ -2,43 +2,58 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import importlib.metadata
 import json
 import mmap
 import os
 import struct
 import threading
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import get_worker_info
 
+from minifast import __version__
+from minifast.codetext import code_digest
 from minifast.data.pipeline import Pipeline, is_known, transform_config
 from minifast.data.transform import RandTransform
 from minifast.distributed import num_distrib
 from minifast.hardware import crc32
+from minifast.terminal import warn
 
 __all__ = ['OpenedPictures', 'PictureCache', 'fixed_transforms']
 
-_MAGIC = b'minifast picture 1'
+_MAGIC = b'minifast picture 2'
 _SEAL = struct.Struct('<18sI')
 """Magic and the CRC-32 of all that follows."""
-_FIELDS = struct.Struct('<qQBIII')
-"""The source's size and time of change, whether channels come first, height, width, channels (0: none)."""
-_START = 64
+_FIELDS = struct.Struct('<qQqqBIII')
+"""What `_source` says of the file, whether channels come first, height, width, channels (0: none)."""
+_START = 128
 """Where the pixels begin, aligned for vector code."""
+
+
+def _source(status: os.stat_result) -> list[int]:
+    """What tells that a file is the one it was.
+
+    Size and time of writing are what tools restore; the time of change of the inode (`ctime`) moves with every write
+    and rename and cannot be set, the inode's number tells files apart where a rename leaves that time alone.
+    """
+    return [status.st_size, status.st_ino % 2 ** 64, status.st_mtime_ns, status.st_ctime_ns]
 
 
 class PictureCache:
     """A folder of pictures as they are after opening and resizing: one file a picture, mapped into memory when read.
 
-    An entry holds the size and the time of change of the file it was made from and a checksum, and is written under
-    another name and renamed: one of a file that was changed, or that a kill or a full disk cut off, is made again. Any
-    number of processes may share the folder. Once it is full nothing more is added, which for passes over the same
-    pictures is the best that can be done.
+    An entry holds a checksum and the size, the times of writing and of change, and the inode of the file it was made
+    from, and is written under another name and renamed: one of a file that was changed, or that a kill or a full disk
+    cut off, is made again. So is one of a file that was only copied or given other rights: making it once more is
+    cheaper than training on a wrong picture. Any number of processes may share the folder. Once it is full nothing more
+    is added, which for passes over the same pictures is the best that can be done.
 
     Args:
         folder: where; made when the first picture is kept. Delete it to get rid of the cache.
@@ -55,7 +70,8 @@ class PictureCache:
 
     def entry(self, file: str | Path, key: str) -> Path:
         """Where a picture made from `file` in the way that `key` describes is kept."""
-        digest = hashlib.blake2b(f'{key}\0{os.path.abspath(file)}'.encode(), digest_size=16).hexdigest()
+        named = key.encode() + b'\0' + os.fsencode(os.path.abspath(file))  # a name need not be UTF-8
+        digest = hashlib.blake2b(named, digest_size=16).hexdigest()
         return Path(self.folder, digest[:2], digest[2:])
 
     def find(self, file: str | Path, key: str, status: os.stat_result) -> np.ndarray | None:
@@ -70,7 +86,7 @@ class PictureCache:
         magic, crc = _SEAL.unpack_from(mapped)
         *source, planes, height, width, channels = _FIELDS.unpack_from(mapped, _SEAL.size)
         n = height * width * (channels or 1)
-        if magic != _MAGIC or source != [status.st_size, status.st_mtime_ns] or len(mapped) != _START + n:
+        if magic != _MAGIC or source != _source(status) or len(mapped) != _START + n:
             return None
         if crc32(memoryview(mapped)[_SEAL.size:]) != crc:
             return None
@@ -90,7 +106,7 @@ class PictureCache:
         if not self._take(_START + flat.nbytes):
             return
         height, width, channels = (*pixels.shape, 0)[:3]
-        fields = _FIELDS.pack(status.st_size, status.st_mtime_ns, planes, height, width, channels)
+        fields = _FIELDS.pack(*_source(status), planes, height, width, channels)
         fields = fields.ljust(_START - _SEAL.size, b'\0')
         entry = self.entry(file, key)
         written = entry.with_name(f'{entry.name}.{os.getpid()}-{threading.get_ident()}.tmp')
@@ -104,7 +120,7 @@ class PictureCache:
             with contextlib.suppress(OSError):
                 written.unlink()
             _rooms[self._writer] = 0
-            warnings.warn(f'{error}: from here on pictures are decoded and not kept', stacklevel=2)
+            warn(f'{error}: from here on pictures are decoded and not kept')
 
     def _take(self, n: int) -> bool:
         """Whether there is room for `n` bytes, which then are taken."""
@@ -118,8 +134,8 @@ class PictureCache:
                 return False
             _rooms[self._writer] = room - n if room >= n else 0
         if room < n:
-            warnings.warn(f'{self.folder} is full ({self.gb:g} GB): the pictures that are not in it are decoded each '
-                          'time. Delete it, or give it more: cache=PictureCache(FOLDER, gb=...)', stacklevel=2)
+            warn(f'{self.folder} is full ({self.gb:g} GB): the pictures that are not in it are decoded each time. '
+                 'Delete it, or give it more: cache=PictureCache(FOLDER, gb=...)')
         return room >= n
 
     @property
@@ -159,6 +175,21 @@ def _running(written: Path) -> bool:
     return True
 
 
+# ---------------------------------------------------------------- the way from a file to its pixels, as a key
+
+@functools.cache
+def _decoders() -> dict[str, str]:
+    """The versions of what decodes and resizes, and a digest of our own code around it."""
+    found = {'torch': str(torch.__version__), 'minifast': __version__}
+    for name in ('Pillow', 'simplejpeg', 'opencv-python-headless', 'opencv-python'):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    ours, digest = Path(__file__).parent.parent, hashlib.blake2b(digest_size=16)
+    for file in sorted([*ours.glob('vision/*.py'), *ours.glob('data/*.py')]):
+        digest.update(file.name.encode() + b'\0' + file.read_bytes())
+    return {**found, 'code': digest.hexdigest()}
+
+
 def fixed_transforms(pipeline: Pipeline) -> list:
     """The first item transforms of ours as far as they do the same to a picture each time: they draw nothing."""
     fixed = []
@@ -188,7 +219,9 @@ class OpenedPictures:
             self.steps.fs += fixed
             self.rest = Pipeline(split_idx=after_item.split_idx, as_item=after_item.as_item)
             self.rest.fs += list(after_item.fs)[len(fixed):]
-        self.key = json.dumps([self.steps.split_idx if len(self.steps) else None, *map(transform_config, self.steps)])
+        self.key = json.dumps([_decoders(), self.steps.split_idx if len(self.steps) else None,
+                               *map(transform_config, self.steps)])
+        self._keys: dict[type, str] = {}  # the whole key of each class that opens, worked out once a pass
 
     def open(self, file: str | Path, create: Callable, wrap: Callable) -> Any:
         """The picture in `file` after the transforms that draw nothing.
@@ -197,7 +230,10 @@ class OpenedPictures:
             create: opens it.
             wrap: makes of its pixels what `create` returns.
         """
-        key = f'{create.__self__.__module__}.{create.__self__.__qualname__} {self.key}'
+        opener = create.__self__
+        key = self._keys.get(opener)
+        if key is None:
+            key = self._keys[opener] = f'{opener.__module__}.{opener.__qualname__} {code_digest(opener)} {self.key}'
         try:
             status = os.stat(file)  # before it is read: it may change meanwhile
         except OSError:

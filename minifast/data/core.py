@@ -21,6 +21,7 @@ from minifast.data.showing import get_show_batch_func, show_batch, show_results
 from minifast.data.transform import RandTransform
 from minifast.lookup import lookup
 from minifast.seeds import looking
+from minifast.terminal import say
 from minifast.torch_core import default_device
 
 __all__ = ['DataLoader', 'DataLoaders', 'Datasets', 'FilteredBase', 'TfmdDL', 'TfmdLists', 'decode_at',
@@ -169,7 +170,7 @@ class TfmdLists(FilteredBase):
         self.types, self.split_idx = types, split_idx
         if do_setup:
             if verbose:
-                print(f'Setting up {self.tfms}')
+                say(f'Setting up {self.tfms}')
             self.setup(train_setup=train_setup)
 
     def __getattr__(self, name: str) -> Any:

@@ -2,16 +2,19 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
+import re
 import shutil
-import tarfile
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Callable
 from configparser import ConfigParser
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
+
+from minifast.data.archives import extract_archive, links_stay
+from minifast.terminal import visible
 
 __all__ = ['DataConfig', 'URLs', 'download_data', 'download_file', 'extract_archive', 'fastai_cfg', 'fastai_path',
            'untar_data']
@@ -120,7 +123,7 @@ class URLs:
     def path(url: str = '.', c_key: str = 'archive') -> Path:
         """Where the file of an address is kept: beside the script (`data/` or `models/`) if it is there, else by
         `c_key`."""
-        name = url.split('/')[-1]
+        name = '' if url == '.' else _file_name_of(url)
         beside = URLs.LOCAL_PATH / ('models' if c_key == 'model' else 'data') / name
         return beside if beside.exists() else fastai_path(c_key) / name
 
@@ -133,15 +136,63 @@ def _sha256(path: Path) -> str:
             hashlib.sha256(file.read()).hexdigest()
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Redirects within the web; urllib itself would follow one to ftp."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        """The next request, None to refuse it."""
+        if not newurl.startswith(('http://', 'https://')):
+            raise urllib.error.HTTPError(req.full_url, code, f'a redirect to {newurl!r}, which is no http:// or '
+                                                             'https:// address', headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def open_url(url: str | urllib.request.Request, timeout: float = 30) -> Any:
+    """`urllib.request.urlopen` for http and https and nothing else, also behind redirects.
+
+    With an opener of its own: urllib keeps its first one, and the proxy that was set then, for the whole process.
+
+    Raises:
+        OSError: it could not be opened.
+    """
+    opener = urllib.request.OpenerDirector()
+    for handler in (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
+                    urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor,
+                    urllib.request.UnknownHandler, _Redirects):
+        opener.add_handler(handler())
+    try:
+        return opener.open(url, timeout=timeout)
+    except (http.client.HTTPException, ValueError) as error:  # an answer, or an address, that is none
+        raise OSError(f'{type(error).__name__}: {error}') from error
+
+
+def _file_name_of(url: str) -> str:
+    """The name of the file at an address, as it is written there.
+
+    Raises:
+        ValueError: it is no name of a file: empty, `.`, `..`, or with a separator or a control character in it.
+    """
+    name = re.split('[?#]', url)[0].rstrip('/').split('/')[-1]
+    if not name.strip('.') or not _stem(name).strip('.') or visible(name) != name or any(c in name for c in '\\:'):
+        raise ValueError(f'{url!r} does not end in the name of a file: download it with download_file(url, dest) and '
+                         'name the file yourself')
+    return name
+
+
 def _request(url: str, start: int, timeout: float) -> Any:
     headers = {'User-Agent': 'minifast'}
     if start:
         headers['Range'] = f'bytes={start}-'
-    return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
+    return open_url(urllib.request.Request(url, headers=headers), timeout)
 
 
-def _fetch(url: str, part: Path, timeout: float, progress: bool) -> None:
-    """Fetch into `part`, from where an earlier attempt stopped if the server can do that."""
+def _fetch(url: str, part: Path, timeout: float, progress: bool, max_bytes: int | None) -> None:
+    """Fetch into `part`, from where an earlier attempt stopped if the server can do that.
+
+    Raises:
+        _TooLargeError: more bytes are announced, or come, than `max_bytes` or the disk has room for.
+        OSError: it broke off.
+    """
     from tqdm.auto import tqdm
     start = part.stat().st_size if part.exists() else 0
     try:
@@ -154,12 +205,18 @@ def _fetch(url: str, part: Path, timeout: float, progress: bool) -> None:
     with response:
         if response.status != 206:  # the server sends the whole file again
             start = 0
-        length = response.headers.get('Content-Length')
-        total = None if length is None else start + int(length)
+        length = response.headers.get('Content-Length') or ''
+        total = start + int(length) if length.isdecimal() else None
+        room = shutil.disk_usage(part.parent).free + start
+        limit = room if max_bytes is None else min(max_bytes, room)
+        if total is not None and total > limit:
+            raise _TooLargeError(_too_large(url, f'{total:,} bytes', limit))
         with open(part, 'ab' if start else 'wb') as file, \
-                tqdm(total=total, initial=start, unit='B', unit_scale=True, desc=part.stem,
+                tqdm(total=total, initial=start, unit='B', unit_scale=True, desc=visible(part.stem),
                      disable=not progress) as bar:
             while chunk := response.read(_CHUNK):
+                if max_bytes is not None and file.tell() + len(chunk) > max_bytes:
+                    raise _TooLargeError(_too_large(url, 'no length and goes on', max_bytes))
                 file.write(chunk)
                 bar.update(len(chunk))
     if total is not None and part.stat().st_size != total:
@@ -167,8 +224,16 @@ def _fetch(url: str, part: Path, timeout: float, progress: bool) -> None:
                       'it goes on from there')
 
 
+class _TooLargeError(ValueError):
+    """There is no use in another attempt."""
+
+
+def _too_large(url: str, what: str, limit: int) -> str:
+    return f'{url} sends {what}: more than the {limit:,} bytes that are allowed, or that the disk has left'
+
+
 def download_file(url: str, dest: str | Path, checksum: str | None = None, force: bool = False, timeout: float = 30,
-                  progress: bool = True, retries: int = 3) -> Path:
+                  progress: bool = True, retries: int = 3, max_bytes: int | None = None) -> Path:
     """Fetch `url` into the file `dest`, which appears only when it is whole.
 
     What an interrupted attempt left in `dest.part` is continued.
@@ -178,9 +243,10 @@ def download_file(url: str, dest: str | Path, checksum: str | None = None, force
         force: fetch again what is there.
         timeout: seconds without a byte before an attempt is given up.
         retries: attempts after a broken connection.
+        max_bytes: the largest file that is taken; default: what the disk has room for.
 
     Raises:
-        ValueError: the address is no http(s), or the checksum differs (the file is removed).
+        ValueError: the address is no http(s), the file is too large, or the checksum differs (the file is removed).
         OSError: the file could not be fetched.
     """
     if not url.startswith(('http://', 'https://')):
@@ -194,11 +260,14 @@ def download_file(url: str, dest: str | Path, checksum: str | None = None, force
         dest.parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(retries + 1):
             try:
-                _fetch(url, part, timeout, progress)
+                _fetch(url, part, timeout, progress, max_bytes)
                 break
+            except _TooLargeError:
+                part.unlink(missing_ok=True)
+                raise
             except urllib.error.HTTPError as e:
                 raise OSError(f'{url} answers {e.code} {e.reason}: check the address') from e
-            except OSError as e:
+            except (OSError, http.client.HTTPException) as e:
                 if attempt == retries:
                     raise OSError(f'{url} could not be fetched after {retries + 1} attempts ({e}); what came is '
                                   f'kept in {part} and continued next time') from e
@@ -220,80 +289,12 @@ def download_data(url: str, fname: str | Path | None = None, c_key: str = 'archi
     return download_file(url, URLs.path(url, c_key) if fname is None else fname, checksum, force_download, timeout)
 
 
-# ---------------------------------------------------------------- extraction
-
-def _inside(name: str, folder: Path) -> Path:
-    """The path of an archive's member below `folder`.
-
-    Raises:
-        ValueError: it would lie elsewhere.
-    """
-    pure = PurePosixPath(name.replace('\\', '/'))
-    if pure.is_absolute() or '..' in pure.parts or (pure.parts and ':' in pure.parts[0]):
-        raise ValueError(f'the archive has a member {name!r}, which would be written outside of {folder}: '
-                         'it was not extracted')
-    return folder / pure
-
-
-def _extract_tar(archive: Path, folder: Path) -> None:
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            _inside(member.name, folder)
-            if member.issym() or member.islnk():
-                target = PurePosixPath(member.linkname)
-                target = target if member.islnk() else PurePosixPath(member.name).parent / target
-                depth = 0
-                for step in target.parts:  # a link may climb within the archive, never above its top
-                    depth += -1 if step == '..' else 0 if step == '.' else 1
-                    if depth < 0:
-                        break
-                if target.is_absolute() or depth < 0:
-                    raise ValueError(f'the archive has a link {member.name!r} to {member.linkname!r}, outside of '
-                                     f'{folder}: it was not extracted')
-            elif not (member.isfile() or member.isdir()):
-                raise ValueError(f'the archive has a device or pipe {member.name!r}: it was not extracted')
-            # the standard filter checks again what is on the disk by now, such as a folder replaced by a link
-            tar.extract(member, folder, filter='data')
-
-
-def _extract_zip(archive: Path, folder: Path) -> None:
-    with zipfile.ZipFile(archive) as zipped:
-        for info in zipped.infolist():
-            _inside(info.filename, folder)
-        zipped.extractall(folder)  # zipfile writes links as plain files
-
-
-def extract_archive(archive: str | Path, folder: str | Path) -> Path:
-    """Extract a .tar(.gz|.bz2|.xz), .tgz or .zip into the empty or new `folder`, and nowhere else.
-
-    Raises:
-        ValueError: a member or link leads outside, the format is not known (nothing stays in `folder` then), or
-            `folder` holds something already.
-    """
-    archive, folder = Path(archive), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise ValueError(f'{folder} is not empty: name a new folder, so that nothing of yours is mixed up or replaced')
-    try:
-        if zipfile.is_zipfile(archive):
-            _extract_zip(archive, folder)
-        elif tarfile.is_tarfile(archive):
-            _extract_tar(archive, folder)
-        else:
-            raise ValueError(f'{archive} is neither a tar nor a zip archive: delete it and fetch it again')
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as e:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise ValueError(f'{archive} could not be extracted ({e}): nothing was kept of it') from e
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return folder
-
-
 def untar_data(url: str, archive: str | Path | None = None, data: str | Path | None = None, c_key: str = 'data',
                force_download: bool = False, base: str | Path | None = None, checksum: str | None = None,
                extract_func: Callable[[Path, Path], Any] = extract_archive) -> Path:
-    """Fetch the archive at `url` and extract it, each once; the path of the extracted folder (or single file).
+    """Fetch the archive at `url` and extract it, each once; the path of the extracted folder.
+
+    The only folder of an archive becomes that folder, as long as no link in it leads further up.
 
     Args:
         archive: folder for archives, over the configuration's.
@@ -311,7 +312,7 @@ def untar_data(url: str, archive: str | Path | None = None, data: str | Path | N
     config = fastai_cfg() if base is None else DataConfig(Path(base).expanduser())
     archives = config.path('archive') if archive is None else config.config_path / Path(archive).expanduser()
     folder = config.path(c_key) if data is None else config.config_path / Path(data).expanduser()
-    name = url.split('?')[0].rstrip('/').split('/')[-1]
+    name = _file_name_of(url)
     dest = folder / _stem(name)
     if dest.exists() and not force_download:
         return dest
@@ -319,17 +320,21 @@ def untar_data(url: str, archive: str | Path | None = None, data: str | Path | N
     # extracted beside and renamed: what is in `dest` is whole, also after a kill
     unpacking = folder / f'.{dest.name}.{os.getpid()}.part'
     shutil.rmtree(unpacking, ignore_errors=True)
-    extract_func(fetched, unpacking)
-    found = [o for o in unpacking.iterdir() if o.name != '__MACOSX']
-    if dest.is_dir():
-        shutil.rmtree(dest)
-    elif dest.exists():
-        dest.unlink()
-    if len(found) == 1 and found[0].is_dir():
-        found[0].replace(dest)
-        shutil.rmtree(unpacking)
-    else:
-        unpacking.replace(dest)
+    try:
+        extract_func(fetched, unpacking)
+        found = [o for o in unpacking.iterdir() if o.name != '__MACOSX']
+        if not links_stay(unpacking):
+            raise ValueError(f'{url} has links that lead out of its folder: nothing was kept of it')
+        # its only folder becomes ours, unless a link of it would lead out of there
+        only = len(found) == 1 and found[0].is_dir() and not found[0].is_symlink() and links_stay(found[0])
+        whole = found[0] if only else unpacking
+        if dest.is_dir() and not dest.is_symlink():
+            shutil.rmtree(dest)
+        else:
+            dest.unlink(missing_ok=True)
+        whole.replace(dest)
+    finally:
+        shutil.rmtree(unpacking, ignore_errors=True)
     return dest
 
 

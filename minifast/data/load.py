@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import copy
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from minifast.data.sampler import BATCH, ORDER, ItemKeys, Position, chunks, orde
 from minifast.data.workers import HostBatch, Job, ProcessPool, in_threads, seed_cpu, set_aside
 from minifast.lookup import lookup
 from minifast.seeds import key_seed, seeded
+from minifast.terminal import say, warn
 from minifast.torch_core import check_kwargs, defaults, retain_type, to_device
 
 __all__ = ['DataLoader', 'SkipItemException', 'collate_error', 'fa_collate', 'fa_convert']
@@ -248,7 +248,8 @@ class DataLoader(BatchMaker):
 
     def show_plan(self) -> None:
         """Print what happens to an item and a batch, where, and why there."""
-        print(describe_plan(self))
+        for line in describe_plan(self).split('\n'):
+            say(line)
 
     # ------------------------------------------------------------ a pass
 
@@ -326,8 +327,8 @@ class DataLoader(BatchMaker):
         self.after_iter()
         if self.skipped:
             _, name, message = self.skipped[0]
-            warnings.warn(f'{len(self.skipped)} items were left out as they cannot be read, listed in dl.skipped; the '
-                          f'first: {name}: {message}', stacklevel=2)
+            warn(f'{len(self.skipped)} items were left out as they cannot be read, listed in dl.skipped; the first: '
+                 f'{name}: {message}')
 
     def _prepare(self) -> None:
         """Whatever a kind of loader has to do before each pass."""

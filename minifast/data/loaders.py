@@ -17,6 +17,7 @@ from minifast.data.showing import show_batch, show_results
 from minifast.lookup import lookup
 from minifast.markers import TensorBase, TensorCategory, TensorImage
 from minifast.seeds import looking
+from minifast.terminal import say
 from minifast.torch_core import batch_to_samples, default_device, detuplify, to_cpu, to_device
 
 __all__ = ['DataLoaders', 'TfmdDL']
@@ -47,7 +48,7 @@ class TfmdDL(DataLoader):
         if do_setup:
             for name, pipeline in pipelines.items():
                 if verbose:
-                    print(f'Setting up {name}: {pipeline}')
+                    say(f'Setting up {name}: {pipeline}')
                 pipeline.setup(self)
 
     def new(self, dataset: Any = None, cls: type | None = None, **kwargs: Any) -> TfmdDL:
@@ -280,7 +281,7 @@ class DataLoaders:
         """Print for each loader what happens to an item and a batch, and where."""
         for i, dl in enumerate(self.loaders):
             print(f'{["training", "validation"][i] if i < 2 else f"loader {i}"}:')
-            dl.show_plan() if hasattr(dl, 'show_plan') else print(f'{type(dl).__name__}, left as it is')
+            dl.show_plan() if hasattr(dl, 'show_plan') else say(f'{type(dl).__name__}, left as it is')
 
     # ------------------------------------------------------------ changing
 

@@ -16,6 +16,7 @@ from minifast.data.slots import Slots, making
 from minifast.data.workers import HostBatch, Job, seed_cpu, set_aside
 from minifast.markers import plain
 from minifast.seeds import key_seed
+from minifast.terminal import visible
 
 __all__ = ['BatchMaker']
 
@@ -105,7 +106,7 @@ class BatchMaker:
             item = list(items.iloc[index]) if hasattr(items, 'iloc') else items[index]
         except (TypeError, KeyError, IndexError):
             return f'item {index}'
-        item = str(item)
+        item = visible(item)
         return f'item {index} ({item if len(item) < 300 else item[:300] + "..."})'
 
     # ------------------------------------------------------------ data without indices

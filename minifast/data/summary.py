@@ -8,6 +8,7 @@ from torch import Tensor
 from minifast.data.collate import collate_error, noted
 from minifast.data.pipeline import Pipeline
 from minifast.seeds import looking
+from minifast.terminal import say, visible
 from minifast.torch_core import to_device
 
 __all__ = ['print_summary']
@@ -28,22 +29,25 @@ def _types(x: Any) -> str:
 
 def _walk(pipeline: Pipeline, x: Any, item: str) -> Any:
     """`x` through a pipeline, with each step printed; an error tells step, item and types."""
-    print(f'  {pipeline}\n    starting from\n      {_short(x)}')
+    say(f'  {pipeline}')
+    say('    starting from')
+    say(f'      {_short(x)}')
     for f in pipeline.fs:
         try:
             new = f(x, split_idx=pipeline.split_idx)
         except Exception as error:
-            print(f'    applying {f.name} failed.')
-            raise noted(error, f'raised by {f.name}, given {item} as {_types(x)}: {_short(x)[:300]}') from None
+            say(f'    applying {f.name} failed.')
+            raise noted(error, visible(f'raised by {f.name}, given {item} as {_types(x)}: {_short(x)[:300]}')) from None
         x = new
         if f.name != 'noop':
-            print(f'    applying {f.name} gives\n      {_short(x)}')
+            say(f'    applying {f.name} gives')
+            say(f'      {_short(x)}')
     return x
 
 
 def print_summary(dblock: Any, source: Any, bs: int = 4, show_batch: bool = False, **kwargs: Any) -> None:
     """See `DataBlock.summary`."""
-    print('Setting-up type transforms pipelines')
+    say('Setting-up type transforms pipelines')
     dls = dblock.dataloaders(source, bs=bs, num_workers=0, verbose=True)
     dl, dset = dls.train, dls.train_ds
     dl._prepare()
@@ -54,8 +58,9 @@ def print_summary(dblock: Any, source: Any, bs: int = 4, show_batch: bool = Fals
         for tl in dset.tls:
             _walk(tl.tfms, tl.items.iloc[0] if hasattr(tl.items, 'iloc') else tl.items[0], item)
         sample = dset[0]
-        print(f'\nFinal sample: {_short(sample)}\n\n')
-        print('\nBuilding one batch')
+        say()
+        say(f'Final sample: {_short(sample)}')
+        print('\n\n\nBuilding one batch')
         samples = [_walk(dl.after_item, sample, item)] if len(dl.after_item) else [sample]
         print(f'\nAdding the next {bs - 1} samples')
         samples += [dl.after_item(dset[i]) for i in range(1, bs)]
@@ -68,7 +73,8 @@ def print_summary(dblock: Any, source: Any, bs: int = 4, show_batch: bool = Fals
             print('\nApplying batch_tfms to the batch built')
             _walk(dl.after_batch, to_device(b, dls.device), 'the batch')
         else:
-            print(f'\nNo batch_tfms to apply\n  {_short(b)}')
+            print('\nNo batch_tfms to apply')
+            say(f'  {_short(b)}')
     if show_batch:
         dls.show_batch(**kwargs)
 

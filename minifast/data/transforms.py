@@ -221,7 +221,7 @@ def MaskSplitter(mask: Iterable[bool]) -> Callable[[Sequence], Split]:
 
 def FileSplitter(fname: str | Path) -> Callable[[Sequence], Split]:
     """The items whose file name is a line of the file `fname` for validation."""
-    valid = set(Path(fname).read_text().splitlines())
+    valid = set(os.fsdecode(Path(fname).read_bytes()).splitlines())  # as names of files are read
     return FuncSplitter(lambda item: Path(item).name in valid)
 
 

@@ -18,11 +18,32 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-__all__ = ['BadImageError', 'JpegHeader', 'ScaledPixels', 'WaitingJpeg', 'check_pixels', 'decode_image', 'decode_jpeg',
-           'inspect_image', 'jpeg_header', 'read_image_file', 'scale_for', 'to_mode', 'upright']
+from minifast.terminal import visible
+
+__all__ = ['BadImageError', 'FORMATS', 'JpegHeader', 'ScaledPixels', 'WaitingJpeg', 'check_pixels', 'decode_image',
+           'decode_jpeg', 'inspect_image', 'jpeg_header', 'open_image', 'picture_suffixes', 'read_image_file',
+           'scale_for', 'to_mode', 'upright']
 
 MAX_FILE_BYTES = 2 ** 29
 """Larger files are refused before they are read."""
+
+FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'PPM', 'WEBP', 'TIFF', 'AVIF', 'HEIF', 'CUR', 'DDS', 'DIB', 'FITS', 'ICNS',
+           'ICO', 'JPEG2000', 'PCX', 'QOI', 'SGI', 'SUN', 'XBM', 'XPM', 'TGA')
+"""The formats that are opened, whatever a file is called: pixels that Pillow decodes by itself (HEIF: where the user
+has registered a decoder for it).
+
+Left out is what starts a program (EPS), is handed on to whoever registered for it (WMF, EMF, BUFR, GRIB, HDF5), holds
+other files of any format (IPTC, FPX, MIC), is seldom a photograph (PSD, GBR, ...), or is brought by a package that
+registers itself with Pillow.
+"""
+
+_REFUSED = {b'%!PS': 'PostScript, a program', b'\xc5\xd0\xd3\xc6': 'PostScript, a program', b'%PDF': 'a PDF document',
+            b'8BPS': 'a Photoshop document', b'\xd7\xcd\xc6\x9a': 'a Windows metafile, a drawing without pixels',
+            b'\x01\0\0\0': 'an enhanced metafile, a drawing without pixels',
+            b'\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1': 'a container of other files (FlashPix, Microsoft)',
+            b'\x89HDF': 'HDF5', b'GRIB': 'GRIB', b'BUFR': 'BUFR', b'\0\0\x01\xb3': 'a film'}
+"""How formats that are not opened begin, and what they are."""
+_WAY_OUT = 'convert it, or open it with your own function and hand an array to PILImage.create'
 
 QUALITY_GAP = 2.0
 """A scaled JPEG keeps at least this many times the pixels that the following resize makes, per side.
@@ -51,8 +72,8 @@ class BadImageError(UnidentifiedImageError, ValueError):
     def __init__(self, path: Any, reason: str) -> None:
         self.path, self.reason = path, reason
         where = 'the bytes given' if path is None else f"'{path}'"
-        super().__init__(f'{where} cannot be read as a picture: {reason}. `minifast check FOLDER` lists every such '
-                         "file, on_error='skip' in the DataLoader leaves them out and counts them")
+        super().__init__(visible(f'{where} cannot be read as a picture: {reason}. `minifast check FOLDER` lists every '
+                                 "such file, on_error='skip' in the DataLoader leaves them out and counts them"))
 
     def __reduce__(self) -> tuple:
         return type(self), (self.path, self.reason)  # OSError's own way would hand over the message alone
@@ -100,6 +121,23 @@ def read_image_file(path: str | Path) -> bytes:
     except OSError as e:
         linked = f'a link to {os.readlink(path)!r}: ' if os.path.islink(path) else ''
         raise BadImageError(path, linked + (e.strerror or str(e))) from e
+
+
+def open_image(data: bytes) -> Image.Image:
+    """The package's one door to Pillow's readers: a picture of one of `FORMATS`, its pixels not yet decoded.
+
+    Raises:
+        PIL.UnidentifiedImageError: it is none of them; others see `decode_image`.
+    """
+    formats = [name for name in FORMATS if name != 'HEIF' or name in Image.OPEN]
+    return Image.open(io.BytesIO(data), formats=formats)
+
+
+@cache
+def picture_suffixes() -> frozenset[str]:
+    """The suffixes of `FORMATS`; asking makes Pillow import all of its formats."""
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items()
+                     if kind in FORMATS and kind in Image.OPEN or kind == 'MPO')  # MPO is opened as a JPEG
 
 
 def _exif_orientation(data: bytes) -> int:
@@ -296,7 +334,7 @@ def decode_image(data: bytes, mode: str | None = 'RGB', path: Any = None,
         if pixels is not None:
             return pixels
     try:
-        im = Image.open(io.BytesIO(data))
+        im = open_image(data)
         check_pixels(*im.size, path)
         im.load()
         im = ImageOps.exif_transpose(im)
@@ -312,6 +350,9 @@ def decode_image(data: bytes, mode: str | None = 'RGB', path: Any = None,
 
 
 def _what_it_is(data: bytes) -> str:
+    what = next((what for magic, what in _REFUSED.items() if data.startswith(magic)), None)
+    if what is not None:
+        return f'it is {what}, which is not opened: {_WAY_OUT}'
     start = data[:512].lstrip().lower()
     if start.startswith(b'<') and b'<svg' in data[:4096].lower():
         return 'it is SVG, a drawing without pixels'
@@ -319,7 +360,7 @@ def _what_it_is(data: bytes) -> str:
         return 'it is HTML or XML and no picture'
     if b'\0' not in start and start.isascii():
         return 'it is text and no picture'
-    return 'no decoder knows its format'
+    return f'it is in no format that is opened (minifast.vision.decode.FORMATS): {_WAY_OUT}'
 
 
 def to_mode(im: Image.Image, mode: str, path: Any = None, codes: bool = False) -> Image.Image:

@@ -13,6 +13,7 @@ from minifast.data.categorize import MultiCategorize
 from minifast.data.pipeline import RandTransform, Transform
 from minifast.losses import MSELossFlat
 from minifast.markers import TensorBase, TensorImageBase, TensorMultiCategory, cast, plain, retain_type, tensor
+from minifast.terminal import visible
 
 __all__ = ['BBoxLabeler', 'LabeledBBox', 'PointScaler', 'TensorBBox', 'TensorPoint', 'TensorPointCreate',
            'get_annotations', 'picture_size']
@@ -66,7 +67,8 @@ def _draw_box(ax: Any, box: list[float], color: str = 'white', text: str | None 
     frame = patches.Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, lw=2)
     _outline(ax.add_patch(frame), 4)
     if text is not None:
-        words = ax.text(left, top, text, verticalalignment='top', color=color, fontsize=text_size, weight='bold')
+        words = ax.text(left, top, visible(text), verticalalignment='top', color=color, fontsize=text_size,
+                        weight='bold')
         _outline(words, 1)
 
 
@@ -91,7 +93,7 @@ def get_annotations(fname: str | Path, prefix: str | None = None) -> tuple[list[
         The names of the pictures that have boxes (`prefix` before each), and for each
         ([[left, top, right, bottom], ...], [label, ...]).
     """
-    found = json.loads(Path(fname).read_text())
+    found = json.loads(Path(fname).read_bytes())
     classes = {o['id']: o['name'] for o in found['categories']}
     boxes, labels = defaultdict(list), defaultdict(list)
     for o in found['annotations']:

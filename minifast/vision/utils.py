@@ -4,24 +4,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import urllib.parse
-import urllib.request
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastcore.foundation import L
 from PIL import Image
 
-from minifast.data.external import download_file
+from minifast.data.archives import disk_name
+from minifast.data.external import download_file, open_url
+from minifast.terminal import visible
 from minifast.torch_core import defaults
 from minifast.vision.core import BILINEAR, load_image
-from minifast.vision.decode import BadImageError, inspect_image, read_image_file, to_mode
+from minifast.vision.decode import (MAX_FILE_BYTES, BadImageError, inspect_image, picture_suffixes, read_image_file,
+                                    to_mode)
 
 __all__ = ['Finding', 'check_folder', 'download_images', 'resize_image', 'resize_images', 'resize_to',
            'search_images_bing', 'search_images_serpapi', 'verify_image', 'verify_images']
@@ -37,19 +39,31 @@ def _each(func: Callable, items: Sequence, n_workers: int, desc: str | None = No
 
 # ---------------------------------------------------------------- fetching
 
+def _name_and_suffix(url: str) -> tuple[str, str]:
+    """Of the file at an address: what is no part of a plain name in them becomes an underscore."""
+    address = Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path).replace('\\', '/'))
+    stem = ''.join('_' if c in '<>:"|?*' or visible(c) != c else c for c in address.stem)
+    suffix = address.suffix if re.fullmatch(r'\.\w{1,8}', address.suffix, re.ASCII) else '.jpg'
+    return disk_name(stem.lstrip('.')[:60]), suffix
+
+
 def _fetch_picture(url: str, dest: Path, timeout: float, preserve_filename: bool) -> tuple[str, str] | None:
-    address = Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path))
-    suffix = address.suffix or '.jpg'
-    name = address.stem if preserve_filename and address.stem else str(uuid.uuid4())
-    target, count = dest / f'{name}{suffix}', 1
-    while preserve_filename and target.exists():
-        target, count = dest / f'{name}{count}{suffix}', count + 1
     try:
-        download_file(url, target, timeout=timeout, progress=False, retries=0)
+        stem, suffix = _name_and_suffix(url)
+        name = stem if preserve_filename and stem else str(uuid.uuid4())
+        target, count = dest / f'{name}{suffix}', 1
+        while preserve_filename and target.exists():
+            target, count = dest / f'{name}{count}{suffix}', count + 1
+        return _fetched(url, target, timeout)
     except (OSError, ValueError) as e:
-        target.with_name(target.name + '.part').unlink(missing_ok=True)
         return url, str(e)
-    return None
+
+
+def _fetched(url: str, target: Path, timeout: float) -> None:
+    try:
+        download_file(url, target, timeout=timeout, progress=False, retries=0, max_bytes=MAX_FILE_BYTES)
+    finally:
+        target.with_name(target.name + '.part').unlink(missing_ok=True)  # there is no other attempt
 
 
 def download_images(dest: str | Path, url_file: Path | None = None, urls: Iterable[str] | None = None,
@@ -62,11 +76,14 @@ def download_images(dest: str | Path, url_file: Path | None = None, urls: Iterab
         timeout: seconds without a byte before a picture is given up.
         preserve_filename: keep the names of the addresses (numbered if they repeat); else they are random.
 
+    A picture larger than `minifast.vision.decode.MAX_FILE_BYTES`, which could not be opened, is not fetched either.
+
     Returns:
         (address, reason) of each that could not be fetched.
     """
     if urls is None:
-        urls = [line.strip() for line in Path(url_file).read_text().splitlines() if line.strip()][:max_pics]
+        lines = Path(url_file).read_text(encoding='utf-8', errors='surrogateescape').splitlines()
+        urls = [line.strip() for line in lines if line.strip()][:max_pics]
     dest = Path(dest)
     dest.mkdir(parents=True, exist_ok=True)
     if preserve_filename:
@@ -91,12 +108,14 @@ def search_images_serpapi(term: str, engine: str = 'bing_images', key: str | Non
     found: dict[str, None] = {}
     url = 'https://serpapi.com/search?' + urllib.parse.urlencode({'engine': engine, 'q': term, 'api_key': key})
     while url and len(found) < max_images:
-        with urllib.request.urlopen(url, timeout=30) as response:
+        with open_url(url) as response:
             page = json.load(response)
         found.update(dict.fromkeys(o['original'] for o in page.get('images_results', ())))
         following = page.get('serpapi_pagination', {}).get('next')
+        if following and not following.startswith('https://serpapi.com/'):
+            break  # nobody else is told the key
         url = following and f'{following}&{urllib.parse.urlencode({"api_key": key})}'
-    return L(found)[:max_images]
+    return L(list(found))[:max_images]
 
 
 def search_images_bing(term: str, key: str | None = None, max_images: int = 150) -> L:
@@ -133,12 +152,6 @@ _PARTS = {'train': 'train', 'training': 'train', 'valid': 'valid', 'val': 'valid
           'test': 'test'}
 
 
-@cache
-def _suffixes() -> frozenset[str]:
-    """What Pillow opens; asking makes it import all of its formats."""
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
-
-
 def _listing(folder: Path) -> tuple[list[Path], list[Finding]]:
     """The pictures below `folder` as `get_image_files` lists them, and what it leaves out."""
     files, findings, seen = [], [], set()
@@ -157,7 +170,7 @@ def _listing(folder: Path) -> tuple[list[Path], list[Finding]]:
             path = Path(parent, name)
             if name.startswith('.'):
                 findings.append(Finding(path, 'left out', 'a hidden file'))
-            elif path.suffix.lower() not in _suffixes():
+            elif path.suffix.lower() not in picture_suffixes():
                 findings.append(Finding(path, 'left out', f'no picture by its suffix {path.suffix!r}'))
             else:
                 files.append(path)

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import re
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from minifast.arguments import near_match
 from minifast.checkpoint import check_model_state
+from minifast.data.external import open_url
 from minifast.tensorfile import read_tensors
 
 __all__ = ['WeightsNotFoundError', 'as_weights_file', 'cached_file', 'channels_of', 'check_fit', 'fetch_weights',
@@ -77,7 +77,7 @@ def fetch_weights(url: str) -> dict[str, Any]:
     if not file.exists():
         try:
             # torch's own download waits without limit for a host that never answers
-            urllib.request.urlopen(url, timeout=5).close()
+            open_url(url, timeout=5).close()
             file.parent.mkdir(parents=True, exist_ok=True)
             digest = re.search(r'-([0-9a-f]{8,})\.', file.name)
             torch.hub.download_url_to_file(url, str(file), digest and digest[1])

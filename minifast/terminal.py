@@ -1,0 +1,53 @@
+"""Text of others on a screen: what would steer the terminal, or forge a line, is shown escaped."""
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from typing import Any, TextIO
+
+__all__ = ['say', 'visible', 'warn']
+
+_STEERING = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
+"""Controls (C0 with escape and newlines, DEL, C1), line separators, what turns the direction of writing round, and
+surrogates: bytes of file names that are no UTF-8."""
+
+
+def _escape(match: re.Match) -> str:
+    code = ord(match[0])
+    return {9: '\\t', 10: '\\n', 13: '\\r'}.get(code) or (f'\\x{code:02x}' if code < 256 else f'\\u{code:04x}')
+
+
+def visible(text: Any, keep: str = '') -> str:
+    r"""`str(text)` with every character that is an order to a terminal as its escape; all that can be read stays.
+
+    Args:
+        keep: characters that are left alone, such as '\n' where lines are wanted.
+
+    Example:
+        >>> visible('größe 猫\x1b[2K')
+        'größe 猫\\x1b[2K'
+    """
+    return _STEERING.sub(lambda match: match[0] if match[0] in keep else _escape(match), str(text))
+
+
+def say(text: Any = '', file: TextIO | None = None, flush: bool = False) -> None:
+    """Print one line, `visible`, whatever the encoding of the stream: what it lacks is escaped too.
+
+    Args:
+        text: one line; newlines in it are escaped.
+        file: default `sys.stdout`.
+    """
+    file = sys.stdout if file is None else file
+    print(printable(text, file), file=file, flush=flush)
+
+
+def printable(text: Any, file: TextIO) -> str:
+    """`visible(text)` in the characters that the stream `file` can write."""
+    encoding = getattr(file, 'encoding', None) or 'utf-8'
+    return visible(text).encode(encoding, 'backslashreplace').decode(encoding)
+
+
+def warn(text: str, stacklevel: int = 2) -> None:
+    """A warning of one visible line, for those that name files, labels or what stands in files."""
+    warnings.warn(visible(text), stacklevel=stacklevel + 1)

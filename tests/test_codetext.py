@@ -1,0 +1,72 @@
+"""The digest of code is another one once the code, or what it rests on, is another; else it is the same, everywhere."""
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import types
+
+import pytest
+
+from minifast.codetext import code_digest
+
+SOURCE = '''
+import functools, os, helpers_of_own
+LIMIT, NAMES, TABLE = 3, {'a', 'b', 'c'}, {'x': [1, 2]}
+def outer(k):
+    def inner(x): return x + k
+    return inner
+add = outer(1)
+part = functools.partial(max, 7)
+def helper(x, far=2): return x in {'p', 'q', 'r'} and far or LIMIT
+class Base:
+    mode = 'RGB'
+    @property
+    def size(self): return 1
+class Own(Base):
+    """Words."""
+    @classmethod
+    def create(cls, fn, *, key=5):
+        # a remark
+        return [helper(o) for o in add(fn)] + [NAMES, TABLE, part(fn), helpers_of_own.load(fn), os.path.join('a', 'b')]
+    @staticmethod
+    def still(): return create_again()
+def create_again(): return Own
+'''
+HELPERS = 'def load(fn): return 1\n'
+CHANGES = [('LIMIT, NAMES, TABLE = 3', 'LIMIT, NAMES, TABLE = 4'), ("'b', 'c'}", "'b', 'd'}"), ('[1, 2]', '[1, 3]'),
+           ('x + k', 'x - k'), ('outer(1)', 'outer(2)'), ('max, 7', 'max, 8'), ('far=2', 'far=3'),
+           ("'q', 'r'", "'q', 's'"),
+           ("'RGB'", "'L'"), ('return 1', 'return 2'), ('key=5', 'key=6'), ("'a', 'b')", "'a', 'c')"),
+           ('return create_again()', 'return create_again'), ('max, 7', 'min, 7'), ('@staticmethod', '@classmethod'),
+           ('def create_again(): return Own', 'def create_again(): return Base'), ('(Base)', ''),
+           ('add(fn)', 'list(fn)')]
+
+
+def made(source=SOURCE, helpers=HELPERS):
+    for name, text in (('helpers_of_own', helpers), ('module_of_own', source)):
+        module = types.ModuleType(name)
+        module.__file__ = f'/somewhere/{name}.py'
+        sys.modules[name] = module
+        exec(text, vars(module))
+    return code_digest(sys.modules['module_of_own'].Own)
+
+
+@pytest.mark.parametrize('old, new', CHANGES)
+def test_each_change_of_code_counts(old, new):
+    """In a class, its base, a helper, a default, a constant, a closure, a nested function."""
+    assert SOURCE.count(old) >= 1 and made(SOURCE.replace(old, new, 1)) != made()
+
+
+def test_helpers_of_another_module_count_and_remarks_do_not():
+    """A module of the user's own that is called by its name; comments and the words of a class."""
+    assert made(helpers='def load(fn): return 2\n') != made()
+    assert made(SOURCE.replace('a remark', 'another').replace('Words', 'More')) == made()
+
+
+def test_the_same_in_every_process():
+    """Whatever order sets have there."""
+    code = 'import sys; sys.path[:0] = ["tests"]; from test_codetext import made; print(made())'
+    found = {subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True,
+                            env={**os.environ, 'PYTHONHASHSEED': seed}).stdout for seed in '12'}
+    assert found == {made() + '\n'}

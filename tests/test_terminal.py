@@ -1,0 +1,263 @@
+"""What comes from files cannot steer a terminal, forge a line or end the program; what can be read stays as it is."""
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from minifast.cli import main
+from minifast.terminal import printable, say, visible, warn
+
+ORDERS = {**{f'C0 {i:#x}': chr(i) for i in range(32)}, 'DEL': '\x7f', **{f'C1 {i:#x}': chr(i) for i in range(128, 160)},
+          **{f'{i:#x}': chr(i) for i in (*range(0x2028, 0x202f), *range(0x2066, 0x206a))},
+          **{f'surrogate {i:#x}': chr(i) for i in (0xd800, 0xdbff, 0xdc00, 0xdc80, 0xdce9, 0xdcff, 0xdfff)}}
+HONEST = ['größe', '猫', 'e\u0301', '👩\u200d🔬', '🏴\U000e0067\U000e007f', 'שלום', '\u200fעברית', 'a\\b', 'ﷺ',
+          '\xa0', '\xad', "'\"", '<b>', '{x}', '%s', '\ufffd', 'ñ', '\U0010ffff']
+
+
+@pytest.mark.tally
+def test_every_order_to_a_terminal_is_escaped_and_nothing_else(counted):
+    """Controls, line separators, turns of direction and surrogates; letters of all writings, joined emoji, marks."""
+    right = [visible(f'a{o}b') == 'a' + o.encode('unicode_escape', 'surrogatepass').decode() + 'b'
+             for o in ORDERS.values()]
+    same = [visible(text) == text for text in HONEST]
+    counted(sum(right) + sum(same), len(right) + len(same))
+    assert all(right) and all(same)
+    assert visible('a\n\tb', keep='\n') == 'a\n\\tb' and visible(7) == '7'
+
+
+@pytest.mark.parametrize('encoding, text', [('utf-8', 'größe 猫'), ('latin-1', 'größe \\u732b'),
+                                            ('ascii', 'gr\\xf6\\xdfe \\u732b')])
+def test_say_writes_what_the_stream_can_and_one_line(encoding, text):
+    """What the encoding lacks is escaped, whatever the stream would do with it."""
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding, errors='strict', newline='')
+    say('größe 猫', stream, flush=True)
+    say('\nforged\udce9', stream, flush=True)
+    assert raw.getvalue().decode(encoding) == f'{text}\n\\nforged\\udce9\n'
+    assert printable('ö\x1b', io.StringIO()) == 'ö\\x1b'
+
+
+def test_warn_is_visible_and_names_the_caller():
+    """The line that is shown is that of whoever called the function that warns."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        (lambda: warn('a\x1b]0;x\x07'))()
+    assert str(caught[0].message) == 'a\\x1b]0;x\\x07' and caught[0].filename == __file__
+
+
+# ---------------------------------------------------------------- the doors
+
+EVIL = '\x1b]0;pwned\x07\x1b[2K\r\nforged  row\u202e\x9b31m'
+IN_NAMES = os.fsdecode(EVIL.encode())
+"""The same bytes whatever the system takes names for."""
+RAW = ('\x1b', '\x07', '\r', '\u202e', '\x9b', '\nforged')
+
+
+def _says_nothing_raw(text):
+    return 'pwned' in text and not any(o in text for o in RAW)
+
+
+def _pictures(folder, classes=('a', 'b'), n=6):
+    for i, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for k in range(n):
+            Image.fromarray(np.full((40, 40, 3), 40 * k + i, np.uint8)).save(folder / name / f'{k}.png')
+    return folder
+
+
+def _check(tmp_path):
+    _pictures(tmp_path / 'p')
+    (tmp_path / 'p' / 'a' / f'x{IN_NAMES}.jpg').write_bytes(b'')
+    (tmp_path / 'p' / f'empty{IN_NAMES}').mkdir()
+    return main(['check', str(tmp_path / 'p')])
+
+
+def _train_on_loose(tmp_path):
+    _pictures(tmp_path / 'p')
+    (tmp_path / 'p' / f'x{IN_NAMES}.jpg').write_bytes(b'')
+    return main(['train', str(tmp_path / 'p')])
+
+
+def _train_on_broken(tmp_path):
+    _pictures(tmp_path / 'p')
+    (tmp_path / 'p' / 'a' / f'x{IN_NAMES}.jpg').write_bytes(b'x')
+    return main(['train', str(tmp_path / 'p'), '--weights', 'none', '--size', '32', '--epochs', '1', '--workers', '0',
+                 '--bs', '4', '--lr', '.1', '--out', str(tmp_path / 'out')])
+
+
+def _bad_argument(tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        main(['train', 'x', f'--lr={EVIL}'])
+    return stop.value.code
+
+
+def _model(tmp_path, *vocab):
+    from minifast.vision.all import ImageDataLoaders, Resize, resnet18, vision_learner
+    dls = ImageDataLoaders.from_folder(_pictures(tmp_path / 'p'), valid_pct=.3, seed=1, item_tfms=Resize(32), bs=2,
+                                       num_workers=0, device='cpu')
+    learn = vision_learner(dls, resnet18, pretrained=False)
+    dls.vocab, learn.path = list(vocab), tmp_path
+    return learn.export('m.pth')
+
+
+def _predict(tmp_path):
+    return main(['predict', str(_model(tmp_path, f'a{EVIL}', f'b{EVIL}')), str(tmp_path / 'p' / 'a')])
+
+
+def _predict_json(tmp_path):
+    return main(['predict', str(_model(tmp_path, f'a{EVIL}\x7f', f'b{EVIL}')), str(tmp_path / 'p' / 'a'), '--json'])
+
+
+def _predict_unknown_model(tmp_path):
+    import json
+
+    from minifast.tensorfile import write_atomic
+    meta = {'model': {'class': f'x.{EVIL}', 'recipe': None}, 'loss': {}, 'learner': {}, 'data': {}}
+    write_atomic(tmp_path / 'm.pth', {'format': 'minifast-export', 'version': 1, 'meta': json.dumps(meta),
+                                      'model': torch.nn.Linear(1, 1).state_dict()})
+    return main(['predict', str(tmp_path / 'm.pth'), str(_pictures(tmp_path / 'p'))])
+
+
+def _plugins(tmp_path):
+    from minifast import plugins
+    return plugins.show_plugins()
+
+
+def _fault(tmp_path):
+    return main(['check', str(_pictures(tmp_path / 'p'))])
+
+
+def _table_of_epochs(tmp_path):
+    from minifast.test_utils import synth_learner
+
+    def measure(pred, y):
+        return (pred - y).abs().mean()
+    measure.__name__ = f'm{EVIL}'
+    synth_learner(metrics=measure).fit(1)
+
+
+def _summary(tmp_path):
+    from minifast.vision.all import CategoryBlock, DataBlock, ImageBlock, get_image_files, parent_label
+    block = DataBlock((ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label)
+    block.summary(_pictures(tmp_path / 'p', (f'a{IN_NAMES}', f'b{IN_NAMES}')))
+
+
+def _label(tmp_path):
+    from minifast.show import show_title
+    show_title(f'cat{EVIL}')
+
+
+def _report(tmp_path):
+    from minifast.torch_core import display_df
+    pd = pytest.importorskip('pandas')
+    display_df(pd.DataFrame({'label': [f'cat{EVIL}']}))
+
+
+DOORS = {'check': (_check, 1), 'train, loose': (_train_on_loose, 2), 'train, broken': (_train_on_broken, 2),
+         'argument': (_bad_argument, 2), 'predict': (_predict, 0), 'predict --json': (_predict_json, 0),
+         'predict, error': (_predict_unknown_model, 2), 'plugins': (_plugins, 1), 'fault': (_fault, 1),
+         'epochs': (_table_of_epochs, None), 'summary': (_summary, None), 'label': (_label, None),
+         'report': (_report, None)}
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('door', DOORS)
+def test_no_door_lets_an_order_out(door, tmp_path, capsys, monkeypatch):
+    """File names, class names, the model's class, names of metrics and plugins, labels, error texts of files."""
+    if door == 'plugins':
+        from minifast import plugins
+        monkeypatch.setattr(plugins, 'find_plugins', lambda: [plugins.Plugin(f'x{EVIL}', f'no.such{EVIL}:Y', EVIL)])
+    if door == 'fault':
+        def broken(*args):
+            raise RuntimeError(f'no{EVIL}')
+        monkeypatch.setattr('minifast.commands.check_folder', broken)
+    run, code = DOORS[door]
+    assert run(tmp_path) == code
+    out, err = capsys.readouterr()
+    if door == 'check':
+        err = ''  # a bar
+    assert _says_nothing_raw(out + err), (out + err)
+
+
+def test_errors_and_warnings_that_name_files_are_visible(tmp_path):
+    """The message of the one error of pictures, and of the warning of those left out."""
+    from minifast.tensorfile import DamagedFileError
+    from minifast.vision.all import BadImageError, ImageDataLoaders, PILImage, Resize
+    bad = _pictures(tmp_path / 'p') / 'a' / f'x{IN_NAMES}.png'
+    bad.write_bytes(b'')
+    with pytest.raises(BadImageError) as caught:
+        PILImage.create(bad)
+    assert _says_nothing_raw(str(caught.value)) and caught.value.path == bad
+    assert _says_nothing_raw(str(DamagedFileError(f'{bad} is damaged')))
+    dls = ImageDataLoaders.from_folder(tmp_path / 'p', valid_pct=.3, seed=1, item_tfms=Resize(32), bs=4, num_workers=0,
+                                       device='cpu', on_error='skip')
+    with pytest.warns(UserWarning, match='left out') as told:
+        for dl in dls.loaders:
+            list(dl)
+    assert all(_says_nothing_raw(str(o.message)) for o in told)
+
+
+# ---------------------------------------------------------------- names that are no text
+
+ODD = [b'caf\xe9', b'\xff\xfe', 'größe 猫'.encode(), b'\x80\x1b[2K']
+USED = '''
+import os, sys, warnings
+warnings.simplefilter('error')
+warnings.filterwarnings('ignore', category=DeprecationWarning)
+warnings.filterwarnings('ignore', 'Glyph')  # a font without them
+os.environ['MPLBACKEND'] = 'Agg'
+from minifast.vision.all import *
+from minifast.cli import main
+folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+def make(**kwargs):
+    return ImageDataLoaders.from_folder(folder, valid_pct=.3, seed=1, item_tfms=Resize(32), bs=4, num_workers=0,
+                                        device='cpu', **kwargs)
+dls = make(cache=out / 'cache')
+assert sum(len(x) for dl in dls for x, y in dl) == sum(len(dl.dataset) for dl in dls)
+assert len([o for o in (out / 'cache').rglob('*') if o.is_file()]) == sum(len(dl.dataset) for dl in dls)
+dls.show_batch()
+plt.gcf().canvas.draw()
+learn = vision_learner(make(), resnet18, pretrained=False, metrics=accuracy, cbs=CSVLogger(), path=out)
+learn.fit(1)
+learn.show_results()
+plt.gcf().canvas.draw()
+ClassificationInterpretation.from_learner(learn).plot_confusion_matrix()
+plt.gcf().canvas.draw()
+file = learn.export('m.pth')
+assert list(load_learner(file).dls.vocab) == list(learn.dls.vocab) == sorted(os.listdir(folder))
+assert load_learner(file).predict(get_image_files(folder)[0])[0] in learn.dls.vocab
+assert main(['check', str(folder)]) == 0
+assert main(['predict', str(file), *map(str, get_image_files(folder))]) == 0
+assert main(['predict', '--json', str(file), str(folder)]) == 0
+'''
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('locale', [pytest.param({}, id='utf-8', marks=pytest.mark.faults), pytest.param(
+    {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}, id='C')])
+@pytest.mark.skipif(sys.platform in ('win32', 'darwin'), reason='names are text on this system')
+def test_names_that_are_no_utf8_work_everywhere(locale, tmp_path, counted):
+    """Classes and pictures with such names are checked, cached, shown, trained on, exported and predicted."""
+    for name in ODD:
+        folder = os.path.join(os.fsencode(tmp_path), b'p', name)
+        os.makedirs(folder)
+        for i in range(4):
+            pixels = np.random.RandomState(i).randint(0, 255, (34, 34, 3), np.uint8)
+            pixels[0, 0] = name[-1]  # no two the same
+            with open(os.path.join(folder, name + b'%d.png' % i), 'wb') as file:
+                Image.fromarray(pixels).save(file, 'PNG')
+    env = {**os.environ, 'PYTHONIOENCODING': 'utf-8:strict', **locale}
+    if locale:
+        del env['PYTHONIOENCODING']
+    done = subprocess.run([sys.executable, '-c', USED, tmp_path / 'p', tmp_path / 'out'], env=env, capture_output=True)
+    counted(len(ODD) * (done.returncode == 0), len(ODD))
+    assert done.returncode == 0, done.stderr.decode(errors='replace')[-3000:]
+    assert b'\xe9' not in done.stdout and b'\x1b' not in done.stdout and rb'caf\udce9' in done.stdout
