@@ -12,9 +12,11 @@ import mmap
 import os
 import re
 import secrets
+import sys
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,7 +27,8 @@ from torch import Tensor, nn
 from torch.utils.serialization import config
 
 from minifast.hardware import crc32
-from minifast.tensorguard import ASK, SEAL, DamagedFileError, Tidy, UnsafeFileError, stand_ins, verify
+from minifast.tensorguard import ASK, SEAL, DamagedFileError, UnsafeFileError, records_of
+from minifast.tensorindex import Instructions, Values
 from minifast.torch_core import plain
 
 __all__ = ['Copies', 'DamagedFileError', 'UnsafeFileError', 'copied', 'read_tensors', 'storable', 'sweep_temporaries',
@@ -264,11 +267,14 @@ def _alive(pid: int) -> bool:
 
 # ---------------------------------------------------------------- reading
 
-def read_tensors(path: str | Path | BinaryIO) -> Any:
+def read_tensors(path: str | Path | BinaryIO, old: bool = False) -> Any:
     """Read a tensor file after verifying all of it. What is no tensor file is refused; nothing in a file is ever run.
+
+    The file is opened once. What was checked in its memory is what the tensors lie on.
 
     Args:
         path: the file, or an open binary stream.
+        old: take files in the format of torch before 1.6 too, which have no checksums.
 
     Returns:
         What was written. The tensors lie on the CPU; those of a file are mapped from it, so copy what you keep.
@@ -279,7 +285,7 @@ def read_tensors(path: str | Path | BinaryIO) -> Any:
         UnsafeFileError: it is another kind of file (a pickle, say), or claims what no honest file claims.
     """
     if not isinstance(path, (str, Path)):
-        return _read_stream(path)
+        return _read(Path(str(getattr(path, 'name', 'the stream'))), bytearray(path.read()), old)
     path = Path(path)
     if (path / '.metadata').exists():
         raise UnsafeFileError(f'{path} is a sharded checkpoint of torch.distributed.checkpoint, whose .metadata is a '
@@ -287,30 +293,70 @@ def read_tensors(path: str | Path | BinaryIO) -> Any:
                               f'.dcp_to_torch_save({str(path)!r}, FILE) makes one file of it that can be read')
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, f'{path} is a folder: name a file in it')
+    if path.exists() and not path.is_file():
+        raise UnsafeFileError(f'{path} is no regular file')
     with open(path, 'rb') as stream:
-        size = os.fstat(stream.fileno()).st_size
-        if size == 0:
+        if os.fstat(stream.fileno()).st_size == 0:
             raise DamagedFileError(f'{path} is empty: take an older copy, or save it again')
-        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-            n_opcodes, record_sizes = verify(path, stream, view)
-    try:
-        with torch.serialization.safe_globals(stand_ins()):
-            found = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
-    except Exception as error:  # whatever torch refuses in whatever way, it is the file's fault
-        raise UnsafeFileError(f'{path} is refused: {str(error).splitlines()[0] if str(error) else error!r}. {ASK}'
-                              ) from error
-    tidy = Tidy(path, n_opcodes, size)
-    found = tidy(found)
-    if Counter(tidy.storages.values()) - record_sizes:
-        raise UnsafeFileError(f'{path}: a tensor claims another size than its record has. {ASK}')
+        # pages are copied when they are written to: tensors may be changed in place, the file never is
+        return _read(path, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY), old)
+
+
+def _read(path: Path, data: Any, old: bool) -> Any:
+    if not len(data):
+        raise DamagedFileError(f'{path} is empty: take an older copy, or save it again')
+    with memoryview(data) as view:
+        if old and view[:len(_OLD_MAGIC)] == _OLD_MAGIC:
+            found, spans, n_index = _old_index(path, bytes(view))
+            swapped = False
+        else:
+            (start, end), spans, swapped = records_of(path, view)
+            n_index = end - start
+            if n_index > _INDEX_LIMIT:
+                raise UnsafeFileError(f'{path}: its index has {n_index} bytes. {ASK}')
+            found = Instructions(path, bytes(view[start:end])).follow()
+    whole = torch.frombuffer(data, dtype=torch.uint8).untyped_storage()
+    storage = partial(_storage, whole, spans, swapped != (sys.byteorder == 'big'))
+    return Values(path, storage, n_index, len(data)).make(found)
+
+
+def _storage(whole: torch.UntypedStorage, spans: dict[str, tuple[int, int]], swap: bool, key: str, n_bytes: int,
+             dtype: torch.dtype) -> torch.UntypedStorage:
+    """`n_bytes` of the record `key`, in place where they can be used as they lie there."""
+    start, end = spans.get(key, (0, -1))
+    if start + n_bytes > end:
+        raise ValueError(f'the record {key!r:.50} is missing or smaller than the tensors that should be in it')
+    if not n_bytes:
+        return torch.UntypedStorage(0)
+    found = whole[start:start + n_bytes]
+    if swap or found.data_ptr() % dtype.itemsize:
+        found = found.clone()
+    if swap:
+        found.byteswap(dtype)
     return found
 
 
-def _read_stream(stream: BinaryIO) -> Any:
-    import tempfile
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / 'stream.pth'
-        path.write_bytes(stream.read())
-        return copied(read_tensors(path))
+_INDEX_LIMIT = 256 << 20
+_OLD_MAGIC = b'\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.'
+
+
+def _old_index(path: Path, data: bytes) -> tuple[Any, dict[str, tuple[int, int]], int]:
+    """The contents of a file of torch before 1.6, where their records lie, and how long the index is: pickles of a
+    magic number, the version, the machine, the contents and the records' names, then each record behind its length."""
+    index = Instructions(path, data)
+    _, version, machine, found, names = (index.follow() for _ in range(5))
+    if version != 1001 or not isinstance(machine, dict) or machine.get('little_endian') is not True:
+        raise UnsafeFileError(f'{path} is of a version or a machine that is not known. {ASK}')
+    at, spans = index.at, {}
+    n_index = at
+    for name in names if isinstance(names, list) else ():
+        stored = index.storages.get(name) if isinstance(name, str) else None
+        if stored is None or name in spans:
+            raise UnsafeFileError(f'{path} holds a record that nothing in it uses. {ASK}')
+        start, end = at + 8, at + 8 + stored.n * stored.kind.itemsize
+        if end > len(data) or int.from_bytes(data[at:start], 'little') != stored.n:
+            raise DamagedFileError(f'{path} is damaged or cut short: take an older copy, or save it again')
+        spans[name], at = (start, end), end
+    return found, spans, n_index
 
 
