@@ -15,7 +15,7 @@ import secrets
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,7 +28,7 @@ from torch.utils.serialization import config
 
 from minifast.hardware import crc32
 from minifast.tensorguard import ASK, SEAL, DamagedFileError, UnsafeFileError, records_of
-from minifast.tensorindex import Instructions, Values
+from minifast.tensorindex import KEY_PARTS, LAYOUTS, ODD_KEYS, Instructions, Values
 from minifast.torch_core import plain
 
 __all__ = ['Copies', 'DamagedFileError', 'UnsafeFileError', 'copied', 'read_tensors', 'storable', 'sweep_temporaries',
@@ -97,10 +97,25 @@ class _Sealed:
 
 
 def _write(obj: Any, stream: BinaryIO) -> None:
-    sealed = _Sealed(stream)
+    sealed, obj = _Sealed(stream), _one_kind_each(obj)
     with config.patch('save.compute_crc32', False):  # the seal is over all bytes: one checksum is enough
         torch.save(obj, sealed)
     sealed.close()
+
+
+def _one_kind_each(obj: Any) -> Any:
+    """`obj`, its tensors copied if some are other kinds of numbers on the same bytes, which `torch.save` refuses."""
+    kinds: dict[int, torch.dtype] = {}
+
+    def clash(x: Any) -> bool:
+        if isinstance(x, dict):
+            return any(map(clash, x.values()))
+        if isinstance(x, (list, tuple)):
+            return any(map(clash, x))
+        if not isinstance(x, Tensor) or x.layout is not torch.strided or not x.untyped_storage().nbytes():
+            return False
+        return kinds.setdefault(x.untyped_storage().data_ptr(), x.dtype) != x.dtype
+    return Copies()(obj) if clash(obj) else obj
 
 
 def _sync_folder(folder: Path) -> None:
@@ -112,77 +127,181 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def storable(x: Any, where: str = 'it') -> Any:
+_SMALL = re.compile(r'torch\.(u?int[1-7]|quint4x2|quint2x4)')
+_SHOW_A_BATCH = "the model has layers without a shape: let it see a batch first, learn.model(learn.dls.one_batch()[0])"
+
+
+def _unstorable(x: Tensor) -> str | None:
+    """Why no file can hold this tensor so that it comes back equal, and the way out; None where one can."""
+    if isinstance(x, (nn.UninitializedParameter, nn.UninitializedBuffer)):
+        return f'a tensor without a shape: {_SHOW_A_BATCH}'
+    if type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return f'a {type(x).__name__}, whose numbers lie in other tensors: keep those'
+    if x.is_nested:
+        return 'a nested tensor: keep its values and offsets'
+    if x.device.type == 'meta':
+        return "a tensor on the device 'meta', which has no numbers: model.to_empty(device='cpu') and fill it"
+    if x.layout is not torch.strided and str(x.layout) not in LAYOUTS:
+        return f'a tensor of the layout {x.layout}: keep x.to_dense()'
+    if _SMALL.fullmatch(str(x.dtype)):
+        return f'a tensor of {x.dtype}, which torch cannot copy or save: keep x.view(torch.uint8)'
+    if x.is_quantized and x.qscheme() not in (torch.per_tensor_affine, torch.per_channel_affine):
+        return f'a tensor quantized by {x.qscheme()}: keep x.int_repr() and its scales'
+    return None
+
+
+def _storable_tensor(x: Tensor, where: str) -> Tensor:
+    why_not = _unstorable(x)
+    if why_not is not None:
+        raise TypeError(f'{where} is {why_not}')
+    x = x.detach() if type(x) in (Tensor, nn.Parameter) else plain(x).detach().as_subclass(Tensor)
+    # files of ours hold numbers as they are, not what is to be made of them
+    return x.resolve_conj().resolve_neg() if x.is_conj() or x.is_neg() else x
+
+
+def _storable_array(x: np.ndarray, where: str) -> Tensor:
+    x = x.astype(x.dtype.newbyteorder('='))  # a copy; torch knows this machine's order only
+    if x.dtype.kind == 'u' and 1 < x.itemsize < 8:
+        x = x.astype(np.int64)
+    try:
+        return torch.from_numpy(x)
+    except TypeError as error:
+        raise TypeError(f'{where} is an array of {x.dtype}, which torch has not: keep x.astype(float)') from error
+
+
+def storable(x: Any, where: str = 'it', depth: int = 0) -> Any:
     """`x` as a tensor file can hold it: arrays become tensors, list- and dict-like objects plain ones.
+
+    What this lets through, `read_tensors` gives back equal.
 
     Args:
         x: nested tensors, arrays, numbers, texts, None.
         where: what `x` is, for the error.
+        depth: how deep it lies.
 
     Raises:
         TypeError: something else is in it; the message says what and where.
     """
     if isinstance(x, Tensor):
-        x = plain(x)
-        return x.detach() if type(x) in (Tensor, nn.Parameter) else x.detach().as_subclass(Tensor)
-    if isinstance(x, np.ndarray) and x.dtype.kind in 'biufc':
-        return torch.from_numpy(x.astype(np.int64) if x.dtype.kind == 'u' and x.itemsize > 1 else x.copy())
-    if isinstance(x, np.generic):
-        return x.item()  # sync: numpy numbers live on the host
-    if isinstance(x, OrderedDict) and hasattr(x, '_metadata'):
-        kept = OrderedDict((k, storable(v, f'{where}[{k!r}]')) for k, v in x.items())
-        kept._metadata = x._metadata
-        return kept
-    if isinstance(x, dict):
-        return {k: storable(v, f'{where}[{k!r}]') for k, v in x.items()}
-    if isinstance(x, torch.Size) or x is None or type(x) in (bool, int, float, str, bytes, torch.dtype, torch.device):
+        return _storable_tensor(x, where)
+    if x is None or type(x) in (bool, float, str, bytes, torch.dtype, torch.device, torch.Size):
         return x
+    if depth > _DEPTH_LIMIT:
+        raise TypeError(f'{where[:200]} lies {depth} lists or dicts deep, or holds itself')
+    if isinstance(x, np.ndarray) and x.dtype.kind in 'biufc':
+        return _storable_array(x, where)
+    if isinstance(x, np.generic):
+        return storable(x.item(), where, depth + 1)  # sync: numpy numbers live on the host
+    if isinstance(x, dict):
+        kept = OrderedDict() if isinstance(x, OrderedDict) and hasattr(x, '_metadata') else {}
+        kept.update((key, storable(v, f'{where}[{k!r}]', depth + 1))
+                    for key, (k, v) in zip(_storable_keys(x, where), x.items()))
+        if hasattr(x, '_metadata'):
+            kept._metadata = _versions(x._metadata)
+        return kept
     if isinstance(x, tuple):
-        return tuple(storable(v, f'{where}[{i}]') for i, v in enumerate(x))
+        return tuple(storable(v, f'{where}[{i}]', depth + 1) for i, v in enumerate(x))
     if isinstance(x, (list, L)):
-        return [storable(v, f'{where}[{i}]') for i, v in enumerate(x)]
+        return [storable(v, f'{where}[{i}]', depth + 1) for i, v in enumerate(x)]
     for kind in (str, bool, int, float):
         if isinstance(x, kind):
-            return kind(x)
+            return _storable_number(kind(x), where)
     if isinstance(x, Path):
         return x.as_posix()
     raise TypeError(f'{where} is a {type(x).__name__}, which no tensor file can hold: keep tensors, numbers, texts, '
                     'lists and dicts there')
 
 
+_DEPTH_LIMIT, _BIT_LIMIT = 80, 2000
+
+
+def _storable_number(x: Any, where: str) -> Any:
+    if type(x) is int and x.bit_length() > _BIT_LIMIT:
+        raise TypeError(f'{where} is a number of {x.bit_length()} bits, no tensor file can hold it: keep str(x)')
+    return x
+
+
+def _storable_keys(x: dict, where: str) -> Iterator[Any]:
+    """The keys of a dict, as `read_tensors` takes them back."""
+    odd = 0
+    for key in x:
+        parts = [storable(part) if isinstance(part, (str, int, float, np.generic)) else part
+                 for part in (key if isinstance(key, tuple) else (key,))]
+        if len(parts) > KEY_PARTS or not all(type(part) in (str, bool, int, float, type(None)) for part in parts):
+            raise TypeError(f'{where} has {key!r:.80}, a {type(key).__name__}, as a key, which no tensor file can hold: '
+                            'take texts and numbers as keys')
+        odd += type(key) is not str and not (type(parts[0]) is int and abs(parts[0]) < 1 << 32)
+        if odd > ODD_KEYS:
+            raise TypeError(f'{where} has more than {ODD_KEYS} keys that are neither texts nor whole numbers: take texts')
+        yield tuple(parts) if isinstance(key, tuple) else parts[0]
+
+
+def _versions(metadata: Any) -> OrderedDict:
+    """Of the notes beside a state dict, the versions of the modules: all that is ever read of them."""
+    return OrderedDict((k, {'version': v['version']}) for k, v in metadata.items()
+                       if isinstance(k, str) and isinstance(v, dict) and type(v.get('version')) is int)
+
+
 class Copies:
     """Copies nested tensors to the CPU, into the memory of the copy before wherever sizes are the same: fresh memory
-    costs several times what copying does."""
+    costs several times what copying does. What is the same memory is copied once."""
 
     def __init__(self) -> None:
         self.kept: list[Tensor] = []
 
     def __call__(self, x: Any) -> Any:
         """`x` with every tensor copied; a copy made before is overwritten."""
-        before, self.kept = iter(self.kept), []
-        return self._copy(x, before)
+        before, self.kept, self._seen = iter(self.kept), [], {}
+        try:
+            return self._copy(x, before)
+        finally:
+            self._seen = {}
 
     def _copy(self, x: Any, before: Iterator[Tensor]) -> Any:
-        if isinstance(x, dict):
-            kept = OrderedDict() if isinstance(x, OrderedDict) else {}
-            kept.update((k, self._copy(v, before)) for k, v in x.items())
-            if hasattr(x, '_metadata'):
-                kept._metadata = x._metadata
-            return kept
-        if isinstance(x, (list, tuple)) and not isinstance(x, torch.Size):
-            return type(x)([self._copy(v, before) for v in x])
+        if isinstance(x, (dict, list, tuple)) and not isinstance(x, torch.Size):
+            return _rebuilt(x, lambda v: self._copy(v, before))
         if not isinstance(x, Tensor):
             return x
-        own = next(before, None)
-        if own is None or own.shape != x.shape or own.dtype != x.dtype or own.stride() != x.stride():
-            own = torch.empty_like(x, device='cpu', requires_grad=False)
-        self.kept.append(own)
-        return own.copy_(x.detach())  # sync: a file is written or read
+        if x.layout is not torch.strided or x.is_quantized:
+            return x.detach().to('cpu', copy=True)
+        view = x.untyped_storage()._cdata, x.storage_offset(), x.shape, x.stride(), x.dtype
+        if view not in self._seen:
+            own = next(before, None)
+            if own is None or own.shape != x.shape or own.dtype != x.dtype or own.stride() != x.stride():
+                own = torch.empty_like(x, device='cpu', requires_grad=False)
+            self.kept.append(own)
+            self._seen[view] = own.copy_(x.detach())  # sync: a file is written or read
+        return self._seen[view]
+
+
+def _rebuilt(x: Any, change: Callable[[Any], Any]) -> Any:
+    """A container like `x` of what `change` makes of its elements."""
+    if isinstance(x, dict):
+        kept = OrderedDict() if isinstance(x, OrderedDict) else {}
+        kept.update((k, change(v)) for k, v in x.items())
+        if hasattr(x, '_metadata'):
+            kept._metadata = x._metadata
+        return kept
+    return type(x)([change(v) for v in x])
 
 
 def copied(x: Any) -> Any:
-    """`x` with every tensor copied to the CPU, as a thread may write it or a training may keep it."""
-    return Copies()(x)
+    """`x` with every tensor in memory of its own on the CPU, as a training may keep it. Tensors that share memory do so
+    afterwards: what a file says about its bytes can never make more of them."""
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def copy(x: Any) -> Any:
+        if isinstance(x, (dict, list, tuple)) and not isinstance(x, torch.Size):
+            return _rebuilt(x, copy)
+        if not isinstance(x, Tensor):
+            return x
+        if x.layout is not torch.strided or x.is_quantized or x.is_conj() or x.is_neg():
+            return x.detach().to('cpu', copy=True)
+        storage = x.untyped_storage()
+        if storage._cdata not in storages:
+            storages[storage._cdata] = storage.clone() if storage.device.type == 'cpu' else storage.cpu()
+        return torch.empty(0, dtype=x.dtype).set_(storages[storage._cdata], x.storage_offset(), x.shape, x.stride())
+    return copy(x)
 
 
 def write_atomic(path: str | Path | BinaryIO, obj: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,11 @@ from torch import Tensor, nn
 
 from minifast.tensorguard import ASK, UnsafeFileError, way_out
 
-__all__ = ['LAYOUTS', 'Instructions', 'Values', 'quantized_dtypes']
+__all__ = ['KEY_PARTS', 'LAYOUTS', 'ODD_KEYS', 'Instructions', 'Values', 'quantized_dtypes']
 
 _DEPTH_LIMIT, _DIMENSIONS, _WIDE = 100, 64, 1 << 63
+KEY_PARTS, ODD_KEYS = 32, 1000
+"""How long a tuple may be that is a key of a dict, and how many keys of one may be tuples, reals or large numbers."""
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError, struct.error)
 LAYOUTS = {str(x): x for x in (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr,
                                torch.sparse_bsc)}
@@ -97,7 +99,7 @@ class Instructions:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, _Storage] = {}
-        self.odd_keys = 10_000
+        self.odd_keys: Counter = Counter()
         self.spent: dict[int, list] = {}
 
     def follow(self) -> Any:
@@ -191,7 +193,7 @@ class Instructions:
         for pair in pairs:
             if type(pair) not in (list, tuple) or len(pair) != 2:
                 raise ValueError('an item that is no pair')
-            made[self.key(pair[0])] = pair[1]
+            made[self.key(pair[0], made)] = pair[1]
         return made
 
     def build(self) -> None:
@@ -213,18 +215,21 @@ class Instructions:
         known = self.storages.get(key)
         if known is None:
             known = self.storages[key] = _Storage(key, kind, n)
-        elif known.kind is not kind or known.n != n:
-            raise ValueError(f'two sizes or kinds of numbers for the record {key!r:.50}')
+        elif known.kind is not kind or known.n != n:  # the same bytes seen as other numbers
+            known = _Storage(key, kind, n)
         self.stack.append(known)
 
-    def key(self, key: Any) -> Any:
-        """`key` as a key of a dict: made-up numbers and tuples can all have one hash, so there are few of them."""
+    def key(self, key: Any, target: dict) -> Any:
+        """`key` as a key of `target`: made-up numbers and tuples can all have one hash, so there are few of them."""
         if type(key) is str or (type(key) is int and -1 << 32 < key < 1 << 32) or key is None or type(key) is bool:
             return key
-        parts = key if type(key) is tuple and len(key) <= 32 else (key,)
-        self.odd_keys -= 1
-        if self.odd_keys < 0 or not all(type(part) in (str, int, float, bool, type(None)) for part in parts):
-            raise ValueError(f'{type(key).__name__} as a key of a dict, or more than 10000 odd keys')
+        parts = key if type(key) is tuple and len(key) <= KEY_PARTS else (key,)
+        if not all(type(part) in (str, int, float, bool, type(None)) for part in parts):
+            raise ValueError(f'a {type(key).__name__} as a key of a dict')
+        self.odd_keys[id(target)] += 1
+        self.odd_keys['all'] += 1
+        if self.odd_keys[id(target)] > ODD_KEYS or self.odd_keys['all'] > 100 * ODD_KEYS:
+            raise ValueError(f'more than {ODD_KEYS} tuples or large numbers as keys of a dict')
         return key
 
     def set_items(self, items: list) -> None:
@@ -233,7 +238,7 @@ class Instructions:
             raise ValueError('items for something that is no dict')
         for i in range(0, len(items), 2):
             key = items[i]
-            target[key if type(key) is str else check(key)] = items[i + 1]
+            target[key if type(key) is str else check(key, target)] = items[i + 1]
 
     def set_item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -295,8 +300,8 @@ class Values:
     def __init__(self, path: Path, storage: Callable, n_index: int, size: int) -> None:
         self.path, self.storage = path, storage
         self.unfolded = 4 * n_index + 1_000_000  # a list may be mentioned many times: whoever walks it meets all
-        # a view takes no memory, but whoever looks at all of its numbers takes time
-        self.claims = 100 * size + (4 << 30)
+        # a view takes no memory, but whoever looks at all of its numbers, or copies them, takes time and memory
+        self.claims = 20 * size + (1 << 30)
         self.seen: dict[int, tuple] = {}
         self.views: dict[tuple, Tensor] = {}
         self.storages: dict[tuple, torch.UntypedStorage] = {}
@@ -394,7 +399,7 @@ class Values:
         n_bytes = storage.n * storage.kind.itemsize
         claimed = self._claimed(offset, size, stride, n_bytes // dtype.itemsize) * dtype.itemsize
         bits = self._bits(metadata)
-        key = storage.key, dtype, offset, size, stride, requires_grad, bits
+        key = storage.key, n_bytes, dtype, offset, size, stride, requires_grad, bits
         found = self.views.get(key)
         if found is None:
             self._claim(claimed, size)
@@ -411,10 +416,10 @@ class Values:
 
     def _bytes(self, storage: _Storage, dtype: torch.dtype) -> torch.UntypedStorage:
         # a byte order depends on the kind of number, so the kind counts
-        found = self.storages.get((storage.key, dtype))
+        key = storage.key, storage.n * storage.kind.itemsize, dtype
+        found = self.storages.get(key)
         if found is None:
-            n_bytes = storage.n * storage.kind.itemsize
-            found = self.storages[storage.key, dtype] = self.storage(storage.key, n_bytes, dtype)
+            found = self.storages[key] = self.storage(*key)
         return found
 
     def _numbers(self, x: Any) -> tuple[int, ...]:
