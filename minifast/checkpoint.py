@@ -14,7 +14,7 @@ from minifast.tensorfile import DamagedFileError, UnsafeFileError, copied, read_
 from minifast.torch_core import batchnorm_types, get_model
 
 __all__ = ['DamagedFileError', 'UnsafeFileError', 'check_model_state', 'check_opt_state', 'load_model',
-           'load_opt_state', 'load_weights', 'save_model']
+           'load_opt_state', 'load_weights', 'make_room', 'save_model']
 
 
 def save_model(file: str | Path | BinaryIO, model: nn.Module, opt: Any, with_opt: bool = True) -> None:
@@ -83,6 +83,12 @@ def load_weights(model: nn.Module, state: dict, file: Any, strict: bool = True) 
     Raises:
         ValueError: they do not fit.
     """
+    make_room(model, state)
+    _load(model, state, file, strict=strict)
+
+
+def make_room(model: nn.Module, state: dict) -> None:
+    """Give the tensors of `model` that cannot be filled in place memory that can hold those of `state`."""
     names = [(prefix + ('.' if prefix else '') + name, module._buffers, name, buffer)
              for prefix, module in model.named_modules() for name, buffer in module._buffers.items()]
     for full, buffers, name, buffer in names:
@@ -92,7 +98,6 @@ def load_weights(model: nn.Module, state: dict, file: Any, strict: bool = True) 
     for x in (*model.parameters(), *model.buffers()):
         if not _lazy(x) and x.layout is torch.strided and x.numel() > 1 and 0 in x.stride():
             x.data = x.data.clone(memory_format=torch.contiguous_format)  # one number seen many times cannot be filled
-    _load(model, state, file, strict=strict)
 
 
 def load_opt_state(opt: Any, state: dict, file: Any) -> None:
@@ -156,8 +161,9 @@ def check_model_state(model: nn.Module, state: Any, file: Any, strict: bool = Tr
     if strict and (missing or unexpected):
         parts = [f'{len(missing)} of its {len(own)} weights are missing: {_some(missing)}'] if missing else []
         parts += [f'{len(unexpected)} are unknown to it: {_some(unexpected)}'] if unexpected else []
-        if any(str(k).startswith('module.') for k in unexpected):
-            parts.append("the names start with 'module.': they were saved from inside a DataParallel wrapper")
+        for prefix, wrapper in (('module.', 'a DataParallel wrapper'), ('_orig_mod.', 'what torch.compile returned')):
+            if any(str(k).startswith(prefix) for k in unexpected):
+                parts.append(f'the names start with {prefix!r}: they were saved from inside {wrapper}')
         raise ValueError(f'{file} does not fit this {type(model).__name__}: ' + '; '.join(parts)
                          + '. Build the model that was saved, or load with strict=False to take what fits')
     suspicious = []
@@ -231,7 +237,7 @@ def _finite(x: Tensor) -> bool:
 
 def _negative(x: Tensor) -> bool:
     x = _numbers(x)
-    return x is not None and x.min().item() < 0  # sync: reading a file, on the CPU
+    return x is not None and x.dtype.is_signed and x.min().item() < 0  # sync: reading a file, on the CPU
 
 
 def _check_batchnorm(name: str, module: nn.Module, state: dict, file: Any) -> None:

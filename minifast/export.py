@@ -47,7 +47,7 @@ def export_learner(learn: Any, fname: str | Path) -> Path:
     path = Path(fname)
     if rank_distrib():
         return path
-    meta = {'made_with': environment(learn), 'model': describe_model(learn), 'loss': describe_loss(learn.loss_func),
+    meta = {'made_with': environment(learn), 'model': describe_model(learn), 'loss': describe_loss(learn.own_loss),
             'data': _describe_data(learn.dls), 'learner': _settings(learn)}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, {'format': FORMAT, 'version': VERSION, 'meta': json.dumps(meta, allow_nan=False),
