@@ -24,7 +24,7 @@ from minifast.data.pipeline import Pipeline, mk_transform, transform_config, tra
 from minifast.data.transform import Transform
 from minifast.tensorguard import UnsafeFileError
 from minifast.torch_core import get_model, looking
-from minifast.vision import core
+from minifast.vision import core, points
 
 __all__ = ['UserLoss', 'UserTransform', 'build_kinds', 'build_loss', 'build_model', 'build_pipeline', 'build_types',
            'describe_kinds', 'describe_loss', 'describe_model', 'describe_pipeline', 'describe_types', 'import_name']
@@ -48,7 +48,7 @@ _SIZE_LIMIT, _LIST_LIMIT = 1 << 20, 100
 
 def describe_model(learn: Any) -> dict[str, Any]:
     """The class of the model and, where a recipe makes exactly this model, the recipe."""
-    model = get_model(learn.model)
+    model = get_model(learn.own_model)
     recipe = vars(learn).get('recipe')
     if recipe is not None:
         with torch.device('meta'), looking():
@@ -141,8 +141,13 @@ def _arguments(obj: Any) -> dict[str, Any]:
     return found
 
 
-def describe_loss(loss: Any) -> dict[str, Any]:
-    """A loss as data: `{'class', 'kwargs'}` or `{'function'}` for ours and torch's, `{'user'}` for anything else."""
+def describe_loss(loss: Any, named: dict[str, list] | None = None) -> dict[str, Any]:
+    """A loss as data: `{'class', 'kwargs'}` or `{'function'}` for ours and torch's, `{'user'}` for anything else.
+
+    Args:
+        loss: the loss function.
+        named: see `describe_pipeline`.
+    """
     for name in _functions:
         if loss is getattr(F, name):
             return {'function': f'torch.nn.functional.{name}'}
@@ -159,7 +164,8 @@ def describe_loss(loss: Any) -> dict[str, Any]:
             return {'class': f'minifast.losses.{name}', 'kwargs': kwargs}
     elif kind.__module__ == losses.__name__ and kind.__name__ in _own_losses:
         return {'class': f'minifast.losses.{kind.__name__}', 'kwargs': _arguments(loss)}
-    return {'user': import_name(loss), 'has': [n for n in ('activation', 'decodes') if hasattr(loss, n)]}
+    name = loss.name if isinstance(loss, UserLoss) else _own_name(import_name(loss), loss, named)
+    return {'user': name, 'has': [n for n in ('activation', 'decodes') if hasattr(loss, n)]}
 
 
 def build_loss(config: Any, functions: Mapping[str, Any], file: Any) -> Any:
@@ -219,33 +225,54 @@ class UserLoss:
 
 # ---------------------------------------------------------------- transforms
 
-def describe_pipeline(tfms: Any) -> list[dict[str, Any]]:
-    """Transforms as data, one dict each, with `order` and `split_idx`; the user's as `{'user': import name}`."""
+def describe_pipeline(tfms: Any, named: dict[str, list] | None = None) -> list[dict[str, Any]]:
+    """Transforms as data, one dict each, with `order` and `split_idx`; the user's as `{'user': import name}`.
+
+    Args:
+        tfms: the transforms.
+        named: import name -> the user's objects that were given it, here and in calls before. A second object of one
+            name, as lambdas are, is called `name#2`.
+    """
     found = []
     for tfm in tfms:
         if isinstance(tfm, Pipeline):
-            found += describe_pipeline(tfm)
+            found += describe_pipeline(tfm, named)
+            continue
+        if isinstance(tfm, UserTransform):  # of an export that was loaded without it: still called what it was
+            found.append({'user': tfm.user_name, 'order': tfm.order, 'split_idx': tfm.split_idx})
             continue
         try:
             config = transform_config(tfm)
         except TypeError:
             name = _user_name(tfm)
-            config = {'function' if name in _harmless else 'user': name}
+            config = {'function': name} if name in _harmless else {'user': _own_name(name, _user_code(tfm), named)}
         found.append({**config, 'order': tfm.order, 'split_idx': tfm.split_idx})
     return found
 
 
+def _user_code(tfm: Any) -> Any:
+    return tfm.encodes.entries[0].func if type(tfm) is Transform and '_name' in vars(tfm) else tfm
+
+
 def _user_name(tfm: Any) -> str:
-    if type(tfm) is Transform and '_name' in vars(tfm):
-        return import_name(tfm.encodes.entries[0].func)
-    return import_name(tfm)
+    return import_name(_user_code(tfm))
+
+
+def _own_name(name: str, obj: Any, named: dict[str, list] | None) -> str:
+    """`name`, with a number behind it where another object has the name already."""
+    others = [] if named is None else named.setdefault(name, [])
+    number = next((i for i, other in enumerate(others, 1) if other is obj), len(others) + 1)
+    if number > len(others):
+        others.append(obj)
+    return name if number == 1 else f'{name}#{number}'
 
 
 _harmless = {'fastcore.imports.noop': noop, 'builtins.str': str, 'builtins.int': int, 'builtins.float': float,
              'builtins.bool': bool, 'pathlib.Path': Path}
 _PIXEL_LIMIT = 1 << 14
 _functions_from = ('minifast.data.transforms', 'minifast.data.core', 'minifast.vision.core', 'minifast.torch_core',
-                   'minifast.markers')
+                   'minifast.markers', 'minifast.vision.points')
+_functions_of_batches = ('minifast.vision.data.bb_pad',)
 
 
 def build_pipeline(configs: Any, functions: Mapping[str, Callable], file: Any) -> list[Transform]:
@@ -276,7 +303,7 @@ def _build_transform(config: Mapping[str, Any], functions: Mapping[str, Callable
     if 'function' in config:
         # pictures are opened and names are cut by functions; everything else that minifast can do is none of a file's
         home = str(config['function']).removesuffix('.create').rpartition('.')[0]
-        if home not in _functions_from:
+        if home not in _functions_from and config['function'] not in _functions_of_batches:
             raise ValueError(f'{config["function"]!r} is no function for items')
     for part in config.get('parts', [config]):
         size = part.get('kwargs', {}).get('size')
@@ -287,6 +314,9 @@ def _build_transform(config: Mapping[str, Any], functions: Mapping[str, Callable
 
 _plain_types = {f'{t.__module__}.{t.__qualname__}': t for t in (
     str, int, float, bool, bytes, list, tuple, dict, PurePath, np.ndarray, Tensor, Image.Image)}
+
+
+_rooms_of_types = {room.__name__: room for room in (core, markers, points)}
 
 
 class _NoSuchType:
@@ -319,7 +349,7 @@ def build_types(names: Any, file: Any) -> list | None:
         elif isinstance(name, str):
             # classes of pictures and of marked tensors, and a few of Python; no other is looked up by a file's word
             home, _, cls = name.rpartition('.')
-            own = getattr({core.__name__: core, markers.__name__: markers}.get(home), cls, None)
+            own = getattr(_rooms_of_types.get(home), cls, None)
             own = own if isinstance(own, type) else _plain_types.get(name)
             found.append(own or type('_NoSuchType', (_NoSuchType,), {'import_name': name}))
         else:
@@ -343,8 +373,7 @@ def build_kinds(names: Any, file: Any) -> Any:
     if isinstance(names, list) and len(names) <= _LIST_LIMIT:
         return tuple(build_kinds(name, file) for name in names)
     home, _, name = str(names).rpartition('.')
-    room = {'minifast.markers': markers, core.__name__: core}.get(home)
-    found = getattr(room, name, None)
+    found = getattr(_rooms_of_types.get(home), name, None)
     if names is not None and not (isinstance(found, type) and issubclass(found, markers.TensorBase)):
         if home.startswith('minifast'):
             raise UnsafeFileError(f'{file}: {name} is no kind of tensor')

@@ -154,7 +154,9 @@ def test_functions_of_the_user_are_named_and_never_needed_to_predict(pictures, t
                            loss_func=lambda pred, target: F.cross_entropy(pred, target))
     with learn.no_bar():
         learn.fit(1)
-    loaded = load_learner(learn.export())
+    with pytest.warns(UserWarning, match=r"to measure losses with it, load_learner\(file, functions={'.*<lambda>"):
+        file = learn.export()
+    loaded = load_learner(file)
     files = get_image_files(pictures)
     ours, theirs = (one.get_preds(dl=one.dls.test_dl(files))[0] for one in (learn, loaded))
     assert torch.equal(ours, theirs)
@@ -174,8 +176,9 @@ def test_a_function_that_predictions_need_is_asked_for_by_name(pictures, tmp_pat
     learn = vision_learner(block.dataloaders(pictures, bs=4, num_workers=0, device='cpu'), resnet18,
                            pretrained=False, path=tmp_path)
     learn.model.eval()
-    file, item = learn.export(), pictures / 'cat' / '0.png'
-    name = f'{__name__}.shout'
+    item, name = pictures / 'cat' / '0.png', f'{__name__}.shout'
+    with pytest.warns(UserWarning, match=rf"to predict with it, load_learner\(file, functions={{'{name}': ...}}\)"):
+        file = learn.export()
     with pytest.raises(NotImplementedError, match=name):
         load_learner(file).predict(item)
     assert torch.equal(load_learner(file, functions={name: shout}).predict(item)[2], learn.predict(item)[2])
