@@ -119,6 +119,8 @@ def load_opt_state(opt: Any, state: dict, file: Any) -> None:
                 if id(value) not in placed:
                     placed[id(value)] = _placed(value, p, own)
                 values[name] = placed[id(value)]
+            elif isinstance(value, (list, tuple, dict)) and p.device.type == 'cpu':
+                values[name] = copied(value)
     for p in before.keys() - held.state.keys():  # torch forgets what is kept for parameters outside of all groups
         held.state[p] = before[p]
 
