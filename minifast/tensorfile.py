@@ -228,11 +228,12 @@ def _storable_keys(x: dict, where: str) -> Iterator[Any]:
         parts = [storable(part) if isinstance(part, (str, int, float, np.generic)) else part
                  for part in (key if isinstance(key, tuple) else (key,))]
         if len(parts) > KEY_PARTS or not all(type(part) in (str, bool, int, float, type(None)) for part in parts):
-            raise TypeError(f'{where} has {key!r:.80}, a {type(key).__name__}, as a key, which no tensor file can hold: '
-                            'take texts and numbers as keys')
-        odd += type(key) is not str and not (type(parts[0]) is int and abs(parts[0]) < 1 << 32)
+            raise TypeError(f'{where} has {key!r:.80}, a {type(key).__name__}, as a key, which no tensor file can '
+                            'hold: take texts and numbers as keys')
+        odd += isinstance(key, tuple) or type(parts[0]) is float or (type(parts[0]) is int and abs(parts[0]) >> 32 > 0)
         if odd > ODD_KEYS:
-            raise TypeError(f'{where} has more than {ODD_KEYS} keys that are neither texts nor whole numbers: take texts')
+            raise TypeError(f'{where} has more than {ODD_KEYS} keys that are neither texts nor whole numbers: take '
+                            'texts')
         yield tuple(parts) if isinstance(key, tuple) else parts[0]
 
 
