@@ -89,7 +89,8 @@ def _describe_data(dls: Any, named: dict[str, list]) -> dict[str, Any]:
     stages = {stage: getattr(dl, stage) for stage in _STAGES}
     kinds = dl._batch_kinds() if dl._kinds is not None or len(dataset) else None
     return {**found, 'items': items, 'single': isinstance(dataset, TfmdLists), 'kinds': describe_kinds(kinds),
-            **{stage: describe_pipeline(tfms, named) if isinstance(tfms, Pipeline) else [] for stage, tfms in stages.items()}}
+            **{stage: describe_pipeline(tfms, named) if isinstance(tfms, Pipeline) else []
+               for stage, tfms in stages.items()}}
 
 
 def _plain(x: Any) -> Any:

@@ -158,8 +158,8 @@ class Instructions:
         name = f'{self.line()} {self.line()}'
         found = _NAMES.get(name)
         if found is None:
-            raise UnsafeFileError(f'{self.path} names {name.replace(" ", ".")!r:.200}, which is no tensor: reading it as '
-                                  f'Python does could run any code. {way_out(self.data)}')
+            raise UnsafeFileError(f'{self.path} names {name.replace(" ", ".")!r:.200}, which is no tensor: reading it '
+                                  f'as Python does could run any code. {way_out(self.data)}')
         self.stack.append(found)
 
     def call(self) -> None:

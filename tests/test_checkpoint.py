@@ -184,22 +184,28 @@ with warnings.catch_warnings():
               'bsr': EYE.to_sparse_bsr((2, 2)), 'bsc': EYE.to_sparse_bsc((2, 2)),
               'uncoalesced': torch.sparse_coo_tensor([[0, 0], [1, 1]], [1., 2.], (4, 4), check_invariants=True)}
 WRITABLE = {
-    **{str(dtype): torch.arange(16, dtype=torch.uint8).remainder(2).view(dtype) for dtype in DTYPES}, **SPARSE, **QUANTIZED,
+    **{str(dtype): torch.arange(16, dtype=torch.uint8).remainder(2).view(dtype) for dtype in DTYPES}, **SPARSE,
+    **QUANTIZED,
     'no numbers': torch.empty(0, 3), 'one number': torch.tensor(3.), 'strides': EYE[:, ::2], 'turned': EYE[:2].t(),
-    'a part': torch.arange(100.)[40:50], 'expanded': torch.ones(1).expand(1000), 'a number expanded': torch.ones(()).expand(3, 3),
-    'channels last': torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last), 'a rest of bytes': BYTES[:8].view(torch.float32),
-    'conjugate': torch.randn(3, dtype=torch.complex64).conj(), 'negative': torch.randn(3, dtype=torch.complex64).conj().imag,
+    'a part': torch.arange(100.)[40:50], 'expanded': torch.ones(1).expand(1000),
+    'a number expanded': torch.ones(()).expand(3, 3),
+    'channels last': torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
+    'a rest of bytes': BYTES[:8].view(torch.float32),
+    'conjugate': torch.randn(3, dtype=torch.complex64).conj(),
+    'negative': torch.randn(3, dtype=torch.complex64).conj().imag,
     'parameter': nn.Parameter(torch.ones(3)), 'subclass': torch.ones(3).as_subclass(type('Mine', (torch.Tensor,), {})),
     'marker': TensorImage(torch.ones(3, 2, 2)), 'fortran': torch.from_numpy(np.asfortranarray(np.eye(3)))}
 UNWRITABLE = {
     'small numbers': lambda: torch.zeros(2, dtype=torch.uint8).view(torch.uint4),
-    'meta': lambda: torch.empty(3, device='meta'), 'lazy': nn.UninitializedParameter, 'lazy buffer': nn.UninitializedBuffer,
+    'meta': lambda: torch.empty(3, device='meta'), 'lazy': nn.UninitializedParameter,
+    'lazy buffer': nn.UninitializedBuffer,
     'nested': lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), 'opaque': lambda: EYE.to_mkldnn(),
     'jagged': lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
     'half bytes': lambda: torch.quantize_per_channel(EYE, torch.ones(4), torch.zeros(4), 0, torch.quint4x2),
     'float scales': lambda: torch.quantize_per_channel(EYE, torch.ones(4), torch.zeros(4), 0, torch.quint8),
     'a function': lambda: print, 'a set': lambda: {1}, 'complex': lambda: 1j, 'a long number': lambda: 1 << 3000,
-    'an odd key': lambda: {(1, (2,)): 1}, 'a path as a key': lambda: {Path('x'): 1}, 'a dtype as a key': lambda: {torch.int8: 1},
+    'an odd key': lambda: {(1, (2,)): 1}, 'a path as a key': lambda: {Path('x'): 1},
+    'a dtype as a key': lambda: {torch.int8: 1},
     'long doubles': lambda: np.ones(2, dtype=np.longdouble), 'texts of numpy': lambda: np.array(['a']),
     'a deep list': lambda: functools.reduce(lambda x, _: [x], range(200), 1), 'many odd keys': lambda: dict.fromkeys(
         ((i, 0) for i in range(2000))), 'dates': lambda: np.datetime64('2020-01-01'),
@@ -250,7 +256,8 @@ def test_plain_values_of_every_kind_come_back(tmp_path):
          'nan': [float('inf'), -0.0], 1: {2 ** 40: 1, -5: 2, .5: 3, True: 4, None: 5, ('a', 1, None): 6, (): 7},
          'dtype': torch.float8_e5m2, 'device': [torch.device('cpu'), torch.device('cuda', 1)], 'size': torch.Size([]),
          'deep': functools.reduce(lambda x, _: [x], range(70), 1), 'tuples': ((), ((),), (((1,),),)),
-         'number': np.uint64(2 ** 64 - 1), 'many': np.array([2 ** 64 - 1], dtype=np.uint64), 'turned': np.ones(2, '>f4')}
+         'number': np.uint64(2 ** 64 - 1), 'many': np.array([2 ** 64 - 1], dtype=np.uint64),
+         'turned': np.ones(2, '>f4')}
     write_atomic(tmp_path / 'a.pth', storable(x))
     found = read_tensors(tmp_path / 'a.pth')
     assert found.pop('number') == 2 ** 64 - 1 and found.pop('many').tolist() == [2 ** 64 - 1]
@@ -275,7 +282,8 @@ def test_what_is_shared_is_written_once_and_shared_again(tmp_path):
     load_model(tmp_path / 'a.pth', twin, None, with_opt=False)
     assert torch.equal(twin[7].weight, block.weight)
     z = torch.randn(3, dtype=torch.complex64)
-    write_atomic(tmp_path / 'c.pth', {'z': z, 'parts': torch.view_as_real(z), 'bytes': torch.view_as_real(z).view(torch.uint8)})
+    parts = torch.view_as_real(z)
+    write_atomic(tmp_path / 'c.pth', {'z': z, 'parts': parts, 'bytes': parts.view(torch.uint8)})
     found = read_tensors(tmp_path / 'c.pth')
     assert torch.equal(found['z'], z) and torch.equal(found['parts'], torch.view_as_real(z))
 
@@ -306,9 +314,11 @@ def with_state():
 
 MODELS = {'weight norm': weight_norm, 'spectral norm': spectral_norm, 'tied': tied, 'extra state': with_state,
           'recurrent': lambda: nn.LSTM(4, 3, num_layers=2), 'parallel': lambda: nn.DataParallel(nn.Linear(4, 2)),
-          'compiled': lambda: torch.compile(nn.Linear(4, 2)), 'parallel, compiled': lambda: nn.DataParallel(torch.compile(
-              nn.Linear(4, 2))), 'frozen expanded': lambda: frozen_expanded(), 'complex': lambda: nn.Linear(4, 2, dtype=torch.complex64),
-          'half': lambda: nn.Linear(4, 2).half(), 'shared parts': lambda: nn.ParameterList([nn.Parameter(x) for x in torch.randn(3, 4)])}
+          'compiled': lambda: torch.compile(nn.Linear(4, 2)),
+          'parallel, compiled': lambda: nn.DataParallel(torch.compile(nn.Linear(4, 2))),
+          'frozen expanded': lambda: frozen_expanded(), 'complex': lambda: nn.Linear(4, 2, dtype=torch.complex64),
+          'half': lambda: nn.Linear(4, 2).half(),
+          'shared parts': lambda: nn.ParameterList([nn.Parameter(x) for x in torch.randn(3, 4)])}
 
 
 def frozen_expanded():

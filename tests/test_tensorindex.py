@@ -96,8 +96,9 @@ def test_no_name_of_the_index_is_ever_looked_up():
             Instructions(Path('x'), b'c' + name.replace(' ', '\n').encode() + b'\n.').follow()
     assert set(sys.modules) == before
     # whatever a name is worth is made by methods of `Values`, or is a kind of number
+    made = (None, *vars(Values).values())
     for name, known in _NAMES.items():
-        assert isinstance(known, (torch.dtype, _Kind)) or known.make is None or known.make in vars(Values).values(), name
+        assert isinstance(known, (torch.dtype, _Kind)) or known.make in made, name
 
 
 # ---------------------------------------------------------------- what honest files say
@@ -119,7 +120,8 @@ def test_quantized_and_sparse_tensors_with_false_parts_are_refused():
 
 def test_numbers_of_another_byte_order_are_turned():
     """A file of a big-endian machine: integers, reals, complex and the newer kinds alike."""
-    for x in (torch.arange(3), torch.tensor([1.5, -2.]), torch.tensor([1 + 2j]), torch.tensor([258], dtype=torch.uint16)):
+    for x in (torch.arange(3), torch.tensor([1.5, -2.]), torch.tensor([1 + 2j]),
+              torch.tensor([258], dtype=torch.uint16)):
         data, width = x.numpy().tobytes(), x.dtype.itemsize // (2 if x.is_complex() else 1)
         turned = b''.join(data[i:i + width][::-1] for i in range(0, len(data), width))
         whole = stored(x).getvalue()
@@ -151,7 +153,8 @@ def test_a_long_list_of_tensors_in_a_wide_zip_is_read():
     assert len(found) == 66_000 and all(int(found[i]) == i for i in (0, 1, 65_535, 65_536, 65_999))
 
 
-OLD = {'dict': OrderedDict(a=torch.arange(3), b=torch.randn(2, 2)), 'parameter': {'w': nn.Parameter(torch.ones(2))}, 'half': torch.ones(3).half(),
+OLD = {'dict': OrderedDict(a=torch.arange(3), b=torch.randn(2, 2)), 
+       'parameter': {'w': nn.Parameter(torch.ones(2))}, 'half': torch.ones(3).half(),
        'nothing': torch.empty(0), 'shared': (lambda x: [x, x.t(), x[1:]])(torch.eye(3))}
 
 

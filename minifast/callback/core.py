@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from fastcore.foundation import L
-from torch import Tensor, nn
+from torch import Tensor
 
 from minifast.arguments import near_match
 from minifast.lookup import lookup

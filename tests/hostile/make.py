@@ -209,7 +209,8 @@ def zips(folder: Path) -> dict[str, bytes]:
         'text': b'hello world\n' * 20,
         'hdf5': b'\x89HDF\r\n\x1a\n' + bytes(100),
     }
-    return made | {f'index: {name}': torch_zip(index) for name, index in index_bombs().items()} | two_readers(good, data)
+    bombs = {f'index: {name}': torch_zip(index) for name, index in index_bombs().items()}
+    return made | bombs | two_readers(good, data)
 
 
 # ---------------------------------------------------------------- an index that makes much of little
@@ -245,7 +246,8 @@ def index_bombs() -> dict[str, bytes]:
         'a slow alphabet': b'\x80\x02' + encode + text(letters) + text('punycode') + b'\x86R.',
         'an alphabet that unpacks': again(encode + text('x') + b'q\x01' + text('zip') + b'q\x02\x86R',
                                           b'h\x00h\x01h\x02\x86R', 10),
-        'a dict of a list, again and again': again(ordered + b'](' + pairs + b'eq\x01\x85R', b'h\x00h\x01\x85R', 50_000),
+        'a dict of a list, again and again': again(ordered + b'](' + pairs + b'eq\x01\x85R', b'h\x00h\x01\x85R',
+                                                    50_000),
         'a shape of a tuple, again and again': again(size + many + b'q\x01\x85R', b'h\x00h\x01\x85R', 50_000),
         'a call with a long tuple': again(size + many + b'q\x01R', b'h\x00h\x01R', 50_000),
         'numbers of one hash as keys': b'\x80\x02}(' + same_hash + b'u.',
@@ -261,8 +263,8 @@ def index_bombs() -> dict[str, bytes]:
         'a name alone': b'\x80\x02]ctorch._utils\n_rebuild_tensor_v2\na.',
         'a number as a name': b'\x80\x02K\x01)R.',
         'a state for a number': b'\x80\x02K\x01}b.',
-        'a sparse tensor of nothing': b'\x80\x02ctorch._utils\n_rebuild_sparse_tensor\nctorch.serialization\n_get_layout'
-                                      b'\n' + text('torch.sparse_coo') + b'\x85R(NNNt\x86R.',
+        'a sparse tensor of nothing': b'\x80\x02ctorch._utils\n_rebuild_sparse_tensor\n'
+                                      b'ctorch.serialization\n_get_layout\n' + text('torch.sparse_coo') + b'\x85R(NNNt\x86R.',
         'a layout': b'\x80\x02ctorch.serialization\n_get_layout\n' + text('torch.sparse_coo') + b'\x85R.',
         'a device of a kilobyte': b'\x80\x02ctorch\ndevice\n' + text('c' * 1000) + b'\x85R.',
         'a number of another kind': b'\x80\x02cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\n' + text('O8')

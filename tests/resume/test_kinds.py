@@ -132,7 +132,8 @@ def some_of(first, second, core):
 
 
 # MixUp cannot know that these take classes, and says so before the first batch
-UNBLENDABLE = {(loss, mix) for loss in ('a lambda', 'a partial of a learned one', 'a method') for mix in ('MixUp', 'CutMix')}
+UNBLENDABLE = {(loss, mix) for loss in ('a lambda', 'a partial of a learned one', 'a method')
+               for mix in ('MixUp', 'CutMix')}
 
 
 @pytest.mark.parametrize('name, mix', some_of(LOSSES, MIXES, [
@@ -142,7 +143,8 @@ def test_every_loss_resumes_under_everything_that_stands_in_for_it(tmp_path, nam
     check(tmp_path, MIXES[mix], loss=LOSSES[name])
 
 
-BUFFERS = {'small floats': lambda: torch.zeros(3).to(torch.float8_e5m2), 'words': lambda: torch.ones(3).to(torch.uint32),
+BUFFERS = {'small floats': lambda: torch.zeros(3).to(torch.float8_e5m2),
+           'words': lambda: torch.ones(3).to(torch.uint32),
            'sparse': lambda: torch.eye(3).to_sparse(), 'expanded': lambda: torch.ones(1).expand(40), 'none': lambda: None}
 
 
