@@ -14,7 +14,7 @@ from minifast.tensorfile import DamagedFileError, UnsafeFileError, copied, read_
 from minifast.torch_core import batchnorm_types, get_model
 
 __all__ = ['DamagedFileError', 'UnsafeFileError', 'check_model_state', 'check_opt_state', 'load_model',
-           'load_opt_state', 'save_model']
+           'load_opt_state', 'load_weights', 'make_room', 'save_model']
 
 
 def save_model(file: str | Path | BinaryIO, model: nn.Module, opt: Any, with_opt: bool = True) -> None:
@@ -62,7 +62,7 @@ def load_model(file: str | Path | BinaryIO, model: nn.Module, opt: Any, with_opt
     check_model_state(model, model_state, file, strict=strict)
     if has_opt and with_opt and opt is not None:
         check_opt_state(opt, state['opt'], file)
-    _load(model, model_state, file, strict=strict)
+    load_weights(model, model_state, file, strict=strict)
     if has_opt and with_opt and opt is not None:
         load_opt_state(opt, state['opt'], file)
     elif with_opt and not has_opt:
@@ -77,6 +77,29 @@ def _load(target: Any, state: dict, file: Any, **kwargs: Any) -> None:
         raise ValueError(f'{file} does not fit {type(target).__name__}: {error}') from error
 
 
+def load_weights(model: nn.Module, state: dict, file: Any, strict: bool = True) -> None:
+    """Fill a model with weights that were checked.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    make_room(model, state)
+    _load(model, state, file, strict=strict)
+
+
+def make_room(model: nn.Module, state: dict) -> None:
+    """Give the tensors of `model` that cannot be filled in place memory that can hold those of `state`."""
+    names = [(prefix + ('.' if prefix else '') + name, module._buffers, name, buffer)
+             for prefix, module in model.named_modules() for name, buffer in module._buffers.items()]
+    for full, buffers, name, buffer in names:
+        theirs = state.get(full) if buffer is not None else None
+        if isinstance(theirs, Tensor) and buffer.layout is not torch.strided and theirs.layout == buffer.layout:
+            buffers[name] = theirs.to(buffer, copy=True)  # torch copies only as many numbers as there are
+    for x in (*model.parameters(), *model.buffers()):
+        if not _lazy(x) and x.layout is torch.strided and x.numel() > 1 and 0 in x.stride():
+            x.data = x.data.clone(memory_format=torch.contiguous_format)  # one number seen many times cannot be filled
+
+
 def load_opt_state(opt: Any, state: dict, file: Any) -> None:
     """Read an optimizer's state into memory of its own: a file stays mapped as long as its tensors are kept.
 
@@ -89,9 +112,23 @@ def load_opt_state(opt: Any, state: dict, file: Any) -> None:
     before = {p: dict(values) for p, values in held.state.items()}
     _load(opt, {k: v if k == 'state' else copied(v) for k, v in state.items()}, file)
     for p, values in held.state.items():
+        placed: dict[int, Tensor] = {}  # a file may name one tensor any number of times
         for name, value in values.items():
             if isinstance(value, Tensor):
-                values[name] = _place_for(value, p, before.get(p, {}).get(name)).copy_(value)
+                own = before.get(p, {}).get(name)
+                if id(value) not in placed:
+                    placed[id(value)] = _placed(value, p, own)
+                values[name] = placed[id(value)]
+            elif isinstance(value, (list, tuple, dict)) and p.device.type == 'cpu':
+                values[name] = copied(value)
+    for p in before.keys() - held.state.keys():  # torch forgets what is kept for parameters outside of all groups
+        held.state[p] = before[p]
+
+
+def _placed(value: Tensor, p: Tensor, own: Any) -> Tensor:
+    if value.layout is not torch.strided or value.is_quantized:
+        return copied(value).to(p.device)
+    return _place_for(value, p, own).copy_(value)
 
 
 def _place_for(value: Tensor, p: Tensor, own: Any) -> Tensor:
@@ -126,8 +163,9 @@ def check_model_state(model: nn.Module, state: Any, file: Any, strict: bool = Tr
     if strict and (missing or unexpected):
         parts = [f'{len(missing)} of its {len(own)} weights are missing: {_some(missing)}'] if missing else []
         parts += [f'{len(unexpected)} are unknown to it: {_some(unexpected)}'] if unexpected else []
-        if any(str(k).startswith('module.') for k in unexpected):
-            parts.append("the names start with 'module.': they were saved from inside a DataParallel wrapper")
+        for prefix, wrapper in (('module.', 'a DataParallel wrapper'), ('_orig_mod.', 'what torch.compile returned')):
+            if any(str(k).startswith(prefix) for k in unexpected):
+                parts.append(f'the names start with {prefix!r}: they were saved from inside {wrapper}')
         raise ValueError(f'{file} does not fit this {type(model).__name__}: ' + '; '.join(parts)
                          + '. Build the model that was saved, or load with strict=False to take what fits')
     suspicious = []
@@ -143,13 +181,15 @@ def check_model_state(model: nn.Module, state: Any, file: Any, strict: bool = Tr
 def _check_weight(name: str, ours: Tensor, theirs: Any, file: Any, suspicious: list[str]) -> None:
     if not isinstance(theirs, Tensor):
         raise ValueError(f'{file}: {name!r} is a {type(theirs).__name__}, not a tensor')
-    if theirs.shape != ours.shape and not _lazy(ours):
-        raise ValueError(f'{file}: {name!r} has the shape {list(theirs.shape)}, the model has {list(ours.shape)}: it '
-                         'is another model, or one with another number of outputs')
-    if theirs.is_floating_point() != ours.is_floating_point() or theirs.is_complex() != ours.is_complex():
-        raise ValueError(f'{file}: {name!r} holds {theirs.dtype}, the model {ours.dtype}: these are no weights of it')
-    if theirs.dtype != ours.dtype:
-        suspicious.append(f'{name} is {theirs.dtype} in the file and {ours.dtype} in the model')
+    if not _lazy(ours):
+        if theirs.shape != ours.shape:
+            raise ValueError(f'{file}: {name!r} has the shape {list(theirs.shape)}, the model has {list(ours.shape)}: '
+                             'it is another model, or one with another number of outputs')
+        if not _convertible(theirs, ours):
+            raise ValueError(f'{file}: {name!r} holds {_kind(theirs)}, the model {_kind(ours)}: these are no weights '
+                             'of it')
+        if theirs.dtype != ours.dtype:
+            suspicious.append(f'{name} is {theirs.dtype} in the file and {ours.dtype} in the model')
     if not _finite(theirs):
         suspicious.append(f'{name} has values that are not finite')
 
@@ -158,11 +198,48 @@ def _lazy(x: Tensor) -> bool:
     return isinstance(x, (nn.UninitializedParameter, nn.UninitializedBuffer))
 
 
+def _kind(x: Tensor) -> str:
+    return f'{x.dtype}' + ('' if x.layout is torch.strided else f' in the layout {x.layout}')
+
+
+def _convertible(theirs: Tensor, ours: Tensor) -> bool:
+    """Whether the numbers can be copied into ours and stay what they are."""
+    if theirs.layout != ours.layout or theirs.is_quantized != ours.is_quantized:
+        return False
+    if theirs.dtype == ours.dtype:
+        return True
+    if theirs.is_floating_point() != ours.is_floating_point() or theirs.is_complex() != ours.is_complex():
+        return False
+    try:  # torch has not every conversion between its smallest kinds of numbers
+        torch.empty(1, dtype=ours.dtype).copy_(torch.empty(1, dtype=theirs.dtype))
+    except RuntimeError:
+        return False
+    return not theirs.is_quantized
+
+
+def _numbers(x: Tensor) -> Tensor | None:
+    """The numbers of any kind of tensor as one whose sum and minimum torch can tell; None if there are none."""
+    if x.layout is not torch.strided:
+        x = x._values() if x.layout is torch.sparse_coo else x.values()
+    if x.is_complex():
+        x = torch.view_as_real(x.resolve_conj())
+    if x.is_floating_point() and x.dtype.itemsize == 1:
+        x = x.view(torch.uint8) if x.dtype == torch.float4_e2m1fn_x2 else x.float()
+    known = x.numel() and not x.is_quantized and not str(x.dtype).startswith('torch.bits')
+    return x if known else None
+
+
 def _finite(x: Tensor) -> bool:
-    if not x.is_floating_point() or not x.numel():
+    x = _numbers(x)
+    if x is None or not x.is_floating_point():
         return True
     # a sum is one fast pass; only a sum that is not finite needs the slow look at every number
     return math.isfinite(x.sum().item()) or bool(x.isfinite().all())  # sync: reading a file, on the CPU
+
+
+def _negative(x: Tensor) -> bool:
+    x = _numbers(x)
+    return x is not None and x.dtype.is_signed and x.min().item() < 0  # sync: reading a file, on the CPU
 
 
 def _check_batchnorm(name: str, module: nn.Module, state: dict, file: Any) -> None:
@@ -170,7 +247,7 @@ def _check_batchnorm(name: str, module: nn.Module, state: dict, file: Any) -> No
         return
     for key in ('running_var', 'num_batches_tracked'):
         value = state.get(f'{name}.{key}' if name else key)
-        if isinstance(value, Tensor) and value.numel() and value.min().item() < 0:  # sync: reading a file
+        if isinstance(value, Tensor) and _negative(value):
             raise ValueError(f'{file}: {name}.{key} is negative, which no training can make: the file is damaged or '
                              'made up')
 
@@ -211,11 +288,12 @@ def check_opt_state(opt: Any, state: Any, file: Any) -> None:
     numbered = enumerate(state['state']) if isinstance(state['state'], list) else state['state'].items()
     by_number = dict(numbered) if 'hypers' in state else _by_place(dict(numbered), theirs)
     params, suspicious = [p for group in groups for p in group], []
+    seen: set[int] = set()
     for number, values in by_number.items():
         if not isinstance(number, int) or not 0 <= number < len(params) or not isinstance(values, dict):
             raise ValueError(f'{file}: its optimizer has a state for {number!r}, this one has {len(params)} '
                              f'parameters. {_FRESH}')
-        _check_param_state(number, values, params[number], file, suspicious)
+        _check_param_state(number, values, params[number], file, suspicious, seen)
     if suspicious:
         warnings.warn(f'{file}: {_some(suspicious)}', stacklevel=3)
 
@@ -232,14 +310,18 @@ def _check_hypers(what: str, hypers: dict, file: Any) -> None:
             raise ValueError(f'{file}: the {what.format(repr(name))} is {value}. {_FRESH}')
 
 
-def _check_param_state(number: int, values: dict, param: Tensor, file: Any, suspicious: list[str]) -> None:
+def _check_param_state(number: int, values: dict, param: Tensor, file: Any, suspicious: list[str],
+                       seen: set[int]) -> None:
     for name, value in values.items():
         if not isinstance(value, Tensor):
             continue
         if name in _LIKE_PARAM and value.shape != param.shape:
             raise ValueError(f'{file}: {name!r} of parameter {number} has the shape {list(value.shape)}, the parameter '
                              f'{list(param.shape)}. {_FRESH}')
-        if name in _NOT_NEGATIVE and value.numel() and value.min().item() < 0:  # sync: reading a file
+        if name in _NOT_NEGATIVE and _negative(value):
             raise ValueError(f'{file}: {name!r} of parameter {number} is negative, which no training makes. {_FRESH}')
+        if id(value) in seen:  # a file may name one tensor any number of times
+            continue
+        seen.add(id(value))
         if not _finite(value):
             suspicious.append(f'{name} of the optimizer for parameter {number} has values that are not finite')

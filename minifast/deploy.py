@@ -80,16 +80,16 @@ class _ToFloat(nn.Module):
 
 def _activation_module(learn: Any) -> nn.Module | None:
     """The module of torch that the loss function's activation is, found by what it does to a few numbers."""
-    activation = getattr(learn.loss_func, 'activation', None)
+    activation = getattr(learn.own_loss, 'activation', None)
     if activation is None:
         return None
-    axis = getattr(learn.loss_func, 'axis', -1)
+    axis = getattr(learn.own_loss, 'axis', -1)
     probe = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
     found = activation(probe)
     for module in (nn.Identity(), nn.Softmax(dim=axis), nn.Softmax(dim=-1), nn.Sigmoid(), nn.LogSoftmax(dim=axis)):
         if torch.equal(module(probe), found):
             return None if isinstance(module, nn.Identity) else module
-    raise ValueError(f'the activation of {learn.loss_func!r} is no softmax and no sigmoid: take '
+    raise ValueError(f'the activation of {learn.own_loss!r} is no softmax and no sigmoid: take '
                      'to_torch(learn, activation=False) and append a module of your own')
 
 

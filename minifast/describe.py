@@ -73,7 +73,7 @@ _LIST_LIMIT, _UNET_PIXELS = 100, 1 << 22
 
 def describe_model(learn: Any) -> dict[str, Any]:
     """The class of the model and, where a recipe makes exactly this model, the recipe."""
-    model = get_model(learn.model)
+    model = get_model(learn.own_model)
     recipe = vars(learn).get('recipe')
     if recipe is not None:
         with torch.device('meta'), looking():
@@ -215,10 +215,13 @@ def _arguments(obj: Any) -> dict[str, Any]:
     return found
 
 
-def describe_loss(loss: Any) -> dict[str, Any]:
-    """A loss as data: `{'class', 'kwargs'}` or `{'function'}` for ours and torch's, `{'user'}` for anything else."""
-    if isinstance(loss, UserLoss):
-        return {'user': loss.name, 'has': [n for n in ('activation', 'decodes') if hasattr(loss, n)]}
+def describe_loss(loss: Any, named: dict[str, list] | None = None) -> dict[str, Any]:
+    """A loss as data: `{'class', 'kwargs'}` or `{'function'}` for ours and torch's, `{'user'}` for anything else.
+
+    Args:
+        loss: the loss function.
+        named: see `describe_pipeline`.
+    """
     for name in _functions:
         if loss is getattr(F, name):
             return {'function': f'torch.nn.functional.{name}'}
@@ -235,7 +238,8 @@ def describe_loss(loss: Any) -> dict[str, Any]:
             return {'class': f'minifast.losses.{name}', 'kwargs': kwargs}
     elif kind.__module__ == losses.__name__ and kind.__name__ in _own_losses:
         return {'class': f'minifast.losses.{kind.__name__}', 'kwargs': _arguments(loss)}
-    return {'user': import_name(loss), 'has': [n for n in ('activation', 'decodes') if hasattr(loss, n)]}
+    name = loss.name if isinstance(loss, UserLoss) else _own_name(import_name(loss), loss, named)
+    return {'user': name, 'has': [n for n in ('activation', 'decodes') if hasattr(loss, n)]}
 
 
 def build_loss(config: Any, functions: Mapping[str, Any], file: Any) -> Any:
@@ -300,8 +304,13 @@ class UserLoss:
 
 # ---------------------------------------------------------------- transforms
 
-def describe_pipeline(tfms: Any) -> list[dict[str, Any]]:
+def describe_pipeline(tfms: Any, named: dict[str, list] | None = None) -> list[dict[str, Any]]:
     """Transforms as data, one dict each, with `order` and `split_idx`; the user's as `{'user': import name}`.
+
+    Args:
+        tfms: the transforms.
+        named: import name -> the user's objects that were given it, here and in calls before. A second object of one
+            name, as lambdas are, is called `name#2`.
 
     Raises:
         ValueError: one has larger arguments than a description may have.
@@ -309,15 +318,16 @@ def describe_pipeline(tfms: Any) -> list[dict[str, Any]]:
     found = []
     for tfm in tfms:
         if isinstance(tfm, Pipeline):
-            found += describe_pipeline(tfm)
+            found += describe_pipeline(tfm, named)
             continue
-        found.append({**_describe_transform(tfm), 'order': tfm.order, 'split_idx': tfm.split_idx})
+        if isinstance(tfm, UserTransform):  # of an export that was loaded without it: still called what it was
+            found.append({'user': tfm.user_name, 'order': tfm.order, 'split_idx': tfm.split_idx})
+            continue
+        found.append({**_describe_transform(tfm, named), 'order': tfm.order, 'split_idx': tfm.split_idx})
     return found
 
 
-def _describe_transform(tfm: Any) -> dict[str, Any]:
-    if isinstance(tfm, UserTransform):
-        return {'user': tfm.user_name}
+def _describe_transform(tfm: Any, named: dict[str, list] | None) -> dict[str, Any]:
     config = None
     try:
         config = transform_config(tfm)
@@ -331,13 +341,24 @@ def _describe_transform(tfm: Any) -> dict[str, Any]:
         if 'function' not in config:
             raise ValueError(f'{tfm.name} cannot be exported: {error}') from error
     name = _user_name(tfm)
-    return {'function' if name in _harmless else 'user': name}
+    return {'function': name} if name in _harmless else {'user': _own_name(name, _user_code(tfm), named)}
+
+
+def _user_code(tfm: Any) -> Any:
+    return tfm.encodes.entries[0].func if type(tfm) is Transform and '_name' in vars(tfm) else tfm
 
 
 def _user_name(tfm: Any) -> str:
-    if type(tfm) is Transform and '_name' in vars(tfm):
-        return import_name(tfm.encodes.entries[0].func)
-    return import_name(tfm)
+    return import_name(_user_code(tfm))
+
+
+def _own_name(name: str, obj: Any, named: dict[str, list] | None) -> str:
+    """`name`, with a number behind it where another object has the name already."""
+    others = [] if named is None else named.setdefault(name, [])
+    number = next((i for i, other in enumerate(others, 1) if other is obj), len(others) + 1)
+    if number > len(others):
+        others.append(obj)
+    return name if number == 1 else f'{name}#{number}'
 
 
 _ORDER, _SPLIT = Kind(-1e9, 1e9, 0, (int, float)), Kind(0, 100, 0, (int, type(None)))

@@ -3,6 +3,7 @@ format."""
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset
 
 from minifast.callback.channelslast import ChannelsLast
 from minifast.callback.fp16 import AutoPrecision
-from minifast.checkpoint import check_model_state
+from minifast.checkpoint import check_model_state, load_weights
 from minifast.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
 from minifast.data.pipeline import Pipeline
 from minifast.describe import (build_kinds, build_loss, build_model, build_pipeline, build_types, describe_kinds,
@@ -47,29 +48,49 @@ def export_learner(learn: Any, fname: str | Path) -> Path:
     path = Path(fname)
     if rank_distrib():
         return path
-    meta = {'made_with': environment(learn), 'model': describe_model(learn), 'loss': describe_loss(learn.loss_func),
-            'data': _describe_data(learn.dls), 'learner': _settings(learn)}
+    named: dict[str, list] = {}  # code of the user's
+    meta = {'made_with': environment(learn), 'model': describe_model(learn), 'data': _describe_data(learn.dls, named),
+            'loss': describe_loss(learn.own_loss, named), 'learner': _settings(learn)}
+    _tell_what_to_give(meta, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, {'format': FORMAT, 'version': VERSION, 'meta': json.dumps(meta, allow_nan=False),
-                        'model': storable(get_model(learn.model).state_dict(), "the model's state")})
+                        'model': storable(get_model(learn.own_model).state_dict(), "the model's state")})
     return path
 
 
-def _describe_data(dls: Any) -> dict[str, Any]:
+def _tell_what_to_give(meta: dict[str, Any], path: Path) -> None:
+    """Name in a warning the user's code that predictions of the export will need, and its loss."""
+    data, loss = meta['data'], meta['loss']
+    items = data['items'] or []
+    inputs = items if data.get('single') else items[:data['n_inp'] or max(len(items) - 1, 1)]
+    configs = [config for item in inputs for config in item['tfms']] + [c for s in _STAGES for c in data.get(s, ())]
+    names = [config['user'] for config in configs if 'user' in config]
+    what = 'predict' if names or loss.get('has') else 'measure losses'
+    names += [loss['user']] if 'user' in loss else []
+    if names:
+        given = ', '.join(f'{name!r}: ...' for name in dict.fromkeys(names))
+        warnings.warn(f'{path} holds data, no code, and this learner uses code of your own: to {what} with it, '
+                      f'load_learner(file, functions={{{given}}})', stacklevel=4)
+
+
+def _describe_data(dls: Any, named: dict[str, list]) -> dict[str, Any]:
     """Transforms and classes of the validation loader; of a foreign loader the classes alone."""
     dl = dls[1] if len(dls) > 1 else dls[0]
     own = {name: _plain(vars(dls)[name]) for name in ('vocab', 'c') if name in vars(dls)}
+    if 'c' not in own and not hasattr(dls, 'vocab') and isinstance(getattr(dls, 'c', None), int):
+        own['c'] = dls.c  # how many numbers an item has was counted in the data, which the export has not
     found = {'set_by_user': own, 'bs': getattr(dl, 'batch_size', None), 'n_inp': getattr(dls, 'n_inp', None)}
     dataset = getattr(dl, 'dataset', None)
     lists = getattr(dataset, 'tls', None) if isinstance(dataset, Datasets) else (
         [dataset] if isinstance(dataset, TfmdLists) else None)
     if lists is None:
         return {**found, 'items': None, 'classes': _plain(getattr(dataset, 'classes', None))}
-    items = [{'tfms': describe_pipeline(tl.tfms), 'types': describe_types(tl.types)} for tl in lists]
+    items = [{'tfms': describe_pipeline(tl.tfms, named), 'types': describe_types(tl.types)} for tl in lists]
     stages = {stage: getattr(dl, stage) for stage in _STAGES}
     kinds = dl._batch_kinds() if dl._kinds is not None or len(dataset) else None
     return {**found, 'items': items, 'single': isinstance(dataset, TfmdLists), 'kinds': describe_kinds(kinds),
-            **{stage: describe_pipeline(tfms) if isinstance(tfms, Pipeline) else [] for stage, tfms in stages.items()}}
+            **{stage: describe_pipeline(tfms, named) if isinstance(tfms, Pipeline) else []
+               for stage, tfms in stages.items()}}
 
 
 def _plain(x: Any) -> Any:
@@ -181,7 +202,7 @@ def _model(model: nn.Module | None, described: dict[str, Any], state: dict[str, 
     if model is None:
         model = build_model(described['recipe'], state, path)
     check_model_state(get_model(model), state, path)
-    get_model(model).load_state_dict(state)
+    load_weights(get_model(model), state, path)
     return model.eval()
 
 

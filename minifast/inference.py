@@ -80,8 +80,8 @@ def get_preds(learn: Any, ds_idx: int = 1, dl: Any = None, with_input: bool = Fa
         the loader has none. No more memory is used than the result takes, plus one batch.
     """
     dl, n_rows, ranks = prepare(whole_loader(learn.dls[ds_idx]) if dl is None else dl, reorder)
-    decodes = _decodes(learn.loss_func) if with_decoded else None
-    gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=_activation(learn.loss_func) if act is None else _same,
+    decodes = _decodes(learn.own_loss) if with_decoded else None
+    gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=_activation(learn.own_loss) if act is None else _same,
                      decodes=decodes if act is None else None, with_input=with_input, with_loss=with_loss, **kwargs)
     _run(learn, dl, gather, inner, cbs)
     preds, decoded = gather.preds, gather.decoded
@@ -202,7 +202,7 @@ def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any 
     dl, n_rows, ranks = prepare(dl, reorder=True)
 
     def one_pass(split_idx: int) -> Gather:
-        gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=_activation(learn.loss_func))
+        gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=_activation(learn.own_loss))
         with dl.dataset.set_split_idx(split_idx):
             _run(learn, dl, gather, inner=True)
         return gather

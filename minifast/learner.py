@@ -273,7 +273,7 @@ class Learner(Loop):
     def save(self, file: Any, with_opt: bool = True) -> Any:
         """Write model and optimizer state to `path/model_dir/file.pth`; returns the path."""
         file = join_path_file(file, self.path / self.model_dir, ext='.pth')
-        save_model(file, self.model, self.opt, with_opt=with_opt)
+        save_model(file, self.own_model, self.opt, with_opt=with_opt)
         return file
 
     @tells_near_match
@@ -283,7 +283,7 @@ class Learner(Loop):
             self.create_opt()
         device = getattr(self.dls, 'device', None) if device is None else device
         file = join_path_file(file, self.path / self.model_dir, ext='.pth')
-        load_model(file, self.model, self.opt, with_opt=with_opt, device=device, strict=strict)
+        load_model(file, self.own_model, self.opt, with_opt=with_opt, device=device, strict=strict)
         return self
 
     def export(self, fname: str | Path = 'export.pkl') -> Path:
@@ -316,9 +316,10 @@ class Learner(Loop):
 
     def loss_not_reduced(self) -> Any:
         """One loss an item instead of their mean inside the block."""
-        if hasattr(self.loss_func, 'reduction'):
-            return _replaced(self.loss_func, 'reduction', 'none')
-        return _replaced(self, 'loss_func', partial(self.loss_func, reduction='none'))
+        loss = self.own_loss  # what MixUp and its kin put in its place reduces by the user's
+        if hasattr(loss, 'reduction'):
+            return _replaced(loss, 'reduction', 'none')
+        return _replaced(self, 'loss_func', partial(loss, reduction='none'))
 
     def to_detach(self, b: Any, cpu: bool = True, gather: bool = True) -> Any:
         """`b` detached, on the CPU if `cpu`."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from fastcore.foundation import L
-from torch import Tensor
+from torch import Tensor, nn
 
 from minifast.arguments import near_match, tells_near_match
 from minifast.callback.checkpoint import CheckpointCallback, fit_was_done
@@ -56,7 +56,7 @@ class Loop:
     """
 
     def __init__(self) -> None:
-        self.cbs, self._depth, self._device = L(), 0, None
+        self.cbs, self._depth, self._device, self._own = L(), 0, None, None
         self._compile()
         self.training, self.create_mbar, self.logger, self.opt = False, True, print, None
         self.fit_seed, self.start_epoch, self.start_batch = None, 0, 0
@@ -86,6 +86,18 @@ class Loop:
     @metrics.setter
     def metrics(self, metrics: Any) -> None:
         self._metrics = mk_metrics(metrics)
+
+    @property
+    def own_loss(self) -> Any:
+        """The loss function that the user gave. While a fit runs, callbacks may have put another in its place."""
+        return self._own['loss_func'] if self._own else self.loss_func
+
+    @property
+    def own_model(self) -> nn.Module:
+        """The model that the user gave. While a fit runs, callbacks may have wrapped it; one that they made instead
+        is then the user's."""
+        own = self._own['model'] if self._own else self.model
+        return own if own is self.model or any(m is own for m in self.model.modules()) else self.model
 
     @property
     def x(self) -> Any:
@@ -214,6 +226,8 @@ class Loop:
     @contextmanager
     def _running(self) -> Iterator[None]:
         """The outermost frame of a fit or a validation: the table is fresh inside, `cleanup_fit` runs behind it."""
+        if not self._depth:
+            self._own = {'loss_func': self.loss_func, 'model': self.model}
         self._depth += 1
         self._compile()
         try:
@@ -226,7 +240,10 @@ class Loop:
             self._depth -= 1
             for cb in self.cbs:  # after_fit, which does the same, may not have been reached
                 cb.run = True
-            self._cleanup(self.ordered_cbs('cleanup_fit')[::-1])
+            try:
+                self._cleanup(self.ordered_cbs('cleanup_fit')[::-1])
+            finally:
+                self._own = self._own if self._depth else None
 
     @contextmanager
     def _inside_a_fit(self) -> Iterator[None]:

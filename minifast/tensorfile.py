@@ -12,9 +12,11 @@ import mmap
 import os
 import re
 import secrets
+import sys
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,7 +27,8 @@ from torch import Tensor, nn
 from torch.utils.serialization import config
 
 from minifast.hardware import crc32
-from minifast.tensorguard import ASK, SEAL, DamagedFileError, Tidy, UnsafeFileError, stand_ins, verify
+from minifast.tensorguard import ASK, SEAL, DamagedFileError, UnsafeFileError, records_of
+from minifast.tensorindex import KEY_PARTS, LAYOUTS, ODD_KEYS, Instructions, Values
 from minifast.torch_core import plain
 
 __all__ = ['Copies', 'DamagedFileError', 'UnsafeFileError', 'copied', 'read_tensors', 'storable', 'sweep_temporaries',
@@ -94,10 +97,25 @@ class _Sealed:
 
 
 def _write(obj: Any, stream: BinaryIO) -> None:
-    sealed = _Sealed(stream)
+    sealed, obj = _Sealed(stream), _one_kind_each(obj)
     with config.patch('save.compute_crc32', False):  # the seal is over all bytes: one checksum is enough
         torch.save(obj, sealed)
     sealed.close()
+
+
+def _one_kind_each(obj: Any) -> Any:
+    """`obj`, its tensors copied if some are other kinds of numbers on the same bytes, which `torch.save` refuses."""
+    kinds: dict[int, torch.dtype] = {}
+
+    def clash(x: Any) -> bool:
+        if isinstance(x, dict):
+            return any(map(clash, x.values()))
+        if isinstance(x, (list, tuple)):
+            return any(map(clash, x))
+        if not isinstance(x, Tensor) or x.layout is not torch.strided or not x.untyped_storage().nbytes():
+            return False
+        return kinds.setdefault(x.untyped_storage().data_ptr(), x.dtype) != x.dtype
+    return Copies()(obj) if clash(obj) else obj
 
 
 def _sync_folder(folder: Path) -> None:
@@ -109,77 +127,182 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def storable(x: Any, where: str = 'it') -> Any:
+_SMALL = re.compile(r'torch\.(u?int[1-7]|quint4x2|quint2x4)')
+_SHOW_A_BATCH = "the model has layers without a shape: let it see a batch first, learn.model(learn.dls.one_batch()[0])"
+
+
+def _unstorable(x: Tensor) -> str | None:
+    """Why no file can hold this tensor so that it comes back equal, and the way out; None where one can."""
+    if isinstance(x, (nn.UninitializedParameter, nn.UninitializedBuffer)):
+        return f'a tensor without a shape: {_SHOW_A_BATCH}'
+    if type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return f'a {type(x).__name__}, whose numbers lie in other tensors: keep those'
+    if x.is_nested:
+        return 'a nested tensor: keep its values and offsets'
+    if x.device.type == 'meta':
+        return "a tensor on the device 'meta', which has no numbers: model.to_empty(device='cpu') and fill it"
+    if x.layout is not torch.strided and str(x.layout) not in LAYOUTS:
+        return f'a tensor of the layout {x.layout}: keep x.to_dense()'
+    if _SMALL.fullmatch(str(x.dtype)):
+        return f'a tensor of {x.dtype}, which torch cannot copy or save: keep x.view(torch.uint8)'
+    if x.is_quantized and x.qscheme() not in (torch.per_tensor_affine, torch.per_channel_affine):
+        return f'a tensor quantized by {x.qscheme()}: keep x.int_repr() and its scales'
+    return None
+
+
+def _storable_tensor(x: Tensor, where: str) -> Tensor:
+    why_not = _unstorable(x)
+    if why_not is not None:
+        raise TypeError(f'{where} is {why_not}')
+    x = x.detach() if type(x) in (Tensor, nn.Parameter) else plain(x).detach().as_subclass(Tensor)
+    # files of ours hold numbers as they are, not what is to be made of them
+    return x.resolve_conj().resolve_neg() if x.is_conj() or x.is_neg() else x
+
+
+def _storable_array(x: np.ndarray, where: str) -> Tensor:
+    x = x.astype(x.dtype.newbyteorder('='))  # a copy; torch knows this machine's order only
+    if x.dtype.kind == 'u' and 1 < x.itemsize < 8:
+        x = x.astype(np.int64)
+    try:
+        return torch.from_numpy(x)
+    except TypeError as error:
+        raise TypeError(f'{where} is an array of {x.dtype}, which torch has not: keep x.astype(float)') from error
+
+
+def storable(x: Any, where: str = 'it', depth: int = 0) -> Any:
     """`x` as a tensor file can hold it: arrays become tensors, list- and dict-like objects plain ones.
+
+    What this lets through, `read_tensors` gives back equal.
 
     Args:
         x: nested tensors, arrays, numbers, texts, None.
         where: what `x` is, for the error.
+        depth: how deep it lies.
 
     Raises:
         TypeError: something else is in it; the message says what and where.
     """
     if isinstance(x, Tensor):
-        x = plain(x)
-        return x.detach() if type(x) in (Tensor, nn.Parameter) else x.detach().as_subclass(Tensor)
-    if isinstance(x, np.ndarray) and x.dtype.kind in 'biufc':
-        return torch.from_numpy(x.astype(np.int64) if x.dtype.kind == 'u' and x.itemsize > 1 else x.copy())
-    if isinstance(x, np.generic):
-        return x.item()  # sync: numpy numbers live on the host
-    if isinstance(x, OrderedDict) and hasattr(x, '_metadata'):
-        kept = OrderedDict((k, storable(v, f'{where}[{k!r}]')) for k, v in x.items())
-        kept._metadata = x._metadata
-        return kept
-    if isinstance(x, dict):
-        return {k: storable(v, f'{where}[{k!r}]') for k, v in x.items()}
-    if isinstance(x, torch.Size) or x is None or type(x) in (bool, int, float, str, bytes, torch.dtype, torch.device):
+        return _storable_tensor(x, where)
+    if x is None or type(x) in (bool, float, str, bytes, torch.dtype, torch.device, torch.Size):
         return x
+    if depth > _DEPTH_LIMIT:
+        raise TypeError(f'{where[:200]} lies {depth} lists or dicts deep, or holds itself')
+    if isinstance(x, np.ndarray) and x.dtype.kind in 'biufc':
+        return _storable_array(x, where)
+    if isinstance(x, np.generic):
+        return storable(x.item(), where, depth + 1)  # sync: numpy numbers live on the host
+    if isinstance(x, dict):
+        kept = OrderedDict() if isinstance(x, OrderedDict) and hasattr(x, '_metadata') else {}
+        kept.update((key, storable(v, f'{where}[{k!r}]', depth + 1))
+                    for key, (k, v) in zip(_storable_keys(x, where), x.items()))
+        if hasattr(x, '_metadata'):
+            kept._metadata = _versions(x._metadata)
+        return kept
     if isinstance(x, tuple):
-        return tuple(storable(v, f'{where}[{i}]') for i, v in enumerate(x))
+        return tuple(storable(v, f'{where}[{i}]', depth + 1) for i, v in enumerate(x))
     if isinstance(x, (list, L)):
-        return [storable(v, f'{where}[{i}]') for i, v in enumerate(x)]
+        return [storable(v, f'{where}[{i}]', depth + 1) for i, v in enumerate(x)]
     for kind in (str, bool, int, float):
         if isinstance(x, kind):
-            return kind(x)
+            return _storable_number(kind(x), where)
     if isinstance(x, Path):
         return x.as_posix()
     raise TypeError(f'{where} is a {type(x).__name__}, which no tensor file can hold: keep tensors, numbers, texts, '
                     'lists and dicts there')
 
 
+_DEPTH_LIMIT, _BIT_LIMIT = 80, 2000
+
+
+def _storable_number(x: Any, where: str) -> Any:
+    if type(x) is int and x.bit_length() > _BIT_LIMIT:
+        raise TypeError(f'{where} is a number of {x.bit_length()} bits, no tensor file can hold it: keep str(x)')
+    return x
+
+
+def _storable_keys(x: dict, where: str) -> Iterator[Any]:
+    """The keys of a dict, as `read_tensors` takes them back."""
+    odd = 0
+    for key in x:
+        parts = [storable(part) if isinstance(part, (str, int, float, np.generic)) else part
+                 for part in (key if isinstance(key, tuple) else (key,))]
+        if len(parts) > KEY_PARTS or not all(type(part) in (str, bool, int, float, type(None)) for part in parts):
+            raise TypeError(f'{where} has {key!r:.80}, a {type(key).__name__}, as a key, which no tensor file can '
+                            'hold: take texts and numbers as keys')
+        odd += isinstance(key, tuple) or type(parts[0]) is float or (type(parts[0]) is int and abs(parts[0]) >> 32 > 0)
+        if odd > ODD_KEYS:
+            raise TypeError(f'{where} has more than {ODD_KEYS} keys that are neither texts nor whole numbers: take '
+                            'texts')
+        yield tuple(parts) if isinstance(key, tuple) else parts[0]
+
+
+def _versions(metadata: Any) -> OrderedDict:
+    """Of the notes beside a state dict, the versions of the modules: all that is ever read of them."""
+    return OrderedDict((k, {'version': v['version']}) for k, v in metadata.items()
+                       if isinstance(k, str) and isinstance(v, dict) and type(v.get('version')) is int)
+
+
 class Copies:
     """Copies nested tensors to the CPU, into the memory of the copy before wherever sizes are the same: fresh memory
-    costs several times what copying does."""
+    costs several times what copying does. What is the same memory is copied once."""
 
     def __init__(self) -> None:
         self.kept: list[Tensor] = []
 
     def __call__(self, x: Any) -> Any:
         """`x` with every tensor copied; a copy made before is overwritten."""
-        before, self.kept = iter(self.kept), []
-        return self._copy(x, before)
+        before, self.kept, self._seen = iter(self.kept), [], {}
+        try:
+            return self._copy(x, before)
+        finally:
+            self._seen = {}
 
     def _copy(self, x: Any, before: Iterator[Tensor]) -> Any:
-        if isinstance(x, dict):
-            kept = OrderedDict() if isinstance(x, OrderedDict) else {}
-            kept.update((k, self._copy(v, before)) for k, v in x.items())
-            if hasattr(x, '_metadata'):
-                kept._metadata = x._metadata
-            return kept
-        if isinstance(x, (list, tuple)) and not isinstance(x, torch.Size):
-            return type(x)([self._copy(v, before) for v in x])
+        if isinstance(x, (dict, list, tuple)) and not isinstance(x, torch.Size):
+            return _rebuilt(x, lambda v: self._copy(v, before))
         if not isinstance(x, Tensor):
             return x
-        own = next(before, None)
-        if own is None or own.shape != x.shape or own.dtype != x.dtype or own.stride() != x.stride():
-            own = torch.empty_like(x, device='cpu', requires_grad=False)
-        self.kept.append(own)
-        return own.copy_(x.detach())  # sync: a file is written or read
+        if x.layout is not torch.strided or x.is_quantized:
+            return x.detach().to('cpu', copy=True)
+        view = x.untyped_storage()._cdata, x.storage_offset(), x.shape, x.stride(), x.dtype
+        if view not in self._seen:
+            own = next(before, None)
+            if own is None or own.shape != x.shape or own.dtype != x.dtype or own.stride() != x.stride():
+                own = torch.empty_like(x, device='cpu', requires_grad=False)
+            self.kept.append(own)
+            self._seen[view] = own.copy_(x.detach())  # sync: a file is written or read
+        return self._seen[view]
+
+
+def _rebuilt(x: Any, change: Callable[[Any], Any]) -> Any:
+    """A container like `x` of what `change` makes of its elements."""
+    if isinstance(x, dict):
+        kept = OrderedDict() if isinstance(x, OrderedDict) else {}
+        kept.update((k, change(v)) for k, v in x.items())
+        if hasattr(x, '_metadata'):
+            kept._metadata = x._metadata
+        return kept
+    return type(x)([change(v) for v in x])
 
 
 def copied(x: Any) -> Any:
-    """`x` with every tensor copied to the CPU, as a thread may write it or a training may keep it."""
-    return Copies()(x)
+    """`x` with every tensor in memory of its own on the CPU, as a training may keep it. Tensors that share memory do so
+    afterwards: what a file says about its bytes can never make more of them."""
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def copy(x: Any) -> Any:
+        if isinstance(x, (dict, list, tuple)) and not isinstance(x, torch.Size):
+            return _rebuilt(x, copy)
+        if not isinstance(x, Tensor):
+            return x
+        if x.layout is not torch.strided or x.is_quantized or x.is_conj() or x.is_neg():
+            return x.detach().to('cpu', copy=True)
+        storage = x.untyped_storage()
+        if storage._cdata not in storages:
+            storages[storage._cdata] = storage.clone() if storage.device.type == 'cpu' else storage.cpu()
+        return torch.empty(0, dtype=x.dtype).set_(storages[storage._cdata], x.storage_offset(), x.shape, x.stride())
+    return copy(x)
 
 
 def write_atomic(path: str | Path | BinaryIO, obj: Any) -> None:
@@ -264,11 +387,14 @@ def _alive(pid: int) -> bool:
 
 # ---------------------------------------------------------------- reading
 
-def read_tensors(path: str | Path | BinaryIO) -> Any:
+def read_tensors(path: str | Path | BinaryIO, old: bool = False) -> Any:
     """Read a tensor file after verifying all of it. What is no tensor file is refused; nothing in a file is ever run.
+
+    The file is opened once. What was checked in its memory is what the tensors lie on.
 
     Args:
         path: the file, or an open binary stream.
+        old: take files in the format of torch before 1.6 too, which have no checksums.
 
     Returns:
         What was written. The tensors lie on the CPU; those of a file are mapped from it, so copy what you keep.
@@ -279,7 +405,7 @@ def read_tensors(path: str | Path | BinaryIO) -> Any:
         UnsafeFileError: it is another kind of file (a pickle, say), or claims what no honest file claims.
     """
     if not isinstance(path, (str, Path)):
-        return _read_stream(path)
+        return _read(Path(str(getattr(path, 'name', 'the stream'))), bytearray(path.read()), old)
     path = Path(path)
     if (path / '.metadata').exists():
         raise UnsafeFileError(f'{path} is a sharded checkpoint of torch.distributed.checkpoint, whose .metadata is a '
@@ -287,30 +413,70 @@ def read_tensors(path: str | Path | BinaryIO) -> Any:
                               f'.dcp_to_torch_save({str(path)!r}, FILE) makes one file of it that can be read')
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, f'{path} is a folder: name a file in it')
+    if path.exists() and not path.is_file():
+        raise UnsafeFileError(f'{path} is no regular file')
     with open(path, 'rb') as stream:
-        size = os.fstat(stream.fileno()).st_size
-        if size == 0:
+        if os.fstat(stream.fileno()).st_size == 0:
             raise DamagedFileError(f'{path} is empty: take an older copy, or save it again')
-        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-            n_opcodes, record_sizes = verify(path, stream, view)
-    try:
-        with torch.serialization.safe_globals(stand_ins()):
-            found = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
-    except Exception as error:  # whatever torch refuses in whatever way, it is the file's fault
-        raise UnsafeFileError(f'{path} is refused: {str(error).splitlines()[0] if str(error) else error!r}. {ASK}'
-                              ) from error
-    tidy = Tidy(path, n_opcodes, size)
-    found = tidy(found)
-    if Counter(tidy.storages.values()) - record_sizes:
-        raise UnsafeFileError(f'{path}: a tensor claims another size than its record has. {ASK}')
+        # pages are copied when they are written to: tensors may be changed in place, the file never is
+        return _read(path, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY), old)
+
+
+def _read(path: Path, data: Any, old: bool) -> Any:
+    if not len(data):
+        raise DamagedFileError(f'{path} is empty: take an older copy, or save it again')
+    with memoryview(data) as view:
+        if old and view[:len(_OLD_MAGIC)] == _OLD_MAGIC:
+            found, spans, n_index = _old_index(path, bytes(view))
+            swapped = False
+        else:
+            (start, end), spans, swapped = records_of(path, view)
+            n_index = end - start
+            if n_index > _INDEX_LIMIT:
+                raise UnsafeFileError(f'{path}: its index has {n_index} bytes. {ASK}')
+            found = Instructions(path, bytes(view[start:end])).follow()
+    whole = torch.frombuffer(data, dtype=torch.uint8).untyped_storage()
+    storage = partial(_storage, whole, spans, swapped != (sys.byteorder == 'big'))
+    return Values(path, storage, n_index, len(data)).make(found)
+
+
+def _storage(whole: torch.UntypedStorage, spans: dict[str, tuple[int, int]], swap: bool, key: str, n_bytes: int,
+             dtype: torch.dtype) -> torch.UntypedStorage:
+    """`n_bytes` of the record `key`, in place where they can be used as they lie there."""
+    start, end = spans.get(key, (0, -1))
+    if start + n_bytes > end:
+        raise ValueError(f'the record {key!r:.50} is missing or smaller than the tensors that should be in it')
+    if not n_bytes:
+        return torch.UntypedStorage(0)
+    found = whole[start:start + n_bytes]
+    if swap or found.data_ptr() % dtype.itemsize:
+        found = found.clone()
+    if swap:
+        found.byteswap(dtype)
     return found
 
 
-def _read_stream(stream: BinaryIO) -> Any:
-    import tempfile
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / 'stream.pth'
-        path.write_bytes(stream.read())
-        return copied(read_tensors(path))
+_INDEX_LIMIT = 256 << 20
+_OLD_MAGIC = b'\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.'
+
+
+def _old_index(path: Path, data: bytes) -> tuple[Any, dict[str, tuple[int, int]], int]:
+    """The contents of a file of torch before 1.6, where their records lie, and how long the index is: pickles of a
+    magic number, the version, the machine, the contents and the records' names, then each record behind its length."""
+    index = Instructions(path, data)
+    _, version, machine, found, names = (index.follow() for _ in range(5))
+    if version != 1001 or not isinstance(machine, dict) or machine.get('little_endian') is not True:
+        raise UnsafeFileError(f'{path} is of a version or a machine that is not known. {ASK}')
+    at, spans = index.at, {}
+    n_index = at
+    for name in names if isinstance(names, list) else ():
+        stored = index.storages.get(name) if isinstance(name, str) else None
+        if stored is None or name in spans:
+            raise UnsafeFileError(f'{path} holds a record that nothing in it uses. {ASK}')
+        start, end = at + 8, at + 8 + stored.n * stored.kind.itemsize
+        if end > len(data) or int.from_bytes(data[at:start], 'little') != stored.n:
+            raise DamagedFileError(f'{path} is damaged or cut short: take an older copy, or save it again')
+        spans[name], at = (start, end), end
+    return found, spans, n_index
 
 

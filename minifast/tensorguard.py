@@ -1,24 +1,24 @@
-"""Guards in front of tensor files: structure, checksums and index are checked before anything interprets the file."""
+"""The container of a tensor file: its structure and checksums are checked before anything in it is interpreted.
+
+There is one reader: what is checked here is where `tensorindex` and `tensorfile` find their bytes, nobody opens or
+parses the file a second time.
+"""
 from __future__ import annotations
 
-import pickletools
 import re
 import struct
-import zipfile
-from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import torch
-from torch import Tensor
+from typing import Any, NamedTuple
 
 from minifast.hardware import crc32
 from minifast.terminal import visible
 
-__all__ = ['ASK', 'SEAL', 'DamagedFileError', 'Tidy', 'UnsafeFileError', 'stand_ins', 'verify']
+__all__ = ['ASK', 'SEAL', 'DamagedFileError', 'Records', 'UnsafeFileError', 'records_of', 'way_out']
 
 SEAL = b'minifast crc32 %08x'
 """The zip's comment in files of ours: a checksum over all bytes before it."""
+
 
 class _FileError(ValueError):
     """Its message, which may quote names from the file, is `visible`."""
@@ -35,104 +35,161 @@ class DamagedFileError(_FileError):
     """The file is not what was once written: it is not read."""
 
 
-_INDEX_LIMIT = 256 << 20
-_DEPTH_LIMIT = 100
-_OWN = {'collections OrderedDict', 'torch._utils _rebuild_tensor_v2', 'torch._utils _rebuild_tensor',
-        'torch._utils _rebuild_parameter', 'torch.storage UntypedStorage', 'torch Size', 'torch device'}
-_FASTAI = {'fastcore.foundation L', 'numpy.core.multiarray scalar', 'numpy._core.multiarray scalar', 'numpy dtype',
-           '_codecs encode'}
-_STORAGE = re.compile(r'torch ((Double|Float|Half|BFloat16|Long|Int|Short|Char|Byte|Bool|ComplexFloat|ComplexDouble)'
-                      r'Storage|(float|int|uint|bfloat|complex|bool)\d*)')
 ASK = 'Ask its author for a file that holds tensors only'
+_AGAIN = 'take an older copy, or save it again'
+_END, _END64, _LOCATOR64 = struct.Struct('<4s4H2LH'), struct.Struct('<4sQ2H2L4Q'), struct.Struct('<4sLQL')
+_ENTRY, _HEAD = struct.Struct('<4s6H3L5H2L'), struct.Struct('<4s5H3L2H')
+_FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
 
 
-def verify(path: Path, stream: BinaryIO, data: memoryview) -> tuple[int, Counter]:
-    """Check structure, checksums and index; returns the number of opcodes in the index, and how many records there are
-    of each size."""
+class Records(NamedTuple):
+    """Where the records of a tensor file lie.
+
+    Attributes:
+        index: first byte of the index and the one behind it.
+        data: name of a tensor record -> first byte and the one behind it.
+        swapped: the numbers are big-endian.
+    """
+
+    index: tuple[int, int]
+    data: dict[str, tuple[int, int]]
+    swapped: bool
+
+
+class _Entry(NamedTuple):
+    name: bytes
+    size: int
+    crc: int
+    at: int
+
+    def __str__(self) -> str:
+        return repr(self.name.decode('utf-8', 'backslashreplace'))
+
+
+def records_of(path: Path, data: memoryview) -> Records:
+    """The records of a zip as `torch.save` writes it, after checking its structure and every checksum.
+
+    Raises:
+        DamagedFileError: bytes are missing or changed.
+        UnsafeFileError: it is another kind of file.
+    """
     if data[:4] != b'PK\x03\x04':
-        raise UnsafeFileError(f'{path} is no tensor file but {_kind(data)}. {_way_out(data)}')
+        raise UnsafeFileError(f'{path} is no tensor file but {_kind(data)}. {way_out(data)}')
     try:
-        with zipfile.ZipFile(stream) as archive:
-            records, comment = archive.infolist(), archive.comment
-    except (zipfile.BadZipFile, ValueError, IndexError, NotImplementedError, struct.error, OverflowError,
-            EOFError) as error:
-        raise DamagedFileError(f'{path} is damaged or cut short ({error}): take an older copy, or save it again'
-                               ) from error
-    spans = _check_records(path, data, records, comment)
-    index = next(r for r in records if r.filename.endswith('/data.pkl') and r.filename.count('/') == 1)
-    start, end = spans[index.filename]
-    return _check_index(path, bytes(data[start:end])), Counter(r.file_size for r in records)
+        n_entries, start, end, sealed = _directory(path, data)
+        entries = list(_entries(path, data, n_entries, start, end))
+    except (struct.error, IndexError) as error:
+        raise DamagedFileError(f'{path} is damaged or cut short ({error}): {_AGAIN}') from error
+    top = _check_names(path, [entry.name for entry in entries])
+    spans = _spans(path, data, entries, start, sealed)
+    order = spans.get(top + b'/byteorder')
+    prefix = top + b'/data/'
+    return Records(spans[top + b'/data.pkl'],
+                   {name[len(prefix):].decode('utf-8', 'backslashreplace'): span for name, span in spans.items()
+                    if name.startswith(prefix)},
+                   order is not None and data[order[0]:order[1]] == b'big')
 
 
-def _check_records(path: Path, data: memoryview, records: list[zipfile.ZipInfo],
-                   comment: bytes) -> dict[str, tuple[int, int]]:
-    """Where each record's bytes lie, after checking that all is as `torch.save` writes it and every checksum."""
-    names = [r.filename for r in records]
-    top = {name.split('/')[0] for name in names}
-    if len(top) != 1 or f'{next(iter(top))}/data.pkl' not in names or len(set(names)) != len(names):
+def _directory(path: Path, data: memoryview) -> tuple[int, int, int, bool]:
+    """How many entries the directory of the zip has, where it starts and ends, and whether the file is sealed."""
+    for n_comment in (0, len(SEAL % 0)):
+        at = len(data) - _END.size - n_comment
+        if at >= 0 and data[at:at + 4] == b'PK\x05\x06':
+            _, disk, first, here, n_entries, size, start, comment = _END.unpack_from(data, at)
+            if comment == n_comment:
+                break
+    else:
+        raise DamagedFileError(f'{path} is cut short, or has bytes behind its end: {_AGAIN}')
+    if n_comment and bytes(data[-n_comment:]) != SEAL % crc32(b'\0\0', crc32(data[:at + _END.size - 2])):
+        raise DamagedFileError(f'{path} is damaged: its checksum does not fit. {_AGAIN.capitalize()}')
+    end, found = at, (n_entries, size, start)
+    if data[max(at - _LOCATOR64.size, 0):at][:4] == b'PK\x06\x07':
+        end = _LOCATOR64.unpack_from(data, at - _LOCATOR64.size)[2]
+        magic, n_bytes, _, _, disk64, first64, here64, *found = _END64.unpack_from(data, end)
+        small = ((n_entries, _FULL16), (size, _FULL32), (start, _FULL32))
+        if (magic != b'PK\x06\x06' or end + _END64.size != at - _LOCATOR64.size or n_bytes != _END64.size - 12
+                or disk64 or first64 or here64 != found[0]
+                or any(own not in (full, real) for (own, full), real in zip(small, found))):
+            raise DamagedFileError(f'{path}: its two ends contradict each other: {_AGAIN}')
+    elif here != n_entries:
+        raise DamagedFileError(f'{path}: its end contradicts itself: {_AGAIN}')
+    n_entries, size, start = found
+    if disk or first or start + size != end or n_entries * _ENTRY.size > size:
+        raise DamagedFileError(f'{path}: its directory is not where it should be: {_AGAIN}')
+    return n_entries, start, end, bool(n_comment)
+
+
+def _entries(path: Path, data: memoryview, n_entries: int, at: int, end: int) -> Iterator[_Entry]:
+    """The entries of the zip's directory, none of which is compressed, encrypted or elsewhere."""
+    for _ in range(n_entries):
+        (magic, _, _, flags, method, _, _, crc, packed, size, n_name, n_extra, n_comment, disk, _, _,
+         place) = _ENTRY.unpack_from(data, at)
+        middle = at + _ENTRY.size + n_name
+        name, extra = bytes(data[at + _ENTRY.size:middle]), bytes(data[middle:middle + n_extra])
+        at = middle + n_extra + n_comment
+        if magic != b'PK\x01\x02' or at > end or disk:
+            raise DamagedFileError(f'{path}: its directory is malformed: {_AGAIN}')
+        size, packed, place = _large(extra, size, packed, place)
+        entry = _Entry(name, size, crc, place)
+        if method or flags & 0x41 or packed != size:
+            raise UnsafeFileError(f'{path}: the record {entry} is compressed or encrypted, tensor files are not (it '
+                                  f'may unpack to any size). {ASK}')
+        yield entry
+    if at != end:
+        raise DamagedFileError(f'{path}: its directory is longer than it says: {_AGAIN}')
+
+
+def _large(extra: bytes, *values: int) -> list[int]:
+    """Numbers of an entry; those of 4 GB and more stand in its extra field."""
+    found, at = list(values), 0
+    while _FULL32 in found and at + 4 <= len(extra):
+        kind, n = struct.unpack_from('<2H', extra, at)
+        if kind == 1:
+            wide = iter(struct.unpack_from(f'<{n // 8}Q', extra, at + 4))
+            return [next(wide, v) if v == _FULL32 else v for v in found]
+        at += 4 + n
+    return found
+
+
+def _check_names(path: Path, names: list[bytes]) -> bytes:
+    """The folder that all records lie in; names that another reader may take for another record are refused."""
+    tops = {name.partition(b'/')[0] for name in names}
+    top = next(iter(tops), b'')
+    if len(tops) != 1 or top + b'/data.pkl' not in names:
         raise UnsafeFileError(f'{path} is a zip, but not one written by torch.save. {ASK}')
+    if len({name.lower() for name in names}) != len(names):
+        raise UnsafeFileError(f'{path} holds two records of one name (up to large and small letters): readers '
+                              f'disagree about which counts. {ASK}')
     for name in names:
-        if '\\' in name or ':' in name or name.startswith('/') or '..' in name.split('/'):
-            raise UnsafeFileError(f'{path} holds a record called {name!r}, which points out of the file. {ASK}')
-        if name.partition('/')[2].split('/')[0] in ('code', 'constants.pkl'):
+        parts = name.split(b'/')
+        if b'\\' in name or b'\0' in name or not {b'', b'.', b'..'}.isdisjoint(parts) or re.match(rb'[A-Za-z]:', top):
+            raise UnsafeFileError(f'{path} holds a record called {name.decode("utf-8", "backslashreplace")!r}, which '
+                                  f'points out of the file. {ASK}')
+        if parts[1].lower() in (b'code', b'constants.pkl'):
             raise UnsafeFileError(f'{path} is a TorchScript archive, which is a program. {ASK}')
-    tail = len(data) - 22 - len(comment)
-    if tail < 0 or data[tail:tail + 4] != b'PK\x05\x06':
-        raise DamagedFileError(f'{path} has bytes behind its end: take an older copy, or save it again')
-    sealed = _check_seal(path, data, comment)
+    return top
+
+
+def _spans(path: Path, data: memoryview, entries: list[_Entry], end: int,
+           sealed: bool) -> dict[bytes, tuple[int, int]]:
+    """Where each record's bytes lie: in order, apart from each other, under the name and size the directory tells."""
     spans, before = {}, 0
-    for r in sorted(records, key=lambda r: r.header_offset):
-        if r.compress_type != zipfile.ZIP_STORED or r.compress_size != r.file_size or r.flag_bits & 1:
-            raise UnsafeFileError(f'{path}: the record {r.filename!r} is compressed or encrypted, tensor files are '
-                                  f'not (it may unpack to any size). {ASK}')
-        head = bytes(data[r.header_offset:r.header_offset + 30])
-        if r.header_offset < before or len(head) < 30 or head[:4] != b'PK\x03\x04':
-            raise DamagedFileError(f'{path}: the record {r.filename!r} is not where it should be')
-        name_length, extra_length = struct.unpack('<HH', head[26:30])
-        start = r.header_offset + 30 + name_length + extra_length
-        end = before = start + r.file_size
-        if bytes(data[r.header_offset + 30:][:name_length]).decode('cp437') != _as_cp437(r) or end > tail:
-            raise DamagedFileError(f'{path}: the record {r.filename!r} does not fit into the file')
-        if not sealed and crc32(data[start:end]) != r.CRC:
-            raise DamagedFileError(f'{path} is damaged: the checksum of its record {r.filename!r} does not fit. Take '
-                                   'an older copy, or save it again')
-        spans[r.filename] = (start, end)
+    for entry in sorted(entries, key=lambda entry: entry.at):
+        head = data[entry.at:entry.at + _HEAD.size]
+        if entry.at < before or (not spans and entry.at) or len(head) < _HEAD.size or head[:4] != b'PK\x03\x04':
+            raise DamagedFileError(f'{path}: the record {entry} is not where it should be: {_AGAIN}')
+        _, _, _, method, _, _, _, packed, size, n_name, n_extra = _HEAD.unpack(head)
+        name = entry.at + _HEAD.size
+        start = name + n_name + n_extra
+        stop = before = start + entry.size
+        known = {0, entry.size, _FULL32}  # nothing or all ones where the size is told behind the bytes
+        if data[name:name + n_name] != entry.name or method or not {packed, size} <= known or stop > end:
+            raise DamagedFileError(f'{path}: the record {entry} does not fit into the file: {_AGAIN}')
+        if not sealed and crc32(data[start:stop]) != entry.crc:
+            raise DamagedFileError(f'{path} is damaged: the checksum of its record {entry} does not fit. '
+                                   f'{_AGAIN.capitalize()}')
+        spans[entry.name] = start, stop
     return spans
-
-
-def _as_cp437(record: zipfile.ZipInfo) -> str:
-    """A record's name as its bytes read in the alphabet that knows all bytes."""
-    return record.orig_filename.encode('utf-8' if record.flag_bits & 0x800 else 'cp437', 'replace').decode('cp437')
-
-
-def _check_seal(path: Path, data: memoryview, comment: bytes) -> bool:
-    """Whether the file carries a seal, which then fits: a checksum over all bytes before it."""
-    if not comment:
-        return False
-    body = crc32(b'\0\0', crc32(data[:len(data) - len(comment) - 2]))
-    if comment != SEAL % body:
-        raise DamagedFileError(f'{path} is damaged: its checksum does not fit. Take an older copy, or save it again')
-    return True
-
-
-def _check_index(path: Path, index: bytes) -> int:
-    """Refuse every name in the index that is not needed for tensors, before anything interprets it."""
-    if len(index) > _INDEX_LIMIT:
-        raise UnsafeFileError(f'{path}: its index has {len(index)} bytes. {ASK}')
-    n_opcodes = 0
-    try:
-        for opcode, arg, _ in pickletools.genops(index):
-            n_opcodes += 1
-            if opcode.name in ('STACK_GLOBAL', 'INST', 'OBJ', 'EXT1', 'EXT2', 'EXT4', 'NEWOBJ_EX', 'PERSID'):
-                raise UnsafeFileError(f'{path} holds objects, not only tensors. {_way_out(index)}')
-            if opcode.name == 'GLOBAL' and arg not in _OWN and arg not in _FASTAI and not _STORAGE.fullmatch(arg):
-                raise UnsafeFileError(f'{path} names {arg.replace(" ", ".")}, which is no tensor: reading it as Python '
-                                      f'does could run any code. {_way_out(index)}')
-    except UnsafeFileError:
-        raise
-    except Exception as error:  # pickletools raises whatever the malformed bytes provoke
-        raise UnsafeFileError(f'{path}: its index is malformed ({error}). {ASK}') from error
-    return n_opcodes
 
 
 def _kind(data: memoryview) -> str:
@@ -146,95 +203,10 @@ def _kind(data: memoryview) -> str:
     return f'a file that starts with {head[:8]!r}'
 
 
-def _way_out(data: Any) -> str:
+def way_out(data: Any) -> str:
+    """What the reader of a refusal may do; exports of fastai are recognised."""
     if b'fastai' in bytes(data[:1 << 20]):
         return ('It looks like an export of fastai. To convert it: under fastai, in the session that made it, '
                 "learn.save('model', with_opt=False); then under minifast build the same learner, "
                 "learn.load('model', with_opt=False) and learn.export()")
     return ASK
-
-
-class Tidy:
-    """Walks what was read: stand-ins of foreign containers become plain ones, absurd claims are refused.
-
-    Attributes:
-        storages: address -> bytes of every storage that was seen.
-    """
-
-    def __init__(self, path: Path, n_opcodes: int, size: int) -> None:
-        # a list may be referred to many times over: what unfolds to far more than was written is an attack
-        self.path, self.nodes, self.bytes = path, 20 * n_opcodes + 1000, 16 * size
-        self.storages: dict[int, int] = {}
-
-    def __call__(self, x: Any, depth: int = 0) -> Any:
-        """`x` with plain containers.
-
-        Raises:
-            UnsafeFileError: it is nested or large beyond reason, or holds something that is no data.
-        """
-        self.nodes -= 1
-        if depth > _DEPTH_LIMIT or self.nodes < 0:
-            raise UnsafeFileError(f'{self.path}: its contents are nested beyond reason. {ASK}')
-        if isinstance(x, Tensor):
-            return self._tensor(x)
-        if isinstance(x, dict):
-            if hasattr(x, '_metadata'):
-                x._metadata = self._versions(x._metadata)
-            for k, v in x.items():
-                if not isinstance(k, (str, int, float, bool, tuple, type(None))):
-                    raise UnsafeFileError(f'{self.path}: a dict has {type(k).__name__} as a key. {ASK}')
-                x[k] = self(v, depth + 1)
-            return x
-        if isinstance(x, list):
-            x[:] = [self(v, depth + 1) for v in x]
-            return x
-        if isinstance(x, tuple) and not isinstance(x, torch.Size):
-            return tuple([self(v, depth + 1) for v in x])
-        if isinstance(x, _SavedL):
-            return self(list(vars(x).get('items', [])), depth + 1)
-        if x is None or type(x) in (str, int, float, bool, bytes, torch.Size, torch.device, torch.dtype):
-            return x
-        raise UnsafeFileError(f'{self.path} holds a {type(x).__name__}, which has no place in a tensor file. {ASK}')
-
-    @staticmethod
-    def _versions(metadata: Any) -> OrderedDict:
-        # a module's version may change how its weights are read; anything else in there may change what is done
-        entries = metadata.items() if isinstance(metadata, dict) else ()
-        return OrderedDict((k, {'version': v['version']}) for k, v in entries
-                           if isinstance(v, dict) and type(v.get('version')) is int)
-
-    def _tensor(self, x: Tensor) -> Tensor:
-        claimed, storage = x.numel() * x.element_size(), x.untyped_storage()
-        self.bytes -= claimed
-        if storage.nbytes():
-            self.storages[storage.data_ptr()] = storage.nbytes()
-        if x.layout != torch.strided or claimed > storage.nbytes() or self.bytes < 0:
-            raise UnsafeFileError(f'{self.path}: a tensor of shape {list(x.shape)} is larger than the bytes there '
-                                  f'are for it. {ASK}')
-        return x
-
-
-class _SavedL:
-    """Stands for fastcore's `L` while a file saved by fastai is read."""
-
-
-class _SavedDtype:
-    """Stands for a numpy dtype while a file saved by fastai is read."""
-
-    def __init__(self, code: str, *args: Any) -> None:
-        self.code = code
-
-    def __setstate__(self, state: Any) -> None:
-        """The byte order and alignment, which say nothing here: numbers are little-endian."""
-
-
-def _saved_number(dtype: _SavedDtype, raw: bytes = b'') -> float | int | bool:
-    codes = {'f8': '<d', 'f4': '<f', 'i8': '<q', 'i4': '<i', 'b1': '<?'}
-    return struct.unpack(codes[dtype.code], raw)[0]
-
-
-def stand_ins() -> list[tuple[Any, str]]:
-    """What torch may use for the foreign names in files that fastai saved: classes that do nothing."""
-    return [(_SavedL, 'fastcore.foundation.L'), (_SavedDtype, 'numpy.dtype'),
-            (_saved_number, 'numpy.core.multiarray.scalar'), (_saved_number, 'numpy._core.multiarray.scalar'),
-            (OrderedDict, 'collections.OrderedDict')]

@@ -270,9 +270,14 @@ def one_param(m: nn.Module) -> nn.Parameter:
 
 
 def get_model(model: nn.Module) -> nn.Module:
-    """The model inside a DataParallel or DistributedDataParallel wrapper."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    return model.module if isinstance(model, wrappers) else model
+    """The model inside what `DataParallel`, `DistributedDataParallel` and `torch.compile` wrap around it."""
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif '_orig_mod' in getattr(model, '_modules', ()):  # torch._dynamo costs a second to import
+            model = model._orig_mod
+        else:
+            return model
 
 
 def split_model(model: nn.Sequential, splits: list[nn.Module]) -> list[nn.Sequential]:

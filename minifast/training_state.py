@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset
 
-from minifast.checkpoint import check_model_state, check_opt_state, load_opt_state
+from minifast.checkpoint import check_model_state, check_opt_state, load_opt_state, load_weights, make_room
 from minifast.environment import environment
 from minifast.lookup import lookup
 from minifast.seeds import get_random_states, set_random_states
@@ -162,6 +162,20 @@ def _metric_state(metric: Any) -> dict[str, Any]:
     return kept
 
 
+def _stateful(learn: Any, loss: Any) -> Any:
+    """What of a loss function has a state: itself, the module in a `BaseLoss` or a partial, or whose method it is."""
+    for found in (loss, getattr(loss, 'func', None), getattr(loss, '__self__', None)):
+        # a callback that stands in for the loss is saved as a callback, the model as the model
+        if _keeps_state(found) and all(found is not other for other in (learn.model, learn.own_model, *learn.cbs)):
+            return found
+    return None
+
+
+def _loss_state(learn: Any, loss: Any) -> dict[str, Any]:
+    stateful = _stateful(learn, loss)
+    return {} if stateful is None else storable(stateful.state_dict(), "the loss function's state")
+
+
 def _measures_training(learn: Any) -> bool:
     # otherwise metrics start anew with every validation, and what they hold is of no further use
     return getattr(vars(learn).get('recorder'), 'train_metrics', False)
@@ -180,16 +194,16 @@ def training_state(learn: Any, position: dict[str, Any], epoch_generators: dict 
     Raises:
         TypeError: the `state_dict` of a callback holds what a file cannot.
     """
-    model = get_model(learn.model)
+    model = get_model(learn.own_model)
     params = list(model.parameters())
-    loss_state = learn.loss_func.state_dict() if isinstance(learn.loss_func, nn.Module) else {}
     return {
         'format': FORMAT, 'version': VERSION, 'environment': environment(learn), 'position': dict(position),
         'fit_seed': learn.fit_seed, 'train_iter': learn.train_iter,
         'model': storable(model.state_dict(), "the model's state"),
         'buffers': storable(_buffers_apart(model), "the model's buffers"),
-        'loss_func': storable(loss_state, "the loss function's state"),
-        'grads': {i: p.grad.detach() for i, p in enumerate(params) if p.grad is not None},
+        'loss_func': _loss_state(learn, learn.own_loss),
+        'acting_loss': _loss_state(learn, learn.loss_func) if learn.loss_func is not learn.own_loss else {},
+        'grads': {i: storable(p.grad, 'a gradient') for i, p in enumerate(params) if p.grad is not None},
         'trained': [p.requires_grad for p in params],
         'opt': storable(learn.opt.state_dict(), "the optimizer's state"),
         'frozen_idx': getattr(learn.opt, 'frozen_idx', 0),
@@ -215,7 +229,7 @@ def load_training_state(learn: Any, state: dict[str, Any], file: Any = 'the chec
     if not isinstance(state, dict) or state.get('format') != FORMAT or state.get('version') != VERSION:
         raise ValueError(f'{file} is no checkpoint of a training in the format {FORMAT} {VERSION}: '
                          'for weights alone there is learn.load')
-    model = get_model(learn.model)
+    model = get_model(learn.own_model)
     check_model_state(model, state['model'], file)
     check_opt_state(learn.opt, state['opt'], file)
     # copied: what is loaded lives on in optimizer and callbacks, and must not keep the file mapped
@@ -227,18 +241,20 @@ def load_training_state(learn: Any, state: dict[str, Any], file: Any = 'the chec
 
 
 def _load_parts(learn: Any, model: nn.Module, state: dict[str, Any], file: Any) -> None:
-    model.load_state_dict(state['model'])
+    load_weights(model, state['model'], file)
+    make_room(model, state['buffers'])
     buffers = dict(model.named_buffers())
     for name, value in state['buffers'].items():
         buffers[name].copy_(value)
-    if isinstance(learn.loss_func, nn.Module):
-        learn.loss_func.load_state_dict(state['loss_func'])
+    _load_loss(learn, learn.own_loss, state['loss_func'], file)
+    if learn.loss_func is not learn.own_loss:
+        _load_loss(learn, learn.loss_func, state.get('acting_loss'), file)
     load_opt_state(learn.opt, state['opt'], file)
     learn.opt.frozen_idx = state['frozen_idx']
     for i, (p, trained) in enumerate(zip(model.parameters(), state['trained'], strict=True)):
         p.requires_grad_(trained)
         grad = state['grads'].get(i)
-        p.grad = None if grad is None else torch.empty_like(p).copy_(grad)
+        p.grad = None if grad is None else _gradient(p, grad)
     ours = _callbacks(learn)
     for name in sorted(set(ours) ^ set(state['callbacks'])):
         here = 'is attached here and was not then' if name in ours else 'was attached then and is not here'
@@ -252,6 +268,25 @@ def _load_parts(learn: Any, model: nn.Module, state: dict[str, Any], file: Any) 
     learn.fit_seed, learn.train_iter = state['fit_seed'], state['train_iter']
     learn.pct_train = _pct_train(state['position'])
     set_generators(state['generators'], learn.dls)
+
+
+def _gradient(p: Tensor, grad: Tensor) -> Tensor:
+    # an embedding may have a sparse gradient, which its optimizer wants sparse
+    return torch.empty_like(p).copy_(grad) if grad.layout is torch.strided else grad.to(p.device)
+
+
+def _load_loss(learn: Any, loss: Any, state: dict[str, Any] | None, file: Any) -> None:
+    stateful = _stateful(learn, loss)
+    if stateful is None:
+        return
+    if not state and stateful.state_dict():
+        # earlier releases wrote none while MixUp or its kin stood in for the loss
+        warnings.warn(f'{file} holds no state of the loss function: it stays as it was made here', stacklevel=5)
+    elif isinstance(stateful, nn.Module):
+        make_room(stateful, state or {})
+        stateful.load_state_dict(state or {})
+    else:
+        stateful.load_state_dict(state)
 
 
 def _pct_train(position: dict[str, Any]) -> float:

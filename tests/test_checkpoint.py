@@ -1,12 +1,15 @@
 """Laws of tensor files and of `save_model`/`load_model`: whole or not at all, checked before used, never code."""
 import ast
 import errno
+import functools
 import io
 import os
 import random
+import re
 import subprocess
 import sys
 import textwrap
+import warnings
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -19,8 +22,10 @@ from torch import nn
 
 from minifast.checkpoint import load_model, save_model
 from minifast.optimizer import SGD, Adam, Lookahead, OptimWrapper
-from minifast.tensorfile import (DamagedFileError, UnsafeFileError, copied, read_tensors, storable, sweep_temporaries,
-                                 write_atomic)
+from minifast.markers import TensorImage
+from minifast.tensorfile import (Copies, DamagedFileError, UnsafeFileError, copied, read_tensors, storable,
+                                 sweep_temporaries, write_atomic)
+from minifast.torch_core import get_model, trainable_params
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -148,6 +153,222 @@ def test_what_is_no_file_gets_a_clear_error(tmp_path, make):
     make(tmp_path / 'a.pth')
     with pytest.raises((FileNotFoundError, DamagedFileError, IsADirectoryError), match='a.pth'):
         read_tensors(tmp_path / 'a.pth')
+
+
+# ---------------------------------------------------------------- what is written can be read
+
+def exactly(a, b):
+    """Whether two tensors are the same kind of tensor with the same bits, whatever torch can compare."""
+    if (a.dtype, a.layout, a.shape, a.is_quantized) != (b.dtype, b.layout, b.shape, b.is_quantized):
+        return False
+    if a.layout is torch.sparse_coo:
+        return torch.equal(a._indices(), b._indices()) and exactly(a._values(), b._values())
+    if a.layout is not torch.strided:
+        return torch.equal(a.to_dense(), b.to_dense()) and a.values().shape == b.values().shape
+    if a.is_quantized:
+        return a.qscheme() == b.qscheme() and torch.equal(a, b)
+    bits = [x.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8) for x in (a, b)]
+    return torch.equal(*bits)
+
+
+DTYPES = list({str(x): x for x in vars(torch).values() if isinstance(x, torch.dtype) and not re.search(
+    r'\.(u?int[1-7]|qu?int\w+)$', str(x))}.values())
+EYE, BYTES = torch.eye(4), torch.arange(12, dtype=torch.uint8)
+with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # that sparse tensors are new and quantized ones old
+    QUANTIZED = {'quantized': torch.quantize_per_tensor(EYE, .1, 3, torch.quint8),
+                 'quantized by channel': torch.quantize_per_channel(EYE, torch.rand(4), torch.zeros(4).long(), 0,
+                                                                    torch.qint8),
+                 'quantized to 32 bits': torch.quantize_per_tensor(EYE, .1, 3, torch.qint32)}
+    SPARSE = {'coo': EYE.to_sparse(), 'csr': EYE.to_sparse_csr(), 'csc': EYE.to_sparse_csc(),
+              'bsr': EYE.to_sparse_bsr((2, 2)), 'bsc': EYE.to_sparse_bsc((2, 2)),
+              'uncoalesced': torch.sparse_coo_tensor([[0, 0], [1, 1]], [1., 2.], (4, 4), check_invariants=True)}
+WRITABLE = {
+    **{str(dtype): torch.arange(16, dtype=torch.uint8).remainder(2).view(dtype) for dtype in DTYPES}, **SPARSE,
+    **QUANTIZED,
+    'no numbers': torch.empty(0, 3), 'one number': torch.tensor(3.), 'strides': EYE[:, ::2], 'turned': EYE[:2].t(),
+    'a part': torch.arange(100.)[40:50], 'expanded': torch.ones(1).expand(1000),
+    'a number expanded': torch.ones(()).expand(3, 3),
+    'channels last': torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
+    'a rest of bytes': BYTES[:8].view(torch.float32),
+    'conjugate': torch.randn(3, dtype=torch.complex64).conj(),
+    'negative': torch.randn(3, dtype=torch.complex64).conj().imag,
+    'parameter': nn.Parameter(torch.ones(3)), 'subclass': torch.ones(3).as_subclass(type('Mine', (torch.Tensor,), {})),
+    'marker': TensorImage(torch.ones(3, 2, 2)), 'fortran': torch.from_numpy(np.asfortranarray(np.eye(3)))}
+UNWRITABLE = {
+    'small numbers': lambda: torch.zeros(2, dtype=torch.uint8).view(torch.uint4),
+    'meta': lambda: torch.empty(3, device='meta'), 'lazy': nn.UninitializedParameter,
+    'lazy buffer': nn.UninitializedBuffer,
+    'nested': lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), 'opaque': lambda: EYE.to_mkldnn(),
+    'jagged': lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
+    'half bytes': lambda: torch.quantize_per_channel(EYE, torch.ones(4), torch.zeros(4), 0, torch.quint4x2),
+    'float scales': lambda: torch.quantize_per_channel(EYE, torch.ones(4), torch.zeros(4), 0, torch.quint8),
+    'a function': lambda: print, 'a set': lambda: {1}, 'complex': lambda: 1j, 'a long number': lambda: 1 << 3000,
+    'an odd key': lambda: {(1, (2,)): 1}, 'a path as a key': lambda: {Path('x'): 1},
+    'a dtype as a key': lambda: {torch.int8: 1},
+    'long doubles': lambda: np.ones(2, dtype=np.longdouble), 'texts of numpy': lambda: np.array(['a']),
+    'a deep list': lambda: functools.reduce(lambda x, _: [x], range(200), 1), 'many odd keys': lambda: dict.fromkeys(
+        ((i, 0) for i in range(2000))), 'dates': lambda: np.datetime64('2020-01-01'),
+    'itself': lambda: (lambda x: x.append(x) or x)([])}
+
+
+class Holds(nn.Module):
+    """Holds a tensor beside its weights, as a buffer."""
+
+    def __init__(self, x):
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.register_buffer('held', x)
+
+
+@pytest.mark.tally
+@pytest.mark.filterwarnings('ignore:.*experimental')
+@pytest.mark.parametrize('name', WRITABLE)
+def test_every_tensor_that_is_written_is_read_equal(tmp_path, name):
+    """Every kind of number, layout, view and class: equal from the file, the stream, a copy, and in a model."""
+    x = WRITABLE[name]
+    write_atomic(tmp_path / 'a.pth', storable({'x': x, 'again': x}))
+    found = read_tensors(tmp_path / 'a.pth')
+    assert exactly(found['x'], x) and exactly(found['again'], x)
+    assert exactly(copied(found)['x'], x) and exactly(Copies()(storable({'x': x}))['x'], x)
+    model, twin = Holds(x.detach()), Holds(torch.empty_like(x.detach()))
+    opt, other = (Adam(list(m.parameters()), lr=.1) for m in (model, twin))
+    save_model(tmp_path / 'b.pth', model, opt)
+    load_model(tmp_path / 'b.pth', twin, other)
+    assert exactly(twin.held, x.detach()) and torch.equal(twin.layer.weight, model.layer.weight)
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('name', UNWRITABLE)
+def test_what_no_file_can_hold_is_refused_before_a_byte_is_written(tmp_path, name):
+    """It is named with its place and a way out, and the old file stays."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of torch about tensors that are new or old
+        made = UNWRITABLE[name]()
+    with pytest.raises(TypeError, match=r"the state\['x'\]\[1\]") as caught:
+        storable({'x': [1, made]}, 'the state')
+    assert ': ' in str(caught.value) or name in ('a deep list', 'itself')
+
+
+def test_plain_values_of_every_kind_come_back(tmp_path):
+    """Numbers, texts, bytes, keys: what `storable` takes, the file gives back."""
+    x = {'': '', 'lone': '\ud800', 'bytes': [b'', b'\0\xff', b'a' * 1000], 'long': 2 ** 1999, 'low': -2 ** 1999,
+         'nan': [float('inf'), -0.0], 1: {2 ** 40: 1, -5: 2, .5: 3, True: 4, None: 5, ('a', 1, None): 6, (): 7},
+         'dtype': torch.float8_e5m2, 'device': [torch.device('cpu'), torch.device('cuda', 1)], 'size': torch.Size([]),
+         'deep': functools.reduce(lambda x, _: [x], range(70), 1), 'tuples': ((), ((),), (((1,),),)),
+         'number': np.uint64(2 ** 64 - 1), 'many': np.array([2 ** 64 - 1], dtype=np.uint64),
+         'turned': np.ones(2, '>f4')}
+    write_atomic(tmp_path / 'a.pth', storable(x))
+    found = read_tensors(tmp_path / 'a.pth')
+    assert found.pop('number') == 2 ** 64 - 1 and found.pop('many').tolist() == [2 ** 64 - 1]
+    assert torch.equal(found.pop('turned'), torch.ones(2))
+    assert same(found, {k: v for k, v in x.items() if k not in ('number', 'many', 'turned')})
+
+
+def test_what_is_shared_is_written_once_and_shared_again(tmp_path):
+    """Tied weights, a block under many names, other kinds of numbers on the same bytes: equal, and no longer."""
+    block = nn.Linear(300, 300)
+    model = nn.ModuleList([block] * 24)
+    save_model(tmp_path / 'a.pth', model, None)
+    state = read_tensors(tmp_path / 'a.pth')
+    assert (tmp_path / 'a.pth').stat().st_size < 500_000 and len(state) == 48
+    assert len({id(x) for x in state.values()}) == 2
+    write_atomic(tmp_path / 'b.pth', Copies()(storable(model.state_dict())))
+    assert (tmp_path / 'b.pth').stat().st_size < 500_000
+    one = copied(state)
+    one['0.weight'].zero_()
+    assert not one['23.weight'].any() and state['0.weight'].any()
+    twin = nn.ModuleList([nn.Linear(300, 300)] * 24)
+    load_model(tmp_path / 'a.pth', twin, None, with_opt=False)
+    assert torch.equal(twin[7].weight, block.weight)
+    z = torch.randn(3, dtype=torch.complex64)
+    parts = torch.view_as_real(z)
+    write_atomic(tmp_path / 'c.pth', {'z': z, 'parts': parts, 'bytes': parts.view(torch.uint8)})
+    found = read_tensors(tmp_path / 'c.pth')
+    assert torch.equal(found['z'], z) and torch.equal(found['parts'], torch.view_as_real(z))
+
+
+def weight_norm():
+    return nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), nn.Linear(3, 2))
+
+
+def spectral_norm():
+    return nn.Sequential(torch.nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3)), nn.Linear(3, 2))
+
+
+def tied():
+    first, last = nn.Linear(4, 4), nn.Linear(4, 4)
+    last.weight = first.weight
+    return nn.Sequential(first, last)
+
+
+def with_state():
+    class Counts(nn.Linear):
+        def get_extra_state(self):
+            return {'n': getattr(self, 'n', 3), 'x': torch.ones(2)}
+
+        def set_extra_state(self, state):
+            self.n = state['n']
+    return Counts(4, 2)
+
+
+MODELS = {'weight norm': weight_norm, 'spectral norm': spectral_norm, 'tied': tied, 'extra state': with_state,
+          'recurrent': lambda: nn.LSTM(4, 3, num_layers=2), 'parallel': lambda: nn.DataParallel(nn.Linear(4, 2)),
+          'compiled': lambda: torch.compile(nn.Linear(4, 2)),
+          'parallel, compiled': lambda: nn.DataParallel(torch.compile(nn.Linear(4, 2))),
+          'frozen expanded': lambda: frozen_expanded(), 'complex': lambda: nn.Linear(4, 2, dtype=torch.complex64),
+          'half': lambda: nn.Linear(4, 2).half(),
+          'shared parts': lambda: nn.ParameterList([nn.Parameter(x) for x in torch.randn(3, 4)])}
+
+
+def frozen_expanded():
+    model = nn.Linear(4, 2)
+    model.extra = nn.Parameter(torch.ones(1).expand(5), requires_grad=False)
+    return model
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('name', MODELS)
+def test_every_model_that_is_saved_loads_equal(tmp_path, name):
+    """Parametrized, tied, wrapped, compiled, recurrent models, in themselves and without their wrapper."""
+    model, twin = MODELS[name](), MODELS[name]()
+    model = model.eval()
+    opt, other = (Adam(trainable_params(m), lr=.1) for m in (model, twin))
+    save_model(tmp_path / 'a.pth', model, opt)
+    load_model(tmp_path / 'a.pth', twin, other)
+    assert same(dict(get_model(model).state_dict()), dict(get_model(twin).state_dict()))
+    assert not any(k.startswith(('module.', '_orig_mod.')) for k in read_tensors(tmp_path / 'a.pth')['model'])
+
+
+def test_the_optimizer_knows_parameters_that_no_group_holds_and_saves_without_them(tmp_path):
+    """Marks on a teacher's norm layers stay where they are through a save and a load."""
+    model, outside = make_model(), nn.BatchNorm1d(2)
+    opt = Adam(list(model.parameters()), lr=.1)
+    opt.state[outside.weight]['do_wd'] = False
+    save_model(tmp_path / 'a.pth', model, opt)
+    load_model(tmp_path / 'a.pth', model, opt)
+    assert opt.state[outside.weight] == {'do_wd': False} and len(opt.state_dict()['param_groups'][0]['params']) == 6
+    assert not set(opt.state_dict()['state']) - set(range(6))
+
+
+def test_the_file_that_was_checked_is_the_file_that_is_loaded(tmp_path):
+    """One open for the checks and for the tensors: a name that is moved in between changes nothing."""
+    write_atomic(tmp_path / 'a.pth', {'x': torch.zeros(3)})
+    write_atomic(tmp_path / 'b.pth', {'x': torch.ones(3)})
+    opened = []
+
+    def watch(event, args):
+        if event == 'open' and str(args[0]).endswith('a.pth') and watching:
+            opened.append(args[0])
+    watching = True
+    sys.addaudithook(watch)
+    found = read_tensors(tmp_path / 'a.pth')
+    watching = False
+    assert len(opened) == 1
+    os.replace(tmp_path / 'b.pth', tmp_path / 'a.pth')
+    assert torch.equal(found['x'], torch.zeros(3))
+    found['x'][0] = 5  # of memory, not of the file
+    assert torch.equal(read_tensors(tmp_path / 'a.pth')['x'], torch.ones(3))
 
 
 # ---------------------------------------------------------------- storage that fails

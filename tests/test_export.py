@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +19,23 @@ from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import TensorDataset
 
 from minifast import losses
+from minifast.callback.core import Callback, CancelFitException
+from minifast.callback.mixup import MixUp
 from minifast.callback.progress import CSVLogger
-from minifast.data.block import DataBlock
+from minifast.data.block import DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from minifast.data.core import DataLoaders
-from minifast.data.transforms import Normalize, get_image_files, parent_label
+from minifast.data.transforms import IndexSplitter, Normalize, get_image_files, parent_label
 from minifast.describe import _registered, build_loss, build_model, describe_loss, is_known_arch
 from minifast.learner import Learner, load_learner
 from minifast.tensorfile import DamagedFileError, UnsafeFileError, copied, read_tensors, write_atomic
 from minifast.vision.augment import Resize, aug_transforms
-from minifast.vision.core import imagenet_stats
-from minifast.vision.data import CategoryBlock, ImageBlock, ImageDataLoaders, MaskBlock
+from minifast.vision.core import PILImageBW, imagenet_stats
+from minifast.vision.data import (BBoxBlock, BBoxLblBlock, CategoryBlock, ImageBlock, ImageDataLoaders, MaskBlock,
+                                  PointBlock)
 from minifast.vision.learner import unet_learner, vision_learner
 from minifast.vision.models.create import create_unet_model
 from minifast.vision.models.tvm import resnet18
+from minifast.vision.points import PointScaler, TensorPoint
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -145,7 +150,117 @@ def test_a_unet_for_masks_comes_back(pictures, tmp_path):
     assert list(loaded.dls.valid.after_item.vocab) == ['none', 'some']
 
 
+class Linear(nn.Module):
+    """One layer on all pixels; `n_out` numbers, or as many maps."""
+
+    def __init__(self, n_out, n_in=3, maps=False):
+        super().__init__()
+        self.layer = nn.Conv2d(n_in, n_out, 1) if maps else nn.Sequential(nn.Flatten(), nn.Linear(n_in * 64, n_out))
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def number_of(file):
+    return int(file.stem) + (file.parent.name == 'dog')
+
+
+def corners(file):
+    return torch.tensor([[0., 0.], [36., 40.]])
+
+
+BLOCKS = {  # blocks of the targets, how they are found, the model's arguments, the loss
+    'points': ([PointBlock], corners, (4,), losses.MSELossFlat),
+    'points, y first': ([TransformBlock(type_tfms=TensorPoint.create, item_tfms=PointScaler(y_first=True))], corners,
+                        (4,), losses.MSELossFlat),
+    'boxes': ([BBoxBlock], lambda file: [[0, 0, 20, 10]], (4,), losses.MSELossFlat),
+    'boxes and labels': ([BBoxBlock, BBoxLblBlock], [lambda file: [[0, 0, 20, 10]], lambda file: ['a']], (4,),
+                         losses.MSELossFlat),
+    'boxes, labels known': ([BBoxBlock, BBoxLblBlock(vocab=['a', 'b'], add_na=False)],
+                            [lambda file: [[0, 0, 20, 10]], lambda file: ['b']], (4,), losses.MSELossFlat),
+    'categories': ([CategoryBlock(vocab=['dog', 'cat'], sort=False, add_na=True)], parent_label, (3,),
+                   losses.CrossEntropyLossFlat),
+    'several categories': ([MultiCategoryBlock], lambda file: 'abc'[:number_of(file) % 3 + 1], (3,),
+                           losses.BCEWithLogitsLossFlat),
+    'encoded categories': ([MultiCategoryBlock(encoded=True, vocab=['a', 'b'])], lambda file: [1, 0], (2,),
+                           losses.BCEWithLogitsLossFlat),
+    'a number': ([RegressionBlock], lambda file: float(number_of(file)), (1,), losses.MSELossFlat),
+    'numbers': ([RegressionBlock(n_out=2)], lambda file: [1., number_of(file)], (2,), losses.L1LossFlat),
+    'grey': ([CategoryBlock], parent_label, (2, 1), losses.FocalLossFlat),
+    'masks': ([MaskBlock], lambda file: np.zeros((40, 36), np.uint8), (2, 3, True),
+              partial(losses.CrossEntropyLossFlat, axis=1)),
+    'masks with names': ([MaskBlock(['x', 'y'])], lambda file: np.zeros((40, 36), np.uint8), (2, 3, True),
+                         partial(losses.CrossEntropyLossFlat, axis=1)),
+    'pictures': ([ImageBlock], None, (3, 3, True), losses.MSELossFlat)}
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('name', BLOCKS)
+def test_a_learner_of_every_kind_of_target_comes_back(pictures, tmp_path, name):
+    """Predictions, decoded batches, names, numbers of outputs and a second export are those of the exported one."""
+    blocks, get_y, args, loss = BLOCKS[name]
+    picture = ImageBlock(PILImageBW) if name == 'grey' else ImageBlock
+    dls = DataBlock([picture, *blocks], get_items=get_image_files, get_y=get_y, n_inp=1, item_tfms=Resize(8, 'squish'),
+                    splitter=IndexSplitter([0, 1])).dataloaders(pictures, bs=4, num_workers=0, device='cpu')
+    learn = Learner(dls, Linear(*args), loss_func=loss(), path=tmp_path)
+    learn.model.eval()
+    loaded = load_learner(learn.export(), model=Linear(*args))
+    file = pictures / 'cat' / '0.png'
+    assert repr(learn.predict(file, with_input=True)) == repr(loaded.predict(file, with_input=True))
+    batch = learn.dls.valid.one_batch()
+    assert repr(learn.dls.valid.decode_batch(batch)) == repr(loaded.dls.valid.decode_batch(batch))
+    for attribute in ('vocab', 'c'):
+        ours, theirs = (getattr(one.dls, attribute, None) for one in (learn, loaded))
+        assert (list(ours) == list(theirs)) if attribute == 'vocab' and ours is not None else ours == theirs
+    loaded.export('again.pkl')
+    again = load_learner(tmp_path / 'again.pkl', model=Linear(*args))
+    assert repr(again.predict(file)) == repr(loaded.predict(file))
+    first, second = (meta_of(tmp_path / file) for file in ('export.pkl', 'again.pkl'))
+    assert {**first, 'made_with': 0} == {**second, 'made_with': 0}
+
+
 # ---------------------------------------------------------------- what is the user's own
+
+def test_two_lambdas_are_told_apart_and_a_second_export_keeps_their_names(pictures, tmp_path):
+    """Functions of one name are numbered in the order that the warning tells, and each goes back to its place."""
+    block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, get_x=lambda file: file,
+                      get_y=lambda file: file.parent.name, item_tfms=Resize(8, 'squish'),
+                      batch_tfms=[lambda x: x / 7 if x.is_floating_point() else x])
+    dls = block.dataloaders(pictures, bs=4, num_workers=0, device='cpu')
+    learn = Learner(dls, Linear(2), losses.CrossEntropyLossFlat(), path=tmp_path)
+    learn.model.eval()
+    with pytest.warns(UserWarning, match='load_learner') as told:
+        file = learn.export()
+    name = re.search(r"'([^']*<lambda>)': ", str(told[0].message))[1]
+    assert f"'{name}#3': ..." in str(told[0].message) and f"'{name}#2'" not in str(told[0].message)
+    item = pictures / 'cat' / '0.png'
+    for _ in range(2):
+        functions = {name: lambda file: file, f'{name}#3': lambda x: x / 7 if x.is_floating_point() else x}
+        loaded = load_learner(file, model=Linear(2), functions=functions)
+        assert torch.equal(loaded.predict(item)[2], learn.predict(item)[2])
+        with pytest.warns(UserWarning, match='load_learner'):  # loaded without them and written again
+            file = load_learner(file, model=Linear(2)).export(tmp_path / 'again.pkl')
+
+
+def test_an_export_in_the_middle_of_a_fit_tells_the_loss_of_the_user(pictures, tmp_path):
+    """MixUp stands in for the loss just then, and a wrapper for the model."""
+    class Midway(Callback):
+        order = 90
+
+        def after_step(self):
+            self.learn.model = nn.Sequential(self.learn.model)
+            self.learn.export('within.pkl')
+            self.learn.save('within')
+            raise CancelFitException
+
+    learn = Learner(loaders(pictures, item_tfms=Resize(8), batch_tfms=None), Linear(2),
+                    losses.CrossEntropyLossFlat(weight=torch.tensor([1., 2.])), path=tmp_path)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, cbs=[MixUp(), Midway()])
+    loaded = load_learner(tmp_path / 'within.pkl', model=Linear(2))
+    assert type(loaded.loss_func) is losses.CrossEntropyLossFlat and loaded.loss_func.func.weight.tolist() == [1, 2]
+    assert list(read_tensors(tmp_path / 'models' / 'within.pth')['model']) == list(Linear(2).state_dict())
+
 
 def test_functions_of_the_user_are_named_and_never_needed_to_predict(pictures, tmp_path):
     """A lambda as label function and one as loss, a CSV log open: the export succeeds, loads and predicts."""
@@ -156,7 +271,9 @@ def test_functions_of_the_user_are_named_and_never_needed_to_predict(pictures, t
                            loss_func=lambda pred, target: F.cross_entropy(pred, target))
     with learn.no_bar():
         learn.fit(1)
-    loaded = load_learner(learn.export())
+    with pytest.warns(UserWarning, match=r"to measure losses with it, load_learner\(file, functions={'.*<lambda>"):
+        file = learn.export()
+    loaded = load_learner(file)
     files = get_image_files(pictures)
     ours, theirs = (one.get_preds(dl=one.dls.test_dl(files))[0] for one in (learn, loaded))
     assert torch.equal(ours, theirs)
@@ -176,8 +293,9 @@ def test_a_function_that_predictions_need_is_asked_for_by_name(pictures, tmp_pat
     learn = vision_learner(block.dataloaders(pictures, bs=4, num_workers=0, device='cpu'), resnet18,
                            pretrained=False, path=tmp_path)
     learn.model.eval()
-    file, item = learn.export(), pictures / 'cat' / '0.png'
-    name = f'{__name__}.shout'
+    item, name = pictures / 'cat' / '0.png', f'{__name__}.shout'
+    with pytest.warns(UserWarning, match=rf"to predict with it, load_learner\(file, functions={{'{name}': ...}}\)"):
+        file = learn.export()
     with pytest.raises(NotImplementedError, match=name):
         load_learner(file).predict(item)
     assert torch.equal(load_learner(file, functions={name: shout}).predict(item)[2], learn.predict(item)[2])
@@ -497,8 +615,10 @@ def test_what_is_the_users_is_still_so_in_the_export_of_an_export(pictures, tmp_
                       item_tfms=Resize(32))
     dls = block.dataloaders(pictures, bs=4, num_workers=0, device='cpu')
     learn = Learner(dls, nn.Flatten(), loss_func=user_loss, path=tmp_path)
-    first = learn.export()
-    second = load_learner(first, model=nn.Flatten()).export(tmp_path / 'b.pkl')
+    with pytest.warns(UserWarning, match='test_export.shout.*test_export.user_loss'):
+        first = learn.export()
+    with pytest.warns(UserWarning, match='test_export.shout.*test_export.user_loss'):
+        second = load_learner(first, model=nn.Flatten()).export(tmp_path / 'b.pkl')
     third = load_learner(second, model=nn.Flatten(), functions={f'{__name__}.shout': shout})
     assert meta_of(first)['data'] == meta_of(second)['data'] and meta_of(first)['loss'] == meta_of(second)['loss']
     assert third.dls.valid_ds is not None and f'{__name__}.user_loss' in repr(third.loss_func)

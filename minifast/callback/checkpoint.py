@@ -142,7 +142,7 @@ class CheckpointCallback(Callback):
         self._validation_generators, self._resumed = None, self._found
         self._pool = ThreadPoolExecutor(1, 'checkpoint') if self.background else None
         self._pending: Future | None = None
-        self._copies = Copies()
+        self._copies, self._proven = Copies(), False
         self._replaced_handlers = self._take_signals()
         self._last_s = time.monotonic()
         if self._resumed is not None:
@@ -205,6 +205,9 @@ class CheckpointCallback(Callback):
         if not self._active:
             return
         training = self.learn.training
+        if training and not self._proven:
+            # the first step makes the optimizer's state: what no file can hold is told now and not after an epoch
+            self._proven = bool(training_state(self.learn, self._position('train', self.learn.epoch)))
         due = training and isinstance(self.every, int) and self.learn.train_iter % self.every == 0
         if due or self._signal is not None or self._late(training):
             self._write_here()

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from fastcore.foundation import L
-from torch import Tensor, nn
+from torch import Tensor
 
 from minifast.arguments import near_match
 from minifast.lookup import lookup
@@ -318,8 +318,9 @@ class TrainEvalCallback(Callback):
         learn.train_iter, learn.pct_train = 0, 0.
         device = getattr(learn.dls, 'device', None) or default_device()
         learn.model.to(device)
-        if isinstance(learn.loss_func, nn.Module) or hasattr(learn.loss_func, 'to'):
-            learn.loss_func.to(device)
+        for loss in (learn.own_loss, learn.loss_func):  # the second where a callback has put one of its own in place
+            if hasattr(loss, 'to'):
+                loss.to(device)
         if hasattr(learn.model, 'reset'):
             learn.model.reset()
 

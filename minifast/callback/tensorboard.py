@@ -160,7 +160,7 @@ class TensorBoardCallback(TensorBoardBaseCallback):
             finally:
                 for m, training in modes:
                     m.training = training
-            decoded = getattr(learn.loss_func, 'decodes', noop)(getattr(learn.loss_func, 'activation', noop)(preds))
+            decoded = getattr(learn.own_loss, 'decodes', noop)(getattr(learn.own_loss, 'activation', noop)(preds))
         x, y, samples, outs = dl.show_results(b, to_cpu(decoded), show=False, max_n=self.n_preds)
         tensorboard_log(x, y, samples, outs, self.writer, learn.train_iter)
 

@@ -37,7 +37,7 @@ def _arguments(obj: Any) -> dict[str, Any]:
 
 def settings_of(learn: Any) -> dict[str, Any]:
     """What a training is made of, as nested numbers and texts: learner, callbacks, data, model, device."""
-    own = {'model': type(learn.model).__name__, 'loss_func': learn.loss_func, 'opt_func': learn.opt_func}
+    own = {'model': type(learn.model).__name__, 'loss_func': learn.own_loss, 'opt_func': learn.opt_func}
     for name in ('lr', 'wd', 'moms', 'train_bn', 'wd_bn_bias', 'metrics', 'path', 'model_dir', 'arch', 'n_out',
                  'pretrained', 'normalize'):
         if name in vars(learn) or hasattr(type(learn), name):

@@ -273,6 +273,16 @@ class Optimizer(_BaseOptimizer, torch.optim.Optimizer):
         for p, _, state, _ in self.all_params():
             self.state[p] = {k: state[k] for k in self._keep_on_clear if k in state}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Torch's format. What is kept for parameters that no group holds, such as frozen norm layers, is no part of
+        it."""
+        everything, held = self.state, {p for group in self.param_groups for p in group['params']}
+        try:
+            self.state = {p: values for p, values in everything.items() if p in held or not isinstance(p, Tensor)}
+            return super().state_dict()
+        finally:
+            self.state = everything
+
     def load_state_dict(self, sd: dict[str, Any]) -> None:
         """Load a state made by `state_dict()` (torch's format), or one saved by fastai (`hypers` and a list `state`).
 

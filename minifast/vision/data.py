@@ -53,7 +53,10 @@ def clip_remove_empty(bbox: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def bb_pad(samples: Sequence[tuple], pad_idx: int = 0) -> list[tuple]:
-    """Samples (picture, boxes, labels) with as many boxes each, filled up with empty boxes of the label `pad_idx`."""
+    """Samples (picture, boxes, labels) with as many boxes each, filled up with empty boxes of the label `pad_idx`;
+    pictures alone, as predictions have them, stay as they are."""
+    if any(len(s) < 3 for s in samples):
+        return list(samples)
     clipped = [(s[0], *clip_remove_empty(*s[1:3]), *s[3:]) for s in samples]
     most = max(len(s[2]) for s in clipped)
 

@@ -200,7 +200,15 @@ MultiCategorize.decodes.add(_as_it_is, takes_self=True)
 
 
 class BBoxLabeler(Transform):
-    """Put boxes and labels of a sample together as a `LabeledBBox` for showing."""
+    """Put boxes and labels of a sample together as a `LabeledBBox` for showing.
+
+    Args:
+        vocab: the labels' names; default: the loader's.
+    """
+
+    def __init__(self, vocab: Any = None) -> None:
+        super().__init__()
+        self.vocab = vocab
 
     def setups(self, dl: Any) -> None:
         """The labels' names come from the loader."""

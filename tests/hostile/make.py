@@ -12,6 +12,7 @@ import os
 import pickle
 import struct
 import tarfile
+import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -208,7 +209,117 @@ def zips(folder: Path) -> dict[str, bytes]:
         'text': b'hello world\n' * 20,
         'hdf5': b'\x89HDF\r\n\x1a\n' + bytes(100),
     }
-    return made
+    bombs = {f'index: {name}': torch_zip(index) for name, index in index_bombs().items()}
+    return made | bombs | two_readers(good, data)
+
+
+# ---------------------------------------------------------------- an index that makes much of little
+
+def text(value: str) -> bytes:
+    """The instruction for a text."""
+    raw = value.encode('utf-8', 'surrogatepass')
+    return b'X' + struct.pack('<I', len(raw)) + raw
+
+
+def number(n: int) -> bytes:
+    """The instruction for a whole number of any size."""
+    raw = n.to_bytes(n.bit_length() // 8 + 1, 'little', signed=True)
+    return b'\x8a' + bytes([len(raw)]) + raw
+
+
+def again(before: bytes, call: bytes, n: int) -> bytes:
+    """A list of the results of a call that puts its parts into the memo, and of `n` more with those."""
+    return b'\x80\x02](' + before + call * n + b'e.'
+
+
+def index_bombs() -> dict[str, bytes]:
+    """Name -> an index of less than a megabyte that asks for gigabytes or hours."""
+    encode, ordered, size = b'c_codecs\nencode\nq\x00', b'ccollections\nOrderedDict\nq\x00', b'ctorch\nSize\nq\x00'
+    pairs = b''.join(b'M' + struct.pack('<H', i) + b'K\x00\x86' for i in range(50_000))
+    letters = ''.join(map(chr, range(0x10000, 0x10000 + 150_000)))
+    same_hash = b''.join(number(i * ((1 << 61) - 1)) + b'N' for i in range(40_000))
+    doubled = b''.join(b'h' + bytes([i - 1]) + b'h' + bytes([i - 1]) + b'\x86q' + bytes([i]) for i in range(1, 120))
+    many = b'(' + b'K\x01' * 200_000 + b't'
+    return {
+        'a text in a wide alphabet, again and again': again(
+            encode + text('x' * 400_000) + b'q\x01' + text('utf_32') + b'q\x02\x86R', b'h\x00h\x01h\x02\x86R', 20_000),
+        'a slow alphabet': b'\x80\x02' + encode + text(letters) + text('punycode') + b'\x86R.',
+        'an alphabet that unpacks': again(encode + text('x') + b'q\x01' + text('zip') + b'q\x02\x86R',
+                                          b'h\x00h\x01h\x02\x86R', 10),
+        'a dict of a list, again and again': again(ordered + b'](' + pairs + b'eq\x01\x85R', b'h\x00h\x01\x85R',
+                                                    50_000),
+        'a shape of a tuple, again and again': again(size + many + b'q\x01\x85R', b'h\x00h\x01\x85R', 50_000),
+        'a call with a long tuple': again(size + many + b'q\x01R', b'h\x00h\x01R', 50_000),
+        'numbers of one hash as keys': b'\x80\x02}(' + same_hash + b'u.',
+        'tuples within tuples as a key': b'\x80\x02}' + text('parts') + b'()q\x00' + doubled + b'tsh\x77Ns.',
+        'a list in itself': b'\x80\x02]q\x00h\x00a.',
+        'a dict in its own metadata': b'\x80\x02' + ordered + b')Rq\x01}' + text('a') + b'h\x01sb'
+                                      + text('a') + b'h\x01s.',
+        'a set': b'\x80\x02c__builtin__\nset\n](K\x01K\x02e\x85R.',
+        'a counter': b'\x80\x02ccollections\nCounter\n}\x85R.',
+        'megabytes of zeros': b'\x80\x02c__builtin__\nbytearray\n' + number(10 ** 12) + b'\x85R.',
+        'a parameter of a parameter': b'\x80\x02' + b'ctorch._utils\n_rebuild_parameter\n' * 3000 + b'N'
+                                      + b'\x89N\x87R' * 3000 + b'.',
+        'a name alone': b'\x80\x02]ctorch._utils\n_rebuild_tensor_v2\na.',
+        'a number as a name': b'\x80\x02K\x01)R.',
+        'a state for a number': b'\x80\x02K\x01}b.',
+        'a sparse tensor of nothing': b'\x80\x02ctorch._utils\n_rebuild_sparse_tensor\n'
+                                      b'ctorch.serialization\n_get_layout\n' + text('torch.sparse_coo') + b'\x85R(NNNt\x86R.',
+        'a layout': b'\x80\x02ctorch.serialization\n_get_layout\n' + text('torch.sparse_coo') + b'\x85R.',
+        'a device of a kilobyte': b'\x80\x02ctorch\ndevice\n' + text('c' * 1000) + b'\x85R.',
+        'a number of another kind': b'\x80\x02cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\n' + text('O8')
+                                    + b'\x89\x88\x87R' + b'c_codecs\nencode\n' + text('12345678') + text('latin1')
+                                    + b'\x86R\x86R.'}
+
+
+# ---------------------------------------------------------------- zips that two readers may read in two ways
+
+def two_readers(index: bytes, data: bytes) -> dict[str, bytes]:
+    """Name -> a zip in which readers may find different records."""
+    other = b'\x80\x02}' + text('other') + b'K\x07s.'
+    rest = {'x/byteorder': b'little', 'x/version': b'3\n', 'x/data/0': data}
+    whole = torch_zip(index, {'0': data})
+    at = whole.index(b'PK\x01\x02')
+    end = len(whole) - 22
+    n_entries, size, start = struct.unpack('<H2L', whole[end + 10:end + 20])
+
+    def patched(place: int, new: bytes) -> bytes:
+        return whole[:place] + new + whole[place + len(new):]
+    wide = struct.pack('<4sQ2H2L4Q', b'PK\x06\x06', 44, 45, 45, 0, 0, n_entries - 1, n_entries - 1, size, start)
+    locator = struct.pack('<4sLQL', b'PK\x06\x07', 0, end, 1)
+    return {
+        'two readers: DATA.PKL first': _zip({'x/DATA.PKL': other, 'x/data.pkl': index, **rest}),
+        'two readers: DATA.PKL last': _zip({'x/data.pkl': index, **rest, 'x/DATA.PKL': other}),
+        'two readers: X/data.pkl': _zip({'x/data.pkl': index, **rest, 'X/data.pkl': other}),
+        'two readers: data.pkl twice': _doubled({'x/data.pkl': index, **rest}, 'x/data.pkl', other),
+        'two readers: a record twice': _doubled({'x/data.pkl': index, **rest}, 'x/data/0', bytes(16)),
+        'two readers: a record under a backslash': _zip({'x/data.pkl': index, **rest, 'x\\data.pkl': other}),
+        'two readers: a record under a dot': _zip({'x/data.pkl': index, **rest, 'x/./data.pkl': other}),
+        'two readers: a record under nothing': _zip({'x/data.pkl': index, **rest, 'x//data.pkl': other}),
+        'two readers: a top of nothing': _zip({'/data.pkl': index}),
+        'two readers: bytes before the zip': b'PK\x03\x04' + bytes(60) + whole,
+        'two readers: another zip before the zip': torch_zip(other) + whole,
+        'two readers: another name at the record': patched(30, b'archive/data.pkX'),
+        'two readers: another size at the record': patched(22, struct.pack('<L', 7)),
+        'two readers: a packed record': patched(8, b'\x08\0'),
+        'two readers: a packed entry': patched(at + 10, b'\x08\0'),
+        'two readers: a record beyond the end': patched(at + 42, struct.pack('<L', len(whole))),
+        'two readers: a record in the directory': patched(at + 42, struct.pack('<L', at)),
+        'two readers: fewer entries than there are': patched(end + 8, struct.pack('<2H', n_entries - 1, n_entries - 1)),
+        'two readers: more entries than there are': patched(end + 8, struct.pack('<2H', n_entries + 1, n_entries + 1)),
+        'two readers: entries on another disk': patched(end + 8, struct.pack('<2H', 1, n_entries)),
+        'two readers: a second end in the comment': _commented(whole, whole[end:]),
+        'two readers: a wide end that contradicts': whole[:end] + wide + locator + whole[end:],
+        'two readers: a wide end without its start': whole[:end] + locator + whole[end:]}
+
+
+def _doubled(records: dict[str, bytes], name: str, data: bytes) -> bytes:
+    stream = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(stream, 'w') as archive:
+        warnings.simplefilter('ignore')  # that the name is there already
+        for record, content in (*records.items(), (name, data)):
+            archive.writestr(record, content)
+    return stream.getvalue()
 
 
 def _zip(records: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:

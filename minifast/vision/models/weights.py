@@ -113,10 +113,7 @@ def read_weights(file: str | Path) -> dict[str, Any]:
     try:
         if file.suffix == '.safetensors':
             return safetensors.torch.load_file(file)
-        # weights older than 2020 are no zips and carry no checksums; torch reads those without running anything too
-        with open(file, 'rb') as stream:
-            is_zip = stream.read(2) == b'PK'
-        found = read_tensors(file) if is_zip else torch.load(file, map_location='cpu', weights_only=True)
+        found = read_tensors(file, old=True)  # weights older than 2020 are no zips and carry no checksums
     except Exception as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f'{file} is no file of tensors (or holds code, which is never run): {why}. '

@@ -1,0 +1,187 @@
+"""Laws of the index of tensor files: what it says is taken as data, in time and memory in proportion to the file."""
+import io
+import pickle
+import struct
+import sys
+import tracemalloc
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from minifast.tensorfile import UnsafeFileError, read_tensors
+from minifast.tensorindex import _NAMES, Instructions, Values, _Kind
+from tests.hostile.make import again, number, tensor_index, text, torch_zip
+
+
+def read(index, records=None):
+    return read_tensors(io.BytesIO(torch_zip(index, records)))
+
+
+def stored(x, **kwargs):
+    stream = io.BytesIO()
+    torch.save(x, stream, **kwargs)
+    stream.seek(0)
+    return stream
+
+
+def peak_mib(call):
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1] / 2 ** 20
+    finally:
+        tracemalloc.stop()
+
+
+# ---------------------------------------------------------------- as much as the file has
+
+BYTES = b'c_codecs\nencode\nq\x00' + text('x' * 100_000) + b'q\x01' + text('latin1') + b'q\x02\x86R'
+ONE_BY_ONE = {
+    'a long text as bytes': again(BYTES, b'h\x00h\x01h\x02\x86R', 20_000),
+    'an empty dict': again(b'ccollections\nOrderedDict\nq\x00)R', b'h\x00)R', 50_000),
+    'a list': b'\x80\x02]q\x00(' + b'N' * 10_000 + b'e](' + b'h\x00' * 40 + b'e\x86.',
+    'a view of a record': b'\x80\x02](' + tensor_index((4,), (1,), 4)[2:-1].replace(b')RtRs', b')Rtq\x07Rs')
+                          + b'ctorch._utils\n_rebuild_tensor_v2\nq\x08h\x07R' + b'h\x08h\x07R' * 20_000 + b'e.'}
+
+
+@pytest.mark.parametrize('name', ONE_BY_ONE)
+def test_what_is_mentioned_again_and_again_is_made_once(name):
+    """Bytes of a text, a list, a view of a record: thousands of mentions of one thing take the memory of one."""
+    assert peak_mib(lambda: read(ONE_BY_ONE[name], {'0': bytes(16)})) < 40
+
+
+def test_a_view_that_is_mentioned_twice_is_one_tensor():
+    """The same numbers of the same record in the same shape are one tensor, others share its memory."""
+    x = torch.arange(6.)
+    found = read_tensors(stored({'a': x, 'b': x.view(6), 'c': x.view(2, 3)}))
+    assert found['a'] is found['b'] and found['c'] is not found['a']
+    found['a'][0] = 7
+    assert found['c'][0, 0] == 7
+
+
+def test_a_list_that_unfolds_beyond_reason_is_refused_wherever_it_lies():
+    """Lists of lists of lists, each mentioned ten times: refused before anybody walks them."""
+    laughs = b'\x80\x02]q\x00' + b''.join(b']q' + bytes([i]) + b'(' + (b'h' + bytes([i - 1])) * 10 + b'e'
+                                          for i in range(1, 9))
+    with pytest.raises(UnsafeFileError, match='beyond reason'):
+        read(laughs + b'.')
+
+
+@pytest.mark.parametrize('key, fits', [
+    (b'M\x01\x00', True), (number(-3), True), (b'G' + struct.pack('>d', .5), True), (text('a') + b'K\x01\x86', True),
+    (b'N', True), (b'\x88', True), (number(2 ** 70), True), (b')', True), (b']', False), (b')\x85', False),
+    (b'(' + b'K\x01' * 33 + b't', False), (b'c_codecs\nencode\n' + text('a') + text('latin1') + b'\x86R', False),
+    (b'ctorch\nfloat32\n', False)])
+def test_keys_are_texts_and_numbers_or_short_tuples_of_them(key, fits):
+    """Anything else as a key of a dict is refused before it is hashed."""
+    if fits:
+        assert len(read(b'\x80\x02}' + key + b'Ns.')) == 1
+    else:
+        with pytest.raises(UnsafeFileError, match='as a key'):
+            read(b'\x80\x02}' + key + b'Ns.')
+
+
+def test_no_name_of_the_index_is_ever_looked_up():
+    """Following an index imports nothing and calls nothing: all names are known beforehand, calls are notes."""
+    before = set(sys.modules)
+    index = b'\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x02tR.'
+    noted = Instructions(Path('x'), index).follow()
+    assert noted.args == (1, 2) and noted.name is _NAMES['torch._utils _rebuild_tensor_v2']
+    for name in ('antigravity x', 'minifast.as_fastai x', 'torch.hub load', 'torch os', 'collections Counter'):
+        with pytest.raises(UnsafeFileError, match='which is no tensor'):
+            Instructions(Path('x'), b'c' + name.replace(' ', '\n').encode() + b'\n.').follow()
+    assert set(sys.modules) == before
+    # whatever a name is worth is made by methods of `Values`, or is a kind of number
+    made = (None, *vars(Values).values())
+    for name, known in _NAMES.items():
+        assert isinstance(known, (torch.dtype, _Kind)) or known.make in made, name
+
+
+# ---------------------------------------------------------------- what honest files say
+
+def test_quantized_and_sparse_tensors_with_false_parts_are_refused():
+    """Indices outside of the shape, as many scales as there are no channels: refused as torch does or before."""
+    whole = torch.sparse_coo_tensor([[0, 2]], [1., 2.], (3,), check_invariants=True)
+    data = stored(whole).getvalue()
+    assert torch.equal(read_tensors(io.BytesIO(data)).to_dense(), whole.to_dense())
+    spoilt = data.replace(b'K\x03\x85', b'K\x02\x85')  # the shape is [2]
+    assert spoilt != data
+    index = bytes(spoilt[spoilt.index(b'\x80\x02'):spoilt.index(b'PK\x07\x08')])
+    with pytest.raises(UnsafeFileError, match='size is inconsistent|found index|out of bounds|index'):
+        read(index, {'0': struct.pack('<2q', 0, 2), '1': struct.pack('<2f', 1, 2)})
+    q = torch.quantize_per_channel(torch.ones(2, 3), torch.ones(2), torch.zeros(2, dtype=torch.int64), 0, torch.qint8)
+    data = stored(q).getvalue()
+    assert torch.equal(read_tensors(io.BytesIO(data)), q)
+
+
+def test_numbers_of_another_byte_order_are_turned():
+    """A file of a big-endian machine: integers, reals, complex and the newer kinds alike."""
+    for x in (torch.arange(3), torch.tensor([1.5, -2.]), torch.tensor([1 + 2j]),
+              torch.tensor([258], dtype=torch.uint16)):
+        data, width = x.numpy().tobytes(), x.dtype.itemsize // (2 if x.is_complex() else 1)
+        turned = b''.join(data[i:i + width][::-1] for i in range(0, len(data), width))
+        whole = stored(x).getvalue()
+        index = whole[whole.index(b'\x80\x02'):whole.index(b'PK\x07\x08')]
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, 'w') as archive:
+            for name, content in {'data.pkl': index, 'byteorder': b'big', 'data/0': turned}.items():
+                archive.writestr(f'x/{name}', content)
+        stream.seek(0)
+        assert torch.equal(read_tensors(stream), x)
+
+
+def test_views_conjugates_and_odd_storages_of_other_writers_are_read():
+    """What plain `torch.save` writes of views: strides, offsets, conjugate and negative bits, storages with a rest."""
+    x = torch.randn(4, 3, dtype=torch.complex64)
+    odd = torch.arange(10, dtype=torch.uint8)[:8].view(torch.float32)
+    for view in (x.t(), x[1:, ::2], x.conj(), x.conj().imag, x.real, torch.ones(1).expand(50), odd, torch.empty(0, 3),
+                 torch.tensor(3.), nn.Parameter(torch.ones(2)), torch.ones(2).requires_grad_()):
+        found = read_tensors(stored(view))
+        assert torch.equal(found, view) and found.stride() == view.stride() and found.dtype == view.dtype
+        assert type(found) is type(view) and found.requires_grad == view.requires_grad
+        assert found.is_conj() == view.is_conj() and found.is_neg() == view.is_neg()
+
+
+@pytest.mark.faults
+def test_a_long_list_of_tensors_in_a_wide_zip_is_read():
+    """More records than the short end of a zip can count."""
+    found = read_tensors(stored([torch.tensor([i]) for i in range(66_000)]))
+    assert len(found) == 66_000 and all(int(found[i]) == i for i in (0, 1, 65_535, 65_536, 65_999))
+
+
+OLD = {'dict': OrderedDict(a=torch.arange(3), b=torch.randn(2, 2)),
+       'parameter': {'w': nn.Parameter(torch.ones(2))}, 'half': torch.ones(3).half(),
+       'nothing': torch.empty(0), 'shared': (lambda x: [x, x.t(), x[1:]])(torch.eye(3))}
+
+
+@pytest.mark.parametrize('name', OLD)
+def test_files_of_torch_before_1_6_are_read_where_they_are_asked_for(name, tmp_path):
+    """The old format, read as `torch.load` does; only for weights, and never where a checkpoint is meant."""
+    file = tmp_path / 'old.pth'
+    torch.save(OLD[name], file, _use_new_zipfile_serialization=False)
+    found, theirs = read_tensors(file, old=True), torch.load(file, weights_only=True)
+    flat = torch.utils._pytree.tree_leaves
+    assert all(torch.equal(a, b) and a.stride() == b.stride() for a, b in zip(flat(found), flat(theirs), strict=True))
+    with pytest.raises(UnsafeFileError, match='a pickle'):
+        read_tensors(file)
+    whole = file.read_bytes()
+    for n in range(0, len(whole), 7):
+        file.write_bytes(whole[:n])
+        with pytest.raises(ValueError, match='old.pth'):
+            read_tensors(file, old=True)
+
+
+def test_what_python_2_wrote_is_read():
+    """Dicts as lists of pairs, short texts, parameters with a state: the weights of 2016 and 2017."""
+    record = (b'ctorch._utils\n_rebuild_tensor\n((U\x07storagectorch\nFloatStorage\nU\x01aU\x03cpuK\x02NtQ'
+              b'K\x00K\x02\x85K\x01\x85tR')
+    state = (b'ccollections\nOrderedDict\n](](U\x01wctorch.nn.parameter\nParameter\n)\x81(' + record
+             + b'NNN\x88tbee\x85R.')
+    head = b''.join(pickle.dumps(x, protocol=2) for x in (0x1950a86a20f9469cfc6c, 1001, {'little_endian': True}))
+    tail = pickle.dumps(['a'], protocol=2) + struct.pack('<q2f', 2, 1.5, -2)
+    found = read_tensors(io.BytesIO(head + b'\x80\x02' + state + tail), old=True)
+    assert list(found) == ['w'] and found['w'].tolist() == [1.5, -2]
