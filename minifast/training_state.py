@@ -20,13 +20,19 @@ from torch.utils.data import IterableDataset
 
 from minifast import __version__
 from minifast.checkpoint import check_model_state, check_opt_state, load_opt_state
+from minifast.data.load import DataLoader
+from minifast.hidden import Baselines, Hidden, appends, find, keeps_state
 from minifast.lookup import lookup
 from minifast.seeds import get_random_states, set_random_states
 from minifast.tensorfile import copied, storable
 from minifast.torch_core import get_model
 
-__all__ = ['ReplayedLoader', 'environment', 'generators', 'git_revision', 'inexact_loaders', 'load_training_state',
-           'set_generators', 'training_state']
+__all__ = ['ReplayedLoader', 'baselines_of', 'begin_loader', 'environment', 'generators', 'git_revision', 'hidden_state',
+           'inexact_loaders', 'load_hidden_state', 'load_training_state', 'put_back_generators', 'set_generators',
+           'start_hidden', 'training_state']
+
+BASE_NAMES = frozenset(vars(DataLoader(range(1), bs=1)))
+"""The attributes that every loader of ours has."""
 
 FORMAT, VERSION = 'minifast-training', 1
 
@@ -36,15 +42,75 @@ def own_loader(dl: Any) -> bool:
     return hasattr(dl, 'begin')
 
 
-def _keeps_state(obj: Any) -> bool:
-    # asked of the class: Callback and the loaders pass missing attributes on to other objects
-    return callable(getattr(type(obj), 'state_dict', None)) and callable(getattr(type(obj), 'load_state_dict', None))
+# ---------------------------------------------------------------- hidden state, of loaders too
+
+_ORDER = ('sampler', 'batch_sampler', 'get_idxs', 'sample', 'shuffle_fn')
+"""What decides about the order of a loader's items; drawn from when a pass begins."""
 
 
-# ---------------------------------------------------------------- generators
+def baselines_of(learn: Any) -> Baselines:
+    """How the parts of a training stood when they were first looked at, kept on the learner."""
+    return vars(learn).setdefault('_baselines', Baselines())
 
-def _loader_generators(dl: Any) -> list[torch.Generator]:
-    """The generators that a foreign torch loader was given, each once."""
+
+def _datasets(dl: Any) -> list[Any]:
+    """The data set of a loader, and those inside it."""
+    found: list[Any] = []
+    dataset = getattr(dl, '__dict__', {}).get('dataset')
+    while dataset is not None and all(dataset is not other for other in found):
+        found.append(dataset)
+        dataset = getattr(dataset, '__dict__', {}).get('dataset')
+    return found
+
+
+def _order(dl: Any, baselines: Baselines) -> list[Hidden]:
+    """What a pass of the loader draws from when it begins, and torch's loaders while they go on."""
+    datasets = _datasets(dl)
+    if own_loader(dl):
+        own = [name for name in vars(dl) if type(dl).__module__.split('.')[0] != 'minifast' and name not in BASE_NAMES]
+        return [Hidden(dl, baselines, only=[*_ORDER, *own], stop=datasets)]
+    if isinstance(dl, TorchLoader):
+        # of a data set the generators alone: its other attributes may be large, and copies of it are what workers use
+        return [Hidden(dl, baselines, only=_ORDER, stop=datasets), Hidden(dl, baselines, data=False)]
+    return [] if isinstance(dl, (list, tuple)) else [Hidden(dl, baselines, stop=datasets),
+                                                     Hidden(dl, baselines, data=False)]
+
+
+def _of_batches(dl: Any, baselines: Baselines) -> Hidden:
+    return Hidden(dl, baselines, only=('after_batch', 'before_iter', 'after_iter'), data=False)
+
+
+def _loader_state(dl: Any, baselines: Baselines) -> dict[str, Any]:
+    if not own_loader(dl) and keeps_state(dl):
+        return {'asked': storable(dl.state_dict(), f'the state_dict of {type(dl).__name__}')}
+    state = {'order': [part.state() for part in _order(dl, baselines)]}
+    if own_loader(dl):  # items draw by their keys; what is about a batch is drawn here, one after the other
+        state['batches'] = _of_batches(dl, baselines).state()
+    return state
+
+
+def _load_loader(dl: Any, state: Any, baselines: Baselines, kinds: Sequence[str]) -> None:
+    if isinstance(state, list):  # the torch generators that earlier releases knew of
+        for generator, found in zip(_known_generators(dl), state):
+            generator.set_state(found)
+        return
+    if 'asked' in state and 'asked' in kinds and keeps_state(dl):
+        dl.load_state_dict(copied(state['asked']))
+    lost = []
+    for part, found in zip(_order(dl, baselines), state.get('order', ())):
+        lost += part.load(found, kinds)
+    if 'batches' in state and own_loader(dl) and 'batches' in kinds:
+        lost += _of_batches(dl, baselines).load(state['batches'])
+    _tell_lost(f'the loader {type(dl).__name__}', lost)
+
+
+def _tell_lost(who: str, lost: Sequence[str]) -> None:
+    for why in lost:
+        warnings.warn(f'resuming: the checkpoint holds a state of {who} that has no place here: {why}; the training '
+                      'will not go on as it would have', stacklevel=5)
+
+
+def _known_generators(dl: Any) -> list[torch.Generator]:
     owners = [dl, getattr(dl, 'sampler', None), getattr(dl, 'batch_sampler', None),
               getattr(getattr(dl, 'batch_sampler', None), 'sampler', None)]
     found = [getattr(owner, 'generator', None) for owner in owners if not own_loader(dl)]
@@ -52,20 +118,49 @@ def _loader_generators(dl: Any) -> list[torch.Generator]:
     return [g for i, g in enumerate(found) if all(g is not other for other in found[:i])]
 
 
-def generators(dls: Any = (), states: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The states of Python's, numpy's and torch's global generators, and of those the loaders `dls` were given.
+ALL = ('generators', 'data', 'asked', 'files', 'batches')
+"""The kinds of hidden state."""
+
+
+def generators(dls: Any = (), states: dict[str, Any] | None = None, baselines: Baselines | None = None
+               ) -> dict[str, Any]:
+    """The states of Python's, numpy's and torch's global generators, and what the loaders `dls` hold.
 
     Args:
         dls: loaders.
         states: what `get_random_states` returned earlier; default: the states now.
+        baselines: how the loaders began, for what is carried only where it has changed.
     """
     states = storable(get_random_states() if states is None else states, 'the generators')
-    return {'global': states, 'loaders': [[g.get_state() for g in _loader_generators(dl)] for dl in dls]}
+    baselines = Baselines() if baselines is None else baselines
+    return {'global': states, 'loaders': [_loader_state(dl, baselines) for dl in dls]}
 
 
-def set_generators(states: dict[str, Any], dls: Any = ()) -> None:
-    """Put back what `generators` returned."""
-    found = dict(states['global'])
+def set_generators(states: dict[str, Any], dls: Any = (), baselines: Baselines | None = None,
+                   kinds: Sequence[str] = ALL) -> None:
+    """Put back what `generators` returned; of what loaders hold only the `kinds`."""
+    set_random_states(**_random_states(states['global']))
+    baselines = Baselines() if baselines is None else baselines
+    for dl, own in zip(dls, states['loaders']):
+        _load_loader(dl, own, baselines, kinds)
+
+
+def begin_loader(dl: Any, i: int, states: dict[str, Any], baselines: Baselines, asked: bool = False) -> None:
+    """Put loader number `i` to where a pass of it began, for making the pass again.
+
+    Args:
+        dl: the loader.
+        i: its place among the loaders.
+        states: what `generators` returned before that pass.
+        baselines: how the loaders began.
+        asked: also hand a loader with `load_state_dict` its state.
+    """
+    kinds = [kind for kind in ALL if kind != 'batches' and (asked or kind != 'asked' or own_loader(dl))]
+    _load_loader(dl, states['loaders'][i], baselines, kinds)
+
+
+def _random_states(found: dict[str, Any]) -> dict[str, Any]:
+    found = dict(found)
     kind, keys, *rest = found['numpy_state']
     found['numpy_state'] = (kind, keys.numpy().astype(np.uint32), *rest)  # sync: a state of the host
     version, numbers, gauss = found['random_state']
@@ -73,12 +168,9 @@ def set_generators(states: dict[str, Any], dls: Any = ()) -> None:
     cuda = found.get('torch_cuda_state')
     if cuda is not None and len(cuda) != torch.cuda.device_count():
         warnings.warn(f'the checkpoint has generator states of {len(cuda)} GPUs, here are {torch.cuda.device_count()}: '
-                      "the model's randomness on them starts anew", stacklevel=2)
+                      "the model's randomness on them starts anew", stacklevel=3)
         found['torch_cuda_state'] = None
-    set_random_states(**found)
-    for dl, own in zip(dls, states['loaders']):
-        for generator, state in zip(_loader_generators(dl), own):
-            generator.set_state(state)
+    return found
 
 
 # ---------------------------------------------------------------- foreign loaders
@@ -121,9 +213,17 @@ def inexact_loaders(dls: Any) -> list[str]:
     found = []
     for i, dl in enumerate(dls):
         what = f'loader {i} ({type(dl).__name__})'
-        if own_loader(dl) or _keeps_state(dl):
+        if keeps_state(dl) and not own_loader(dl):
             continue
-        if isinstance(dl, TorchLoader):
+        opaque = [o for part in _order(dl, Baselines()) for o in find(dl, **part.where).opaque]
+        if isinstance(getattr(dl, '__dict__', {}).get('dataset'), Iterator):
+            opaque.append(('dataset', type(dl.dataset).__name__))
+        if opaque:
+            found.append(f'{what} draws from {_listed(opaque)}, which cannot be put back: an object with '
+                         'state_dict/load_state_dict, or one whose attributes are numbers and generators, can')
+        elif own_loader(dl):
+            continue
+        elif isinstance(dl, TorchLoader):
             if isinstance(dl.dataset, IterableDataset):
                 found.append(f'{what} reads a stream: what it yields again after a restart is up to the stream')
             elif dl.num_workers and dl.persistent_workers:
@@ -131,6 +231,72 @@ def inexact_loaders(dls: Any) -> list[str]:
         elif not isinstance(dl, Sequence):
             found.append(f'{what} has neither state_dict/load_state_dict nor begin(seed, epoch, start_batch)')
     return found
+
+
+def _listed(opaque: Sequence[tuple[str, str]]) -> str:
+    named = list(dict.fromkeys(f'{path} ({kind})' for path, kind in opaque))
+    return ', '.join(named[:4]) + (f' and {len(named) - 4} more' if len(named) > 4 else '')
+
+
+# ---------------------------------------------------------------- hidden state of the parts of a training
+
+def _parts(learn: Any) -> dict[str, tuple[Any, Hidden]]:
+    """What may hold state of its own beside model, optimizer and loaders, by name, with where to look."""
+    baselines, model = baselines_of(learn), get_model(learn.model)
+    # in the middle of a batch a callback may stand in for the loss function
+    modules = [*model.modules(), *(learn.loss_func.modules() if isinstance(learn.loss_func, nn.Module) else ())]
+    datasets = [part for dl in learn.dls for part in (dl, *_datasets(dl))]
+    # tensors are the model's where they share its memory
+    stop = [learn, learn.opt, learn.dls, learn.loss_func, *learn.cbs, *learn.metrics, *datasets, *modules]
+    found = {f'the callback {name}': (cb, Hidden(cb, baselines, skip=('learn', *cb.not_carried),
+                                                 stop=[o for o in stop if o is not cb]))
+             for name, cb in _named(learn.cbs).items() if not keeps_state(cb) and '*' not in cb.not_carried}
+    found.update({f'the callback {name}, its generators': (cb, Hidden(cb, baselines, skip=('learn',), data=False,
+                                                                      stop=[o for o in stop if o is not cb]))
+                  for name, cb in _named(learn.cbs).items() if keeps_state(cb) and not _own(cb)})
+    inside = [learn, learn.opt, learn.dls, *learn.cbs]
+    found['the loss function'] = learn.loss_func, Hidden(learn.loss_func, baselines, stop=[*inside, *datasets])
+    found['the model'] = model, Hidden(model, baselines, stop=inside)
+    for i, metric in enumerate(learn.metrics):
+        found[f'metric {i}'] = metric, Hidden(metric, baselines, stop=inside, data=False)
+    return found
+
+
+def _own(obj: Any) -> bool:
+    return type(obj).__module__.split('.')[0] == 'minifast'
+
+
+def hidden_state(learn: Any) -> dict[str, Any]:
+    """What callbacks without a `state_dict`, loss function, metrics and modules hold: generators, changed data."""
+    found = {name: hidden.state() for name, (_, hidden) in _parts(learn).items()}
+    return {name: state for name, state in found.items() if state}
+
+
+def load_hidden_state(learn: Any, state: dict[str, Any], kinds: Sequence[str] = ALL) -> None:
+    """Put back what `hidden_state` returned; what has no place here is named in a warning."""
+    for name, (_, hidden) in _parts(learn).items():
+        if name in state:
+            _tell_lost(name, hidden.load(state[name], kinds))
+
+
+def start_hidden(learn: Any) -> list[str]:
+    """Note how everything stands before the training changes it.
+
+    Returns:
+        What cannot be carried, one sentence a callback, loss function or model.
+    """
+    baselines_of(learn).look_anew()
+    for dl in learn.dls:
+        _loader_state(dl, baselines_of(learn))
+    told = []
+    for name, (owner, hidden) in _parts(learn).items():
+        found = hidden.start()
+        files = [(place.path, 'an open file') for place in found.files if not appends(place.value)]
+        if (found.opaque or files) and not _own(owner):
+            told.append(f'{name} ({type(owner).__name__}) keeps {_listed([*found.opaque, *files])}, which a checkpoint '
+                        'cannot carry: give it state_dict and load_state_dict, or keep numbers, tensors, generators '
+                        "and files opened with 'a' there")
+    return told
 
 
 # ---------------------------------------------------------------- taking the state
@@ -175,17 +341,21 @@ def _buffers_apart(model: nn.Module) -> dict[str, Tensor]:
     return {name: b for name, b in model.named_buffers() if name not in kept}
 
 
-def _callbacks(learn: Any) -> dict[str, Any]:
-    """The callbacks that keep a state, by name; a second one of the same name gets a number."""
+def _named(cbs: Any) -> dict[str, Any]:
+    """Callbacks by name; a second one of the same name gets a number."""
     found: dict[str, Any] = {}
-    for cb in learn.cbs:
-        if _keeps_state(cb):
-            name, n = cb.name, 1
-            while name in found:
-                n += 1
-                name = f'{cb.name}#{n}'
-            found[name] = cb
+    for cb in cbs:
+        name, n = cb.name, 1
+        while name in found:
+            n += 1
+            name = f'{cb.name}#{n}'
+        found[name] = cb
     return found
+
+
+def _callbacks(learn: Any) -> dict[str, Any]:
+    """The callbacks that say their state, by name."""
+    return _named(cb for cb in learn.cbs if keeps_state(cb))
 
 
 def _metric_state(metric: Any) -> dict[str, Any]:
@@ -234,8 +404,9 @@ def training_state(learn: Any, position: dict[str, Any], epoch_generators: dict 
                       for name, cb in _callbacks(learn).items()},
         'metrics': [_metric_state(m) for m in learn.metrics] if _measures_training(learn) else [],
         'loaders': [storable(dl.state_dict(), f'the state_dict of {type(dl).__name__}')
-                    if _keeps_state(dl) and not own_loader(dl) else None for dl in learn.dls],
-        'generators': generators(learn.dls), 'epoch_generators': epoch_generators,
+                    if keeps_state(dl) and not own_loader(dl) else None for dl in learn.dls],
+        'generators': generators(learn.dls, baselines=baselines_of(learn)), 'epoch_generators': epoch_generators,
+        'hidden': hidden_state(learn),
     }
 
 
@@ -288,7 +459,14 @@ def _load_parts(learn: Any, model: nn.Module, state: dict[str, Any], file: Any) 
         vars(metric).update({k: v for k, v in kept.items() if k in _metric_state(metric)})
     learn.fit_seed, learn.train_iter = state['fit_seed'], state['train_iter']
     learn.pct_train = _pct_train(state['position'])
-    set_generators(state['generators'], learn.dls)
+    load_hidden_state(learn, state.get('hidden', {}))
+    set_generators(state['generators'], learn.dls, baselines_of(learn))
+
+
+def put_back_generators(learn: Any, state: dict[str, Any]) -> None:
+    """Put back the generators of a `training_state`, wherever they hang, and nothing else."""
+    load_hidden_state(learn, state.get('hidden', {}), kinds=('generators',))
+    set_generators(state['generators'], learn.dls, baselines_of(learn), kinds=('generators', 'batches'))
 
 
 def _pct_train(position: dict[str, Any]) -> float:

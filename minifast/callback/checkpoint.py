@@ -15,10 +15,11 @@ from typing import Any
 from minifast.callback.core import Callback
 from minifast.distributed import rank_distrib
 from minifast.seeds import get_random_states
-from minifast.tensorfile import (Copies, DamagedFileError, UnsafeFileError, read_tensors, sweep_temporaries,
-                                 write_atomic)
-from minifast.training_state import (ReplayedLoader, generators, inexact_loaders, load_training_state, own_loader,
-                                     set_generators, training_state)
+from minifast.tensorfile import (Copies, DamagedFileError, UnsafeFileError, read_tensors, storable,
+                                 sweep_temporaries, write_atomic)
+from minifast.training_state import (ReplayedLoader, baselines_of, begin_loader, generators, inexact_loaders,
+                                     load_training_state, own_loader, put_back_generators, set_generators, start_hidden,
+                                     training_state)
 
 __all__ = ['CheckpointCallback', 'checkpoints_in', 'fit_was_done', 'newest_checkpoint']
 
@@ -80,6 +81,7 @@ class CheckpointCallback(Callback):
         >>> learn.fit_one_cycle(5, cbs=CheckpointCallback('checkpoints', every=500), resume=True)  # after a crash
     """
 
+    not_carried = ('*',)
     order, remove_on_fetch = 1000, True  # behind all others, whose work of the event is then in the state
 
     def __init__(self, path: str | Path, every: int | str | None = 'epoch', minutes: float | None = None,
@@ -137,6 +139,8 @@ class CheckpointCallback(Callback):
         sweep_temporaries(self.path)
         for why in inexact_loaders(self.learn.dls):
             warnings.warn(f'a resume in the middle of an epoch will not be exact: {why}', stacklevel=2)
+        for why in start_hidden(self.learn):
+            warnings.warn(f'a resume will not be exact: {why}', stacklevel=2)
         self._number = max((int(_NAME.fullmatch(path.name)[1]) for path in checkpoints_in(self.path)), default=0)
         self._signal, self._waiting, self._written_at, self._epoch_generators = None, None, None, None
         self._validation_generators, self._resumed = None, self._found
@@ -171,7 +175,8 @@ class CheckpointCallback(Callback):
         if not self._active:
             return
         if self._resumed is None:
-            self._epoch_generators = generators(self.learn.dls)
+            self._epoch_generators = self._generators()
+            self._find_hidden_loaders()
             return
         # the hooks of before_epoch and before_train have run again: what they changed is put back once more
         path, state = self._resumed
@@ -180,13 +185,21 @@ class CheckpointCallback(Callback):
             learn.dl = ReplayedLoader(learn.dl, None, None, None)
             return
         load_training_state(learn, state, path)
-        if own_loader(learn.dl):
-            learn.dl.begin(learn.fit_seed, at['epoch'], at['loader_batch'])
+        self._find_hidden_loaders()
+        dl, keeps = learn.dl, next(iter(state['loaders']), None)
+
+        def now() -> None:
+            put_back_generators(learn, state)
+        if own_loader(dl):
+            dl.begin(learn.fit_seed, at['epoch'], at['loader_batch'])
+            if hasattr(dl, 'once_ordered'):
+                dl.once_ordered(now)
+            begin_loader(dl, 0, self._epoch_generators, baselines_of(learn))
         else:
-            def now() -> None:
-                set_generators({**state['generators'], 'loaders': []})
-            learn.dl = ReplayedLoader(learn.dl, at['batch'], lambda: set_generators(self._epoch_generators, learn.dls),
-                                      now, next(iter(state['loaders']), None))
+            def before() -> None:
+                set_generators({**self._epoch_generators, 'loaders': []})
+                begin_loader(dl, 0, self._epoch_generators, baselines_of(learn))
+            learn.dl = ReplayedLoader(dl, at['batch'], before, now, keeps)
         self._resumed = None
 
     def before_validate(self) -> None:
@@ -196,7 +209,7 @@ class CheckpointCallback(Callback):
             path, state = self._resumed
             load_training_state(self.learn, state, path)
             self._resumed = None
-        self._validation_generators = generators(self.learn.dls)
+        self._validation_generators = self._generators()
 
     def before_batch(self) -> None:
         self._waiting = None
@@ -210,7 +223,15 @@ class CheckpointCallback(Callback):
             self._write_here()
         self._answer_signal()
         if getattr(self.learn.dl, 'num_workers', 0) and self.learn.iter + 1 < self.learn.n_iter:
-            self._waiting = get_random_states()
+            self._waiting = self._generators() if self._hidden_loaders else get_random_states()
+
+    def _find_hidden_loaders(self) -> None:
+        """Whether loaders hold generators, whose states between two batches then belong to those of the edge."""
+        self._hidden_loaders = any(isinstance(own, dict) and any(part.get('generators') for part in own.get('order', ()))
+                                   for own in self._epoch_generators['loaders'])
+
+    def _generators(self) -> dict[str, Any]:
+        return generators(self.learn.dls, baselines=baselines_of(self.learn))
 
     def _late(self, training: bool) -> bool:
         return training and self.minutes is not None and time.monotonic() - self._last_s > 60 * self.minutes
@@ -272,7 +293,8 @@ class CheckpointCallback(Callback):
         if position['where'] == 'validate':
             state['generators'] = self._validation_generators
         elif random_states is not None:
-            state['generators'] = generators(self.learn.dls, random_states)
+            state['generators'] = (random_states if 'global' in random_states else
+                                   {**self._generators(), 'global': storable(random_states)})
         self._number += 1
         file = self.path / f'checkpoint-{self._number:06d}.pth'
         if self._pool is None or must:

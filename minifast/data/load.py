@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from minifast.data.pipeline import Pipeline, is_known
 from minifast.data.plan import bytes_first, choose_workers, describe_plan, takes_threads, unknown_parts, whole_tensors
 from minifast.data.sampler import BATCH, ORDER, ItemKeys, Position, chunks, order, whole
 from minifast.data.workers import HostBatch, Job, ProcessPool, in_threads, seed_cpu, set_aside
+from minifast.hidden import Baselines, Hidden, find
 from minifast.lookup import lookup
 from minifast.seeds import key_seed, seeded
 from minifast.torch_core import check_kwargs, defaults, retain_type, to_device
@@ -28,8 +31,12 @@ __all__ = ['DataLoader', 'SkipItemException', 'collate_error', 'fa_collate', 'fa
 _hooks = ('wif', 'before_iter', 'after_item', 'before_batch', 'after_batch', 'after_iter')
 _methods = (*_hooks, 'create_item', 'create_batch', 'retain', 'get_idxs', 'sample', 'shuffle_fn', 'do_batch', 'do_item')
 _stays_here = ('get_idxs', 'sample', 'shuffle_fn', 'before_iter', 'after_iter', 'after_batch', 'sampler',
-               'batch_sampler', '_pool', '_next', 'it')
+               'batch_sampler', '_pool', '_next', '_ordered', '_began', 'it')
 """What worker processes are not sent: it is used in the loader's own process only."""
+
+
+_order_names = ('sampler', 'batch_sampler', 'get_idxs', 'sample', 'shuffle_fn')
+_main_process = ('after_batch', 'before_iter', 'after_iter', '_pool', '_ordered', '_own_generators', '_began', 'it')
 
 
 class DataLoader(BatchMaker):
@@ -93,7 +100,10 @@ class DataLoader(BatchMaker):
         self._cached: OpenedPictures | None = None
         self.num_workers, self.device = num_workers, device
         self._next: Position | None = None
+        self._ordered: Callable[[], Any] | None = None
+        self._own_generators: list[Any] = []
         self._at, self._passes, self._pool = Position(0), 0, None
+        self._began: list[dict[str, Any]] | None = None
         self._known, self._draws, self._tensors = False, True, None
         for name, f in kwargs.items():
             if f is not None:
@@ -166,11 +176,15 @@ class DataLoader(BatchMaker):
     def get_idxs(self) -> Any:
         """The indices of a pass, in order."""
         if self.sampler is not None:
-            if hasattr(self.sampler, 'set_epoch'):
-                self.sampler.set_epoch(self._at.epoch)
+            self._tell_epoch()
             return whole(self.sampler, key_seed(self._at.seed, ORDER, self._at.epoch))
         indices = Inf.count if self.n is None else range(self.n)
         return self.shuffle_fn(indices) if self.shuffle else indices
+
+    def _tell_epoch(self) -> None:
+        for sampler in (self.sampler, self.batch_sampler, getattr(self.batch_sampler, 'sampler', None)):
+            if hasattr(sampler, 'set_epoch'):
+                sampler.set_epoch(self._at.epoch)
 
     def sample(self) -> Any:
         """The indices of a pass, in order."""
@@ -254,7 +268,14 @@ class DataLoader(BatchMaker):
 
     def begin(self, seed: int, epoch: int, start_batch: int = 0) -> None:
         """Say what the next pass runs: everything random of (seed, epoch), from batch `start_batch` on."""
-        self._next = Position(seed, epoch, start_batch)
+        self._next, self._ordered = Position(seed, epoch, start_batch), None
+
+    def once_ordered(self, f: Callable[[], Any]) -> None:
+        """Call `f` in the pass that `begin` was told of, when its order is drawn and no item is made yet.
+
+        A sampler without a length is read as the pass goes on; for such a one `f` is not called.
+        """
+        self._ordered = f
 
     def state_dict(self) -> dict[str, int]:
         """Where the running pass stands; `batch` is the number of batches handed out."""
@@ -268,7 +289,8 @@ class DataLoader(BatchMaker):
         """
         at = self._at
         before = Position(at.seed, at.epoch, at.batch - 1)
-        job = next(self._jobs(before), None) if self.indexed and at.batch else None
+        with self._order_untouched(as_begun=True):
+            job = next(self._jobs(before), None) if self.indexed and at.batch else None
         return [] if job is None else [self._item_name(index) for index, _ in job.pairs]
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -292,7 +314,11 @@ class DataLoader(BatchMaker):
         """
         if self.n is not None and len(self) == 0:
             raise ValueError(f'this loader has no batch: {self.n} items, bs={self.bs}, drop_last={self.drop_last}')
-        at, waiting = self._at, self._next
+        at, waiting, began = self._at, self._next, self._began
+        with self._order_untouched():
+            return self._one_batch(at, waiting, began)
+
+    def _one_batch(self, at: Position, waiting: Position | None, began: Any) -> Any:
         try:
             if type(self).__iter__ is not DataLoader.__iter__:
                 return next(iter(self))
@@ -302,10 +328,33 @@ class DataLoader(BatchMaker):
             finally:
                 passing.close()
         finally:
-            self._at, self._next = at, waiting
+            self._at, self._next, self._began = at, waiting, began
+
+    @contextmanager
+    def _order_untouched(self, as_begun: bool = False) -> Iterator[None]:
+        """Draw the order in the block and put back what samplers hold of their own: generators and numbers.
+
+        Args:
+            as_begun: draw the order of the running pass once more.
+        """
+        samplers = self._samplers()
+        states = [copy.deepcopy(sampler.state()) for sampler in samplers]
+        if as_begun:
+            for sampler, state in zip(samplers, self._began or ()):
+                sampler.load(state)
+        try:
+            yield
+        finally:
+            for sampler, state in zip(samplers, states):
+                sampler.load(state)
+
+    def _samplers(self) -> list[Hidden]:
+        """Where what decides about the order may hold state of its own; each as it is, changed or not."""
+        return [Hidden(self, Baselines(everything=True), only=_order_names, stop=[self.dataset])]
 
     def _pass(self, position: Position, here: bool = False) -> Iterator:
         self._at = position
+        self._began = [copy.deepcopy(sampler.state()) for sampler in self._samplers()]
         self.skipped = []
         self._prepare()
         self._cached = None if self.cache is None else OpenedPictures(self.cache, self.after_item)
@@ -337,6 +386,7 @@ class DataLoader(BatchMaker):
         seed, epoch = position.seed, position.epoch
         key = key_seed(seed, ORDER, epoch)
         if self.batch_sampler is not None:
+            self._tell_epoch()
             lists: Any = whole(self.batch_sampler, key)
         else:
             with set_aside():
@@ -349,11 +399,27 @@ class DataLoader(BatchMaker):
             if number >= position.batch:
                 yield Job(number, key_seed(seed, BATCH, epoch, number), pairs)
 
+    def _once_ordered(self, jobs: Iterator[Job]) -> Iterator[Job]:
+        told, self._ordered = self._ordered, None
+        order = self.sampler if self.batch_sampler is None else self.batch_sampler
+        if order is not None and not hasattr(order, '__len__'):
+            return jobs
+        first = next(jobs, None)  # draws all of the order
+        told()
+        return iter(()) if first is None else itertools.chain([first], jobs)
+
+    def _find_generators(self) -> list[Any]:
+        """The generators that hang on the data set and on what makes items; what items draw from them is keyed too."""
+        return [place.value for place in find(self, skip=(*_order_names, *_main_process), data=False).generators]
+
     def _host_batches(self, position: Position, here: bool) -> Iterator[HostBatch]:
         self._known = not unknown_parts(self)
         self._draws = not self._known or getattr(self.after_item, 'keyed', False)
         self._tensors = whole_tensors(self)
+        self._own_generators = [] if self._known else self._find_generators()
         jobs = self._jobs(position)
+        if self._ordered is not None and not here:
+            jobs = self._once_ordered(jobs)
         n = 0 if here else self._workers if self._workers is not None else self._chosen
         if n is None:
             first = next(jobs, None)
@@ -395,6 +461,7 @@ class DataLoader(BatchMaker):
     def _stream(self, position: Position, here: bool) -> Iterator[HostBatch]:
         """One stream is read by one process: with workers by one of them, whatever their number."""
         self._known, self._draws = False, True
+        self._own_generators = self._find_generators()
         if here or not self._workers:
             yield from self._streamed()
         else:
