@@ -248,12 +248,13 @@ def _parts(learn: Any) -> dict[str, tuple[Any, Hidden]]:
     datasets = [part for dl in learn.dls for part in (dl, *_datasets(dl))]
     # tensors are the model's where they share its memory
     stop = [learn, learn.opt, learn.dls, learn.loss_func, *learn.cbs, *learn.metrics, *datasets, *modules]
-    found = {f'the callback {name}': (cb, Hidden(cb, baselines, skip=('learn', *cb.not_carried),
-                                                 stop=[o for o in stop if o is not cb]))
-             for name, cb in _named(learn.cbs).items() if not keeps_state(cb) and '*' not in cb.not_carried}
-    found.update({f'the callback {name}, its generators': (cb, Hidden(cb, baselines, skip=('learn',), data=False,
-                                                                      stop=[o for o in stop if o is not cb]))
-                  for name, cb in _named(learn.cbs).items() if keeps_state(cb) and not _own(cb)})
+    found = {}
+    for name, cb in _named(learn.cbs).items():
+        if not (_own(type(cb)) and '*' in cb.not_carried):
+            where = {'skip': ('learn', *cb.not_carried), 'stop': [o for o in stop if o is not cb]}
+            if keeps_state(cb):
+                where = {**where, **_beside_its_state(cb, where['skip'])}
+            found[f'the callback {name}'] = cb, Hidden(cb, baselines, **where)
     inside = [learn, learn.opt, learn.dls, *learn.cbs]
     found['the loss function'] = learn.loss_func, Hidden(learn.loss_func, baselines, stop=[*inside, *datasets])
     found['the model'] = model, Hidden(model, baselines, stop=inside)
@@ -262,8 +263,17 @@ def _parts(learn: Any) -> dict[str, tuple[Any, Hidden]]:
     return found
 
 
-def _own(obj: Any) -> bool:
-    return type(obj).__module__.split('.')[0] == 'minifast'
+def _beside_its_state(cb: Any, skip: tuple[str, ...]) -> dict[str, Any]:
+    """What to look for in a callback that says its state: generators, and what a subclass adds to a callback of ours."""
+    says = next(cls for cls in type(cb).__mro__ if 'state_dict' in vars(cls))
+    if _own(type(cb)) or not _own(says):
+        return {'data': False}
+    said = set(cb.state_dict())
+    return {'skip': (*skip, *(name for name in vars(cb) if name.lstrip('_') in said))}
+
+
+def _own(cls: type) -> bool:
+    return cls.__module__.split('.')[0] == 'minifast'
 
 
 def hidden_state(learn: Any) -> dict[str, Any]:
@@ -292,7 +302,7 @@ def start_hidden(learn: Any) -> list[str]:
     for name, (owner, hidden) in _parts(learn).items():
         found = hidden.start()
         files = [(place.path, 'an open file') for place in found.files if not appends(place.value)]
-        if (found.opaque or files) and not _own(owner):
+        if (found.opaque or files) and not _own(type(owner)):
             told.append(f'{name} ({type(owner).__name__}) keeps {_listed([*found.opaque, *files])}, which a checkpoint '
                         'cannot carry: give it state_dict and load_state_dict, or keep numbers, tensors, generators '
                         "and files opened with 'a' there")
@@ -353,9 +363,9 @@ def _named(cbs: Any) -> dict[str, Any]:
     return found
 
 
-def _callbacks(learn: Any) -> dict[str, Any]:
-    """The callbacks that say their state, by name."""
-    return _named(cb for cb in learn.cbs if keeps_state(cb))
+def _callbacks(learn: Any, watches_only: bool = False) -> dict[str, Any]:
+    """The callbacks that say their state, by name: those the training depends on, or those that only watch it."""
+    return _named(cb for cb in learn.cbs if keeps_state(cb) and cb.watches_only is watches_only)
 
 
 def _metric_state(metric: Any) -> dict[str, Any]:
@@ -407,6 +417,8 @@ def training_state(learn: Any, position: dict[str, Any], epoch_generators: dict 
                     if keeps_state(dl) and not own_loader(dl) else None for dl in learn.dls],
         'generators': generators(learn.dls, baselines=baselines_of(learn)), 'epoch_generators': epoch_generators,
         'hidden': hidden_state(learn),
+        'watchers': {name: storable(cb.state_dict(), f'the state_dict of {type(cb).__name__}')
+                     for name, cb in _callbacks(learn, watches_only=True).items()},
     }
 
 
@@ -455,6 +467,9 @@ def _load_parts(learn: Any, model: nn.Module, state: dict[str, Any], file: Any) 
     for name, cb in ours.items():
         if name in state['callbacks']:
             cb.load_state_dict(state['callbacks'][name])
+    for name, cb in _callbacks(learn, watches_only=True).items():
+        if name in state.get('watchers', {}):
+            cb.load_state_dict(state['watchers'][name])
     for metric, kept in zip(learn.metrics, state['metrics']):
         vars(metric).update({k: v for k, v in kept.items() if k in _metric_state(metric)})
     learn.fit_seed, learn.train_iter = state['fit_seed'], state['train_iter']

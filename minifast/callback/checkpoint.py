@@ -71,7 +71,9 @@ class CheckpointCallback(Callback):
 
     The resumed training ends in the same bits as one that was never stopped. Ctrl-C and SIGTERM are answered at the
     next batch edge: a checkpoint is written, then a script ends (exit status 143 for SIGTERM) and a notebook keeps a
-    usable learner; a second signal stops at once. A storage that fails in the middle of a training is told in a
+    usable learner; a second signal stops at once, and one that comes behind the last batch has its effect when the fit
+    is over. A handler of the script's own is called, and decides whether the training ends; signals that the process
+    ignores (nohup) stay ignored. A storage that fails in the middle of a training is told in a
     warning, and the training goes on.
 
     Several fits may share a folder (`fine_tune` is two): a resumed script passes over those that were done.
@@ -103,7 +105,8 @@ class CheckpointCallback(Callback):
             raise ValueError(f'keep={keep!r}: at least one checkpoint must be kept')
         self.path, self.every, self.minutes, self.keep, self.background = Path(path), every, minutes, keep, background
         self._found: tuple[Path, dict[str, Any]] | None = None
-        self._active = False
+        self._active, self._hidden_loaders = False, False
+        self._signal, self._leaving, self._replaced_handlers, self._pool, self._pending = None, False, {}, None, None
 
     # ------------------------------------------------------------ asked by fit
 
@@ -142,6 +145,7 @@ class CheckpointCallback(Callback):
         for why in start_hidden(self.learn):
             warnings.warn(f'a resume will not be exact: {why}', stacklevel=2)
         self._number = max((int(_NAME.fullmatch(path.name)[1]) for path in checkpoints_in(self.path)), default=0)
+        self._leaving = False
         self._signal, self._waiting, self._written_at, self._epoch_generators = None, None, None, None
         self._validation_generators, self._resumed = None, self._found
         self._pool = ThreadPoolExecutor(1, 'checkpoint') if self.background else None
@@ -153,6 +157,7 @@ class CheckpointCallback(Callback):
             self._go_to_position()
         else:
             self._write(self._position('epoch', self.learn.start_epoch), must=True)
+        self._answer_signal()
 
     def _go_to_position(self) -> None:
         path, state = self._resumed
@@ -262,12 +267,13 @@ class CheckpointCallback(Callback):
         self._found = None
         if self._active:
             self._active, self._resumed = False, None
-            for signum, handler in self._replaced_handlers.items():
-                signal.signal(signum, handler)
-            self._finish_writing()
-            if self._pool is not None:
-                self._pool.shutdown()
-            self._copies = Copies()
+            try:
+                self._finish_writing()
+                if self._pool is not None:
+                    self._pool.shutdown()
+                self._copies = Copies()
+            finally:
+                self._give_signals_back()
 
     # ------------------------------------------------------------ writing
 
@@ -328,13 +334,27 @@ class CheckpointCallback(Callback):
     # ------------------------------------------------------------ signals
 
     def _take_signals(self) -> dict[int, Any]:
+        """Put our handler in the place of others; not where signals are ignored (nohup), nor where the handler is one
+        that Python cannot put back."""
         if threading.current_thread() is not threading.main_thread():
             return {}
-        return {signum: signal.signal(signum, self._on_signal) for signum in (signal.SIGINT, signal.SIGTERM)}
+        found = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+        return {signum: signal.signal(signum, self._on_signal) for signum, handler in found.items()
+                if handler is not None and handler != signal.SIG_IGN}
+
+    def _give_signals_back(self) -> None:
+        """Put the handlers back; a signal that no batch edge came after has its effect now."""
+        for signum, handler in self._replaced_handlers.items():
+            if signal.getsignal(signum) == self._on_signal:  # else somebody has set another one meanwhile
+                signal.signal(signum, handler)
+        if self._signal is not None and not self._leaving:
+            print(f'stopped by a signal, behind the last batch; the checkpoints are in {self.path}')
+            self._leave(self._signal)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if self._signal is not None:
             self._leave(signum)
+            return
         self._signal = signum
         if self._waiting is not None:
             # between two batches, waiting for worker processes, which Ctrl-C may have ended: this is the batch edge
@@ -348,7 +368,10 @@ class CheckpointCallback(Callback):
             self._leave(self._signal)
 
     def _leave(self, signum: int) -> None:
+        """Do what the signal would have done: call the user's handler, which decides what follows, or end."""
         handler: Callable | Any = self._replaced_handlers.get(signum)
-        if callable(handler):  # Python's own for Ctrl-C, or one of the user's
-            handler(signum, None)
-        raise SystemExit(128 + signum)
+        self._leaving = True
+        if not callable(handler):
+            raise SystemExit(128 + signum)
+        handler(signum, None)  # Python's own for Ctrl-C raises
+        self._signal, self._leaving = None, False

@@ -114,6 +114,7 @@ class Callback:
     run_train: bool = True
     run_valid: bool = True
     remove_on_fetch: bool = False
+    watches_only: bool = False
     not_carried: tuple[str, ...] = ()
     learn: Any = None
 
