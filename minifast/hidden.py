@@ -1,18 +1,16 @@
-"""What an object holds between two calls, found by looking: random generators wherever they hang, attributes that are
-data, objects that say their own state, open files. Taken as plain data and put back; what cannot be is named.
+"""What an object holds between two calls, found by looking: generators wherever they hang, attributes that are data.
+
+Objects that say their own state are asked; of open files it is kept how long they are; what cannot be carried is named.
 
 An attribute counts as state where the training has changed it. What the script has set and nobody changed stays as the
 script sets it, so a setting that a user changes before a resume is not undone by the checkpoint.
 """
 from __future__ import annotations
 
-import collections
 import functools
-import hashlib
 import io
 import math
 import os
-import random
 import sys
 import types
 import weakref
@@ -23,224 +21,17 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from fastcore.foundation import L
 from torch import Tensor, nn
 
-__all__ = ['Baselines', 'Found', 'Hidden', 'Place', 'appends', 'decode', 'digest', 'encode', 'find', 'get_generator', 'is_generator', 'keeps_state',
-           'make_generator', 'path_of', 'seed_generator', 'set_generator']
+from minifast.plaindata import (CONTAINERS, FIXED, MAPPINGS, PLAIN, SEQUENCES, decode, digest, encode, get_generator,
+                                is_generator, make_generator, restored, set_generator)
+
+__all__ = ['Baselines', 'Found', 'Hidden', 'OUTLETS', 'Place', 'appends', 'find', 'keeps_state', 'path_of']
 
 
 def keeps_state(obj: Any) -> bool:
     """Whether an object says its state and takes it back; asked of the class, as instances may pass attributes on."""
     return callable(getattr(type(obj), 'state_dict', None)) and callable(getattr(type(obj), 'load_state_dict', None))
-
-
-# ---------------------------------------------------------------- generators
-
-def is_generator(x: Any) -> bool:
-    """Whether `x` is a random generator with a state: torch's, numpy's (either kind, or its bits) or Python's."""
-    kinds = (torch.Generator, np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random)
-    return isinstance(x, kinds) and not isinstance(x, random.SystemRandom)
-
-
-def get_generator(g: Any) -> dict[str, Any]:
-    """The state of a generator as plain data."""
-    if isinstance(g, torch.Generator):
-        return {'kind': 'torch', 'device': str(g.device), 'state': g.get_state()}
-    if isinstance(g, random.Random):
-        return {'kind': 'python', 'state': encode(g.getstate())}
-    if isinstance(g, np.random.RandomState):
-        return {'kind': 'legacy', 'state': encode(g.get_state(legacy=False))}
-    bits = g.bit_generator if isinstance(g, np.random.Generator) else g
-    return {'kind': 'numpy' if bits is not g else 'bits', 'state': encode(bits.state)}
-
-
-def set_generator(g: Any, found: dict[str, Any]) -> None:
-    """Put back what `get_generator` returned.
-
-    Raises:
-        ValueError, TypeError: it is the state of another kind of generator.
-    """
-    if isinstance(g, torch.Generator):
-        g.set_state(found['state'])
-        return
-    state = decode(found['state'])
-    if isinstance(g, random.Random):
-        g.setstate(state)
-    elif isinstance(g, np.random.RandomState):
-        g.set_state(state)
-    else:
-        (g.bit_generator if isinstance(g, np.random.Generator) else g).state = state
-
-
-def make_generator(found: dict[str, Any]) -> Any:
-    """A new generator in the state that `get_generator` returned."""
-    kind = found['kind']
-    if kind in ('numpy', 'bits'):
-        bits = getattr(np.random, decode(found['state'])['bit_generator'])()
-        g = np.random.Generator(bits) if kind == 'numpy' else bits
-    else:
-        g = {'torch': lambda: torch.Generator(found.get('device', 'cpu')), 'python': random.Random,
-             'legacy': np.random.RandomState}[kind]()
-    set_generator(g, found)
-    return g
-
-
-def seed_generator(g: Any, seed: int) -> None:
-    """Let a generator of any kind begin anew from `seed`, 0 to 2**63."""
-    if isinstance(g, torch.Generator):
-        g.manual_seed(seed)
-    elif isinstance(g, random.Random):
-        g.seed(seed)
-    elif isinstance(g, np.random.RandomState):
-        g.seed(seed & 0xffffffff)
-    else:
-        bits = g.bit_generator if isinstance(g, np.random.Generator) else g
-        bits.state = type(bits)(seed).state
-
-
-# ---------------------------------------------------------------- data
-
-_PLAIN = (bool, int, float, complex, str, bytes, type(None))
-_FIXED = (torch.Size, torch.dtype, torch.device)
-_SEQUENCES = {list: 'list', tuple: 'tuple', L: 'L', set: 'set', frozenset: 'frozenset', collections.deque: 'deque'}
-_CONTAINERS = (*_SEQUENCES, range, Tensor, np.ndarray)
-_MAPPINGS = (dict, collections.OrderedDict, collections.Counter, collections.defaultdict)
-
-
-def encode(x: Any) -> Any:
-    """Data as a tensor file can hold it, so that `decode` gives the same types back. Tensors are not copied.
-
-    Raises:
-        TypeError: there is something in it that is no data.
-    """
-    if isinstance(x, bool) or x is None or type(x) in (float, str, bytes) or isinstance(x, _FIXED):
-        return x
-    if type(x) is int:
-        return x if -2 ** 63 <= x < 2 ** 63 else {'is': 'int', 'text': hex(x)}
-    if type(x) is complex:
-        return {'is': 'complex', 'parts': [x.real, x.imag]}
-    if isinstance(x, nn.Parameter):
-        raise TypeError('a parameter belongs to its model')
-    if isinstance(x, Tensor):
-        return x.detach().as_subclass(Tensor)
-    if isinstance(x, (np.ndarray, np.generic)):
-        return _encode_array(np.asarray(x), isinstance(x, np.generic))
-    if isinstance(x, _MAPPINGS):
-        return {'is': 'dict', 'keys': [encode(k) for k in x], 'values': [encode(v) for v in x.values()]}
-    kind = _SEQUENCES.get(type(x)) or ('tuple' if isinstance(x, tuple) else None)
-    if kind == 'list' and len(x) > 100 and len(types_in := set(map(type, x))) == 1 and types_in <= {int, float}:
-        try:
-            return {'is': 'numbers', 'values': torch.tensor(x, dtype=torch.int64 if int in types_in else torch.float64)}
-        except (OverflowError, RuntimeError):  # larger than 64 bits
-            pass
-    if kind is not None:
-        values = [encode(v) for v in (sorted(x, key=repr) if kind in ('set', 'frozenset') else x)]
-        return values if kind == 'list' else {'is': kind, 'values': values, 'most': getattr(x, 'maxlen', None)}
-    if isinstance(x, PurePath):
-        return {'is': 'path', 'text': str(x)}
-    raise TypeError(f'a {type(x).__name__} is no data')
-
-
-def _encode_array(x: np.ndarray, scalar: bool) -> Any:
-    if x.dtype.kind not in 'biufcMmU':
-        raise TypeError(f'an array of {x.dtype} is no data')
-    if x.dtype.kind == 'U':
-        values: Any = x.ravel().tolist()
-    else:
-        raw = np.ascontiguousarray(x).reshape(-1)
-        values = torch.from_numpy(raw.view(np.uint8).copy())
-    return {'is': 'array', 'values': values, 'dtype': x.dtype.str, 'shape': list(x.shape), 'scalar': scalar}
-
-
-def decode(x: Any) -> Any:
-    """What `encode` was given; tensors are not copied."""
-    if isinstance(x, list):
-        return [decode(v) for v in x]
-    if not isinstance(x, dict):
-        return x
-    kind = x['is']
-    if kind == 'int':
-        return int(x['text'], 16)
-    if kind == 'complex':
-        return complex(*x['parts'])
-    if kind == 'dict':
-        return {decode(k): decode(v) for k, v in zip(x['keys'], x['values'])}
-    if kind == 'numbers':
-        return x['values'].tolist()  # sync: none, on the host
-    if kind == 'path':
-        return Path(x['text'])
-    if kind == 'array':
-        values = x['values']
-        array = np.array(values, x['dtype']) if isinstance(values, list) else values.numpy().view(x['dtype']).copy()
-        array = array.reshape(x['shape'])
-        return array[()] if x['scalar'] else array
-    values = [decode(v) for v in x['values']]
-    if kind == 'deque':
-        return collections.deque(values, x['most'])
-    return {'tuple': tuple, 'L': L, 'set': set, 'frozenset': frozenset}[kind](values)
-
-
-def digest(encoded: Any) -> bytes:
-    """A fingerprint of encoded data, by value."""
-    h = hashlib.blake2b(digest_size=16)
-    _feed(h, encoded)
-    return h.digest()
-
-
-def _feed(h: Any, x: Any) -> None:
-    if isinstance(x, Tensor):
-        h.update(f't{x.dtype}{tuple(x.shape)}'.encode())
-        if x.layout is not torch.strided or x.is_quantized:
-            h.update(repr(x).encode())
-            return
-        flat = x.detach().cpu().contiguous().reshape(-1)  # sync: a checkpoint is written
-        h.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b'')
-    elif isinstance(x, dict):
-        h.update(b'{%d' % len(x))
-        for k, v in x.items():
-            h.update(repr(k).encode())
-            _feed(h, v)
-    elif isinstance(x, (list, tuple)):
-        h.update(b'[%d' % len(x))
-        for v in x:
-            _feed(h, v)
-    else:
-        h.update(f'{type(x).__name__}{x!r};'.encode())
-
-
-def _restored(now: Any, value: Any) -> Any:
-    """`value` in the place of `now`: into the same object where that can be, as others may hold it too."""
-    if isinstance(now, Tensor) and isinstance(value, Tensor) and not now.is_inference():
-        if now.shape == value.shape and now.dtype == value.dtype and now.is_leaf and now.layout is torch.strided:
-            with torch.no_grad():
-                now.copy_(value)
-            return now
-        return value.to(now.device)
-    if isinstance(now, np.ndarray) and isinstance(value, np.ndarray) and now.flags.writeable:
-        if now.shape == value.shape and now.dtype == value.dtype:
-            now[...] = value
-            return now
-    if isinstance(now, dict) and isinstance(value, dict):
-        merged = {k: _restored(now.get(k), v) for k, v in value.items()}
-        now.clear()
-        now.update(merged)
-        return now
-    if isinstance(now, (list, L)) and type(now) is type(value):
-        now[:] = [_restored(now[i] if i < len(now) else None, v) for i, v in enumerate(value)]
-        return now
-    if isinstance(now, collections.deque) and isinstance(value, collections.deque):
-        now.clear()
-        now.extend(value)
-        return now
-    if type(now) is set and isinstance(value, set):
-        now.clear()
-        now.update(value)
-        return now
-    if isinstance(now, tuple) and hasattr(now, '_fields') and isinstance(value, tuple):
-        return type(now)(*value)
-    return value
 
 
 # ---------------------------------------------------------------- looking
@@ -285,7 +76,8 @@ def path_of(steps: Steps) -> str:
 
 def _is_large(x: Any) -> bool:
     # what has a gradient's history is an activation
-    return getattr(x, 'grad_fn', None) is not None or isinstance(x, (Tensor, np.ndarray)) and math.prod(x.shape) > 100_000
+    large = isinstance(x, (Tensor, np.ndarray)) and math.prod(x.shape) > 100_000
+    return large or getattr(x, 'grad_fn', None) is not None
 
 
 class Place(NamedTuple):
@@ -358,7 +150,7 @@ class _Search:
                     self.attributes(child, (*steps, ('attribute', name)))
         with self._looking_for(self.data and not (is_module and not _of_the_user(type(owner)))):
             for name, value in self._named(owner):
-                settings = only is not None and (name not in only or isinstance(value, (*_PLAIN, *_CONTAINERS)))
+                settings = only is not None and (name not in only or isinstance(value, (*PLAIN, *CONTAINERS)))
                 if name not in skip and not settings:
                     self.value(value, (*steps, ('attribute', name)), small=is_module)
         for cls in type(owner).__mro__:
@@ -402,7 +194,7 @@ class _Search:
                 value = cell.cell_contents
             except ValueError:  # empty
                 continue
-            if is_generator(value) or not generators_alone and type(value) not in _PLAIN:
+            if is_generator(value) or not generators_alone and type(value) not in PLAIN:
                 outside[name] = value
         with self._looking_for(data=False):  # what a function sees outside is no attribute of anybody
             for name, value in outside.items():
@@ -410,7 +202,7 @@ class _Search:
 
     def value(self, x: Any, steps: Steps, small: bool = False) -> None:
         """Sort one value; `small`: large data do not count, as modules keep activations to be looked at."""
-        if type(x) in _PLAIN:
+        if type(x) in PLAIN:
             if self.data:
                 self.found.data.append(Place(steps, x))
             return
@@ -420,9 +212,9 @@ class _Search:
         if is_generator(x):
             self.seen.add(id(x))
             self.found.generators.append(Place(steps, x))
-        elif isinstance(x, (Tensor, np.ndarray, np.generic, PurePath, *_FIXED)):
+        elif isinstance(x, (Tensor, np.ndarray, np.generic, PurePath, *FIXED)):
             self._leaf(x, steps, small)
-        elif isinstance(x, (*_MAPPINGS, *_SEQUENCES, tuple)):
+        elif isinstance(x, (*MAPPINGS, *SEQUENCES, tuple)):
             self._container(x, steps, small)
         elif isinstance(x, functools.partial):
             for i, part in enumerate((x.func, x.args, x.keywords)):
@@ -460,9 +252,9 @@ class _Search:
                 return
         if len(x) > _LONG:
             return
-        pairs = x.items() if isinstance(x, _MAPPINGS) else enumerate(x)
+        pairs = x.items() if isinstance(x, MAPPINGS) else enumerate(x)
         for key, value in list(pairs):
-            if type(value) not in _PLAIN or self.data and isinstance(x, (list, *_MAPPINGS)):
+            if type(value) not in PLAIN or self.data and isinstance(x, (list, *MAPPINGS)):
                 self.value(value, (*steps, ('key', key)), small)
 
     def _object(self, x: Any, steps: Steps) -> None:
@@ -624,9 +416,9 @@ def _get(holder: Any, how: str, key: Any) -> Any:
         if found is _nowhere and any(key in vars(cls).get('__slots__', ()) for cls in type(holder).__mro__):
             found = getattr(holder, key, _nowhere)
         return found
-    if how == 'key' and isinstance(holder, _MAPPINGS):
+    if how == 'key' and isinstance(holder, MAPPINGS):
         return holder.get(key, _nowhere)
-    if how == 'key' and isinstance(holder, tuple(_SEQUENCES)) and isinstance(key, int) and key < len(holder):
+    if how == 'key' and isinstance(holder, tuple(SEQUENCES)) and isinstance(key, int) and key < len(holder):
         return holder[key]
     return _nowhere
 
@@ -642,7 +434,7 @@ def _set(owner: Any, steps: Steps, value: Any) -> bool:
     now = _get(holder, how, key)
     if isinstance(now, nn.Parameter) or how == 'in':
         return False
-    value = _restored(None if now is _nowhere else now, value)
+    value = restored(None if now is _nowhere else now, value)
     if value is now:
         return True
     if how == 'attribute':
@@ -650,7 +442,7 @@ def _set(owner: Any, steps: Steps, value: Any) -> bool:
             vars(holder)[key] = value
         else:
             setattr(holder, key, value)
-    elif isinstance(holder, _MAPPINGS) or isinstance(holder, list) and isinstance(key, int) and key < len(holder):
+    elif isinstance(holder, MAPPINGS) or isinstance(holder, list) and isinstance(key, int) and key < len(holder):
         holder[key] = value
     else:
         return False

@@ -13,13 +13,13 @@ from types import FrameType
 from typing import Any
 
 from minifast.callback.core import Callback
+from minifast.carried import (baselines_of, begin_loader, generators, inexact_loaders, own_loader, put_back_generators,
+                              set_generators, start_hidden)
 from minifast.distributed import rank_distrib
 from minifast.seeds import get_random_states
 from minifast.tensorfile import (Copies, DamagedFileError, UnsafeFileError, read_tensors, storable,
                                  sweep_temporaries, write_atomic)
-from minifast.training_state import (ReplayedLoader, baselines_of, begin_loader, generators, inexact_loaders,
-                                     load_training_state, own_loader, put_back_generators, set_generators, start_hidden,
-                                     training_state)
+from minifast.training_state import ReplayedLoader, load_training_state, training_state
 
 __all__ = ['CheckpointCallback', 'checkpoints_in', 'fit_was_done', 'newest_checkpoint']
 
@@ -232,8 +232,8 @@ class CheckpointCallback(Callback):
 
     def _find_hidden_loaders(self) -> None:
         """Whether loaders hold generators, whose states between two batches then belong to those of the edge."""
-        self._hidden_loaders = any(isinstance(own, dict) and any(part.get('generators') for part in own.get('order', ()))
-                                   for own in self._epoch_generators['loaders'])
+        found = [own for own in self._epoch_generators['loaders'] if isinstance(own, dict)]  # else of an earlier release
+        self._hidden_loaders = any(part.get('generators') for own in found for part in own.get('order', ()))
 
     def _generators(self) -> dict[str, Any]:
         return generators(self.learn.dls, baselines=baselines_of(self.learn))

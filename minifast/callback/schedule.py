@@ -17,7 +17,8 @@ from fastcore.foundation import L
 from torch import Tensor, nn
 
 from minifast.callback.core import Callback, CancelFitException, CancelValidException
-from minifast.hidden import find, get_generator, set_generator
+from minifast.hidden import find
+from minifast.plaindata import get_generator, set_generator
 from minifast.plots import plot_lr_find
 from minifast.torch_core import looking
 

@@ -6,7 +6,6 @@ import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ from minifast.data.collate import SkipItemException, collate_error, fa_collate, 
 from minifast.data.making import BatchMaker
 from minifast.data.pipeline import Pipeline, is_known
 from minifast.data.plan import bytes_first, choose_workers, describe_plan, takes_threads, unknown_parts, whole_tensors
-from minifast.data.sampler import BATCH, ORDER, ItemKeys, Position, chunks, order, whole
+from minifast.data.sampler import (BATCH, ORDER, ORDER_NAMES, ItemKeys, Position, chunks, order, order_state,
+                                   order_untouched, tell_epoch, whole)
 from minifast.data.workers import HostBatch, Job, ProcessPool, in_threads, seed_cpu, set_aside
-from minifast.hidden import Baselines, Hidden, find
+from minifast.hidden import find
 from minifast.lookup import lookup
 from minifast.seeds import key_seed, seeded
 from minifast.torch_core import check_kwargs, defaults, retain_type, to_device
@@ -35,7 +35,6 @@ _stays_here = ('get_idxs', 'sample', 'shuffle_fn', 'before_iter', 'after_iter', 
 """What worker processes are not sent: it is used in the loader's own process only."""
 
 
-_order_names = ('sampler', 'batch_sampler', 'get_idxs', 'sample', 'shuffle_fn')
 _main_process = ('after_batch', 'before_iter', 'after_iter', '_pool', '_ordered', '_own_generators', '_began', 'it')
 
 
@@ -103,7 +102,7 @@ class DataLoader(BatchMaker):
         self._ordered: Callable[[], Any] | None = None
         self._own_generators: list[Any] = []
         self._at, self._passes, self._pool = Position(0), 0, None
-        self._began: list[dict[str, Any]] | None = None
+        self._began: dict[str, Any] = {}
         self._known, self._draws, self._tensors = False, True, None
         for name, f in kwargs.items():
             if f is not None:
@@ -176,15 +175,10 @@ class DataLoader(BatchMaker):
     def get_idxs(self) -> Any:
         """The indices of a pass, in order."""
         if self.sampler is not None:
-            self._tell_epoch()
+            tell_epoch(self)
             return whole(self.sampler, key_seed(self._at.seed, ORDER, self._at.epoch))
         indices = Inf.count if self.n is None else range(self.n)
         return self.shuffle_fn(indices) if self.shuffle else indices
-
-    def _tell_epoch(self) -> None:
-        for sampler in (self.sampler, self.batch_sampler, getattr(self.batch_sampler, 'sampler', None)):
-            if hasattr(sampler, 'set_epoch'):
-                sampler.set_epoch(self._at.epoch)
 
     def sample(self) -> Any:
         """The indices of a pass, in order."""
@@ -289,7 +283,7 @@ class DataLoader(BatchMaker):
         """
         at = self._at
         before = Position(at.seed, at.epoch, at.batch - 1)
-        with self._order_untouched(as_begun=True):
+        with order_untouched(self, self._began):
             job = next(self._jobs(before), None) if self.indexed and at.batch else None
         return [] if job is None else [self._item_name(index) for index, _ in job.pairs]
 
@@ -315,7 +309,7 @@ class DataLoader(BatchMaker):
         if self.n is not None and len(self) == 0:
             raise ValueError(f'this loader has no batch: {self.n} items, bs={self.bs}, drop_last={self.drop_last}')
         at, waiting, began = self._at, self._next, self._began
-        with self._order_untouched():
+        with order_untouched(self):
             return self._one_batch(at, waiting, began)
 
     def _one_batch(self, at: Position, waiting: Position | None, began: Any) -> Any:
@@ -330,31 +324,9 @@ class DataLoader(BatchMaker):
         finally:
             self._at, self._next, self._began = at, waiting, began
 
-    @contextmanager
-    def _order_untouched(self, as_begun: bool = False) -> Iterator[None]:
-        """Draw the order in the block and put back what samplers hold of their own: generators and numbers.
-
-        Args:
-            as_begun: draw the order of the running pass once more.
-        """
-        samplers = self._samplers()
-        states = [copy.deepcopy(sampler.state()) for sampler in samplers]
-        if as_begun:
-            for sampler, state in zip(samplers, self._began or ()):
-                sampler.load(state)
-        try:
-            yield
-        finally:
-            for sampler, state in zip(samplers, states):
-                sampler.load(state)
-
-    def _samplers(self) -> list[Hidden]:
-        """Where what decides about the order may hold state of its own; each as it is, changed or not."""
-        return [Hidden(self, Baselines(everything=True), only=_order_names, stop=[self.dataset])]
-
     def _pass(self, position: Position, here: bool = False) -> Iterator:
         self._at = position
-        self._began = [copy.deepcopy(sampler.state()) for sampler in self._samplers()]
+        self._began = order_state(self)
         self.skipped = []
         self._prepare()
         self._cached = None if self.cache is None else OpenedPictures(self.cache, self.after_item)
@@ -386,7 +358,7 @@ class DataLoader(BatchMaker):
         seed, epoch = position.seed, position.epoch
         key = key_seed(seed, ORDER, epoch)
         if self.batch_sampler is not None:
-            self._tell_epoch()
+            tell_epoch(self)
             lists: Any = whole(self.batch_sampler, key)
         else:
             with set_aside():
@@ -410,7 +382,7 @@ class DataLoader(BatchMaker):
 
     def _find_generators(self) -> list[Any]:
         """The generators that hang on the data set and on what makes items; what items draw from them is keyed too."""
-        return [place.value for place in find(self, skip=(*_order_names, *_main_process), data=False).generators]
+        return [place.value for place in find(self, skip=(*ORDER_NAMES, *_main_process), data=False).generators]
 
     def _host_batches(self, position: Position, here: bool) -> Iterator[HostBatch]:
         self._known = not unknown_parts(self)

@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import Dataset, IterableDataset
 
 from minifast.data.collate import noted
-from minifast.hidden import get_generator, seed_generator, set_generator
 from minifast.markers import retain_type
+from minifast.plaindata import get_generator, seed_generator, set_generator
 from minifast.torch_core import apply
 
 __all__ = ['HostBatch', 'Job', 'ProcessPool', 'find_unpicklable', 'in_threads', 'seed_cpu', 'set_aside']
