@@ -69,8 +69,8 @@ def test_generators_are_found_wherever_they_hang():
 def test_what_the_training_has_changed_is_carried_and_settings_stay():
     """A setting that the script changes before the resume is not undone; references stay the objects they are."""
     model = nn.Linear(2, 2)
-    first = Thing(n=0, factor=2., seen=[], best=None, params=list(model.parameters()), own=Thing(k=[0]), t=torch.zeros(2),
-                  window=deque([], 3), rng=np.random.default_rng(0))
+    first = Thing(n=0, factor=2., seen=[], best=None, params=list(model.parameters()), own=Thing(k=[0]),
+                  t=torch.zeros(2), window=deque([], 3), rng=np.random.default_rng(0))
     known = Hidden(first, Baselines(), stop=[model])
     known.start()
     first.n, first.best, first.later = 5, np.float32(.5), {'a': 1}
@@ -80,8 +80,8 @@ def test_what_the_training_has_changed_is_carried_and_settings_stay():
     first.rng.normal()
     state = known.state()
     other = nn.Linear(2, 2)
-    second = Thing(n=0, factor=3., seen=[], best=None, params=list(other.parameters()), own=Thing(k=[0]), t=torch.zeros(2),
-                   window=deque([], 3), rng=np.random.default_rng(0))
+    second = Thing(n=0, factor=3., seen=[], best=None, params=list(other.parameters()), own=Thing(k=[0]),
+                   t=torch.zeros(2), window=deque([], 3), rng=np.random.default_rng(0))
     seen, t = second.seen, second.t
     assert Hidden(second, Baselines(), stop=[other]).load(state) == []
     assert (second.n, second.factor, second.best, second.later) == (5, 3., np.float32(.5), {'a': 1})
@@ -127,9 +127,9 @@ def test_objects_that_say_their_state_are_asked():
                                          (lambda p: print, False), (lambda p: Thing, False), (lambda p: torch, False),
                                          (lambda p: __import__('threading').Lock(), False),
                                          (lambda p: __import__('logging').getLogger('a'), False),
-                                         (lambda p: torch.distributions.Beta(1., 1.), False), (lambda p: np.less, False)],
-                         ids=['iterator', 'generator', 'foreign', 'function', 'class', 'module', 'lock', 'logger',
-                              'distribution', 'ufunc'])
+                                         (lambda p: torch.distributions.Beta(1., 1.), False),
+                                         (lambda p: np.less, False)],
+                         ids='iterator generator foreign function class module lock logger distribution ufunc'.split())
 def test_what_cannot_be_carried_is_named_and_outlets_are_not(value, told, tmp_path):
     """Iterators and foreign objects; not functions, classes, locks, or what only takes what is sent."""
     found = find(Thing(x=value(tmp_path)))

@@ -156,6 +156,9 @@ class CheckpointCallback(Callback):
         if self._resumed is not None:
             self._go_to_position()
         else:
+            for cb in self.learn.cbs:  # so that a training killed early goes on in the run that it has begun
+                if hasattr(type(cb), 'start_once'):
+                    cb.start_once()
             self._write(self._position('epoch', self.learn.start_epoch), must=True)
         self._answer_signal()
 

@@ -123,6 +123,10 @@ class ExperimentLogger(Callback):
 
     def before_epoch(self) -> None:
         # not before_fit: there a resumed training does not yet know where it goes on
+        self.start_once()
+
+    def start_once(self) -> None:
+        """Call `start` if this fit is logged and it was not called yet; a fresh fit's first checkpoint needs it."""
         if self._active and not self._started:
             self.start()
             self._started = True

@@ -112,13 +112,19 @@ class WandbCallback(ExperimentLogger):
     def log_epoch(self, numbers: dict[str, float]) -> None:
         import wandb
         epoch = self._epoch0 + self.learn.epoch + 1
-        if self._wandb_step >= self._n_logged:
-            wandb.log({'epoch': epoch, **numbers}, step=self._wandb_step)
-        elif wandb.run.summary.get('epoch', 0) < epoch:  # its last step is there and the epoch is not
-            wandb.log({'epoch': epoch, **numbers})
+        if self._wandb_step >= self._n_logged or not self._has_epoch(epoch, numbers):
+            # where the epoch's last step is there and the epoch is not, it goes with the next step
+            wandb.log({'epoch': epoch, **numbers}, step=max(self._wandb_step, self._n_logged))
         self._numbers = numbers
         if self._preds and self.log_preds_every_epoch:
             self.log_predictions()
+
+    def _has_epoch(self, epoch: int, numbers: dict[str, float]) -> bool:
+        """Whether the training that was killed has logged this epoch: an exact resume measures the same numbers."""
+        import wandb
+        last = wandb.run.summary
+        same = all(str(last.get(name)) == str(value) for name, value in numbers.items())
+        return last.get('epoch', 0) > epoch or last.get('epoch', 0) == epoch and same
 
     def log_predictions(self) -> None:
         """Send a table of items with their targets and predictions; what goes wrong here is told, training goes on."""
