@@ -235,7 +235,8 @@ class CheckpointCallback(Callback):
 
     def _find_hidden_loaders(self) -> None:
         """Whether loaders hold generators, whose states between two batches then belong to those of the edge."""
-        found = [own for own in self._epoch_generators['loaders'] if isinstance(own, dict)]  # else of an earlier release
+        # those of an earlier release are lists
+        found = [own for own in self._epoch_generators['loaders'] if isinstance(own, dict)]
         self._hidden_loaders = any(part.get('generators') for own in found for part in own.get('order', ()))
 
     def _generators(self) -> dict[str, Any]:
