@@ -6,76 +6,24 @@ epoch `e`, in its training part with `b` batches done, or in its validation part
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader as TorchLoader
-from torch.utils.data import IterableDataset
 
+from minifast.carried import (baselines_of, generators, hidden_state, load_hidden_state, own_loader, said_states,
+                              set_generators)
 from minifast.checkpoint import check_model_state, check_opt_state, load_opt_state, load_weights, make_room
 from minifast.environment import environment
+from minifast.hidden import keeps_state
 from minifast.lookup import lookup
-from minifast.seeds import get_random_states, set_random_states
 from minifast.tensorfile import copied, storable
 from minifast.torch_core import get_model
 
-__all__ = ['ReplayedLoader', 'generators', 'inexact_loaders', 'load_training_state', 'set_generators',
-           'training_state']
+__all__ = ['ReplayedLoader', 'load_training_state', 'training_state']
 
 FORMAT, VERSION = 'minifast-training', 1
-
-
-def own_loader(dl: Any) -> bool:
-    """Whether the loader is one of ours, whose batches are a function of (seed, epoch, batch)."""
-    return hasattr(dl, 'begin')
-
-
-def _keeps_state(obj: Any) -> bool:
-    # asked of the class: Callback and the loaders pass missing attributes on to other objects
-    return callable(getattr(type(obj), 'state_dict', None)) and callable(getattr(type(obj), 'load_state_dict', None))
-
-
-# ---------------------------------------------------------------- generators
-
-def _loader_generators(dl: Any) -> list[torch.Generator]:
-    """The generators that a foreign torch loader was given, each once."""
-    owners = [dl, getattr(dl, 'sampler', None), getattr(dl, 'batch_sampler', None),
-              getattr(getattr(dl, 'batch_sampler', None), 'sampler', None)]
-    found = [getattr(owner, 'generator', None) for owner in owners if not own_loader(dl)]
-    found = [g for g in found if isinstance(g, torch.Generator)]
-    return [g for i, g in enumerate(found) if all(g is not other for other in found[:i])]
-
-
-def generators(dls: Any = (), states: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The states of Python's, numpy's and torch's global generators, and of those the loaders `dls` were given.
-
-    Args:
-        dls: loaders.
-        states: what `get_random_states` returned earlier; default: the states now.
-    """
-    states = storable(get_random_states() if states is None else states, 'the generators')
-    return {'global': states, 'loaders': [[g.get_state() for g in _loader_generators(dl)] for dl in dls]}
-
-
-def set_generators(states: dict[str, Any], dls: Any = ()) -> None:
-    """Put back what `generators` returned."""
-    found = dict(states['global'])
-    kind, keys, *rest = found['numpy_state']
-    found['numpy_state'] = (kind, keys.numpy().astype(np.uint32), *rest)  # sync: a state of the host
-    version, numbers, gauss = found['random_state']
-    found['random_state'] = (version, tuple(numbers), gauss)
-    cuda = found.get('torch_cuda_state')
-    if cuda is not None and len(cuda) != torch.cuda.device_count():
-        warnings.warn(f'the checkpoint has generator states of {len(cuda)} GPUs, here are {torch.cuda.device_count()}: '
-                      "the model's randomness on them starts anew", stacklevel=2)
-        found['torch_cuda_state'] = None
-    set_random_states(**found)
-    for dl, own in zip(dls, states['loaders']):
-        for generator, state in zip(_loader_generators(dl), own):
-            generator.set_state(state)
 
 
 # ---------------------------------------------------------------- foreign loaders
@@ -113,42 +61,12 @@ class ReplayedLoader:
         return lookup(self, name, 'dl')
 
 
-def inexact_loaders(dls: Any) -> list[str]:
-    """Why a resume in the middle of an epoch would not be exact, one sentence a loader that cannot be carried."""
-    found = []
-    for i, dl in enumerate(dls):
-        what = f'loader {i} ({type(dl).__name__})'
-        if own_loader(dl) or _keeps_state(dl):
-            continue
-        if isinstance(dl, TorchLoader):
-            if isinstance(dl.dataset, IterableDataset):
-                found.append(f'{what} reads a stream: what it yields again after a restart is up to the stream')
-            elif dl.num_workers and dl.persistent_workers:
-                found.append(f'{what} keeps its workers: random transforms go on in them and cannot be put back')
-        elif not isinstance(dl, Sequence):
-            found.append(f'{what} has neither state_dict/load_state_dict nor begin(seed, epoch, start_batch)')
-    return found
-
-
 # ---------------------------------------------------------------- taking the state
 
 def _buffers_apart(model: nn.Module) -> dict[str, Tensor]:
     """Buffers that the model does not count as its state; a training may depend on them all the same."""
     kept = set(model.state_dict())
     return {name: b for name, b in model.named_buffers() if name not in kept}
-
-
-def _callbacks(learn: Any) -> dict[str, Any]:
-    """The callbacks that keep a state, by name; a second one of the same name gets a number."""
-    found: dict[str, Any] = {}
-    for cb in learn.cbs:
-        if _keeps_state(cb):
-            name, n = cb.name, 1
-            while name in found:
-                n += 1
-                name = f'{cb.name}#{n}'
-            found[name] = cb
-    return found
 
 
 def _metric_state(metric: Any) -> dict[str, Any]:
@@ -166,7 +84,7 @@ def _stateful(learn: Any, loss: Any) -> Any:
     """What of a loss function has a state: itself, the module in a `BaseLoss` or a partial, or whose method it is."""
     for found in (loss, getattr(loss, 'func', None), getattr(loss, '__self__', None)):
         # a callback that stands in for the loss is saved as a callback, the model as the model
-        if _keeps_state(found) and all(found is not other for other in (learn.model, learn.own_model, *learn.cbs)):
+        if keeps_state(found) and all(found is not other for other in (learn.model, learn.own_model, *learn.cbs)):
             return found
     return None
 
@@ -208,11 +126,14 @@ def training_state(learn: Any, position: dict[str, Any], epoch_generators: dict 
         'opt': storable(learn.opt.state_dict(), "the optimizer's state"),
         'frozen_idx': getattr(learn.opt, 'frozen_idx', 0),
         'callbacks': {name: storable(cb.state_dict(), f'the state_dict of {type(cb).__name__}')
-                      for name, cb in _callbacks(learn).items()},
+                      for name, cb in said_states(learn).items()},
         'metrics': [_metric_state(m) for m in learn.metrics] if _measures_training(learn) else [],
         'loaders': [storable(dl.state_dict(), f'the state_dict of {type(dl).__name__}')
-                    if _keeps_state(dl) and not own_loader(dl) else None for dl in learn.dls],
-        'generators': generators(learn.dls), 'epoch_generators': epoch_generators,
+                    if keeps_state(dl) and not own_loader(dl) else None for dl in learn.dls],
+        'generators': generators(learn.dls, baselines=baselines_of(learn)), 'epoch_generators': epoch_generators,
+        'hidden': hidden_state(learn),
+        'watchers': {name: storable(cb.state_dict(), f'the state_dict of {type(cb).__name__}')
+                     for name, cb in said_states(learn, watches_only=True).items()},
     }
 
 
@@ -255,7 +176,7 @@ def _load_parts(learn: Any, model: nn.Module, state: dict[str, Any], file: Any) 
         p.requires_grad_(trained)
         grad = state['grads'].get(i)
         p.grad = None if grad is None else _gradient(p, grad)
-    ours = _callbacks(learn)
+    ours = said_states(learn)
     for name in sorted(set(ours) ^ set(state['callbacks'])):
         here = 'is attached here and was not then' if name in ours else 'was attached then and is not here'
         warnings.warn(f'resuming: the callback {name} {here}; the training will not go on as it would have',
@@ -263,11 +184,15 @@ def _load_parts(learn: Any, model: nn.Module, state: dict[str, Any], file: Any) 
     for name, cb in ours.items():
         if name in state['callbacks']:
             cb.load_state_dict(state['callbacks'][name])
+    for name, cb in said_states(learn, watches_only=True).items():
+        if name in state.get('watchers', {}):
+            cb.load_state_dict(state['watchers'][name])
     for metric, kept in zip(learn.metrics, state['metrics']):
         vars(metric).update({k: v for k, v in kept.items() if k in _metric_state(metric)})
     learn.fit_seed, learn.train_iter = state['fit_seed'], state['train_iter']
     learn.pct_train = _pct_train(state['position'])
-    set_generators(state['generators'], learn.dls)
+    load_hidden_state(learn, state.get('hidden', {}))
+    set_generators(state['generators'], learn.dls, baselines_of(learn))
 
 
 def _gradient(p: Tensor, grad: Tensor) -> Tensor:

@@ -35,6 +35,15 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture
+def default_sigint():
+    """Ctrl-C means KeyboardInterrupt, also where the tests were started with it ignored (nohup, a job of a shell)."""
+    import signal
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 # ---------------------------------------------------------------- how many of how many, for `make test-faults`
 
 _COUNTS = pytest.StashKey[tuple[int, int]]()

@@ -70,3 +70,36 @@ def test_mlflow_marks_an_interrupted_run_as_failed(client):
         learn.fit(1, cbs=Interrupt('before_batch', at=2))
     run, = client.search_runs([client.get_experiment_by_name('digits').experiment_id])
     assert run.info.status == 'FAILED' and len(client.get_metric_history(run.info.run_id, 'train_loss')) == 2
+
+
+@pytest.mark.parametrize('every, kills, owned', [(3, (6, 1), True), ('epoch', (3, 9), True), (3, (6,), False)])
+def test_mlflow_of_a_resumed_training_equals_that_of_an_undisturbed_one(every, kills, owned, client, tmp_path):
+    """One run, finished at the end, with each step and epoch once."""
+    from minifast.callback.checkpoint import CheckpointCallback
+    experiment = client.get_experiment_by_name('digits').experiment_id
+
+    def fit(folder=None, kill=None, resume=False):
+        learn = learner(metrics=accuracy)
+        cbs = [MLflowCallback('digits')]
+        cbs += [] if folder is None else [CheckpointCallback(folder, every=every)]
+        cbs += [] if kill is None else [Interrupt('after_batch', at=kill)]
+        torch.manual_seed(1)
+        try:
+            learn.fit(2, cbs=cbs, resume=resume)
+        except KeyboardInterrupt:
+            assert kill is not None
+    fit()
+    active = None if owned else client.create_run(experiment).info.run_id
+    for i, kill in enumerate((*kills, None)):
+        if owned:
+            fit(tmp_path / 'c', kill, i > 0)
+        else:
+            with mlflow.start_run(run_id=active):
+                fit(tmp_path / 'c', kill, i > 0)
+    killed, whole = client.search_runs([experiment], order_by=['attributes.start_time DESC'])
+    assert killed.info.status == whole.info.status == 'FINISHED'
+    for name in whole.data.metrics:
+        rows, expected = ([(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
+                          for run in (killed, whole))
+        assert rows == expected, name
+    assert {'train_loss', 'accuracy', 'epoch', 'lr_0'} <= whole.data.metrics.keys()

@@ -76,3 +76,35 @@ def test_tensorboard_draws_predictions_and_projects_features(tmp_path):
     learn.get_preds(cbs=TensorBoardProjectorCallback(tmp_path / 'b', layer=learn.model[1]))
     assert len((tmp_path / 'b' / '00000' / 'default' / 'tensors.tsv').read_text().splitlines()) == 8
     assert not learn.model[1]._forward_hooks
+
+
+@pytest.mark.parametrize('every, kills', [(1, (6, 1)), (3, (6, 1, 4)), ('epoch', (3, 9))])
+def test_tensorboard_of_a_resumed_training_equals_that_of_an_undisturbed_one(every, kills, tmp_path):
+    """In the same folder, though none was named: no step and no epoch lost, none twice; another's file stays."""
+    from minifast.callback.checkpoint import CheckpointCallback
+
+    def fit(folder, kill=None, resume=False):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        made = tmp_path / folder / ('run' if not resume else 'another')
+        learn = learner(metrics=accuracy, opt_func=Adam)
+        cbs = [TensorBoardCallback(made, trace_model=False, log_preds=False),
+               CheckpointCallback(tmp_path / folder / 'c', every=every), *([] if kill is None else [Interrupt(
+                   'after_batch', at=kill)])]
+        torch.manual_seed(1)
+        try:
+            learn.fit_one_cycle(2, 1e-2, cbs=cbs, resume=resume)
+        except KeyboardInterrupt:
+            assert kill is not None
+    fit('whole')
+    (tmp_path / 'killed' / 'run').mkdir(parents=True)
+    others = tmp_path / 'killed' / 'run' / 'notes.txt'
+    others.write_text('mine')
+    for i, kill in enumerate((*kills, None)):
+        fit('killed', kill, i > 0)
+    whole, killed = events(tmp_path / 'whole' / 'run'), events(tmp_path / 'killed' / 'run')
+    tags = whole.Tags()['scalars']
+    assert killed.Tags()['scalars'] == tags and len(tags) > 4 and not (tmp_path / 'killed' / 'another').exists()
+    for tag in tags:
+        rows, expected = ([(e.step, e.value) for e in found.Scalars(tag)] for found in (killed, whole))
+        assert rows == expected, tag
+    assert others.read_text() == 'mine'

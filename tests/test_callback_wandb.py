@@ -90,6 +90,30 @@ def test_wandb_without_a_run_says_what_to_do():
         learner().fit(1, cbs=WandbCallback())
 
 
+def test_wandb_of_a_resumed_training_goes_on_where_the_run_stands(offline, tmp_path):
+    """In the run that goes on: each step and each epoch is there once, in order, with an undisturbed one's values."""
+    from minifast.callback.checkpoint import CheckpointCallback
+    for kill in (3, None):
+        learn = learner(metrics=accuracy)
+        cbs = [WandbCallback(log_preds=False), CheckpointCallback(tmp_path / 'c', every=2)]
+        torch.manual_seed(1)
+        try:
+            learn.fit(2, cbs=[*cbs, *([] if kill is None else [Interrupt('after_batch', at=kill)])],
+                      resume=kill is None)
+        except KeyboardInterrupt:
+            assert kill == 3
+    twin = learner(metrics=accuracy)
+    torch.manual_seed(1)
+    twin.fit(2)
+    rows, _ = records(tmp_path)
+    steps = [row for row in rows if 'train_loss' in row]
+    assert [row['_step'] for row in steps] == list(range(8))
+    torch.testing.assert_close([row['train_loss'] for row in steps], [float(x) for x in twin.recorder.losses])
+    torch.testing.assert_close([row['accuracy'] for row in rows if 'accuracy' in row],
+                               [row[2] for row in twin.recorder.values])
+    assert max(row['epoch'] for row in rows if 'epoch' in row) == 2
+
+
 @pytest.mark.parametrize('cbs', [[], [SaveModelCallback(fname='best')]])
 def test_wandb_uploads_the_model(cbs, offline, tmp_path, capsys):
     """`log_model` uploads what SaveModelCallback saved, or else the weights at the end."""

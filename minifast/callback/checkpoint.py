@@ -13,12 +13,13 @@ from types import FrameType
 from typing import Any
 
 from minifast.callback.core import Callback
+from minifast.carried import (baselines_of, begin_loader, generators, inexact_loaders, own_loader, put_back_generators,
+                              set_generators, start_hidden)
 from minifast.distributed import rank_distrib
 from minifast.seeds import get_random_states
-from minifast.tensorfile import (Copies, DamagedFileError, UnsafeFileError, read_tensors, sweep_temporaries,
-                                 write_atomic)
-from minifast.training_state import (ReplayedLoader, generators, inexact_loaders, load_training_state, own_loader,
-                                     set_generators, training_state)
+from minifast.tensorfile import (Copies, DamagedFileError, UnsafeFileError, read_tensors, storable,
+                                 sweep_temporaries, write_atomic)
+from minifast.training_state import ReplayedLoader, load_training_state, training_state
 
 __all__ = ['CheckpointCallback', 'checkpoints_in', 'fit_was_done', 'newest_checkpoint']
 
@@ -70,7 +71,9 @@ class CheckpointCallback(Callback):
 
     The resumed training ends in the same bits as one that was never stopped. Ctrl-C and SIGTERM are answered at the
     next batch edge: a checkpoint is written, then a script ends (exit status 143 for SIGTERM) and a notebook keeps a
-    usable learner; a second signal stops at once. A storage that fails in the middle of a training is told in a
+    usable learner; a second signal stops at once, and one that comes behind the last batch has its effect when the fit
+    is over. A handler of the script's own is called, and decides whether the training ends; signals that the process
+    ignores (nohup) stay ignored. A storage that fails in the middle of a training is told in a
     warning, and the training goes on.
 
     Several fits may share a folder (`fine_tune` is two): a resumed script passes over those that were done.
@@ -80,6 +83,7 @@ class CheckpointCallback(Callback):
         >>> learn.fit_one_cycle(5, cbs=CheckpointCallback('checkpoints', every=500), resume=True)  # after a crash
     """
 
+    not_carried = ('*',)
     order, remove_on_fetch = 1000, True  # behind all others, whose work of the event is then in the state
 
     def __init__(self, path: str | Path, every: int | str | None = 'epoch', minutes: float | None = None,
@@ -101,7 +105,8 @@ class CheckpointCallback(Callback):
             raise ValueError(f'keep={keep!r}: at least one checkpoint must be kept')
         self.path, self.every, self.minutes, self.keep, self.background = Path(path), every, minutes, keep, background
         self._found: tuple[Path, dict[str, Any]] | None = None
-        self._active = False
+        self._active, self._hidden_loaders = False, False
+        self._signal, self._leaving, self._replaced_handlers, self._pool, self._pending = None, False, {}, None, None
 
     # ------------------------------------------------------------ asked by fit
 
@@ -137,7 +142,10 @@ class CheckpointCallback(Callback):
         sweep_temporaries(self.path)
         for why in inexact_loaders(self.learn.dls):
             warnings.warn(f'a resume in the middle of an epoch will not be exact: {why}', stacklevel=2)
+        for why in start_hidden(self.learn):
+            warnings.warn(f'a resume will not be exact: {why}', stacklevel=2)
         self._number = max((int(_NAME.fullmatch(path.name)[1]) for path in checkpoints_in(self.path)), default=0)
+        self._leaving = False
         self._signal, self._waiting, self._written_at, self._epoch_generators = None, None, None, None
         self._validation_generators, self._resumed = None, self._found
         self._pool = ThreadPoolExecutor(1, 'checkpoint') if self.background else None
@@ -148,7 +156,11 @@ class CheckpointCallback(Callback):
         if self._resumed is not None:
             self._go_to_position()
         else:
+            for cb in self.learn.cbs:  # so that a training killed early goes on in the run that it has begun
+                if hasattr(type(cb), 'start_once'):
+                    cb.start_once()
             self._write(self._position('epoch', self.learn.start_epoch), must=True)
+        self._answer_signal()
 
     def _go_to_position(self) -> None:
         path, state = self._resumed
@@ -171,7 +183,8 @@ class CheckpointCallback(Callback):
         if not self._active:
             return
         if self._resumed is None:
-            self._epoch_generators = generators(self.learn.dls)
+            self._epoch_generators = self._generators()
+            self._find_hidden_loaders()
             return
         # the hooks of before_epoch and before_train have run again: what they changed is put back once more
         path, state = self._resumed
@@ -180,13 +193,21 @@ class CheckpointCallback(Callback):
             learn.dl = ReplayedLoader(learn.dl, None, None, None)
             return
         load_training_state(learn, state, path)
-        if own_loader(learn.dl):
-            learn.dl.begin(learn.fit_seed, at['epoch'], at['loader_batch'])
+        self._find_hidden_loaders()
+        dl, keeps = learn.dl, next(iter(state['loaders']), None)
+
+        def now() -> None:
+            put_back_generators(learn, state)
+        if own_loader(dl):
+            dl.begin(learn.fit_seed, at['epoch'], at['loader_batch'])
+            if hasattr(dl, 'once_ordered'):
+                dl.once_ordered(now)
+            begin_loader(dl, 0, self._epoch_generators, baselines_of(learn))
         else:
-            def now() -> None:
-                set_generators({**state['generators'], 'loaders': []})
-            learn.dl = ReplayedLoader(learn.dl, at['batch'], lambda: set_generators(self._epoch_generators, learn.dls),
-                                      now, next(iter(state['loaders']), None))
+            def before() -> None:
+                set_generators({**self._epoch_generators, 'loaders': []})
+                begin_loader(dl, 0, self._epoch_generators, baselines_of(learn))
+            learn.dl = ReplayedLoader(dl, at['batch'], before, now, keeps)
         self._resumed = None
 
     def before_validate(self) -> None:
@@ -196,7 +217,7 @@ class CheckpointCallback(Callback):
             path, state = self._resumed
             load_training_state(self.learn, state, path)
             self._resumed = None
-        self._validation_generators = generators(self.learn.dls)
+        self._validation_generators = self._generators()
 
     def before_batch(self) -> None:
         self._waiting = None
@@ -213,7 +234,16 @@ class CheckpointCallback(Callback):
             self._write_here()
         self._answer_signal()
         if getattr(self.learn.dl, 'num_workers', 0) and self.learn.iter + 1 < self.learn.n_iter:
-            self._waiting = get_random_states()
+            self._waiting = self._generators() if self._hidden_loaders else get_random_states()
+
+    def _find_hidden_loaders(self) -> None:
+        """Whether loaders hold generators, whose states between two batches then belong to those of the edge."""
+        # those of an earlier release are lists
+        found = [own for own in self._epoch_generators['loaders'] if isinstance(own, dict)]
+        self._hidden_loaders = any(part.get('generators') for own in found for part in own.get('order', ()))
+
+    def _generators(self) -> dict[str, Any]:
+        return generators(self.learn.dls, baselines=baselines_of(self.learn))
 
     def _late(self, training: bool) -> bool:
         return training and self.minutes is not None and time.monotonic() - self._last_s > 60 * self.minutes
@@ -244,12 +274,13 @@ class CheckpointCallback(Callback):
         self._found = None
         if self._active:
             self._active, self._resumed = False, None
-            for signum, handler in self._replaced_handlers.items():
-                signal.signal(signum, handler)
-            self._finish_writing()
-            if self._pool is not None:
-                self._pool.shutdown()
-            self._copies = Copies()
+            try:
+                self._finish_writing()
+                if self._pool is not None:
+                    self._pool.shutdown()
+                self._copies = Copies()
+            finally:
+                self._give_signals_back()
 
     # ------------------------------------------------------------ writing
 
@@ -275,7 +306,8 @@ class CheckpointCallback(Callback):
         if position['where'] == 'validate':
             state['generators'] = self._validation_generators
         elif random_states is not None:
-            state['generators'] = generators(self.learn.dls, random_states)
+            state['generators'] = (random_states if 'global' in random_states else
+                                   {**self._generators(), 'global': storable(random_states)})
         self._number += 1
         file = self.path / f'checkpoint-{self._number:06d}.pth'
         if self._pool is None or must:
@@ -309,13 +341,27 @@ class CheckpointCallback(Callback):
     # ------------------------------------------------------------ signals
 
     def _take_signals(self) -> dict[int, Any]:
+        """Put our handler in the place of others; not where signals are ignored (nohup), nor where the handler is one
+        that Python cannot put back."""
         if threading.current_thread() is not threading.main_thread():
             return {}
-        return {signum: signal.signal(signum, self._on_signal) for signum in (signal.SIGINT, signal.SIGTERM)}
+        found = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+        return {signum: signal.signal(signum, self._on_signal) for signum, handler in found.items()
+                if handler is not None and handler != signal.SIG_IGN}
+
+    def _give_signals_back(self) -> None:
+        """Put the handlers back; a signal that no batch edge came after has its effect now."""
+        for signum, handler in self._replaced_handlers.items():
+            if signal.getsignal(signum) == self._on_signal:  # else somebody has set another one meanwhile
+                signal.signal(signum, handler)
+        if self._signal is not None and not self._leaving:
+            print(f'stopped by a signal, behind the last batch; the checkpoints are in {self.path}')
+            self._leave(self._signal)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if self._signal is not None:
             self._leave(signum)
+            return
         self._signal = signum
         if self._waiting is not None:
             # between two batches, waiting for worker processes, which Ctrl-C may have ended: this is the batch edge
@@ -329,7 +375,10 @@ class CheckpointCallback(Callback):
             self._leave(self._signal)
 
     def _leave(self, signum: int) -> None:
+        """Do what the signal would have done: call the user's handler, which decides what follows, or end."""
         handler: Callable | Any = self._replaced_handlers.get(signum)
-        if callable(handler):  # Python's own for Ctrl-C, or one of the user's
-            handler(signum, None)
-        raise SystemExit(128 + signum)
+        self._leaving = True
+        if not callable(handler):
+            raise SystemExit(128 + signum)
+        handler(signum, None)  # Python's own for Ctrl-C raises
+        self._signal, self._leaving = None, False

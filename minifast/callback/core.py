@@ -94,6 +94,12 @@ class Callback:
     `self.learn`: `self.learn.xb = ...`. Setting `self.xb` only shadows it on the callback. A hook leaves a part of
     the loop by raising one of the Cancel exceptions. A subclass need not call `super().__init__()`.
 
+    A checkpoint carries a callback over a kill, without being asked: attributes that are data (numbers, texts, tensors,
+    arrays, lists, dicts) where the training has changed them, random generators, objects with
+    `state_dict`/`load_state_dict`, and files opened to be appended to. What it cannot carry (iterators, other open
+    files, objects of other packages) is named in a warning before the training starts. A callback that defines
+    `state_dict` and `load_state_dict` is asked instead; `testing.check_callback` tests either. See `docs/plugins.md`.
+
     Attributes:
         order: hooks of one event run by rising order, equal ones as they were added. TrainEvalCallback has -10,
         Recorder 50,
@@ -101,6 +107,8 @@ class Callback:
         run: False silences the callback until the fit ends.
         run_train, run_valid: whether the hooks inside a batch run in training and in validation.
         remove_on_fetch: whether FetchPredsCallback takes the callback off while it predicts.
+        watches_only: the callback changes nothing about the training, so a resume with or without it is as exact.
+        not_carried: names of attributes that a checkpoint leaves alone, such as a time or a folder of this process.
         learn: the learner, None before the callback is given to one.
 
     Example:
@@ -114,6 +122,8 @@ class Callback:
     run_train: bool = True
     run_valid: bool = True
     remove_on_fetch: bool = False
+    watches_only: bool = False
+    not_carried: tuple[str, ...] = ()
     learn: Any = None
 
     def __init__(self, **hooks: Callable[[Callback], Any]) -> None:

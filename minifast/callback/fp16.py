@@ -120,11 +120,14 @@ class MixedPrecision(Callback):
     def state_dict(self) -> dict[str, Any]:
         """The loss scale and its counter, for a checkpoint; empty where nothing is scaled."""
         scaler = vars(self.learn).get('scaler') if self.learn is not None else None
-        return {'scaler': scaler.state_dict() if scaler is not None else {}}
+        return {'scaler': scaler.state_dict() if scaler is not None else {}, 'scales': list(self.scales or ()),
+                'unconfirmed': self._unconfirmed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`, in the running fit or else in the next one."""
         scaler = vars(self.learn).get('scaler') if self.learn is not None else None
+        if scaler is not None:  # in a running fit; checkpoints of earlier releases know the scaler alone
+            self.scales, self._unconfirmed = L(state.get('scales', ())), state.get('unconfirmed', False)
         if not state['scaler']:
             return
         if scaler is None:

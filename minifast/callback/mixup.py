@@ -37,6 +37,7 @@ class MixHandler(Callback):
     """
 
     run_valid = False
+    not_carried = ('stack_y', 'old_lf', '_replaced', 'lam', 'yb1')  # of the running batch, or put back by hooks
 
     def __init__(self, alpha: float = 0.5) -> None:
         """

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,18 +51,35 @@ class MLflowCallback(ExperimentLogger):
         import mlflow
         from mlflow.entities import Param
         self._client = mlflow.MlflowClient()
-        run = mlflow.active_run()
+        at, run = self.goes_on, mlflow.active_run()
         self._own_run = run is None
         if run is None:
-            run = mlflow.start_run(experiment_id=self._experiment_id(), run_name=self.run_name, tags=self.tags)
+            run = self._own(at)
         self.run_id = run.info.run_id
-        self._step0 = self._steps_in_run.get(self.run_id, 0)
+        self._step0 = at.get('step0', self._steps_in_run.get(self.run_id, 0))
+        # the training that was killed may have logged steps behind its checkpoint: they are there, to the same bits
+        self._logged: dict[str, int] | None = {} if self.run_id == at.get('run_id') else None
         if self.log_params:
             # a run keeps the parameters of its first fit: MLflow does not allow to change them
             known = self._client.get_run(self.run_id).data.params
             new = [Param(name, value) for name, value in _flat(settings_of(self.learn)).items() if name not in known]
             for i in range(0, len(new), 100):
                 self._client.log_batch(self.run_id, params=new[i:i + 100])
+
+    def _own(self, at: dict[str, Any]) -> Any:
+        """A run of our own: the one that a resumed training had, else a new one."""
+        import mlflow
+        from mlflow.exceptions import MlflowException
+        if at.get('own_run'):
+            try:
+                return mlflow.start_run(run_id=at['run_id'])
+            except MlflowException as error:
+                warnings.warn(f'MLflowCallback goes on in a new run: {error}', stacklevel=2)
+        return mlflow.start_run(experiment_id=self._experiment_id(), run_name=self.run_name, tags=self.tags)
+
+    def place(self) -> dict[str, Any]:
+        """The run and the number of its step before this fit."""
+        return {'run_id': self.run_id, 'own_run': self._own_run, 'step0': self._step0}
 
     def _experiment_id(self) -> str | None:
         if self.experiment is None:
@@ -83,11 +101,22 @@ class MLflowCallback(ExperimentLogger):
         self._log([Metric(name, value, now_ms, step) for name, value in {**epoch, **numbers}.items()])
 
     def _log(self, metrics: list) -> None:
+        metrics = [metric for metric in metrics if not self._is_logged(metric)]
         for i in range(0, len(metrics), 1000):  # as many as one call takes
             self._client.log_batch(self.run_id, metrics=metrics[i:i + 1000])
 
+    def _is_logged(self, metric: Any) -> bool:
+        if self._logged is None:
+            return False
+        if metric.key not in self._logged:
+            history = self._client.get_metric_history(self.run_id, metric.key)
+            self._logged[metric.key] = max((old.step for old in history), default=-1)
+        return metric.step <= self._logged[metric.key]
+
     def after_fit(self) -> None:
         super().after_fit()
+        if not self._started:  # no epoch was left to train
+            return
         if self.log_model or self.registered_model:
             self._log_export()
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from fastcore.basics import noop
 from fastcore.imports import in_notebook
@@ -123,7 +123,8 @@ class ProgressCallback(Callback):
     plain line an epoch. A refresh, at most ten a second, is the only time the loss is fetched from the device.
     """
 
-    order = 60
+    order, watches_only = 60, True
+    not_carried = ('*',)  # times of this process and a bar on this screen
     table: _PlainTable | None = None
 
     def before_fit(self) -> None:
@@ -175,7 +176,8 @@ class ShowGraphCallback(Callback):
     """Draws training and validation loss after every epoch: one growing figure in a notebook, one figure at the end
     elsewhere."""
 
-    order, run_valid = 65, False
+    order, run_valid, watches_only = 65, False, True
+    not_carried = ('*',)  # a figure on this screen
 
     def before_fit(self) -> None:
         self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
@@ -208,21 +210,30 @@ class ShowGraphCallback(Callback):
 class CSVLogger(Callback):
     """Writes the table of epochs to `learn.path/fname`.
 
+    A resumed training leaves the file that a training without an interruption would have left: rows behind the
+    checkpoint, and a row that was cut in the middle, are taken off and written anew.
+
     Args:
         fname: the file's name.
         append: keep what the file holds; the header is then written to an empty file only.
     """
 
-    order = 60
-    file: TextIO | None = None
+    order, watches_only = 60, True
+    file: BinaryIO | None = None
 
     def __init__(self, fname: str | Path = 'history.csv', append: bool = False) -> None:
         self.fname, self.append = Path(fname), append
+        self._began_at, self._rows = 0, ''  # bytes that were there before this fit, and what it has written
 
     def read_log(self) -> Any:
         """The file as a pandas DataFrame."""
         import pandas as pd
         return pd.read_csv(self.path / self.fname)
+
+    def before_fit(self) -> None:
+        if self.file is None and self.learn.fitting:
+            target = Path(self.path) / self.fname
+            self._began_at, self._rows = target.stat().st_size if self.append and target.exists() else 0, ''
 
     def before_train(self) -> None:
         # not before_fit: a validate() by hand must not write over the table of the training
@@ -230,17 +241,37 @@ class CSVLogger(Callback):
             return
         target = Path(self.path) / self.fname
         target.parent.mkdir(parents=True, exist_ok=True)
-        self.file = target.open('a' if self.append else 'w', encoding='utf-8', errors='backslashreplace')
-        if self.file.tell() == 0:
-            self._write(self.recorder.metric_names)
+        self.file = target.open('r+b' if target.exists() else 'x+b')
+        self._write_again()
         self.old_logger, self.learn.logger = self.logger, self._write_line
 
-    def _write(self, row: Sequence[Any]) -> None:
-        self.file.write(','.join(str(cell) for cell in row) + '\n')
+    def _write_again(self) -> None:
+        """Let the file hold what was there before this fit, and the fit's rows."""
+        at = min(self._began_at, self.file.seek(0, 2))
+        torn = False
+        if at:
+            self.file.seek(at - 1)
+            torn = self.file.read(1) != b'\n'  # of a training that died while it wrote
+        self.file.seek(at)
+        self.file.truncate()
+        if not self._rows:
+            self._rows = '\n' if torn else '' if at else self._line(self.recorder.metric_names)
+        self.file.write(self._bytes(self._rows))
         self.file.flush()
 
+    @staticmethod
+    def _line(row: Sequence[Any]) -> str:
+        return ','.join(str(cell) for cell in row) + '\n'
+
+    @staticmethod
+    def _bytes(text: str) -> bytes:
+        return text.encode(errors='backslashreplace')  # a name may hold what is no text
+
     def _write_line(self, row: Sequence[Any]) -> None:
-        self._write(row)
+        line = self._line(row)
+        self._rows += line
+        self.file.write(self._bytes(line))
+        self.file.flush()
         self.old_logger(row)
 
     def cleanup_fit(self) -> None:
@@ -248,3 +279,13 @@ class CSVLogger(Callback):
             self.file.close()
             self.file = None
             self.learn.logger = self.old_logger
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this fit's rows begin, in bytes, and the rows, for a checkpoint."""
+        return {'began_at': self._began_at, 'rows': self._rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self._began_at, self._rows = state['began_at'], state['rows']
+        if self.file is not None:
+            self._write_again()

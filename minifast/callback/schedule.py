@@ -17,6 +17,8 @@ from fastcore.foundation import L
 from torch import Tensor, nn
 
 from minifast.callback.core import Callback, CancelFitException, CancelValidException
+from minifast.hidden import find
+from minifast.plaindata import get_generator, set_generator
 from minifast.plots import plot_lr_find
 from minifast.torch_core import looking
 
@@ -326,7 +328,8 @@ def _no_trace(learn: Any) -> Iterator[None]:
     opt, opt_state, loop = learn.opt, copy.deepcopy(learn.opt.state_dict()), vars(learn).copy()
     recorder = learn.recorder
     record = {**vars(recorder), 'smooth_loss': copy.copy(recorder.smooth_loss)}
-    generators = [(g, g.get_state()) for g in _loader_generators(learn.dls)]
+    generators = [(place.value, get_generator(place.value)) for dl in learn.dls
+                  for place in find(dl, data=False).generators]
     try:
         with looking():
             yield
@@ -339,18 +342,11 @@ def _no_trace(learn: Any) -> Iterator[None]:
             else:
                 vars(learn).pop(name, None)
         for g, state in generators:
-            g.set_state(state)
+            set_generator(g, state)
         searched = {name: vars(recorder)[name] for name in ('lrs', 'smooth_loss')}
         vars(recorder).clear()
         # where nothing was recorded yet, the search stays readable in `recorder.lrs` and `recorder.losses`
         vars(recorder).update(record if record['lrs'] else {**record, **searched})
-
-
-def _loader_generators(dls: Any) -> list[torch.Generator]:
-    """The generators that plain torch loaders and their samplers were given."""
-    owners = [owner for dl in dls for owner in (dl, getattr(dl, 'sampler', None), getattr(dl, 'batch_sampler', None))]
-    found = [getattr(owner, 'generator', None) for owner in owners]
-    return [g for g in found if isinstance(g, torch.Generator)]
 
 
 def lr_find(learn: Any, start_lr: Any = 1e-7, end_lr: Any = 10, num_it: int = 100, stop_div: bool = True,

@@ -1,6 +1,8 @@
 """TensorBoard: losses, hyper-parameters, metrics, the model's graph, predictions and embeddings as event files."""
 from __future__ import annotations
 
+import os
+import secrets
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +24,18 @@ from minifast.torch_core import find_device, looking, plain, to_cpu, to_device
 __all__ = ['TensorBoardBaseCallback', 'TensorBoardCallback', 'TensorBoardProjectorCallback', 'tensorboard_log']
 
 
-def _writer(log_dir: str | Path | None) -> Any:
+def _writer(log_dir: str | Path | None, suffix: str = '') -> Any:
     from torch.utils.tensorboard import SummaryWriter
-    return SummaryWriter(log_dir=log_dir)
+    return SummaryWriter(log_dir=log_dir, filename_suffix=suffix)
+
+
+def _cut_back(folder: Path, suffix: str, sizes: dict[str, int]) -> None:
+    """Take what a training has written behind a checkpoint off its event files again; others' stay as they are."""
+    for file in folder.glob(f'events.out.tfevents.*{suffix}'):
+        if file.name not in sizes:
+            file.unlink()
+        elif file.stat().st_size > sizes[file.name]:
+            os.truncate(file, sizes[file.name])
 
 
 class _Features:
@@ -109,7 +120,19 @@ class TensorBoardCallback(TensorBoardBaseCallback):
         self.projector, self.layer = projector, layer
 
     def start(self) -> None:
-        self.writer, self._traced = _writer(self.log_dir), not self.trace_model
+        at = self.goes_on
+        self._suffix = at.get('suffix') or f'.{secrets.token_hex(4)}'  # tells this training's files from others'
+        if at:
+            _cut_back(Path(at['log_dir']), self._suffix, at['files'])
+        self._traced = at.get('traced', not self.trace_model)
+        self.writer = _writer(at.get('log_dir', self.log_dir), self._suffix)
+
+    def place(self) -> dict[str, Any]:
+        """The folder, and how long this training's files in it are."""
+        self.writer.flush()
+        folder = Path(self.writer.log_dir)
+        files = {file.name: file.stat().st_size for file in folder.glob(f'events.out.tfevents.*{self._suffix}')}
+        return {'log_dir': str(folder), 'suffix': self._suffix, 'files': files, 'traced': self._traced}
 
     def before_batch(self) -> None:
         super().before_batch()
@@ -185,6 +208,7 @@ class TensorBoardProjectorCallback(TensorBoardBaseCallback):
     def before_batch(self) -> None:
         pass
 
+    before_epoch = Callback.before_epoch
     after_batch = after_train = after_epoch = Callback.after_epoch
 
     def before_validate(self) -> None:

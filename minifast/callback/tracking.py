@@ -84,15 +84,25 @@ class ExperimentLogger(Callback):
 
     Losses stay on the device and are fetched together, at most once in `flush_s` seconds and at the end of an epoch.
     Only fits are logged, by the first process only. A subclass says where things go: `start`, `log_steps`, `log_epoch`,
-    `finish`.
+    `finish`; and where a resumed training goes on: `place`, which `start` then finds in `goes_on`.
+
+    Attributes:
+        goes_on: what `place` returned at the checkpoint that the training is resumed from, else empty.
     """
 
-    order, remove_on_fetch = 51, True  # behind the recorder
+    order, remove_on_fetch, watches_only = 51, True, True  # behind the recorder
+    not_carried = ('goes_on', '_active', '_started', '_waiting', '_completed', '_last_flush_s', '_batch_began_s')
     flush_s = 2.
-    _active = False
+    _active = _started = False
+    _n_recorded = 0
+    goes_on: dict[str, Any] = {}
 
     def start(self) -> None:
-        """A fit starts."""
+        """A fit starts; a resumed one is at its place already."""
+
+    def place(self) -> dict[str, Any]:
+        """Where the numbers go, as data; all until now are sent."""
+        return {}
 
     def log_steps(self, steps: Sequence[Step]) -> None:
         """Training steps since the last call."""
@@ -109,7 +119,17 @@ class ExperimentLogger(Callback):
             self._waiting: list[tuple] = []
             self._n_recorded, self._completed, self._active = 0, False, True
             self._last_flush_s = time.monotonic()
+            self._started, self.goes_on = False, {}
+
+    def before_epoch(self) -> None:
+        # not before_fit: there a resumed training does not yet know where it goes on
+        self.start_once()
+
+    def start_once(self) -> None:
+        """Call `start` if this fit is logged and it was not called yet; a fresh fit's first checkpoint needs it."""
+        if self._active and not self._started:
             self.start()
+            self._started = True
 
     def before_batch(self) -> None:
         self._batch_began_s = time.perf_counter()
@@ -152,5 +172,20 @@ class ExperimentLogger(Callback):
     def cleanup_fit(self) -> None:
         if self._active:
             self._active = False
+            if self._started:
+                self._started = False
+                self._flush()
+                self.finish(self._completed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the numbers go; what waits is sent, so that none behind the checkpoint was sent and none before it is
+        lost."""
+        if self._started:
             self._flush()
-            self.finish(self._completed)
+        return {'place': self.place() if self._started else self.goes_on, 'n_recorded': self._n_recorded}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self._n_recorded = state['n_recorded']
+        if not self._started:
+            self.goes_on = state['place']

@@ -67,7 +67,10 @@ class WandbCallback(ExperimentLogger):
         run = _run_or_error('WandbCallback')
         # a run may hold an earlier fit: steps and epochs go on behind it
         self._step0, self._epoch0 = run.step, math.ceil(run.summary.get('epoch', 0)) if run.step else 0
-        self._wandb_step = run.step - 1
+        self._wandb_step, self._n_logged = run.step - 1, 0
+        if self.goes_on:  # a resumed training: steps that the run holds already are there to the same bits
+            self._step0, self._epoch0, self._wandb_step = (self.goes_on[k] for k in ('step0', 'epoch0', 'wandb_step'))
+            self._n_logged = run.step
         wandb.config.update(settings_of(self.learn), allow_val_change=True)
         if self.log is not None:
             wandb.watch(self.learn.model, log=self.log)
@@ -82,6 +85,10 @@ class WandbCallback(ExperimentLogger):
         self._preds = self.log_preds
         if self._preds and self.valid_dl is None:
             self._preds = self._choose_items()
+
+    def place(self) -> dict[str, Any]:
+        """Where this fit began in the run, and the step of the run that was logged last."""
+        return {'step0': self._step0, 'epoch0': self._epoch0, 'wandb_step': self._wandb_step}
 
     def _choose_items(self) -> bool:
         dls = self.learn.dls
@@ -98,15 +105,27 @@ class WandbCallback(ExperimentLogger):
         import wandb
         for step in steps:
             self._wandb_step = self._step0 + step.train_iter - 1
+            if self._wandb_step < self._n_logged:
+                continue
             wandb.log({'epoch': self._epoch0 + step.epoch, 'train_loss': step.train_loss, 'raw_loss': step.raw_loss,
                        'train_samples_per_sec': step.items_a_second, **step.hypers}, step=self._wandb_step)
 
     def log_epoch(self, numbers: dict[str, float]) -> None:
         import wandb
-        wandb.log({'epoch': self._epoch0 + self.learn.epoch + 1, **numbers}, step=self._wandb_step)
+        epoch = self._epoch0 + self.learn.epoch + 1
+        if self._wandb_step >= self._n_logged or not self._has_epoch(epoch, numbers):
+            # where the epoch's last step is there and the epoch is not, it goes with the next step
+            wandb.log({'epoch': epoch, **numbers}, step=max(self._wandb_step, self._n_logged))
         self._numbers = numbers
         if self._preds and self.log_preds_every_epoch:
             self.log_predictions()
+
+    def _has_epoch(self, epoch: int, numbers: dict[str, float]) -> bool:
+        """Whether the training that was killed has logged this epoch: an exact resume measures the same numbers."""
+        import wandb
+        last = wandb.run.summary
+        same = all(str(last.get(name)) == str(value) for name, value in numbers.items())
+        return last.get('epoch', 0) > epoch or last.get('epoch', 0) == epoch and same
 
     def log_predictions(self) -> None:
         """Send a table of items with their targets and predictions; what goes wrong here is told, training goes on."""
@@ -124,6 +143,8 @@ class WandbCallback(ExperimentLogger):
 
     def after_fit(self) -> None:
         super().after_fit()
+        if not self._started:  # no epoch was left to train
+            return
         self._flush()
         if self._preds and not self.log_preds_every_epoch:
             self.log_predictions()

@@ -4,7 +4,10 @@ Written by tools/make_namespaces.py from the rooms' `__all__` (`make namespaces`
 """
 from minifast import torch_basics as _torch_basics
 from minifast.torch_basics import *
-from minifast.data.sampler import BATCH, chunks, ITEM, ItemKeys, ORDER, order, Position, privately, share, whole
+from minifast.data.sampler import (
+    BATCH, chunks, ITEM, ItemKeys, ORDER, order, ORDER_NAMES, order_state, order_untouched, Position, privately,
+    share, tell_epoch, whole,
+)
 from minifast.data.pipeline import (
     compose_tfms, dispatch, DisplayedTransform, gather_attrs, InplaceTransform, is_known, ItemTransform, mk_transform,
     Overloads, Pipeline, RandTransform, retain, Transform, transform_config, transform_from_config, typedispatch,
@@ -36,11 +39,11 @@ __all__ = [
     'get_image_files', 'get_show_batch_func', 'get_text_files', 'GrandparentSplitter', 'image_extensions',
     'ImageGetter', 'IndexSplitter', 'InplaceTransform', 'IntToFloatTensor', 'is_known', 'ITEM', 'ItemGetter',
     'ItemKeys', 'ItemTransform', 'MaskSplitter', 'mk_transform', 'MultiCategorize', 'MultiCategory',
-    'MultiCategoryBlock', 'Normalize', 'OneHotEncode', 'ORDER', 'order', 'Overloads', 'parent_label', 'Pipeline',
-    'Position', 'privately', 'RandomSplitter', 'RandomSubsetSplitter', 'RandTransform', 'RegexLabeller',
-    'RegressionBlock', 'RegressionSetup', 'retain', 'share', 'show_at', 'show_batch', 'show_results', 'ShowTitle',
-    'SkipItemException', 'test_set', 'TfmdDL', 'TfmdLists', 'TitledFloat', 'TitledInt', 'TitledStr', 'TitledTuple',
-    'ToTensor', 'TrainTestSplitter', 'Transform', 'transform_config', 'transform_from_config', 'TransformBlock',
-    'typedispatch', 'untar_data', 'URLs', 'whole',
+    'MultiCategoryBlock', 'Normalize', 'OneHotEncode', 'ORDER', 'order', 'ORDER_NAMES', 'order_state',
+    'order_untouched', 'Overloads', 'parent_label', 'Pipeline', 'Position', 'privately', 'RandomSplitter',
+    'RandomSubsetSplitter', 'RandTransform', 'RegexLabeller', 'RegressionBlock', 'RegressionSetup', 'retain', 'share',
+    'show_at', 'show_batch', 'show_results', 'ShowTitle', 'SkipItemException', 'tell_epoch', 'test_set', 'TfmdDL',
+    'TfmdLists', 'TitledFloat', 'TitledInt', 'TitledStr', 'TitledTuple', 'ToTensor', 'TrainTestSplitter', 'Transform',
+    'transform_config', 'transform_from_config', 'TransformBlock', 'typedispatch', 'untar_data', 'URLs', 'whole',
 ]
 __all__ += _torch_basics.__all__

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,8 +17,10 @@ from minifast.data.collate import SkipItemException, collate_error, fa_collate, 
 from minifast.data.making import BatchMaker
 from minifast.data.pipeline import Pipeline, is_known
 from minifast.data.plan import bytes_first, choose_workers, describe_plan, takes_threads, unknown_parts, whole_tensors
-from minifast.data.sampler import BATCH, ORDER, ItemKeys, Position, chunks, order, whole
+from minifast.data.sampler import (BATCH, ORDER, ORDER_NAMES, ItemKeys, Position, chunks, order, order_state,
+                                   order_untouched, tell_epoch, whole)
 from minifast.data.workers import HostBatch, Job, ProcessPool, in_threads, seed_cpu, set_aside
+from minifast.hidden import find
 from minifast.lookup import lookup
 from minifast.seeds import key_seed, seeded
 from minifast.terminal import say, warn
@@ -28,8 +31,11 @@ __all__ = ['DataLoader', 'SkipItemException', 'collate_error', 'fa_collate', 'fa
 _hooks = ('wif', 'before_iter', 'after_item', 'before_batch', 'after_batch', 'after_iter')
 _methods = (*_hooks, 'create_item', 'create_batch', 'retain', 'get_idxs', 'sample', 'shuffle_fn', 'do_batch', 'do_item')
 _stays_here = ('get_idxs', 'sample', 'shuffle_fn', 'before_iter', 'after_iter', 'after_batch', 'sampler',
-               'batch_sampler', '_pool', '_next', 'it')
+               'batch_sampler', '_pool', '_next', '_ordered', '_began', 'it')
 """What worker processes are not sent: it is used in the loader's own process only."""
+
+
+_main_process = ('after_batch', 'before_iter', 'after_iter', '_pool', '_ordered', '_own_generators', '_began', 'it')
 
 
 class DataLoader(BatchMaker):
@@ -93,7 +99,10 @@ class DataLoader(BatchMaker):
         self._cached: OpenedPictures | None = None
         self.num_workers, self.device = num_workers, device
         self._next: Position | None = None
+        self._ordered: Callable[[], Any] | None = None
+        self._own_generators: list[Any] = []
         self._at, self._passes, self._pool = Position(0), 0, None
+        self._began: dict[str, Any] = {}
         self._known, self._draws, self._tensors = False, True, None
         for name, f in kwargs.items():
             if f is not None:
@@ -166,8 +175,7 @@ class DataLoader(BatchMaker):
     def get_idxs(self) -> Any:
         """The indices of a pass, in order."""
         if self.sampler is not None:
-            if hasattr(self.sampler, 'set_epoch'):
-                self.sampler.set_epoch(self._at.epoch)
+            tell_epoch(self)
             return whole(self.sampler, key_seed(self._at.seed, ORDER, self._at.epoch))
         indices = Inf.count if self.n is None else range(self.n)
         return self.shuffle_fn(indices) if self.shuffle else indices
@@ -255,7 +263,14 @@ class DataLoader(BatchMaker):
 
     def begin(self, seed: int, epoch: int, start_batch: int = 0) -> None:
         """Say what the next pass runs: everything random of (seed, epoch), from batch `start_batch` on."""
-        self._next = Position(seed, epoch, start_batch)
+        self._next, self._ordered = Position(seed, epoch, start_batch), None
+
+    def once_ordered(self, f: Callable[[], Any]) -> None:
+        """Call `f` in the pass that `begin` was told of, when its order is drawn and no item is made yet.
+
+        A sampler without a length is read as the pass goes on; for such a one `f` is not called.
+        """
+        self._ordered = f
 
     def state_dict(self) -> dict[str, int]:
         """Where the running pass stands; `batch` is the number of batches handed out."""
@@ -269,7 +284,8 @@ class DataLoader(BatchMaker):
         """
         at = self._at
         before = Position(at.seed, at.epoch, at.batch - 1)
-        job = next(self._jobs(before), None) if self.indexed and at.batch else None
+        with order_untouched(self, self._began):
+            job = next(self._jobs(before), None) if self.indexed and at.batch else None
         return [] if job is None else [self._item_name(index) for index, _ in job.pairs]
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -293,7 +309,11 @@ class DataLoader(BatchMaker):
         """
         if self.n is not None and len(self) == 0:
             raise ValueError(f'this loader has no batch: {self.n} items, bs={self.bs}, drop_last={self.drop_last}')
-        at, waiting = self._at, self._next
+        at, waiting, began = self._at, self._next, self._began
+        with order_untouched(self):
+            return self._one_batch(at, waiting, began)
+
+    def _one_batch(self, at: Position, waiting: Position | None, began: Any) -> Any:
         try:
             if type(self).__iter__ is not DataLoader.__iter__:
                 return next(iter(self))
@@ -303,10 +323,11 @@ class DataLoader(BatchMaker):
             finally:
                 passing.close()
         finally:
-            self._at, self._next = at, waiting
+            self._at, self._next, self._began = at, waiting, began
 
     def _pass(self, position: Position, here: bool = False) -> Iterator:
         self._at = position
+        self._began = order_state(self)
         self.skipped = []
         self._prepare()
         self._cached = None if self.cache is None else OpenedPictures(self.cache, self.after_item)
@@ -338,6 +359,7 @@ class DataLoader(BatchMaker):
         seed, epoch = position.seed, position.epoch
         key = key_seed(seed, ORDER, epoch)
         if self.batch_sampler is not None:
+            tell_epoch(self)
             lists: Any = whole(self.batch_sampler, key)
         else:
             with set_aside():
@@ -350,11 +372,27 @@ class DataLoader(BatchMaker):
             if number >= position.batch:
                 yield Job(number, key_seed(seed, BATCH, epoch, number), pairs)
 
+    def _once_ordered(self, jobs: Iterator[Job]) -> Iterator[Job]:
+        told, self._ordered = self._ordered, None
+        order = self.sampler if self.batch_sampler is None else self.batch_sampler
+        if order is not None and not hasattr(order, '__len__'):
+            return jobs
+        first = next(jobs, None)  # draws all of the order
+        told()
+        return iter(()) if first is None else itertools.chain([first], jobs)
+
+    def _find_generators(self) -> list[Any]:
+        """The generators that hang on the data set and on what makes items; what items draw from them is keyed too."""
+        return [place.value for place in find(self, skip=(*ORDER_NAMES, *_main_process), data=False).generators]
+
     def _host_batches(self, position: Position, here: bool) -> Iterator[HostBatch]:
         self._known = not unknown_parts(self)
         self._draws = not self._known or getattr(self.after_item, 'keyed', False)
         self._tensors = whole_tensors(self)
+        self._own_generators = [] if self._known else self._find_generators()
         jobs = self._jobs(position)
+        if self._ordered is not None and not here:
+            jobs = self._once_ordered(jobs)
         n = 0 if here else self._workers if self._workers is not None else self._chosen
         if n is None:
             first = next(jobs, None)
@@ -396,6 +434,7 @@ class DataLoader(BatchMaker):
     def _stream(self, position: Position, here: bool) -> Iterator[HostBatch]:
         """One stream is read by one process: with workers by one of them, whatever their number."""
         self._known, self._draws = False, True
+        self._own_generators = self._find_generators()
         if here or not self._workers:
             yield from self._streamed()
         else:

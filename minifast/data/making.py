@@ -40,7 +40,7 @@ class BatchMaker:
                 return self._assemble(job)
             finally:
                 making.slots = None
-        with set_aside():
+        with set_aside(self._own_generators):
             return self._assemble(job)
 
     def _assemble(self, job: Job) -> HostBatch:
@@ -48,7 +48,7 @@ class BatchMaker:
         samples, kept, skipped, ended = [], [], [], False
         for index, seed in job.pairs:
             if not self._known:
-                seed_cpu(seed)
+                seed_cpu(seed, self._own_generators)
             try:
                 sample = self._one_sample(index, generator and generator.manual_seed(seed))
             except SkipItemException:
@@ -68,7 +68,7 @@ class BatchMaker:
         if not samples:
             return HostBatch(job.number, None, skipped, ended)
         if not self._known:
-            seed_cpu(job.seed)
+            seed_cpu(job.seed, self._own_generators)
         try:
             return HostBatch(job.number, self.do_batch(samples[0] if self.prebatched else samples), skipped, ended)
         except Exception as error:
@@ -113,14 +113,15 @@ class BatchMaker:
 
     def _streamed(self) -> Iterator[HostBatch]:
         seed, epoch, start = self._at.seed, self._at.epoch, self._at.batch
-        with set_aside():
-            seed_cpu(key_seed(seed, ORDER, epoch))
+        own = self._own_generators
+        with set_aside(own):
+            seed_cpu(key_seed(seed, ORDER, epoch), own)
             self.it = None if self.dataset is None else iter(self.dataset)  # create_item may need none
         size = self.bs or 1
         for number in itertools.count():
             n = size if self.n is None else max(min(size, self.n - number * size), 0)
             pairs = [(None, key_seed(seed, ITEM, epoch, number * size + i)) for i in range(n)]
-            with set_aside():
+            with set_aside(own):
                 if number < start and self.it is not None:
                     made = self._passed_over(number, pairs)
                 else:
@@ -134,6 +135,6 @@ class BatchMaker:
         """A batch of a stream that was handed out before a resume: read, and not made."""
         made = HostBatch(number, None)
         for _, seed in pairs:
-            seed_cpu(seed)
+            seed_cpu(seed, self._own_generators)
             made.ended = made.ended or next(self.it, self) is self
         return made

@@ -1,19 +1,26 @@
 """The order of a loader's items: a pure function of (seed, epoch, rank), so that any batch can be found again."""
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from minifast.hidden import Baselines, Hidden
 from minifast.seeds import get_random_states, key_seed, keyed_generator, looking, seeded, set_random_states
 
-__all__ = ['BATCH', 'ITEM', 'ORDER', 'ItemKeys', 'Position', 'chunks', 'order', 'privately', 'share', 'whole']
+__all__ = ['BATCH', 'ITEM', 'ORDER', 'ORDER_NAMES', 'ItemKeys', 'Position', 'chunks', 'order', 'order_state',
+           'order_untouched', 'privately', 'share', 'tell_epoch', 'whole']
 
 ORDER, ITEM, BATCH = 1, 2, 3
 """What a seed is derived for; the first part of every key, so that no two uses share a stream."""
+
+ORDER_NAMES = ('sampler', 'batch_sampler', 'get_idxs', 'sample', 'shuffle_fn')
+"""The attributes of a loader that decide about the order of its items."""
 
 
 @dataclass(frozen=True)
@@ -101,3 +108,39 @@ def privately(iterable: Iterable, seed: int) -> Iterator:
                 return
             states = get_random_states()
         yield o
+
+
+# ---------------------------------------------------------------- what samplers hold of their own
+
+def _what_orders(dl: Any) -> Hidden:
+    return Hidden(dl, Baselines(everything=True), only=ORDER_NAMES, stop=[dl.dataset])
+
+
+def order_state(dl: Any) -> dict[str, Any]:
+    """What decides about the order of a loader's next pass and is no function of its position: a sampler's generators
+    and numbers."""
+    return copy.deepcopy(_what_orders(dl).state())
+
+
+@contextmanager
+def order_untouched(dl: Any, began: dict[str, Any] | None = None) -> Iterator[None]:
+    """Draw an order in the block and put back what samplers hold of their own.
+
+    Args:
+        dl: the loader.
+        began: `order_state` when a pass began, to draw its order once more.
+    """
+    where, state = _what_orders(dl), order_state(dl)
+    if began:
+        where.load(began)
+    try:
+        yield
+    finally:
+        where.load(state)
+
+
+def tell_epoch(dl: Any) -> None:
+    """Call `set_epoch` of the samplers that have one, as torch's distributed sampler needs it."""
+    for sampler in (dl.sampler, dl.batch_sampler, getattr(dl.batch_sampler, 'sampler', None)):
+        if hasattr(sampler, 'set_epoch'):
+            sampler.set_epoch(dl.state_dict()['epoch'])

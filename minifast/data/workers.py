@@ -9,7 +9,7 @@ import traceback
 import types
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from minifast.data.collate import noted
 from minifast.markers import retain_type
+from minifast.plaindata import get_generator, seed_generator, set_generator
 from minifast.torch_core import apply
 
 __all__ = ['HostBatch', 'Job', 'ProcessPool', 'find_unpicklable', 'in_threads', 'seed_cpu', 'set_aside']
@@ -66,23 +67,29 @@ def _pinned(o: Any) -> Any:
 
 # ---------------------------------------------------------------- the global generators around an item
 
-def seed_cpu(seed: int) -> None:
-    """Seed Python's, numpy's and torch's CPU generator; those of devices are left to the batch transforms."""
+def seed_cpu(seed: int, own: Sequence[Any] = ()) -> None:
+    """Seed Python's, numpy's and torch's CPU generator, and those of a data set's `own`; those of devices are left to
+    the batch transforms."""
     random.seed(seed)
     np.random.seed(seed & 0xffffffff)
     torch.default_generator.manual_seed(seed)
+    for g in own:
+        seed_generator(g, seed)
 
 
 @contextmanager
-def set_aside() -> Iterator[None]:
-    """Put the global CPU generators back behind the block."""
+def set_aside(own: Sequence[Any] = ()) -> Iterator[None]:
+    """Put the global CPU generators, and those of a data set's `own`, back behind the block."""
     states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    own_states = [get_generator(g) for g in own]
     try:
         yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.default_generator.set_state(states[2])
+        for g, state in zip(own, own_states):
+            set_generator(g, state)
 
 
 # ---------------------------------------------------------------- threads

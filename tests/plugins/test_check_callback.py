@@ -104,6 +104,48 @@ class SecondFitFails(Callback):
         self.opened = True
 
 
+class CountsAndScales(Callback):
+    """A counter decides about the loss; it is carried without being asked."""
+
+    def __init__(self):
+        self.n = 0
+
+    def after_loss(self):
+        if self.training:
+            self.n += 1
+            self.learn.loss_grad = self.loss_grad / self.n
+
+
+class SaysTooLittle(CountsAndScales):
+    """Says its state, and forgets the counter."""
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        """Nothing."""
+
+
+class Iterates(Callback):
+    """Keeps what no checkpoint can carry, which is told."""
+
+    def __init__(self):
+        self.factors = iter([1 / n for n in range(1, 1000)])
+
+    def after_loss(self):
+        if self.training:
+            self.learn.loss_grad = self.loss_grad * next(self.factors)
+
+
+def test_check_callback_kills_and_resumes():
+    """What is carried or told passes; a state_dict that says too little is found."""
+    check_callback(CountsAndScales)
+    check_callback(Iterates)
+    with pytest.raises(AssertionError, match='killed and resumed has another'):
+        check_callback(SaysTooLittle)
+    check_callback(SaysTooLittle, resumes=False)
+
+
 @pytest.mark.parametrize('callback', [Counts, Counts(), NoSuper, LeavesGradients, lambda: Counts()])
 def test_check_callback_passes_callbacks_that_keep_the_contract(callback):
     """A class, an instance and a function that makes one are taken; what changes training on purpose passes."""

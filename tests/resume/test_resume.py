@@ -213,7 +213,7 @@ def test_a_killed_process_resumes_in_a_new_one(tmp_path, how, status):
 @pytest.mark.tally
 @pytest.mark.parametrize('event, position', [('after_backward', ('train', 1, 3)), ('after_loss', ('train', 1, 0)),
                                              ('after_train', ('validate', 0, 6)), ('after_validate', ('epoch', 1, 0))])
-def test_ctrl_c_is_answered_at_the_next_batch_edge_and_the_learner_goes_on(tmp_path, event, position):
+def test_ctrl_c_is_answered_at_the_next_batch_edge_and_the_learner_goes_on(default_sigint, tmp_path, event, position):
     """KeyboardInterrupt after a checkpoint at the edge; the learner resumes to the same bits; handlers are back."""
     learn = make_learner(DEFAULTS)
     before = signal.getsignal(signal.SIGINT)
@@ -230,7 +230,7 @@ def test_ctrl_c_is_answered_at_the_next_batch_edge_and_the_learner_goes_on(tmp_p
 
 
 @pytest.mark.tally
-def test_a_second_ctrl_c_stops_at_once(tmp_path):
+def test_a_second_ctrl_c_stops_at_once(default_sigint, tmp_path):
     """The second signal does not wait for the batch edge."""
     class Twice(Callback):
         def after_backward(self):
@@ -243,7 +243,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path):
     assert not reached
 
 
-def test_a_signal_while_workers_are_awaited_is_answered_at_once(tmp_path):
+def test_a_signal_while_workers_are_awaited_is_answered_at_once(default_sigint, tmp_path):
     """Between two batches the training is at an edge already: no further batch is waited for."""
     learn = make_learner({**DEFAULTS, 'workers': 1})
     set_seed(7)
