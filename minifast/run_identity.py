@@ -1,22 +1,16 @@
-"""What makes a training the one it is, as plain data: items, model, loss, optimizer, schedule, settings; and the
-differences between two trainings, in words.
+"""What makes a training the one it is, as plain data: data, model, loss, optimizer, schedule, transforms, settings.
 
-A `RunIdentity` is taken once a fit, before it changes anything. Nothing in it is ever run or imported: it is compared.
+A `RunIdentity` is taken once a fit, before the fit changes anything. Nothing in it is ever run: it is compared.
 """
 from __future__ import annotations
 
-import enum
 import functools
-import hashlib
 import inspect
 import json
 import os
-import random
-import sys
-import time
 import types
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
@@ -28,171 +22,14 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset
 
 from minifast.data.pipeline import Pipeline, transform_config
-from minifast.hardware import crc32
+from minifast.fingerprint import (UNKNOWN, code_of_forward, digest, fingerprint, from_a_library, generators_of, name_of,
+                                  own_settings)
+from minifast.run_items import Column, Files, Tables, columns_of, is_path, pairs_of
 from minifast.seeds import looking
 from minifast.torch_core import get_model
 from minifast.training_state import environment, own_loader
 
-__all__ = ['Difference', 'RunIdentity', 'differences', 'fingerprint', 'note_what_moved', 'read_tables', 'run_identity']
-
-UNKNOWN = '~'
-"""Stands for what cannot be told, or changes by itself: it differs from nothing."""
-
-ARRAY_BYTES, CONTENT_BYTES, CONTENT_FILES, LOOK_S = 64 << 20, 32 << 20, 5000, 5.
-"""Arrays up to this size are read whole, larger ones in parts; files up to these sums; seconds for labels, for sizes."""
-
-
-# ---------------------------------------------------------------- anything as plain data
-
-_libraries = ('torch', 'torchvision', 'minifast', 'fastai', 'fastcore', 'timm', 'numpy', 'builtins', 'functools')
-_random = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-
-
-def _name_of(x: Any) -> str:
-    """The import name of a class or function; what the script itself defines goes by its own name alone."""
-    module = getattr(x, '__module__', None) or 'builtins'
-    name = getattr(x, '__qualname__', type(x).__name__)
-    return name if module in ('__main__', '__mp_main__', 'builtins') else f'{module}.{name}'
-
-
-def _from_a_library(x: Any) -> bool:
-    return (getattr(x, '__module__', None) or 'builtins').split('.')[0] in _libraries
-
-
-def _digest(texts: Iterable[Any]) -> str:
-    return hashlib.sha256('\n'.join(map(str, texts)).encode('utf-8', 'surrogateescape')).hexdigest()[:16]
-
-
-def _code(f: Any) -> dict[str, str]:
-    """What a function of the user's does, under a name that says which Python compiled it."""
-    code = getattr(f, '__code__', None)
-    if code is None or _from_a_library(f):
-        return {}
-
-    def parts(c: types.CodeType) -> Iterable[str]:
-        yield c.co_code.hex()
-        yield ' '.join(c.co_names)
-        for const in c.co_consts:
-            yield from parts(const) if isinstance(const, types.CodeType) else [repr(const)]
-    return {f'code {sys.version_info.major}.{sys.version_info.minor}': _digest(parts(code))}
-
-
-def _array(x: Tensor | np.ndarray) -> str:
-    """Kind, shape and a checksum; of a large array the checksum is over 256 parts of it."""
-    shape, kind = list(x.shape), str(x.dtype).removeprefix('torch.')
-    try:
-        if isinstance(x, Tensor):
-            x = x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()  # sync: once a fit
-        data = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
-    except (RuntimeError, TypeError, ValueError, NotImplementedError):
-        return f'{kind} {shape}'  # sparse, quantized, objects
-    if data.nbytes > ARRAY_BYTES:
-        starts = np.linspace(0, data.nbytes - 65536, 256).astype(np.int64)
-        crc = functools.reduce(lambda crc, at: crc32(data[at:at + 65536], crc), starts, 0)
-    else:
-        crc = crc32(data) if data.nbytes else 0
-    return f'{kind} {shape} {crc:08x}'
-
-
-class _Fingerprints:
-    """One description of an object: what it has looked at, so that it ends where objects know each other."""
-
-    def __init__(self) -> None:
-        self.path: list[int] = []
-        self.left = 200_000
-
-    def __call__(self, x: Any) -> Any:
-        if x is None or type(x) in (bool, int):
-            return x
-        if isinstance(x, str):
-            x = os.path.basename(x) if os.path.isabs(x) and os.path.exists(x) else str(x)
-            return x if len(x) <= 200 else f'{x[:40]}... ({len(x)} letters, {_digest([x])})'
-        if isinstance(x, float):
-            return float(x) if np.isfinite(x) else str(float(x))
-        if isinstance(x, np.generic):
-            return self(x.item())  # sync: none, on the host
-        if isinstance(x, enum.Enum):
-            return f'{type(x).__name__}.{x.name}'
-        if isinstance(x, np.ndarray) and x.dtype.hasobject:
-            return self(x.tolist())  # sync: none, on the host
-        if isinstance(x, (Tensor, np.ndarray)):
-            return _array(x)
-        if isinstance(x, PurePath):
-            return x.name  # a folder that was moved is the same
-        if isinstance(x, (torch.dtype, torch.device, range, slice, bytes)):
-            return str(x)
-        self.left -= 1
-        if id(x) in self.path or len(self.path) > 12 or self.left < 0:
-            return {'class': _name_of(type(x))}
-        self.path.append(id(x))
-        try:
-            return self._nested(x)
-        except (AttributeError, TypeError, ValueError, RuntimeError, RecursionError):
-            return {'class': _name_of(type(x))}  # an object that does not want to be looked at
-        finally:
-            self.path.pop()
-
-    def _nested(self, x: Any) -> Any:
-        if isinstance(x, Mapping):
-            if len(x) > 50:
-                return f'{len(x)} entries {_digest([json.dumps([[str(k), v] for k, v in x.items()], default=self)])}'
-            return {str(k): self(v) for k, v in x.items()}
-        if isinstance(x, (set, frozenset)):
-            x = sorted(x, key=repr)
-        if isinstance(x, (list, tuple, L)):
-            if len(x) > 20:
-                return f'{len(x)} elements {_digest([json.dumps(list(x), default=self)])}'
-            return [self(v) for v in x]
-        if isinstance(x, functools.partial):
-            return {'function': self(x.func), 'args': self(x.args), **{k: self(v) for k, v in x.keywords.items()}}
-        if isinstance(x, type):
-            return {'class': _name_of(x)}
-        if isinstance(x, types.MethodType):
-            return {'function': _name_of(x), **_code(x.__func__), 'of': self(x.__self__)}
-        if callable(x) and hasattr(x, '__qualname__'):
-            return {'function': _name_of(x), **_code(x), **self._bound(x)}
-        if isinstance(x, nn.Module):
-            return self.module(x)
-        if isinstance(x, _random) or not hasattr(x, '__dict__'):
-            return {'class': _name_of(type(x))}
-        if hasattr(x, 'iloc'):
-            return f'{len(x)} rows {_digest(_rows(x))}'
-        return {'class': _name_of(type(x)), **self.attributes(x)}
-
-    def _bound(self, f: Any) -> dict[str, Any]:
-        """What a function was made with: its defaults and what it closes over."""
-        names = getattr(getattr(f, '__code__', None), 'co_freevars', ())
-        cells = {name: cell.cell_contents for name, cell in zip(names, getattr(f, '__closure__', None) or ())}
-        with_defaults = {} if _from_a_library(f) else {
-            name: p.default for name, p in inspect.signature(f).parameters.items() if p.default is not p.empty}
-        return {name: self(value) for name, value in {**with_defaults, **cells}.items()}
-
-    def attributes(self, x: Any) -> dict[str, Any]:
-        return {name: self(value) for name, value in vars(x).items() if not name.startswith('__')}
-
-    def module(self, m: nn.Module) -> dict[str, Any]:
-        """A loss: its settings and its numbers."""
-        tensors = {name: t for name, t in (*m._parameters.items(), *m._buffers.items()) if t is not None}
-        return {'class': _name_of(type(m)), **_forward(m), **own_settings(m),
-                **{name: self(t) for name, t in tensors.items()},
-                **{name: self(child) for name, child in m._modules.items() if child is not None}}
-
-
-def _forward(m: nn.Module) -> dict[str, str]:
-    return {} if _from_a_library(type(m)) else _code(type(m).forward)
-
-
-def own_settings(m: nn.Module) -> dict[str, Any]:
-    """The numbers, texts and functions that a module keeps as attributes."""
-    kept = {name: value for name, value in vars(m).items() if not name.startswith('_') and name != 'training'}
-    return {name: fingerprint(value) for name, value in kept.items()
-            if value is None or isinstance(value, (bool, int, float, str, tuple, types.FunctionType))}
-
-
-def fingerprint(x: Any) -> Any:
-    """`x` as plain data that another process can compare: numbers and texts as they are, arrays as checksums,
-    functions by name, objects by class and attributes. Generators, files and the like count by their class."""
-    return _Fingerprints()(x)
+__all__ = ['RunIdentity', 'note_what_moved', 'read_tables', 'run_identity']
 
 
 # ---------------------------------------------------------------- what changes by itself
@@ -229,183 +66,6 @@ def note_what_moved(identity: RunIdentity) -> None:
     identity.watched.seen.clear()
 
 
-# ---------------------------------------------------------------- the items
-
-@dataclass
-class Column:
-    """One thing about every item of a split, in order: what it is called, and where it is a file, about that file."""
-
-    texts: list[str]
-    sizes: list[int | None] = field(default_factory=list)
-    times: list[int | None] = field(default_factory=list)
-    contents: list[int | None] = field(default_factory=list)
-
-    def digests(self) -> dict[str, Any]:
-        """The column for a checkpoint, which does not hold all of it."""
-        return {'n': len(self.texts), **{name: _digest(values) for name, values in vars(self).items()}}
-
-    def tell(self, i: int) -> str:
-        """Item `i` in words."""
-        if i >= len(self.texts):
-            return 'none'
-        size = self.sizes[i] if self.sizes else None
-        return self.texts[i] + ('' if size is None else f', {size:,} bytes')
-
-
-Tables = dict[str, dict[str, Column]]
-"""A list of items, such as those of training -> what is known of each of them, in columns."""
-
-
-def _is_path(x: Any, bases: Sequence[str] = ('',)) -> bool:
-    return isinstance(x, PurePath) or (isinstance(x, str) and 0 < len(x) < 4096 and '\0' not in x
-                                       and any(os.path.isfile(os.path.join(base, x)) for base in bases))
-
-
-def _rows(table: Any) -> list[str]:
-    return [' | '.join(map(str, row)) for row in table.itertuples(index=False)]
-
-
-def _text(x: Any) -> str:
-    if isinstance(x, str):
-        return x
-    return str(x) if isinstance(x, (bool, int, float, PurePath)) else json.dumps(fingerprint(x))
-
-
-def _until(deadline: float, f: Callable[[Any], Any], xs: Iterable[Any]) -> list[Any]:
-    """`f` of each, None from the moment on at which it has taken too long."""
-    found: list[Any] = []
-    for i, x in enumerate(xs):
-        if i % 256 == 0 and time.monotonic() > deadline:
-            return found + [None] * (len(xs) - i)
-        found.append(f(x))
-    return found
-
-
-def _columns(ds: Any) -> dict[str, list] | None:
-    """What is known about the items of a data set without reading one of them: name -> one value an item."""
-    if isinstance(ds, Subset):
-        parent = _columns(ds.dataset)
-        indices = [int(i) for i in ds.indices]
-        return {'item': indices} if parent is None else {k: [v[i] for i in indices] for k, v in parent.items()}
-    if isinstance(ds, ConcatDataset):
-        parts = [_columns(part) for part in ds.datasets]
-        if any(part is None or part.keys() != parts[0].keys() for part in parts):
-            return None
-        return {k: [x for part in parts for x in part[k]] for k in parts[0]}
-    if isinstance(ds, (list, L)):
-        return _pairs(ds)
-    own = vars(ds) if hasattr(ds, '__dict__') else {}
-    if 'tls' in own:
-        return _through(ds.tls, ds.n_inp)
-    if 'items' in own and isinstance(own.get('tfms'), Pipeline):
-        return _through([ds], 1)
-    return _pairs(own['samples']) if isinstance(own.get('samples'), list) else None
-
-
-def _pairs(items: Sequence) -> dict[str, list]:
-    if len(items) and all(isinstance(item, (tuple, list)) and len(item) > 1 for item in items):
-        return {'item': [item[0] if len(item) == 2 else list(item[:-1]) for item in items],
-                'label': [item[-1] for item in items]}
-    return {'item': list(items)}
-
-
-def _through(tls: Sequence, n_inp: int) -> dict[str, list]:
-    """The items and their labels, as the functions in front of the pipelines tell them."""
-    items = tls[0].items
-    table = hasattr(items, 'iloc')
-    found = {'item': _rows(items) if table else list(items)}
-    rows = [items.iloc[i] for i in range(min(len(items), 20_000))] if table else found['item']
-    for i, tl in enumerate(tls):
-        is_input = i < n_inp
-        if is_input and len(rows) and _is_path(rows[0]):
-            continue
-        values = _told(tl, rows)
-        if values is not None:
-            name = ('input' if is_input else 'label') + ('' if i in (0, n_inp) else f' {i}')
-            found[name] = values + [None] * (len(items) - len(values))
-    return found
-
-
-def _told(tl: Any, items: Sequence) -> list | None:
-    """The items through the leading functions of a pipeline that name something: labels, files. None: there are none."""
-    values, told = list(items), False
-    deadline = time.monotonic() + LOOK_S
-    with looking():
-        for f in tl.tfms.fs:
-            if not len(values) or not _only_names(f):
-                break
-            try:
-                if not _is_a_name(f(values[0])):
-                    break
-                values, told = _until(deadline, lambda x, f=f: None if x is None else f(x), values), True
-            except Exception:  # a function of the user's that does not want all items: what it says is not known
-                break
-    return values if told else None
-
-
-def _only_names(f: Any) -> bool:
-    if type(f).__name__ in ('ColReader', 'RegexLabeller', 'ItemGetter', 'AttrGetter'):
-        return True
-    funcs = [entry.func for entry in f.encodes.entries] if '_name' in vars(f) else []
-    return len(funcs) == 1 and isinstance(funcs[0], (types.FunctionType, functools.partial))
-
-
-def _is_a_name(x: Any) -> bool:
-    simple = (str, bool, int, float, PurePath, np.generic)
-    return isinstance(x, simple) or (isinstance(x, (list, tuple, L)) and all(isinstance(o, simple) for o in x))
-
-
-class _Files:
-    """Columns of files of all splits: named from the folder that they share, so that it may lie elsewhere."""
-
-    def __init__(self) -> None:
-        self.columns: dict[str, list[tuple[Column, list[str]]]] = {}
-
-    def add(self, name: str, values: Sequence, bases: Sequence[str] = ('',)) -> Column:
-        first = next((v for v in values if v is not None), None)
-        if not _is_path(first, bases):
-            texts = values if all(type(v) is str for v in values) else [
-                UNKNOWN if t is None else t for t in _until(time.monotonic() + LOOK_S, _text, values)]
-            return Column(list(texts))
-        base = next((b for b in bases if os.path.isfile(os.path.join(b, first))), '')
-        paths = [os.path.join(base, v) if isinstance(v, (str, PurePath)) else UNKNOWN for v in values]
-        column = Column([])
-        self.columns.setdefault(name, []).append((column, paths))
-        return column
-
-    def look(self) -> None:
-        """Names, sizes, times and, as far as that is little, contents."""
-        deadline = time.monotonic() + LOOK_S
-        for columns in self.columns.values():
-            every = [path for _, paths in columns for path in paths if path != UNKNOWN]
-            root = len(os.path.commonprefix([min(every), max(every)]).rpartition('/')[0] + '/') if every else 0
-            for column, paths in columns:
-                column.texts = [path if path == UNKNOWN else path[root:] for path in paths]
-                stats = _until(deadline, _stat, paths)
-                column.sizes = [None if s is None else s.st_size for s in stats]
-                column.times = [None if s is None else s.st_mtime_ns for s in stats]
-        found = [pair for columns in self.columns.values() for pair in columns]
-        sizes = [size for column, _ in found for size in column.sizes]
-        few = len(sizes) <= CONTENT_FILES and sum(size or 0 for size in sizes) <= CONTENT_BYTES
-        for column, paths in found:
-            column.contents = _until(deadline, _checksum, paths) if few else [None] * len(paths)
-
-
-def _stat(path: str) -> os.stat_result | None:
-    try:
-        return os.stat(path)
-    except (OSError, ValueError):
-        return None
-
-
-def _checksum(path: str) -> int | None:
-    try:
-        with open(path, 'rb') as stream:
-            return crc32(stream.read())
-    except (OSError, ValueError):
-        return None
-
-
 # ---------------------------------------------------------------- the parts
 
 _splits = ('training', 'validation')
@@ -423,7 +83,8 @@ def _own_data(ds: Any) -> dict[str, Any]:
     """The attributes of a data set, loader or sampler of the user's that are data; functions are its transforms."""
     if not hasattr(ds, '__dict__') or _is_ours(ds):
         return {}
-    kept = {k: v for k, v in vars(ds).items() if not _acts(v) and not isinstance(v, _random) and not k.startswith('__')}
+    kept = {k: v for k, v in vars(ds).items()
+            if not _acts(v) and not isinstance(v, generators_of) and not k.startswith('__')}
     kept = {k: v for k, v in kept.items() if k not in ('dataset', 'datasets', 'indices', 'data_source', 'samples')}
     return {k: fingerprint(v) for k, v in kept.items() if not _names_files(v, ds)}
 
@@ -440,7 +101,7 @@ def _bases(ds: Any) -> list[str]:
 
 def _names_files(x: Any, ds: Any) -> bool:
     return isinstance(x, (list, tuple, L)) and len(x) > 0 and (
-        _is_path(x[0], _bases(ds)) or (isinstance(x[0], tuple) and len(x[0]) > 0 and _is_path(x[0][0], _bases(ds))))
+        is_path(x[0], _bases(ds)) or (isinstance(x[0], tuple) and len(x[0]) > 0 and is_path(x[0][0], _bases(ds))))
 
 
 def _below(ds: Any) -> list[Any]:
@@ -449,23 +110,23 @@ def _below(ds: Any) -> list[Any]:
                   if part is not None for inner in _below(part))] if isinstance(ds, (Subset, ConcatDataset)) else [ds]
 
 
-def _one_split(dl: Any, name: str, files: _Files, watched: _Watched, tables: Tables) -> dict[str, Any]:
+def _one_split(dl: Any, name: str, files: Files, watched: _Watched, tables: Tables) -> dict[str, Any]:
     ds = getattr(dl, 'dataset', None)
     ds = dl if ds is None else ds
-    columns = _columns(ds) or {}
+    columns = columns_of(ds) or {}
     n = getattr(dl, 'n', None) if own_loader(dl) else None
     if columns:
         tables[name] = {key: files.add(key, values[:n]) for key, values in columns.items()}
-    found: dict[str, Any] = {'class': _name_of(type(ds)), 'n': len(ds) if hasattr(ds, '__len__') else None}
+    found: dict[str, Any] = {'class': name_of(type(ds)), 'n': len(ds) if hasattr(ds, '__len__') else None}
     for depth, part in enumerate(_below(ds)):
         key = 'data set' + "'s data set" * depth
         found[key] = watched(part, _own_data) if not isinstance(part, (list, tuple, L)) else {}
         for attribute, value in (vars(part).items() if found[key] is not None and hasattr(part, '__dict__') else ()):
             if not _is_ours(part) and attribute != 'samples' and _names_files(value, part):
                 tables[f'{name} {attribute}'] = {key: files.add(f'{attribute} {key}', values, _bases(part))
-                                                 for key, values in _pairs(value).items()}
+                                                 for key, values in pairs_of(value).items()}
     samplers = [s for s in (getattr(dl, 'sampler', None), getattr(dl, 'batch_sampler', None)) if s is not None]
-    found['order'] = [{'class': _name_of(type(s)), **watched(s, _own_sampling)} for s in samplers]
+    found['order'] = [{'class': name_of(type(s)), **watched(s, _own_sampling)} for s in samplers]
     found['draw'] = [fingerprint(vars(dl).get(k)) for k in ('wgts', 'partial_n')] if own_loader(dl) else []
     return found
 
@@ -474,11 +135,11 @@ def _own_sampling(sampler: Any) -> dict[str, Any]:
     if not hasattr(sampler, '__dict__'):
         return {'data': fingerprint(sampler)}
     return {k: fingerprint(v) for k, v in vars(sampler).items()
-            if k not in ('data_source', 'dataset', 'generator', 'sampler') and not isinstance(v, _random)}
+            if k not in ('data_source', 'dataset', 'generator', 'sampler') and not isinstance(v, generators_of)}
 
 
 def _data(learn: Any, watched: _Watched) -> tuple[dict[str, Any], Tables]:
-    files, tables = _Files(), {}
+    files, tables = Files(), {}
     found = {_split_name(i): _one_split(dl, _split_name(i), files, watched, tables)
              for i, dl in enumerate(learn.dls)}
     files.look()
@@ -494,11 +155,11 @@ def _model(model: nn.Module, watched: _Watched) -> dict[str, Any]:
         return isinstance(x, (nn.UninitializedParameter, nn.UninitializedBuffer))
     modules, own, code = {}, {}, {}
     for name, m in model.named_modules():
-        if _from_a_library(type(m)):
+        if from_a_library(type(m)):
             told = UNKNOWN if any(map(lazy, (*m._parameters.values(), *m._buffers.values()))) else m.extra_repr()
-            modules[name] = f'{_name_of(type(m)).replace(".Lazy", ".")}({told})'
+            modules[name] = f'{name_of(type(m)).replace(".Lazy", ".")}({told})'
         else:
-            modules[name], own[name], code[name] = _name_of(type(m)), watched(m, own_settings), _forward(m)
+            modules[name], own[name], code[name] = name_of(type(m)), watched(m, own_settings), code_of_forward(m)
     tensors = {name: UNKNOWN if lazy(t) else f'{str(t.dtype).removeprefix("torch.")} {list(t.shape)}'
                for name, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
     return {'modules': modules, 'weights': tensors, 'settings': own, 'code': code}
@@ -510,8 +171,8 @@ def _optimizer(learn: Any) -> dict[str, Any]:
     while isinstance(func, functools.partial):
         func, given = func.func, {**func.keywords, **given}
     given = {name: value for name, value in given.items() if name not in ('lr', 'wd', 'weight_decay')}
-    made_by = {'class': _name_of(type(func))} if isinstance(func, torch.optim.Optimizer) else fingerprint(func)
-    return {'class': _name_of(type(opt)), 'made by': made_by, 'arguments': fingerprint(given),
+    made_by = {'class': name_of(type(func))} if isinstance(func, torch.optim.Optimizer) else fingerprint(func)
+    return {'class': name_of(type(opt)), 'made by': made_by, 'arguments': fingerprint(given),
             'groups': [len(group['params']) for group in learn.opt.param_groups]}
 
 
@@ -526,7 +187,7 @@ def _schedule(learn: Any, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def _course(f: Callable) -> Any:
     """A schedule by its values: nine of them where it is ours and so a pure function, else as any function."""
-    if not _from_a_library(f if hasattr(f, '__qualname__') else type(f)):
+    if not from_a_library(f if hasattr(f, '__qualname__') else type(f)):
         return fingerprint(f)
     try:
         values = [np.asarray(f(i / 8), dtype=float) for i in range(9)]
@@ -566,7 +227,7 @@ def _transform(tfm: Any) -> Any:
     if '_name' in vars(inner):
         return [fingerprint(entry.func) for entry in inner.encodes.entries]
     # what it was made with; other attributes may be what it drew last
-    return {'class': _name_of(type(inner)), **_constructor_arguments(inner)}
+    return {'class': name_of(type(inner)), **_constructor_arguments(inner)}
 
 
 def _constructor_arguments(x: Any) -> dict[str, Any]:
@@ -593,14 +254,15 @@ def _settings(learn: Any) -> dict[str, Any]:
         else:
             found[f'batch size {of}'] = getattr(dl, 'batch_size', None)
             # what torch's workers draw depends on how many they are
-            found |= {f'drop_last {of}': getattr(dl, 'drop_last', None), f'workers {of}': getattr(dl, 'num_workers', None)}
+            found |= {f'{name} {of}': getattr(dl, kept, None)
+                      for name, kept in (('drop_last', 'drop_last'), ('workers', 'num_workers'))}
     found['precision'] = environment(learn).get('precision')
     found['metrics'] = [str(getattr(m, 'name', m)) for m in learn.metrics]
     seed = torch.initial_seed()
     found['seed'] = seed if seed < 1 << 32 else UNKNOWN  # a larger one nobody chose
     for cb in learn.cbs:
         if type(cb).__module__ not in _watchers:
-            found[f'callback {cb.name}'] = {'class': _name_of(type(cb)), **_constructor_arguments(cb)}
+            found[f'callback {cb.name}'] = {'class': name_of(type(cb)), **_constructor_arguments(cb)}
     return found
 
 
@@ -628,7 +290,7 @@ class RunIdentity:
     @property
     def tables_digest(self) -> str:
         """A name for exactly these tables."""
-        return _digest([json.dumps(self.parts['data']['items'])])
+        return digest([json.dumps(self.parts['data']['items'])])
 
     def tables_json(self) -> str:
         """The tables as a text."""
@@ -663,238 +325,3 @@ def run_identity(learn: Any, asked: Mapping[str, Any]) -> RunIdentity:
                  'optimizer': _optimizer(learn), 'schedule': _schedule(learn, asked), 'transforms': _transforms(learn),
                  'settings': _settings(learn), 'environment': _environment(learn)}
     return RunIdentity(json.loads(json.dumps(parts, default=str)), tables, watched)
-
-
-# ---------------------------------------------------------------- two of them
-
-@dataclass
-class Difference:
-    """What was and what is.
-
-    Attributes:
-        part: the part of the identity.
-        what: the setting.
-        then, now: its values.
-        severe: another run altogether, and no setting of the same one.
-        text: the difference in words where then and now alone do not say it.
-    """
-
-    part: str
-    what: str
-    then: Any
-    now: Any
-    severe: bool
-    text: str = ''
-
-    def __str__(self) -> str:
-        return self.text or f'{self.what} was {_shown(self.then)} and is {_shown(self.now)}'
-
-
-def _shown(x: Any) -> str:
-    text = x if isinstance(x, str) else json.dumps(x)
-    return text if len(text) <= 120 else f'{text[:110]}...'
-
-
-_MISSING = 'not there'
-_severe = ('data', 'model', 'loss', 'optimizer')
-
-
-def _same_name(a: Any, b: Any) -> bool:
-    """A function of the script goes by its own name where the script is run, and by a longer one where imported."""
-    return isinstance(a, str) and isinstance(b, str) and (a.endswith(f'.{b}') or b.endswith(f'.{a}'))
-
-
-def _alike(a: Any, b: Any) -> bool:
-    """Whether two leaves say the same, as far as both are known."""
-    if a == b or UNKNOWN in (a, b):
-        return True
-    texts = isinstance(a, str) and isinstance(b, str)
-    return texts and '(~)' in a + b and a.partition('(')[0] == b.partition('(')[0]  # a layer before its first batch
-
-
-def _walk(then: Any, now: Any, path: tuple = ()) -> Iterable[tuple[tuple, Any, Any]]:
-    """The leaves that differ: (names on the way, value then, value now)."""
-    if isinstance(then, dict) and isinstance(now, dict):
-        for key in {**then, **now}:
-            if key.startswith('code ') and not (key in then and key in now):
-                continue  # compiled by another Python: cannot be told
-            yield from _walk(then.get(key, _MISSING), now.get(key, _MISSING), (*path, key))
-    elif isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
-        for i, (a, b) in enumerate(zip(then, now)):
-            yield from _walk(a, b, (*path, i))
-    elif not _alike(then, now) and not (path and path[-1] in ('function', 'class') and _same_name(then, now)):
-        yield path, then, now
-
-
-def _path_name(part: str, path: tuple) -> str:
-    return ' '.join([f'the {part}', *(f'[{p}]' if isinstance(p, int) else repr(p) for p in path)]) if path else (
-        f'the {part}')
-
-
-def differences(then: Mapping[str, Any], now: RunIdentity, tables: Tables | None,
-                state_keepers: Iterable[str] = ()) -> list[Difference]:
-    """How the run `now` differs from the parts of the one of `then`: of data, model, loss and optimizer the first
-    difference each, of everything else one a setting.
-
-    Args:
-        then: the parts from a checkpoint.
-        now: the run that is about to start.
-        tables: the item lists of then, None where they are lost.
-        state_keepers: names of callbacks whose coming and going is told with their state.
-    """
-    found = [*_data_differences(then.get('data', {}), now, tables)]
-    a, b = dict(then), dict(now.parts)
-    if a.get('environment', {}).get('torch') != b['environment']['torch']:
-        a['model'], b['model'] = _without_details(a.get('model', {})), _without_details(b['model'])
-    for part in _severe[1:]:
-        leaves = list(_walk(a.get(part, {}), b[part]))
-        hard = [leaf for leaf in leaves if not any(str(p).startswith('code') for p in leaf[0])]
-        for path, old, new in hard[:1]:
-            more = f' (and {len(hard) - 1} more differences)' if len(hard) > 1 else ''
-            more += ': it is another model, or one with another number of outputs' if part == 'model' else ''
-            severe = part != 'loss' or not (_is_function(a.get('loss')) and _is_function(b['loss']))
-            found.append(Difference(part, part, old, new, severe, f'{_path_name(part, path)} was {_shown(old)} and is '
-                                                                  f'{_shown(new)}{more}'))
-        if leaves and not hard:
-            found.append(Difference(part, part, None, None, False, f'{_path_name(part, leaves[0][0][:-1])}: its code '
-                                                                   'is not what it was'))
-    for part in ('schedule', 'transforms', 'settings', 'environment'):
-        found += _soft_differences(part, a.get(part, {}), b[part], set(state_keepers))
-    return found
-
-
-def _is_function(loss: Any) -> bool:
-    """Whether a loss is a plain function: it has no state that a checkpoint could put into another one, and which one
-    is used is a setting."""
-    return isinstance(loss, dict) and 'function' in loss
-
-
-def _without_details(model: Mapping[str, Any]) -> dict[str, Any]:
-    # how torch prints its modules changes with its version
-    return {**model, 'modules': {k: v.partition('(')[0] for k, v in model.get('modules', {}).items()}}
-
-
-def _soft_differences(part: str, then: Mapping, now: Mapping, state_keepers: set[str]) -> Iterable[Difference]:
-    told = set()
-    for key in {**then, **now}:
-        old, new = then.get(key, _MISSING), now.get(key, _MISSING)
-        if _MISSING in (old, new) and (key.startswith('callback ') and not _changes_the_training(key, old, new)
-                                       or key.removeprefix('callback ') in state_keepers):
-            continue
-        leaves = list(_walk(old, new))
-        if not leaves:
-            continue
-        path, old_leaf, new_leaf = leaves[0]
-        if part == 'transforms':  # training and validation share what is shared
-            path = path[1:]
-        said = (part, key, str(old_leaf), str(new_leaf))
-        if said not in told:
-            told.add(said)
-            what = key if part != 'transforms' else f'the transform {key}'
-            if key.startswith('schedule of'):
-                old_leaf, new_leaf = _in_short(old), _in_short(new)
-            elif path:
-                what = _path_name(what.removeprefix('the '), path)
-            yield Difference(part, key, old_leaf, new_leaf, False,
-                             f'{what} was {_shown(old_leaf)} and is {_shown(new_leaf)}')
-
-
-def _in_short(course: Any) -> Any:
-    """A schedule by its values at the start, where it is highest, and at the end, of the last group."""
-    if not isinstance(course, list) or len(course) != 9:
-        return course
-    return ' ... '.join(f'{v[-1] if isinstance(v, list) else v:g}' for v in (course[0], max(course), course[-1]))
-
-
-def _changes_the_training(key: str, old: Any, new: Any) -> bool:
-    """Of a callback that came or went: those of ours do; what a user's does to the training cannot be told."""
-    there = new if old == _MISSING else old
-    return isinstance(there, dict) and str(there.get('class', '')).startswith('minifast.')
-
-
-# ---------------------------------------------------------------- differences of the data
-
-def _data_differences(then: Mapping[str, Any], now: RunIdentity, tables: Tables | None) -> Iterable[Difference]:
-    data = now.parts['data']
-    old, new = then.get('items', {}), data['items']
-    touched = None
-    for name in {**old, **new}:
-        if old.get(name) == new.get(name):
-            continue
-        if tables is None:
-            if _without_times(old.get(name)) != _without_times(new.get(name)):
-                yield Difference('data', 'items', None, None, True, _lost(name, old, new))
-                return
-            continue
-        text, suspicious = _first_item(name, tables.get(name, {}), now.tables.get(name, {}))
-        if text:
-            moved = '' if text.endswith('contents') else _gone_and_new(tables, now.tables)
-            yield Difference('data', 'items', None, None, True, text + moved)
-            return
-        touched = touched or suspicious
-    for path, was, is_ in _walk({k: v for k, v in then.items() if k != 'items'},
-                                {k: v for k, v in data.items() if k != 'items'}):
-        yield Difference('data', 'data', was, is_, True,
-                         f'{_path_name("data", path)} was {_shown(was)} and is {_shown(is_)}')
-        return
-    if touched:
-        yield Difference('data', 'times of change', None, None, False, touched)
-
-
-def _without_times(columns: Any) -> Any:
-    return columns and {key: {k: v for k, v in digests.items() if k != 'times'} for key, digests in columns.items()}
-
-
-def _lost(name: str, then: Mapping, now: Mapping) -> str:
-    n_then, n_now = (next((c['n'] for c in found.get(name, {}).values()), 0) for found in (then, now))
-    return (f'the {name} items were {n_then:,} and are {n_now:,}, and they are others (the list of then is gone from '
-            'the folder, so that the first difference cannot be named)')
-
-
-def _first_item(name: str, then: Mapping[str, Column], now: Mapping[str, Column]) -> tuple[str, str | None]:
-    """The first item of a list that is another, in words; else what is only suspicious."""
-    none = Column([])
-    pairs = {key: (then.get(key, none), now.get(key, none)) for key in {**then, **now}
-             if key == 'item' or (key in then and key in now)}
-    touched = None
-    for i in range(max((len(c.texts) for pair in pairs.values() for c in pair), default=0)):
-        for a, b in pairs.values():
-            why = _item_differs(i, a, b)
-            if why == 'time':
-                touched = touched or (f'{b.texts[i]} has another time of change and the same size; whether its contents '
-                                      'are the same was not looked at')
-            elif why:
-                was, is_ = (', '.join(('' if key == 'item' else f'{key} ') + pair[k].tell(i)
-                                      for key, pair in pairs.items() if i < len(pair[k].texts)) for k in (0, 1))
-                if was == is_:
-                    return f'{name} item {i}, {is_}, has other contents', None
-                other = ' and so has other contents' if why == 'contents' else ''
-                return f'{name} item {i} was {was or "not there"} and is {is_ or "not there any more"}{other}', None
-    return '', touched
-
-
-def _item_differs(i: int, a: Column, b: Column) -> str:
-    if i >= len(a.texts) or i >= len(b.texts):
-        return 'there' if len(a.texts) != len(b.texts) else ''
-    if a.texts[i] != b.texts[i] and UNKNOWN not in (a.texts[i], b.texts[i]):
-        return 'name'
-    contents = _both(a.contents, b.contents, i)
-    if _both(a.sizes, b.sizes, i) is False or contents is False:
-        return 'contents'
-    return 'time' if contents is None and _both(a.times, b.times, i) is False else ''
-
-
-def _both(a: Sequence, b: Sequence, i: int) -> bool | None:
-    """Whether two values that are known are the same; None where one is not."""
-    if i >= len(a) or i >= len(b) or a[i] is None or b[i] is None:
-        return None
-    return a[i] == b[i]
-
-
-def _gone_and_new(then: Tables, now: Tables) -> str:
-    """Names that are in no list any more, and those that were in none."""
-    old, new = ({text for columns in tables.values() if 'item' in columns for text in columns['item'].texts}
-                for tables in (then, now))
-    told = [f'{", ".join(sorted(names)[:3])}{f" and {len(names) - 3} more" if len(names) > 3 else ""} {what}'
-            for names, what in ((new - old, 'new'), (old - new, 'gone')) if names]
-    return f' ({"; ".join(told)})' if told else ' (the same items, in another order or split)' if old == new else ''
