@@ -176,7 +176,8 @@ def own_settings(m: nn.Module) -> dict[str, Any]:
     """The numbers, texts and functions that a module keeps as attributes."""
     kept = {name: value for name, value in vars(m).items() if not name.startswith('_') and name != 'training'}
     return {name: fingerprint(value) for name, value in kept.items()
-            if value is None or isinstance(value, (bool, int, float, str, tuple, types.FunctionType))}
+            if value is None or isinstance(value, (bool, int, float, str, tuple, types.FunctionType,
+                                            types.BuiltinFunctionType, functools.partial))}
 
 
 def fingerprint(x: Any) -> Any:

@@ -134,8 +134,9 @@ def _one_split(dl: Any, name: str, files: Files, watched: _Watched, tables: Tabl
 def _own_sampling(sampler: Any) -> dict[str, Any]:
     if not hasattr(sampler, '__dict__'):
         return {'data': fingerprint(sampler)}
+    told_elsewhere = ('data_source', 'dataset', 'generator', 'sampler', 'batch_size', 'drop_last')
     return {k: fingerprint(v) for k, v in vars(sampler).items()
-            if k not in ('data_source', 'dataset', 'generator', 'sampler') and not isinstance(v, generators_of)}
+            if k not in told_elsewhere and not isinstance(v, generators_of)}
 
 
 def _data(learn: Any, watched: _Watched) -> tuple[dict[str, Any], Tables]:

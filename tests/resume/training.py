@@ -120,7 +120,7 @@ def picture_loaders(workers: int) -> DataLoaders:
 class Kill(Callback):
     """Ends the training at the `at`-th call of a hook: by an error, SIGKILL, SIGTERM or Ctrl-C."""
 
-    def __init__(self, at: int, event: str, how: str) -> None:
+    def __init__(self, at: int, event: str, how: str = 'error') -> None:
         self.left, self.how = at, how
         setattr(self, event, self._count)
 
