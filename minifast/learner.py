@@ -109,7 +109,7 @@ class Learner(Loop):
     def fit_one_cycle(self, n_epoch: int, lr_max: float | slice | None = None, div: float = 25.,
                       div_final: float = 1e5, pct_start: float = 0.25, wd: float | None = None, moms: Any = None,
                       cbs: Any = None, reset_opt: bool = False, start_epoch: int = 0, checkpoint: Any = None,
-                      resume: bool = False) -> None:
+                      resume: bool | str = False) -> None:
         """Fit with the one-cycle policy: the learning rate rises from `lr_max/div` and falls to `lr_max/div_final`.
 
         Source: Smith and Topin, "Super-convergence", arXiv 1708.07120.
@@ -123,7 +123,7 @@ class Learner(Loop):
     @tells_near_match
     def fit_flat_cos(self, n_epoch: int, lr: float | slice | None = None, div_final: float = 1e5,
                      pct_start: float = 0.75, wd: float | None = None, cbs: Any = None, reset_opt: bool = False,
-                     start_epoch: int = 0, checkpoint: Any = None, resume: bool = False) -> None:
+                     start_epoch: int = 0, checkpoint: Any = None, resume: bool | str = False) -> None:
         """Fit at a constant learning rate that falls in a cosine from `pct_start` on."""
         lr = self._peak_lrs(lr)
         scheds = {'lr': combined_cos(pct_start, lr, lr, lr / div_final)}
@@ -133,7 +133,7 @@ class Learner(Loop):
     @tells_near_match
     def fit_sgdr(self, n_cycles: int, cycle_len: int, lr_max: float | slice | None = None, cycle_mult: int = 2,
                  cbs: Any = None, reset_opt: bool = False, wd: float | None = None, start_epoch: int = 0,
-                 checkpoint: Any = None, resume: bool = False) -> None:
+                 checkpoint: Any = None, resume: bool | str = False) -> None:
         """Fit `n_cycles` cosine cycles with warm restarts, each `cycle_mult` times as long as the one before.
 
         Source: Loshchilov and Hutter, "SGDR", arXiv 1608.03983.

@@ -60,7 +60,7 @@ class Loop:
         self._compile()
         self.training, self.create_mbar, self.logger, self.opt = False, True, print, None
         self.fit_seed, self.start_epoch, self.start_batch = None, 0, 0
-        self.fitting, self.checkpoint_phases, self.fine_tune_phase = False, {}, None
+        self.fitting, self.checkpoint_runs, self.fine_tune_phase = False, {}, None
         self._end_cleanup()
 
     # ------------------------------------------------------------ what the learner is made of
@@ -373,7 +373,7 @@ class Loop:
 
     @tells_near_match
     def fit(self, n_epoch: int, lr: float | slice | None = None, wd: float | None = None, cbs: Any = None,
-            reset_opt: bool = False, start_epoch: int = 0, checkpoint: Any = None, resume: bool = False) -> None:
+            reset_opt: bool = False, start_epoch: int = 0, checkpoint: Any = None, resume: bool | str = False) -> None:
         """Train for `n_epoch` epochs, validating after each.
 
         Args:
@@ -384,18 +384,29 @@ class Loop:
             reset_opt: start with a new optimizer.
             start_epoch: number of the first epoch, those before it count as done.
             checkpoint: a folder for a checkpoint after every epoch; short for `cbs=CheckpointCallback(folder)`.
-            resume: go on from the newest checkpoint there, to the bits of a training that was never stopped.
+            resume: go on from the newest checkpoint there, to the bits of a training that was never stopped. 'anyway':
+                also from one of another data set, model, loss or optimizer, which is an error else.
+
+        Raises:
+            ValueError: the checkpoints there are of another run.
+            FolderInUseError: another training is using the folder.
+            OSError: the folder cannot be written to.
         """
         cbs = L(cbs) + (L() if checkpoint is None else L(CheckpointCallback(checkpoint)))
         with self.added_cbs(cbs), self._running():
-            if resume and fit_was_done(self):
-                return
-            if reset_opt or self.opt is None:
+            lr, wd = self.lr if lr is None else lr, self.wd if wd is None else wd
+            opt = self.opt
+            if reset_opt or opt is None:
                 self.create_opt()
-            wd = self.wd if wd is None else wd
+            try:
+                if fit_was_done(self, resume, n_epoch=n_epoch, lr=lr, wd=wd, start_epoch=start_epoch):
+                    return
+            except BaseException:
+                self.opt = self.opt if opt is None else opt  # nothing has changed
+                raise
             if wd is not None:
                 self.opt.set_hypers(wd=wd)
-            self.opt.set_hypers(lr=self.lr if lr is None else lr)
+            self.opt.set_hypers(lr=lr)
             self.n_epoch, self.start_epoch, self.start_batch = n_epoch, start_epoch, 0
             ours = any(hasattr(dl, 'begin') for dl in self.dls)
             self.fit_seed = int(torch.randint(2 ** 62, ())) if ours else None  # sync: a host draw, once a fit

@@ -6,7 +6,7 @@ epoch `e`, in its training part with `b` batches done, or in its validation part
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ class ReplayedLoader:
             self.dl.load_state_dict(self.state)
         batches = iter(self.dl)
         for _ in range(self.start if self.state is None else 0):
-            next(batches)
+            next(batches, None)
         self.after()
         yield from batches
 
@@ -139,8 +139,15 @@ def training_state(learn: Any, position: dict[str, Any], epoch_generators: dict 
 
 # ---------------------------------------------------------------- putting it back
 
-def load_training_state(learn: Any, state: dict[str, Any], file: Any = 'the checkpoint') -> None:
+def load_training_state(learn: Any, state: dict[str, Any], file: Any = 'the checkpoint',
+                        without: Sequence[str] = ()) -> None:
     """Put model, optimizer, callbacks, metrics and generators of `learn` into the state of `training_state`.
+
+    Args:
+        learn: the learner.
+        state: what `training_state` returned.
+        file: named in messages.
+        without: 'opt' or 'loss_func', to leave those as they are.
 
     Where the loop goes on is the caller's affair (`CheckpointCallback`), as are foreign loaders.
 
@@ -152,25 +159,28 @@ def load_training_state(learn: Any, state: dict[str, Any], file: Any = 'the chec
                          'for weights alone there is learn.load')
     model = get_model(learn.own_model)
     check_model_state(model, state['model'], file)
-    check_opt_state(learn.opt, state['opt'], file)
+    if 'opt' not in without:
+        check_opt_state(learn.opt, state['opt'], file)
     # copied: what is loaded lives on in optimizer and callbacks, and must not keep the file mapped
     state = {k: v if k in ('model', 'opt') else copied(v) for k, v in state.items()}
     try:
-        _load_parts(learn, model, state, file)
+        _load_parts(learn, model, state, file, without)
     except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
         raise ValueError(f'{file} does not fit this training: {error!r}') from error
 
 
-def _load_parts(learn: Any, model: nn.Module, state: dict[str, Any], file: Any) -> None:
+def _load_parts(learn: Any, model: nn.Module, state: dict[str, Any], file: Any, without: Sequence[str]) -> None:
     load_weights(model, state['model'], file)
     make_room(model, state['buffers'])
     buffers = dict(model.named_buffers())
     for name, value in state['buffers'].items():
         buffers[name].copy_(value)
-    _load_loss(learn, learn.own_loss, state['loss_func'], file)
-    if learn.loss_func is not learn.own_loss:
-        _load_loss(learn, learn.loss_func, state.get('acting_loss'), file)
-    load_opt_state(learn.opt, state['opt'], file)
+    if 'loss_func' not in without:
+        _load_loss(learn, learn.own_loss, state['loss_func'], file)
+        if learn.loss_func is not learn.own_loss:
+            _load_loss(learn, learn.loss_func, state.get('acting_loss'), file)
+    if 'opt' not in without:
+        load_opt_state(learn.opt, state['opt'], file)
     learn.opt.frozen_idx = state['frozen_idx']
     for i, (p, trained) in enumerate(zip(model.parameters(), state['trained'], strict=True)):
         p.requires_grad_(trained)

@@ -3,7 +3,9 @@
 Written by tools/make_namespaces.py from the rooms' `__all__` (`make namespaces`).
 """
 from minifast.callback.channelslast import ChannelsLast
-from minifast.callback.checkpoint import CheckpointCallback, checkpoints_in, fit_was_done, newest_checkpoint
+from minifast.callback.checkpoint import (
+    CheckpointCallback, checkpoints_in, fit_was_done, FolderInUseError, newest_checkpoint,
+)
 from minifast.callback.core import (
     before_batch_cb, Callback, CancelBackwardException, CancelBatchException, CancelEpochException,
     CancelFitException, CancelStepException, CancelTrainException, CancelValidException, compile_hooks, event, events,
@@ -21,6 +23,7 @@ from minifast.callback.mlflow import MLflowCallback
 from minifast.callback.preds import MCDropoutCallback
 from minifast.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from minifast.callback.recorder import format_time, Recorder, SmoothLoss
+from minifast.callback.resume import ResumingCallback
 from minifast.callback.schedule import (
     annealer, combine_scheds, combined_cos, lr_find, LRFinder, minimum, ParamScheduler, sched_cos, sched_exp,
     sched_lin, sched_no, SchedCos, SchedExp, SchedLin, SchedNo, SchedPoly, slide, steep, SuggestionMethod, valley,
@@ -43,14 +46,15 @@ __all__ = [
     'CancelStepException', 'CancelTrainException', 'CancelValidException', 'ChannelsLast', 'CheckpointCallback',
     'checkpoints_in', 'CollectDataCallback', 'combine_scheds', 'combined_cos', 'compile_hooks', 'CSVLogger', 'CutMix',
     'dummy_eval', 'EarlyStoppingCallback', 'EMA', 'EMACallback', 'event', 'events', 'ExperimentLogger',
-    'FetchPredsCallback', 'fit_was_done', 'format_time', 'GatherPredsCallback', 'GradientAccumulation',
-    'GradientClip', 'has_params', 'Hook', 'hook_output', 'hook_outputs', 'HookCallback', 'Hooks', 'hooks_of',
-    'layer_info', 'log_dataset', 'log_model', 'lr_find', 'LRFinder', 'MCDropoutCallback', 'minimum', 'MixedPrecision',
-    'MixHandler', 'MixUp', 'MLflowCallback', 'model_sizes', 'module_summary', 'newest_checkpoint',
-    'num_features_model', 'ParamScheduler', 'PartialDL', 'ProgressCallback', 'Recorder', 'reduce_loss',
-    'ReduceLROnPlateau', 'SaveModelCallback', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_no', 'SchedCos',
-    'SchedExp', 'SchedLin', 'SchedNo', 'SchedPoly', 'set_bn_eval', 'settings_of', 'ShortEpochCallback',
-    'ShowGraphCallback', 'slide', 'SmoothLoss', 'steep', 'Step', 'SuggestionMethod', 'tensorboard_log',
-    'TensorBoardBaseCallback', 'TensorBoardCallback', 'TensorBoardProjectorCallback', 'TerminateOnNaNCallback',
-    'total_params', 'TrackerCallback', 'TrainEvalCallback', 'valley', 'wandb_process', 'WandbCallback', 'WeightedDL',
+    'FetchPredsCallback', 'fit_was_done', 'FolderInUseError', 'format_time', 'GatherPredsCallback',
+    'GradientAccumulation', 'GradientClip', 'has_params', 'Hook', 'hook_output', 'hook_outputs', 'HookCallback',
+    'Hooks', 'hooks_of', 'layer_info', 'log_dataset', 'log_model', 'lr_find', 'LRFinder', 'MCDropoutCallback',
+    'minimum', 'MixedPrecision', 'MixHandler', 'MixUp', 'MLflowCallback', 'model_sizes', 'module_summary',
+    'newest_checkpoint', 'num_features_model', 'ParamScheduler', 'PartialDL', 'ProgressCallback', 'Recorder',
+    'reduce_loss', 'ReduceLROnPlateau', 'ResumingCallback', 'SaveModelCallback', 'sched_cos', 'sched_exp',
+    'sched_lin', 'sched_no', 'SchedCos', 'SchedExp', 'SchedLin', 'SchedNo', 'SchedPoly', 'set_bn_eval', 'settings_of',
+    'ShortEpochCallback', 'ShowGraphCallback', 'slide', 'SmoothLoss', 'steep', 'Step', 'SuggestionMethod',
+    'tensorboard_log', 'TensorBoardBaseCallback', 'TensorBoardCallback', 'TensorBoardProjectorCallback',
+    'TerminateOnNaNCallback', 'total_params', 'TrackerCallback', 'TrainEvalCallback', 'valley', 'wandb_process',
+    'WandbCallback', 'WeightedDL',
 ]

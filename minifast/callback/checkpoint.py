@@ -1,7 +1,7 @@
 """Checkpoints of a training that can be killed at any moment and goes on to the same bits."""
 from __future__ import annotations
 
-import re
+import json
 import signal
 import threading
 import time
@@ -12,61 +12,50 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from minifast.callback.core import Callback
+from minifast.callback.resume import ResumingCallback, newest_checkpoint
 from minifast.carried import (baselines_of, begin_loader, generators, inexact_loaders, own_loader, put_back_generators,
                               set_generators, start_hidden)
 from minifast.distributed import rank_distrib
+from minifast.run_folder import FolderInUseError, checkpoints_in
+from minifast.run_identity import note_what_moved
 from minifast.seeds import get_random_states
-from minifast.tensorfile import (Copies, DamagedFileError, UnsafeFileError, read_tensors, storable,
-                                 sweep_temporaries, write_atomic)
-from minifast.training_state import ReplayedLoader, load_training_state, training_state
+from minifast.tensorfile import Copies, storable, write_atomic
+from minifast.training_state import ReplayedLoader, training_state
 
-__all__ = ['CheckpointCallback', 'checkpoints_in', 'fit_was_done', 'newest_checkpoint']
-
-_NAME = re.compile(r'checkpoint-(\d+)\.pth')
+__all__ = ['CheckpointCallback', 'FolderInUseError', 'checkpoints_in', 'fit_was_done', 'newest_checkpoint']
 
 
-def checkpoints_in(folder: str | Path) -> list[Path]:
-    """The checkpoints in a folder, the newest first."""
-    found = [(int(match[1]), path) for path in Path(folder).glob('checkpoint-*.pth')
-             if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
+def fit_was_done(learn: Any, resume: bool | str = True, **asked: Any) -> bool:
+    """For `fit`: take the folder of the checkpoints and, with `resume`, find out where to go on.
 
+    Args:
+        learn: the learner, with the fit's callbacks and its optimizer.
+        resume: whether to go on from what is in the folder; 'anyway': also from another data set, model, loss or
+            optimizer.
+        asked: what the fit was asked for: `n_epoch`, `lr`, `wd`, `start_epoch`.
 
-def newest_checkpoint(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint in `folder` that is whole, and its state; None where there is no checkpoint at all.
-
-    A damaged one is named in a warning and passed over.
+    Returns:
+        Whether this very fit has been completed before; the learner is then as it was at its end.
 
     Raises:
-        DamagedFileError: there are checkpoints and none is whole.
+        ValueError: no callback says where the checkpoints are, or those there are another run's.
+        FolderInUseError: another training is using the folder.
+        OSError: the folder cannot be written to.
     """
-    paths = checkpoints_in(folder)
-    for path in paths:
-        try:
-            return path, read_tensors(path)
-        except (DamagedFileError, UnsafeFileError, OSError) as error:
-            warnings.warn(f'passed over: {error}', stacklevel=2)
-    if paths:
-        raise DamagedFileError(f'none of the {len(paths)} checkpoints in {folder} is whole: to start from scratch, '
-                               'leave out resume=True or name another folder')
-    return None
+    if resume not in (True, False, 'anyway') and resume is not None:
+        raise ValueError(f"resume={resume!r}: give True, False, or 'anyway' to go on with what another data set, "
+                         'model, loss or optimizer has left')
+    cbs = [cb for cb in learn.cbs if isinstance(cb, CheckpointCallback)]
+    if resume and not cbs:
+        raise ValueError('resume=True needs to know where the checkpoints are: give checkpoint=FOLDER to the same '
+                         'call, or a CheckpointCallback among cbs')
+    done = False
+    for cb in cbs if not hasattr(learn, 'lr_finder') else []:
+        done = cb.begin(resume, asked, first=cbs[0] if cb is not cbs[0] else None) or done
+    return done
 
 
-def fit_was_done(learn: Any) -> bool:
-    """For `fit(resume=True)`: whether the newest checkpoint lies behind the fit that is about to start.
-
-    Raises:
-        ValueError: no callback says where the checkpoints are.
-    """
-    for cb in learn.cbs:
-        if isinstance(cb, CheckpointCallback):
-            return cb.look_for()
-    raise ValueError('resume=True needs to know where the checkpoints are: give checkpoint=FOLDER to the same call, or '
-                     'a CheckpointCallback among cbs')
-
-
-class CheckpointCallback(Callback):
+class CheckpointCallback(ResumingCallback):
     """Writes the whole state of the training from time to time; `learn.fit(..., resume=True)` goes on from the newest.
 
     The resumed training ends in the same bits as one that was never stopped. Ctrl-C and SIGTERM are answered at the
@@ -76,7 +65,11 @@ class CheckpointCallback(Callback):
     ignores (nohup) stay ignored. A storage that fails in the middle of a training is told in a
     warning, and the training goes on.
 
-    Several fits may share a folder (`fine_tune` is two): a resumed script passes over those that were done.
+    A folder belongs to one run at a time. The fits of one learner are one run (`fine_tune` is two fits): a resumed
+    script passes over those that were done, and the learner is then as it was at their end. What is resumed is
+    compared first: another data set, model, loss or optimizer is an error that names the first difference, another
+    setting is told in a warning. A run that does not resume moves the files of earlier runs into a subfolder. Nothing
+    that another run has written is deleted.
 
     Example:
         >>> learn.fit_one_cycle(5, cbs=CheckpointCallback('checkpoints', every=500))
@@ -93,7 +86,8 @@ class CheckpointCallback(Callback):
             path: the folder; made if it is not there.
             every: a number of steps, or 'epoch'; None with `minutes`.
             minutes: a checkpoint at the first batch edge after so many minutes.
-            keep: how many of the newest to keep; more than one helps when a disk spoils the newest.
+            keep: how many of the newest to keep; more than one helps when a disk spoils the newest. The last one of
+                each fit that was completed is kept beside them.
             background: copy the state and write it in a thread of its own, so that training goes on meanwhile.
 
         Raises:
@@ -103,78 +97,75 @@ class CheckpointCallback(Callback):
             raise ValueError(f"every={every!r}: give a number of steps, 'epoch', or None together with minutes=")
         if keep < 1:
             raise ValueError(f'keep={keep!r}: at least one checkpoint must be kept')
-        self.path, self.every, self.minutes, self.keep, self.background = Path(path), every, minutes, keep, background
-        self._found: tuple[Path, dict[str, Any]] | None = None
-        self._active, self._hidden_loaders = False, False
-        self._signal, self._leaving, self._replaced_handlers, self._pool, self._pending = None, False, {}, None, None
-
-    # ------------------------------------------------------------ asked by fit
-
-    @property
-    def _phases(self) -> dict[str, int]:
-        """How many fits with this folder the learner has completed, kept on the learner by folder."""
-        return self.learn.checkpoint_phases
-
-    @property
-    def _phase(self) -> int:
-        return self._phases.get(str(self.path.absolute()), 0)
-
-    def look_for(self) -> bool:
-        """Read the newest checkpoint for the fit that starts; returns whether this fit was already done by then."""
-        found = newest_checkpoint(self.path)
-        if found is None:
-            print(f'no checkpoint in {self.path}: training starts from scratch')
-            return False
-        phase = found[1]['position']['phase'] if 'position' in found[1] else 0
-        if phase > self._phase:
-            self._phases[str(self.path.absolute())] = self._phase + 1
-            return True
-        self._found = found if phase == self._phase else None
-        return False
+        super().__init__(path)
+        self.every, self.minutes, self.keep, self.background, self._active = every, minutes, keep, background, False
+        self._hidden_loaders, self._signal, self._leaving = False, None, False
+        self._replaced_handlers: dict[int, Any] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        self._pending: Future | None = None
+        self._copies = Copies()
 
     # ------------------------------------------------------------ the fit
 
     def before_fit(self) -> None:
-        self._active = self.learn.fitting and not hasattr(self.learn, 'lr_finder')
+        learn = self.learn
+        self._active = learn.fitting and not hasattr(learn, 'lr_finder')
         if not self._active:
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        sweep_temporaries(self.path)
-        for why in inexact_loaders(self.learn.dls):
+        if self._identity is None:  # a fit that is not our own
+            self.begin(False, {'n_epoch': learn.n_epoch})
+        for why in inexact_loaders(learn.dls):
             warnings.warn(f'a resume in the middle of an epoch will not be exact: {why}', stacklevel=2)
-        for why in start_hidden(self.learn):
+        for why in start_hidden(learn):
             warnings.warn(f'a resume will not be exact: {why}', stacklevel=2)
-        self._number = max((int(_NAME.fullmatch(path.name)[1]) for path in checkpoints_in(self.path)), default=0)
-        self._leaving = False
+        if rank_distrib() == 0:
+            self._move_in()
+        self._number, self._leaving = self._folder.next_number(), False
         self._signal, self._waiting, self._written_at, self._epoch_generators = None, None, None, None
-        self._validation_generators, self._resumed = None, self._found
+        self._validation_generators, self._resumed, self._done_epochs = None, self._found, learn.start_epoch
         self._pool = ThreadPoolExecutor(1, 'checkpoint') if self.background else None
-        self._pending: Future | None = None
-        self._copies, self._proven = Copies(), False
+        self._pending, self._copies, self._proven = None, Copies(), False
         self._replaced_handlers = self._take_signals()
         self._last_s = time.monotonic()
         if self._resumed is not None:
             self._go_to_position()
         else:
-            for cb in self.learn.cbs:  # so that a training killed early goes on in the run that it has begun
+            for cb in learn.cbs:  # so that a training killed early goes on in the run that it has begun
                 if hasattr(type(cb), 'start_once'):
                     cb.start_once()
-            self._write(self._position('epoch', self.learn.start_epoch), must=True)
+            self._write(self._position('epoch', learn.start_epoch), must=True)
         self._answer_signal()
+
+    def _move_in(self) -> None:
+        """Make the folder this run's: files of earlier runs are moved aside, and none of them is ever deleted."""
+        self._folder.sweep()
+        run = self._run
+        if run['run'] is None and not self._resuming:
+            moved = self._folder.move_aside()
+            if moved is not None:
+                warnings.warn(f'{self.path} held the checkpoints of an earlier run, and this fit starts from scratch: '
+                              f'they are in {moved} now (checkpoint={str(moved)!r}, resume=True goes on from them)',
+                              stacklevel=3)
+        elif run['broken_off'] and self._found is None:
+            self._folder.leave_alone(self._phase)
+        self._note_run(broken_off=True)
+        items = f'items-{self._identity.tables_digest}.json'
+        if self._identity.tables and not (self.path / items).is_file():
+            self._folder.write(items, self._identity.tables_json())
+        self._run_part = {'id': self._folder.run, 'items': self._identity.tables_digest,
+                          'identity': json.dumps(self._identity.parts)}
 
     def _go_to_position(self) -> None:
         path, state = self._resumed
-        learn, at = self.learn, state['position']
-        load_training_state(learn, state, path)
-        self._epoch_generators, self._written_at = state['epoch_generators'], self._key(at)
-        learn.start_epoch, learn.start_batch = at['epoch'], 0
-        if at['done'] and learn.n_epoch <= at['n_epoch']:
-            learn.start_epoch = learn.n_epoch
-        if at['where'] == 'train':
-            learn.start_batch = at['batch']
-        elif at['where'] == 'epoch':
+        learn, at = self.learn, self._position_now(state)
+        self._hypers = [{name: hyper[name] for name in ('lr', 'wd') if name in hyper} for hyper in learn.opt.hypers]
+        self._load()
+        self._epoch_generators, self._written_at = state['epoch_generators'], self._key(state['position'])
+        self._done_epochs = learn.start_epoch = at['epoch']
+        learn.start_batch = at['batch'] if at['where'] == 'train' else 0
+        if at['where'] == 'epoch':
             self._resumed = None  # all is done: an epoch that starts is as in any other fit
-        if at['n_iter'] != len(learn.dls.train):
+        if at['n_iter'] != len(learn.dls.train) and not self._then:
             warnings.warn(f'{path} was made with {at["n_iter"]} batches an epoch, now there are '
                           f'{len(learn.dls.train)}: the training will not go on as it would have', stacklevel=2)
         print(f'resumed from {path}: epoch {at["epoch"]}, batch {at["batch"]}')
@@ -187,12 +178,12 @@ class CheckpointCallback(Callback):
             self._find_hidden_loaders()
             return
         # the hooks of before_epoch and before_train have run again: what they changed is put back once more
-        path, state = self._resumed
-        learn, at = self.learn, state['position']
+        state = self._resumed[1]
+        learn, at = self.learn, self._position_now(state)
         if at['where'] == 'validate':
             learn.dl = ReplayedLoader(learn.dl, None, None, None)
             return
-        load_training_state(learn, state, path)
+        self._load()
         self._find_hidden_loaders()
         dl, keeps = learn.dl, next(iter(state['loaders']), None)
 
@@ -214,10 +205,17 @@ class CheckpointCallback(Callback):
         if not self._active:
             return
         if self._resumed is not None:
-            path, state = self._resumed
-            load_training_state(self.learn, state, path)
+            self._load()
             self._resumed = None
         self._validation_generators = self._generators()
+
+    def after_train(self) -> None:
+        if self._active and len(self.learn.dls) < 2:
+            self._done_epochs = self.learn.epoch + 1
+
+    def after_validate(self) -> None:
+        if self._active:
+            self._done_epochs = self.learn.epoch + 1
 
     def before_batch(self) -> None:
         self._waiting = None
@@ -265,22 +263,28 @@ class CheckpointCallback(Callback):
     def after_fit(self) -> None:
         if not self._active:
             return
-        at = self._position('epoch', self.learn.n_epoch, done=True)
+        # a fit that was stopped early has done fewer epochs than it was asked for, and is done all the same
+        at = self._position('epoch', self._done_epochs, done=True)
         if self._key(at) != self._written_at:
             self._write(at)
-        self._phases[str(self.path.absolute())] = self._phase + 1
+        self._run.update(fits=self._phase + 1, broken_off=False)
 
     def cleanup_fit(self) -> None:
-        self._found = None
-        if self._active:
-            self._active, self._resumed = False, None
-            try:
-                self._finish_writing()
-                if self._pool is not None:
-                    self._pool.shutdown()
-                self._copies = Copies()
-            finally:
-                self._give_signals_back()
+        if not self.learn.fitting and self._identity is None:
+            return
+        active, self._active = self._active, False
+        identity, self._identity = self._identity, None
+        self._found = self._resumed = None
+        try:
+            self._finish_writing()
+            if self._pool is not None:
+                self._pool.shutdown()
+            self._pool, self._copies = None, Copies()
+            if active:
+                note_what_moved(identity)
+        finally:
+            self._folder.release()
+            self._give_signals_back()  # the last thing: a signal that waited has its effect here
 
     # ------------------------------------------------------------ writing
 
@@ -303,6 +307,7 @@ class CheckpointCallback(Callback):
             return
         self._written_at, self._last_s = self._key(position), time.monotonic()
         state = training_state(self.learn, position, self._epoch_generators)
+        state['run'] = {**self._run_part, 'training': bool(self.learn.model.training)}
         if position['where'] == 'validate':
             state['generators'] = self._validation_generators
         elif random_states is not None:
@@ -324,9 +329,10 @@ class CheckpointCallback(Callback):
             self._pending = self._pool.submit(self._write_file, file, self._copies(state))
 
     def _write_file(self, file: Path, state: dict[str, Any]) -> None:
+        fit = state['position']['phase']
+        self._folder.own(file.name, fit)
         write_atomic(file, state)
-        for old in checkpoints_in(self.path)[self.keep:]:
-            old.unlink(missing_ok=True)
+        self._folder.retire(self.keep, fit)
 
     def _finish_writing(self) -> None:
         """Wait for the thread; a storage that failed is told, and the training goes on."""

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def picture_loaders(workers: int) -> DataLoaders:
 class Kill(Callback):
     """Ends the training at the `at`-th call of a hook: by an error, SIGKILL, SIGTERM or Ctrl-C."""
 
-    def __init__(self, at: int, event: str, how: str) -> None:
+    def __init__(self, at: int, event: str, how: str = 'error') -> None:
         self.left, self.how = at, how
         setattr(self, event, self._count)
 
@@ -174,12 +175,15 @@ def run(spec: dict[str, Any]) -> Learner:
         cbs.append(Kill(spec['kill_at'], spec['kill_in'], spec['how']))
     set_seed(spec['seed'])
     kwargs = {'cbs': cbs, 'resume': spec['resume']}
-    if spec['fit'] == 'fine_tune':
-        learn.fine_tune(spec['epochs'] - 1, base_lr=0.01, freeze_epochs=1, **kwargs)
-    elif spec['fit'] == 'one_cycle':
-        learn.fit_one_cycle(spec['epochs'], 0.01, **kwargs)
-    else:
-        learn.fit(spec['epochs'], **kwargs)
+    with warnings.catch_warnings():
+        # attempts have other seeds on purpose: the bits must not depend on them, and the warning of it is right
+        warnings.filterwarnings('ignore', 'resuming from .*: seed was', UserWarning)
+        if spec['fit'] == 'fine_tune':
+            learn.fine_tune(spec['epochs'] - 1, base_lr=0.01, freeze_epochs=1, **kwargs)
+        elif spec['fit'] == 'one_cycle':
+            learn.fit_one_cycle(spec['epochs'], 0.01, **kwargs)
+        else:
+            learn.fit(spec['epochs'], **kwargs)
     return learn
 
 

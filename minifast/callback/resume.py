@@ -1,0 +1,322 @@
+"""Whether a folder's checkpoints are those of the fit that starts: found, compared, passed over or gone on from."""
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from minifast.callback.core import Callback, TrainEvalCallback
+from minifast.distributed import rank_distrib
+from minifast.hardware import to_memory_format
+from minifast.run_differences import Difference, differences
+from minifast.run_folder import RunFolder, checkpoints_in
+from minifast.run_identity import RunIdentity, read_tables, run_identity
+from minifast.tensorfile import DamagedFileError, UnsafeFileError, read_tensors
+from minifast.training_state import load_training_state
+
+__all__ = ['ResumingCallback', 'newest_checkpoint']
+
+
+def newest_checkpoint(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint in `folder` that is whole, and its state; None where there is no checkpoint at all.
+
+    A damaged one is named in a warning and passed over.
+
+    Raises:
+        DamagedFileError: there are checkpoints and none is whole.
+    """
+    paths = checkpoints_in(folder)
+    for path in paths:
+        try:
+            return path, read_tensors(path)
+        except (DamagedFileError, UnsafeFileError, OSError) as error:
+            warnings.warn(f'passed over: {error}', stacklevel=2)
+    if paths:
+        raise DamagedFileError(f'none of the {len(paths)} checkpoints in {folder} is whole: to start from scratch, '
+                               'leave out resume=True or name another folder')
+    return None
+
+
+_runs_here: set[str] = set()
+"""The runs that learners of this process have been part of."""
+
+
+def _position_of(path: Path, state: Any) -> dict[str, Any]:
+    """The position in a checkpoint.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    at = state.get('position') if isinstance(state, dict) else None
+    if not isinstance(at, dict) or not {'phase', 'where', 'epoch', 'batch', 'done', 'n_epoch', 'n_iter'} <= at.keys():
+        raise ValueError(f'{path} is no checkpoint of a training: for weights alone there is learn.load')
+    return at
+
+
+def _channels_last(state: dict[str, Any]) -> bool:
+    pictures = [x for x in state.values() if isinstance(x, Tensor) and x.ndim == 4]
+    return any(x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous() for x in pictures)
+
+
+class ResumingCallback(Callback):
+    """The half of `CheckpointCallback` that reads: which run a folder is of, and where it goes on.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """
+        Args:
+            path: the folder.
+        """
+        self.path, self._folder = Path(path), RunFolder(path)
+        self._identity: RunIdentity | None = None
+        self._asked: dict[str, Any] = {}
+        self._then: dict[str, Any] = {}
+        self._without: tuple[str, ...] = ()
+        self._resuming = False
+        self._found: tuple[Path, dict[str, Any]] | None = None
+        self._resumed: tuple[Path, dict[str, Any]] | None = None
+
+    # ------------------------------------------------------------ asked by fit
+
+    @property
+    def _run(self) -> dict[str, Any]:
+        """What the learner has done in this folder: its run, how many fits it has completed, whether one broke off."""
+        return self.learn.checkpoint_runs.setdefault(os.path.realpath(self.path),
+                                                     {'run': None, 'fits': 0, 'broken_off': False})
+
+    @property
+    def _phase(self) -> int:
+        return self._run['fits']
+
+    def _note_run(self, **changes: Any) -> None:
+        self._run.update(run=self._folder.run, **changes)
+        _runs_here.add(self._folder.run)
+
+    def begin(self, resume: bool | str, asked: dict[str, Any], first: ResumingCallback | None = None) -> bool:
+        """Take the folder for the fit that starts; returns whether this fit was already done by then.
+
+        Args:
+            resume: go on from what is there.
+            asked: what the fit was asked for.
+            first: another callback, which decides where the fit goes on; this one only writes.
+        """
+        self._found, self._then, self._without = None, {}, ()
+        self._asked, self._resuming = asked, bool(resume)
+        if rank_distrib() == 0:
+            self._folder.take()
+        self._identity = run_identity(self.learn, asked)
+        if first is not None:
+            self._folder.adopt(first._folder.run)
+        elif self._run['run'] is not None:
+            self._folder.adopt(self._run['run'])
+        return bool(resume) and first is None and self._look_for(resume)
+
+    def _look_for(self, resume: bool | str) -> bool:
+        newest = newest_checkpoint(self.path)
+        if newest is None:
+            print(f'no checkpoint in {self.path}: training starts from scratch')
+            return False
+        if _position_of(*newest)['phase'] < self._phase:
+            return False
+        found = self._at_this_fit(*newest)
+        if found is None:
+            self._pass_over_blindly()
+            return True
+        differ = self._differences(*found)
+        if any(difference.severe for difference in differ) and resume != 'anyway':
+            other = self._run_moved_aside()
+            if other is None and self._may_begin_anew(newest[1], differ):
+                self._resuming = False
+                return False
+            if other is None:
+                self._refuse(found[0], differ)
+            found, differ = other, self._differences(*other)
+        path, state = found
+        over = self._is_over(state['position'], passed=_position_of(*newest)['phase'] > self._phase)
+        self._tell(path, state, differ, over)
+        if isinstance(state.get('run'), dict):
+            self._folder.adopt(state['run']['id'])
+        if over:
+            self._pass_over(path, state)
+        else:
+            self._found = found
+        return over
+
+    def _at_this_fit(self, path: Path, state: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
+        """The last checkpoint of the fit that would start now, in a folder whose newest checkpoint is given."""
+        if _position_of(path, state)['phase'] <= self._phase:
+            return path, state
+        run = state.get('run')
+        of_run = RunFolder(path.parent).files_of(run['id']) if isinstance(run, dict) else {}
+        names = [name for name, fit in of_run.items() if fit == self._phase]
+        for candidate in [path.parent / names[-1]] if names else checkpoints_in(path.parent):
+            try:
+                found = read_tensors(candidate)
+                if _position_of(candidate, found)['phase'] == self._phase:
+                    return candidate, found
+            except (DamagedFileError, UnsafeFileError, OSError) as error:
+                warnings.warn(f'passed over: {error}', stacklevel=6)
+        return None
+
+    def _is_over(self, at: dict[str, Any], passed: bool) -> bool:
+        """Whether nothing is left to do of the fit; one that others came behind is never taken up again."""
+        n_epoch = self._asked['n_epoch']
+        beyond = at['epoch'] > n_epoch or (at['epoch'] == n_epoch and at['where'] != 'epoch')
+        return passed or beyond or (at['done'] and n_epoch <= at['n_epoch'])
+
+    # ------------------------------------------------------------ is it the same run?
+
+    def _differences(self, path: Path, state: dict[str, Any]) -> list[Difference]:
+        """How the fit that starts differs from the one of a checkpoint."""
+        self._then, run = {}, state.get('run')
+        if not isinstance(run, dict):
+            return []
+        try:
+            then = json.loads(run['identity'])
+            tables = read_tables(RunFolder(path.parent).read(f'items-{run["items"]}.json'), then['data']['items'])
+            keepers = {*state['callbacks'], *(cb.name for cb in self.learn.cbs if hasattr(type(cb), 'state_dict'))}
+            found = differences(then, self._identity, tables, keepers)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f'{path} does not say which run it is of, as checkpoints do: {error!r}') from error
+        self._then = then
+        return found
+
+    def _run_moved_aside(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint of a run with this data set, model, loss and optimizer that was moved aside for
+        another one, as folds of one script do; its files are then back in their place."""
+        for folder in self._folder.moved_aside():
+            try:
+                newest = newest_checkpoint(folder)
+            except DamagedFileError:
+                continue
+            found = None if newest is None else self._at_this_fit(*newest)
+            if found is None or any(difference.severe for difference in self._differences(*found)) or not self._then:
+                continue
+            self._folder.bring_back(folder)
+            print(f'{self.path} has held several runs: this fit goes on with the one of {folder.name}')
+            return self.path / found[0].name, read_tensors(self.path / found[0].name)
+        return None
+
+    def _may_begin_anew(self, newest: dict[str, Any], differ: list[Difference]) -> bool:
+        """Whether the folder's run is complete and of another learner of this very process, and has other data and
+        nothing else: then this one is the next of several (a fold, say), and not a run whose data have changed."""
+        others_data = all(difference.part == 'data' for difference in differ if difference.severe)
+        complete = newest['position']['done'] and newest['run']['id'] in _runs_here
+        return others_data and complete and self._run['run'] is None
+
+    def _refuse(self, path: Path, differ: list[Difference]) -> NoReturn:
+        first = next(difference for difference in differ if difference.severe)
+        raise ValueError(f'{path} is of another run: {first}. Give each run a folder of its own (with folds, one '
+                         f"a fold: checkpoint=f'{self.path}/{{fold}}'), or say resume='anyway' to go on with this one "
+                         'all the same')
+
+    def _tell(self, path: Path, state: dict[str, Any], differ: list[Difference], over: bool) -> None:
+        """A warning for each difference, with what counts; nothing is changed by then."""
+        if not self._then:
+            warnings.warn(f'{path} is of an earlier release and does not say which data, model and settings it was '
+                          'made with: nothing can be compared', stacklevel=6)
+        for difference in differ:
+            if not self._is_expected(difference, state['position']):
+                warnings.warn(f'resuming from {path}: {difference}; {self._what_counts(difference, over)}',
+                              stacklevel=6)
+        names = {'optimizer': 'opt', 'loss': 'loss_func'}
+        self._without = tuple(names[difference.part] for difference in differ
+                              if difference.severe and difference.part in names)
+
+    def _is_expected(self, difference: Difference, at: dict[str, Any]) -> bool:
+        """More epochs for a finished fit whose settings do not depend on their number: nothing is other than it would
+        have been."""
+        scheduled = any(name.startswith('schedule of') for name in self._identity.parts['schedule'])
+        return (difference.what == 'n_epoch' and at['done'] and not scheduled
+                and self._asked['n_epoch'] > at['n_epoch'])
+
+    def _what_counts(self, difference: Difference, over: bool) -> str:
+        if over and not difference.severe:
+            return 'that fit is done, and what it was done with counts'
+        if difference.what == 'seed':
+            return 'the random streams of the checkpoint go on, the new seed has no effect on this fit'
+        if difference.what == 'batch size of training':
+            return 'the new one counts from here on, the position is kept by the number of items'
+        return {'data': 'the data of now count from here on',
+                'model': 'the weights of the checkpoint go into this model',
+                'loss': 'the loss of now counts from here on',
+                'optimizer': 'the optimizer of now counts and starts anew',
+                'environment': 'the training goes on with what is here, its bits may be others'
+                }.get(difference.part, 'the new one counts from here on')
+
+    # ------------------------------------------------------------ a fit that was done
+
+    def _pass_over_blindly(self) -> None:
+        warnings.warn(f'fit number {self._phase + 1} of this learner was done before and is passed over, but the '
+                      f'checkpoint of its end is not in {self.path} (earlier releases kept none): until the fit that '
+                      'goes on, the learner is as untrained as it is now, and so is what is saved, exported or '
+                      'measured before', stacklevel=5)
+        self._run['fits'] += 1
+
+    def _pass_over(self, path: Path, state: dict[str, Any]) -> None:
+        """Leave the learner as it was at the end of this fit."""
+        learn, at = self.learn, state['position']
+        recorder = vars(learn).get('recorder')
+        for cb in learn.cbs:
+            if isinstance(cb, TrainEvalCallback) or cb is recorder:  # the model to its device, the table's columns
+                cb.before_fit()
+        learn.n_epoch = at['n_epoch']
+        if _channels_last(state['model']):
+            to_memory_format(learn, torch.channels_last)
+        load_training_state(learn, state, path)
+        for dl, kept in zip(learn.dls, state['loaders']):
+            if kept is not None:
+                dl.load_state_dict(kept)
+        learn.epoch = max(at['epoch'] - 1, 0)
+        learn.training = bool((state.get('run') or {}).get('training'))
+        learn.model.train(learn.training)
+        self._note_run(fits=self._phase + 1, broken_off=False)
+        row = ''
+        if recorder is not None and recorder.values:
+            learn.final_record = recorder.values[-1].copy()
+            cells = zip(recorder.metric_names, [len(recorder.values) - 1, *recorder.values[-1]])
+            row = '; its last row: ' + ', '.join(f'{name} {value:.6g}' if isinstance(value, float) else
+                                                 f'{name} {value}' for name, value in cells)
+        said = f'was finished: {at["epoch"]} of {at["n_epoch"]} epochs' if at['done'] else (
+            f'is in epoch {at["epoch"]} already')
+        asked = self._asked['n_epoch']
+        fewer = f'. {asked} epochs are asked for now' if asked < at['epoch'] else ''
+        print(f'resumed from {path}: this fit {said}{fewer}; nothing to do{row}')
+
+    # ------------------------------------------------------------ going on
+
+    def _position_now(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Where the fit goes on: as many items into the epoch as it was, whatever the batches are now."""
+        at = dict(state['position'])
+        sizes = [parts.get('settings', {}).get('batch size of training') for parts in (self._then,
+                                                                                       self._identity.parts)]
+        n_iter = len(self.learn.dls.train)
+        if all(isinstance(size, int) for size in sizes) and sizes[0] != sizes[1]:
+            for name in ('batch', 'loader_batch'):
+                at[name] = at[name] * sizes[0] // sizes[1]
+        at['batch'], at['loader_batch'] = min(at['batch'], n_iter), min(at['loader_batch'], n_iter)
+        return at
+
+    def _load(self) -> None:
+        """Put everything back; what the script says otherwise now than then counts from here on."""
+        path, state = self._resumed
+        learn, then, now = self.learn, self._then.get('schedule', {}), self._identity.parts['schedule']
+        load_training_state(learn, state, path, without=self._without)
+        if not self._then:
+            return
+        for name in ('lr', 'wd'):
+            if then.get(name) != now.get(name):
+                for hyper, said in zip(learn.opt.hypers, self._hypers):
+                    hyper.update({k: v for k, v in said.items() if k == name})
+        at = self._position_now(state)
+        if (at['n_epoch'], at['n_iter']) != (learn.n_epoch, len(learn.dls.train)):
+            within = at['batch'] / len(learn.dls.train) if at['where'] == 'train' else 0.
+            learn.pct_train = (at['epoch'] + within) / max(learn.n_epoch, 1)

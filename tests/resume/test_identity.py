@@ -1,0 +1,740 @@
+"""The law: a resume takes over what is its own and nothing else. Another data set, model, loss or optimizer is an error
+that names the first difference; another setting is one warning; what is unchanged says nothing and changes no bit."""
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from torch.utils.data import ConcatDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader as TorchLoader
+
+from minifast.callback.checkpoint import CheckpointCallback, FolderInUseError, checkpoints_in, newest_checkpoint
+from minifast.callback.core import Callback
+from minifast.callback.ema import EMACallback
+from minifast.callback.fp16 import AutoPrecision, MixedPrecision
+from minifast.callback.hook import ActivationStats
+from minifast.callback.mixup import CutMix, MixUp
+from minifast.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
+from minifast.callback.schedule import ParamScheduler, SchedLin
+from minifast.callback.tensorboard import TensorBoardCallback
+from minifast.callback.tracker import (EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback,
+                                       TerminateOnNaNCallback)
+from minifast.callback.training import BnFreeze, GradientAccumulation, GradientClip
+from minifast.data.core import DataLoaders
+from minifast.data.load import DataLoader
+from minifast.learner import Learner
+from minifast.losses import CrossEntropyLossFlat, FocalLossFlat
+from minifast.metrics import accuracy
+from minifast.optimizer import SGD, Adam
+from minifast.run_folder import LOCK, RunFolder
+from minifast.seeds import looking, set_seed
+from minifast.tensorfile import read_tensors, write_atomic
+from minifast.vision.augment import Brightness, Resize
+from minifast.vision.data import ImageDataLoaders
+from tests.resume.training import Kill, differences, outcome, same
+
+ROOT = Path(__file__).resolve().parents[2]
+X = torch.randn(48, 6, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(48) % 3
+
+
+class Rows(torch.utils.data.Dataset):
+    """Rows as a user's data set keeps them; counts what was read, and keeps it."""
+
+    def __init__(self, x=X, y=Y):
+        self.x, self.y, self.n_read, self.kept = x, y, 0, {}
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        self.n_read += 1
+        return self.kept.setdefault(int(i), (self.x[i], self.y[i]))
+
+
+def net(act=nn.ReLU, width=16, p=0.2, out=3):
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), act(), nn.Dropout(p), nn.Linear(width, out))
+
+
+def make(train=None, valid=None, bs=8, torch_loader=False, model=None, **kwargs):
+    train, valid = Rows() if train is None else train, Rows(X[:16], Y[:16]) if valid is None else valid
+    if torch_loader:
+        dls = DataLoaders(TorchLoader(train, batch_size=bs, shuffle=True), TorchLoader(valid, batch_size=8))
+    else:
+        dls = DataLoaders(DataLoader(train, bs=bs, shuffle=True), DataLoader(valid, bs=8))
+    learn = Learner(dls, net() if model is None else model, **{
+        'loss_func': F.cross_entropy, 'lr': 0.01, 'metrics': accuracy,
+        'splitter': lambda m: [list(m[:2].parameters()), list(m[2:].parameters())], **kwargs})
+    learn.remove_cb(learn.progress)
+    learn.logger = lambda row: None
+    return learn
+
+
+def train(learn, folder, kill=None, resume=False, fit='fit', seed=7, every='epoch', keep=3, cbs=(), **kwargs):
+    """A fit of four epochs; returns what was said."""
+    cbs = [*cbs, CheckpointCallback(folder, every=every, keep=keep)]
+    cbs += [Kill(*kill)] if kill else []
+    set_seed(seed)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter('always')
+        try:
+            getattr(learn, fit)(kwargs.pop('n_epoch', 4), cbs=cbs, resume=resume, **kwargs)
+        except ZeroDivisionError:
+            pass
+    return [str(w.message) for w in found]
+
+
+def undisturbed(n_epoch):
+    """The outcome of a fit that nobody disturbs."""
+    with looking():
+        learn = make()
+        set_seed(7)
+        learn.fit(n_epoch)
+        return outcome(learn)
+
+
+def steps_of(learn):
+    return len(learn.recorder.losses)
+
+
+# ---------------------------------------------------------------- other data
+
+def pictures(folder, labels=None):
+    draw = np.random.RandomState(0)
+    for c in ('cat', 'dog', 'owl'):
+        (folder / c).mkdir(parents=True)
+        for i in range(6):
+            Image.fromarray(draw.randint(0, 255, (9, 9, 3), np.uint8)).save(folder / c / f'{i}.png')
+    return folder
+
+
+def on_pictures(folder, **kwargs):
+    dls = ImageDataLoaders.from_folder(folder, valid_pct=0.25, **{'seed': 42, 'item_tfms': Resize(8), 'bs': 4,
+                                                                  'num_workers': 0, 'device': 'cpu', **kwargs})
+    return on_loaders(dls)
+
+
+def on_loaders(dls):
+    torch.manual_seed(1)
+    learn = Learner(dls, nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 3)))
+    learn.remove_cb(learn.progress)
+    learn.logger = lambda row: None
+    return learn
+
+
+def edited_in_place(d):
+    file = d / 'dog' / '3.png'
+    data, stat = bytearray(file.read_bytes()), file.stat()
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+CHANGES = {
+    'added': (lambda d: Image.new('RGB', (9, 9)).save(d / 'cat' / '00.png'), 'cat/00.png new'),
+    'removed': (lambda d: (d / 'owl' / '5.png').unlink(), 'owl/5.png gone'),
+    'renamed': (lambda d: (d / 'cat' / '0.png').rename(d / 'cat' / 'z.png'), 'cat/z.png new; cat/0.png gone'),
+    'edited': (lambda d: Image.new('RGB', (9, 9)).save(d / 'dog' / '3.png'), r'dog/3.png, \d+ bytes, label dog'),
+    'edited, same size and time': (edited_in_place, r'dog/3.png, \d+ bytes, label dog, has other contents'),
+    'relabelled': (lambda d: (d / 'cat').rename(d / 'zebra'), 'zebra'),
+    'moved to another class': (lambda d: (d / 'cat' / '0.png').rename(d / 'dog' / 'm.png'), 'dog/m.png new')}
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('change', CHANGES)
+def test_changed_pictures_are_refused_and_named(tmp_path, change):
+    """Before anything is changed: the weights of the learner stay as they were."""
+    d = pictures(tmp_path / 'd')
+    train(on_pictures(d), tmp_path / 'c', kill=(2, 'before_validate'))
+    edit, named = CHANGES[change]
+    edit(d)
+    learn = on_pictures(d)
+    before = {k: v.clone() for k, v in learn.model.state_dict().items()}
+    with pytest.raises(ValueError, match=f'of another run: .*{named}.*folder of its own.*anyway'):
+        train(learn, tmp_path / 'c', resume=True)
+    assert same(before, dict(learn.model.state_dict())) and learn.opt.state_dict()['state'] == {
+        k: v for k, v in learn.opt.state_dict()['state'].items() if set(v) <= {'do_wd', 'force_train'}}
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('how', ['unchanged', 'moved', 'copied', 'relative'])
+def test_the_same_pictures_elsewhere_are_the_same_data(tmp_path, how, monkeypatch):
+    """A data set that was moved, or copied so that its times are others, is resumed without a word."""
+    d = pictures(tmp_path / 'd')
+    train(on_pictures(d), tmp_path / 'c', kill=(2, 'before_validate'))
+    if how == 'moved':
+        d = d.rename(tmp_path / 'elsewhere')
+    elif how == 'copied':
+        d = Path(shutil.copytree(d, tmp_path / 'deep' / 'copy', copy_function=shutil.copyfile))
+    elif how == 'relative':
+        monkeypatch.chdir(tmp_path)
+        d = Path('d')
+    assert not train(on_pictures(d), tmp_path / 'c', resume=True)
+
+
+def test_a_split_that_is_another_is_refused(tmp_path):
+    """The same pictures, other validation items."""
+    d = pictures(tmp_path / 'd')
+    train(on_pictures(d), tmp_path / 'c', kill=(2, 'before_validate'))
+    with pytest.raises(ValueError, match=r'training item \d+ was .* and is .*same items, in another order or split'):
+        train(on_pictures(d, seed=43), tmp_path / 'c', resume=True)
+
+
+def test_labels_of_a_table_count_and_the_lists_may_be_lost(tmp_path):
+    """Labels come from a dict of the script's; where the folder's list of items is gone, the count tells."""
+    d = pictures(tmp_path / 'd')
+    files = sorted(d.rglob('*.png'))
+    labels = {f.name + f.parent.name: f.parent.name for f in files}
+
+    def learner():
+        return on_loaders(ImageDataLoaders.from_path_func(
+            d, files, lambda f: labels[f.name + f.parent.name], valid_pct=0.25, seed=42, item_tfms=Resize(8), bs=4,
+            num_workers=0, device='cpu'))
+    train(learner(), tmp_path / 'c', kill=(2, 'before_validate'))
+    assert not train(learner(), tmp_path / 'c', kill=(1, 'before_validate'), resume=True)
+    labels['3.pngdog'] = 'owl'
+    with pytest.raises(ValueError, match='dog/3.png.*label dog and is .*dog/3.png.*label owl'):
+        train(learner(), tmp_path / 'c', resume=True)
+    for file in (tmp_path / 'c').glob('items-*.json'):
+        file.write_text('{')
+    with pytest.raises(ValueError, match='list of then is gone'):
+        train(learner(), tmp_path / 'c', resume=True)
+    labels['3.pngdog'] = 'dog'
+    assert not train(learner(), tmp_path / 'c', resume=True)
+
+
+def touched(x, i=3):
+    x = x.clone()
+    x[i] += 1
+    return x
+
+
+class Files(torch.utils.data.Dataset):
+    """A user's data set of files: a root and names."""
+
+    def __init__(self, root):
+        self.root = root
+        self.names = sorted(os.listdir(root))
+        self.transform = lambda x: x
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, i):
+        data = (Path(self.root) / self.names[i]).read_bytes()
+        return torch.tensor([float(b) for b in data[:6]]), len(data) % 3
+
+
+def text_files(tmp_path, extra=b''):
+    folder = tmp_path / 'texts'
+    folder.mkdir(exist_ok=True)
+    for i in range(12):
+        (folder / f'{i:02d}').write_bytes(bytes([i] * (7 + i)) + (extra if i == 3 else b''))
+    return folder
+
+
+MEMORY = {
+    'numbers': (lambda t: Rows(), lambda t: Rows(touched(X)), 'x'),
+    'labels': (lambda t: Rows(), lambda t: Rows(X, touched(Y)), 'y'),
+    'fold': (lambda t: Subset(Rows(), range(0, 32)), lambda t: Subset(Rows(), range(16, 48)), 'item 0 was 0 and is 16'),
+    'numbers below a fold': (lambda t: Subset(Rows(), range(32)), lambda t: Subset(Rows(touched(X)), range(32)), 'x'),
+    'tensors': (lambda t: TensorDataset(X, Y), lambda t: TensorDataset(touched(X), Y), 'tensors'),
+    'list': (lambda t: list(zip(X, Y)), lambda t: list(zip(touched(X), Y)), 'item 3'),
+    'order of a sum': (lambda t: ConcatDataset([Rows(), Rows(touched(X))]),
+                       lambda t: ConcatDataset([Rows(touched(X)), Rows()]), 'x'),
+    'files of a data set': (lambda t: Files(text_files(t)), lambda t: Files(text_files(t, b'abc')),
+                            'training names item 3 was 03, 10 bytes and is 03, 13 bytes'),
+    'arrays': (lambda t: Rows(X.numpy(), Y.numpy()), lambda t: Rows(touched(X).numpy(), Y.numpy()), 'x'),
+    'class': (lambda t: Rows(), lambda t: type('Others', (Rows,), {})(), 'class')}
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('torch_loader', [False, True], ids=['ours', "torch's"])
+@pytest.mark.parametrize('kind', MEMORY)
+def test_changed_data_of_every_kind_are_refused_and_the_same_are_not(tmp_path, kind, torch_loader):
+    """Numbers in memory, folds, lists, files that a data set of the user's reads."""
+    then, now, named = MEMORY[kind]
+    train(make(then(tmp_path), torch_loader=torch_loader), tmp_path / 'c', kill=(2, 'before_validate'))
+    assert not train(make(then(tmp_path), torch_loader=torch_loader), tmp_path / 'c', kill=(1, 'before_validate'),
+                     resume=True)
+    with pytest.raises(ValueError, match=f'of another run: .*{named}'):
+        train(make(now(tmp_path), torch_loader=torch_loader), tmp_path / 'c', resume=True)
+    said = train(make(now(tmp_path), torch_loader=torch_loader), tmp_path / 'c', resume='anyway')
+    assert len(said) == 1 and 'the data of now count' in said[0]
+
+
+def test_what_a_data_set_does_by_itself_is_no_change(tmp_path):
+    """A counter and a cache of the data set, after Ctrl-C in a notebook, with the same objects."""
+    learn = make()
+    set_seed(7)
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(3, cbs=[CheckpointCallback(tmp_path), Kill(9, 'after_step', 'int')])
+    assert learn.dls.train.dataset.n_read
+    learn.fit(3, checkpoint=tmp_path, resume=True)
+    assert not differences(undisturbed(3), outcome(learn))
+
+
+# ---------------------------------------------------------------- another model, loss, optimizer
+
+def weighted(*w):
+    return nn.CrossEntropyLoss(weight=torch.tensor(w))
+
+
+class Home(nn.Module):
+    def __init__(self, act=F.relu, scale=1.):
+        super().__init__()
+        torch.manual_seed(1)
+        self.first, self.second, self.act, self.scale = nn.Linear(6, 16), nn.Linear(16, 3), act, scale
+
+    def forward(self, x):
+        return self.second(self.act(self.first(x)) * self.scale)
+
+
+halves = {'splitter': lambda m: [list(m.first.parameters()), list(m.second.parameters())]}
+OTHERS = {
+    'activation': (lambda: {}, lambda: {'model': net(nn.Tanh)}, 'model.*ReLU.*Tanh'),
+    'dropout': (lambda: {}, lambda: {'model': net(p=.5)}, r'model.*0\.2.*0\.5'),
+    'width': (lambda: {}, lambda: {'model': net(width=8)}, 'model.*16.*8'),
+    'outputs': (lambda: {}, lambda: {'model': net(out=5)}, 'another number of outputs'),
+    'function in a model': (lambda: {'model': Home(), **halves}, lambda: {'model': Home(F.gelu), **halves}, 'gelu'),
+    'number in a model': (lambda: {'model': Home(), **halves}, lambda: {'model': Home(scale=2.), **halves}, 'scale'),
+    'class weights': (lambda: {'loss_func': weighted(1., 1., 1.)}, lambda: {'loss_func': weighted(1., 2., 1.)}, 'loss'),
+    'smoothing': (lambda: {'loss_func': nn.CrossEntropyLoss()},
+                  lambda: {'loss_func': nn.CrossEntropyLoss(label_smoothing=.1)}, 'loss.*label_smoothing'),
+    'loss of ours': (lambda: {'loss_func': CrossEntropyLossFlat()}, lambda: {'loss_func': FocalLossFlat()}, 'Focal'),
+    'optimizer': (lambda: {}, lambda: {'opt_func': partial(SGD, mom=.9)}, 'optimizer.*Adam.*SGD'),
+    "torch's optimizer": (lambda: {'opt_func': torch.optim.AdamW}, lambda: {'opt_func': torch.optim.Adam}, 'AdamW'),
+    'eps': (lambda: {'opt_func': partial(Adam, eps=1e-5)}, lambda: {'opt_func': partial(Adam, eps=1e-3)}, 'eps'),
+    'groups': (lambda: {}, lambda: {'splitter': lambda m: [list(m.parameters())]}, 'groups')}
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('kind', OTHERS)
+def test_another_model_loss_or_optimizer_is_refused_and_the_same_is_not(tmp_path, kind):
+    """Of like shape, of like state: it is told apart by its structure and settings."""
+    then, now, named = OTHERS[kind]
+    train(make(**then()), tmp_path, kill=(2, 'before_validate'))
+    assert not train(make(**then()), tmp_path, kill=(1, 'before_validate'), resume=True)
+    learn = make(**now())
+    before = {k: v.clone() for k, v in learn.model.state_dict().items()}
+    with pytest.raises(ValueError, match=f'of another run: .*{named}'):
+        train(learn, tmp_path, resume=True)
+    assert same(before, dict(learn.model.state_dict()))
+
+
+@pytest.mark.parametrize('kind', ['class weights', 'optimizer', 'activation'])
+def test_anyway_goes_on_with_what_is_here_now(tmp_path, kind):
+    """The loss of now with its own weights, an optimizer that starts anew, the weights in the model of now."""
+    then, now, _ = OTHERS[kind]
+    train(make(**then()), tmp_path, kill=(2, 'before_validate'))
+    learn = make(**now())
+    said = train(learn, tmp_path, resume='anyway')
+    assert len(said) == 1 and len(learn.recorder.values) == 4
+    if kind == 'class weights':
+        assert learn.loss_func.weight.tolist() == [1, 2, 1]
+
+
+# ---------------------------------------------------------------- other settings
+
+def loss_of_mine(pred, y):
+    return F.cross_entropy(pred, y) * 2
+
+
+SETTINGS = {
+    'lr': ({}, {'lr': 1.}, 'lr was 0.01 and is 1.0'),
+    'lr of groups': ({}, {'lr': slice(1e-3, 1e-2)}, 'lr was 0.01 and is slice'),
+    'wd': ({}, {'wd': .5}, 'wd was null and is 0.5'),
+    'lr of one cycle': ({'fit': 'fit_one_cycle'}, {'fit': 'fit_one_cycle', 'lr': .5}, 'schedule of lr was'),
+    'a schedule': ({'cbs': lambda: [ParamScheduler({'lr': SchedLin(.1, .2)})]},
+                   {'cbs': lambda: [ParamScheduler({'lr': SchedLin(.1, .3)})]}, 'schedule of lr was 0.1'),
+    'epochs': ({}, {'n_epoch': 6}, 'n_epoch was 4 and is 6'),
+    'fewer epochs': ({}, {'n_epoch': 3}, 'n_epoch was 4 and is 3'),
+    'seed': ({}, {'seed': 8}, 'seed was 7 and is 8.*random streams of the checkpoint'),
+    'batch size': ({}, {'bs': 16}, 'batch size of training was 8 and is 16'),
+    'loss function': ({}, {'loss_func': loss_of_mine}, 'loss_of_mine'),
+    'clipping': ({'cbs': lambda: [GradientClip(1.)]}, {'cbs': lambda: [GradientClip(.1)]}, 'max_norm'),
+    'clipping gone': ({'cbs': lambda: [GradientClip(1.)]}, {}, 'gradient_clip'),
+    'metrics': ({}, {'metrics': []}, 'metrics')}
+
+
+def attempt(spec, folder, **kwargs):
+    spec = dict(spec)
+    learn = make(**{k: spec.pop(k) for k in ('bs', 'loss_func', 'metrics', 'torch_loader') if k in spec})
+    spec['cbs'] = spec['cbs']() if 'cbs' in spec else ()
+    if spec.get('fit') == 'fit_one_cycle' and 'lr' in spec:
+        spec['lr_max'] = spec.pop('lr')
+    return learn, train(learn, folder, **spec, **kwargs)
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('kind', SETTINGS)
+def test_a_changed_setting_is_one_warning_and_the_unchanged_ones_are_none(tmp_path, kind):
+    """It says what was, what is, and which counts."""
+    then, now, named = SETTINGS[kind]
+    attempt(then, tmp_path, kill=(2, 'before_validate'))
+    assert not attempt(then, tmp_path, kill=(1, 'before_validate'), resume=True)[1]
+    said = attempt(now, tmp_path, resume=True)[1]
+    assert len(said) == 1 and re.search(named, said[0]), said
+    assert 'count' in said[0] or 'go on' in said[0]
+
+
+@pytest.mark.parametrize('kind, value', [('lr', 1.), ('wd', .5)])
+def test_what_the_script_says_now_counts_from_here_on(tmp_path, kind, value):
+    """The optimizer has it in every step behind the resume, at an epoch's edge and in the middle."""
+    for i, every in enumerate(('epoch', 4)):
+        train(make(), tmp_path / str(i), kill=(15, 'after_step'), every=every)
+        learn = make()
+        train(learn, tmp_path / str(i), resume=True, every=every, **{kind: value})
+        assert learn.opt.hypers[-1][kind] == value and learn.opt.hypers[0][kind] == value
+        assert kind != 'lr' or learn.recorder.lrs[-1] == value
+
+
+def test_what_callbacks_changed_is_carried_where_the_script_did_not_change(tmp_path):
+    """A learning rate that was lowered on a plateau stays lowered."""
+    def plateau():
+        return [ReduceLROnPlateau('valid_loss', min_delta=10., patience=1)]
+    train(make(), tmp_path, kill=(3, 'before_validate'), cbs=plateau())
+    learn = make()
+    assert not train(learn, tmp_path, resume=True, cbs=plateau(), kill=(1, 'after_step'))
+    assert learn.opt.hypers[-1]['lr'] < 0.01
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('torch_loader', [False, True], ids=['ours', "torch's"])
+@pytest.mark.parametrize('bs', [3, 16, 48])
+def test_another_batch_size_keeps_the_position_by_items(tmp_path, torch_loader, bs):
+    """The items of the running epoch are seen once: 32 of 48 are done, the rest follows in the batches of now."""
+    train(make(torch_loader=torch_loader), tmp_path, kill=(17, 'after_step'), every=1)  # 4 batches of the third
+    learn = make(bs=bs, torch_loader=torch_loader)
+    said = train(learn, tmp_path, resume=True)
+    per_epoch, done = -(-48 // bs), 32 // bs
+    assert len(said) == 1 and 'batch size' in said[0] and len(learn.recorder.values) == 4
+    assert steps_of(learn) == 12 + 4 + (per_epoch - done) + per_epoch
+
+
+# ---------------------------------------------------------------- several fits
+
+SCRIPTS = {
+    'three fits': lambda fit, learn: [fit(2), fit(2, 0.02), fit(2)],
+    'fine_tune and a fit': lambda fit, learn: [fit(1, tune=True), fit(2)],
+    'frozen between': lambda fit, learn: [learn.freeze(), fit(2), learn.unfreeze(), fit(2), learn.freeze(), fit(2)],
+    'one cycles': lambda fit, learn: [fit(2, cycle=True), fit(2, cycle=True)]}
+
+
+def script(kind, folder, resume=False, kill=None, n_fits=None):
+    """A script that works between its fits, and what it found there; `kill` counts steps over all fits."""
+    found, counts = [], [0]
+
+    class Count(Callback):
+        def after_step(self):
+            counts[0] += 1
+            if counts[0] == kill:
+                raise ZeroDivisionError
+
+    set_seed(7)
+    learn = make()
+    learn.path = folder
+
+    def fit(n, lr=None, tune=False, cycle=False):
+        kwargs = {'cbs': Count, 'checkpoint': folder / 'c', 'resume': resume}
+        if tune:
+            learn.fine_tune(n, freeze_epochs=1, **kwargs)
+        else:
+            (learn.fit_one_cycle if cycle else learn.fit)(n, lr, **kwargs)
+        saved = learn.save('between')
+        rate = learn.lr_find(num_it=8, show_plot=False).valley
+        found.append({'file': read_tensors(saved), 'rate': rate, 'rows': [list(r) for r in learn.recorder.values],
+                      'names': list(learn.recorder.metric_names), 'record': list(learn.final_record),
+                      'losses': list(learn.recorder.losses), 'lrs': learn.recorder.lrs, 'random': torch.rand(1),
+                      'hps': getattr(learn.recorder, 'hps', None), 'epoch': (learn.epoch, learn.n_epoch),
+                      'modes': [m.training for m in learn.model.modules()], 'preds': learn.get_preds()[0],
+                      'trained': [p.requires_grad for p in learn.model.parameters()]})
+    try:
+        SCRIPTS[kind](fit, learn)
+    except ZeroDivisionError:
+        pass
+    return found, counts[0]
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('kind', SCRIPTS)
+@pytest.mark.parametrize('at', [3, 14, 27, 30])
+def test_between_the_fits_of_a_resumed_script_all_is_as_it_was(tmp_path, kind, at):
+    """Weights, optimizer, recorder, search, predictions and generators behind each fit, killed anywhere, run twice."""
+    whole, n_steps = script(kind, tmp_path / 'whole')
+    script(kind, tmp_path / 'k', kill=at)
+    (script(kind, tmp_path / 'k', resume=True, kill=5))
+    again, _ = script(kind, tmp_path / 'k', resume=True)
+    rerun, none = script(kind, tmp_path / 'k', resume=True)
+    assert len(again) == len(whole) and none == 0
+    for found in (again, rerun):
+        for a, b in zip(whole, found):
+            assert not [k for k in a if not same(a[k], b[k])]
+
+
+def test_a_lost_end_of_a_fit_is_told(tmp_path):
+    """Without the checkpoint of the first fit's end the learner is untrained there, and a warning says so."""
+    script('three fits', tmp_path, kill=20)
+    for path in checkpoints_in(tmp_path / 'c'):
+        if read_tensors(path)['position']['phase'] == 0:
+            path.unlink()
+    learn = make()
+    with pytest.warns(UserWarning, match='fit number 1 .* is passed over.*end is not in'):
+        train_again = learn.fit(2, checkpoint=tmp_path / 'c', resume=True)
+    assert train_again is None and not steps_of(learn)
+
+
+def test_a_finished_run_says_so_with_its_last_row(tmp_path, capsys):
+    """And a new learner is left as the finished one was."""
+    learn = make()
+    train(learn, tmp_path)
+    again = make()
+    assert not train(again, tmp_path, resume=True)
+    out = capsys.readouterr().out
+    assert 'was finished: 4 of 4 epochs' in out and f'accuracy {learn.recorder.values[-1][-1]:.6g}' in out
+    assert same(dict(learn.model.state_dict()), dict(again.model.state_dict()))
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('kill', [None, (26, 'after_step')])
+def test_fewer_epochs_then_more_train_what_is_missing(tmp_path, kill):
+    """5, then 2 (nothing to do, and nothing is written), then 6: six rows, each once."""
+    train(make(), tmp_path, kill=kill, n_epoch=5, every=3)
+    before = checkpoints_in(tmp_path)
+    train(make(), tmp_path, resume=True, n_epoch=2)
+    assert checkpoints_in(tmp_path) == before
+    learn = make()
+    train(learn, tmp_path, resume=True, n_epoch=6)
+    found = outcome(learn)
+    assert not differences(undisturbed(6), found) and len(found['values']) == 6
+
+
+def test_a_fit_that_stopped_early_is_done_and_says_how_many_epochs_it_had(tmp_path):
+    """Its last checkpoint does not claim the epochs that were not trained."""
+    def stop():
+        return [EarlyStoppingCallback('valid_loss', min_delta=10., patience=1)]
+    learn = make()
+    train(learn, tmp_path, cbs=stop(), n_epoch=9)
+    at = newest_checkpoint(tmp_path)[1]['position']
+    assert at['done'] and at['epoch'] == len(learn.recorder.values) < 9
+    again = make()
+    train(again, tmp_path, cbs=stop(), n_epoch=9, resume=True)
+    assert steps_of(again) == steps_of(learn)
+
+
+# ---------------------------------------------------------------- folders
+
+def test_folds_in_one_folder_train_each_on_their_own(tmp_path):
+    """And a script of folds that was killed goes on in the fold that it was killed in."""
+    def folds(kill=None):
+        learns, counts = [], [0]
+
+        class Count(Callback):
+            def after_step(self):
+                counts[0] += 1
+                if counts[0] == kill:
+                    raise ZeroDivisionError
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            for k in range(3):
+                valid = list(range(k, 48, 3))
+                learn = make(Subset(Rows(), [i for i in range(48) if i not in valid]), Subset(Rows(), valid))
+                set_seed(k)
+                learns.append(learn)
+                learn.fit(2, cbs=Count, checkpoint=tmp_path, resume=True)
+        return learns, counts[0]
+    with pytest.raises(ZeroDivisionError):
+        folds(kill=12)
+    learns, n = folds()
+    rest, none = folds()
+    assert n == 3 * 8 - 8  # the first fold is done, the second was in its first epoch
+    assert none == 0 and len({learn.model[0].weight[0, 0].item() for learn in learns}) == 3
+    for a, b in zip(learns, rest):
+        assert same(dict(a.model.state_dict()), dict(b.model.state_dict()))
+
+
+def test_a_new_run_moves_the_files_of_the_old_one_aside_and_says_so(tmp_path):
+    """Twice; the old runs can be resumed where they are, numbers are used once."""
+    train(make(), tmp_path / 'c')
+    files = {p.name: p.read_bytes() for p in checkpoints_in(tmp_path / 'c')}
+    said = train(make(), tmp_path / 'c', kill=(2, 'before_validate'))
+    assert len(said) == 1 and 'earlier-001' in said[0]
+    train(make(), tmp_path / 'c')
+    aside = tmp_path / 'c' / 'earlier-001'
+    assert {p.name: p.read_bytes() for p in checkpoints_in(aside)} == files
+    assert (tmp_path / 'c' / 'earlier-002').is_dir()
+    every = [p.name for p in (tmp_path / 'c').rglob('checkpoint-*.pth')]
+    assert len(every) == len(set(every))
+    assert not train(make(), aside, resume=True)
+
+
+def test_an_interrupted_fit_of_the_same_learner_loses_no_file(tmp_path):
+    """Run again without resume in a notebook: the checkpoints of the first attempt stay."""
+    learn = make()
+    train(learn, tmp_path, kill=(15, 'after_step'))
+    before = {p.name for p in checkpoints_in(tmp_path)}
+    assert not train(learn, tmp_path)
+    assert before <= {p.name for p in checkpoints_in(tmp_path)}
+
+
+def test_fits_of_one_learner_are_one_run_and_nothing_is_moved(tmp_path):
+    """Their ends are kept beside the newest."""
+    learn = make()
+    for _ in range(3):
+        assert not train(learn, tmp_path, keep=1, n_epoch=2)
+    assert [read_tensors(p)['position']['phase'] for p in checkpoints_in(tmp_path)] == [2, 1, 0]
+    assert not list(tmp_path.glob('earlier-*'))
+
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path):
+    """In one process and from another one, a fork's child, which does not give it away; afterwards it is free."""
+    seen = []
+
+    class Second(Callback):
+        def before_validate(self):
+            with pytest.raises(FolderInUseError, match='another training of this process'):
+                make().fit(1, checkpoint=tmp_path)
+            child = os.fork()
+            if child == 0:
+                self.learn.checkpoint._folder.release()  # not the child's to give away
+                try:
+                    RunFolder(tmp_path).take()
+                except FolderInUseError as error:
+                    os._exit(7 if f'in use by process {os.getppid()}' in str(error) and 'since' in str(error) else 9)
+                os._exit(8)
+            seen.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    make().fit(1, cbs=Second, checkpoint=tmp_path)
+    assert seen == [7]
+    folder = RunFolder(tmp_path)
+    folder.take()
+    folder.release()
+
+
+def test_a_lock_dies_with_its_process(tmp_path):
+    """Killed: the note stays, the lock does not, whoever has the process number now."""
+    code = (f'import os, signal; from minifast.run_folder import RunFolder; RunFolder({str(tmp_path)!r}).take(); '
+            'os.kill(os.getpid(), signal.SIGKILL)')
+    assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == -signal.SIGKILL
+    note = json.loads((tmp_path / LOCK).read_text())
+    (tmp_path / LOCK).write_text(json.dumps({**note, 'process': os.getppid()}))
+    assert not train(make(), tmp_path)
+
+
+@pytest.mark.parametrize('end', ['error', 'int', 'unwritable'])
+def test_the_folder_is_free_however_a_fit_ended(tmp_path, end):
+    """After an error, after Ctrl-C, after a start that failed."""
+    if end == 'unwritable':
+        (tmp_path / 'c').mkdir()
+        (tmp_path / 'c' / 'checkpoint-000001.pth').mkdir()
+        learn = make(metrics=[])
+        learn.add_cb(Callback(before_fit=lambda self: 1 / 0))
+        with pytest.raises(ZeroDivisionError):
+            learn.fit(1, checkpoint=tmp_path / 'c')
+    else:
+        with pytest.raises((ZeroDivisionError, KeyboardInterrupt)):
+            make().fit(1, cbs=[CheckpointCallback(tmp_path / 'c'), Kill(2, 'after_step', end)])
+    RunFolder(tmp_path / 'c').take()
+
+
+def test_temporary_files_of_others_stay_and_those_of_killed_trainings_go(tmp_path):
+    """Whatever process number they carry."""
+    pid = os.getpid()
+    stay = [tmp_path / f'.model.pth.{pid}-0123abcd-0.tmp', tmp_path / '.other.tmp', tmp_path / '.notes.json.1-a.tmp']
+    go = [tmp_path / f'.checkpoint-00000{i}.pth.{who}-0123abcd-0.tmp' for i, who in ((7, pid), (8, 1))]
+    for path in stay + go:
+        path.touch()
+    train(make(), tmp_path)
+    assert all(p.exists() for p in stay) and not any(p.exists() for p in go)
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('resume', [False, True])
+@pytest.mark.parametrize('path', ['file', 'file/below', '/proc/nope', 'n' * 300])
+def test_a_folder_that_cannot_be_written_to_is_an_error_before_training(tmp_path, path, resume):
+    """Its own error, with the folder and the way out, whatever the other callbacks clean up."""
+    (tmp_path / 'file').write_text('')
+    learn = make()
+    with pytest.raises(OSError, match='(?s)no checkpoint can be written to.*Way out'):
+        learn.fit(1, cbs=[CSVLogger(tmp_path / 'log.csv')], checkpoint=tmp_path / path, resume=resume)
+    assert not learn.recorder.lrs
+
+
+@pytest.mark.tally
+@pytest.mark.parametrize('cb', [CSVLogger, ProgressCallback, ShowGraphCallback, EMACallback, MixUp, CutMix, BnFreeze,
+                                ActivationStats, GradientAccumulation, MixedPrecision, AutoPrecision,
+                                SaveModelCallback, ReduceLROnPlateau, EarlyStoppingCallback,
+                                TerminateOnNaNCallback, TensorBoardCallback,
+                                lambda: ParamScheduler({'lr': SchedLin(.1, .2)})])
+def test_cleaning_up_a_fit_that_never_began_covers_no_error(tmp_path, cb):
+    """Every callback of ours puts back what it has changed, and that may be nothing."""
+    learn = make(cbs=cb())
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(OSError, match='no checkpoint can be written'):
+        learn.fit(1, checkpoint=tmp_path / 'file')
+
+
+def test_other_times_of_files_that_were_not_read_are_one_warning(tmp_path, monkeypatch):
+    """Many or large files are compared by size; a copy with other times is told once, and is no error."""
+    monkeypatch.setattr('minifast.run_items.CONTENT_FILES', 0)
+    d = pictures(tmp_path / 'd')
+    train(on_pictures(d), tmp_path / 'c', kill=(2, 'before_validate'))
+    assert not train(on_pictures(d), tmp_path / 'c', kill=(1, 'before_validate'), resume=True)
+    for file in d.rglob('*.png'):
+        os.utime(file, (1, 1))
+    said = train(on_pictures(d), tmp_path / 'c', resume=True)
+    assert len(said) == 1 and 'another time of change' in said[0]
+
+
+def test_another_augmentation_is_one_warning(tmp_path):
+    """One for both loaders; item transforms of the loader and batch transforms alike."""
+    d = pictures(tmp_path / 'd')
+    for i, change in enumerate(({'item_tfms': Resize(8, 'squish')}, {'batch_tfms': Brightness(0.3, p=1.)})):
+        train(on_pictures(d), tmp_path / str(i), kill=(2, 'before_validate'))
+        said = train(on_pictures(d, **change), tmp_path / str(i), resume=True)
+        assert len(said) == 1 and 'transform after_' in said[0], said
+
+
+def test_a_checkpoint_of_an_earlier_release_goes_on_with_one_warning(tmp_path):
+    """It holds no identity: that nothing can be compared is said once, and the training goes on."""
+    shutil.copy(ROOT / 'tests' / 'data' / 'checkpoint_of_an_earlier_release.pth', tmp_path / 'checkpoint-000003.pth')
+    from tests.resume.training import DEFAULTS, make_learner, run
+    learn = make_learner(DEFAULTS)
+    with pytest.warns(UserWarning, match='earlier release.*nothing can be compared') as found:
+        learn.fit(3, checkpoint=tmp_path, resume=True)
+    assert len(found) == 1
+    whole = run({})
+    for a, b in zip(whole.model.parameters(), learn.model.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)  # another machine wrote the first half
+
+
+def test_an_identity_that_cannot_be_read_is_an_error_that_names_the_file(tmp_path):
+    """Made up or written by a later release."""
+    train(make(), tmp_path, kill=(2, 'before_validate'))
+    path, state = newest_checkpoint(tmp_path)
+    write_atomic(path, {**state, 'run': {**state['run'], 'identity': '[]'}})
+    with pytest.raises(ValueError, match=path.name):
+        train(make(), tmp_path, resume=True)
+
+
+def test_a_million_paths_are_told_in_seconds():
+    """The cost of an identity is once a fit and near that of listing the files; no file is read."""
+    from minifast.run_items import Files as Columns
+    columns = Columns()
+    columns.add('item', [Path(f'/nowhere/{i % 100}/{i}.jpg') for i in range(20_000)])
+    start = time.process_time()
+    columns.look()
+    assert time.process_time() - start < 5
