@@ -37,7 +37,10 @@ class Interpretation:
         >>> interp.plot_top_losses(9)
     """
 
-    def __init__(self, learn: Any, dl: Any, losses: Tensor, act: Any = None) -> None:
+    def __init__(self, learn: Any, dl: Any = None, losses: Tensor | None = None, act: Any = None) -> None:
+        if losses is None:
+            raise TypeError(f'{type(self).__name__} is made of losses that are there already, and got none: '
+                            f'{type(self).__name__}.from_learner(learn) predicts and works them out')
         self.learn, self.dl, self.losses, self.act = learn, dl, losses, act
 
     @classmethod
@@ -116,7 +119,7 @@ class Interpretation:
 class ClassificationInterpretation(Interpretation):
     """`Interpretation` of a classifier: which classes are taken for which. `vocab` holds the classes' names."""
 
-    def __init__(self, learn: Any, dl: Any, losses: Tensor, act: Any = None) -> None:
+    def __init__(self, learn: Any, dl: Any = None, losses: Tensor | None = None, act: Any = None) -> None:
         super().__init__(learn, dl, losses, act)
         self.vocab = _class_names(learn, dl)
         self._answers = None

@@ -230,8 +230,9 @@ class Learner(Loop):
     def validate(self, ds_idx: int = 1, dl: Any = None, cbs: Any = None) -> L:
         """Loss and metrics on split `ds_idx` or on the loader `dl`: `[loss, *metrics]`, plain floats."""
         with self.validation_context(cbs=cbs):
+            rows = self.recorder.values  # those of this pass: behind it the recorder shows the training's again
             self._do_epoch_validate(ds_idx, dl)
-        return self.final_record
+        return rows[-1]
 
     def get_preds(self, ds_idx: int = 1, dl: Any = None, with_input: bool = False, with_decoded: bool = False,
                   with_loss: bool = False, act: Callable | None = None, inner: bool = False, reorder: bool = True,

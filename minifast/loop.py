@@ -36,7 +36,7 @@ from minifast.torch_core import detuplify, norm_bias_params, plain, to_device
 __all__ = ['Loop']
 
 loop_variables = frozenset('dl iter n_iter xb yb pred loss loss_grad training epoch train_iter pct_train '
-                           'start_batch _n_inp _device'.split())
+                           'start_batch _n_inp _device final_record'.split())
 """What a validation inside a fit must leave as it was."""
 
 parts = {part: (f'before_{part}', f'after_cancel_{part}', f'after_{part}')
@@ -102,14 +102,19 @@ class Loop:
         """The recorder's smoothed training loss."""
         return self.recorder.smooth_loss.value
 
+    def _is_attached(self, cb: Any) -> bool:
+        return any(other is cb for other in self.cbs)
+
     def _grab_cbs(self, cb_cls: type) -> L:
         return L(cb for cb in self.cbs if isinstance(cb, cb_cls))
 
     def add_cb(self, cb: Callback | type) -> Loop:
-        """Attach a callback, an instance or a class; it is then also `learn.<its name>`."""
+        """Attach a callback, an instance or a class; it is then also `learn.<its name>`. One that is there stays once."""
         cb = cb() if isinstance(cb, type) else cb
         if not isinstance(cb, Callback):
             raise TypeError(f'cbs takes callbacks and got {cb!r}: subclass minifast.callback.core.Callback')
+        if self._is_attached(cb):
+            return self
         cb.learn = self
         setattr(self, cb.name, cb)
         self.cbs.append(cb)
@@ -120,9 +125,12 @@ class Loop:
         """Take a callback off, or all of a class."""
         if isinstance(cb, type):
             return self.remove_cbs(self._grab_cbs(cb))
+        self.cbs = L(other for other in self.cbs if other is not cb)
         if vars(self).get(cb.name) is cb:
             delattr(self, cb.name)
-        self.cbs = L(other for other in self.cbs if other is not cb)
+            for other in self.cbs:  # one of the same name is in front again
+                if other.name == cb.name:
+                    setattr(self, cb.name, other)
         self._compile()
         cb.learn = None
         return self
@@ -141,23 +149,36 @@ class Loop:
 
     @contextmanager
     def added_cbs(self, cbs: Any) -> Iterator[Loop]:
-        """Attach callbacks for the block."""
-        cbs = L(cbs).map(lambda cb: cb() if isinstance(cb, type) else cb)
+        """Attach callbacks for the block.
+
+        What is attached already is not attached again and stays behind the block: an instance, or a class of which
+        there is an instance.
+        """
+        there = {type(cb) for cb in self.cbs}
+        cbs = [cb() if isinstance(cb, type) else cb for cb in L(cbs) if not (isinstance(cb, type) and cb in there)]
+        cbs = L(cb for cb in cbs if not self._is_attached(cb))
         self.add_cbs(cbs)
         try:
             yield self
         finally:
-            self.remove_cbs(cbs)
+            self.remove_cbs(cbs.filter(self._is_attached))
 
     @contextmanager
     def removed_cbs(self, cbs: Any) -> Iterator[Loop]:
-        """Take callbacks off for the block."""
-        cbs = L(cbs)
+        """Take callbacks off for the block; behind it they are back in their places.
+
+        One that is not attached is left alone.
+        """
+        before, taken = self.cbs, L(cbs)
+        cbs = before.filter(lambda cb: any(o is cb or (isinstance(o, type) and isinstance(cb, o)) for o in taken))
         self.remove_cbs(cbs)
         try:
             yield self
         finally:
             self.add_cbs(cbs)
+            place = {id(cb): i for i, cb in enumerate(before)}
+            self.cbs = self.cbs.sorted(lambda cb: place.get(id(cb), len(place)))
+            self._compile()
 
     def ordered_cbs(self, event_name: str) -> list[Callback]:
         """The callbacks that take part in an event, in order."""

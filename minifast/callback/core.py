@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from minifast.arguments import near_match
 from minifast.lookup import lookup
+from minifast.losses import fit_weights
 from minifast.seeds import get_random_states as get_random_states
 from minifast.seeds import set_random_states as set_random_states
 from minifast.torch_core import default_device, detuplify, find_bs, plain, to_concat
@@ -320,6 +321,9 @@ class TrainEvalCallback(Callback):
         learn.model.to(device)
         if isinstance(learn.loss_func, nn.Module) or hasattr(learn.loss_func, 'to'):
             learn.loss_func.to(device)
+            first = next((p for p in learn.model.parameters() if p.is_floating_point()), None)
+            if first is not None:
+                fit_weights(learn.loss_func, first.dtype)
         if hasattr(learn.model, 'reset'):
             learn.model.reset()
 

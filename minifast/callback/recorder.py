@@ -1,6 +1,7 @@
 """What was measured: losses, learning rates and one row of metrics an epoch."""
 from __future__ import annotations
 
+import copy
 import math
 import time
 import warnings
@@ -121,6 +122,10 @@ def _maybe_item(metric: Metric) -> Any:
 class Recorder(Callback):
     """Records the smoothed training loss of every step and one row of numbers an epoch.
 
+    What was recorded is that of the last fit: a validation or prediction shows its own row to the hooks while it runs
+    and puts the training's back when it ends. Its row is then in `learn.final_record`, and `learn.validate` returns it.
+    Where nothing was trained yet, it stays here too.
+
     Args:
         add_time: end each logged row with the epoch's duration.
         train_metrics: measure the metrics on the training batches too.
@@ -137,6 +142,8 @@ class Recorder(Callback):
     """
 
     order, remove_on_fetch = 50, True
+    _set_aside: dict[str, Any] | None = None
+    _of_a_fit = ('metric_names', 'values', 'log', 'lrs', 'iters', 'smooth_loss', 'hps')
 
     def __init__(self, add_time: bool = True, train_metrics: bool = False, valid_metrics: bool = True,
                  beta: float = 0.98) -> None:
@@ -164,6 +171,10 @@ class Recorder(Callback):
         return L() if self.cancel_valid or not self.valid_metrics else L([self.loss, *self.metrics])
 
     def before_fit(self) -> None:
+        self._set_aside = None
+        if not self.learn.fitting and self.smooth_loss.count:
+            self._set_aside = {name: vars(self)[name] for name in self._of_a_fit if name in vars(self)}
+            self.smooth_loss = copy.copy(self.smooth_loss)
         self.lrs, self.iters, self.values = [], [], []
         names = [metric.name for metric in self.metrics]
         if self.train_metrics and self.valid_metrics:
@@ -219,6 +230,10 @@ class Recorder(Callback):
             self.log.append(format_time(time.time() - self.start_epoch))
         self.logger(self.log)
         self.iters.append(self.smooth_loss.count)
+
+    def cleanup_fit(self) -> None:
+        vars(self).update(self._set_aside or {})
+        self._set_aside = None
 
     def state_dict(self) -> dict[str, Any]:
         """Everything recorded so far in this fit, for a checkpoint."""

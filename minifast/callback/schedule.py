@@ -139,9 +139,10 @@ class ParamScheduler(Callback):
         """
         self.scheds = scheds
         self.hps: dict[str, list] = {name: [] for name in scheds}
+        self._of_last_fit = self.hps
 
     def before_fit(self) -> None:
-        self.hps = {name: [] for name in self.scheds}
+        self._of_last_fit, self.hps = self.hps, {name: [] for name in self.scheds}
 
     def before_batch(self) -> None:
         self._update_val(self.learn.pct_train)
@@ -162,6 +163,8 @@ class ParamScheduler(Callback):
             self.learn.recorder.hps = self.hps
 
     def cleanup_fit(self) -> None:
+        if not any(self.hps.values()):  # a validation or prediction: what the fit before it did can be plotted on
+            self.hps = self._of_last_fit
         ParamScheduler.after_fit(self)  # an interrupted fit can be plotted too
 
     def state_dict(self) -> dict[str, Any]:
