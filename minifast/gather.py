@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler
 
 from minifast.callback.core import GatherPredsCallback
-from minifast.torch_core import apply, detuplify, find_bs, is_listy, plain, retain_type, to_concat, to_cpu
+from minifast.torch_core import apply, detuplify, find_bs, is_listy, length_of, plain, retain_type, to_concat, to_cpu
 
 __all__ = ['Batches', 'Gather', 'Rows', 'is_ours', 'prepare', 'whole_loader']
 
@@ -214,15 +214,7 @@ def prepare(dl: Any, reorder: bool) -> tuple[Any, int | None, Tensor | None]:
         dl = whole_loader(dl) if reorder else dl
         sized = dl.batch_size is not None and not isinstance(dl.dataset, IterableDataset)
         n_rows = len(dl.sampler) if sized else None
-        return Batches(dl, _length(dl)), n_rows, None
+        return Batches(dl, length_of(dl) or 0), n_rows, None
     batches = dl if hasattr(dl, '__len__') else list(dl)  # a generator: its batches are kept
     n_rows = sum(find_bs(b) for b in batches) if isinstance(batches, (list, tuple, L)) else None
     return Batches(batches, len(batches)), n_rows, None
-
-
-def _length(dl: TorchLoader) -> int:
-    """How many batches, 0 where a stream cannot tell."""
-    try:
-        return len(dl)
-    except TypeError:
-        return 0

@@ -1,14 +1,17 @@
 """The loop: fit, epoch, batch, forward, loss, backward, step, with a hook around each."""
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
 from fastcore.foundation import L
-from torch import Tensor
+from torch import Tensor, nn
 
 from minifast.arguments import near_match, tells_near_match
 from minifast.callback.checkpoint import CheckpointCallback, fit_was_done
@@ -28,10 +31,12 @@ from minifast.callback.core import (
     inner_events,
 )
 from minifast.callback.recorder import Recorder
+from minifast.data.load import why_empty
 from minifast.lookup import lookup
 from minifast.metrics import mk_metrics
 from minifast.optimizer import as_optimizer
-from minifast.torch_core import detuplify, norm_bias_params, plain, to_device
+from minifast.torch_core import detuplify, length_of, norm_bias_params, plain, to_device
+from minifast.training_state import ReplayedLoader
 
 __all__ = ['Loop']
 
@@ -61,6 +66,7 @@ class Loop:
         self.training, self.create_mbar, self.logger, self.opt = False, True, print, None
         self.fit_seed, self.start_epoch, self.start_batch = None, 0, 0
         self.fitting, self.checkpoint_phases, self.fine_tune_phase = False, {}, None
+        self._made_opt, self._told_of = (None, set()), None
         self._end_cleanup()
 
     # ------------------------------------------------------------ what the learner is made of
@@ -75,7 +81,7 @@ class Loop:
 
     @dls.setter
     def dls(self, dls: Any) -> None:
-        self._dls = dls
+        self._dls, self._counted = dls, {}
         self._n_inp = getattr(dls, 'n_inp', None)
 
     @property
@@ -109,7 +115,7 @@ class Loop:
         return L(cb for cb in self.cbs if isinstance(cb, cb_cls))
 
     def add_cb(self, cb: Callback | type) -> Loop:
-        """Attach a callback, an instance or a class; it is then also `learn.<its name>`. One that is there stays once."""
+        """Attach a callback, an instance or a class; it is then also `learn.<its name>`. One that is there stays."""
         cb = cb() if isinstance(cb, type) else cb
         if not isinstance(cb, Callback):
             raise TypeError(f'cbs takes callbacks and got {cb!r}: subclass minifast.callback.core.Callback')
@@ -322,10 +328,45 @@ class Loop:
         self._with_events(self._do_one_batch, 'batch', CancelBatchException)
 
     def all_batches(self) -> None:
-        """Train or evaluate on all batches of `self.dl`."""
-        self.n_iter = len(self.dl)
-        for i, b in enumerate(self.dl, self.start_batch if self.training else 0):
+        """Train or evaluate on all batches of `self.dl`, whether or not they are as many as it says."""
+        start, n = self.start_batch if self.training else 0, self.batches_of(self.dl)
+        self.n_iter = math.inf if n is None else n
+        batches, i = enumerate(self.dl, start), start - 1
+        for i, b in islice(batches, None if n is None else max(n - start, 0)):
             self.one_batch(i, b)
+        for i, b in batches:  # more than were announced: the position in the fit stays at the end of the epoch
+            self.n_iter = i + 1
+            self.one_batch(i, b)
+        if i + 1 != n or not n:
+            self._count(i + 1, n)
+
+    def batches_of(self, dl: Any) -> int | None:
+        """How many batches a loader has: as counted in an epoch before, else what it says; None where it says none."""
+        counted = self._counted.get(id(dl))
+        return length_of(dl) if counted is None else counted[1]
+
+    def _count(self, seen: int, said: int | None) -> None:
+        """A pass has ended and the loader gave other than the announced number of batches, or none."""
+        dl = self.dl
+        if not self.training or isinstance(dl, ReplayedLoader):
+            return
+        if not seen:
+            what = f'the training loader gave no batch in epoch {self.epoch}: {why_empty(dl)}'
+            if self.epoch == self.start_epoch:
+                raise ValueError(what)
+            warnings.warn(what, stacklevel=2)
+            return
+        if said is not None and getattr(dl, 'skipped', None):
+            return  # batches of which no picture could be read; the loader has told
+        if said is not None and id(dl) not in self._counted:
+            warnings.warn(f'the training loader ({type(dl).__name__}) says that an epoch has {said} batches and gave '
+                          f'{seen}: schedules were planned for {said}. A further epoch is planned for {seen}, so that '
+                          'they end where they should; a __len__ of the data set that says otherwise is to be mended',
+                          stacklevel=2)
+        self._counted[id(dl)] = dl, seen
+        self.n_iter = seen
+        if 'pct_train' in vars(self):
+            self.pct_train = (self.epoch + 1) / self.n_epoch
 
     def _begin(self, dl: Any, start_batch: int = 0) -> None:
         """Make `dl` the running loader and, where it is ours and a fit runs, tell it what is random about this pass."""
@@ -367,13 +408,42 @@ class Loop:
         """Make `self.opt` from `opt_func` and the splitter's parameter groups."""
         if isinstance(self.opt_func, partial) and 'lr' in self.opt_func.keywords:
             self.lr = self.opt_func.keywords['lr']
-        self.opt = as_optimizer(self.opt_func, self.splitter(self.model), lr=self.lr)
+        groups = _each_once(self.splitter(self.model), self.model)
+        self.opt = as_optimizer(self.opt_func, groups, lr=self.lr)
         if not self.wd_bn_bias:
             for state in self._bn_bias_state(True):
                 state['do_wd'] = False
         if self.train_bn:
             for state in self._bn_bias_state(False):
                 state['force_train'] = True
+        held = {id(p) for group in self.opt.param_groups for p in group['params']}
+        self._made_opt, self._told_of = (self.opt, held - {id(p) for p in self.model.parameters()}), None
+        self._check_parameters()
+
+    def _check_parameters(self) -> None:
+        """Tell of parameters that a fit would leave as they are though they ask for a gradient.
+
+        Raises:
+            ValueError: the optimizer trains parameters that the model has no more, in place of those it has.
+        """
+        held = {id(p) for group in self.opt.param_groups for p in group['params']}
+        named = dict(self.model.named_parameters())
+        missing = [name for name, p in named.items() if p.requires_grad and id(p) not in held]
+        opt, never_of_model = self._made_opt
+        if missing and opt is self.opt and held - {id(p) for p in named.values()} - never_of_model:
+            raise ValueError('the model has other parameters than when its optimizer was made: '
+                             f'{_listed(missing)} would not be trained. Call learn.create_opt() behind a change of '
+                             'the model, or give reset_opt=True to fit')
+        func = getattr(self.loss_func, 'func', self.loss_func)
+        if isinstance(func, nn.Module):
+            missing += [f'{name} of the loss function' for name, p in func.named_parameters()
+                        if p.requires_grad and id(p) not in held]
+        if missing and missing != self._told_of:
+            self._told_of = missing
+            warnings.warn(f'no optimizer holds the parameters {_listed(missing)}, so they are not trained. Let the '
+                          'splitter return all that are to be trained (splitter=lambda m: [params(m.body), '
+                          'params(m.head)]), call learn.create_opt() behind a change of the model, or say that it is '
+                          'meant: p.requires_grad_(False)', stacklevel=4)
 
     @tells_near_match
     def fit(self, n_epoch: int, lr: float | slice | None = None, wd: float | None = None, cbs: Any = None,
@@ -394,8 +464,11 @@ class Loop:
         with self.added_cbs(cbs), self._running():
             if resume and fit_was_done(self):
                 return
+            if start_epoch < n_epoch:
+                self._check_loaders()
             if reset_opt or self.opt is None:
                 self.create_opt()
+            self._check_parameters()
             wd = self.wd if wd is None else wd
             if wd is not None:
                 self.opt.set_hypers(wd=wd)
@@ -411,6 +484,14 @@ class Loop:
                 self.fitting = False
                 self.fit_seed, self.start_epoch, self.start_batch = None, 0, 0
 
+    def _check_loaders(self) -> None:
+        """Refuse a fit that has nothing to train on; tell where there is nothing to measure on."""
+        if length_of(self.dls.train) == 0:
+            raise ValueError(f'the training loader has no batch: {why_empty(self.dls.train)}')
+        if len(self.dls) > 1 and length_of(self.dls[1]) == 0:
+            warnings.warn(f'the validation loader has no batch, so that there is no valid_loss and no metric: '
+                          f'{why_empty(self.dls[1])}', stacklevel=4)
+
     def print_loop(self) -> None:
         """Print the loop with the callbacks that take part in each event."""
         depth = 0
@@ -419,6 +500,33 @@ class Loop:
             depth -= ends
             print(f'{"  " * depth}{name:22}: {", ".join(map(repr, self.ordered_cbs(name))) or "-"}')
             depth += starts
+
+
+def _listed(names: Sequence[str], n: int = 6) -> str:
+    return ', '.join(names[:n]) + (f' and {len(names) - n} more' if len(names) > n else '')
+
+
+def _each_once(params: Any, model: nn.Module) -> Any:
+    """What a splitter returned, without repeated parameters: each would be stepped once for each of its places."""
+    if not isinstance(params, (list, tuple, L)) or not len(params) or isinstance(params[0], dict):
+        return params
+    nested = isinstance(params[0], (list, tuple, L))
+    names = {id(p): name for name, p in model.named_parameters()}
+    place: dict[int, int] = {}
+    kept, told = [], []
+    for i, group in enumerate(params if nested else [params]):
+        kept.append([])
+        for p in group:
+            if id(p) in place:
+                told.append(f'{names.get(id(p), "one that is not of the model")} (groups {place[id(p)]} and {i})')
+            else:
+                place[id(p)] = i
+                kept[-1].append(p)
+    if not told:
+        return params
+    warnings.warn(f'the splitter returns parameters more than once: {_listed(told)}. Each is trained once, in the '
+                  'first of its groups', stacklevel=4)
+    return kept if nested else kept[0]
 
 
 _own_call_one = Loop._call_one

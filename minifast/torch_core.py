@@ -47,8 +47,8 @@ __all__ = ['Module', 'TensorBase', 'TensorCategory', 'TensorFlowField', 'TensorI
            'concat', 'cond_init', 'default_device', 'defaults', 'detach_parallel', 'detuplify', 'display_df',
            'distrib_barrier', 'doc', 'find_bs', 'find_device', 'flatten_check', 'get_empty_df', 'get_first',
            'get_model', 'get_random_states', 'init_default', 'ismin_torch', 'item_find', 'join_path_file', 'key_seed',
-           'keyed_generator', 'looking', 'master_bar', 'maybe_gather', 'near_match', 'nested_reorder', 'no_random',
-           'norm_bias_params', 'norm_types', 'notmax_torch', 'num_distrib', 'one_param', 'params', 'plain',
+           'keyed_generator', 'length_of', 'looking', 'master_bar', 'maybe_gather', 'near_match', 'nested_reorder',
+           'no_random', 'norm_bias_params', 'norm_types', 'notmax_torch', 'num_distrib', 'one_param', 'params', 'plain',
            'progress_bar', 'rank_distrib', 'requires_grad', 'retain_type', 'seeded', 'set_random_states', 'set_seed',
            'split_model', 'tensor', 'to_concat', 'to_cpu', 'to_detach', 'to_device', 'to_float', 'to_half', 'to_np',
            'to_parallel', 'trainable_params', 'unsqueeze', 'unsqueeze_']
@@ -193,6 +193,14 @@ def find_bs(b: Any) -> int:
     found = b[0] if type(b) is tuple and b else b
     found = found if isinstance(found, Tensor) else item_find(found)
     return found.shape[0] if isinstance(found, Tensor) and found.ndim else len(found)
+
+
+def length_of(x: Any) -> int | None:
+    """`len(x)`, None where it has none, as a stream."""
+    try:
+        return len(x)
+    except TypeError:
+        return None
 
 
 # ---------------------------------------------------------------- modules and parameters

@@ -128,8 +128,8 @@ def vision_learner(dls: DataLoaders, arch: Callable | str, normalize: bool = Tru
     if normalize:
         _add_norm(dls, meta, pretrained, n_in)
     learn = Learner(dls, model, loss_func=loss_func, opt_func=opt_func, lr=lr, splitter=splitter or meta['split'],
-                    cbs=_with_precision(cbs, precision), metrics=metrics, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias,
-                    train_bn=train_bn, moms=moms)
+                    cbs=_with_precision(cbs, precision), metrics=metrics, path=path, model_dir=model_dir, wd=wd,
+                    wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
     recipe = model_recipe(create_vision_model, arch, n_out=n_out, n_in=n_in, cut=cut, custom_head=custom_head,
                           **head_args)
     return _finish(learn, arch, normalize, n_out, pretrained, None if kwargs else recipe, n_in=n_in, **kwargs)
@@ -171,8 +171,8 @@ def unet_learner(dls: DataLoaders, arch: Callable, normalize: bool = True, n_out
     img_size = tuple(batch[0].shape[-2:])
     model = create_unet_model(arch, n_out, img_size, pretrained=pretrained, weights=weights, **kwargs)
     learn = Learner(dls, model, loss_func=loss_func, opt_func=opt_func, lr=lr, splitter=splitter or meta['split'],
-                    cbs=_with_precision(cbs, precision), metrics=metrics, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias,
-                    train_bn=train_bn, moms=moms)
+                    cbs=_with_precision(cbs, precision), metrics=metrics, path=path, model_dir=model_dir, wd=wd,
+                    wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
     recipe = model_recipe(create_unet_model, arch, n_out=n_out, img_size=img_size,
                           **{k: v for k, v in kwargs.items() if k != 'init'})
     return _finish(learn, arch, normalize, n_out, pretrained, recipe, **kwargs)
