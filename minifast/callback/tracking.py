@@ -126,7 +126,7 @@ class ExperimentLogger(Callback):
                   for name, value in hyper.items() if isinstance(value, (int, float)) and not isinstance(value, bool)}
         self._waiting.append((learn.train_iter, time.time(), learn.epoch + (learn.iter + 1) / learn.n_iter, n_recorded,
                               learn.loss.detach(), speed, hypers))
-        if time.monotonic() - self._last_flush_s > self.flush_s:
+        if time.monotonic() - self._last_flush_s >= self.flush_s:
             self._flush()
 
     def _flush(self) -> None:
