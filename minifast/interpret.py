@@ -11,10 +11,11 @@ from fastcore.xtras import is_listy
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from minifast.answers import check_answers
 from minifast.data.pipeline import dispatch
 from minifast.show import get_grid, show_image
 from minifast.torch_core import (TensorCategory, TensorImage, TensorMask, TensorMultiCategory, display_df,
-                                 flatten_check, plain)
+                                 flatten_check, item_find, plain)
 
 __all__ = ['ClassificationInterpretation', 'Interpretation', 'SegmentationInterpretation', 'plot_top_losses']
 
@@ -96,7 +97,9 @@ class Interpretation:
         else:
             losses, idxs = (o[list(k)] for o in self.top_losses(None, largest))
         inputs, preds, targets, decoded, _ = self[idxs]
+        check_answers(self.learn, decoded)
         inputs, targets, decoded = _tuple(inputs), _tuple(targets), _tuple(decoded)
+        preds = preds if isinstance(preds, Tensor) else item_find(preds)  # of several outputs, the first one's scores
         if not hasattr(self.dl, 'show_batch'):
             samples = L(zip(inputs[0], [self._name(t) for t in targets[0]]))
             _plot_titled(samples, L((self._name(d),) for d in decoded[0]), preds, losses, **kwargs)
@@ -112,6 +115,7 @@ class Interpretation:
     def show_results(self, idxs: Any, **kwargs: Any) -> None:
         """Draw the items `idxs` with target and prediction."""
         inputs, _, targets, decoded, _ = self[idxs]
+        check_answers(self.learn, decoded)
         n = len(idxs) if is_listy(idxs) or isinstance(idxs, Tensor) else 1
         self.dl.show_results(_tuple(inputs) + _tuple(targets), _tuple(decoded), max_n=n, **kwargs)
 
@@ -128,6 +132,11 @@ class ClassificationInterpretation(Interpretation):
         """Class indices of predictions and targets, int64 [n], predicted once."""
         if self._answers is None:
             _, targets, decoded = self.learn.get_preds(dl=self.dl, with_decoded=True, with_preds=False, act=self.act)
+            if not isinstance(decoded, Tensor) or not isinstance(targets, Tensor):
+                raise ValueError(f'a confusion matrix is of one target and one output, and these are '
+                                 f'{len(_tuple(targets))} and {len(_tuple(decoded))} ({type(decoded).__name__}): give '
+                                 'the loss function `decodes` that returns one tensor, or count with '
+                                 'learn.get_preds(with_decoded=True)')
             self._answers = flatten_check(decoded, targets)
             if self.vocab is None:
                 self.vocab = [str(i) for i in range(int(torch.cat(self._answers).max()) + 1)]

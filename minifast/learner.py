@@ -1,6 +1,7 @@
 """`Learner`: a model, its data and a loss function, with every method that users call."""
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -319,6 +320,10 @@ class Learner(Loop):
         """One loss an item instead of their mean inside the block."""
         if hasattr(self.loss_func, 'reduction'):
             return _replaced(self.loss_func, 'reduction', 'none')
+        if not _takes_reduction(self.loss_func):
+            raise ValueError(f'the losses of single items are wanted, and {self.loss_func!r} gives one of a batch: '
+                             "let it take `reduction`, as in def loss(pred, targ, reduction='mean'), or have it as an "
+                             "attribute that may be 'none'")
         return _replaced(self, 'loss_func', partial(self.loss_func, reduction='none'))
 
     def to_detach(self, b: Any, cpu: bool = True, gather: bool = True) -> Any:
@@ -379,6 +384,14 @@ class Learner(Loop):
         """Compile the model in place with `torch.compile`'s arguments; names of parameters stay as they are."""
         self.model.compile(**kwargs)
         return self
+
+
+def _takes_reduction(loss_func: Callable) -> bool:
+    try:
+        taken = inspect.signature(getattr(loss_func, 'forward', loss_func)).parameters
+    except ValueError:  # written in C
+        return True
+    return 'reduction' in taken or any(p.kind is p.VAR_KEYWORD for p in taken.values())
 
 
 def _given(**kwargs: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import UserDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -32,6 +33,7 @@ from minifast.callback.core import (
 )
 from minifast.callback.recorder import Recorder
 from minifast.data.load import why_empty
+from minifast.gather import inputs_and_targets
 from minifast.lookup import lookup
 from minifast.metrics import mk_metrics
 from minifast.optimizer import as_optimizer
@@ -290,8 +292,14 @@ class Loop:
         device = self._device
         for o in b:
             if not isinstance(o, Tensor) or o.device != device:
-                return to_device(b, device, non_blocking=True)
+                b = to_device(b, device, non_blocking=True)
+                return self._as_tuple(b) if isinstance(b, (dict, UserDict)) else b
         return b
+
+    def _as_tuple(self, b: Any) -> tuple:
+        xb, yb = inputs_and_targets(b, self.model)
+        self._n_inp = len(xb)
+        return xb + yb
 
     def _find_device(self) -> None:
         first = next(self.model.parameters(), None)
@@ -332,11 +340,14 @@ class Loop:
         start, n = self.start_batch if self.training else 0, self.batches_of(self.dl)
         self.n_iter = math.inf if n is None else n
         batches, i = enumerate(self.dl, start), start - 1
-        for i, b in islice(batches, None if n is None else max(n - start, 0)):
-            self.one_batch(i, b)
-        for i, b in batches:  # more than were announced: the position in the fit stays at the end of the epoch
-            self.n_iter = i + 1
-            self.one_batch(i, b)
+        try:
+            for i, b in islice(batches, None if n is None else max(n - start, 0)):
+                self.one_batch(i, b)
+            for i, b in batches:  # more than were announced: the position in the fit stays at the end of the epoch
+                self.n_iter = i + 1
+                self.one_batch(i, b)
+        finally:
+            del batches  # a traceback keeps this frame, and with it the loader's workers, for as long as a notebook runs
         if i + 1 != n or not n:
             self._count(i + 1, n)
 

@@ -205,8 +205,16 @@ class Recorder(Callback):
         learn = self.learn
         if not len(learn.yb):
             return
-        for met in self._measuring:
-            met.accumulate(learn)
+        met = None
+        try:
+            for met in self._measuring:
+                met.accumulate(learn)
+        except (TypeError, AttributeError, ValueError, AssertionError) as error:
+            if met is None or isinstance(learn.pred, Tensor):
+                raise
+            raise TypeError(f'the metric {met.name} fails on what the model gives, a {type(learn.pred).__name__}, with '
+                            f'{error!r}: give it the output that it measures, such as lambda pred, *y: {met.name}'
+                            '(pred["logits"], *y) for a dict or (pred[0], y[0]) for several outputs') from error
         if learn.training:
             self.lrs.append(learn.opt.param_groups[-1]['lr'])
 

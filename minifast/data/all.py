@@ -17,7 +17,7 @@ from minifast.data.transforms import (
     RegexLabeller, RegressionSetup, ShowTitle, TitledFloat, TitledInt, TitledStr, TitledTuple, ToTensor,
     TrainTestSplitter,
 )
-from minifast.data.load import collate_error, DataLoader, fa_collate, fa_convert, SkipItemException
+from minifast.data.load import collate_error, DataLoader, fa_collate, fa_convert, SkipItemException, why_empty
 from minifast.data.core import (
     DataLoaders, Datasets, decode_at, FilteredBase, get_show_batch_func, show_at, show_batch, show_results, test_set,
     TfmdDL, TfmdLists,
@@ -41,6 +41,6 @@ __all__ = [
     'RegressionBlock', 'RegressionSetup', 'retain', 'share', 'show_at', 'show_batch', 'show_results', 'ShowTitle',
     'SkipItemException', 'test_set', 'TfmdDL', 'TfmdLists', 'TitledFloat', 'TitledInt', 'TitledStr', 'TitledTuple',
     'ToTensor', 'TrainTestSplitter', 'Transform', 'transform_config', 'transform_from_config', 'TransformBlock',
-    'typedispatch', 'untar_data', 'URLs', 'whole',
+    'typedispatch', 'untar_data', 'URLs', 'whole', 'why_empty',
 ]
 __all__ += _torch_basics.__all__
