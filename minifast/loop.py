@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from fastcore.foundation import L
-from torch import Tensor, nn
+from torch import Tensor
 
 from minifast.arguments import near_match, tells_near_match
 from minifast.callback.checkpoint import CheckpointCallback, fit_was_done
@@ -37,6 +37,7 @@ from minifast.gather import inputs_and_targets
 from minifast.lookup import lookup
 from minifast.metrics import mk_metrics
 from minifast.optimizer import as_optimizer
+from minifast.optimizer.coverage import Coverage, each_once
 from minifast.torch_core import detuplify, length_of, norm_bias_params, plain, to_device
 from minifast.training_state import ReplayedLoader
 
@@ -68,7 +69,7 @@ class Loop:
         self.training, self.create_mbar, self.logger, self.opt = False, True, print, None
         self.fit_seed, self.start_epoch, self.start_batch = None, 0, 0
         self.fitting, self.checkpoint_phases, self.fine_tune_phase = False, {}, None
-        self._made_opt, self._told_of = (None, set()), None
+        self._coverage = Coverage()
         self._end_cleanup()
 
     # ------------------------------------------------------------ what the learner is made of
@@ -110,6 +111,11 @@ class Loop:
         """The recorder's smoothed training loss."""
         return self.recorder.smooth_loss.value
 
+    def _name_last(self, name: str) -> None:
+        for cb in self.cbs:
+            if cb.name == name:
+                setattr(self, name, cb)
+
     def _is_attached(self, cb: Any) -> bool:
         return any(other is cb for other in self.cbs)
 
@@ -136,9 +142,7 @@ class Loop:
         self.cbs = L(other for other in self.cbs if other is not cb)
         if vars(self).get(cb.name) is cb:
             delattr(self, cb.name)
-            for other in self.cbs:  # one of the same name is in front again
-                if other.name == cb.name:
-                    setattr(self, cb.name, other)
+            self._name_last(cb.name)
         self._compile()
         cb.learn = None
         return self
@@ -186,6 +190,8 @@ class Loop:
             self.add_cbs(cbs)
             place = {id(cb): i for i, cb in enumerate(before)}
             self.cbs = self.cbs.sorted(lambda cb: place.get(id(cb), len(place)))
+            for cb in cbs:
+                self._name_last(cb.name)
             self._compile()
 
     def ordered_cbs(self, event_name: str) -> list[Callback]:
@@ -347,7 +353,7 @@ class Loop:
                 self.n_iter = i + 1
                 self.one_batch(i, b)
         finally:
-            del batches  # a traceback keeps this frame, and with it the loader's workers, for as long as a notebook runs
+            del batches  # a traceback keeps this frame, and would keep the loader and its workers with it
         if i + 1 != n or not n:
             self._count(i + 1, n)
 
@@ -419,7 +425,7 @@ class Loop:
         """Make `self.opt` from `opt_func` and the splitter's parameter groups."""
         if isinstance(self.opt_func, partial) and 'lr' in self.opt_func.keywords:
             self.lr = self.opt_func.keywords['lr']
-        groups = _each_once(self.splitter(self.model), self.model)
+        groups = each_once(self.splitter(self.model), self.model)
         self.opt = as_optimizer(self.opt_func, groups, lr=self.lr)
         if not self.wd_bn_bias:
             for state in self._bn_bias_state(True):
@@ -427,34 +433,8 @@ class Loop:
         if self.train_bn:
             for state in self._bn_bias_state(False):
                 state['force_train'] = True
-        held = {id(p) for group in self.opt.param_groups for p in group['params']}
-        self._made_opt, self._told_of = (self.opt, held - {id(p) for p in self.model.parameters()}), None
-        self._check_parameters()
-
-    def _check_parameters(self) -> None:
-        """Tell of parameters that a fit would leave as they are though they ask for a gradient.
-
-        Raises:
-            ValueError: the optimizer trains parameters that the model has no more, in place of those it has.
-        """
-        held = {id(p) for group in self.opt.param_groups for p in group['params']}
-        named = dict(self.model.named_parameters())
-        missing = [name for name, p in named.items() if p.requires_grad and id(p) not in held]
-        opt, never_of_model = self._made_opt
-        if missing and opt is self.opt and held - {id(p) for p in named.values()} - never_of_model:
-            raise ValueError('the model has other parameters than when its optimizer was made: '
-                             f'{_listed(missing)} would not be trained. Call learn.create_opt() behind a change of '
-                             'the model, or give reset_opt=True to fit')
-        func = getattr(self.loss_func, 'func', self.loss_func)
-        if isinstance(func, nn.Module):
-            missing += [f'{name} of the loss function' for name, p in func.named_parameters()
-                        if p.requires_grad and id(p) not in held]
-        if missing and missing != self._told_of:
-            self._told_of = missing
-            warnings.warn(f'no optimizer holds the parameters {_listed(missing)}, so they are not trained. Let the '
-                          'splitter return all that are to be trained (splitter=lambda m: [params(m.body), '
-                          'params(m.head)]), call learn.create_opt() behind a change of the model, or say that it is '
-                          'meant: p.requires_grad_(False)', stacklevel=4)
+        self._coverage = Coverage(self.opt, self.model)
+        self._coverage.check(self.opt, self.model, self.loss_func)
 
     @tells_near_match
     def fit(self, n_epoch: int, lr: float | slice | None = None, wd: float | None = None, cbs: Any = None,
@@ -479,7 +459,7 @@ class Loop:
                 self._check_loaders()
             if reset_opt or self.opt is None:
                 self.create_opt()
-            self._check_parameters()
+            self._coverage.check(self.opt, self.model, self.loss_func)
             wd = self.wd if wd is None else wd
             if wd is not None:
                 self.opt.set_hypers(wd=wd)
@@ -511,33 +491,6 @@ class Loop:
             depth -= ends
             print(f'{"  " * depth}{name:22}: {", ".join(map(repr, self.ordered_cbs(name))) or "-"}')
             depth += starts
-
-
-def _listed(names: Sequence[str], n: int = 6) -> str:
-    return ', '.join(names[:n]) + (f' and {len(names) - n} more' if len(names) > n else '')
-
-
-def _each_once(params: Any, model: nn.Module) -> Any:
-    """What a splitter returned, without repeated parameters: each would be stepped once for each of its places."""
-    if not isinstance(params, (list, tuple, L)) or not len(params) or isinstance(params[0], dict):
-        return params
-    nested = isinstance(params[0], (list, tuple, L))
-    names = {id(p): name for name, p in model.named_parameters()}
-    place: dict[int, int] = {}
-    kept, told = [], []
-    for i, group in enumerate(params if nested else [params]):
-        kept.append([])
-        for p in group:
-            if id(p) in place:
-                told.append(f'{names.get(id(p), "one that is not of the model")} (groups {place[id(p)]} and {i})')
-            else:
-                place[id(p)] = i
-                kept[-1].append(p)
-    if not told:
-        return params
-    warnings.warn(f'the splitter returns parameters more than once: {_listed(told)}. Each is trained once, in the '
-                  'first of its groups', stacklevel=4)
-    return kept if nested else kept[0]
 
 
 _own_call_one = Loop._call_one
