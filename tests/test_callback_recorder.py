@@ -4,9 +4,10 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from small_learner import Interrupt, learner, pictures
+from small_learner import Interrupt, Losses, learner, pictures
 
-from minifast.callback.core import Callback
+from minifast.callback import core
+from minifast.callback.core import Callback, CancelBatchException
 from minifast.callback.hook import ActivationStats
 from minifast.callback.schedule import ParamScheduler, SchedLin
 from minifast.interpret import Interpretation
@@ -132,6 +133,37 @@ def test_what_callbacks_watched_in_a_fit_stays_behind_a_look():
     learn.validate(), learn.get_preds()
     assert learn.recorder.hps == hps == learn.param_scheduler.hps and len(hps['lr']) == 4
     assert len(learn.activation_stats.stats) == n == 4
+
+
+@pytest.mark.parametrize('where, row', [('Train', [None, 1, 1]), ('Valid', [1, None, None]), ('Epoch', [None] * 3)])
+def test_a_cancelled_part_leaves_its_columns_empty_and_the_others_in_place(where, row):
+    """So a tracker of `valid_loss` reads the validation loss, and the plots can be drawn."""
+    def cancel(self):
+        if self.epoch and self.training == (where != 'Valid'):
+            raise getattr(core, f'Cancel{where}Exception')
+    learn = learner(metrics=accuracy, cbs=Callback(after_pred=cancel))
+    learn.fit(2)
+    first, second = learn.recorder.values
+    assert [value if value is None else 1 for value in second] == row and None not in first
+    if where == 'Train':
+        assert list(second)[1:] == pytest.approx(list(learn.validate(cbs=None)))
+    learn.recorder.plot_metrics(), learn.recorder.plot_loss(skip_start=0)
+    assert len(learn.recorder.log) == len(learn.recorder.metric_names)
+
+
+def test_a_batch_that_is_cancelled_before_its_loss_is_not_recorded():
+    """The loss and the predictions of the batch before are not counted again, in training and in validation."""
+    def cancel(self):
+        if self.iter % 2:
+            raise CancelBatchException
+    losses = Losses()
+    learn = learner(metrics=accuracy, cbs=[Callback(before_batch=cancel), losses])
+    learn.fit(1)
+    assert len(losses.seen) == len(learn.recorder.losses) == len(learn.recorder.lrs) == 2
+    kept = [b for i, b in enumerate(learn.dls.valid) if i % 2 == 0]
+    cancelled = learn.validate()
+    learn.remove_cb(learn.callback)
+    assert list(cancelled) == pytest.approx(list(learn.validate(dl=kept)))
 
 
 def test_a_metric_that_does_not_know_several_outputs_is_named():

@@ -143,7 +143,8 @@ def test_base_loss_wraps_users_own():
 
 @pytest.mark.parametrize('make', [
     lambda w: CrossEntropyLossFlat(weight=w), lambda w: FocalLossFlat(weight=w),
-    lambda w: nn.CrossEntropyLoss(weight=w), lambda w: LabelSmoothingCrossEntropy(weight=w), lambda w: nn.NLLLoss(weight=w)])
+    lambda w: nn.CrossEntropyLoss(weight=w),
+    lambda w: LabelSmoothingCrossEntropy(weight=w), lambda w: nn.NLLLoss(weight=w)])
 def test_class_weights_of_float64_take_the_models_type(make):
     """scikit-learn's class weights are float64: they train as float32 ones do, and a float64 model keeps them."""
     weights = torch.tensor([1., 2., 3., 4.], dtype=torch.float64)

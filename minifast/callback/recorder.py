@@ -134,7 +134,7 @@ class Recorder(Callback):
 
     Attributes:
         metric_names: the columns, `['epoch', 'train_loss', 'valid_loss', *metrics, 'time']`, known once a fit began.
-        values: one `L` an epoch, without epoch and time.
+        values: one `L` an epoch, without epoch and time; None where a part of the epoch was cancelled.
         log: the row of the running epoch, with epoch and time.
         losses: smoothed training loss of every step, 0-d tensors.
         lrs: learning rate of the last parameter group at every step.
@@ -143,6 +143,8 @@ class Recorder(Callback):
 
     order, remove_on_fetch = 50, True
     _set_aside: dict[str, Any] | None = None
+    _last_loss: Any = None
+    _left_out = False
     _of_a_fit = ('metric_names', 'values', 'log', 'lrs', 'iters', 'smooth_loss', 'hps')
 
     def __init__(self, add_time: bool = True, train_metrics: bool = False, valid_metrics: bool = True,
@@ -201,10 +203,15 @@ class Recorder(Callback):
         for met in self._measuring:
             met.reset()
 
+    def after_cancel_batch(self) -> None:
+        self._left_out = self.learn.loss is self._last_loss  # cancelled before it had a loss of its own
+
     def after_batch(self) -> None:
         learn = self.learn
-        if not len(learn.yb):
+        if self._left_out or not len(learn.yb):
+            self._left_out = False
             return
+        self._last_loss = learn.loss
         met = None
         try:
             for met in self._measuring:
@@ -224,12 +231,22 @@ class Recorder(Callback):
     def after_cancel_validate(self) -> None:
         self.cancel_valid = True
 
+    def _leave_empty(self, n: int) -> None:
+        self.log += [None] * n  # what follows stays in its column
+
+    def after_cancel_epoch(self) -> None:
+        self._leave_empty(len(self.metric_names) - self.add_time - len(self.log))
+
     def after_train(self) -> None:
         self.log += _to_host(met.value for met in self._train_mets)
+        if self.cancel_train:
+            self._leave_empty(1 + len(self.metrics) * bool(self.train_metrics))
         self.smooth_loss.warn_of_nan()
 
     def after_validate(self) -> None:
         self.log += _to_host(met.value for met in self._valid_mets)
+        if self.cancel_valid and self.valid_metrics:
+            self._leave_empty(1 + len(self.metrics))
 
     def after_epoch(self) -> None:
         self.learn.final_record = self.log[1:].copy()
@@ -240,6 +257,7 @@ class Recorder(Callback):
         self.iters.append(self.smooth_loss.count)
 
     def cleanup_fit(self) -> None:
+        self._last_loss, self._left_out = None, False
         vars(self).update(self._set_aside or {})
         self._set_aside = None
 
