@@ -1,20 +1,23 @@
 """Collecting predictions: loaders of every kind in the dataset's order, their batches joined in memory taken once."""
 from __future__ import annotations
 
+import inspect
+from collections import UserDict
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
 from fastcore.foundation import L
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler
 
 from minifast.callback.core import GatherPredsCallback
-from minifast.torch_core import apply, detuplify, find_bs, is_listy, plain, retain_type, to_concat, to_cpu
+from minifast.torch_core import (apply, detuplify, fields_of, find_bs, get_model, is_listy, length_of, plain,
+                                 retain_type, to_concat, to_cpu)
 
-__all__ = ['Batches', 'Gather', 'Rows', 'is_ours', 'prepare', 'whole_loader']
+__all__ = ['Batches', 'Gather', 'Rows', 'inputs_and_targets', 'is_ours', 'prepare', 'whole_loader']
 
 
 # ---------------------------------------------------------------- collecting
@@ -89,8 +92,9 @@ class _Stack:
 
 
 def _leaves(x: Any) -> Iterator[Any]:
-    if isinstance(x, dict):
-        x = list(x.values())
+    named = fields_of(x)
+    if named is not None:
+        x = list(named.values())
     if is_listy(x):
         for part in x:
             yield from _leaves(part)
@@ -151,10 +155,43 @@ class Gather(GatherPredsCallback):
             setattr(self, name, getattr(self, name).result())
 
 
-# ---------------------------------------------------------------- loaders of all kinds
+# ---------------------------------------------------------------- batches and loaders of all kinds
+
+_target_names = ('labels', 'label', 'label_ids', 'targets', 'target', 'y')
+"""What data sets call the targets, where their items are dicts."""
+
+
+def inputs_and_targets(b: Any, model: nn.Module, n_inp: int | None = None) -> tuple[tuple, tuple]:
+    """The inputs and the targets of a batch, each a tuple.
+
+    Of a dict, what is called `labels` (or `label`, `label_ids`, `targets`, `target`, `y`) is the target, and the rest
+    are the inputs, in the order in which the model's `forward` names them.
+
+    Args:
+        b: a tuple, list or dict.
+        model: its `forward` gives a dict's inputs their order.
+        n_inp: how many elements of a tuple are inputs; default: all but the last.
+
+    Raises:
+        ValueError: a dict whose entries do not fit `forward`.
+    """
+    named = fields_of(b)
+    if named is None:
+        n_inp = max(len(b) - 1, 1) if n_inp is None else n_inp
+        return tuple(b[:n_inp]), tuple(b[n_inp:])
+    inputs = [name for name in named if name not in _target_names]
+    takes = list(inspect.signature(get_model(model).forward).parameters)
+    if len(inputs) != 1 or inputs[0] in takes[1:]:
+        inputs = sorted(inputs, key=lambda name: takes.index(name) if name in takes else len(takes))
+        if not inputs or inputs != takes[:len(inputs)]:
+            raise ValueError(f'the loader gives dicts of {", ".join(named)}, and {type(model).__name__}.forward takes '
+                             f'{", ".join(takes)}: name the targets `labels` and the inputs as the first arguments of '
+                             'forward, or give the loader a collate_fn that makes tuples (input, ..., target)')
+    return tuple(named[name] for name in inputs), tuple(named[name] for name in named if name in _target_names)
+
 
 class Batches:
-    """Batches of any iterable as tuples, with a length."""
+    """Batches of any iterable as tuples (or dicts, which the loop takes apart), with a length."""
 
     def __init__(self, batches: Any, n: int) -> None:
         self.batches, self.n, self.dataset = batches, n, getattr(batches, 'dataset', None)
@@ -164,7 +201,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple]:
         for b in self.batches:
-            yield tuple(b.values()) if isinstance(b, dict) else b if isinstance(b, (tuple, list)) else (b,)
+            yield b if isinstance(b, (tuple, list, dict, UserDict)) else (b,)
 
 
 class _Constant:
@@ -214,15 +251,7 @@ def prepare(dl: Any, reorder: bool) -> tuple[Any, int | None, Tensor | None]:
         dl = whole_loader(dl) if reorder else dl
         sized = dl.batch_size is not None and not isinstance(dl.dataset, IterableDataset)
         n_rows = len(dl.sampler) if sized else None
-        return Batches(dl, _length(dl)), n_rows, None
+        return Batches(dl, length_of(dl) or 0), n_rows, None
     batches = dl if hasattr(dl, '__len__') else list(dl)  # a generator: its batches are kept
     n_rows = sum(find_bs(b) for b in batches) if isinstance(batches, (list, tuple, L)) else None
     return Batches(batches, len(batches)), n_rows, None
-
-
-def _length(dl: TorchLoader) -> int:
-    """How many batches, 0 where a stream cannot tell."""
-    try:
-        return len(dl)
-    except TypeError:
-        return 0

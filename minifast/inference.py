@@ -5,17 +5,19 @@ Works with our loaders and with anything that yields batches: plain torch loader
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from fastcore.basics import noop
 from fastcore.foundation import L
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import default_collate
 
+from minifast.answers import activation_of, check_answers, decoder_of
 from minifast.callback.core import Callback
 from minifast.callback.hook import module_summary
-from minifast.gather import Batches, Gather, Rows, is_ours, prepare, whole_loader
+from minifast.gather import Batches, Gather, Rows, _leaves, inputs_and_targets, is_ours, prepare, whole_loader
 from minifast.terminal import say
 from minifast.torch_core import apply, detuplify, is_listy, looking, plain
 
@@ -26,33 +28,6 @@ class _Tta(Callback):
     """Nothing but the name, which tells trackers that predictions are being made."""
 
     name = 'gather_preds'
-
-
-# ---------------------------------------------------------------- what a loss says about predictions
-
-_class_losses = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
-_class_functions = (F.cross_entropy, F.nll_loss, F.multi_margin_loss)
-
-
-def _same(x: Any) -> Any:
-    return x
-
-
-def _activation(loss_func: Any) -> Callable:
-    """What turns the model's output into predictions."""
-    return getattr(loss_func, 'activation', None) or _same
-
-
-def _decodes(loss_func: Any) -> Callable:
-    """What turns predictions into answers; torch's own classification losses mean the class of the largest output."""
-    known = getattr(loss_func, 'decodes', None)
-    if known is not None:
-        return known
-    if isinstance(loss_func, _class_losses) or loss_func in _class_functions:
-        return lambda preds: preds.argmax(dim=1)
-    if isinstance(loss_func, nn.BCEWithLogitsLoss) or loss_func is F.binary_cross_entropy_with_logits:
-        return lambda preds: preds > 0
-    return _same
 
 
 # ---------------------------------------------------------------- predictions
@@ -80,8 +55,8 @@ def get_preds(learn: Any, ds_idx: int = 1, dl: Any = None, with_input: bool = Fa
         the loader has none. No more memory is used than the result takes, plus one batch.
     """
     dl, n_rows, ranks = prepare(whole_loader(learn.dls[ds_idx]) if dl is None else dl, reorder)
-    decodes = _decodes(learn.own_loss) if with_decoded else None
-    gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=_activation(learn.own_loss) if act is None else _same,
+    decodes = decoder_of(learn) if with_decoded else None
+    gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=activation_of(learn.own_loss) if act is None else noop,
                      decodes=decodes if act is None else None, with_input=with_input, with_loss=with_loss, **kwargs)
     _run(learn, dl, gather, inner, cbs)
     preds, decoded = gather.preds, gather.decoded
@@ -119,16 +94,22 @@ def predict(learn: Any, item: Any, rm_type_tfms: Any = None, with_input: bool = 
     ours = hasattr(dls[1 if len(dls) > 1 else 0], 'decode_batch')
     dl = dls.test_dl([item], rm_type_tfms=rm_type_tfms, num_workers=0) if ours else [_plain_batch(learn, item)]
     inputs, preds, _, decoded = get_preds(learn, dl=dl, with_input=True, with_decoded=True)
-    first, probs = decoded[0], preds[0]
+    first, probs = _row(decoded, 0), _row(preds, 0)
     if ours:
+        check_answers(learn, decoded)
         n_inp = getattr(dls, 'n_inp', -1)
         whole = _tuple(inputs) + _tuple(decoded)
         shown = dls.decode_batch(whole)[0]
         shown_input, shown_target = detuplify(shown[:n_inp]), detuplify(shown[n_inp:])
     else:
-        shown_input, shown_target = detuplify(apply(lambda x: x[0], inputs)), _name_of(learn, first)
+        shown_input, shown_target = detuplify(_row(inputs, 0)), apply(partial(_name_of, learn), first)
     result = shown_target, first, probs
     return (shown_input, *result) if with_input else result
+
+
+def _row(x: Any, i: int) -> Any:
+    """What belongs to item `i`, nested as it is."""
+    return apply(lambda rows: rows[i] if isinstance(rows, (Tensor, L)) else rows, x)
 
 
 def _tuple(x: Any) -> tuple:
@@ -202,7 +183,7 @@ def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any 
     dl, n_rows, ranks = prepare(dl, reorder=True)
 
     def one_pass(split_idx: int) -> Gather:
-        gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=_activation(learn.own_loss))
+        gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=activation_of(learn.own_loss))
         with dl.dataset.set_split_idx(split_idx):
             _run(learn, dl, gather, inner=True)
         return gather
@@ -216,13 +197,21 @@ def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any 
             if augmented is None:
                 augmented = preds
             else:
-                augmented = torch.maximum(augmented, preds, out=augmented) if use_max else augmented.add_(preds)
+                augmented = _zipped(torch.maximum if use_max else torch.Tensor.add_, augmented, preds)
         plain_pass = one_pass(1)
     preds, targets = plain_pass.preds, plain_pass.targets
     if use_max:
-        return torch.maximum(augmented, preds), targets
-    augmented /= n
-    return ((augmented, preds) if beta is None else torch.lerp(augmented, preds, beta)), targets
+        return _zipped(torch.maximum, augmented, preds), targets
+    augmented = apply(lambda x: x.div_(n), augmented)
+    if beta is None:
+        return (augmented, preds), targets
+    return _zipped(partial(torch.lerp, weight=beta), augmented, preds), targets
+
+
+def _zipped(func: Callable, a: Any, b: Any) -> Any:
+    """`func` of each tensor of `a` and the one in its place in `b`, nested as they are."""
+    others = iter(_leaves(b))
+    return apply(lambda x: func(x, next(others)), a)
 
 
 def show_results(learn: Any, ds_idx: int = 1, dl: Any = None, max_n: int = 9, shuffle: bool = True,
@@ -244,8 +233,10 @@ def show_results(learn: Any, ds_idx: int = 1, dl: Any = None, max_n: int = 9, sh
         b = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(Batches(dl, 0)))
     decoded = get_preds(learn, dl=[b], with_decoded=True)[2]
     if hasattr(dl, 'show_results'):
+        check_answers(learn, decoded)
         return dl.show_results(b, decoded, max_n=max_n, **kwargs)
-    return _show_plain(learn, tuple(b), decoded, max_n, **kwargs)
+    inputs, targets = inputs_and_targets(b, learn.model, getattr(learn.dls, 'n_inp', None))
+    return _show_plain(learn, inputs + targets, decoded, max_n, **kwargs)
 
 
 def _show_plain(learn: Any, b: tuple, decoded: Any, max_n: int, **kwargs: Any) -> Any:
@@ -253,7 +244,7 @@ def _show_plain(learn: Any, b: tuple, decoded: Any, max_n: int, **kwargs: Any) -
     x, targets = plain(b[0]), b[-1] if len(b) > 1 else None
     n = min(max_n, len(x))
     targets = [_name_of(learn, targets[i]) for i in range(n)] if targets is not None else [None] * n
-    answers = [_name_of(learn, decoded[i]) for i in range(n)]
+    answers = [apply(partial(_name_of, learn), _row(decoded, i)) for i in range(n)]
     if not (x.ndim == 4 and x.shape[1] in (1, 3)):
         for i in range(n):
             say(f'{i}: target {targets[i]}, prediction {answers[i]}')
@@ -274,8 +265,8 @@ def summary(learn: Any) -> str:
     with looking():
         dl = learn.dls[0]
         b = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(Batches(dl, 0)))
-    n_inp = getattr(learn.dls, 'n_inp', None) or max(len(b) - 1, 1)
-    text = module_summary(learn, *b[:n_inp])
+    inputs, _ = inputs_and_targets(b, learn.model, getattr(learn.dls, 'n_inp', None))
+    text = module_summary(learn, *inputs)
     text += f'Optimizer used: {learn.opt_func}\nLoss function: {learn.loss_func}\n\n'
     if learn.opt is not None:
         frozen = learn.opt.frozen_idx

@@ -11,11 +11,12 @@ from fastcore.xtras import is_listy
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from minifast.answers import check_answers
 from minifast.data.pipeline import dispatch
 from minifast.show import get_grid, show_image
 from minifast.terminal import visible
 from minifast.torch_core import (TensorCategory, TensorImage, TensorMask, TensorMultiCategory, display_df,
-                                 flatten_check, plain)
+                                 flatten_check, item_find, plain)
 
 __all__ = ['ClassificationInterpretation', 'Interpretation', 'SegmentationInterpretation', 'plot_top_losses']
 
@@ -38,7 +39,10 @@ class Interpretation:
         >>> interp.plot_top_losses(9)
     """
 
-    def __init__(self, learn: Any, dl: Any, losses: Tensor, act: Any = None) -> None:
+    def __init__(self, learn: Any, dl: Any = None, losses: Tensor | None = None, act: Any = None) -> None:
+        if losses is None:
+            raise TypeError(f'{type(self).__name__} is made of losses that are there already, and got none: '
+                            f'{type(self).__name__}.from_learner(learn) predicts and works them out')
         self.learn, self.dl, self.losses, self.act = learn, dl, losses, act
 
     @classmethod
@@ -94,7 +98,9 @@ class Interpretation:
         else:
             losses, idxs = (o[list(k)] for o in self.top_losses(None, largest))
         inputs, preds, targets, decoded, _ = self[idxs]
+        check_answers(self.learn, decoded)
         inputs, targets, decoded = _tuple(inputs), _tuple(targets), _tuple(decoded)
+        preds = preds if isinstance(preds, Tensor) else item_find(preds)  # of several outputs, the first one's scores
         if not hasattr(self.dl, 'show_batch'):
             samples = L(zip(inputs[0], [self._name(t) for t in targets[0]]))
             _plot_titled(samples, L((self._name(d),) for d in decoded[0]), preds, losses, **kwargs)
@@ -110,6 +116,7 @@ class Interpretation:
     def show_results(self, idxs: Any, **kwargs: Any) -> None:
         """Draw the items `idxs` with target and prediction."""
         inputs, _, targets, decoded, _ = self[idxs]
+        check_answers(self.learn, decoded)
         n = len(idxs) if is_listy(idxs) or isinstance(idxs, Tensor) else 1
         self.dl.show_results(_tuple(inputs) + _tuple(targets), _tuple(decoded), max_n=n, **kwargs)
 
@@ -117,7 +124,7 @@ class Interpretation:
 class ClassificationInterpretation(Interpretation):
     """`Interpretation` of a classifier: which classes are taken for which. `vocab` holds the classes' names."""
 
-    def __init__(self, learn: Any, dl: Any, losses: Tensor, act: Any = None) -> None:
+    def __init__(self, learn: Any, dl: Any = None, losses: Tensor | None = None, act: Any = None) -> None:
         super().__init__(learn, dl, losses, act)
         self.vocab = _class_names(learn, dl)
         self._answers = None
@@ -126,6 +133,11 @@ class ClassificationInterpretation(Interpretation):
         """Class indices of predictions and targets, int64 [n], predicted once."""
         if self._answers is None:
             _, targets, decoded = self.learn.get_preds(dl=self.dl, with_decoded=True, with_preds=False, act=self.act)
+            if not isinstance(decoded, Tensor) or not isinstance(targets, Tensor):
+                raise ValueError(f'a confusion matrix is of one target and one output, and these are '
+                                 f'{len(_tuple(targets))} and {len(_tuple(decoded))} ({type(decoded).__name__}): give '
+                                 'the loss function `decodes` that returns one tensor, or count with '
+                                 'learn.get_preds(with_decoded=True)')
             self._answers = flatten_check(decoded, targets)
             if self.vocab is None:
                 self.vocab = [str(i) for i in range(int(torch.cat(self._answers).max()) + 1)]

@@ -1,6 +1,7 @@
 """`Learner`: a model, its data and a loss function, with every method that users call."""
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -230,8 +231,9 @@ class Learner(Loop):
     def validate(self, ds_idx: int = 1, dl: Any = None, cbs: Any = None) -> L:
         """Loss and metrics on split `ds_idx` or on the loader `dl`: `[loss, *metrics]`, plain floats."""
         with self.validation_context(cbs=cbs):
+            rows = self.recorder.values  # those of this pass: behind it the recorder shows the training's again
             self._do_epoch_validate(ds_idx, dl)
-        return self.final_record
+        return rows[-1]
 
     def get_preds(self, ds_idx: int = 1, dl: Any = None, with_input: bool = False, with_decoded: bool = False,
                   with_loss: bool = False, act: Callable | None = None, inner: bool = False, reorder: bool = True,
@@ -319,6 +321,10 @@ class Learner(Loop):
         loss = self.own_loss  # what MixUp and its kin put in its place reduces by the user's
         if hasattr(loss, 'reduction'):
             return _replaced(loss, 'reduction', 'none')
+        if not _takes_reduction(loss):
+            raise ValueError(f'the losses of single items are wanted, and {loss!r} gives one of a batch: '
+                             "let it take `reduction`, as in def loss(pred, targ, reduction='mean'), or have it as an "
+                             "attribute that may be 'none'")
         return _replaced(self, 'loss_func', partial(loss, reduction='none'))
 
     def to_detach(self, b: Any, cpu: bool = True, gather: bool = True) -> Any:
@@ -379,6 +385,14 @@ class Learner(Loop):
         """Compile the model in place with `torch.compile`'s arguments; names of parameters stay as they are."""
         self.model.compile(**kwargs)
         return self
+
+
+def _takes_reduction(loss_func: Callable) -> bool:
+    try:
+        taken = inspect.signature(getattr(loss_func, 'forward', loss_func)).parameters
+    except ValueError:  # written in C
+        return True
+    return 'reduction' in taken or any(p.kind is p.VAR_KEYWORD for p in taken.values())
 
 
 def _given(**kwargs: Any) -> dict[str, Any]:

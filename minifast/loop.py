@@ -1,9 +1,13 @@
 """The loop: fit, epoch, batch, forward, loss, backward, step, with a hook around each."""
 from __future__ import annotations
 
+import math
+import warnings
+from collections import UserDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -28,15 +32,19 @@ from minifast.callback.core import (
     inner_events,
 )
 from minifast.callback.recorder import Recorder
+from minifast.data.load import why_empty
+from minifast.gather import inputs_and_targets
 from minifast.lookup import lookup
 from minifast.metrics import mk_metrics
 from minifast.optimizer import as_optimizer
-from minifast.torch_core import detuplify, norm_bias_params, plain, to_device
+from minifast.optimizer.coverage import Coverage, each_once
+from minifast.torch_core import detuplify, length_of, norm_bias_params, plain, to_device
+from minifast.training_state import ReplayedLoader
 
 __all__ = ['Loop']
 
 loop_variables = frozenset('dl iter n_iter xb yb pred loss loss_grad training epoch train_iter pct_train '
-                           'start_batch _n_inp _device'.split())
+                           'start_batch _n_inp _device final_record'.split())
 """What a validation inside a fit must leave as it was."""
 
 parts = {part: (f'before_{part}', f'after_cancel_{part}', f'after_{part}')
@@ -61,6 +69,7 @@ class Loop:
         self.training, self.create_mbar, self.logger, self.opt = False, True, print, None
         self.fit_seed, self.start_epoch, self.start_batch = None, 0, 0
         self.fitting, self.checkpoint_runs, self.fine_tune_phase = False, {}, None
+        self._coverage = Coverage()
         self._end_cleanup()
 
     # ------------------------------------------------------------ what the learner is made of
@@ -75,7 +84,7 @@ class Loop:
 
     @dls.setter
     def dls(self, dls: Any) -> None:
-        self._dls = dls
+        self._dls, self._counted = dls, {}
         self._n_inp = getattr(dls, 'n_inp', None)
 
     @property
@@ -114,14 +123,24 @@ class Loop:
         """The recorder's smoothed training loss."""
         return self.recorder.smooth_loss.value
 
+    def _name_last(self, name: str) -> None:
+        for cb in self.cbs:
+            if cb.name == name:
+                setattr(self, name, cb)
+
+    def _is_attached(self, cb: Any) -> bool:
+        return any(other is cb for other in self.cbs)
+
     def _grab_cbs(self, cb_cls: type) -> L:
         return L(cb for cb in self.cbs if isinstance(cb, cb_cls))
 
     def add_cb(self, cb: Callback | type) -> Loop:
-        """Attach a callback, an instance or a class; it is then also `learn.<its name>`."""
+        """Attach a callback, an instance or a class; it is then also `learn.<its name>`. One that is there stays."""
         cb = cb() if isinstance(cb, type) else cb
         if not isinstance(cb, Callback):
             raise TypeError(f'cbs takes callbacks and got {cb!r}: subclass minifast.callback.core.Callback')
+        if self._is_attached(cb):
+            return self
         cb.learn = self
         setattr(self, cb.name, cb)
         self.cbs.append(cb)
@@ -132,9 +151,10 @@ class Loop:
         """Take a callback off, or all of a class."""
         if isinstance(cb, type):
             return self.remove_cbs(self._grab_cbs(cb))
+        self.cbs = L(other for other in self.cbs if other is not cb)
         if vars(self).get(cb.name) is cb:
             delattr(self, cb.name)
-        self.cbs = L(other for other in self.cbs if other is not cb)
+            self._name_last(cb.name)
         self._compile()
         cb.learn = None
         return self
@@ -153,23 +173,38 @@ class Loop:
 
     @contextmanager
     def added_cbs(self, cbs: Any) -> Iterator[Loop]:
-        """Attach callbacks for the block."""
-        cbs = L(cbs).map(lambda cb: cb() if isinstance(cb, type) else cb)
+        """Attach callbacks for the block.
+
+        What is attached already is not attached again and stays behind the block: an instance, or a class of which
+        there is an instance.
+        """
+        there = {type(cb) for cb in self.cbs}
+        cbs = [cb() if isinstance(cb, type) else cb for cb in L(cbs) if not (isinstance(cb, type) and cb in there)]
+        cbs = L(cb for cb in cbs if not self._is_attached(cb))
         self.add_cbs(cbs)
         try:
             yield self
         finally:
-            self.remove_cbs(cbs)
+            self.remove_cbs(cbs.filter(self._is_attached))
 
     @contextmanager
     def removed_cbs(self, cbs: Any) -> Iterator[Loop]:
-        """Take callbacks off for the block."""
-        cbs = L(cbs)
+        """Take callbacks off for the block; behind it they are back in their places.
+
+        One that is not attached is left alone.
+        """
+        before, taken = self.cbs, L(cbs)
+        cbs = before.filter(lambda cb: any(o is cb or (isinstance(o, type) and isinstance(cb, o)) for o in taken))
         self.remove_cbs(cbs)
         try:
             yield self
         finally:
             self.add_cbs(cbs)
+            place = {id(cb): i for i, cb in enumerate(before)}
+            self.cbs = self.cbs.sorted(lambda cb: place.get(id(cb), len(place)))
+            for cb in cbs:
+                self._name_last(cb.name)
+            self._compile()
 
     def ordered_cbs(self, event_name: str) -> list[Callback]:
         """The callbacks that take part in an event, in order."""
@@ -280,8 +315,14 @@ class Loop:
         device = self._device
         for o in b:
             if not isinstance(o, Tensor) or o.device != device:
-                return to_device(b, device, non_blocking=True)
+                b = to_device(b, device, non_blocking=True)
+                return self._as_tuple(b) if isinstance(b, (dict, UserDict)) else b
         return b
+
+    def _as_tuple(self, b: Any) -> tuple:
+        xb, yb = inputs_and_targets(b, self.model)
+        self._n_inp = len(xb)
+        return xb + yb
 
     def _find_device(self) -> None:
         first = next(self.model.parameters(), None)
@@ -318,10 +359,48 @@ class Loop:
         self._with_events(self._do_one_batch, 'batch', CancelBatchException)
 
     def all_batches(self) -> None:
-        """Train or evaluate on all batches of `self.dl`."""
-        self.n_iter = len(self.dl)
-        for i, b in enumerate(self.dl, self.start_batch if self.training else 0):
-            self.one_batch(i, b)
+        """Train or evaluate on all batches of `self.dl`, whether or not they are as many as it says."""
+        start, n = self.start_batch if self.training else 0, self.batches_of(self.dl)
+        self.n_iter = math.inf if n is None else n
+        batches, i = enumerate(self.dl, start), start - 1
+        try:
+            for i, b in islice(batches, None if n is None else max(n - start, 0)):
+                self.one_batch(i, b)
+            for i, b in batches:  # more than were announced: the position in the fit stays at the end of the epoch
+                self.n_iter = i + 1
+                self.one_batch(i, b)
+        finally:
+            del batches  # a traceback keeps this frame, and would keep the loader and its workers with it
+        if i + 1 != n or not n:
+            self._count(i + 1, n)
+
+    def batches_of(self, dl: Any) -> int | None:
+        """How many batches a loader has: as counted in an epoch before, else what it says; None where it says none."""
+        counted = self._counted.get(id(dl))
+        return length_of(dl) if counted is None else counted[1]
+
+    def _count(self, seen: int, said: int | None) -> None:
+        """A pass has ended and the loader gave other than the announced number of batches, or none."""
+        dl = self.dl
+        if not self.training or isinstance(dl, ReplayedLoader):
+            return
+        if not seen:
+            what = f'the training loader gave no batch in epoch {self.epoch}: {why_empty(dl)}'
+            if self.epoch == self.start_epoch:
+                raise ValueError(what)
+            warnings.warn(what, stacklevel=2)
+            return
+        if said is not None and getattr(dl, 'skipped', None):
+            return  # batches of which no picture could be read; the loader has told
+        if said is not None and id(dl) not in self._counted:
+            warnings.warn(f'the training loader ({type(dl).__name__}) says that an epoch has {said} batches and gave '
+                          f'{seen}: schedules were planned for {said}. A further epoch is planned for {seen}, so that '
+                          'they end where they should; a __len__ of the data set that says otherwise is to be mended',
+                          stacklevel=2)
+        self._counted[id(dl)] = dl, seen
+        self.n_iter = seen
+        if 'pct_train' in vars(self):
+            self.pct_train = (self.epoch + 1) / self.n_epoch
 
     def _begin(self, dl: Any, start_batch: int = 0) -> None:
         """Make `dl` the running loader and, where it is ours and a fit runs, tell it what is random about this pass."""
@@ -363,13 +442,16 @@ class Loop:
         """Make `self.opt` from `opt_func` and the splitter's parameter groups."""
         if isinstance(self.opt_func, partial) and 'lr' in self.opt_func.keywords:
             self.lr = self.opt_func.keywords['lr']
-        self.opt = as_optimizer(self.opt_func, self.splitter(self.model), lr=self.lr)
+        groups = each_once(self.splitter(self.model), self.model)
+        self.opt = as_optimizer(self.opt_func, groups, lr=self.lr)
         if not self.wd_bn_bias:
             for state in self._bn_bias_state(True):
                 state['do_wd'] = False
         if self.train_bn:
             for state in self._bn_bias_state(False):
                 state['force_train'] = True
+        self._coverage = Coverage(self.opt, self.model)
+        self._coverage.check(self.opt, self.model, self.loss_func)
 
     @tells_near_match
     def fit(self, n_epoch: int, lr: float | slice | None = None, wd: float | None = None, cbs: Any = None,
@@ -401,6 +483,9 @@ class Loop:
             try:
                 if fit_was_done(self, resume, n_epoch=n_epoch, lr=lr, wd=wd, start_epoch=start_epoch):
                     return
+                if start_epoch < n_epoch:
+                    self._check_loaders()
+                self._coverage.check(self.opt, self.model, self.own_loss)
             except BaseException:
                 self.opt = self.opt if opt is None else opt  # nothing has changed
                 raise
@@ -417,6 +502,14 @@ class Loop:
                 self.opt.zero_grad()  # of a batch that a hook has cancelled behind its backward pass
                 self.fitting = False
                 self.fit_seed, self.start_epoch, self.start_batch = None, 0, 0
+
+    def _check_loaders(self) -> None:
+        """Refuse a fit that has nothing to train on; tell where there is nothing to measure on."""
+        if length_of(self.dls.train) == 0:
+            raise ValueError(f'the training loader has no batch: {why_empty(self.dls.train)}')
+        if len(self.dls) > 1 and length_of(self.dls[1]) == 0:
+            warnings.warn(f'the validation loader has no batch, so that there is no valid_loss and no metric: '
+                          f'{why_empty(self.dls[1])}', stacklevel=4)
 
     def print_loop(self) -> None:
         """Print the loop with the callbacks that take part in each event."""

@@ -14,6 +14,16 @@ from minifast.torch_core import Module, check_kwargs, plain
 __all__ = ['BCELossFlat', 'BCEWithLogitsLossFlat', 'BaseLoss', 'CrossEntropyLossFlat', 'DiceLoss', 'FocalLoss',
            'FocalLossFlat', 'L1LossFlat', 'LabelSmoothingCrossEntropy', 'LabelSmoothingCrossEntropyFlat', 'MSELossFlat']
 
+def fit_weights(loss_func: Any, dtype: torch.dtype) -> None:
+    """Give the class weights of a loss the dtype of the model: numpy's, as scikit-learn makes them, are float64."""
+    func = getattr(loss_func, 'func', loss_func)
+    for module in func.modules() if isinstance(func, nn.Module) else ():
+        for name in ('weight', 'pos_weight'):
+            weight = module._buffers.get(name)
+            if weight is not None and weight.dtype == torch.float64 != dtype:
+                setattr(module, name, weight.to(dtype))
+
+
 _SMALL_INTS = (torch.int8, torch.int16, torch.int32, torch.uint8)
 
 

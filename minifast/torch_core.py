@@ -1,9 +1,12 @@
 """Devices, nested moves, modules and parameters; seeds and marker tensors come from the rooms beside this one."""
 from __future__ import annotations
 
+import copy
+import dataclasses
 import inspect
 import itertools
 import os
+from collections import UserDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import GeneratorType, SimpleNamespace
@@ -46,13 +49,13 @@ __all__ = ['Module', 'TensorBase', 'TensorCategory', 'TensorFlowField', 'TensorI
            'TensorImageBase', 'TensorMask', 'TensorMultiCategory', 'TitledTensorScalar', 'apply', 'apply_init',
            'apply_leaf', 'array', 'batch_to_samples', 'batchnorm_types', 'bn_bias_params', 'cast', 'check_kwargs',
            'concat', 'cond_init', 'default_device', 'defaults', 'detach_parallel', 'detuplify', 'display_df',
-           'distrib_barrier', 'doc', 'find_bs', 'find_device', 'flatten_check', 'get_empty_df', 'get_first',
-           'get_model', 'get_random_states', 'init_default', 'ismin_torch', 'item_find', 'join_path_file', 'key_seed',
-           'keyed_generator', 'looking', 'master_bar', 'maybe_gather', 'near_match', 'nested_reorder', 'no_random',
-           'norm_bias_params', 'norm_types', 'notmax_torch', 'num_distrib', 'one_param', 'params', 'plain',
-           'progress_bar', 'rank_distrib', 'requires_grad', 'retain_type', 'seeded', 'set_random_states', 'set_seed',
-           'split_model', 'tensor', 'to_concat', 'to_cpu', 'to_detach', 'to_device', 'to_float', 'to_half', 'to_np',
-           'to_parallel', 'trainable_params', 'unsqueeze', 'unsqueeze_']
+           'distrib_barrier', 'doc', 'fields_of', 'find_bs', 'find_device', 'flatten_check', 'get_empty_df',
+           'get_first', 'get_model', 'get_random_states', 'init_default', 'ismin_torch', 'item_find', 'join_path_file',
+           'key_seed', 'keyed_generator', 'length_of', 'looking', 'master_bar', 'maybe_gather', 'near_match',
+           'nested_reorder', 'no_random', 'norm_bias_params', 'norm_types', 'notmax_torch', 'num_distrib', 'one_param',
+           'params', 'plain', 'progress_bar', 'rank_distrib', 'requires_grad', 'retain_type', 'seeded',
+           'set_random_states', 'set_seed', 'split_model', 'tensor', 'to_concat', 'to_cpu', 'to_detach', 'to_device',
+           'to_float', 'to_half', 'to_np', 'to_parallel', 'trainable_params', 'unsqueeze', 'unsqueeze_']
 
 
 def _cpu_count() -> int:
@@ -75,10 +78,35 @@ def is_listy(x: Any) -> bool:
     return isinstance(x, (list, tuple, L, slice, GeneratorType))
 
 
+def fields_of(x: Any) -> dict[str, Any] | None:
+    """What a dict (`UserDict` too) or a dataclass holds by name, without fields of None; None for anything else."""
+    if isinstance(x, (dict, UserDict)):
+        return dict(x)
+    if dataclasses.is_dataclass(x) and not isinstance(x, type):
+        found = {field.name: getattr(x, field.name, None) for field in dataclasses.fields(x)}
+        return {name: value for name, value in found.items() if value is not None}
+    return None
+
+
+def _with_fields(x: Any, values: dict[str, Any]) -> Any:
+    """A copy of a dict or dataclass with other values: a library's own class of outputs stays what it is."""
+    made = copy.copy(x)
+    for name, value in values.items():
+        if isinstance(x, (dict, UserDict)):
+            made[name] = value
+        else:
+            object.__setattr__(made, name, value)  # frozen ones too
+    return made
+
+
 def apply(func: Callable, x: Any, *args: Any, **kwargs: Any) -> Any:
-    """Map `func` over the leaves of nested lists, tuples, L and dicts, keeping the containers' types."""
-    if isinstance(x, dict):
-        return {k: apply(func, v, *args, **kwargs) for k, v in x.items()}
+    """Map `func` over the leaves of nested lists, tuples, L, dicts and dataclasses, keeping the containers' types."""
+    if isinstance(x, Tensor):
+        return func(x, *args, **kwargs)
+    named = fields_of(x)
+    if named is not None:
+        mapped = {k: apply(func, v, *args, **kwargs) for k, v in named.items()}
+        return mapped if type(x) is dict else _with_fields(x, mapped)
     if is_listy(x):
         mapped = [apply(func, o, *args, **kwargs) for o in x]
         return type(x)(*mapped) if hasattr(x, '_fields') else type(x)(mapped)
@@ -176,10 +204,14 @@ def to_concat(xs: list, dim: int = 0) -> Any:
 
 def item_find(x: Any, idx: int = 0) -> Any:
     """The `idx`-th leaf found by walking down the first elements of a nested structure."""
-    while is_listy(x) or isinstance(x, dict):
-        if len(x) == 0:
+    while not isinstance(x, Tensor):
+        named = fields_of(x)
+        parts = x if named is None else list(named.values())
+        if not is_listy(parts):
+            break
+        if len(parts) == 0:
             return None
-        x = list(x.values())[idx] if isinstance(x, dict) else x[idx]
+        x = parts[idx]
     return x
 
 
@@ -194,6 +226,14 @@ def find_bs(b: Any) -> int:
     found = b[0] if type(b) is tuple and b else b
     found = found if isinstance(found, Tensor) else item_find(found)
     return found.shape[0] if isinstance(found, Tensor) and found.ndim else len(found)
+
+
+def length_of(x: Any) -> int | None:
+    """`len(x)`, None where it has none, as a stream."""
+    try:
+        return len(x)
+    except TypeError:
+        return None
 
 
 # ---------------------------------------------------------------- modules and parameters

@@ -161,3 +161,13 @@ def test_reduce_loss_reduces_as_told():
     """'mean', 'sum', or as it is."""
     loss = torch.tensor([1., 3.])
     assert [reduce_loss(loss).item(), reduce_loss(loss, 'sum').item()] == [2., 4.] and reduce_loss(loss, 'none') is loss
+
+
+def test_two_that_blend_the_same_batch_are_refused():
+    """MixUp and CutMix cannot both give the targets of a batch: both are named."""
+    with pytest.raises(ValueError, match='MixUp and CutMix both blend'):
+        learner(cbs=[MixUp(), CutMix()]).fit(1)
+    learn = learner(cbs=[MixUp(), CutMix()])
+    learn.cut_mix.run = False
+    learn.validate()
+    assert isinstance(learn.loss_func, CrossEntropyLossFlat)

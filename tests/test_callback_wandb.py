@@ -8,6 +8,7 @@ import pytest
 import torch
 from small_learner import Interrupt, learner, pictures, same, weights
 
+from minifast.callback.core import Callback
 from minifast.callback.tracker import SaveModelCallback
 from minifast.callback.wandb import WandbCallback, log_dataset, log_model
 from minifast.metrics import accuracy
@@ -154,3 +155,30 @@ def test_wandb_only_watches_and_survives_an_interrupt(offline, tmp_path):
     learn.fit(1)
     rows, _ = records(tmp_path)
     assert len([row for row in rows if 'train_loss' in row]) == 10
+
+
+@pytest.mark.parametrize('when', ['after_batch', 'after_epoch'])
+def test_wandb_steps_are_those_of_the_run_while_a_fit_goes_on(when, offline, tmp_path):
+    """The run's own step counts training batches in both phases of `fine_tune`, and what a callback logs beside falls
+    into the row of its step, as under fastai."""
+    seen = []
+
+    def log(self):
+        seen.append(wandb.run.step)
+        if self.training or when == 'after_epoch':
+            wandb.log({'mine': 1})
+    beside = Callback(**{when: log})
+    beside.order = 70
+    learn = learner(metrics=accuracy, splitter=lambda m: [[m[1].weight], [m[1].bias]])
+    learn.recorder.train_metrics = True
+    learn.fine_tune(1, cbs=[WandbCallback(log_preds=False), beside])
+    rows, _ = records(tmp_path)
+    steps = [row['_step'] for row in rows if 'train_loss' in row]
+    assert steps == [0, 1, 2, 3, 5, 6, 7, 8] and all('train_loss' in row for row in rows if 'mine' in row)
+    if when == 'after_batch':  # validation batches see the step that stands open
+        assert seen == [0, 1, 2, 3, 4, 4, 4, 4, 5, 6, 7, 8, 9, 9, 9, 9]
+        assert len([row for row in rows if 'mine' in row]) == 8
+    else:
+        assert seen == [3, 8]
+        table = [row for row in rows if 'train_accuracy' in row]
+        assert [row['_step'] for row in table][0] == 3 and {'valid_loss', 'valid_accuracy', 'mine'} <= set(table[0])

@@ -9,7 +9,7 @@ from sklearn.metrics import classification_report, confusion_matrix
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from minifast.interpret import ClassificationInterpretation, Interpretation, plot_top_losses
+from minifast.interpret import ClassificationInterpretation, Interpretation, SegmentationInterpretation, plot_top_losses
 from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat, MSELossFlat
 
@@ -153,3 +153,10 @@ def test_interpretation_of_regression_has_losses_too():
     learn = learner(TensorDataset(X, Y.float()), loss_func=MSELossFlat(), n_out=1)
     interp = Interpretation.from_learner(learn)
     torch.testing.assert_close(interp.losses, (learn.model(X)[:, 0] - Y).square().detach())
+
+
+@pytest.mark.parametrize('cls', [Interpretation, ClassificationInterpretation, SegmentationInterpretation])
+def test_an_interpretation_made_of_a_learner_alone_says_how(cls):
+    """The constructor takes losses that are there already; `from_learner` is what was meant."""
+    with pytest.raises(TypeError, match=f'{cls.__name__}.from_learner\\(learn\\)'):
+        cls(object())

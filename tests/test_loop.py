@@ -329,3 +329,175 @@ def test_an_unknown_keyword_is_refused_with_the_nearest(call, near):
     """A misspelt keyword argument is a TypeError at once, with what was meant."""
     with pytest.raises(TypeError, match='unexpected keyword argument' f".*did you mean '{near}'"):
         call(make_learner())
+
+
+# ---------------------------------------------------------------- loaders without batches, with a wrong length or none
+
+class Says:
+    """A loader that gives `n` batches and says something else; `said` None: it has no length."""
+
+    def __init__(self, n, said, dataset=None):
+        self.n, self.said, self.dataset, self.passes = n, said, dataset, 0
+
+    def __iter__(self):
+        self.passes += 1
+        x, y = torch.randn(4, 6, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
+        return iter([(x, y)] * (self.n if isinstance(self.n, int) else self.n[self.passes - 1]))
+
+    def __len__(self):
+        if self.said is None:
+            raise TypeError('no length')
+        return self.said
+
+
+def on(train, valid=None, **kwargs):
+    valid = Says(2, 2) if valid is None else valid
+    return quiet(Learner((train, valid), make_model(), loss_func=F.cross_entropy, opt_func=SGD, **kwargs))
+
+
+fits = {'fit': lambda learn: learn.fit(2), 'fit_one_cycle': lambda learn: learn.fit_one_cycle(2),
+        'fine_tune': lambda learn: learn.fine_tune(1), 'fit_flat_cos': lambda learn: learn.fit_flat_cos(2),
+        'fit_sgdr': lambda learn: learn.fit_sgdr(1, 1), 'lr_find': lambda learn: learn.lr_find(show_plot=False)}
+
+
+@pytest.mark.parametrize('name', fits)
+def test_a_fit_without_a_batch_is_refused_with_the_numbers(name):
+    """Fewer items than a batch, where the last one is dropped: every way to train says so and changes nothing."""
+    items = TensorDataset(torch.randn(5, 6), torch.zeros(5).long())
+    learn = on(TorchLoader(items, batch_size=8, drop_last=True),
+               splitter=lambda m: [list(m[:2].parameters()), list(m[2:].parameters())])
+    before = copy.deepcopy(learn.model.state_dict())
+    with pytest.raises(ValueError, match='5 items, bs=8, drop_last=True.*bs=5'):
+        fits[name](learn)
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), learn.model.state_dict().values()))
+    learn.dls = DataLoaders(TorchLoader(items, batch_size=5, drop_last=True), Says(2, 2))
+    learn.fit(1)
+
+
+@pytest.mark.parametrize('train, words', [
+    (lambda: TorchLoader(TensorDataset(torch.empty(0, 6))), '0 items'), (lambda: Says(0, 3), 'yields nothing'),
+    (lambda: Says(0, None), 'yields nothing'), (lambda: [], 'yields nothing')])
+def test_a_loader_that_gives_nothing_is_refused(train, words):
+    """An empty set, an empty list and an iterable that ends at once, whatever length it claims."""
+    with pytest.raises(ValueError, match=words):
+        on(train()).fit(1)
+
+
+def test_a_loader_that_is_used_up_is_told_and_the_fit_goes_on():
+    """A generator gives its batches once: the epochs behind are told of."""
+    learn = on(Says((3, 0), None))
+    with pytest.warns(UserWarning, match='gave no batch in epoch 1.*used up'):
+        learn.fit(2)
+    assert len(learn.recorder.losses) == 3
+
+
+def test_fits_of_no_epoch_and_validations_on_purpose_stay_silent():
+    """No epoch needs no batch; a learner without a validation loader, or one that only looks, is meant so."""
+    learn = on([])
+    learn.fit(0), learn.validate()
+    quiet(Learner(DataLoaders(Says(2, 2)), make_model(), loss_func=F.cross_entropy, opt_func=SGD)).fit(1)
+    with pytest.warns(UserWarning, match='validation loader has no batch'):
+        on(Says(2, 2), []).fit(1)
+
+
+@pytest.mark.parametrize('said', [2, 4, 7, None])
+def test_the_position_in_a_fit_stays_between_0_and_1_and_ends_at_1(said):
+    """Whatever length a loader of 4 batches claims: each epoch ends in its place, the next is planned by counting."""
+    at = []
+
+    class Note(Callback):
+        run_valid = False
+
+        def before_batch(self):
+            at.append(self.pct_train)
+
+        def after_train(self):
+            at.append(self.pct_train)
+    learn = on(Says(4, said), cbs=Note)
+    if said in (4, None):
+        learn.fit(2)
+    else:
+        with pytest.warns(UserWarning, match=f'says that an epoch has {said} batches and gave 4') as told:
+            learn.fit(2)
+            learn.fit(1)
+        assert len(told) == 1
+    assert all(0 <= pct <= 1 for pct in at) and at[:10] == sorted(at[:10])
+    assert at[4] == .5 and at[5:10] == [.5, .625, .75, .875, 1.] and learn.n_iter is not None
+    assert len(learn.recorder.losses) == (8 if said in (4, None) else 4)
+
+
+def test_a_schedule_needs_a_length_and_takes_a_counted_one():
+    """Without a length nothing can be planned: refused with the way out, which works; `lr_find` needs none."""
+    learn = on(Says(4, None))
+    learn.lr_find(num_it=6, show_plot=False)
+    with pytest.raises(ValueError, match='has no length.*__len__'):
+        on(Says(4, None)).fit_one_cycle(1)
+    learn.fit(1)
+    learn.fit_one_cycle(1, .1)
+    assert learn.recorder.lrs[-1] < .03 and max(learn.recorder.lrs) == pytest.approx(.1)
+
+
+# ---------------------------------------------------------------- callbacks that are there already
+
+class Count(Callback):
+    """Counts epochs."""
+
+    n = 0
+
+    def after_epoch(self):
+        self.n += 1
+
+
+@pytest.mark.parametrize('given', [lambda cb: cb, lambda cb: [cb, cb], lambda cb: Count])
+def test_a_callback_of_learner_and_fit_runs_once_and_stays(given):
+    """Given again as the instance or its class, it is the one that is there."""
+    cb = Count()
+    learn = make_learner(cb)
+    learn.fit(2, cbs=given(cb))
+    learn.fit(1)
+    assert cb.n == 3 and cb.learn is learn and learn.count is cb and list(learn.cbs).count(cb) == 1
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, ZeroDivisionError])
+def test_a_callback_of_learner_and_fit_stays_behind_an_error(error):
+    """Also where the fit ends early."""
+    def fail(self):
+        raise error
+    cb = Count()
+    learn = make_learner(cb)
+    with pytest.raises(error):
+        learn.fit(1, cbs=[cb, Callback(after_step=fail)])
+    learn.fit(1)
+    assert cb.n == 1 and cb.learn is learn and [type(c).__name__ for c in learn.cbs][-1] == 'Count'
+
+
+def test_two_callbacks_of_one_class_both_run():
+    """Two instances are two callbacks; behind the fit the learner's own has its name again."""
+    own, other = Count(), Count()
+    learn = make_learner(own)
+    learn.fit(1, cbs=other)
+    assert own.n == other.n == 1 and learn.count is own and other.learn is None
+
+
+def test_a_callback_added_again_or_taken_off_within_stays_once():
+    """Added in a hook, in a block and by hand: once; what a hook took off is not put back by the fit."""
+    cb, late = Count(), Count()
+    learn = make_learner([cb, Callback(before_epoch=lambda self: self.learn.add_cb(cb))])
+    with learn.added_cbs(cb):
+        learn.add_cb(cb).fit(1, cbs=late)
+    assert cb.n == 1 and list(learn.cbs).count(cb) == 1
+    learn.fit(1, cbs=[late, Callback(after_train=lambda self: self.learn.remove_cb(late))])
+    assert late.n == 1 and late not in learn.cbs and cb.n == 2
+
+
+def test_callbacks_taken_off_for_a_block_come_back_in_their_places():
+    """Order of equal callbacks and `learn.cbs[-1]` do not change; one that was not attached is not attached behind."""
+    cbs, stranger = [Count(), Callback(), Count()], Count()
+    learn = make_learner(cbs)
+    before = list(learn.cbs)
+    with learn.removed_cbs([cbs[0], stranger]), learn.no_bar():
+        assert cbs[0] not in learn.cbs
+    assert list(learn.cbs) == before and stranger.learn is None and learn.count is cbs[2]
+    with learn.removed_cbs(Count):
+        assert not hasattr(learn, 'count')
+    assert list(learn.cbs) == before

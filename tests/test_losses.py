@@ -10,11 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from make_fastai_numbers import LOSSES, loss_inputs, loss_run
+from small_learner import learner
 from torch import nn
 
 import minifast.losses as losses
-from minifast.losses import (BaseLoss, BCEWithLogitsLossFlat, CrossEntropyLossFlat, DiceLoss, FocalLossFlat, L1LossFlat,
-                             LabelSmoothingCrossEntropy, LabelSmoothingCrossEntropyFlat, MSELossFlat)
+from minifast.losses import (BCEWithLogitsLossFlat, BaseLoss, CrossEntropyLossFlat, DiceLoss, FocalLossFlat, L1LossFlat,
+                             LabelSmoothingCrossEntropy, LabelSmoothingCrossEntropyFlat, MSELossFlat, fit_weights)
 from minifast.torch_core import TensorCategory, TensorImage
 
 NUMBERS = json.loads((Path(__file__).parent / 'data' / 'losses.json').read_text(encoding='utf-8'))['numbers']
@@ -138,3 +139,18 @@ def test_base_loss_wraps_users_own():
     loss = BaseLoss(partial(nn.HuberLoss, delta=0.5), is_2d=False, floatify=True)
     pred, targ = torch.rand(4, 1), torch.tensor([0, 1, 0, 1])
     torch.testing.assert_close(loss(pred, targ), F.huber_loss(pred[:, 0], targ.float(), delta=0.5))
+
+
+@pytest.mark.parametrize('make', [
+    lambda w: CrossEntropyLossFlat(weight=w), lambda w: FocalLossFlat(weight=w),
+    lambda w: nn.CrossEntropyLoss(weight=w),
+    lambda w: LabelSmoothingCrossEntropy(weight=w), lambda w: nn.NLLLoss(weight=w)])
+def test_class_weights_of_float64_take_the_models_type(make):
+    """scikit-learn's class weights are float64: they train as float32 ones do, and a float64 model keeps them."""
+    weights = torch.tensor([1., 2., 3., 4.], dtype=torch.float64)
+    learn, twin = learner(loss_func=make(weights)), learner(loss_func=make(weights.float()))
+    learn.fit(1), twin.fit(1)
+    assert torch.equal(learn.model[1].weight, twin.model[1].weight) and learn.validate() == twin.validate()
+    double = make(weights)
+    fit_weights(double, torch.float64)
+    assert getattr(double, 'func', double).weight.dtype == torch.float64

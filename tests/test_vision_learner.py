@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_learner import pictures
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from minifast.callback.core import Callback
+from minifast.callback.fp16 import MixedPrecision
 from minifast.interpret import ClassificationInterpretation, SegmentationInterpretation
 from minifast.learner import load_learner
 from minifast.losses import CrossEntropyLossFlat
@@ -354,3 +356,17 @@ def test_compiled_learner_freezes_searches_saves_and_exports_as_an_uncompiled_on
     torch.testing.assert_close(plain.load('compiled').predict(item)[2], expected)
     exported = load_learner(compiled.export('compiled.pkl'), model=train(False).model)
     torch.testing.assert_close(exported.predict(item)[2], expected)
+
+
+@pytest.mark.parametrize('precision', ['auto', 'bf16', 'fp16', 'fp32'])
+def test_what_is_added_for_the_precision_comes_before_the_users_callbacks(precision, tmp_path):
+    """`learn.cbs[-1]` is theirs; a precision of their own takes the place of ours."""
+    dls = pictures(tmp_path).dls
+    for make in (vision_learner, unet_learner):
+        own = Callback()
+        learn = make(dls, xresnet18, n_out=2, pretrained=False, cbs=own, precision=precision)
+        assert learn.cbs[-1] is own and len(learn._grab_cbs(MixedPrecision)) == (precision != 'fp32')
+        half = MixedPrecision('bf16')
+        learn = make(dls, xresnet18, n_out=2, pretrained=False, cbs=[own, half], precision=precision)
+        assert list(learn._grab_cbs(MixedPrecision)) == [half] and list(learn.cbs[-2:]) == [own, half]
+        assert list(learn.to_fp32().cbs[-1:]) == [own]

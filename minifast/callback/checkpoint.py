@@ -20,6 +20,7 @@ from minifast.run_folder import FolderInUseError, checkpoints_in
 from minifast.run_identity import note_what_moved
 from minifast.seeds import get_random_states
 from minifast.tensorfile import Copies, storable, write_atomic
+from minifast.torch_core import length_of
 from minifast.training_state import ReplayedLoader, training_state
 
 __all__ = ['CheckpointCallback', 'FolderInUseError', 'checkpoints_in', 'fit_was_done', 'newest_checkpoint']
@@ -165,9 +166,9 @@ class CheckpointCallback(ResumingCallback):
         learn.start_batch = at['batch'] if at['where'] == 'train' else 0
         if at['where'] == 'epoch':
             self._resumed = None  # all is done: an epoch that starts is as in any other fit
-        if at['n_iter'] != len(learn.dls.train) and not self._then:
+        if at['n_iter'] != length_of(learn.dls.train) and not self._then:
             warnings.warn(f'{path} was made with {at["n_iter"]} batches an epoch, now there are '
-                          f'{len(learn.dls.train)}: the training will not go on as it would have', stacklevel=2)
+                          f'{length_of(learn.dls.train)}: the training will not go on as it would have', stacklevel=2)
         print(f'resumed from {path}: epoch {at["epoch"]}, batch {at["batch"]}')
 
     def before_train(self) -> None:
@@ -251,7 +252,7 @@ class CheckpointCallback(ResumingCallback):
         if learn.training:
             self._write(self._position('train', learn.epoch, learn.iter + 1), random_states=random_states)
         else:
-            self._write(self._position('validate', learn.epoch, len(learn.dls.train)))
+            self._write(self._position('validate', learn.epoch, length_of(learn.dls.train) or 0))
 
     def after_epoch(self) -> None:
         if not self._active:
@@ -294,7 +295,7 @@ class CheckpointCallback(ResumingCallback):
         within = where == 'train' and own_loader(learn.dl)
         return {'where': where, 'epoch': epoch, 'batch': batch, 'done': done, 'phase': self._phase,
                 'loader_batch': learn.dl.state_dict()['batch'] if within else batch,
-                'n_epoch': learn.n_epoch, 'n_iter': len(learn.dls.train)}
+                'n_epoch': learn.n_epoch, 'n_iter': length_of(learn.dls.train)}
 
     @staticmethod
     def _key(position: dict[str, Any]) -> tuple:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from minifast.arguments import near_match
 from minifast.lookup import lookup
+from minifast.losses import fit_weights
 from minifast.seeds import get_random_states as get_random_states
 from minifast.seeds import set_random_states as set_random_states
 from minifast.torch_core import default_device, detuplify, find_bs, plain, to_concat
@@ -328,9 +329,12 @@ class TrainEvalCallback(Callback):
         learn.train_iter, learn.pct_train = 0, 0.
         device = getattr(learn.dls, 'device', None) or default_device()
         learn.model.to(device)
+        first = next((p for p in learn.model.parameters() if p.is_floating_point()), None)
         for loss in (learn.own_loss, learn.loss_func):  # the second where a callback has put one of its own in place
             if hasattr(loss, 'to'):
                 loss.to(device)
+                if first is not None:
+                    fit_weights(loss, first.dtype)
         if hasattr(learn.model, 'reset'):
             learn.model.reset()
 

@@ -328,10 +328,16 @@ class ActivationStats(HookCallback):
         super().__init__(**kwargs)
         self.with_hist = with_hist
         self.cpu = False  # three numbers travel to the host, not the activations
+        self.stats = self._of_last_fit = L()
 
     def before_fit(self) -> None:
         super().before_fit()
-        self.stats = L()
+        self._of_last_fit, self.stats = self.stats, L()
+
+    def cleanup_fit(self) -> None:
+        super().cleanup_fit()
+        self.stats = self.stats or self._of_last_fit  # a validation or prediction adds nothing and erases nothing
+        self._of_last_fit = L()
 
     def hook(self, m: nn.Module, i: Any, o: Any) -> Any:
         """Statistics of one output: a tensor [3] and the histogram or None; a list of them for a tuple."""

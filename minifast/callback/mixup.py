@@ -48,6 +48,10 @@ class MixHandler(Callback):
         self.stack_y, self.old_lf, self._replaced = False, None, False
 
     def before_train(self) -> None:
+        names = [type(cb).__name__ for cb in self.learn.cbs if isinstance(cb, MixHandler) and cb.run]
+        if len(names) > 1:
+            raise ValueError(f'{" and ".join(names)} both blend the items and targets of a batch, so they cannot train '
+                             'together: give the fit one of them')
         self.stack_y = _takes_classes(self.learn.loss_func)
         if self.stack_y:
             self.old_lf, self.learn.loss_func, self._replaced = self.learn.loss_func, self.lf, True

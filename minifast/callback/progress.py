@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from minifast.callback.core import Callback
 from minifast.terminal import printable
+from minifast.torch_core import length_of
 
 __all__ = ['CSVLogger', 'ProgressCallback', 'ShowGraphCallback']
 
@@ -44,8 +45,8 @@ class _PlainTable:
         """Print a finished line."""
         print(line, flush=True)
 
-    def start_bar(self, total: int) -> None:
-        """A pass over a loader begins."""
+    def start_bar(self, total: int | None) -> None:
+        """A pass over a loader begins, of `total` batches where that is known."""
 
     def update_bar(self, done: int, comment: str) -> None:
         """`done` batches of the pass are behind us."""
@@ -66,7 +67,7 @@ class _TerminalTable(_PlainTable):
     def print_line(self, line: str) -> None:
         tqdm.write(line)
 
-    def start_bar(self, total: int) -> None:
+    def start_bar(self, total: int | None) -> None:
         self.bar = tqdm(total=total, leave=False, dynamic_ncols=True, mininterval=0, file=sys.stdout)
 
     def update_bar(self, done: int, comment: str) -> None:
@@ -91,12 +92,12 @@ class _NotebookTable(_PlainTable):
         self.rows.append(_cells(row))
         self.draw('')
 
-    def start_bar(self, total: int) -> None:
+    def start_bar(self, total: int | None) -> None:
         self.total = total
 
     def update_bar(self, done: int, comment: str) -> None:
-        self.draw(f'<progress value="{done}" max="{self.total}" style="width:300px"></progress> '
-                  f'{done}/{self.total} {html.escape(comment)}')
+        bar = f'<progress value="{done}" max="{self.total}" style="width:300px"></progress> ' if self.total else ''
+        self.draw(f'{bar}{done}/{self.total or "?"} {html.escape(comment)}')
 
     def end_bar(self) -> None:
         if self.display is not None:
@@ -148,7 +149,7 @@ class ProgressCallback(Callback):
         # a plain table has no bar, so nothing is ever due and no loss is fetched for it
         self._next_refresh = float('inf') if self.table is None or type(self.table) is _PlainTable else 0.
         if self.table is not None:
-            self.table.start_bar(len(self.dl))
+            self.table.start_bar(length_of(self.dl))
 
     def _end_bar(self) -> None:
         if self.table is not None:

@@ -1,6 +1,7 @@
 """What was measured: losses, learning rates and one row of metrics an epoch."""
 from __future__ import annotations
 
+import copy
 import math
 import time
 import warnings
@@ -121,6 +122,10 @@ def _maybe_item(metric: Metric) -> Any:
 class Recorder(Callback):
     """Records the smoothed training loss of every step and one row of numbers an epoch.
 
+    What was recorded is that of the last fit: a validation or prediction shows its own row to the hooks while it runs
+    and puts the training's back when it ends. Its row is then in `learn.final_record`, and `learn.validate` returns it.
+    Where nothing was trained yet, it stays here too.
+
     Args:
         add_time: end each logged row with the epoch's duration.
         train_metrics: measure the metrics on the training batches too.
@@ -129,7 +134,7 @@ class Recorder(Callback):
 
     Attributes:
         metric_names: the columns, `['epoch', 'train_loss', 'valid_loss', *metrics, 'time']`, known once a fit began.
-        values: one `L` an epoch, without epoch and time.
+        values: one `L` an epoch, without epoch and time; None where a part of the epoch was cancelled.
         log: the row of the running epoch, with epoch and time.
         losses: smoothed training loss of every step, 0-d tensors.
         lrs: learning rate of the last parameter group at every step.
@@ -137,6 +142,10 @@ class Recorder(Callback):
     """
 
     order, remove_on_fetch = 50, True
+    _set_aside: dict[str, Any] | None = None
+    _last_loss: Any = None
+    _left_out = False
+    _of_a_fit = ('metric_names', 'values', 'log', 'lrs', 'iters', 'smooth_loss', 'hps')
 
     def __init__(self, add_time: bool = True, train_metrics: bool = False, valid_metrics: bool = True,
                  beta: float = 0.98) -> None:
@@ -164,6 +173,10 @@ class Recorder(Callback):
         return L() if self.cancel_valid or not self.valid_metrics else L([self.loss, *self.metrics])
 
     def before_fit(self) -> None:
+        self._set_aside = None
+        if not self.learn.fitting and self.smooth_loss.count:
+            self._set_aside = {name: vars(self)[name] for name in self._of_a_fit if name in vars(self)}
+            self.smooth_loss = copy.copy(self.smooth_loss)
         self.lrs, self.iters, self.values = [], [], []
         names = [metric.name for metric in self.metrics]
         if self.train_metrics and self.valid_metrics:
@@ -190,12 +203,25 @@ class Recorder(Callback):
         for met in self._measuring:
             met.reset()
 
+    def after_cancel_batch(self) -> None:
+        self._left_out = self.learn.loss is self._last_loss  # cancelled before it had a loss of its own
+
     def after_batch(self) -> None:
         learn = self.learn
-        if not len(learn.yb):
+        if self._left_out or not len(learn.yb):
+            self._left_out = False
             return
-        for met in self._measuring:
-            met.accumulate(learn)
+        self._last_loss = learn.loss
+        met = None
+        try:
+            for met in self._measuring:
+                met.accumulate(learn)
+        except (TypeError, AttributeError, ValueError, AssertionError) as error:
+            if met is None or isinstance(learn.pred, Tensor):
+                raise
+            raise TypeError(f'the metric {met.name} fails on what the model gives, a {type(learn.pred).__name__}, with '
+                            f'{error!r}: give it the output that it measures, such as lambda pred, *y: {met.name}'
+                            '(pred["logits"], *y) for a dict or (pred[0], y[0]) for several outputs') from error
         if learn.training:
             self.lrs.append(learn.opt.param_groups[-1]['lr'])
 
@@ -205,12 +231,22 @@ class Recorder(Callback):
     def after_cancel_validate(self) -> None:
         self.cancel_valid = True
 
+    def _leave_empty(self, n: int) -> None:
+        self.log += [None] * n  # what follows stays in its column
+
+    def after_cancel_epoch(self) -> None:
+        self._leave_empty(len(self.metric_names) - self.add_time - len(self.log))
+
     def after_train(self) -> None:
         self.log += _to_host(met.value for met in self._train_mets)
+        if self.cancel_train:
+            self._leave_empty(1 + len(self.metrics) * bool(self.train_metrics))
         self.smooth_loss.warn_of_nan()
 
     def after_validate(self) -> None:
         self.log += _to_host(met.value for met in self._valid_mets)
+        if self.cancel_valid and self.valid_metrics:
+            self._leave_empty(1 + len(self.metrics))
 
     def after_epoch(self) -> None:
         self.learn.final_record = self.log[1:].copy()
@@ -219,6 +255,11 @@ class Recorder(Callback):
             self.log.append(format_time(time.time() - self.start_epoch))
         self.logger(self.log)
         self.iters.append(self.smooth_loss.count)
+
+    def cleanup_fit(self) -> None:
+        self._last_loss, self._left_out = None, False
+        vars(self).update(self._set_aside or {})
+        self._set_aside = None
 
     def state_dict(self) -> dict[str, Any]:
         """Everything recorded so far in this fit, for a checkpoint."""

@@ -17,10 +17,11 @@ from fastcore.foundation import L
 from torch import Tensor, nn
 
 from minifast.callback.core import Callback, CancelFitException, CancelValidException
+from minifast.data.load import why_empty
 from minifast.hidden import find
 from minifast.plaindata import get_generator, set_generator
 from minifast.plots import plot_lr_find
-from minifast.torch_core import looking
+from minifast.torch_core import length_of, looking
 
 __all__ = ['LRFinder', 'ParamScheduler', 'SchedCos', 'SchedExp', 'SchedLin', 'SchedNo', 'SchedPoly',
            'SuggestionMethod', 'annealer', 'combine_scheds', 'combined_cos', 'lr_find', 'minimum',
@@ -133,17 +134,27 @@ class ParamScheduler(Callback):
     """
 
     order, run_valid = 60, False
+    _by_position = True
 
     def __init__(self, scheds: dict[str, Schedule]) -> None:
         """
         Args:
             scheds: hyper-parameter name -> function of the position in the fit, 0-1.
+
+        Raises:
+            ValueError: when a fit starts and the training loader has no length.
         """
         self.scheds = scheds
         self.hps: dict[str, list] = {name: [] for name in scheds}
+        self._of_last_fit = self.hps
 
     def before_fit(self) -> None:
-        self.hps = {name: [] for name in self.scheds}
+        self._of_last_fit, self.hps = self.hps, {name: [] for name in self.scheds}
+        learn = self.learn
+        if self._by_position and learn.fitting and learn.batches_of(learn.dls.train) is None:
+            raise ValueError(f'a schedule needs to know how many batches an epoch has, and the training loader '
+                             f'({type(learn.dls.train).__name__}) has no length: give its data set a __len__, or call '
+                             'learn.fit(1) first, which counts them')
 
     def before_batch(self) -> None:
         self._update_val(self.learn.pct_train)
@@ -164,6 +175,8 @@ class ParamScheduler(Callback):
             self.learn.recorder.hps = self.hps
 
     def cleanup_fit(self) -> None:
+        if not any(self.hps.values()):  # a validation or prediction: what the fit before it did can be plotted on
+            self.hps = self._of_last_fit
         ParamScheduler.after_fit(self)  # an interrupted fit can be plotted too
 
     def state_dict(self) -> dict[str, Any]:
@@ -213,6 +226,8 @@ class LRFinder(ParamScheduler):
 
     `Learner.lr_find` runs it and also puts back everything around the training.
     """
+
+    _by_position = False  # it counts steps itself
 
     def __init__(self, start_lr: Any = 1e-7, end_lr: Any = 10, num_it: int = 100, stop_div: bool = True) -> None:
         """
@@ -367,10 +382,12 @@ def lr_find(learn: Any, start_lr: Any = 1e-7, end_lr: Any = 10, num_it: int = 10
     Raises:
         ValueError: the training loader is empty, or no loss was finite.
     """
-    if not len(learn.dls.train):
-        raise ValueError('lr_find needs training batches and the training loader has none: fewer items than bs?')
+    n = length_of(learn.dls.train)
+    if n == 0:
+        raise ValueError('lr_find needs training batches and the training loader has none: '
+                         f'{why_empty(learn.dls.train)}')
     with _no_trace(learn), learn.no_logging():
-        learn.fit(num_it // len(learn.dls.train) + 1, cbs=LRFinder(start_lr, end_lr, num_it, stop_div))
+        learn.fit(num_it // (n or 1) + 1, cbs=LRFinder(start_lr, end_lr, num_it, stop_div))
         found = list(learn.recorder.lrs), list(learn.recorder.losses)
     learn.recorder.lr_search = found
     names, suggestions = [], []

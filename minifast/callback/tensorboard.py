@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastcore.basics import noop
 from torch import Tensor, nn
 
+from minifast.answers import activation_of, decoder_of
 from minifast.callback.core import Callback
 from minifast.callback.tracking import ExperimentLogger, Step
 from minifast.data.dispatch import typedispatch
@@ -183,7 +183,7 @@ class TensorBoardCallback(TensorBoardBaseCallback):
             finally:
                 for m, training in modes:
                     m.training = training
-            decoded = getattr(learn.own_loss, 'decodes', noop)(getattr(learn.own_loss, 'activation', noop)(preds))
+            decoded = decoder_of(learn)(activation_of(learn.own_loss)(preds))
         x, y, samples, outs = dl.show_results(b, to_cpu(decoded), show=False, max_n=self.n_preds)
         tensorboard_log(x, y, samples, outs, self.writer, learn.train_iter)
 

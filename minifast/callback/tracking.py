@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from minifast.callback.core import Callback
 from minifast.distributed import rank_distrib
-from minifast.torch_core import find_bs
+from minifast.torch_core import find_bs, length_of
 
 __all__ = ['ExperimentLogger', 'Step', 'settings_of']
 
@@ -46,7 +46,8 @@ def settings_of(learn: Any) -> dict[str, Any]:
     train = learn.dls.train
     settings = {'Learner': _plain_value(own), **{repr(cb): _arguments(cb) or True for cb in learn.cbs},
                 'batch size': getattr(train, 'bs', None) or getattr(train, 'batch_size', None),
-                'batch per epoch': len(train), 'model parameters': sum(p.numel() for p in learn.model.parameters()),
+                'batch per epoch': length_of(train),
+                'model parameters': sum(p.numel() for p in learn.model.parameters()),
                 'epochs': learn.n_epoch}
     first = next(learn.model.parameters(), None)
     settings['device'] = first.device.type if first is not None else 'cpu'
@@ -145,7 +146,7 @@ class ExperimentLogger(Callback):
                   for name, value in hyper.items() if isinstance(value, (int, float)) and not isinstance(value, bool)}
         self._waiting.append((learn.train_iter, time.time(), learn.epoch + (learn.iter + 1) / learn.n_iter, n_recorded,
                               learn.loss.detach(), speed, hypers))
-        if time.monotonic() - self._last_flush_s > self.flush_s:
+        if time.monotonic() - self._last_flush_s >= self.flush_s:
             self._flush()
 
     def _flush(self) -> None:

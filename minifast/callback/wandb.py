@@ -31,12 +31,16 @@ def _run_or_error(who: str) -> Any:
 class WandbCallback(ExperimentLogger):
     """Sends a training to the run that `wandb.init()` has started.
 
-    Losses and hyper-parameters go by step, metrics by epoch, predictions as a table at the end. With `log_model` the
+    Losses and hyper-parameters go by step, metrics by epoch, predictions as a table at the end. Each step is sent when
+    it is done, which waits for the device: the run's own step counts them, and what else is logged while a fit runs
+    (`wandb.log` in a callback) closes the step it falls into. With `log_model` the
     file that a SaveModelCallback wrote is uploaded, without one the weights at the end of the fit.
 
     Raises:
         ValueError: when a fit starts and `wandb.init()` was not called, or `log_dataset` is no folder.
     """
+
+    flush_s = 0.  # wandb takes nothing for a step that is behind its own
 
     def __init__(self, log: str | None = None, log_preds: bool = True, log_preds_every_epoch: bool = False,
                  log_model: bool = False, model_name: str | None = None, log_dataset: bool | str | Path = False,

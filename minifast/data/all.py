@@ -20,7 +20,7 @@ from minifast.data.transforms import (
     RegexLabeller, RegressionSetup, ShowTitle, TitledFloat, TitledInt, TitledStr, TitledTuple, ToTensor,
     TrainTestSplitter,
 )
-from minifast.data.load import collate_error, DataLoader, fa_collate, fa_convert, SkipItemException
+from minifast.data.load import collate_error, DataLoader, fa_collate, fa_convert, SkipItemException, why_empty
 from minifast.data.core import (
     DataLoaders, Datasets, decode_at, FilteredBase, get_show_batch_func, show_at, show_batch, show_results, test_set,
     TfmdDL, TfmdLists,

@@ -24,9 +24,9 @@ from minifast.hidden import find
 from minifast.lookup import lookup
 from minifast.seeds import key_seed, seeded
 from minifast.terminal import say, warn
-from minifast.torch_core import check_kwargs, defaults, retain_type, to_device
+from minifast.torch_core import check_kwargs, defaults, length_of, retain_type, to_device
 
-__all__ = ['DataLoader', 'SkipItemException', 'collate_error', 'fa_collate', 'fa_convert']
+__all__ = ['DataLoader', 'SkipItemException', 'collate_error', 'fa_collate', 'fa_convert', 'why_empty']
 
 _hooks = ('wif', 'before_iter', 'after_item', 'before_batch', 'after_batch', 'after_iter')
 _methods = (*_hooks, 'create_item', 'create_batch', 'retain', 'get_idxs', 'sample', 'shuffle_fn', 'do_batch', 'do_item')
@@ -89,7 +89,7 @@ class DataLoader(BatchMaker):
         self.dataset, self.bs, self.shuffle, self.drop_last = dataset, batch_size or bs, shuffle, drop_last
         can_index = hasattr(dataset, '__getitem__') and not isinstance(dataset, IterableDataset)
         self.indexed = can_index if indexed is None else indexed
-        self.sampler, self.batch_sampler, self.n = sampler, batch_sampler, _length(dataset) if n is None else n
+        self.sampler, self.batch_sampler, self.n = sampler, batch_sampler, length_of(dataset) if n is None else n
         self._listed = batch_sampler is not None  # workers are not sent the sampler itself
         self._check_arguments(num_workers, on_error)
         self.pin_memory, self.timeout, self.prefetch_factor = pin_memory, timeout, prefetch_factor
@@ -308,7 +308,7 @@ class DataLoader(BatchMaker):
             ValueError: there is none.
         """
         if self.n is not None and len(self) == 0:
-            raise ValueError(f'this loader has no batch: {self.n} items, bs={self.bs}, drop_last={self.drop_last}')
+            raise ValueError(f'this loader has no batch: {why_empty(self)}')
         at, waiting, began = self._at, self._next, self._began
         with order_untouched(self):
             return self._one_batch(at, waiting, began)
@@ -471,11 +471,21 @@ def _one_ahead(uploads: Iterator) -> Iterator:
         waiting = following
 
 
-def _length(dataset: Any) -> int | None:
-    try:
-        return len(dataset)
-    except TypeError:
-        return None
+def why_empty(dl: Any) -> str:
+    """Why a loader of any kind has no batch, with its numbers and the way out."""
+    bs = getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)
+    dataset = getattr(dl, 'dataset', None)
+    n = getattr(dl, 'n', None) if isinstance(dl, DataLoader) else length_of(dataset)
+    if n and bs and n < bs and getattr(dl, 'drop_last', False):
+        return (f'{n} items, bs={bs}, drop_last={dl.drop_last}: a last batch that is not full is left out, and there '
+                f'is no other. Give bs={n} or less where the loaders are made')
+    if n and getattr(dl, 'skipped', None):
+        return f'{n} items, bs={bs}, and none of them could be read: dl.skipped lists them'
+    if n == 0:
+        return ('0 items: do get_items and the splitter leave some? A learner that load_learner made predicts; to '
+                'train it, give it data: learn.dls = dls')
+    return (f'{"no length" if n is None else f"{n} items"}, bs={bs}: what it iterates over ({type(dataset).__name__}) '
+            'yields nothing, or was used up by a pass before, as a generator is')
 
 
 def _retain(b: Any, like: Any) -> Any:

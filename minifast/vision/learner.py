@@ -3,12 +3,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fastcore.foundation import L
 from torch import nn
 
-from minifast.callback.fp16 import AutoPrecision
+from minifast.callback.core import Callback
+from minifast.callback.fp16 import AutoPrecision, MixedPrecision
 from minifast.data.core import DataLoaders
 from minifast.data.transforms import Normalize, get_c
 from minifast.interpret import plot_top_losses
@@ -49,19 +52,26 @@ def _outputs(dls: DataLoaders, n_out: int | None) -> int:
     return n_out
 
 
-_precisions: dict[str, Callable[[Learner], Learner]] = {
-    'auto': lambda learn: learn.add_cb(AutoPrecision()), 'fp32': Learner.to_fp32, 'bf16': Learner.to_bf16,
-    'fp16': Learner.to_fp16}
+_precisions: dict[str, Callable[[], Callback] | None] = {
+    'auto': AutoPrecision, 'fp32': None, 'bf16': partial(MixedPrecision, 'bf16'), 'fp16': MixedPrecision}
+
+
+def _with_precision(cbs: Any, precision: str) -> L:
+    """The user's callbacks behind that of the precision; one of their own takes its place."""
+    if precision not in _precisions:
+        raise ValueError(f'precision={precision!r} is none of {", ".join(_precisions)}')
+    own = L(cbs)
+    if _precisions[precision] is None or any(isinstance(cb, MixedPrecision) or (
+            isinstance(cb, type) and issubclass(cb, MixedPrecision)) for cb in own):
+        return own
+    return L(_precisions[precision]()) + own
 
 
 def _finish(learn: Learner, arch: Any, normalize: bool, n_out: int, pretrained: bool, recipe: dict | None,
-            precision: str, **settings: Any) -> Learner:
-    """Freeze a pretrained body, choose the precision, keep the arguments on the learner, where trackers read them."""
+            **settings: Any) -> Learner:
+    """Freeze a pretrained body, keep the arguments on the learner, where trackers read them."""
     if pretrained:
         learn.freeze()
-    if precision not in _precisions:
-        raise ValueError(f'precision={precision!r} is none of {", ".join(_precisions)}')
-    _precisions[precision](learn)
     settings = dict(arch=arch, normalize=normalize, n_out=n_out, pretrained=pretrained, recipe=recipe, **settings)
     for name, value in settings.items():
         setattr(learn, name, value)
@@ -118,12 +128,11 @@ def vision_learner(dls: DataLoaders, arch: Callable | str, normalize: bool = Tru
     if normalize:
         _add_norm(dls, meta, pretrained, n_in)
     learn = Learner(dls, model, loss_func=loss_func, opt_func=opt_func, lr=lr, splitter=splitter or meta['split'],
-                    cbs=cbs, metrics=metrics, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias,
-                    train_bn=train_bn, moms=moms)
+                    cbs=_with_precision(cbs, precision), metrics=metrics, path=path, model_dir=model_dir, wd=wd,
+                    wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
     recipe = model_recipe(create_vision_model, arch, n_out=n_out, n_in=n_in, cut=cut, custom_head=custom_head,
                           **head_args)
-    return _finish(learn, arch, normalize, n_out, pretrained, None if kwargs else recipe, precision, n_in=n_in,
-                   **kwargs)
+    return _finish(learn, arch, normalize, n_out, pretrained, None if kwargs else recipe, n_in=n_in, **kwargs)
 
 
 def unet_learner(dls: DataLoaders, arch: Callable, normalize: bool = True, n_out: int | None = None,
@@ -162,11 +171,11 @@ def unet_learner(dls: DataLoaders, arch: Callable, normalize: bool = True, n_out
     img_size = tuple(batch[0].shape[-2:])
     model = create_unet_model(arch, n_out, img_size, pretrained=pretrained, weights=weights, **kwargs)
     learn = Learner(dls, model, loss_func=loss_func, opt_func=opt_func, lr=lr, splitter=splitter or meta['split'],
-                    cbs=cbs, metrics=metrics, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias,
-                    train_bn=train_bn, moms=moms)
+                    cbs=_with_precision(cbs, precision), metrics=metrics, path=path, model_dir=model_dir, wd=wd,
+                    wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
     recipe = model_recipe(create_unet_model, arch, n_out=n_out, img_size=img_size,
                           **{k: v for k, v in kwargs.items() if k != 'init'})
-    return _finish(learn, arch, normalize, n_out, pretrained, recipe, precision, **kwargs)
+    return _finish(learn, arch, normalize, n_out, pretrained, recipe, **kwargs)
 
 
 _conv_kwargs = ('ks', 'padding', 'bias', 'bn_1st', 'transpose', 'bias_std', 'groups', 'dilation', 'padding_mode')

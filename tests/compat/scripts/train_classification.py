@@ -15,7 +15,7 @@ row, epochs, iters = len(learn.recorder.values[-1]), len(learn.recorder.values),
 score = float(learn.recorder.values[-1][2])
 log, losses, lrs = list(learn.recorder.log), len(learn.recorder.losses), learn.recorder.lrs
 probs, targets = learn.get_preds()
-after = [len(learn.recorder.values), len(learn.recorder.values[-1]), len(learn.recorder.losses)]
+after = len(learn.final_record)
 _, _, decoded = learn.get_preds(with_decoded=True)
 everything = learn.get_preds(ds_idx=1, with_input=True, with_decoded=True, with_loss=True)
 files = get_image_files(path).sorted()
@@ -42,7 +42,7 @@ result = dict(
     columns=names, row=row, epochs=epochs, shapes=[probs.shape, targets.shape,
     decoded.shape, test_probs.shape, tta.shape, p.shape], everything=[o.shape for o in everything], none=none is None,
     types=names_of(label, index, p, probs, targets, picture[0], again), label=str(label) in dls.vocab, near_sum=float(probs.sum()) / 100,
-    saved=[saved.name, saved.parent.name], valid=[len(valid), names_of(valid)], same=bool(torch.allclose(net_p, again_p, atol=1e-5)), again=again_label == net_label,
-    log=len(log), n_losses=losses, n_lrs=len(lrs), after_get_preds=after, log_types=names_of(*log),
+    saved=[saved.name, saved.parent.name], valid=[len(valid), names_of(valid)], after_get_preds=after, same=bool(torch.allclose(net_p, again_p, atol=1e-5)), again=again_label == net_label,
+    log=len(log), n_losses=losses, n_lrs=len(lrs), log_types=names_of(*log),
     hypers=sorted(learn.opt.hypers[0]), groups=groups, frozen=frozen, body_head=len(net.model), again_vocab=list(again.dls.vocab),
     score_accuracy=score, score_get_preds=float(accuracy(probs, targets)), iters=iters, near_lr=lrs[:3] + lrs[-2:])

@@ -1,0 +1,185 @@
+"""The recorder keeps what the last fit measured: looking at the model does not erase it."""
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from small_learner import Interrupt, Losses, learner, pictures
+
+from minifast.callback import core
+from minifast.callback.core import Callback, CancelBatchException
+from minifast.callback.hook import ActivationStats
+from minifast.callback.schedule import ParamScheduler, SchedLin
+from minifast.interpret import Interpretation
+from minifast.metrics import accuracy, error_rate
+
+
+def record(learn):
+    """All that a recorder tells of a training."""
+    recorder = learn.recorder
+    return {'names': list(recorder.metric_names), 'values': [list(row) for row in recorder.values],
+            'log': list(recorder.log), 'losses': [float(x) for x in recorder.losses], 'lrs': list(recorder.lrs),
+            'iters': list(recorder.iters), 'smooth': float(learn.smooth_loss), 'hps': dict(recorder.hps)}
+
+
+def draw(learn):
+    """All pictures of a recorder, one of them with the drawn numbers."""
+    plt.close('all')
+    ax = learn.recorder.plot_loss(skip_start=0)
+    learn.recorder.plot_sched()
+    return [line.get_ydata().tolist() for a in (*learn.recorder.plot_metrics(), ax) for line in a.lines]
+
+
+looks = {'validate': lambda learn: learn.validate(), 'validate on training': lambda learn: learn.validate(0),
+         'get_preds': lambda learn: learn.get_preds(), 'with loss': lambda learn: learn.get_preds(with_loss=True),
+         'lr_find': lambda learn: learn.lr_find(num_it=6, show_plot=False),
+         'interpretation': lambda learn: Interpretation.from_learner(learn),
+         'two': lambda learn: (learn.validate(), learn.get_preds())}
+
+
+@pytest.mark.parametrize('name', looks)
+def test_looking_leaves_the_record_and_its_plots(name):
+    """Rows, names, losses, rates and plots are those of the fit, whatever was looked at behind it."""
+    learn = learner(metrics=[accuracy, error_rate])
+    learn.fit_one_cycle(2)
+    before, drawn = record(learn), draw(learn)
+    looks[name](learn)
+    assert record(learn) == before and draw(learn) == drawn
+    learn.fit_one_cycle(1)
+    assert len(learn.recorder.values) == 1 and len(learn.recorder.losses) == 4
+
+
+def test_looking_at_pictures_leaves_the_record(tmp_path):
+    """So do a prediction of one item, drawn results and augmented predictions, between the phases of a training."""
+    learn = pictures(tmp_path)
+    learn.logger = lambda row: None
+    learn.fit_one_cycle(2)
+    before = record(learn)
+    learn.predict(next(tmp_path.glob('*/*.png'))), learn.show_results(), learn.tta(n=2)
+    assert record(learn) == before
+
+
+def test_a_look_returns_its_row_and_leaves_it_in_final_record():
+    """Where fastai's users find it: what `validate` returns, and `learn.final_record` behind any pass."""
+    learn = learner(metrics=accuracy)
+    learn.fit(2)
+    assert list(learn.final_record) == list(learn.recorder.values[-1]) and len(learn.final_record) == 3
+    row = learn.validate()
+    assert list(row) == list(learn.final_record) == list(learn.recorder.final_record) and len(row) == 2
+    assert list(row) == pytest.approx(list(learn.recorder.values[-1][1:]))
+    learn.recorder.values[-1][1] = 0.
+    learn.get_preds()
+    assert list(learn.final_record) == pytest.approx(list(row))
+
+
+def test_hooks_of_a_look_see_its_own_row():
+    """While a validation runs, the recorder is that of the validation."""
+    seen = []
+    learn = learner(metrics=accuracy)
+    learn.fit(2)
+    see = Callback(after_epoch=lambda self: seen.append((len(self.recorder.values), list(self.recorder.metric_names))))
+    see.order = 60
+    learn.validate(cbs=see)
+    assert seen == [(1, ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'time'])]
+
+
+def test_without_a_training_a_look_stays_in_the_recorder():
+    """A learner that only looks keeps the row of the last pass, as scripts on loaded learners read it."""
+    learn = learner(metrics=accuracy)
+    learn.get_preds()
+    row = learn.validate()
+    assert [list(r) for r in learn.recorder.values] == [list(row)]
+
+
+@pytest.mark.parametrize('end', [KeyboardInterrupt, RuntimeError])
+def test_a_look_that_fails_leaves_the_record(end):
+    """Ctrl-C and errors in the middle of a look put the record back too."""
+    learn = learner(metrics=accuracy)
+    learn.fit_one_cycle(2)
+    before = record(learn)
+    with pytest.raises(end):
+        if end is KeyboardInterrupt:
+            learn.validate(cbs=Interrupt('after_pred'))
+        else:
+            learn.get_preds(dl=[(torch.zeros(2, 7), torch.zeros(2).long())])
+    assert record(learn) == before
+
+
+@pytest.mark.parametrize('event_name', ['after_batch', 'after_validate', 'after_epoch', 'after_fit'])
+def test_a_look_inside_a_fit_leaves_the_record(event_name):
+    """A validation from within a hook changes neither the rows nor the final record of the fit around it."""
+    rows = []
+
+    def look(self):
+        if self.recorder.add_time and (self.learn.training or event_name != 'after_batch'):  # not inside its own look
+            rows.append(self.learn.validate())
+    looking = Callback(**{event_name: look})
+    looking.order = 70
+    learn, twin = learner(metrics=accuracy, cbs=looking), learner(metrics=accuracy)
+    for each in (learn, twin):
+        torch.manual_seed(1)
+        each.fit_one_cycle(2)
+    ours, theirs = record(learn), record(twin)
+    ours['log'].pop(), theirs['log'].pop()  # seconds
+    assert ours == theirs and list(learn.final_record) == list(twin.final_record)
+    assert rows and all(len(row) == 2 for row in rows)
+
+
+def test_what_callbacks_watched_in_a_fit_stays_behind_a_look():
+    """A schedule and statistics of activations that are attached for good keep what the fit gave them."""
+    learn = learner(cbs=[ParamScheduler({'lr': SchedLin(.1, .01)}), ActivationStats()])
+    learn.fit(1)
+    hps, n = dict(learn.recorder.hps), len(learn.activation_stats.stats)
+    learn.validate(), learn.get_preds()
+    assert learn.recorder.hps == hps == learn.param_scheduler.hps and len(hps['lr']) == 4
+    assert len(learn.activation_stats.stats) == n == 4
+
+
+@pytest.mark.parametrize('where, row', [('Train', [None, 1, 1]), ('Valid', [1, None, None]), ('Epoch', [None] * 3)])
+def test_a_cancelled_part_leaves_its_columns_empty_and_the_others_in_place(where, row):
+    """So a tracker of `valid_loss` reads the validation loss, and the plots can be drawn."""
+    def cancel(self):
+        if self.epoch and self.training == (where != 'Valid'):
+            raise getattr(core, f'Cancel{where}Exception')
+    learn = learner(metrics=accuracy, cbs=Callback(after_pred=cancel))
+    learn.fit(2)
+    first, second = learn.recorder.values
+    assert [value if value is None else 1 for value in second] == row and None not in first
+    if where == 'Train':
+        assert list(second)[1:] == pytest.approx(list(learn.validate(cbs=None)))
+    learn.recorder.plot_metrics(), learn.recorder.plot_loss(skip_start=0)
+    assert len(learn.recorder.log) == len(learn.recorder.metric_names)
+
+
+def test_a_batch_that_is_cancelled_before_its_loss_is_not_recorded():
+    """The loss and the predictions of the batch before are not counted again, in training and in validation."""
+    def cancel(self):
+        if self.iter % 2:
+            raise CancelBatchException
+    losses = Losses()
+    learn = learner(metrics=accuracy, cbs=[Callback(before_batch=cancel), losses])
+    learn.fit(1)
+    assert len(losses.seen) == len(learn.recorder.losses) == len(learn.recorder.lrs) == 2
+    kept = [b for i, b in enumerate(learn.dls.valid) if i % 2 == 0]
+    cancelled = learn.validate()
+    learn.remove_cb(learn.callback)
+    assert list(cancelled) == pytest.approx(list(learn.validate(dl=kept)))
+
+
+def test_a_metric_that_does_not_know_several_outputs_is_named():
+    """A model's dict or tuple reaches metrics as it is; one that cannot take it is named, with the way out."""
+    class Both(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = torch.nn.Linear(108, 4)
+
+        def forward(self, x):
+            return {'logits': self.lin(x.flatten(1))}
+
+    def loss(p, y):
+        return torch.nn.functional.cross_entropy(p['logits'], y)
+    with pytest.raises(TypeError, match='the metric accuracy fails on what the model gives, a dict'):
+        learner(model=Both(), loss_func=loss, metrics=accuracy).fit(1)
+    learn = learner(model=Both(), loss_func=loss, metrics=lambda p, y: accuracy(p['logits'], y))
+    learn.fit(1)
+    assert 0 <= learn.recorder.values[-1][2] <= 1
