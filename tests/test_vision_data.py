@@ -6,18 +6,23 @@ import pytest
 import torch
 from fastcore.foundation import L
 from PIL import Image
+from torch import nn
 
 from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock
 from minifast.data.bytetable import ByteTable
 from minifast.data.core import Datasets
+from minifast.data.pipeline import Pipeline, Transform
 from minifast.data.sampler import ITEM
 from minifast.data.transforms import (Category, IntToFloatTensor, Normalize, RandomSplitter, ToTensor, get_c,
                                       get_image_files, parent_label)
+from minifast.deploy import to_torch
+from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat, MSELossFlat
-from minifast.markers import TensorCategory, TensorImage, TensorMask, TensorMultiCategory
+from minifast.markers import (TensorCategory, TensorImage, TensorImageBW, TensorMask, TensorMultiCategory,
+                              plain)
 from minifast.seeds import keyed_generator
-from minifast.vision.augment import (DihedralItem, FlipItem, RandomCrop, RandomResizedCrop, RatioResize, Resize,
-                                     aug_transforms)
+from minifast.vision.augment import (Brightness, DihedralItem, FlipItem, RandomCrop, RandomResizedCrop, RatioResize,
+                                     Resize, aug_transforms)
 from minifast.vision.core import BadImageError, PILImage, PILImageBW, PILMask, TensorBBox, TensorPoint, imagenet_stats
 from minifast.vision.data import (BBoxBlock, BBoxLblBlock, ImageBlock, ImageDataLoaders, MaskBlock, PointBlock,
                                   SegmentationDataLoaders, bb_pad, clip_remove_empty, show_batch, show_results)
@@ -253,6 +258,42 @@ def test_bytes_become_floats_by_a_table_of_the_same_numbers():
             plain = tfm(plain, split_idx=0, **({'generator': generator} if tfm.keyed else {}))
         assert type(made) is type(plain[0]) and made.is_contiguous(memory_format=memory_format)
         assert torch.equal(made, plain[0])
+
+
+@pytest.mark.parametrize('tabled', (True, False))
+@pytest.mark.parametrize('channels, stats', ((1, (3, 3)), (1, (1, 1)), (3, (1, 1)), (3, (3, 3)), (1, (4, 4)),
+                                             (1, (1, 3)), (1, (3, 1))))
+def test_normalize_broadcasts_with_and_without_the_table(channels, stats, tabled):
+    """Statistics of several channels make as many of a grey picture, on bytes and floats, a mask beside it or not."""
+    x = torch.arange(2 * channels * 20 * 24).view(2, channels, 20, 24).remainder(256).to(torch.uint8)
+    mean, std = torch.linspace(.1, .5, stats[0]), torch.linspace(.2, .4, stats[1])
+    want = (x.float() / 255 - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
+    tfms = [IntToFloatTensor(), Normalize.from_stats(mean, std, cuda=False)]
+    marker, mask = TensorImageBW if channels == 1 else TensorImage, TensorMask(torch.ones(2, 20, 24))
+    for pictures in (x, x.float() / 255):
+        made = Pipeline([ByteTable(tfms)] if tabled else tfms)((marker(pictures), mask))
+        assert type(made[0]) is marker and made[0].shape == want.shape and made[1].dtype == torch.int64
+        torch.testing.assert_close(plain(made[0]), want, atol=1e-6, rtol=1e-6)
+    back = tfms[1].decode(made[0])
+    torch.testing.assert_close(plain(back), (x.float() / 255).expand(want.shape), atol=1e-6, rtol=1e-5)
+
+
+def test_grey_pictures_with_colour_statistics_are_what_a_deployed_model_takes(folder):
+    """One channel becomes three by the statistics, also where a user's transform stands before them, and in a module
+    that is deployed."""
+    class Darker(Transform):
+        order = 20
+        def encodes(self, x: TensorImage): return x * .5
+    for between in ([Darker()], [Brightness(p=1.)], []):
+        dls = ImageDataLoaders.from_folder(folder, img_cls=PILImageBW, batch_tfms=[
+            *between, Normalize.from_stats(*imagenet_stats, cuda=False)], **SETTINGS)
+        assert all(dl.one_batch()[0].shape[1:] == (3, 16, 16) for dl in dls)
+        assert dls.valid.decode(dls.valid.one_batch())[0].shape[1] == 3
+    learn = Learner(dls, nn.Sequential(nn.Conv2d(3, 2, 16), nn.Flatten()), loss_func=CrossEntropyLossFlat())
+    file = get_image_files(folder)[0]
+    byte = Resize(16)(PILImageBW.create(file), split_idx=1).to_tensor()
+    want = learn.predict(file)[2]
+    torch.testing.assert_close(to_torch(learn)(plain(byte)[None])[0], want, atol=1e-5, rtol=1e-5)
 
 
 def test_bad_picture_names_file_and_index_or_is_left_out(folder, tmp_path):

@@ -367,7 +367,8 @@ class Normalize(DisplayedTransform):
     """Pictures with mean 0 and standard deviation 1 in each channel.
 
     Args:
-        mean: a number a channel, or a tensor that fits a batch; default: measured on one batch.
+        mean: a number a channel, or a tensor that fits a batch; default: measured on one batch. Three numbers make
+            three channels of a grey picture.
         std: likewise.
         axes: axes of a batch that the statistics are measured over.
     """
@@ -414,9 +415,11 @@ class Normalize(DisplayedTransform):
     def encodes(self, x: TensorImage) -> Any:
         """Normalized pictures."""
         mean, std = self._stats(x)
-        return plain(x).sub(mean).div_(std)
+        centred = plain(x).sub(mean)
+        return centred.div_(std) if std.numel() <= mean.numel() else centred.div(std)
 
     def decodes(self, x: TensorImage) -> Any:
         """Pictures as they were."""
         mean, std = self._stats(x)
-        return plain(x).mul(std).add_(mean)
+        scaled = plain(x).mul(std)
+        return scaled.add_(mean) if mean.numel() <= std.numel() else scaled.add(mean)
