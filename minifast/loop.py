@@ -29,6 +29,7 @@ from minifast.callback.core import (
 )
 from minifast.callback.recorder import Recorder
 from minifast.lookup import lookup
+from minifast.markers import unmarked
 from minifast.metrics import mk_metrics
 from minifast.optimizer import as_optimizer
 from minifast.torch_core import detuplify, norm_bias_params, plain, to_device
@@ -261,10 +262,9 @@ class Loop:
         if self._device is None:  # a batch by hand, outside a pass
             self._find_device()
         device = self._device
-        for o in b:
-            if not isinstance(o, Tensor) or o.device != device:
-                return to_device(b, device, non_blocking=True)
-        return b
+        with unmarked():
+            there = all([isinstance(o, Tensor) and o.device == device for o in b])
+        return b if there else to_device(b, device, non_blocking=True)
 
     def _find_device(self) -> None:
         first = next(self.model.parameters(), None)

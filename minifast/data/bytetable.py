@@ -59,7 +59,8 @@ class ByteTable(Transform):
 
 
 def _is_bytes(x: Any) -> bool:
-    return isinstance(x, TensorImage) and x.dtype == torch.uint8 and x.ndim == 4 and x.device.type == 'cpu'
+    marked, x = isinstance(x, TensorImage), plain(x)
+    return marked and x.dtype == torch.uint8 and x.ndim == 4 and x.device.type == 'cpu'
 
 
 def _probe(b: Any) -> Any:

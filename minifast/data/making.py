@@ -14,7 +14,7 @@ from minifast.data.pipeline import Pipeline
 from minifast.data.sampler import BATCH, ITEM, ORDER
 from minifast.data.slots import Slots, making
 from minifast.data.workers import HostBatch, Job, seed_cpu, set_aside
-from minifast.markers import plain
+from minifast.markers import plain, retain_type
 from minifast.seeds import key_seed
 
 __all__ = ['BatchMaker']
@@ -81,7 +81,7 @@ class BatchMaker:
         while isinstance(dataset, Subset):
             indices, dataset = [dataset.indices[i] for i in indices], dataset.dataset
         at = torch.as_tensor(indices)
-        return tuple(plain(t)[at.to(t.device, non_blocking=True)] for t in self._tensors)
+        return tuple(retain_type(plain(t)[at.to(t.device, non_blocking=True)], t) for t in self._tensors)
 
     def _one_sample(self, index: Any, generator: torch.Generator) -> Any:
         if getattr(self.do_item, '__func__', None) is not BatchMaker.do_item:
