@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 from minifast.callback.core import Callback
 from minifast.callback.hook import module_summary
 from minifast.gather import Batches, Gather, Rows, is_ours, prepare, whole_loader
-from minifast.torch_core import apply, detuplify, is_listy, looking, plain
+from minifast.torch_core import apply, detuplify, is_listy, item_find, looking, plain
 
 __all__ = ['get_preds', 'predict', 'show_results', 'summary', 'tta']
 
@@ -150,8 +150,12 @@ def _plain_batch(learn: Any, item: Any) -> tuple:
         if transform is None:
             raise TypeError(f'predict takes what the dataset yields as input, a tensor; got a {type(item).__name__}, '
                             f'and {type(dataset).__name__} has no `transform` that would make a tensor of it')
-        from minifast.vision.core import PILImage
-        parts = (transform(PILImage.create(item)),)
+        from minifast.vision.core import PILImage, PILImageBW
+        with looking():
+            seen = dataset[0]
+        seen = item_find(seen)
+        grey = isinstance(seen, Tensor) and seen.ndim == 3 and seen.shape[0] == 1
+        parts = (transform((PILImageBW if grey else PILImage).create(item)),)
     collate = getattr(loader, 'collate_fn', None) or default_collate
     b = collate([parts])
     return tuple(b) if isinstance(b, (tuple, list)) else (b,)

@@ -24,8 +24,8 @@ _view_names = (
     '__getitem__ __reversed__ as_strided bfloat16 broadcast_to byte cat char chunk clone concat concatenate contiguous '
     'cpu cuda detach diagonal double dsplit expand expand_as flatten flip fliplr flipud float half hsplit index_select '
     'int long movedim moveaxis narrow permute pin_memory repeat reshape rot90 select short split split_with_sizes '
-    'squeeze stack swapaxes swapdims t take_along_dim tensor_split tile to transpose type type_as unbind unflatten unsqueeze unfold '
-    'view view_as view_copy vsplit hstack vstack dstack adjoint roll').split()
+    'squeeze stack swapaxes swapdims t take_along_dim tensor_split tile to transpose type type_as unbind unflatten '
+    'unsqueeze unfold view view_as view_copy vsplit hstack vstack dstack adjoint roll').split()
 _views = {getattr(owner, name) for owner in (Tensor, torch) for name in _view_names if hasattr(owner, name)} | {
     getattr(Tensor, name).__get__ for name in ('T', 'mT', 'H', 'mH', 'data')}
 """What shows, moves, copies or joins the elements of a picture and leaves them a picture."""

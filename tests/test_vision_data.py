@@ -1,6 +1,9 @@
 """Pictures in blocks and loaders: every way to make them, every kind of target, and how batches of them look."""
 from __future__ import annotations
 
+import io
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from torch import nn
 
 from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock
 from minifast.data.bytetable import ByteTable
-from minifast.data.core import Datasets
+from minifast.data.core import DataLoaders, Datasets
 from minifast.data.pipeline import Pipeline, Transform
 from minifast.data.sampler import ITEM
 from minifast.data.transforms import (Category, IntToFloatTensor, Normalize, RandomSplitter, ToTensor, get_c,
@@ -397,3 +400,88 @@ def test_large_jpeg_in_a_loader_is_decoded_at_a_part_of_its_size(orientation, tm
         im = PILImage.create(tmp_path / 'a.jpg')
         assert im.size == ((854, 1280) if orientation == 6 else (1280, 854)) and scales[1:] == [1]
         assert np.abs(inside - np.asarray(tfm(im, split_idx=1)).astype(int)).mean() < 1
+
+
+# ---------------------------------------------------------------- one way in for a picture
+
+RESIZE = Resize(16, 'squish')
+
+
+def _forms(file):
+    with Image.open(file) as im:
+        im.load()
+        im = im.copy()
+    opened = Image.open(file)
+    weakref.finalize(opened, opened.fp.close)
+    return {'path': file, 'str': str(file), 'bytes': file.read_bytes(), 'stream': io.BytesIO(file.read_bytes()),
+            'opened': opened, 'loaded': im, 'palette held': PILImage(im)}
+
+
+@pytest.mark.parametrize('cls, mode', ((PILImage, 'P'), (PILImageBW, 'RGBA'), (PILImage, '1'), (PILImageBW, 'I;16')))
+def test_every_door_opens_a_picture_in_the_same_way(cls, mode, tmp_path):
+    """predict, test_dl, get_preds, and rows of lists, tables and pairs: the prediction is that of the file."""
+    pd = pytest.importorskip('pandas')
+    file = tmp_path / 'p.png'
+    a = np.zeros((20, 24, 3), np.uint8)
+    a[:10, :, 0], a[:, :8, 1] = 250, 220
+    im = Image.fromarray(a[..., 0].astype(np.uint16) * 257) if mode == 'I;16' else Image.fromarray(a).convert(mode)
+    im.save(file)
+    block = DataBlock(blocks=(ImageBlock(cls), CategoryBlock(vocab=['x', 'y'])), get_y=lambda o: 'x', item_tfms=RESIZE,
+                      splitter=lambda o: (range(len(o)), [0]))
+    dls = block.dataloaders([file] * 4, bs=2, device='cpu')
+    net = nn.Sequential(nn.Conv2d(3 if cls is PILImage else 1, 2, 16), nn.Flatten())
+    learn = Learner(dls, net, loss_func=CrossEntropyLossFlat())
+    want = learn.predict(file)[2]
+    for name, form in _forms(file).items():
+        assert torch.equal(learn.predict(form)[2], want), name
+    torch.testing.assert_close(learn.get_preds(dl=dls.test_dl([*_forms(file).values()]))[0], want.expand(7, -1))
+    rows = [form for name, form in _forms(file).items()]
+    table = pd.DataFrame({'f': rows[2:], 'y': ['x'] * 5})
+    made = (block.dataloaders(rows, bs=7, device='cpu', shuffle=False),
+            ImageDataLoaders.from_df(table, img_cls=cls, valid_pct=.2, seed=0, item_tfms=RESIZE, bs=2),
+            ImageDataLoaders.from_lists('.', rows, ['x'] * 7, img_cls=cls, item_tfms=RESIZE, bs=2))
+    for dls in made:
+        pixels = dls.test_dl([file]).one_batch()[0][0]
+        assert all(torch.equal(x, pixels) for x in dls.valid.one_batch()[0])
+    by_rows = Learner(made[0], net, loss_func=CrossEntropyLossFlat())
+    assert torch.equal(by_rows.predict(rows[-1])[2], want) and torch.equal(by_rows.predict(file)[2], want)
+
+
+def test_pictures_opened_and_not_read_yet_are_read_by_forked_workers_in_every_epoch(tmp_path):
+    """Workers of one epoch after another share the place in each file."""
+    rows, want = [], []
+    for i in range(4):
+        want.append(np.random.RandomState(i).randint(0, 255, (90, 90, 3), np.uint8))
+        Image.fromarray(want[-1]).save(tmp_path / f'{i}.png')
+        rows.append(Image.open(tmp_path / f'{i}.png'))
+    block = DataBlock(blocks=(ImageBlock, CategoryBlock(vocab=[0])), get_y=lambda o: 0,
+                      splitter=lambda o: (range(4), [0]))
+    dl = block.dataloaders(rows, bs=2, num_workers=2, shuffle=False, device='cpu').train
+    for _ in range(2):
+        seen = torch.cat([x for x, _ in dl])
+        assert torch.equal((plain(seen) * 255).round().byte(), torch.from_numpy(np.stack(want)).permute(0, 3, 1, 2))
+    for im in rows:
+        im.close()
+
+
+def test_predict_for_a_plain_dataset_opens_pictures_as_the_dataset_does(tmp_path):
+    """Grey where its own pictures are, whatever form the picture has."""
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / 'p.png')
+
+    class Pictures(torch.utils.data.Dataset):
+        def __init__(self, mode):
+            self.mode = mode
+            self.transform = lambda im: torch.from_numpy(np.array(im, np.float32)).reshape(8, 8, -1).permute(2, 0, 1)
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, i):
+            return self.transform(Image.new(self.mode, (8, 8))), i
+
+    for mode, n in (('L', 1), ('RGB', 3)):
+        dl = torch.utils.data.DataLoader(Pictures(mode), 2)
+        learn = Learner(DataLoaders(dl, dl), nn.Sequential(nn.Conv2d(n, 2, 8), nn.Flatten()), CrossEntropyLossFlat())
+        want = learn.predict(tmp_path / 'p.png')[2]
+        for form in ((tmp_path / 'p.png').read_bytes(), np.arange(64, dtype=np.uint8).reshape(8, 8)):
+            assert torch.equal(learn.predict(form)[2], want)

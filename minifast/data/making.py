@@ -105,7 +105,7 @@ class BatchMaker:
             item = list(items.iloc[index]) if hasattr(items, 'iloc') else items[index]
         except (TypeError, KeyError, IndexError):
             return f'item {index}'
-        item = str(item)
+        item = f'{type(item).__name__} {tuple(item.shape)}' if hasattr(item, 'ndim') else str(item)
         return f'item {index} ({item if len(item) < 300 else item[:300] + "..."})'
 
     # ------------------------------------------------------------ data without indices

@@ -288,6 +288,8 @@ class ColReader(DisplayedTransform):
             value = getattr(row, col) if col in getattr(row, '_fields', ()) else row[col]
         if self.label_delim is not None:
             return value.split(self.label_delim) if len(value) else []
+        if isinstance(value, (bytes, bytearray, Image.Image, np.ndarray, Tensor)) or hasattr(value, 'read'):
+            return value  # a picture that lies in the table itself
         return value if not self.pref and not self.suff else f'{self.pref}{value}{self.suff}'
 
     def __call__(self, o: Any, **kwargs: Any) -> Any:
