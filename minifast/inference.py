@@ -194,7 +194,11 @@ def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any 
         use_max: take the largest instead of the mean.
 
     Returns:
-        `(preds, targets)`.
+        `(preds, targets)`. Masks, pictures, points and boxes are first brought back to where they lie without
+        augmentation; what an augmented version did not show counts for nothing.
+
+    Raises:
+        ValueError: the predictions lie in the picture, and a transform cannot be undone; the message names it.
     """
     dl = whole_loader(learn.dls[ds_idx]) if dl is None else dl
     if not hasattr(getattr(dl, 'dataset', None), 'set_split_idx'):
@@ -203,6 +207,9 @@ def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any 
     if item_tfms is not None or batch_tfms is not None:
         dl = dl.new(after_item=item_tfms, after_batch=batch_tfms)
     dl, n_rows, ranks = prepare(dl, reorder=True)
+    from minifast.undoing import Undo, place_of_targets
+    if n and (place := place_of_targets(learn, dl)) is not None:
+        return _tta_in_place(learn, Undo(dl, place), n_rows, ranks, n, beta, use_max)
 
     def one_pass(split_idx: int) -> Gather:
         gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=_activation(learn.loss_func))
@@ -225,6 +232,30 @@ def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any 
     if use_max:
         return torch.maximum(augmented, preds), targets
     augmented /= n
+    return ((augmented, preds) if beta is None else torch.lerp(augmented, preds, beta)), targets
+
+
+def _tta_in_place(learn: Any, undo: Any, n_rows: int | None, ranks: Tensor | None, n: int, beta: float | None,
+                  use_max: bool) -> tuple:
+    """`tta` of predictions that lie somewhere in the picture."""
+    def one_pass(split_idx: int, then: Callable) -> Gather:
+        activation = _activation(learn.loss_func)
+        gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=lambda preds: then(activation(preds)))
+        with undo.dl.dataset.set_split_idx(split_idx):
+            _run(learn, undo.dl, gather, inner=True)
+        return gather
+
+    def augmented_pass(i: int) -> Tensor:
+        learn.epoch = i
+        undo.dl.begin(torch.initial_seed(), i)
+        return one_pass(0, undo.back).preds
+
+    with learn.validation_context(cbs=[_Tta(), undo]):
+        plain_pass = one_pass(1, undo.keep)
+        preds, targets = plain_pass.preds, plain_pass.targets
+        augmented = undo.mean(augmented_pass, n, preds, use_max)
+    if use_max:
+        return torch.maximum(augmented, preds), targets
     return ((augmented, preds) if beta is None else torch.lerp(augmented, preds, beta)), targets
 
 

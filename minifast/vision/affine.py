@@ -21,7 +21,7 @@ from minifast.vision.points import TensorBBox, TensorPoint
 
 __all__ = ['Draw', 'GeometryMethods', 'affine_mat', 'apply_perspective', 'dihedral_mat', 'draw_values', 'find_coeffs',
            'flip_mat', 'homography', 'mask_tensor', 'move', 'move_by', 'move_points', 'resample', 'rotate_mat',
-           'warp_mat', 'zoom_mat']
+           'square', 'warp_mat', 'zoom_mat']
 
 Draw = float | Sequence[float] | Callable[[Tensor], Tensor] | None
 """A value for the whole batch, one a sample, a function of the batch, or None: at random."""
@@ -132,10 +132,11 @@ def find_coeffs(p1: Tensor, p2: Tensor) -> Tensor:
 
 def apply_perspective(coords: Tensor, coeffs: Tensor) -> Tensor:
     """Positions [B,...,2] moved by the homographies with the coefficients [B,8,1] of `find_coeffs`."""
-    return move_by(coords, _square(coeffs))
+    return move_by(coords, square(coeffs))
 
 
-def _square(coeffs: Tensor) -> Tensor:
+def square(coeffs: Tensor) -> Tensor:
+    """The matrices [B,3,3] with the eight coefficients [B,8,1] of `find_coeffs`."""
     return torch.cat([coeffs[:, :, 0], torch.ones_like(coeffs[:, :1, 0])], 1).view(-1, 3, 3)
 
 
@@ -147,7 +148,7 @@ def warp_mat(x: Tensor, magnitude: float = 0.2, p: float = 0.5, draw_x: Draw = N
     corners = torch.tensor([[-1., -1], [-1, 1], [1, -1], [1, 1]], device=x.device).expand(len(tx), 4, 2)
     moved = torch.stack([torch.stack([-1 - ty, -1 + ty, 1 + ty, 1 - ty], 1),
                          torch.stack([-1 - tx, 1 + tx, -1 + tx, 1 - tx], 1)], 2)
-    return _square(find_coeffs(corners, moved))
+    return square(find_coeffs(corners, moved))
 
 
 def homography(size: tuple[int, int], affine: Sequence[Tensor] = (), warps: Sequence[Tensor] = ()) -> Tensor | None:

@@ -15,7 +15,7 @@ from minifast.losses import MSELossFlat
 from minifast.markers import TensorBase, TensorImageBase, TensorMultiCategory, cast, plain, retain_type, tensor
 
 __all__ = ['BBoxLabeler', 'LabeledBBox', 'PointScaler', 'TensorBBox', 'TensorPoint', 'TensorPointCreate',
-           'get_annotations', 'picture_size']
+           'TensorProbe', 'get_annotations', 'picture_size']
 
 
 class TensorPoint(TensorBase):
@@ -54,6 +54,12 @@ class TensorBBox(TensorPoint):
         for box in plain(self).detach().cpu().reshape(-1, 4).tolist():  # sync: shown to a person
             _draw_box(ctx, box, **kwargs)
         return ctx
+
+
+class TensorProbe(TensorPoint):
+    """Points that travel with a sample to tell how it was moved, in -1..1 from the start."""
+
+    torchvision_kind = None
 
 
 def _draw_box(ax: Any, box: list[float], color: str = 'white', text: str | None = None, text_size: int = 14) -> None:
@@ -159,6 +165,8 @@ class PointScaler(RandTransform):
 
     def apply(self, x: Tensor, params: tuple) -> Tensor:
         """`x` scaled."""
+        if isinstance(x, TensorProbe):
+            return x
         size = params[0] or getattr(x, 'img_size', None)
         if size is None:
             raise ValueError(f'{type(x).__name__} has no picture beside it and no img_size: give '
