@@ -9,7 +9,7 @@ import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-__all__ = ['as_side', 'as_size', 'check_kwargs', 'near_match', 'tells_near_match']
+__all__ = ['check_kwargs', 'near_match', 'tells_near_match']
 
 
 def near_match(name: str, candidates: Iterable[str]) -> str:

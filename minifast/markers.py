@@ -10,8 +10,7 @@ from fastcore.foundation import L
 from torch import Tensor
 
 __all__ = ['TensorBase', 'TensorCategory', 'TensorFlowField', 'TensorImage', 'TensorImageBW', 'TensorImageBase',
-           'TensorMask', 'TensorMultiCategory', 'TitledTensorScalar', 'array', 'cast', 'plain', 'retain_type', 'tensor',
-           'unmarked']
+           'TensorMask', 'TensorMultiCategory', 'TitledTensorScalar', 'array', 'cast', 'plain', 'retain_type', 'tensor']
 
 
 _without_markers = torch._C._disabled_torch_function_impl

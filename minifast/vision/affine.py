@@ -21,7 +21,7 @@ from minifast.vision.points import TensorBBox, TensorPoint
 
 __all__ = ['Draw', 'GeometryMethods', 'affine_mat', 'apply_perspective', 'dihedral_mat', 'draw_values', 'find_coeffs',
            'flip_mat', 'homography', 'mask_tensor', 'move', 'move_by', 'move_points', 'resample', 'rotate_mat',
-           'square', 'warp_mat', 'zoom_mat']
+           'warp_mat', 'zoom_mat']
 
 Draw = float | Sequence[float] | Callable[[Tensor], Tensor] | None
 """A value for the whole batch, one a sample, a function of the batch, or None: at random."""

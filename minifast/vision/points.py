@@ -15,7 +15,7 @@ from minifast.losses import MSELossFlat
 from minifast.markers import TensorBase, TensorImageBase, TensorMultiCategory, cast, plain, retain_type, tensor
 
 __all__ = ['BBoxLabeler', 'LabeledBBox', 'PointScaler', 'TensorBBox', 'TensorPoint', 'TensorPointCreate',
-           'TensorProbe', 'get_annotations', 'picture_size']
+           'get_annotations', 'picture_size']
 
 
 class TensorPoint(TensorBase):
