@@ -1,6 +1,7 @@
 """Pictures in blocks and loaders: every way to make them, every kind of target, and how batches of them look."""
 from __future__ import annotations
 
+import copy
 import io
 import weakref
 
@@ -20,7 +21,7 @@ from minifast.data.transforms import (Category, IntToFloatTensor, Normalize, Ran
                                       get_image_files, parent_label)
 from minifast.deploy import to_torch
 from minifast.learner import Learner
-from minifast.losses import CrossEntropyLossFlat, MSELossFlat
+from minifast.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from minifast.markers import (TensorCategory, TensorImage, TensorImageBW, TensorMask, TensorMultiCategory,
                               plain)
 from minifast.seeds import keyed_generator
@@ -485,3 +486,64 @@ def test_predict_for_a_plain_dataset_opens_pictures_as_the_dataset_does(tmp_path
         want = learn.predict(tmp_path / 'p.png')[2]
         for form in ((tmp_path / 'p.png').read_bytes(), np.arange(64, dtype=np.uint8).reshape(8, 8)):
             assert torch.equal(learn.predict(form)[2], want)
+
+
+# ---------------------------------------------------------------- masks of other codes
+
+def _masked(folder, tmp_path, mode, values, codes=('dark', 'bright'), loss=None, n_out=2, **kwargs):
+    for f in get_image_files(folder / 'train'):
+        a = np.asarray(Image.open(folder / 'masks' / f'{f.stem}.png')).copy()
+        mask = Image.fromarray(np.array(values, np.uint8)[a])
+        if mode == 'P':
+            mask.putpalette([90, 90, 90, 250, 0, 0, 0, 250, 0])
+            assert mask.mode == 'P'
+        mask = mask.convert(mode) if mode == '1' else mask
+        mask.save(tmp_path / f'{f.stem}.png')
+    dls = SegmentationDataLoaders.from_label_func(folder, get_image_files(folder / 'train'),
+                                                  lambda f: tmp_path / f'{f.stem}.png', codes=list(codes),
+                                                  seed=0, **{**SETTINGS, **kwargs})
+    learn = Learner(dls, nn.Conv2d(3, n_out, 1), loss or CrossEntropyLossFlat(axis=1))
+    learn.remove_cb(learn.progress)
+    learn.logger = lambda row: None
+    return learn
+
+
+@pytest.mark.parametrize('mode, values, loss, n_out, words', (
+    ('L', (0, 255), None, 2, r'hold the codes 0, 255.*0\.\.1.*div_mask=255.*seen in item \d+ '),
+    ('1', (0, 255), None, 2, r'0, 255.*one bit.*div_mask=255'),
+    ('L', (0, 255), BCEWithLogitsLossFlat(), 1, 'yes or no.*div_mask=255'),
+    ('L', (0, 7), None, 2, r'hold the codes 0, 7.*MaskBlock\(codes'), ('L', (1, 2), None, 2, 'codes 1, 2'),
+    ('L', (1, 255), None, 2, 'ignore_index=255'), ('L', (0, 255), nn.CrossEntropyLoss(), 2, 'div_mask=255')))
+def test_masks_of_other_codes_are_named_with_their_items_and_the_way_out(mode, values, loss, n_out, words, folder,
+                                                                         tmp_path):
+    """In the first batch, by the codes seen; not a binary loss either trains on 255."""
+    learn = _masked(folder, tmp_path, mode, values, loss=copy.deepcopy(loss), n_out=n_out)
+    with pytest.raises(ValueError, match=words):
+        learn.fit(1)
+    with pytest.raises(ValueError, match=words):
+        _masked(folder, tmp_path, mode, values, loss=copy.deepcopy(loss), n_out=n_out).validate()
+
+
+@pytest.mark.parametrize('mode, values, kwargs, loss', (
+    ('L', (0, 255), {'batch_tfms': IntToFloatTensor(div_mask=255)}, None),
+    ('1', (0, 255), {'batch_tfms': IntToFloatTensor(div_mask=255)}, None), ('P', (0, 1), {}, None),
+    ('L', (0, 1), {'codes': ('a', 'b', 'c')}, None),
+    ('L', (0, 255), {}, CrossEntropyLossFlat(axis=1, ignore_index=255))))
+def test_masks_train_by_the_way_out_and_palettes_are_codes(mode, values, kwargs, loss, folder, tmp_path):
+    """What the words say works; indices of a palette are codes, more names than codes are no fault."""
+    learn = _masked(folder, tmp_path, mode, values, loss=loss, **kwargs)
+    assert set(learn.dls.one_batch()[1].unique().tolist()) <= ({0, 255} if loss else {0, 1})
+    learn.fit(1)
+    assert torch.isfinite(torch.tensor(learn.recorder.values[-1])).all()
+
+
+def test_a_mask_of_colours_is_told_once_by_its_name(folder, tmp_path, monkeypatch):
+    """Shades of grey are no codes; a mask whose channels are alike is one of codes."""
+    monkeypatch.setattr('minifast.vision.decode._warned', [])
+    grey = np.tile(np.array([[0, 1], [2, 1]], np.uint8)[..., None], 3)
+    Image.fromarray(grey).save(tmp_path / 'grey.png')
+    assert np.array_equal(np.array(PILMask.create(tmp_path / 'grey.png')), grey[..., 0])
+    Image.fromarray(grey * np.array([9, 20, 3], np.uint8)).save(tmp_path / 'colours.png')
+    with pytest.warns(UserWarning, match='colours.png.*holds colours'):
+        PILMask.create(tmp_path / 'colours.png')
+    PILMask.create(Image.open(tmp_path / 'colours.png'))

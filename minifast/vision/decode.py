@@ -9,6 +9,7 @@ import io
 import os
 import stat
 import struct
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -336,6 +337,8 @@ def to_mode(im: Image.Image, mode: str, path: Any = None, codes: bool = False) -
     """
     if im.mode == mode:
         return im
+    if codes and mode == 'L' and im.mode in ('RGB', 'RGBA'):
+        _warn_of_colours(im, path)
     if im.mode == 'P':
         if codes and mode == 'L':
             return Image.fromarray(np.asarray(im))
@@ -345,6 +348,18 @@ def to_mode(im: Image.Image, mode: str, path: Any = None, codes: bool = False) -
     for through in _STEPS.get(im.mode, ()):
         im = im if im.mode == mode else im.convert(through)
     return im if im.mode == mode else im.convert(mode)
+
+
+_warned: list[Any] = []
+
+
+def _warn_of_colours(im: Image.Image, path: Any) -> None:
+    """Say once that a mask holds colours: their shades of grey are hardly the codes that were meant."""
+    red, green, blue = im.split()[:3]
+    if not _warned and not red.tobytes() == green.tobytes() == blue.tobytes():
+        _warned.append(path)
+        warnings.warn(f"{'a mask' if path is None else repr(str(path))} holds colours and no codes: their shades of "
+                      'grey are taken for codes. Let get_y give a mask whose values are 0, 1, 2, ...', stacklevel=2)
 
 
 def opened_image(im: Image.Image, mode: str | None, codes: bool = False) -> Image.Image:
