@@ -1,9 +1,11 @@
-"""Arguments that are refused with the nearest name that was meant."""
+"""Arguments that are refused with what was meant: names with the nearest one, sizes with what a size is."""
 from __future__ import annotations
 
 import difflib
 import functools
 import inspect
+import math
+import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -41,3 +43,48 @@ def tells_near_match(func: Callable) -> Callable:
             check_kwargs(func.__qualname__.removesuffix('.__init__'), kwargs, names)
         return func(*args, **kwargs)
     return door
+
+
+def as_side(side: Any, name: str = 'size') -> int:
+    """A number of pixels as an int, whatever kind of whole number it is: `np.int64(224)`, `224.`, a tensor of one.
+
+    Args:
+        side: the number.
+        name: what it is called in messages.
+
+    Raises:
+        TypeError: it is text, a truth value, or no number.
+        ValueError: it is below 1, or no whole number.
+    """
+    if type(side) is int and side > 0:
+        return side
+    if isinstance(side, (str, bytes)):
+        text = (side if isinstance(side, str) else side.decode(errors='replace')).strip()
+        meant = f'give the number, {text}' if text.isdecimal() else 'give a number'
+        raise TypeError(f'{name} is the text {side!r}: {meant} (on a command line argparse makes numbers of what has '
+                        'type=int)')
+    number = side.item() if getattr(side, 'ndim', None) == 0 and hasattr(side, 'item') else side
+    if isinstance(number, bool) or not isinstance(number, numbers.Real):
+        raise TypeError(f'{name} is {side!r}: give a number of pixels, such as 224, or (height, width)')
+    if not math.isfinite(number) or number != int(number) or number < 1:
+        raise ValueError(f'{name} is {side!r}: give a whole number of pixels from 1 on')
+    return int(number)
+
+
+def as_size(size: Any, name: str = 'size') -> tuple[int, int]:
+    """(height, width) of a size given as a side or as a tuple, list, array or tensor of two.
+
+    Args:
+        size: the size, in pixels.
+        name: what it is called in messages.
+
+    Raises:
+        TypeError: it is, or holds, something else than numbers.
+        ValueError: it holds another number of them than two, or one that is no side, see `as_side`.
+    """
+    if isinstance(size, (str, bytes, Mapping)) or not hasattr(size, '__len__') or getattr(size, 'ndim', 1) == 0:
+        side = as_side(size, name)
+        return side, side
+    if len(size) != 2:
+        raise ValueError(f'{name} is {size!r}: give one side or two, (height, width)')
+    return as_side(size[0], name), as_side(size[1], name)

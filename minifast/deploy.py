@@ -35,7 +35,7 @@ def to_torch(learn: Any, activation: bool = True) -> nn.Module:
     parts: list[nn.Module] = []
     mean, std, divisor = _preparation(learn.dls)
     if mean is not None or divisor is not None:
-        parts.append(_prepare_module(mean, std, divisor))
+        parts.append(_prepare_module(mean, std, divisor, _opens_grey(learn.dls)))
     # torch.export wants plain contiguous weights
     parts.append(copy.deepcopy(get_model(learn.model)).cpu().to(memory_format=torch.contiguous_format))
     if activation:
@@ -57,13 +57,25 @@ def _preparation(dls: Any) -> tuple[Tensor | None, Tensor | None, float | None]:
     return mean, std, divisor
 
 
-def _prepare_module(mean: Tensor | None, std: Tensor | None, divisor: float | None) -> nn.Module:
+def _opens_grey(dls: Any) -> bool:
+    """Whether the pictures of the data are opened as grey ones, of one channel."""
+    tls = getattr(getattr(dls[len(dls) - 1], 'dataset', None), 'tls', ())
+    kinds = (getattr(tfm, 'kind', None) for tl in tls[:1] for tfm in tl.tfms.fs)
+    return any(getattr(kind, '_open_args', {}).get('mode') == 'L' for kind in kinds)
+
+
+def _prepare_module(mean: Tensor | None, std: Tensor | None, divisor: float | None, grey: bool) -> nn.Module:
     """Bytes to floats, and `(x - mean) / std` over the channels, as torch's own layers."""
     if mean is None:
         return _ToFloat(divisor)
-    norm = nn.BatchNorm2d(len(mean), eps=0., affine=False).eval()
-    norm.running_mean.copy_(mean)
-    norm.running_var.copy_(std ** 2)
+    if grey and len(mean) > 1:  # statistics of colours make several channels of one
+        norm = nn.Conv2d(1, len(mean), 1).eval().requires_grad_(False)
+        norm.weight.copy_((1 / std).view(-1, 1, 1, 1))
+        norm.bias.copy_(-mean / std)
+    else:
+        norm = nn.BatchNorm2d(len(mean), eps=0., affine=False).eval()
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(std ** 2)
     return norm if divisor is None else nn.Sequential(_ToFloat(divisor), norm)
 
 
@@ -113,6 +125,7 @@ def to_onnx(learn: Any, fname: str | Path, size: tuple[int, ...] | None = None, 
     module, path = to_torch(learn, activation), Path(fname)
     if size is None:
         size = tuple(learn.dls.one_batch()[0].shape[1:])
+        size = (1, *size[1:]) if _opens_grey(learn.dls) else size
     batch = torch.export.Dim('batch')
     torch.onnx.export(module, (torch.rand(2, *size),), path, dynamo=True, dynamic_shapes=({0: batch},))
     return path

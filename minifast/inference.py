@@ -19,7 +19,7 @@ from minifast.callback.core import Callback
 from minifast.callback.hook import module_summary
 from minifast.gather import Batches, Gather, Rows, _leaves, inputs_and_targets, is_ours, prepare, whole_loader
 from minifast.terminal import say
-from minifast.torch_core import apply, detuplify, is_listy, looking, plain
+from minifast.torch_core import apply, detuplify, is_listy, item_find, looking, plain
 
 __all__ = ['get_preds', 'predict', 'show_results', 'summary', 'tta']
 
@@ -132,8 +132,12 @@ def _plain_batch(learn: Any, item: Any) -> tuple:
         if transform is None:
             raise TypeError(f'predict takes what the dataset yields as input, a tensor; got a {type(item).__name__}, '
                             f'and {type(dataset).__name__} has no `transform` that would make a tensor of it')
-        from minifast.vision.core import PILImage
-        parts = (transform(PILImage.create(item)),)
+        from minifast.vision.core import PILImage, PILImageBW
+        with looking():
+            seen = dataset[0]
+        seen = item_find(seen)
+        grey = isinstance(seen, Tensor) and seen.ndim == 3 and seen.shape[0] == 1
+        parts = (transform((PILImageBW if grey else PILImage).create(item)),)
     collate = getattr(loader, 'collate_fn', None) or default_collate
     b = collate([parts])
     return tuple(b) if isinstance(b, (tuple, list)) else (b,)
@@ -172,7 +176,11 @@ def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any 
         use_max: take the largest instead of the mean.
 
     Returns:
-        `(preds, targets)`.
+        `(preds, targets)`. Masks, pictures, points and boxes are first brought back to where they lie without
+        augmentation; what an augmented version did not show counts for nothing.
+
+    Raises:
+        ValueError: the predictions lie in the picture, and a transform cannot be undone; the message names it.
     """
     dl = whole_loader(learn.dls[ds_idx]) if dl is None else dl
     if not hasattr(getattr(dl, 'dataset', None), 'set_split_idx'):
@@ -181,6 +189,9 @@ def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any 
     if item_tfms is not None or batch_tfms is not None:
         dl = dl.new(after_item=item_tfms, after_batch=batch_tfms)
     dl, n_rows, ranks = prepare(dl, reorder=True)
+    from minifast.undoing import Undo, place_of_targets
+    if n and (place := place_of_targets(learn, dl)) is not None:
+        return _tta_in_place(learn, Undo(dl, place), n_rows, ranks, n, beta, use_max)
 
     def one_pass(split_idx: int) -> Gather:
         gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=activation_of(learn.own_loss))
@@ -212,6 +223,30 @@ def _zipped(func: Callable, a: Any, b: Any) -> Any:
     """`func` of each tensor of `a` and the one in its place in `b`, nested as they are."""
     others = iter(_leaves(b))
     return apply(lambda x: func(x, next(others)), a)
+
+
+def _tta_in_place(learn: Any, undo: Any, n_rows: int | None, ranks: Tensor | None, n: int, beta: float | None,
+                  use_max: bool) -> tuple:
+    """`tta` of predictions that lie somewhere in the picture."""
+    def one_pass(split_idx: int, then: Callable) -> Gather:
+        activation = activation_of(learn.own_loss)
+        gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=lambda preds: then(activation(preds)))
+        with undo.dl.dataset.set_split_idx(split_idx):
+            _run(learn, undo.dl, gather, inner=True)
+        return gather
+
+    def augmented_pass(i: int) -> Tensor:
+        learn.epoch = i
+        undo.dl.begin(torch.initial_seed(), i)
+        return one_pass(0, undo.back).preds
+
+    with learn.validation_context(cbs=[_Tta(), undo]):
+        plain_pass = one_pass(1, undo.keep)
+        preds, targets = plain_pass.preds, plain_pass.targets
+        augmented = undo.mean(augmented_pass, n, preds, use_max)
+    if use_max:
+        return torch.maximum(augmented, preds), targets
+    return ((augmented, preds) if beta is None else torch.lerp(augmented, preds, beta)), targets
 
 
 def show_results(learn: Any, ds_idx: int = 1, dl: Any = None, max_n: int = 9, shuffle: bool = True,

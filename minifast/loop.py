@@ -35,6 +35,8 @@ from minifast.callback.recorder import Recorder
 from minifast.data.load import why_empty
 from minifast.gather import inputs_and_targets
 from minifast.lookup import lookup
+from minifast.losses import wrong_targets
+from minifast.markers import unmarked
 from minifast.metrics import mk_metrics
 from minifast.optimizer import as_optimizer
 from minifast.optimizer.coverage import Coverage, each_once
@@ -313,11 +315,12 @@ class Loop:
         if self._device is None:  # a batch by hand, outside a pass
             self._find_device()
         device = self._device
-        for o in b:
-            if not isinstance(o, Tensor) or o.device != device:
-                b = to_device(b, device, non_blocking=True)
-                return self._as_tuple(b) if isinstance(b, (dict, UserDict)) else b
-        return b
+        with unmarked():
+            there = all([isinstance(o, Tensor) and o.device == device for o in b])
+        if there:
+            return b
+        b = to_device(b, device, non_blocking=True)
+        return self._as_tuple(b) if isinstance(b, (dict, UserDict)) else b
 
     def _as_tuple(self, b: Any) -> tuple:
         xb, yb = inputs_and_targets(b, self.model)
@@ -344,13 +347,30 @@ class Loop:
         if self._heard['after_pred']:
             self._call_one('after_pred')
         if len(self.yb):
-            self.loss_grad = self.loss_func(self.pred, *map(plain, self.yb))
+            try:
+                self.loss_grad = self.loss_func(self.pred, *map(plain, self.yb))
+            except IndexError as error:
+                self._explain_targets(error)
+                raise
             # a hook may change loss_grad in place and must not change what is reported; without hooks nobody can
             self.loss = self.loss_grad.clone() if self._may_change_loss else self.loss_grad
         if self._heard['after_loss']:
             self._call_one('after_loss')
         if self.training and len(self.yb):
             self._do_grad_opt()
+
+    def _explain_targets(self, error: IndexError) -> None:
+        """Raise anew, with the items, where the targets of the batch are no classes.
+
+        Raises:
+            ValueError: they are not.
+        """
+        found = wrong_targets(self.loss_func, self.pred, self.yb[0])
+        if found is not None:
+            words, rows = found
+            names = self.dl.last_items() if hasattr(self.dl, 'last_items') else []
+            names = [names[i] for i in rows[:5]] if len(names) == len(self.yb[0]) else []
+            raise ValueError(words + (f'; seen in {", ".join(names)}' if names else '')) from error
 
     def one_batch(self, i: int, b: Any) -> None:
         """Train or evaluate on batch number `i`."""

@@ -89,7 +89,30 @@ class BaseLoss:
             inp = inp.reshape(-1, inp.shape[-1]) if self.is_2d else inp.reshape(-1)
             targ = targ.reshape(-1)
         self._check(inp, targ, *seen)
+        if not self._looked:
+            self._look(inp, targ)
         return self.func(inp, targ, **kwargs)
+
+    _looked = False
+
+    def _look(self, inp: Tensor, targ: Tensor) -> None:
+        """Look once at the values of targets: a device says nothing of a wrong class index, a binary loss never does.
+
+        Raises:
+            IndexError: there are others than classes, or than 0..1.
+        """
+        self._looked = True
+        binary = isinstance(self.func, nn.BCEWithLogitsLoss)
+        if not targ.numel() or not (binary or (isinstance(self.func, nn.CrossEntropyLoss) and self.is_2d)):
+            return
+        if targ.is_floating_point() and not binary:
+            return
+        most = 1 if binary else inp.shape[-1] - 1
+        wrong = (targ < 0) | (targ > most)
+        if not binary:
+            wrong &= targ != self.func.ignore_index
+        if wrong.any():  # sync: once for each loss function
+            raise IndexError(f'target {targ[wrong].max().item():g} is out of bounds')  # sync: the fit ends here
 
     def _check_tensors(self, inp: Any, targ: Any) -> None:
         for x, what in ((inp, 'predictions'), (targ, 'targets')):
@@ -130,6 +153,43 @@ class BaseLoss:
     def decodes(self, x: Tensor) -> Tensor:
         """What turns predictions into answers of the targets' kind; nothing here."""
         return x
+
+
+def wrong_targets(loss_func: Any, pred: Any, targ: Any) -> tuple[str, list[int]] | None:
+    """In words what is wrong with targets that a loss function took for no classes, and in which rows.
+
+    Args:
+        loss_func: a loss on class indices, or on 0 and 1.
+        pred: the predictions it was given.
+        targ: the targets.
+
+    Returns:
+        None where nothing is found out.
+    """
+    if not isinstance(pred, Tensor) or not isinstance(targ, Tensor) or pred.ndim < 2 or not targ.ndim:
+        return None
+    func, targ = getattr(loss_func, 'func', loss_func), plain(targ)
+    binary = isinstance(func, (nn.BCEWithLogitsLoss, nn.BCELoss))
+    n = 2 if binary else pred.shape[getattr(loss_func, 'axis', 1)]
+    wrong = (targ < 0) | (targ >= n)
+    wrong = wrong & (targ != getattr(func, 'ignore_index', -100))
+    if not wrong.any():  # sync: a failure is looked into
+        return None
+    codes = targ.unique().tolist()  # sync: a failure is looked into
+    shown = ', '.join(f'{code:g}' for code in codes[:10]) + (f', ... {codes[-1]:g}' if len(codes) > 10 else '')
+    words = f'the targets {list(targ.shape)} hold the codes {shown}, and the loss function takes 0..{n - 1} '
+    words += '(yes or no)' if binary else f'({n} classes are predicted)'
+    if targ.ndim > 1 and set(codes) <= {0, 255}:
+        way = '255 is white in a mask of black and white (of one bit, too), and batch_tfms=IntToFloatTensor(' \
+              'div_mask=255) makes it code 1'
+    elif targ.ndim > 1:
+        way = 'let get_y give a mask whose values are 0, 1, 2, ... (no colours, no shades), or name as many codes' \
+              ', MaskBlock(codes=...)'
+        if max(codes) == 255 and not (targ[wrong] != 255).any():
+            way += '; if 255 marks what does not count: CrossEntropyLossFlat(axis=1, ignore_index=255)'
+    else:
+        way = 'has the model as many outputs (n_out) as there are classes?'
+    return f'{words}: {way}', wrong.reshape(len(targ), -1).any(1).nonzero().flatten().tolist()  # sync: likewise
 
 
 class _ClassLoss(BaseLoss):

@@ -1,7 +1,7 @@
 """Marker tensors: a class that says what a tensor means, without arithmetic of its own."""
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,16 +13,40 @@ __all__ = ['TensorBase', 'TensorCategory', 'TensorFlowField', 'TensorImage', 'Te
            'TensorMask', 'TensorMultiCategory', 'TitledTensorScalar', 'array', 'cast', 'plain', 'retain_type', 'tensor']
 
 
+_without_markers = torch._C._disabled_torch_function_impl
+"""Runs a function of torch as if its arguments carried no marker."""
+
+unmarked = torch._C.DisableTorchFunctionSubclass
+"""`with unmarked():` markers are plain tensors inside, at a plain tensor's speed: for what runs every step or item."""
+
+_view_names = (
+    '__getitem__ __reversed__ as_strided bfloat16 broadcast_to byte cat char chunk clone concat concatenate contiguous '
+    'cpu cuda detach diagonal double dsplit expand expand_as flatten flip fliplr flipud float half hsplit index_select '
+    'int long movedim moveaxis narrow permute pin_memory repeat reshape rot90 select short split split_with_sizes '
+    'squeeze stack swapaxes swapdims t take_along_dim tensor_split tile to transpose type type_as unbind unflatten '
+    'unsqueeze unfold view view_as view_copy vsplit hstack vstack dstack adjoint roll').split()
+_views = {getattr(owner, name) for owner in (Tensor, torch) for name in _view_names if hasattr(owner, name)} | {
+    getattr(Tensor, name).__get__ for name in ('T', 'mT', 'H', 'mH', 'data')}
+"""What shows, moves, copies or joins the elements of a picture and leaves them a picture."""
+
+
 class TensorBase(Tensor):
     """A tensor whose class says what it means (a picture, a mask, a class index); the class carries no arithmetic.
 
-    Torch-function is disabled, so an operation on a marker returns a plain tensor at plain speed; the transform plan
-    puts the
-    marker back where the meaning is kept. `TensorImage(x)` marks a tensor, array or list without copying where
-    possible.
+    A view, a copy or a move of a marker (`permute`, `x[0]`, `to`, `clone`, `stack` of equals, ...) is marked as it is;
+    any other operation returns a plain tensor. Model, loss and transforms work on plain tensors, so that nothing is
+    decided where it costs. `TensorImage(x)` marks a tensor, array or list without copying where possible.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    @classmethod
+    def __torch_function__(cls, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """Run `func` without markers, and mark what is a view."""
+        kwargs = kwargs or {}
+        made = _without_markers(func, types, args, kwargs)
+        if func not in _views:
+            return made
+        return _marked_views(made, args[0] if args else kwargs.get('input', kwargs.get('tensors')))
+
     _show_args: ClassVar[dict[str, Any]] = {}
 
     def __new__(cls, x: Any, **attributes: Any) -> TensorBase:
@@ -43,6 +67,26 @@ class TensorBase(Tensor):
         copied = cast(plain(self).clone(), type(self))
         copied.__dict__.update(self.__dict__)
         return copied
+
+
+def _marked_views(made: Any, like: Any) -> Any:
+    """What a function of `_views` made of `like`, marked as that is; of several tensors, where they are equals."""
+    if isinstance(like, (tuple, list)):
+        like, others = (like[0], like[1:]) if len(like) else (None, ())
+        if any(type(o) is not type(like) for o in others):
+            return made
+    if not isinstance(like, TensorBase):
+        return made
+    return tuple([_as_view(o, like) for o in made]) if isinstance(made, (tuple, list)) else _as_view(made, like)
+
+
+def _as_view(made: Any, like: TensorBase) -> Any:
+    if type(made) is not Tensor:  # itself, or a string: `x.type()`
+        return made
+    made = made.as_subclass(type(like))
+    if like.__dict__:
+        made.__dict__.update(like.__dict__)
+    return made
 
 
 def _rebuild_marker(cls: type, x: Tensor, attributes: dict[str, Any]) -> Tensor:

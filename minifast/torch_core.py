@@ -224,7 +224,7 @@ def find_device(b: Any) -> torch.device | None:
 def find_bs(b: Any) -> int:
     """The length of the first tensor in a nested batch."""
     found = b[0] if type(b) is tuple and b else b
-    found = found if isinstance(found, Tensor) else item_find(found)
+    found = plain(found if isinstance(found, Tensor) else item_find(found))
     return found.shape[0] if isinstance(found, Tensor) and found.ndim else len(found)
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fastcore.foundation import L
 from PIL import Image
 
 from minifast.data import transforms as t
+from minifast.data.categorize import CategoryMap, MultiCategory
 from minifast.data.core import Datasets, TfmdDL
 from minifast.markers import TensorCategory, TensorImage, TensorImageBW, TensorMask, TensorMultiCategory
 
@@ -231,3 +233,26 @@ def test_splitters_and_labels_do_not_touch_pythons_or_numpys_generators():
     states = random.getstate(), np.random.get_state()[1].copy()
     t.RandomSplitter(seed=3)(ITEMS)
     assert random.getstate() == states[0] and (np.random.get_state()[1] == states[1]).all()
+
+
+@pytest.mark.parametrize('k, want', (
+    (1, 'b'), (-1, 'c'), (torch.tensor(1), 'b'), (np.int64(1), 'b'), (torch.tensor(1.), 'b'), (TensorCategory(2), 'c'),
+    (slice(1, None), ['b', 'c']), ([0, 2], ['a', 'c']), ((0, 2), ['a', 'c']), (L(0, 2), ['a', 'c']),
+    (torch.tensor([0, 2]), ['a', 'c']), (TensorCategory([2, 0]), ['c', 'a']), (np.array([0, 2]), ['a', 'c']),
+    (torch.tensor([True, False, True]), ['a', 'c']), (np.array([False, True, False]), ['b']), ([], []),
+    ([True, False, True], ['a', 'c']), (torch.tensor([[0, 1], [2, 2]]), [['a', 'b'], ['c', 'c']])))
+@pytest.mark.parametrize('kind', (CategoryMap, MultiCategory))
+def test_vocab_takes_whatever_codes_come_as(kind, k, want):
+    """One code gives a class; several (list, array, tensor, slice) or a mask give as many; names of an item too."""
+    if kind is MultiCategory and isinstance(k, torch.Tensor) and (k.ndim == 2 or k.is_floating_point()):
+        return  # not among the ways L can be indexed
+    found = kind(['a', 'b', 'c'])[k]
+    assert (found if isinstance(found, str) else [o if isinstance(o, str) else list(o) for o in found]) == want
+
+
+@pytest.mark.parametrize('k, error', ((3, IndexError), ([3], IndexError), ([True], IndexError), (1.5, TypeError),
+                                      ('a', TypeError)))
+def test_vocab_refuses_what_is_no_code(k, error):
+    """No class is made up for a code that there is none for."""
+    with pytest.raises(error):
+        CategoryMap(['a', 'b', 'c'])[k]

@@ -9,12 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from make_fastai_numbers import METRICS, metric_batches, metric_run
 from torch import nn
 
 import sklearn.metrics as skm
 
 import minifast.metrics as metrics
+from minifast.losses import BCELossFlat, BCEWithLogitsLossFlat, CrossEntropyLossFlat
 from minifast.metrics import (AccumMetric, AvgLoss, AvgMetric, AvgSmoothLoss, Dice, DiceMulti, F1Score, F1ScoreMulti,
                               FBetaMulti, JaccardCoeffMulti, LossMetrics, Metric, Perplexity, RocAuc, RocAucMulti,
                               TorchMetric, ValueMetric, accuracy, accuracy_multi, foreground_acc, mk_metric, mk_metrics,
@@ -337,3 +339,70 @@ def test_smooth_loss_is_unbiased_from_the_first_step():
 def test_fbeta_multi_takes_beta_first():
     """The positional argument of scripts: `FBetaMulti(2.0, average='samples')`."""
     assert 0 < float(over(FBetaMulti(2.0, average='samples'), 'multi')) < 1
+
+
+# ---------------------------------------------------------------- two classes by one output
+
+LOGITS = torch.tensor([.2, -.1, .8, .4, -3., .1, .3, -.2])
+"""All but three lie in 0..1, as probabilities do: only the loss function tells them apart."""
+TARGETS = torch.tensor([1, 0, 1, 0, 0, 1, 1, 1])
+ONE_OUTPUT = {'accuracy': .75, 'error_rate': .25, 'top': .75, 'f1_score': .8, 'precision_score': .8,
+              'recall_score': .8, 'balanced_accuracy_score': (.8 + 2 / 3) / 2, 'roc_auc_score': 2 / 3,
+              'matthews_corrcoef': .8 - 1 / 3}
+
+
+def top(pred, targ):
+    return metrics.top_k_accuracy(pred, targ, k=1)
+
+
+@pytest.mark.parametrize('loss, levelled', (
+    (BCEWithLogitsLossFlat(), 0.), (nn.BCEWithLogitsLoss(), 0.), (F.binary_cross_entropy_with_logits, 0.),
+    (BCEWithLogitsLossFlat(thresh=.7), .8473), (BCELossFlat(), .5), (nn.BCELoss(), .5)))
+@pytest.mark.parametrize('shape', ((-1, 1), (-1,)))
+def test_one_output_column_is_two_classes(loss, levelled, shape):
+    """What the largest of one column says is what the loss function says: right at the same items as two columns."""
+    for lone in (LOGITS[:2], LOGITS):
+        pred, targ = lone[:, None] + levelled, TARGETS[:len(lone)].view(shape)
+        made = [mk_metric(m) for m in (metrics.accuracy, metrics.error_rate, top)]
+        if len(lone) > 2:
+            made += [metrics.F1Score(), metrics.Precision(), metrics.Recall(), metrics.BalancedAccuracy(),
+                     metrics.RocAucBinary(), metrics.MatthewsCorrCoef()]
+        for metric in made:
+            metric.reset()
+            for part in (slice(0, 2), slice(2, None)):
+                if len(pred[part]):
+                    metric.accumulate(batch(pred[part], targ[part].float(), loss_func=loss))
+            want = ONE_OUTPUT[metric.name] if len(lone) > 2 else float(metric.name != 'error_rate')
+            assert float(metric.value) == pytest.approx(want, abs=1e-6), metric.name
+
+
+@pytest.mark.parametrize('metric', (metrics.Dice(), metrics.JaccardCoeff(), metrics.DiceMulti(),
+                                    mk_metric(metrics.foreground_acc)))
+def test_masks_by_one_output_are_those_of_two(metric):
+    """[B,1,H,W] under a binary loss scores as [B,2,H,W] with the same answers."""
+    one, targ = LOGITS.view(2, 1, 2, 2), TARGETS.view(2, 2, 2)
+    values = []
+    for pred in (one, torch.cat([torch.zeros_like(one), one], 1)):
+        metric.reset()
+        metric.accumulate(batch(pred, targ, loss_func=BCEWithLogitsLossFlat()))
+        values.append(float(metric.value))
+    assert values[0] == values[1] and 0 < values[0] < 1
+
+
+def test_one_output_called_by_hand_and_the_one_class_there_is():
+    """Numbers in 0..1 are probabilities where no loss says otherwise; with cross entropy one column is one class."""
+    probs = LOGITS.sigmoid()
+    for pred in (probs[:, None], probs, LOGITS[:, None], LOGITS):
+        assert metrics.accuracy(pred, TARGETS) == .75
+        assert metrics.accuracy(pred, TARGETS.float()) == .75
+    lone = mk_metric(metrics.accuracy)
+    lone.accumulate(batch(torch.ones(3, 1), torch.zeros(3).long(), loss_func=CrossEntropyLossFlat()))
+    assert lone.value == 1
+
+
+def test_top_k_takes_targets_as_a_column_and_names_a_k_too_large():
+    """[B,1] targets do not broadcast against the others' predictions."""
+    pred, targ = torch.eye(4)[[0, 1, 2, 3]], torch.tensor([0, 2, 1, 3])
+    assert metrics.top_k_accuracy(pred, targ[:, None], k=1) == metrics.top_k_accuracy(pred, targ, k=1) == .5
+    with pytest.raises(ValueError, match='k=5 of 4 classes'):
+        metrics.top_k_accuracy(pred, targ)

@@ -489,3 +489,24 @@ def test_grad_scaler_drives_adam_without_waiting():
     scaled[0].grad.fill_(float('inf'))
     scaler.step(opt)
     assert torch.equal(scaled[0].detach(), before)
+
+
+@pytest.mark.parametrize('opt_class, first', (
+    (torch.optim.AdamW, {'betas': (.8, .999), 'weight_decay': .3, 'lr': .7}),
+    (torch.optim.SGD, {'momentum': .8, 'weight_decay': .3, 'lr': .7}),
+    (torch.optim.RMSprop, {'momentum': .8, 'weight_decay': .3, 'lr': .7})))
+@pytest.mark.parametrize('built', (False, True))
+def test_groups_that_bring_short_names_set_torchs_own(opt_class, first, built):
+    """`wd`, `mom` and `lr` of a group are torch's hyper-parameters of other names, listed once and obeyed."""
+    groups = [{'params': [torch.ones(2, requires_grad=True)], 'wd': .3, 'mom': .8, 'lr': .7},
+              {'params': [torch.ones(2, requires_grad=True)], 'wd': .1}]
+    opt = OptimWrapper(opt=opt_class(groups, lr=.5)) if built else OptimWrapper(groups, opt_class, lr=.5)
+    assert {name: opt.param_groups[0][name] for name in first} == first
+    assert opt.param_groups[1]['weight_decay'] == .1 and opt.param_groups[1]['lr'] == .5
+    assert all(list(h).count('wd') == list(h).count('mom') == 1 and len(h) == len(list(h)) for h in opt.hypers)
+    assert 'wd' not in opt.param_groups[0] and [h['wd'] for h in opt.hypers] == [.3, .1]
+    opt.set_hypers(wd=[.2, .4], mom=.5)
+    assert [group['weight_decay'] for group in opt.param_groups] == [.2, .4] and opt.hypers[1]['mom'] == .5
+    for group in opt.param_groups:
+        group['params'][0].grad = torch.ones(2)
+    opt.step()

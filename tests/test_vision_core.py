@@ -160,3 +160,107 @@ def test_array_takes_pictures_generators_and_lists():
     assert np.array_equal(array(mask), np.eye(4)) and array(mask).dtype == np.uint8
     assert array(i * i for i in range(3)).tolist() == array([0, 1, 4]).tolist() == [0, 1, 4]
     assert array(torch.ones(2, 3)).shape == (2, 3) and array(5.).shape == ()
+
+
+# ---------------------------------------------------------------- one way in for a picture
+
+class Fourfold(PILImage):
+    """A class of the user's own, with transparency."""
+
+    _open_args = {'mode': 'RGBA'}
+
+
+def _colours():
+    a = np.zeros((12, 20, 3), np.uint8)
+    a[:6, :, 0], a[:, :8, 1], a[8:, 16:, 2], a[2:5, 2:9] = 250, 220, 255, (120, 90, 200)
+    return a
+
+
+def _in_mode(mode):
+    a = _colours()
+    if mode == 'P transparent':
+        im = Image.fromarray(a).quantize(6)
+        im.info['transparency'] = 2
+        return im
+    if mode in ('I;16', 'I', 'F'):
+        return Image.fromarray({'I;16': a[..., 0].astype(np.uint16) * 257, 'I': a[..., 0].astype(np.int32) * 257,
+                                'F': (a[..., 0] / 255).astype(np.float32)}[mode])
+    if mode == 'LAB':
+        return Image.merge('LAB', Image.fromarray(a).split())
+    im = Image.fromarray(a).convert({'La': 'LA', 'RGBa': 'RGBA'}.get(mode, mode))
+    return im.convert(mode) if im.mode != mode else im
+
+
+def _save(im, path, **kwargs):
+    file = path / ('p.tif' if im.mode in ('I;16', 'I', 'F', 'CMYK', 'YCbCr', 'LAB') else 'p.png')
+    im.save(file, **kwargs)
+    return file
+
+
+MODES = ('RGB', 'L', 'P', 'P transparent', '1', 'I;16', 'I', 'F', 'LA', 'RGBA', 'CMYK', 'YCbCr', 'LAB')
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('cls', (PILImage, PILImageBW, PILMask, Fourfold))
+@pytest.mark.parametrize('orientation', (1, 6))
+def test_every_form_of_a_picture_gives_the_pixels_of_its_file(mode, cls, orientation, tmp_path):
+    """File, bytes, BytesIO, opened (read or not yet) and its array: one mode, upright once, and so on for a copy."""
+    if cls is PILMask and mode in ('I;16', 'I', 'F'):
+        return  # codes above 255
+    if orientation != 1 and mode in ('I;16', 'CMYK'):
+        return  # TIFF by Pillow's memory map, which mistakes turned pictures
+    im, exif = _in_mode(mode), Image.Exif()
+    exif[0x0112] = orientation
+    file = _save(im, tmp_path, exif=exif)
+    want = cls.create(file)
+    assert want.mode == cls._open_args['mode'] and want.size == ((20, 12) if orientation == 1 else (12, 20))
+    stream, read = io.BytesIO(file.read_bytes()), Image.open(file)
+    read.load()
+    forms = {'str': str(file), 'bytes': file.read_bytes(), 'stream': stream, 'stream read once': stream,
+             'opened': Image.open(file), 'read': read, 'read before': read, 'ours': want}
+    if orientation == 1 and not (cls is PILMask and mode == '1') and mode in ('RGB', 'L', '1', 'I;16', 'LA', 'RGBA'):
+        forms['array'] = np.array(im)
+        forms['tensor'] = torch.from_numpy(np.array(im).astype(np.int32 if mode == 'I;16' else np.array(im).dtype))
+    for name, form in forms.items():
+        made = cls.create(form)
+        assert type(made) is cls and made.mode == want.mode, name
+        assert np.array_equal(np.array(made), np.array(want)), name
+
+
+@pytest.mark.parametrize('mode, rgb, grey', (('HSV', 'RGB', 'L'), ('La', 'RGB', 'L'), ('RGBa', 'RGB', 'L')))
+def test_opened_pictures_in_modes_no_file_has(mode, rgb, grey):
+    """By the way Pillow knows."""
+    im = _in_mode(mode)
+    for cls, wanted in ((PILImage, rgb), (PILImageBW, grey)):
+        assert PILImage.create(im).mode == 'RGB' and cls.create(im).mode == wanted
+
+
+def test_arrays_of_any_numbers_are_scaled_as_files_are():
+    """16 bits and floats by their range, truth values black and white, and as codes 0 and 1 in a mask."""
+    bytes_ = _colours()
+    for x in (bytes_, bytes_.astype(np.uint16) * 257, bytes_ / 255, (bytes_ / 255).astype(np.float16),
+              bytes_.astype(np.int64), bytes_.astype(np.float32), torch.from_numpy(bytes_).permute(2, 0, 1),
+              TensorImage(torch.from_numpy(bytes_).permute(2, 0, 1) / 255)):
+        assert np.abs(np.array(PILImage.create(x)).astype(int) - bytes_).max() <= (0 if x.dtype != np.float16 else 1)
+    flags = bytes_[..., 0] > 0
+    assert np.array_equal(np.array(PILImageBW.create(flags)), flags * np.uint8(255))
+    assert np.array_equal(np.array(PILMask.create(flags)), flags) and np.array(PILMask.create(flags)).max() == 1
+
+
+@pytest.mark.parametrize('x, words', (
+    (np.zeros((3, 20, 20), np.uint8), r'\[H,W,C\].*channels come first'),
+    (np.zeros((2, 8, 8, 3)), 'one item of a batch'),
+    (np.zeros(8, np.uint8), r'\[H,W\]'), (np.zeros((0, 4), np.uint8), r'\[H,W\]'), (np.array([['a']]), 'numbers'),
+    (np.full((4, 4, 3), -2.), 'undo a normalization'), (np.full((4, 4), 1e5), '0..65535'),
+    (np.full((4, 4), np.nan), 'nan'), (np.full((4, 4), -1), 'from -1'), (torch.full((3, 8, 8), 300.), '300')))
+def test_arrays_that_are_no_picture_are_refused_in_words(x, words):
+    """Another order of axes, a batch, values that nobody can map: nothing is clipped in silence."""
+    with pytest.raises(ValueError, match=words):
+        PILImage.create(x)
+
+
+@pytest.mark.parametrize('x', (None, 5, ['a.png'], {'bytes': b''}))
+def test_what_is_no_form_of_a_picture_is_refused(x):
+    """A number is no open file."""
+    with pytest.raises(TypeError, match='is no picture'):
+        PILImage.create(x)

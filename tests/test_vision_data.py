@@ -1,23 +1,32 @@
 """Pictures in blocks and loaders: every way to make them, every kind of target, and how batches of them look."""
 from __future__ import annotations
 
+import copy
+import io
+import weakref
+
 import numpy as np
 import pytest
 import torch
 from fastcore.foundation import L
 from PIL import Image
+from torch import nn
 
 from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock
 from minifast.data.bytetable import ByteTable
-from minifast.data.core import Datasets
+from minifast.data.core import DataLoaders, Datasets
+from minifast.data.pipeline import Pipeline, Transform
 from minifast.data.sampler import ITEM
 from minifast.data.transforms import (Category, IntToFloatTensor, Normalize, RandomSplitter, ToTensor, get_c,
                                       get_image_files, parent_label)
-from minifast.losses import CrossEntropyLossFlat, MSELossFlat
-from minifast.markers import TensorCategory, TensorImage, TensorMask, TensorMultiCategory
+from minifast.deploy import to_torch
+from minifast.learner import Learner
+from minifast.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
+from minifast.markers import (TensorCategory, TensorImage, TensorImageBW, TensorMask, TensorMultiCategory,
+                              plain)
 from minifast.seeds import keyed_generator
-from minifast.vision.augment import (DihedralItem, FlipItem, RandomCrop, RandomResizedCrop, RatioResize, Resize,
-                                     aug_transforms)
+from minifast.vision.augment import (Brightness, DihedralItem, FlipItem, RandomCrop, RandomResizedCrop, RatioResize,
+                                     Resize, aug_transforms)
 from minifast.vision.core import BadImageError, PILImage, PILImageBW, PILMask, TensorBBox, TensorPoint, imagenet_stats
 from minifast.vision.data import (BBoxBlock, BBoxLblBlock, ImageBlock, ImageDataLoaders, MaskBlock, PointBlock,
                                   SegmentationDataLoaders, bb_pad, clip_remove_empty, show_batch, show_results)
@@ -255,6 +264,42 @@ def test_bytes_become_floats_by_a_table_of_the_same_numbers():
         assert torch.equal(made, plain[0])
 
 
+@pytest.mark.parametrize('tabled', (True, False))
+@pytest.mark.parametrize('channels, stats', ((1, (3, 3)), (1, (1, 1)), (3, (1, 1)), (3, (3, 3)), (1, (4, 4)),
+                                             (1, (1, 3)), (1, (3, 1))))
+def test_normalize_broadcasts_with_and_without_the_table(channels, stats, tabled):
+    """Statistics of several channels make as many of a grey picture, on bytes and floats, a mask beside it or not."""
+    x = torch.arange(2 * channels * 20 * 24).view(2, channels, 20, 24).remainder(256).to(torch.uint8)
+    mean, std = torch.linspace(.1, .5, stats[0]), torch.linspace(.2, .4, stats[1])
+    want = (x.float() / 255 - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
+    tfms = [IntToFloatTensor(), Normalize.from_stats(mean, std, cuda=False)]
+    marker, mask = TensorImageBW if channels == 1 else TensorImage, TensorMask(torch.ones(2, 20, 24))
+    for pictures in (x, x.float() / 255):
+        made = Pipeline([ByteTable(tfms)] if tabled else tfms)((marker(pictures), mask))
+        assert type(made[0]) is marker and made[0].shape == want.shape and made[1].dtype == torch.int64
+        torch.testing.assert_close(plain(made[0]), want, atol=1e-6, rtol=1e-6)
+    back = tfms[1].decode(made[0])
+    torch.testing.assert_close(plain(back), (x.float() / 255).expand(want.shape), atol=1e-6, rtol=1e-5)
+
+
+def test_grey_pictures_with_colour_statistics_are_what_a_deployed_model_takes(folder):
+    """One channel becomes three by the statistics, also where a user's transform stands before them, and in a module
+    that is deployed."""
+    class Darker(Transform):
+        order = 20
+        def encodes(self, x: TensorImage): return x * .5
+    for between in ([Darker()], [Brightness(p=1.)], []):
+        dls = ImageDataLoaders.from_folder(folder, img_cls=PILImageBW, batch_tfms=[
+            *between, Normalize.from_stats(*imagenet_stats, cuda=False)], **SETTINGS)
+        assert all(dl.one_batch()[0].shape[1:] == (3, 16, 16) for dl in dls)
+        assert dls.valid.decode(dls.valid.one_batch())[0].shape[1] == 3
+    learn = Learner(dls, nn.Sequential(nn.Conv2d(3, 2, 16), nn.Flatten()), loss_func=CrossEntropyLossFlat())
+    file = get_image_files(folder)[0]
+    byte = Resize(16)(PILImageBW.create(file), split_idx=1).to_tensor()
+    want = learn.predict(file)[2]
+    torch.testing.assert_close(to_torch(learn)(plain(byte)[None])[0], want, atol=1e-5, rtol=1e-5)
+
+
 def test_bad_picture_names_file_and_index_or_is_left_out(folder, tmp_path):
     """The error names path, index and the way out; on_error='skip' leaves the picture out and lists it."""
     good = get_image_files(folder / 'train')
@@ -356,3 +401,149 @@ def test_large_jpeg_in_a_loader_is_decoded_at_a_part_of_its_size(orientation, tm
         im = PILImage.create(tmp_path / 'a.jpg')
         assert im.size == ((854, 1280) if orientation == 6 else (1280, 854)) and scales[1:] == [1]
         assert np.abs(inside - np.asarray(tfm(im, split_idx=1)).astype(int)).mean() < 1
+
+
+# ---------------------------------------------------------------- one way in for a picture
+
+RESIZE = Resize(16, 'squish')
+
+
+def _forms(file):
+    with Image.open(file) as im:
+        im.load()
+        im = im.copy()
+    opened = Image.open(file)
+    weakref.finalize(opened, opened.fp.close)
+    return {'path': file, 'str': str(file), 'bytes': file.read_bytes(), 'stream': io.BytesIO(file.read_bytes()),
+            'opened': opened, 'loaded': im, 'palette held': PILImage(im)}
+
+
+@pytest.mark.parametrize('cls, mode', ((PILImage, 'P'), (PILImageBW, 'RGBA'), (PILImage, '1'), (PILImageBW, 'I;16')))
+def test_every_door_opens_a_picture_in_the_same_way(cls, mode, tmp_path):
+    """predict, test_dl, get_preds, and rows of lists, tables and pairs: the prediction is that of the file."""
+    pd = pytest.importorskip('pandas')
+    file = tmp_path / 'p.png'
+    a = np.zeros((20, 24, 3), np.uint8)
+    a[:10, :, 0], a[:, :8, 1] = 250, 220
+    im = Image.fromarray(a[..., 0].astype(np.uint16) * 257) if mode == 'I;16' else Image.fromarray(a).convert(mode)
+    im.save(file)
+    block = DataBlock(blocks=(ImageBlock(cls), CategoryBlock(vocab=['x', 'y'])), get_y=lambda o: 'x', item_tfms=RESIZE,
+                      splitter=lambda o: (range(len(o)), [0]))
+    dls = block.dataloaders([file] * 4, bs=2, device='cpu')
+    net = nn.Sequential(nn.Conv2d(3 if cls is PILImage else 1, 2, 16), nn.Flatten())
+    learn = Learner(dls, net, loss_func=CrossEntropyLossFlat())
+    want = learn.predict(file)[2]
+    for name, form in _forms(file).items():
+        assert torch.equal(learn.predict(form)[2], want), name
+    torch.testing.assert_close(learn.get_preds(dl=dls.test_dl([*_forms(file).values()]))[0], want.expand(7, -1))
+    rows = [form for name, form in _forms(file).items()]
+    table = pd.DataFrame({'f': rows[2:], 'y': ['x'] * 5})
+    made = (block.dataloaders(rows, bs=7, device='cpu', shuffle=False),
+            ImageDataLoaders.from_df(table, img_cls=cls, valid_pct=.2, seed=0, item_tfms=RESIZE, bs=2),
+            ImageDataLoaders.from_lists('.', rows, ['x'] * 7, img_cls=cls, item_tfms=RESIZE, bs=2))
+    for dls in made:
+        pixels = dls.test_dl([file]).one_batch()[0][0]
+        assert all(torch.equal(x, pixels) for x in dls.valid.one_batch()[0])
+    by_rows = Learner(made[0], net, loss_func=CrossEntropyLossFlat())
+    assert torch.equal(by_rows.predict(rows[-1])[2], want) and torch.equal(by_rows.predict(file)[2], want)
+
+
+def test_pictures_opened_and_not_read_yet_are_read_by_forked_workers_in_every_epoch(tmp_path):
+    """Workers of one epoch after another share the place in each file."""
+    rows, want = [], []
+    for i in range(4):
+        want.append(np.random.RandomState(i).randint(0, 255, (90, 90, 3), np.uint8))
+        Image.fromarray(want[-1]).save(tmp_path / f'{i}.png')
+        rows.append(Image.open(tmp_path / f'{i}.png'))
+    block = DataBlock(blocks=(ImageBlock, CategoryBlock(vocab=[0])), get_y=lambda o: 0,
+                      splitter=lambda o: (range(4), [0]))
+    dl = block.dataloaders(rows, bs=2, num_workers=2, shuffle=False, device='cpu').train
+    for _ in range(2):
+        seen = torch.cat([x for x, _ in dl])
+        assert torch.equal((plain(seen) * 255).round().byte(), torch.from_numpy(np.stack(want)).permute(0, 3, 1, 2))
+    for im in rows:
+        im.close()
+
+
+def test_predict_for_a_plain_dataset_opens_pictures_as_the_dataset_does(tmp_path):
+    """Grey where its own pictures are, whatever form the picture has."""
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / 'p.png')
+
+    class Pictures(torch.utils.data.Dataset):
+        def __init__(self, mode):
+            self.mode = mode
+            self.transform = lambda im: torch.from_numpy(np.array(im, np.float32)).reshape(8, 8, -1).permute(2, 0, 1)
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, i):
+            return self.transform(Image.new(self.mode, (8, 8))), i
+
+    for mode, n in (('L', 1), ('RGB', 3)):
+        dl = torch.utils.data.DataLoader(Pictures(mode), 2)
+        learn = Learner(DataLoaders(dl, dl), nn.Sequential(nn.Conv2d(n, 2, 8), nn.Flatten()), CrossEntropyLossFlat())
+        want = learn.predict(tmp_path / 'p.png')[2]
+        for form in ((tmp_path / 'p.png').read_bytes(), np.arange(64, dtype=np.uint8).reshape(8, 8)):
+            assert torch.equal(learn.predict(form)[2], want)
+
+
+# ---------------------------------------------------------------- masks of other codes
+
+def _masked(folder, tmp_path, mode, values, codes=('dark', 'bright'), loss=None, n_out=2, **kwargs):
+    for f in get_image_files(folder / 'train'):
+        a = np.asarray(Image.open(folder / 'masks' / f'{f.stem}.png')).copy()
+        mask = Image.fromarray(np.array(values, np.uint8)[a])
+        if mode == 'P':
+            mask.putpalette([90, 90, 90, 250, 0, 0, 0, 250, 0])
+            assert mask.mode == 'P'
+        mask = mask.convert(mode) if mode == '1' else mask
+        mask.save(tmp_path / f'{f.stem}.png')
+    dls = SegmentationDataLoaders.from_label_func(folder, get_image_files(folder / 'train'),
+                                                  lambda f: tmp_path / f'{f.stem}.png', codes=list(codes),
+                                                  seed=0, **{**SETTINGS, **kwargs})
+    learn = Learner(dls, nn.Conv2d(3, n_out, 1), loss or CrossEntropyLossFlat(axis=1))
+    learn.remove_cb(learn.progress)
+    learn.logger = lambda row: None
+    return learn
+
+
+@pytest.mark.parametrize('mode, values, loss, n_out, words', (
+    ('L', (0, 255), None, 2, r'hold the codes 0, 255.*0\.\.1.*div_mask=255.*seen in item \d+ '),
+    ('1', (0, 255), None, 2, r'0, 255.*one bit.*div_mask=255'),
+    ('L', (0, 255), BCEWithLogitsLossFlat(), 1, 'yes or no.*div_mask=255'),
+    ('L', (0, 7), None, 2, r'hold the codes 0, 7.*MaskBlock\(codes'), ('L', (1, 2), None, 2, 'codes 1, 2'),
+    ('L', (1, 255), None, 2, 'ignore_index=255'), ('L', (0, 255), nn.CrossEntropyLoss(), 2, 'div_mask=255')))
+def test_masks_of_other_codes_are_named_with_their_items_and_the_way_out(mode, values, loss, n_out, words, folder,
+                                                                         tmp_path):
+    """In the first batch, by the codes seen; not a binary loss either trains on 255."""
+    learn = _masked(folder, tmp_path, mode, values, loss=copy.deepcopy(loss), n_out=n_out)
+    with pytest.raises(ValueError, match=words):
+        learn.fit(1)
+    with pytest.raises(ValueError, match=words):
+        _masked(folder, tmp_path, mode, values, loss=copy.deepcopy(loss), n_out=n_out).validate()
+
+
+@pytest.mark.parametrize('mode, values, kwargs, loss', (
+    ('L', (0, 255), {'batch_tfms': IntToFloatTensor(div_mask=255)}, None),
+    ('1', (0, 255), {'batch_tfms': IntToFloatTensor(div_mask=255)}, None), ('P', (0, 1), {}, None),
+    ('L', (0, 1), {'codes': ('a', 'b', 'c')}, None),
+    ('L', (0, 255), {}, CrossEntropyLossFlat(axis=1, ignore_index=255))))
+def test_masks_train_by_the_way_out_and_palettes_are_codes(mode, values, kwargs, loss, folder, tmp_path):
+    """What the words say works; indices of a palette are codes, more names than codes are no fault."""
+    learn = _masked(folder, tmp_path, mode, values, loss=loss, **kwargs)
+    assert set(learn.dls.one_batch()[1].unique().tolist()) <= ({0, 255} if loss else {0, 1})
+    learn.fit(1)
+    assert torch.isfinite(torch.tensor(learn.recorder.values[-1])).all()
+
+
+def test_a_mask_of_colours_is_told_once_by_its_name(folder, tmp_path, monkeypatch):
+    """Shades of grey are no codes; a mask whose channels are alike is one of codes."""
+    monkeypatch.setattr('minifast.vision.decode._warned', [])
+    grey = np.tile(np.array([[0, 1], [2, 1]], np.uint8)[..., None], 3)
+    Image.fromarray(grey).save(tmp_path / 'grey.png')
+    assert np.array_equal(np.array(PILMask.create(tmp_path / 'grey.png')), grey[..., 0])
+    Image.fromarray(grey * np.array([9, 20, 3], np.uint8)).save(tmp_path / 'colours.png')
+    with pytest.warns(UserWarning, match='colours.png.*holds colours'):
+        PILMask.create(tmp_path / 'colours.png')
+    PILMask.create(Image.open(tmp_path / 'colours.png'))

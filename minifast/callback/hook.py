@@ -12,6 +12,7 @@ from fastcore.foundation import L
 from torch import Size, Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 
+from minifast.arguments import as_size
 from minifast.callback.core import Callback
 from minifast.layers import flatten_model, in_channels
 from minifast.torch_core import apply, find_bs, find_device, one_param, to_detach, to_device
@@ -152,7 +153,7 @@ def dummy_eval(m: nn.Module, size: tuple[int, int] = (64, 64)) -> Any:
     """The output of `m` for a made-up picture of `size` (height, width); changes neither modes nor random states."""
     like = one_param(m)
     # a generator of its own: making up a picture must not shift the model's random stream
-    x_BCHW = torch.rand(1, in_channels(m), *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    x_BCHW = torch.rand(1, in_channels(m), *as_size(size), generator=torch.Generator().manual_seed(0)) * 2 - 1
     with _evaluating(m):
         return m(x_BCHW.to(like.device, like.dtype))
 

@@ -17,6 +17,7 @@ from minifast.run_differences import Difference, differences
 from minifast.run_folder import RunFolder, checkpoints_in
 from minifast.run_identity import RunIdentity, read_tables, run_identity
 from minifast.tensorfile import DamagedFileError, UnsafeFileError, read_tensors
+from minifast.torch_core import length_of
 from minifast.training_state import load_training_state
 
 __all__ = ['ResumingCallback', 'newest_checkpoint']
@@ -298,11 +299,12 @@ class ResumingCallback(Callback):
         at = dict(state['position'])
         sizes = [parts.get('settings', {}).get('batch size of training') for parts in (self._then,
                                                                                        self._identity.parts)]
-        n_iter = len(self.learn.dls.train)
+        n_iter = length_of(self.learn.dls.train)
         if all(isinstance(size, int) for size in sizes) and sizes[0] != sizes[1]:
             for name in ('batch', 'loader_batch'):
                 at[name] = at[name] * sizes[0] // sizes[1]
-        at['batch'], at['loader_batch'] = min(at['batch'], n_iter), min(at['loader_batch'], n_iter)
+        if n_iter is not None:  # else a stream, which does not say
+            at['batch'], at['loader_batch'] = min(at['batch'], n_iter), min(at['loader_batch'], n_iter)
         return at
 
     def _load(self) -> None:
@@ -317,6 +319,7 @@ class ResumingCallback(Callback):
                 for hyper, said in zip(learn.opt.hypers, self._hypers):
                     hyper.update({k: v for k, v in said.items() if k == name})
         at = self._position_now(state)
-        if (at['n_epoch'], at['n_iter']) != (learn.n_epoch, len(learn.dls.train)):
-            within = at['batch'] / len(learn.dls.train) if at['where'] == 'train' else 0.
+        n_iter = length_of(learn.dls.train)
+        if (at['n_epoch'], at['n_iter']) != (learn.n_epoch, n_iter):
+            within = at['batch'] / n_iter if at['where'] == 'train' and n_iter else 0.
             learn.pct_train = (at['epoch'] + within) / max(learn.n_epoch, 1)

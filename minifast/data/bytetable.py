@@ -59,7 +59,8 @@ class ByteTable(Transform):
 
 
 def _is_bytes(x: Any) -> bool:
-    return isinstance(x, TensorImage) and x.dtype == torch.uint8 and x.ndim == 4 and x.device.type == 'cpu'
+    marked, x = isinstance(x, TensorImage), plain(x)
+    return marked and x.dtype == torch.uint8 and x.ndim == 4 and x.device.type == 'cpu'
 
 
 def _probe(b: Any) -> Any:
@@ -79,14 +80,18 @@ def _looked_up(b: Any, made: Any) -> Any:
 
 
 def _look_up(x: Tensor, table: Tensor) -> Tensor:
-    """uint8 [B,C,H,W] exchanged for what the table [B,C,256] says, in the same memory format."""
+    """uint8 [B,C,H,W] exchanged for what the table [B,C,256] says, in the same memory format.
+
+    Of one channel (C = 1) the table may make several: statistics of three channels make a grey picture three.
+    """
     if not x.is_contiguous():
         channels_last = x.is_contiguous(memory_format=torch.channels_last)
         x = x.contiguous()
         return _look_up(x, table).contiguous(memory_format=torch.channels_last if channels_last else
                                              torch.contiguous_format)
-    cv2, made = opencv(), np.empty(x.shape, table.numpy().dtype)
-    for planes, rows, targets in zip(x.numpy(), table.contiguous().numpy(), made):
+    cv2, made = opencv(), np.empty((*table.shape[:2], *x.shape[2:]), table.numpy().dtype)
+    planes_of = x.expand(-1, table.shape[1], -1, -1).numpy()
+    for planes, rows, targets in zip(planes_of, table.contiguous().numpy(), made):
         for plane, row, target in zip(planes, rows, targets):
             cv2.LUT(plane, row, dst=target)
     return torch.from_numpy(made)

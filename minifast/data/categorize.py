@@ -4,6 +4,7 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable
+from operator import index
 from typing import Any, ClassVar
 
 import numpy as np
@@ -57,6 +58,10 @@ class Category(str, ShowTitle):
 class MultiCategory(L):
     """The names of several classes."""
 
+    def __getitem__(self, k: Any) -> Any:
+        """A name, or those of a slice, of several places (list, array, tensor) or of a mask."""
+        return super().__getitem__(k.tolist() if isinstance(k, (Tensor, np.ndarray, np.generic)) else k)
+
     def show(self, ctx: Any = None, sep: str = ';', color: str = 'black', **kwargs: Any) -> Any:
         """Write the names above the axis `ctx`, joined by `sep`."""
         return show_title(sep.join(map(str, self)), ctx=ctx, color=color, **kwargs)
@@ -93,7 +98,17 @@ class CategoryMap(CollBase):
         return [o for o in categories if occurring is None or o in occurring]
 
     def __getitem__(self, k: Any) -> Any:
-        return self.items[int(k) if isinstance(k, (Tensor, np.generic)) else k]
+        """The class of a code; an `L` of those of a slice, of several codes (list, array, tensor) or of a mask."""
+        k = k.tolist() if isinstance(k, (Tensor, np.ndarray)) else k  # sync: names are looked up on the host
+        if isinstance(k, slice):
+            return L(self.items[k])
+        if not isinstance(k, (list, tuple, L, range)):
+            return self.items[int(k) if isinstance(k, float) and k.is_integer() else index(k)]
+        if len(k) and all(isinstance(o, (bool, np.bool_)) for o in k):
+            if len(k) != len(self.items):
+                raise IndexError(f'a mask of {len(k)} for {len(self.items)} classes: give one True or False a class')
+            return L(o for o, chosen in zip(self.items, k) if chosen)
+        return L(self[o] for o in k)
 
     def map_objs(self, objs: Iterable) -> L:
         """The codes of classes."""

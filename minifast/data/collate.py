@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import default_collate, default_convert, get_worker_info
 
 from minifast.data.slots import making, new_block
-from minifast.markers import plain, retain_type
+from minifast.markers import plain, retain_type, unmarked
 
 __all__ = ['SkipItemException', 'collate_error', 'fa_collate', 'fa_convert']
 
@@ -23,8 +23,11 @@ class SkipItemException(Exception):
 def _block(tensors: Sequence[Tensor]) -> Tensor:
     """Stacked in one new block, in a worker process in memory that the loader's process sees without a copy."""
     first, slots = tensors[0], getattr(making, 'slots', None)
-    if slots is not None and (filled := slots.filled_by(tensors)) is not None:
-        return filled
+    if slots is not None:
+        with unmarked():
+            filled = slots.filled_by(tensors)
+        if filled is not None:
+            return filled
     tensors = [plain(t) for t in tensors]
     if get_worker_info() is None or first.device.type != 'cpu' or first.layout != torch.strided:
         return torch.stack(tensors)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from fastcore.foundation import L
+from PIL import Image
 from torch import Tensor
 
 from minifast.data.collate import noted
@@ -251,7 +252,9 @@ class TfmdLists(FilteredBase):
         types = self.types or []
         for i, wanted in enumerate(types):
             if isinstance(x, wanted):
-                return i
+                # an opened picture is of whatever mode: where ours opens pictures it is what makes them all alike
+                opener = next((j for j, f in enumerate(self.tfms.fs[:i]) if _opens_pictures(f)), i)
+                return opener if isinstance(x, Image.Image) else i
         paths = (str, PurePath)
         for i, f in enumerate(self.tfms.fs):
             wanted = types[i] if i < len(types) else ()
@@ -275,6 +278,13 @@ class TfmdLists(FilteredBase):
             rm_tfms = self.infer_idx(_pick(made.items, 0)) if len(made) else 0
         made.tfms.fs = made.tfms.fs[rm_tfms:]
         return made
+
+
+def _opens_pictures(f: Any) -> bool:
+    """Whether it is `PILImage.create` or its like, as we wrote it, which takes pictures too."""
+    funcs = [entry.func for entry in getattr(f.encodes, 'entries', ())] if f.name.endswith('.create') else []
+    create = getattr(getattr(f, 'kind', None), 'create', funcs[0] if funcs else None)
+    return getattr(create, 'takes_pictures', False)
 
 
 def _tried(f: Any, x: Any) -> Any:

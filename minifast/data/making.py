@@ -14,7 +14,7 @@ from minifast.data.pipeline import Pipeline
 from minifast.data.sampler import BATCH, ITEM, ORDER
 from minifast.data.slots import Slots, making
 from minifast.data.workers import HostBatch, Job, seed_cpu, set_aside
-from minifast.markers import plain
+from minifast.markers import plain, retain_type
 from minifast.seeds import key_seed
 from minifast.terminal import visible
 
@@ -82,7 +82,7 @@ class BatchMaker:
         while isinstance(dataset, Subset):
             indices, dataset = [dataset.indices[i] for i in indices], dataset.dataset
         at = torch.as_tensor(indices)
-        return tuple(plain(t)[at.to(t.device, non_blocking=True)] for t in self._tensors)
+        return tuple(retain_type(plain(t)[at.to(t.device, non_blocking=True)], t) for t in self._tensors)
 
     def _one_sample(self, index: Any, generator: torch.Generator) -> Any:
         if getattr(self.do_item, '__func__', None) is not BatchMaker.do_item:
@@ -106,7 +106,7 @@ class BatchMaker:
             item = list(items.iloc[index]) if hasattr(items, 'iloc') else items[index]
         except (TypeError, KeyError, IndexError):
             return f'item {index}'
-        item = visible(item)
+        item = f'{type(item).__name__} {tuple(item.shape)}' if hasattr(item, 'ndim') else visible(item)
         return f'item {index} ({item if len(item) < 300 else item[:300] + "..."})'
 
     # ------------------------------------------------------------ data without indices

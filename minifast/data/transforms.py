@@ -288,6 +288,8 @@ class ColReader(DisplayedTransform):
             value = getattr(row, col) if col in getattr(row, '_fields', ()) else row[col]
         if self.label_delim is not None:
             return value.split(self.label_delim) if len(value) else []
+        if isinstance(value, (bytes, bytearray, Image.Image, np.ndarray, Tensor)) or hasattr(value, 'read'):
+            return value  # a picture that lies in the table itself
         return value if not self.pref and not self.suff else f'{self.pref}{value}{self.suff}'
 
     def __call__(self, o: Any, **kwargs: Any) -> Any:
@@ -367,7 +369,8 @@ class Normalize(DisplayedTransform):
     """Pictures with mean 0 and standard deviation 1 in each channel.
 
     Args:
-        mean: a number a channel, or a tensor that fits a batch; default: measured on one batch.
+        mean: a number a channel, or a tensor that fits a batch; default: measured on one batch. Three numbers make
+            three channels of a grey picture.
         std: likewise.
         axes: axes of a batch that the statistics are measured over.
     """
@@ -414,9 +417,11 @@ class Normalize(DisplayedTransform):
     def encodes(self, x: TensorImage) -> Any:
         """Normalized pictures."""
         mean, std = self._stats(x)
-        return plain(x).sub(mean).div_(std)
+        centred = plain(x).sub(mean)
+        return centred.div_(std) if std.numel() <= mean.numel() else centred.div(std)
 
     def decodes(self, x: TensorImage) -> Any:
         """Pictures as they were."""
         mean, std = self._stats(x)
-        return plain(x).mul(std).add_(mean)
+        scaled = plain(x).mul(std)
+        return scaled.add_(mean) if mean.numel() <= std.numel() else scaled.add(mean)

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minifast.metrics.base import (AccumMetric, ActivationType, AvgLoss, AvgMetric, AvgSmoothLoss, LossMetric,
-                                   LossMetrics, Metric, TorchMetric, ValueMetric, mk_metric, mk_metrics, sum_over_ranks)
+                                   LossMetrics, Metric, TorchMetric, ValueMetric, as_classes, mk_metric, mk_metrics,
+                                   sum_over_ranks)
 from minifast.metrics.scores import (APScoreBinary, APScoreMulti, BalancedAccuracy, BrierScore, BrierScoreMulti,
                                      CohenKappa, ExplainedVariance, F1Score, F1ScoreMulti, FBeta, FBetaMulti,
                                      HammingLoss, HammingLossMulti, Jaccard, JaccardMulti, MatthewsCorrCoef,
@@ -31,15 +32,22 @@ __all__ = ['APScoreBinary', 'APScoreMulti', 'AccumMetric', 'ActivationType', 'Av
 
 # ---------------------------------------------------------------- classification
 
+def _scores(inp: Tensor, targ: Tensor, axis: int) -> Tensor:
+    """Predictions with an axis of classes."""
+    alone = inp.ndim == 1 and inp.is_floating_point() and inp.shape == targ.shape
+    return as_classes(inp[:, None] if alone else inp, axis)
+
+
 def accuracy(inp: Tensor, targ: Tensor, axis: int = -1) -> Tensor:
     """Share of items whose largest prediction is the target.
 
     Args:
-        inp: predictions, [..., C at `axis`, ...].
+        inp: predictions, [..., C at `axis`, ...]; one column (or [N]) means class 1 where it is above 0, or above 0.5
+            where it holds probabilities, see `as_classes`.
         targ: class indices, as many as there are rows of classes.
         axis: of the classes.
     """
-    pred, targ = flatten_check(inp.argmax(dim=axis), targ)
+    pred, targ = flatten_check(_scores(inp, targ, axis).argmax(dim=axis), targ)
     return (pred == targ).float().mean()
 
 
@@ -49,9 +57,18 @@ def error_rate(inp: Tensor, targ: Tensor, axis: int = -1) -> Tensor:
 
 
 def top_k_accuracy(inp: Tensor, targ: Tensor, k: int = 5, axis: int = -1) -> Tensor:
-    """Share of items whose target is among the `k` largest predictions; [..., C at `axis`, ...] and class indices."""
-    best = plain(inp).topk(k=k, dim=axis).indices
-    return (best == plain(targ).unsqueeze(axis)).any(dim=axis).float().mean()
+    """Share of items whose target is among the `k` largest predictions; [..., C at `axis`, ...] and class indices.
+
+    Raises:
+        ValueError: there are fewer than `k` classes.
+    """
+    scores = _scores(inp, targ, axis)
+    if k > scores.shape[axis]:
+        raise ValueError(f'top_k_accuracy: k={k} of {scores.shape[axis]} classes: give a smaller k, such as '
+                         'partial(top_k_accuracy, k=2)')
+    best = scores.topk(k=k, dim=axis).indices
+    targ = plain(targ).reshape(best.narrow(axis, 0, 1).shape)  # [B,1] would broadcast
+    return (best == targ).any(dim=axis).float().mean()
 
 
 def accuracy_multi(inp: Tensor, targ: Tensor, thresh: float = 0.5, sigmoid: bool = True) -> Tensor:
@@ -72,7 +89,7 @@ def foreground_acc(inp: Tensor, targ: Tensor, bkg_idx: int = 0, axis: int = 1) -
     targ = plain(targ).squeeze(1)
     foreground = targ != bkg_idx
     # counted, not indexed: indexing with a mask would wait for the device
-    return ((plain(inp).argmax(dim=axis) == targ) & foreground).sum() / foreground.sum()
+    return ((as_classes(inp, axis).argmax(dim=axis) == targ) & foreground).sum() / foreground.sum()
 
 
 # ---------------------------------------------------------------- regression
@@ -129,7 +146,8 @@ class Dice(Metric):
 
     def accumulate(self, learn: Any) -> None:
         """Count one batch."""
-        pred, targ = flatten_check(plain(learn.pred).argmax(dim=self.axis), learn.y)
+        pred = as_classes(learn.pred, self.axis, getattr(learn, 'loss_func', None)).argmax(dim=self.axis)
+        pred, targ = flatten_check(pred, learn.y)
         self.inter = (pred * targ).sum() + self.inter.to(pred.device)
         self.union = (pred + targ).sum() + self.union.to(pred.device)
 
@@ -173,7 +191,7 @@ class DiceMulti(Metric):
 
     def accumulate(self, learn: Any) -> None:
         """Count one batch."""
-        scores = plain(learn.pred).detach()
+        scores = as_classes(learn.pred, self.axis, getattr(learn, 'loss_func', None)).detach()
         n = scores.shape[self.axis]
         pred, targ = flatten_check(scores.argmax(dim=self.axis), learn.y)
         targ = torch.where((targ >= 0) & (targ < n), targ, n).long()  # what is no class, such as an ignored pixel

@@ -16,10 +16,11 @@ from fastcore.foundation import L
 from torch import Tensor, nn
 
 from minifast.distributed import gather, is_distributed
+from minifast.losses import BaseLoss, BCEWithLogitsLossFlat
 from minifast.torch_core import find_bs, flatten_check, plain
 
 __all__ = ['AccumMetric', 'ActivationType', 'AvgLoss', 'AvgMetric', 'AvgSmoothLoss', 'LossMetric', 'LossMetrics',
-           'Metric', 'TorchMetric', 'ValueMetric', 'mk_metric', 'mk_metrics', 'sum_over_ranks']
+           'Metric', 'TorchMetric', 'ValueMetric', 'as_classes', 'mk_metric', 'mk_metrics', 'sum_over_ranks']
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:
@@ -40,6 +41,45 @@ def _func_name(func: Callable) -> str:
     while hasattr(func, 'func'):
         func = func.func
     return getattr(func, '__name__', type(func).__name__)
+
+
+# ---------------------------------------------------------------- two classes by one output
+
+_judging: list[Any] = []
+"""The loss function of the learner whose batch a function is called for: it says what one output column means."""
+
+
+def as_classes(pred: Tensor, axis: int, loss_func: Any = None) -> Tensor:
+    """Predictions whose largest element along `axis` is the class, also where two classes share one output column.
+
+    Args:
+        pred: [..., C at `axis`, ...]; with C = 1 a second column is put before it: the level above which it means 1.
+        axis: of the classes.
+        loss_func: says that level: 0 for logits (BCEWithLogitsLoss), 0.5 for probabilities (BCELoss). Where it is none
+            that is known, numbers that all lie in 0..1 are probabilities.
+    """
+    pred = plain(pred)
+    if pred.ndim == 0 or pred.shape[axis] != 1 or not pred.is_floating_point():
+        return pred
+    loss_func = _judging[-1] if loss_func is None and _judging else loss_func
+    level = _level(pred, loss_func)
+    return pred if level is None else torch.cat([level.to(pred).expand_as(pred), pred], axis)
+
+
+def _level(pred: Tensor, loss_func: Any) -> Tensor | None:
+    """The output above which the answer is 1, None where the column stands for the one class that there is."""
+    if isinstance(loss_func, BCEWithLogitsLossFlat):
+        return torch.logit(torch.tensor(float(loss_func.thresh)))
+    func = loss_func.func if isinstance(loss_func, BaseLoss) else loss_func
+    if isinstance(func, nn.BCEWithLogitsLoss) or func is F.binary_cross_entropy_with_logits:
+        return torch.tensor(0.)
+    if isinstance(func, nn.BCELoss) or func is F.binary_cross_entropy:
+        return torch.tensor(0.5)
+    if isinstance(loss_func, BaseLoss) or isinstance(func, nn.modules.loss._Loss) or func in (
+            F.cross_entropy, F.nll_loss, F.multi_margin_loss):
+        return None
+    inside = (pred >= 0).all() & (pred <= 1).all()
+    return torch.where(inside, 0.5, 0.)
 
 
 class Metric:
@@ -107,7 +147,11 @@ class AvgMetric(_Average):
 
     def accumulate(self, learn: Any) -> None:
         """Add one batch."""
-        value = self.func(learn.pred, *learn.yb)
+        _judging.append(getattr(learn, 'loss_func', None))
+        try:
+            value = self.func(learn.pred, *learn.yb)
+        finally:
+            _judging.pop()
         if isinstance(value, Metric):
             raise TypeError(f'the metric {self.name} makes a metric when it is called: write metrics=[{self.name}()]')
         self._add(value, find_bs(learn.yb))
@@ -256,6 +300,8 @@ class AccumMetric(Metric):
     def accumulate(self, learn: Any) -> None:
         """Keep one batch after activation, argmax and threshold."""
         pred = plain(learn.pred).detach()
+        if self.dim_argmax is not None:
+            pred = as_classes(pred, self.dim_argmax, getattr(learn, 'loss_func', None))
         if self.activation in (ActivationType.Softmax, ActivationType.BinarySoftmax):
             pred = F.softmax(pred, dim=self.dim_argmax)
             pred = pred[:, -1] if self.activation == ActivationType.BinarySoftmax else pred

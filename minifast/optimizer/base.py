@@ -60,7 +60,7 @@ class Hypers(MutableMapping):
         if not self._torch_names:
             return (name for name in self._group if name != 'params')
         short = {full: name for name, full in self._torch_names.items()}
-        return iter([short.get(full, full) for full in detuplify_pg(self._group)])
+        return iter(dict.fromkeys(short.get(full, full) for full in detuplify_pg(self._group)))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

@@ -11,7 +11,7 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from minifast.arguments import near_match
-from minifast.optimizer.base import _as_groups, _BaseOptimizer, detuplify_pg
+from minifast.optimizer.base import _as_groups, _BaseOptimizer, detuplify_pg, set_item_pg
 
 __all__ = ['OptimWrapper', 'as_optimizer', 'pytorch_hp_map']
 
@@ -34,7 +34,8 @@ class OptimWrapper(_BaseOptimizer):
                  convert_groups: bool = True, **kwargs: Any) -> None:
         """
         Args:
-            params: parameters or lists of them; None if `opt` is built already.
+            params: parameters or lists of them, or torch's list of dicts, whose hyper-parameters may have short names;
+                None if `opt` is built already.
             opt: a torch optimizer class, a partial of one, or a built optimizer.
             hp_map: torch's names -> short names (default `pytorch_hp_map`).
             convert_groups: turn a list of lists into torch's groups; False passes `params` on untouched.
@@ -53,13 +54,23 @@ class OptimWrapper(_BaseOptimizer):
         lr = kwargs.pop('lr', None) if isinstance(kwargs.get('lr'), (slice, list, tuple)) else None
         self.opt = opt if built else opt(params, **kwargs)
         hp_map = pytorch_hp_map if hp_map is None else hp_map
-        names = detuplify_pg(self.opt.param_groups[0])
+        known = getattr(self.opt, 'defaults', self.opt.param_groups[0])
+        names = {name: v for name, v in detuplify_pg(self.opt.param_groups[0]).items()
+                 if name.partition('__')[0] in known or name not in hp_map.values()}
         self.fwd_map = {name: hp_map.get(name, name) for name in names}
         self.bwd_map = {short: name for name, short in self.fwd_map.items()}
         self.state: defaultdict[Tensor, dict] = defaultdict(dict)  # do_wd, force_train; torch's own is opt.state
         self.frozen_idx = 0
+        for group in self.opt.param_groups:
+            self._take_short_names(group)
         if lr is not None:  # torch's constructors take one rate for all groups
             self.set_hyper('lr', lr)
+
+    def _take_short_names(self, group: dict[str, Any]) -> None:
+        """What a parameter group brings under a short name (`wd`, `mom`) is torch's hyper-parameter of another name."""
+        for short, name in self.bwd_map.items():
+            if short in group and short != name:
+                set_item_pg(group, name, group.pop(short))
 
     def _torch_names(self) -> Mapping[str, str]:
         return self.bwd_map

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minifast.arguments import as_size
 from minifast.markers import TensorImage, TensorMask, cast, plain
 from minifast.vision.bytewarp import warp_bytes
 from minifast.vision.points import TensorBBox, TensorPoint
@@ -131,10 +132,11 @@ def find_coeffs(p1: Tensor, p2: Tensor) -> Tensor:
 
 def apply_perspective(coords: Tensor, coeffs: Tensor) -> Tensor:
     """Positions [B,...,2] moved by the homographies with the coefficients [B,8,1] of `find_coeffs`."""
-    return move_by(coords, _square(coeffs))
+    return move_by(coords, square(coeffs))
 
 
-def _square(coeffs: Tensor) -> Tensor:
+def square(coeffs: Tensor) -> Tensor:
+    """The matrices [B,3,3] with the eight coefficients [B,8,1] of `find_coeffs`."""
     return torch.cat([coeffs[:, :, 0], torch.ones_like(coeffs[:, :1, 0])], 1).view(-1, 3, 3)
 
 
@@ -146,7 +148,7 @@ def warp_mat(x: Tensor, magnitude: float = 0.2, p: float = 0.5, draw_x: Draw = N
     corners = torch.tensor([[-1., -1], [-1, 1], [1, -1], [1, 1]], device=x.device).expand(len(tx), 4, 2)
     moved = torch.stack([torch.stack([-1 - ty, -1 + ty, 1 + ty, 1 - ty], 1),
                          torch.stack([-1 - tx, 1 + tx, -1 + tx, 1 - tx], 1)], 2)
-    return _square(find_coeffs(corners, moved))
+    return square(find_coeffs(corners, moved))
 
 
 def homography(size: tuple[int, int], affine: Sequence[Tensor] = (), warps: Sequence[Tensor] = ()) -> Tensor | None:
@@ -229,7 +231,7 @@ def resample(x: Tensor, m: Tensor | None = None, size: int | tuple[int, int] | N
         align_corners: whether -1 and 1 are the centres of the corner pixels (True) or their outer edges.
         coord_fs: further functions of positions [B,h,w,2], in -1..1, applied after the matrices.
     """
-    size = tuple(x.shape[-2:]) if size is None else (size, size) if isinstance(size, int) else tuple(size)
+    size = tuple(x.shape[-2:]) if size is None else as_size(size)
     if mode == 'bilinear':
         shrink = _too_coarse(m, x, size)
         if shrink > 1:
@@ -280,7 +282,7 @@ def _move_pixels(b: Tensor, is_mask: bool, m: Tensor | None, size: Any, mode: st
                  align_corners: bool | None, coord_fs: Sequence[Callable]) -> Tensor:
     mode = mode_mask if is_mask else mode
     if b.dtype == torch.uint8 and b.device.type == 'cpu' and not coord_fs:
-        size = tuple(b.shape[-2:]) if size is None else (size, size) if isinstance(size, int) else tuple(size)
+        size = tuple(b.shape[-2:]) if size is None else as_size(size)
         on_cpu = torch.eye(3).expand(len(b), 3, 3) if m is None else m
         if mode == 'nearest' or _too_coarse(m, b, size) == 1:
             warped = warp_bytes(b, on_cpu, size, mode, pad_mode, bool(align_corners))

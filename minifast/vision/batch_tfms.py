@@ -9,6 +9,7 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor
 
+from minifast.arguments import as_size
 from minifast.data.pipeline import RandTransform
 from minifast.markers import TensorImage, TensorMask, plain
 from minifast.vision import affine
@@ -82,7 +83,8 @@ class AffineCoordTfm(RandTransform):
                  p: float = 1., nm: str | None = None) -> None:
         super().__init__(p=p, nm=nm)
         self.aff_fs, self.coord_fs = L(aff_fs), L(coord_fs)
-        self.size, self.mode, self.pad_mode, self.mode_mask = size, mode, pad_mode, mode_mask
+        self.size = None if size is None else as_size(size)
+        self.mode, self.pad_mode, self.mode_mask = mode, pad_mode, mode_mask
         self.align_corners, self.nm = align_corners, nm
         self.parts = [self]
 
@@ -254,6 +256,5 @@ class RandomResizedCropGPU(AffineCoordTfm):
                  mode: str = 'bilinear', valid_scale: float = 1., max_scale: float = 1., mode_mask: str = 'nearest',
                  p: float = 1., nm: str | None = None) -> None:
         self.min_scale, self.max_scale, self.ratio, self.valid_scale = min_scale, max_scale, ratio, valid_scale
-        size = (size, size) if isinstance(size, int) else tuple(size)
-        self._adopt(CropWindow(min_scale, max_scale, ratio, valid_scale), size=size, mode=mode, mode_mask=mode_mask,
-                    align_corners=True, p=p, nm=nm)
+        self._adopt(CropWindow(min_scale, max_scale, ratio, valid_scale), size=as_size(size), mode=mode,
+                    mode_mask=mode_mask, align_corners=True, p=p, nm=nm)

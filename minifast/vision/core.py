@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +19,8 @@ from minifast.data.transforms import ToTensor
 from minifast.losses import CrossEntropyLossFlat
 from minifast.markers import TensorImage, TensorImageBW, TensorMask, plain, tensor
 from minifast.show import show_image
-from minifast.vision.decode import BadImageError, ScaledPixels, WaitingJpeg, decode_image, read_image_file, scale_for
+from minifast.vision.decode import (BadImageError, ScaledPixels, WaitingJpeg, array_pixels, decode_image, opened_image,
+                                    read_image_file, scale_for, to_mode)
 from minifast.vision.points import BBoxLabeler, LabeledBBox, PointScaler, TensorBBox, TensorPoint, get_annotations
 
 __all__ = ['AddMaskCodes', 'BBoxLabeler', 'BILINEAR', 'BadImageError', 'Image', 'LabeledBBox', 'NEAREST', 'OpenImage',
@@ -94,10 +96,10 @@ def to_image(x: Any) -> Image.Image:
 
 
 def load_image(fn: Any, mode: str | None = None, codes: bool = False) -> Image.Image:
-    """Open a picture from a path, bytes or a binary file, upright, converted to `mode`.
+    """Open a picture, upright, converted to `mode`.
 
     Args:
-        fn: path, bytes, BytesIO or any open binary file.
+        fn: path, bytes, BytesIO or any open binary file, Pillow image, array [H,W(,C)] or tensor.
         mode: Pillow's mode ('RGB', 'L', 'RGBA', ...), None for the file's own.
         codes: the picture is a mask of class codes, see `decode_image`.
 
@@ -109,11 +111,25 @@ def load_image(fn: Any, mode: str | None = None, codes: bool = False) -> Image.I
 
 
 def _load(fn: Any, mode: str | None, codes: bool) -> np.ndarray | Image.Image:
+    """The one way in for a picture, in whatever form: uint8 [H,W(,3)] or a Pillow image, upright, in `mode`."""
+    if isinstance(fn, (str, os.PathLike)):
+        return decode_image(read_image_file(fn), mode, path=fn, codes=codes)
+    if isinstance(fn, PILBase) and fn.pixels is not None and mode in (None, fn.mode):
+        return fn
+    if isinstance(fn, Image.Image):
+        return opened_image(fn, mode, codes)
+    if isinstance(fn, (np.ndarray, Tensor)):
+        pixels = array_pixels(_tensor_pixels(fn) if isinstance(fn, Tensor) else fn, codes)
+        kind = 'L' if pixels.ndim == 2 else {2: 'LA', 3: 'RGB', 4: 'RGBA'}[pixels.shape[-1]]
+        return pixels if mode in (None, kind) else to_mode(Image.fromarray(pixels), mode, None, codes)
     if isinstance(fn, (bytes, bytearray, memoryview)):
         return decode_image(bytes(fn), mode, codes=codes)
     if hasattr(fn, 'read'):
+        if hasattr(fn, 'seek'):
+            fn.seek(0)  # as Pillow does: it may have been read before
         return decode_image(fn.read(), mode, path=getattr(fn, 'name', None), codes=codes)
-    return decode_image(read_image_file(fn), mode, path=fn, codes=codes)
+    raise TypeError(f'{type(fn).__name__} is no picture: give a path, bytes, an open binary file, a Pillow image, an '
+                    'array [H,W,C] or a tensor [C,H,W]')
 
 
 def image2tensor(img: Any) -> Tensor:
@@ -212,18 +228,14 @@ class PILBase(Image.Image):
         """A picture from a path, bytes, open binary file, Pillow image, array [H,W(,C)] or tensor.
 
         Args:
-            fn: the source. `TensorImage` [C,H,W] and other float sources in 0..1 are scaled to 0..255.
-            **kwargs: over `_open_args`: `mode`, Pillow's mode to convert files to.
+            fn: the source; each form of a picture gives the same pixels. Tensors are [C,H,W] (plain ones also
+                [H,W,C]); 16 bits, and floats in 0..1, are scaled to 0..255; truth values are black and white.
+            **kwargs: over `_open_args`: `mode`, Pillow's mode to convert to.
 
         Raises:
             BadImageError: the file cannot be read; the message names it and a way out.
+            ValueError: an array's shape or values are no picture's.
         """
-        if isinstance(fn, Tensor):
-            fn = _tensor_pixels(fn)
-        if isinstance(fn, np.ndarray):
-            return cls._wrap(_array_pixels(fn))
-        if isinstance(fn, Image.Image):
-            return cls._wrap(fn)
         args = {'codes': issubclass(cls, PILMask), **cls._open_args, **kwargs}
         return cls._wrap(_load(fn, args.pop('mode', None), args.pop('codes'), **args))
 
@@ -293,6 +305,9 @@ class PILBase(Image.Image):
         return f'{type(self).__name__} mode={self.mode} size={self.size[0]}x{self.size[1]}'
 
 
+PILBase.create.__func__.takes_pictures = True  # one that a user has written may not
+
+
 class PILImage(PILBase):
     """A colour picture; becomes a `TensorImage`."""
 
@@ -322,18 +337,7 @@ def _tensor_pixels(x: Tensor) -> np.ndarray:
     marker, x = type(x), plain(x).detach().cpu()  # sync: Pillow lives on the host
     if x.ndim == 3 and (issubclass(marker, TensorImage) or (x.shape[0] in (1, 3, 4) and x.shape[2] not in (1, 3, 4))):
         x = x.permute(1, 2, 0)
-    return x.to(torch.uint8).numpy() if issubclass(marker, TensorMask) else x.numpy()
-
-
-def _array_pixels(x: np.ndarray) -> np.ndarray:
-    """An array as what Pillow takes: floats in 0..1 scaled, one channel without its axis, memory of its own."""
-    if x.ndim == 3 and x.shape[-1] == 1:
-        x = x[..., 0]
-    if x.dtype.kind == 'f' and x.size and x.min() >= 0 and x.max() <= 1:
-        x = (x * 255).round()
-    if x.dtype.kind == 'f' or x.dtype in (np.int64, np.int32, np.int16):
-        x = x.clip(0, 255).astype(np.uint8)
-    return np.array(x, order='C')
+    return (x.float() if x.dtype == torch.bfloat16 else x).numpy()
 
 
 # ---------------------------------------------------------------- their transforms

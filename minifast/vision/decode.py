@@ -9,6 +9,7 @@ import io
 import os
 import stat
 import struct
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -20,9 +21,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from minifast.terminal import visible
 
-__all__ = ['BadImageError', 'FORMATS', 'JpegHeader', 'ScaledPixels', 'WaitingJpeg', 'check_pixels', 'decode_image',
-           'decode_jpeg', 'inspect_image', 'jpeg_header', 'open_image', 'picture_suffixes', 'read_image_file',
-           'scale_for', 'to_mode', 'upright']
+__all__ = ['BadImageError', 'FORMATS', 'JpegHeader', 'ScaledPixels', 'WaitingJpeg', 'array_pixels', 'check_pixels',
+           'decode_image', 'decode_jpeg', 'inspect_image', 'jpeg_header', 'open_image', 'opened_image',
+           'picture_suffixes', 'read_image_file', 'scale_for', 'to_mode', 'upright']
 
 MAX_FILE_BYTES = 2 ** 29
 """Larger files are refused before they are read."""
@@ -55,6 +56,8 @@ Below it the cheap scaling shows: at 2.0 the mean difference to decoding in full
 _ROTATIONS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
               5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
               8: Image.Transpose.ROTATE_90}
+_STEPS = {'La': ('LA',), 'RGBa': ('RGBA',), 'PA': ('RGBA',), 'HSV': ('RGB',), 'LAB': ('RGB',)}
+"""Modes that Pillow converts to few others -> what lies on the way."""
 _MIRRORED = {1: 2, 2: 1, 3: 4, 4: 3, 5: 6, 6: 5, 7: 8, 8: 7}
 _ORIENTATION_TAG = 0x0112
 
@@ -374,16 +377,98 @@ def to_mode(im: Image.Image, mode: str, path: Any = None, codes: bool = False) -
     """
     if im.mode == mode:
         return im
+    if codes and mode == 'L' and im.mode in ('RGB', 'RGBA'):
+        _warn_of_colours(im, path)
     if im.mode == 'P':
         if codes and mode == 'L':
             return Image.fromarray(np.asarray(im))
         return im.convert('RGBA').convert(mode)  # straight to RGB Pillow mistakes some transparent palettes
     if im.mode == 'F' or im.mode[0] == 'I':
         im = _eight_bits(np.asarray(im), path, codes)
+    for through in _STEPS.get(im.mode, ()):
+        im = im if im.mode == mode else im.convert(through)
     return im if im.mode == mode else im.convert(mode)
 
 
+_warned: list[Any] = []
+
+
+def _warn_of_colours(im: Image.Image, path: Any) -> None:
+    """Say once that a mask holds colours: their shades of grey are hardly the codes that were meant."""
+    red, green, blue = im.split()[:3]
+    if not _warned and not red.tobytes() == green.tobytes() == blue.tobytes():
+        _warned.append(path)
+        warnings.warn(f"{'a mask' if path is None else repr(str(path))} holds colours and no codes: their shades of "
+                      'grey are taken for codes. Let get_y give a mask whose values are 0, 1, 2, ...', stacklevel=2)
+
+
+def opened_image(im: Image.Image, mode: str | None, codes: bool = False) -> Image.Image:
+    """A picture that was opened elsewhere as `decode_image` makes it of its file: loaded, upright, converted to `mode`.
+
+    An orientation in its EXIF block has still to be obeyed, as whatever turns a picture upright takes it out.
+
+    Raises:
+        BadImageError: it was not read from its file yet, and that is damaged; or see `to_mode`.
+    """
+    path = getattr(im, 'filename', None) or None
+    try:
+        check_pixels(*im.size, path)
+        _forget_place(getattr(im, 'fp', None))
+        im.load()
+        if im.getexif().get(_ORIENTATION_TAG, 1) != 1:
+            im = ImageOps.exif_transpose(im)
+        return im if mode is None else to_mode(im, mode, path, codes)
+    except BadImageError:
+        raise
+    except Exception as e:  # as in decode_image
+        raise BadImageError(path or 'an opened picture', f'it is damaged ({e})') from e
+
+
+def _forget_place(file: Any) -> None:
+    """Let a file that is still to be read look anew where it stands: workers forked from here share its place."""
+    if isinstance(file, io.BufferedReader) and not file.closed:
+        at = file.tell()
+        file.seek(0, os.SEEK_END)  # leaves what was read ahead
+        file.seek(at)
+
+
+def array_pixels(x: np.ndarray, codes: bool = False) -> np.ndarray:
+    """An array as the pixels of a picture, uint8 [H,W] or [H,W,C], in memory of its own.
+
+    Args:
+        x: [H,W] or [H,W,C] with C up to 4; truth values are black and white, the rest is taken as `to_mode` takes the
+            values of a file.
+        codes: a mask: values are codes, and so are truth values.
+
+    Raises:
+        ValueError: its shape or values are no picture's.
+    """
+    shown = f'an array of shape {x.shape} and {x.dtype} is no picture'
+    if x.dtype.kind not in 'buif' or x.ndim not in (2, 3) or not x.size or (x.ndim == 3 and x.shape[-1] > 4):
+        first = x.ndim == 3 and x.shape[0] <= 4
+        raise ValueError(f'{shown}: meant are numbers [H,W] or [H,W,C] with 1 to 4 channels' + (
+            '; the channels come first here: give x.transpose(1, 2, 0), or torch.from_numpy(x)' if first else
+            '; take one item of a batch' if x.ndim == 4 else ''))
+    x = x[..., 0] if x.ndim == 3 and x.shape[-1] == 1 else x
+    if x.dtype == bool:
+        x = x.astype(np.uint8) * (1 if codes else 255)
+    elif x.dtype not in (np.uint8, np.uint16):
+        x = x.astype(np.float32 if x.dtype.kind == 'f' else np.int64)
+        low, high = x.min(), x.max()
+        if x.dtype.kind == 'f' and -1e-3 <= low and high <= 1 + 1e-3:
+            x = x.clip(0, 1)  # what a resampling oversteps
+        elif not (0 <= low and high <= (65535 if x.dtype.kind == 'i' else 255)):
+            raise ValueError(f'{shown}: its values go from {low:g} to {high:g}, meant are bytes 0..255, 16 bits '
+                             '0..65535, or floats in 0..1 or 0..255; undo a normalization first')
+        x = x.astype(np.int32) if x.dtype.kind == 'i' else x
+    return np.array(x if x.dtype == np.uint8 else _eight_bit_values(x, None, codes), order='C')
+
+
 def _eight_bits(values: np.ndarray, path: Any, codes: bool) -> Image.Image:
+    return Image.fromarray(_eight_bit_values(values, path, codes))
+
+
+def _eight_bit_values(values: np.ndarray, path: Any, codes: bool) -> np.ndarray:
     low, high = (values.min(), values.max()) if values.size else (0, 0)
     if codes and 0 <= low and high <= 255:
         values = values.astype(np.uint8)
@@ -398,7 +483,7 @@ def _eight_bits(values: np.ndarray, path: Any, codes: bool) -> Image.Image:
     else:
         raise BadImageError(path, f'its values go from {low:g} to {high:g}, and it is not known how they map to '
                                   '0..255; open it with your own function and hand an array to PILImage.create')
-    return Image.fromarray(values)
+    return values
 
 
 def inspect_image(data: bytes, path: Any = None) -> str | None:

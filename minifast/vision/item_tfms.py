@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from minifast.arguments import as_side, as_size
 from minifast.data.pipeline import RandTransform
 from minifast.markers import TensorImage, TensorMask
 from minifast.vision.core import BILINEAR, NEAREST, PILMask
@@ -109,7 +110,7 @@ class CropPad(_Window):
 
     def __init__(self, size: int | tuple[int, int], pad_mode: str = PadMode.Zeros) -> None:
         super().__init__()
-        self.size, self.pad_mode = as_wh(size)[::-1], pad_mode
+        self.size, self.pad_mode = as_size(size), pad_mode
 
     def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
         """The middle."""
@@ -128,7 +129,7 @@ class RandomCrop(_Window):
 
     def __init__(self, size: int | tuple[int, int], p: float = 1., nm: str | None = None) -> None:
         super().__init__(p=p, nm=nm)
-        self.size, self.nm = as_wh(size)[::-1], nm
+        self.size, self.nm = as_size(size), nm
 
     def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
         """Where to cut."""
@@ -162,7 +163,7 @@ class Resize(_Window):
         if method not in ('crop', 'pad', 'squish'):
             warnings.warn(f"Resize method {method!r} is none of 'crop', 'pad' and 'squish' (see ResizeMethod): it "
                           'crops', stacklevel=3)
-        self.size, self.method, self.pad_mode = as_wh(size)[::-1], method, pad_mode
+        self.size, self.method, self.pad_mode = as_size(size), method, pad_mode
         self.resamples, self.nm = resamples, nm
 
     def draws(self, split_idx: int | None) -> bool:
@@ -204,7 +205,7 @@ class RandomResizedCrop(_Window):
                  resamples: tuple[int, int] = (BILINEAR, NEAREST), val_xtra: float = 0.14, max_scale: float = 1.,
                  p: float = 1., nm: str | None = None) -> None:
         super().__init__(p=p, nm=nm)
-        self.size, self.min_scale, self.max_scale, self.ratio = as_wh(size)[::-1], min_scale, max_scale, ratio
+        self.size, self.min_scale, self.max_scale, self.ratio = as_size(size), min_scale, max_scale, ratio
         self.resamples, self.val_xtra, self.nm = resamples, val_xtra, nm
 
     def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
@@ -262,7 +263,7 @@ class RatioResize(_Window):
 
     def __init__(self, max_sz: int, resamples: tuple[int, int] = (BILINEAR, NEAREST)) -> None:
         super().__init__()
-        self.max_sz, self.resamples = max_sz, resamples
+        self.max_sz, self.resamples = as_side(max_sz, 'max_sz'), resamples
 
     def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
         """The whole picture."""

@@ -57,6 +57,12 @@ class TensorBBox(TensorPoint):
         return ctx
 
 
+class TensorProbe(TensorPoint):
+    """Points that travel with a sample to tell how it was moved, in -1..1 from the start."""
+
+    torchvision_kind = None
+
+
 def _draw_box(ax: Any, box: list[float], color: str = 'white', text: str | None = None, text_size: int = 14) -> None:
     from matplotlib import patches, patheffects
 
@@ -161,6 +167,8 @@ class PointScaler(RandTransform):
 
     def apply(self, x: Tensor, params: tuple) -> Tensor:
         """`x` scaled."""
+        if isinstance(x, TensorProbe):
+            return x
         size = params[0] or getattr(x, 'img_size', None)
         if size is None:
             raise ValueError(f'{type(x).__name__} has no picture beside it and no img_size: give '

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from minifast.arguments import as_size
 from minifast.data.bytetable import opencv
 from minifast.markers import TensorImageBase, cast, plain
 from minifast.vision.bytewarp import in_planes
@@ -37,8 +38,8 @@ _pad_modes = {'zeros': 'constant', 'border': 'edge', 'reflection': 'reflect'}
 
 
 def as_wh(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(width, height) of a size given as a side or as (height, width)."""
-    return (size, size) if isinstance(size, int) else (int(size[1]), int(size[0]))
+    """(width, height) of a size given as a side or as (height, width), see `as_size`."""
+    return as_size(size)[::-1]
 
 
 def _get_sz(x: Any) -> tuple[int, int]:

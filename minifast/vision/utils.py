@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from fastcore.foundation import L
 from PIL import Image
 
+from minifast.arguments import as_side
 from minifast.data.archives import disk_name
 from minifast.data.external import download_file, open_url
 from minifast.terminal import visible
@@ -261,7 +262,7 @@ def check_folder(folder: str | Path, n_workers: int | None = None, progress: boo
 def resize_to(img: Image.Image, targ_sz: int, use_min: bool = False) -> tuple[int, int]:
     """(width, height) at which the longer side (`use_min`: the shorter) of `img` is `targ_sz`, the aspect kept."""
     w, h = img.size
-    ratio = targ_sz / (min if use_min else max)(w, h)
+    ratio = as_side(targ_sz, 'targ_sz') / (min if use_min else max)(w, h)
     return int(w * ratio), int(h * ratio)
 
 
@@ -277,6 +278,7 @@ def resize_image(file: str | Path, dest: str | Path, src: str | Path = '.', max_
         resume: leave alone what is in `dest` already.
         **kwargs: go to Pillow's `save` (`quality`, ...).
     """
+    max_size = None if max_size is None else as_side(max_size, 'max_size')
     source, target = Path(src) / file, Path(dest) / file
     if ext is not None:
         target = target.with_suffix(ext)
@@ -311,6 +313,7 @@ def resize_images(path: str | Path, max_workers: int | None = None, max_size: in
         max_workers: threads; default `defaults.cpus`.
     """
     path, dest = Path(path), Path(dest)
+    max_size = None if max_size is None else as_side(max_size, 'max_size')  # before anything is written
     dest.mkdir(parents=True, exist_ok=True)
     files = [o.relative_to(path) for o in _listing(path)[0]]
     files = files if recurse else [o for o in files if len(o.parts) == 1]

@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from minifast import layers
-from minifast.arguments import near_match
+from minifast.arguments import as_size, near_match
 from minifast.callback.hook import num_features_model
 from minifast.vision.models import tvm, xresnet
 from minifast.vision.models.body import TimmBody, body_of, meta_of, update_first_layer
@@ -223,9 +223,9 @@ def create_unet_model(arch: Arch | str, n_out: int, img_size: tuple[int, int], p
     act_cls = getattr(nn, act_cls) if isinstance(act_cls, str) else act_cls
     norm_type = layers.NormType[norm_type] if isinstance(norm_type, str) else norm_type
     body = _body(arch, pretrained, weights, cut, n_in)
-    return DynamicUnet(body, n_out, tuple(img_size), blur=blur, blur_final=blur_final, self_attention=self_attention,
-                       y_range=y_range, last_cross=last_cross, bottle=bottle, act_cls=act_cls, init=init,
-                       norm_type=norm_type, **kwargs)
+    return DynamicUnet(body, n_out, as_size(img_size, 'img_size'), blur=blur, blur_final=blur_final,
+                       self_attention=self_attention, y_range=y_range, last_cross=last_cross, bottle=bottle,
+                       act_cls=act_cls, init=init, norm_type=norm_type, **kwargs)
 
 
 def create_cnn_model(*args: Any, **kwargs: Any) -> nn.Sequential:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minifast.arguments import as_size
 from minifast.callback.hook import dummy_eval, model_sizes
 from minifast.layers import (BatchNorm, ConvLayer, MergeLayer, NormType, PixelShuffle_ICNR, ResBlock, SelfAttention,
                              SequentialEx, SigmoidRange, ToTensorBase, in_channels)
@@ -100,7 +101,7 @@ class DynamicUnet(SequentialEx):
             norm_type: of the convolutions.
             kwargs: for every `ConvLayer`.
         """
-        img_size = tuple(img_size)
+        img_size = as_size(img_size, 'img_size')
         sizes = model_sizes(encoder, size=img_size)
         skips = [i for i in range(len(sizes) - 1) if sizes[i][-1] != sizes[i + 1][-1]][::-1]
         args = dict(act_cls=act_cls, norm_type=norm_type, **kwargs)
