@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback
 from minifast.distributed import rank_distrib
 from minifast.seeds import get_random_states
@@ -82,6 +83,7 @@ class CheckpointCallback(Callback):
 
     order, remove_on_fetch = 1000, True  # behind all others, whose work of the event is then in the state
 
+    @tells_near_match
     def __init__(self, path: str | Path, every: int | str | None = 'epoch', minutes: float | None = None,
                  keep: int = 3, background: bool = True) -> None:
         """

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions.beta import Beta
 
+from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback
 from minifast.layers import NoneReduce
 from minifast.torch_core import find_bs, plain
@@ -38,6 +39,7 @@ class MixHandler(Callback):
 
     run_valid = False
 
+    @tells_near_match
     def __init__(self, alpha: float = 0.5) -> None:
         """
         Args:
@@ -89,6 +91,7 @@ class MixUp(MixHandler):
     Source: Zhang et al., "mixup: beyond empirical risk minimization", arXiv 1710.09412.
     """
 
+    @tells_near_match
     def __init__(self, alpha: float = .4) -> None:
         """
         Args:
@@ -116,6 +119,7 @@ class CutMix(MixHandler):
     arXiv 1905.04899.
     """
 
+    @tells_near_match
     def __init__(self, alpha: float = 1.) -> None:
         """
         Args:

@@ -13,6 +13,7 @@ from fastcore.basics import noop
 from fastcore.imports import in_notebook
 from tqdm import tqdm
 
+from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback
 
 __all__ = ['CSVLogger', 'ProgressCallback', 'ShowGraphCallback']
@@ -215,6 +216,7 @@ class CSVLogger(Callback):
     order = 60
     file: TextIO | None = None
 
+    @tells_near_match
     def __init__(self, fname: str | Path = 'history.csv', append: bool = False) -> None:
         self.fname, self.append = Path(fname), append
 

@@ -16,6 +16,7 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor, nn
 
+from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback, CancelFitException, CancelValidException
 from minifast.plots import plot_lr_find
 from minifast.torch_core import looking
@@ -212,6 +213,7 @@ class LRFinder(ParamScheduler):
     `Learner.lr_find` runs it and also puts back everything around the training.
     """
 
+    @tells_near_match
     def __init__(self, start_lr: Any = 1e-7, end_lr: Any = 10, num_it: int = 100, stop_div: bool = True) -> None:
         """
         Args:

@@ -13,6 +13,8 @@ from configparser import ConfigParser
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from minifast.arguments import tells_near_match
+
 __all__ = ['DataConfig', 'URLs', 'download_data', 'download_file', 'extract_archive', 'fastai_cfg', 'fastai_path',
            'untar_data']
 
@@ -167,6 +169,7 @@ def _fetch(url: str, part: Path, timeout: float, progress: bool) -> None:
                       'it goes on from there')
 
 
+@tells_near_match
 def download_file(url: str, dest: str | Path, checksum: str | None = None, force: bool = False, timeout: float = 30,
                   progress: bool = True, retries: int = 3) -> Path:
     """Fetch `url` into the file `dest`, which appears only when it is whole.
@@ -214,6 +217,7 @@ def download_file(url: str, dest: str | Path, checksum: str | None = None, force
     return dest
 
 
+@tells_near_match
 def download_data(url: str, fname: str | Path | None = None, c_key: str = 'archive', force_download: bool = False,
                   timeout: float = 30, checksum: str | None = None) -> Path:
     """Fetch the archive at `url` (default: into the archive folder) and return its path."""
@@ -290,6 +294,7 @@ def extract_archive(archive: str | Path, folder: str | Path) -> Path:
     return folder
 
 
+@tells_near_match
 def untar_data(url: str, archive: str | Path | None = None, data: str | Path | None = None, c_key: str = 'data',
                force_download: bool = False, base: str | Path | None = None, checksum: str | None = None,
                extract_func: Callable[[Path, Path], Any] = extract_archive) -> Path:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minifast.arguments import tells_near_match
 from minifast.metrics.base import (AccumMetric, ActivationType, AvgLoss, AvgMetric, AvgSmoothLoss, LossMetric,
                                    LossMetrics, Metric, TorchMetric, ValueMetric, mk_metric, mk_metrics, sum_over_ranks)
 from minifast.metrics.scores import (APScoreBinary, APScoreMulti, BalancedAccuracy, BrierScore, BrierScoreMulti,
@@ -115,6 +116,7 @@ exp_rmspe = AccumMetric(_exp_rmspe)
 class Dice(Metric):
     """Dice coefficient of binary masks over the whole set: [B,2,H,W] and [B,H,W] of 0 and 1."""
 
+    @tells_near_match
     def __init__(self, axis: int = 1) -> None:
         """
         Args:
@@ -159,6 +161,7 @@ class DiceMulti(Metric):
     A subclass may compute its `value` from `inter` and `union`.
     """
 
+    @tells_near_match
     def __init__(self, axis: int = 1) -> None:
         """
         Args:

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastcore.foundation import L
 
+from minifast.arguments import tells_near_match
 from minifast.data.pipeline import RandTransform, Transform
 from minifast.vision.affine import (affine_mat, apply_perspective, dihedral_mat, find_coeffs, flip_mat,
                                     mask_tensor, rotate_mat, zoom_mat)
@@ -49,6 +50,7 @@ def setup_aug_tfms(tfms: Sequence[Transform]) -> list[Transform]:
     return _composed(geometry, AffineCoordTfm) + _composed(light, LightingTfm) + others
 
 
+@tells_near_match
 def aug_transforms(mult: float = 1.0, do_flip: bool = True, flip_vert: bool = False, max_rotate: float = 10.,
                    min_zoom: float = 1., max_zoom: float = 1.1, max_lighting: float = 0.2, max_warp: float = 0.2,
                    p_affine: float = 0.75, p_lighting: float = 0.75, xtra_tfms: Any = None,
