@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-__all__ = ['check_kwargs', 'known_kwargs', 'near_match', 'refuse_unknown', 'tells_near_match']
+__all__ = ['callers_level', 'check_kwargs', 'known_kwargs', 'near_match', 'refuse_unknown', 'tells_near_match']
 
 
 def near_match(name: str, candidates: Iterable[str]) -> str:
@@ -47,11 +47,11 @@ def known_kwargs(func_name: str, kwargs: Mapping[str, Any], allowed: Iterable[st
             continue
         hint = f'; {hints[name]}' if name in hints else near_match(name, allowed)
         warnings.warn(f'{func_name}() takes no keyword argument {name!r} and leaves it out{hint}',
-                      stacklevel=_callers_level())
+                      stacklevel=callers_level())
     return known
 
 
-def _callers_level() -> int:
+def callers_level() -> int:
     """The `stacklevel` of the nearest line that is not in this package, seen from who calls this."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get('__name__', '').split('.')[0] == 'minifast':

@@ -11,6 +11,7 @@ import torch
 from fastcore.foundation import CollBase, L
 from torch import Tensor
 
+from minifast.arguments import callers_level
 from minifast.data.labels import (cheap_labels, column_of, is_missing, labels_of, missing_label, place_of,
                                   tell_of_classes, tell_of_lists)
 from minifast.data.transform import DisplayedTransform
@@ -424,7 +425,7 @@ class RegressionSetup(_Target):
             yield i, label
         if no_number is not None:
             warnings.warn(f'labels: {place_of(dsets, no_number)} is empty (nan): a loss that does not leave it out '
-                          'becomes nan. Fill it, or leave the item out', stacklevel=2)
+                          'becomes nan. Fill it, or leave the item out', stacklevel=callers_level())
 
     def _take(self, dsets: Any, i: int, label: Any) -> None:
         for o in _parts(label):

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from minifast.arguments import callers_level, near_match
 from minifast.data.collate import noted
 from minifast.data.pipeline import is_known
 
-__all__ = ['cheap_labels', 'column_of', 'is_missing', 'labels_of', 'missing_label', 'place_of', 'tell_of_classes',
-           'tell_of_lists']
+__all__ = ['cheap_labels', 'column_named', 'column_of', 'is_missing', 'labels_of', 'missing_label', 'no_column',
+           'place_of', 'tell_of_classes', 'tell_of_lists']
 
 
 def is_missing(o: Any) -> bool:
@@ -20,6 +21,26 @@ def is_missing(o: Any) -> bool:
     if o is None or type(o).__name__ in ('NAType', 'NaTType'):
         return True
     return isinstance(o, (float, np.floating)) and o != o
+
+
+def column_named(table: Any, col: str | int) -> Any:
+    """A column of a DataFrame, by name or position.
+
+    Raises:
+        KeyError: there is none; the message lists those there are.
+    """
+    if isinstance(col, int) and -len(table.columns) <= col < len(table.columns):
+        return table.iloc[:, col]
+    if not isinstance(col, int) and col in table.columns:
+        return table[col]
+    raise KeyError(no_column(col, table.columns))
+
+
+def no_column(col: Any, columns: Iterable) -> str:
+    """The message for a column that a table does not have: it lists those there are."""
+    names = [str(name) for name in columns]
+    shown = ', '.join(map(repr, names[:20])) + (', ...' if len(names) > 20 else '')
+    return f'the table has no column {col!r}{near_match(str(col), names)}; it has {shown}'
 
 
 def column_of(dsets: Any) -> Any:
@@ -95,15 +116,15 @@ def tell_of_lists(lists: Sequence[Iterable]) -> None:
     name = next((labels for labels in lists if isinstance(labels, str) and len(labels) > 1), None)
     if name is not None:
         warnings.warn(f'labels: MultiCategoryBlock takes a list of labels an item and got the text {name!r}, '
-                      f'whose letters become the classes: let get_y return [{name!r}], or use CategoryBlock; for several '
-                      'labels in one text give label_delim', stacklevel=2)
+                      f'whose letters become the classes: let get_y return [{name!r}], or use CategoryBlock; for '
+                      'several labels in one text give label_delim', stacklevel=callers_level())
     lengths = {len(labels) for labels in lists}
     seen = {str(o) for labels in lists for o in labels}
     if len(lengths) == 1 and lengths.pop() > 1 and seen and seen <= _zeros_and_ones:
         warnings.warn(f'labels: each item has as many, and all are of {", ".join(sorted(seen))}: such columns of zeros '
                       'and ones become the classes 0 and 1, both of which nearly every item has. If they tell which '
                       'classes an item is of, give MultiCategoryBlock(encoded=True, vocab=[names of the columns]) '
-                      '(y_block= of from_df)', stacklevel=2)
+                      '(y_block= of from_df)', stacklevel=callers_level())
 
 
 def tell_of_classes(classes: Iterable, n_items: int, several: bool = False) -> None:
@@ -131,4 +152,4 @@ def tell_of_classes(classes: Iterable, n_items: int, several: bool = False) -> N
         told.append(f'classes differ only in blanks or capitals: {shown}. If one is meant, let get_y strip and lower '
                     'its labels')
     for line in told:
-        warnings.warn(f'labels: {line}', stacklevel=2)
+        warnings.warn(f'labels: {line}', stacklevel=callers_level())

@@ -365,6 +365,7 @@ class DataLoaders:
                 as `val_bs`, goes to all but the first without its `val_`.
         """
         shuffled = (True, *[False] * (len(ds) - 1))
+        kwargs = for_loaders(cls.from_dsets, kwargs, dl_type=dl_type)
         for_valid = {name[4:]: value for name, value in kwargs.items() if name.startswith('val_')}
         kwargs = {'shuffle': shuffled, 'drop_last': shuffled, 'bs': bs,
                   **{name: value for name, value in kwargs.items() if not name.startswith('val_')}}

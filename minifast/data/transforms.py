@@ -4,6 +4,7 @@ from __future__ import annotations
 import mimetypes
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from fastcore.foundation import L
 from PIL import Image
 from torch import Tensor
 
-from minifast.arguments import near_match, tells_near_match
+from minifast.arguments import callers_level, tells_near_match
 from minifast.data.categorize import (Categorize, Category, CategoryMap, EncodedMultiCategorize, MultiCategorize,
                                       MultiCategory, OneHotEncode, RegressionSetup, ShowTitle, TitledFloat, TitledInt,
                                       TitledStr, TitledTuple)
-from minifast.data.labels import is_missing
+from minifast.data.labels import column_named, is_missing, no_column
 from minifast.data.pipeline import DisplayedTransform, ItemTransform, Transform
 from minifast.markers import TensorImage, TensorImageBW, TensorMask, plain, tensor
 from minifast.seeds import looking
@@ -254,31 +255,12 @@ def ColSplitter(col: str | int = 'is_valid', on: Any = None) -> Callable[[Any], 
     def _split(o: Any) -> Split:
         if not hasattr(o, 'iloc'):
             raise TypeError(f'ColSplitter splits the rows of a pandas DataFrame and got {type(o).__name__}')
-        column = _column(o, col)
+        column = column_named(o, col)
         if on is not None:
             return MaskSplitter(list(column.isin(on) if isinstance(on, (list, tuple, L)) else column == on))(o)
         _check_validity(column)
         return MaskSplitter(list(column.values.astype('bool')))(o)
     return _split
-
-
-def _column(table: Any, col: str | int) -> Any:
-    """A column of a DataFrame, by name or position.
-
-    Raises:
-        KeyError: there is none; the message lists those there are.
-    """
-    if col in table.columns:
-        return table[col]
-    if isinstance(col, (int, np.integer)) and -len(table.columns) <= col < len(table.columns):
-        return table.iloc[:, col]
-    raise KeyError(_no_column(col, table.columns))
-
-
-def _no_column(col: Any, columns: Iterable) -> str:
-    names = [str(name) for name in columns]
-    shown = ', '.join(map(repr, names[:20])) + (', ...' if len(names) > 20 else '')
-    return f'the table has no column {col!r}{near_match(str(col), names)}; it has {shown}'
 
 
 def _check_validity(column: Any) -> None:
@@ -293,6 +275,12 @@ def _check_validity(column: Any) -> None:
         raise ValueError(f'column {column.name!r} says which rows are for validation and holds text '
                          f'({", ".join(map(repr, texts[:5]))}), which counts as true whatever it says: give '
                          f'ColSplitter({column.name!r}, on={texts[0]!r}), or a column of True and False')
+    others = [o for o in column.unique() if o not in (0, 1)]
+    if others:
+        shown = ', '.join(str(o) for o in others[:5])
+        warnings.warn(f'column {column.name!r} says which rows are for validation and holds {shown}: every row that is '
+                      f'not 0 is for validation. For one of several folds give ColSplitter({column.name!r}, on=...)',
+                      stacklevel=callers_level())
 
 
 # ---------------------------------------------------------------- labelling
@@ -350,7 +338,7 @@ class ColReader(DisplayedTransform):
         except (KeyError, IndexError):
             if not hasattr(row, 'index') or not hasattr(row, 'iloc'):
                 raise
-            raise KeyError(_no_column(col, row.index)) from None
+            raise KeyError(no_column(col, row.index)) from None
         named = isinstance(col, int) and self.label_delim is not None and hasattr(row, 'index')
         return self._made(value, row.index[col] if named and hasattr(row, 'iloc') else col)
 
@@ -376,7 +364,7 @@ class ColReader(DisplayedTransform):
         if not own or len(self.cols) != 1 or not hasattr(table, 'columns'):
             return None
         col = self.cols[0]
-        column = table.iloc[:, col] if isinstance(col, int) and abs(col) < len(table.columns) else _column(table, col)
+        column = column_named(table, col)
         return [self._made(value, column.name) for value in column.tolist()]
 
     def __call__(self, o: Any, **kwargs: Any) -> Any:

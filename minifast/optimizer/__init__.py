@@ -30,6 +30,7 @@ class Adam(Optimizer):
     Source: Kingma and Ba, https://arxiv.org/abs/1412.6980; Loshchilov and Hutter, https://arxiv.org/abs/1711.05101
     """
 
+    @tells_near_match
     def __init__(self, params: Any, lr: float | slice, mom: float = 0.9, sqr_mom: float = 0.99, eps: float = 1e-5,
                  wd: float = 0.01, decouple_wd: bool = True) -> None:
         """

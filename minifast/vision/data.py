@@ -13,11 +13,12 @@ from fastcore.basics import using_attr
 from fastcore.foundation import L
 from torch import Tensor
 
-from minifast.arguments import tells_near_match
+from minifast.arguments import callers_level, tells_near_match
 from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
+from minifast.data.collate import noted
 from minifast.data.core import DataLoaders, Datasets, show_batch, show_results
 from minifast.data.dispatch import typedispatch
-from minifast.data.labels import is_missing
+from minifast.data.labels import column_named, is_missing
 from minifast.data.loaders import for_loaders
 from minifast.data.transforms import (ColReader, ColSplitter, GrandparentSplitter, IntToFloatTensor, MultiCategorize,
                                       RandomSplitter, RegexLabeller, get_image_files, parent_label)
@@ -49,16 +50,33 @@ PointBlock = TransformBlock(type_tfms=TensorPointCreate, item_tfms=PointScaler)
 
 
 def clip_remove_empty(bbox: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes in -1..1 clipped to the picture, without those that lie outside, and their labels."""
+    """Boxes in -1..1 clipped to the picture, without those that lie outside, and their labels.
+
+    Raises:
+        ValueError: there are not as many labels as boxes.
+    """
     boxes, labels = plain(bbox).clamp(-1, 1), plain(label)
+    if len(boxes) != len(labels):
+        raise ValueError(f'a picture has {len(boxes)} boxes and {len(labels)} labels: each box needs one, in the same '
+                         'order')
     kept = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
     return cast(boxes[kept], type(bbox)), cast(labels[kept], type(label))
 
 
 @tells_near_match
+def _clipped(sample: tuple, i: int) -> tuple[Tensor, Tensor]:
+    if len(sample) < 3:
+        raise ValueError(f'boxes are filled up together with their labels, and a sample has {len(sample)} elements: '
+                         'give the blocks (ImageBlock, BBoxBlock, BBoxLblBlock)')
+    try:
+        return clip_remove_empty(*sample[1:3])
+    except ValueError as error:
+        raise noted(error, f'it is sample {i} of its batch') from None
+
+
 def bb_pad(samples: Sequence[tuple], pad_idx: int = 0) -> list[tuple]:
     """Samples (picture, boxes, labels) with as many boxes each, filled up with empty boxes of the label `pad_idx`."""
-    clipped = [(s[0], *clip_remove_empty(*s[1:3]), *s[3:]) for s in samples]
+    clipped = [(s[0], *_clipped(s, i), *s[3:]) for i, s in enumerate(samples)]
     most = max(len(s[2]) for s in clipped)
 
     def _fill(x: Tensor, value: float) -> Tensor:
@@ -110,11 +128,23 @@ def _tell_of_empty_folders(path: str | Path, items: Sequence[Path]) -> None:
     filled = {file.parent for file in items}
     beside = sorted(folder for above in {folder.parent for folder in filled} for folder in above.iterdir()
                     if folder.is_dir() and folder not in filled and not folder.name.startswith('.'))
-    empty = [folder for folder in beside if not any(folder.iterdir())]
+    classes = {folder.name for folder in filled}
+    empty = [folder for folder in beside if folder.name not in classes and not any(folder.iterdir())]
     if empty:
         shown = ', '.join(str(folder) for folder in empty[:5]) + (', ...' if len(empty) > 5 else '')
         warnings.warn(f'labels: no class is made of empty folders: {shown}. Fill them, or give vocab= with all classes',
-                      stacklevel=4)
+                      stacklevel=callers_level())
+
+
+def _check_columns(df: Any, fn_col: int | str, cols: Sequence) -> None:
+    """Refuse a table without one of the columns, or with a row that names no file."""
+    for col in cols:
+        column_named(df, col)
+    names = column_named(df, fn_col)
+    empty = names.index[names.isna().to_numpy()]
+    if len(empty):
+        raise ValueError(f'row {empty.tolist()[0]!r} of column {names.name!r} names no file, as {len(empty)} of '
+                         f'{len(names)} do: leave such rows out with df.dropna(subset=[{names.name!r}])')
 
 
 class ImageDataLoaders(DataLoaders):
@@ -183,6 +213,7 @@ class ImageDataLoaders(DataLoaders):
             valid_col: column that is True for the validation set; default: `valid_pct` at random.
         """
         kwargs = _known(cls.from_df, kwargs)
+        _check_columns(df, fn_col, [fn_col, *L(label_col), *L(valid_col)])
         prefix = Path(path) if folder is None else Path(path) / folder
         if y_block is None:
             several = label_delim is not None or (isinstance(label_col, (list, tuple, L)) and len(label_col) > 1)
@@ -200,8 +231,13 @@ class ImageDataLoaders(DataLoaders):
         import pandas as pd
         kwargs = _known(cls.from_csv, kwargs, cls.from_df)
         given = {} if delimiter is None else {'delimiter': delimiter}  # None would make pandas guess, slowly
-        df = pd.read_csv(Path(path) / csv_fname, header=header, quoting=quoting, **given)
-        return cls.from_df(df, path=path, **kwargs)
+        file = Path(path) / csv_fname
+        df = pd.read_csv(file, header=header, quoting=quoting, **given)
+        try:
+            return cls.from_df(df, path=path, **kwargs)
+        except (KeyError, TypeError, ValueError) as error:
+            hint = '; it has one column: is delimiter= right?' if len(df.columns) == 1 else ''
+            raise noted(error, f'the table is {file}{hint}') from None
 
     @classmethod
     def from_lists(cls, path: str | Path, fnames: Sequence, labels: Sequence, valid_pct: float = 0.2,
