@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-__all__ = ['callers_level', 'check_kwargs', 'known_kwargs', 'near_match', 'refuse_unknown', 'tells_near_match']
+__all__ = ['check_kwargs', 'near_match', 'tells_near_match']
 
 
 def near_match(name: str, candidates: Iterable[str]) -> str:
@@ -75,7 +75,10 @@ def tells_near_match(func: Callable) -> Callable:
 
     For the doors that users knock at; Python alone names the unknown one only.
     """
-    names = [name for name in inspect.signature(func).parameters if name != 'self']
+    parameters = inspect.signature(func).parameters
+    names = [name for name in parameters if name != 'self']
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        raise TypeError(f'{func.__qualname__} takes any keyword: call check_kwargs in it')
 
     @functools.wraps(func)
     def door(*args: Any, **kwargs: Any) -> Any:

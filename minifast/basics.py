@@ -30,7 +30,7 @@ from minifast.checkpoint import (
 )
 from minifast.inference import get_preds, predict, show_results, summary, tta
 from minifast.interpret import ClassificationInterpretation, Interpretation, plot_top_losses, SegmentationInterpretation
-from minifast.learner import defaults, Learner, load_learner
+from minifast.learner import defaults, Learner, load_learner, replacing_yield
 
 __all__ = [
     'AccumMetric', 'accuracy', 'accuracy_multi', 'ActivationType', 'Adam', 'adam_step', 'APScoreBinary',
@@ -48,7 +48,7 @@ __all__ = [
     'mk_metrics', 'momentum_step', 'mse', 'msle', 'optim_metric', 'Optimizer', 'OptimWrapper', 'PearsonCorrCoef',
     'Perplexity', 'perplexity', 'plot_top_losses', 'Precision', 'PrecisionMulti', 'predict', 'pytorch_hp_map',
     'QHAdam', 'qhadam_step', 'R2Score', 'RAdam', 'radam_step', 'ranger', 'Recall', 'RecallMulti', 'Recorder',
-    'rms_prop_step', 'rmse', 'RMSProp', 'RocAuc', 'RocAucBinary', 'RocAucMulti', 'save_model',
+    'replacing_yield', 'rms_prop_step', 'rmse', 'RMSProp', 'RocAuc', 'RocAucBinary', 'RocAucMulti', 'save_model',
     'SegmentationInterpretation', 'set_item_pg', 'SGD', 'sgd_step', 'show_results', 'skm_to_fastai', 'SmoothLoss',
     'SpearmanCorrCoef', 'step_stat', 'summary', 'top_k_accuracy', 'TorchMetric', 'TrainEvalCallback', 'tta',
     'UnsafeFileError', 'ValueMetric', 'weight_decay',

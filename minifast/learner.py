@@ -51,7 +51,7 @@ __all__ = ['AvgLoss', 'AvgMetric', 'AvgSmoothLoss', 'Callback', 'CancelBackwardE
            'CancelEpochException', 'CancelFitException', 'CancelStepException', 'CancelTrainException',
            'CancelValidException', 'FetchPredsCallback', 'GatherPredsCallback', 'Learner', 'Metric', 'Recorder',
            'TrainEvalCallback', 'ValueMetric', 'defaults', 'event', 'load_learner', 'load_model', 'mk_metric',
-           'save_model']
+           'replacing_yield', 'save_model']
 
 defaults.callbacks = [TrainEvalCallback, Recorder, ProgressCallback]
 
@@ -407,6 +407,10 @@ def _replaced(obj: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(obj, name, old)
+
+
+replacing_yield = _replaced
+"""The name that fastai has for it."""
 
 
 @tells_near_match

@@ -458,7 +458,7 @@ def master_bar(gen: Iterable, total: int | None = None, **kwargs: Any) -> Iterab
 def one_hot(x: Any, c: int) -> Tensor:
     """Ones at the indices `x` (a number, or several), uint8 [c]."""
     hot = torch.zeros(c, dtype=torch.uint8)
-    hot[plain(x).long() if isinstance(x, Tensor) and x.numel() else [int(i) for i in L(x)]] = 1
+    hot[torch.as_tensor(list(x) if isinstance(x, L) else plain(x)).long()] = 1
     return hot
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from fastcore.foundation import L
 
-from minifast.data.block import (CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock)
+from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from minifast.data.core import Datasets
 from minifast.data.labels import column_named, is_missing, labels_of, place_of
-from minifast.data.transforms import (Categorize, ColReader, ColSplitter, GrandparentSplitter, IndexSplitter, ItemGetter,
-                                      MaskSplitter, MultiCategorize, RegexLabeller)
+from minifast.data.transforms import (Categorize, ColReader, ColSplitter, GrandparentSplitter, IndexSplitter,
+                                      ItemGetter, MaskSplitter, MultiCategorize, RegexLabeller)
 
 EMPTY = [np.nan, None, pd.NA, float('nan'), np.float32('nan'), pd.NaT]
 
@@ -52,8 +52,9 @@ def test_empty_label_is_refused_before_training_with_row_and_column(empty, valid
         _datasets(labels, block, valid)
 
 
-@pytest.mark.parametrize('column', [pd.array([1, None, 2], dtype='Int64'), pd.array([True, None, False], dtype='boolean'),
-                                    pd.Categorical(['a', None, 'b']), [1., np.nan, 2.]], ids=['Int64', 'boolean', 'cat', 'f'])
+@pytest.mark.parametrize('column', [
+    pd.array([1, None, 2], dtype='Int64'), pd.array([True, None, False], dtype='boolean'),
+    pd.Categorical(['a', None, 'b']), [1., np.nan, 2.]], ids=['Int64', 'boolean', 'category', 'float'])
 def test_empty_label_of_every_kind_of_column(column):
     """pandas' own kinds of columns write emptiness each in its way."""
     with pytest.raises(ValueError, match='row 101'):

@@ -106,9 +106,14 @@ def test_tables_and_lists_choose_the_kind_of_target(folder):
 
 
 def test_unknown_keyword_names_the_near_match(folder):
-    """A slip of the pen is not swallowed."""
-    with pytest.raises(TypeError, match='item_tfms'):
+    """A slip of the pen is not swallowed: the script runs on, as it does with fastai, and is told what was left out."""
+    with pytest.warns(UserWarning, match="'item_tfm' .*did you mean 'item_tfms'"):
         ImageDataLoaders.from_folder(folder, item_tfm=Resize(16))
+    with pytest.warns(UserWarning, match="'size' .*item_tfms=Resize"):
+        ImageDataLoaders.from_folder(folder, size=16, **SETTINGS)
+    with pytest.warns(UserWarning, match=r"from_csv\(\) takes no keyword argument 'label_colum' .*'label_col'"):
+        _frame(folder).to_csv(folder / 'all.csv', index=False)
+        ImageDataLoaders.from_csv(folder, 'all.csv', label_colum=1, label_col='label', **SETTINGS)
 
 
 def test_segmentation_masks_move_with_their_pictures(folder):

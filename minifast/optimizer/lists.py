@@ -49,7 +49,6 @@ class _ListOptimizer(Optimizer):
     _counts = False  # keep `step`, the number of steps a parameter has taken
     _one_pass = False  # the step without weight decay reads its lists once, so parts that fit the cache gain nothing
 
-    @tells_near_match
     def __init__(self, params: Any, cbs: list[Callable], decouple_wd: bool, **defaults: Any) -> None:
         self.decouple_wd = decouple_wd
         super().__init__(params, [weight_decay if decouple_wd else l2_reg, *cbs], **defaults)

@@ -4,10 +4,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch.nn.functional as F
 from fastcore.foundation import L
+from torch import Tensor
 
 from minifast.arguments import tells_near_match
 from minifast.data.pipeline import RandTransform, Transform
+from minifast.markers import TensorFlowField, plain
 from minifast.vision.affine import (affine_mat, apply_perspective, dihedral_mat, find_coeffs, flip_mat,
                                     mask_tensor, rotate_mat, zoom_mat)
 from minifast.vision.batch_tfms import (AffineCoordTfm, DeterministicDihedral, DeterministicDraw, DeterministicFlip,
@@ -26,9 +29,14 @@ __all__ = ['AffineCoordTfm', 'Brightness', 'Contrast', 'CropPad', 'Deterministic
            'DeterministicFlip', 'Dihedral', 'DihedralItem', 'Flip', 'FlipItem', 'HSVTfm', 'Hue', 'LightingTfm',
            'OldRandomCrop', 'PadMode', 'RandTransform', 'RandomCrop', 'RandomErasing', 'RandomResizedCrop',
            'RandomResizedCropGPU', 'RatioResize', 'Resize', 'ResizeMethod', 'Rotate', 'Saturation', 'SpaceTfm', 'Warp',
-           'Zoom', 'affine_mat', 'apply_perspective',
-           'aug_transforms', 'cutout_gaussian', 'dihedral_mat', 'find_coeffs', 'flip_mat', 'grayscale', 'hsv2rgb',
-           'mask_tensor', 'norm_apply_denorm', 'rgb2hsv', 'rotate_mat', 'setup_aug_tfms', 'zoom_mat']
+           'Zoom', 'affine_grid', 'affine_mat', 'apply_perspective', 'aug_transforms', 'cutout_gaussian',
+           'dihedral_mat', 'find_coeffs', 'flip_mat', 'grayscale', 'hsv2rgb', 'mask_tensor', 'norm_apply_denorm',
+           'rgb2hsv', 'rotate_mat', 'setup_aug_tfms', 'zoom_mat']
+
+
+def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> TensorFlowField:
+    """Sampling positions [B,H,W,2] of affine matrices [B,2,3] for pictures of `size` [B,C,H,W]."""
+    return TensorFlowField(F.affine_grid(plain(theta), list(size), align_corners=align_corners))
 
 
 def _composed(tfms: list, kind: type) -> list:
