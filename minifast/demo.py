@@ -1,17 +1,20 @@
 """`minifast demo`: what a pretrained body is worth, shown on real scans of handwritten digits."""
 from __future__ import annotations
 
+import gc
 import shutil
 import tempfile
 import time
-from contextlib import nullcontext
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fastcore.basics import noop
 from PIL import Image
 from torchvision.models import resnet18
 
+from minifast.callback.progress import ProgressCallback
 from minifast.commands import print_table
 from minifast.data.block import CategoryBlock, DataBlock
 from minifast.data.transforms import FuncSplitter, get_image_files, parent_label
@@ -83,17 +86,27 @@ def _trained(few: Any, seed: int, precision: str, body: dict | None = None, quie
     """A learner that was trained on `few`, from the weights of a body or from nothing."""
     set_seed(seed)
     learn = vision_learner(few, resnet18, pretrained=False, metrics=accuracy, precision=precision)
-    with learn.no_bar() if quiet else nullcontext():
-        if body is None:
-            learn.fit_one_cycle(EPOCHS + 1, LR)
-        else:
-            learn.model[0].load_state_dict(body)
-            learn.fine_tune(EPOCHS, LR, lr_mult=5)
+    if quiet:
+        learn.remove_cb(ProgressCallback)
+        learn.logger = noop
+    if body is None:
+        learn.fit_one_cycle(EPOCHS + 1, LR)
+    else:
+        learn.model[0].load_state_dict(body)
+        learn.fine_tune(EPOCHS, LR, lr_mult=5)
     return learn
 
 
 def _last_accuracy(learn: Any) -> float:
     return learn.recorder.values[-1][-1]
+
+
+def _accuracies(few: Any, seeds: Iterable[int], precision: str, body: dict | None = None) -> list[float]:
+    found = []
+    for seed in seeds:
+        found.append(_last_accuracy(_trained(few, seed, precision, body)))
+        gc.collect()  # a learner and its callbacks know each other: their memory is not given back at once
+    return found
 
 
 def _save_grid(learn: Any, file: Path) -> None:
@@ -132,8 +145,8 @@ def run_demo(out: Path, precision: str = 'auto') -> tuple[list[float], list[floa
     learn = _trained(few, 0, precision, body, quiet=False)
 
     print(f'\n3. The same with {SEEDS} seeds, and from scratch with the same pictures, epochs and learning rate')
-    tuned = [_last_accuracy(learn), *(_last_accuracy(_trained(few, seed, precision, body)) for seed in range(1, SEEDS))]
-    scratch = [_last_accuracy(_trained(few, seed, precision)) for seed in range(SEEDS)]
+    tuned = [_last_accuracy(learn), *_accuracies(few, range(1, SEEDS), precision, body)]
+    scratch = _accuracies(few, range(SEEDS), precision)
     print(f'\nAccuracy on {len(few.valid_ds)} other pictures of the digits 5-9\n')
     _print_worth(tuned, scratch)
     print()

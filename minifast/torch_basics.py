@@ -14,16 +14,16 @@ from torch.utils.data import (
 from minifast.arguments import check_kwargs, near_match, tells_near_match
 from minifast.torch_core import (
     apply, apply_init, apply_leaf, array, batch_to_samples, batchnorm_types, bn_bias_params, cast, concat, cond_init,
-    default_device, defaults, detach_parallel, detuplify, display_df, distrib_barrier, doc, explode_types, find_bs,
-    find_device, flatten_check, get_empty_df, get_first, get_model, get_random_states, grad_module, init_default,
-    ismin_torch, item_find, join_path_file, key_seed, keyed_generator, logit, looking, make_cross_image, master_bar,
-    maybe_gather, Module, nested_reorder, no_random, norm_bias_params, norm_types, notmax_torch, np_func, num_distrib,
-    one_hot, one_hot_decode, one_param, params, plain, progress_bar, rank_distrib, requires_grad, retain_meta,
-    retain_type, retain_types, seeded, set_random_states, set_seed, split_model, tensor, TensorBase, TensorCategory,
-    TensorFlowField, TensorImage, TensorImageBase, TensorImageBW, TensorMask, TensorMultiCategory, TitledTensorScalar,
-    to_concat, to_cpu, to_detach, to_device, to_float, to_half, to_np, to_parallel, trainable_params, unsqueeze,
-    unsqueeze_,
+    default_device, defaults, detach_parallel, detuplify, display_df, distrib_barrier, doc, find_bs, find_device,
+    flatten_check, get_empty_df, get_first, get_model, get_random_states, grad_module, init_default, ismin_torch,
+    item_find, join_path_file, key_seed, keyed_generator, logit, looking, make_cross_image, master_bar, maybe_gather,
+    Module, nested_reorder, no_random, norm_bias_params, norm_types, notmax_torch, np_func, num_distrib, one_hot,
+    one_hot_decode, one_param, params, plain, progress_bar, rank_distrib, requires_grad, retain_type, seeded,
+    set_random_states, set_seed, split_model, tensor, TensorBase, TensorCategory, TensorFlowField, TensorImage,
+    TensorImageBase, TensorImageBW, TensorMask, TensorMultiCategory, TitledTensorScalar, to_concat, to_cpu, to_detach,
+    to_device, to_float, to_half, to_np, to_parallel, trainable_params, unsqueeze, unsqueeze_,
 )
+from minifast.markers import explode_types, retain_meta, retain_types
 from minifast.show import get_grid, show_image, show_image_batch, show_images, show_title, show_titled_image, subplots
 from minifast.layers import (
     adaptive_pool, AdaptiveAvgPool, AdaptiveConcatPool1d, AdaptiveConcatPool2d, AvgPool, BatchNorm, BatchNorm1dFlat,

@@ -46,14 +46,14 @@ __all__ = ['Module', 'TensorBase', 'TensorCategory', 'TensorFlowField', 'TensorI
            'TensorImageBase', 'TensorMask', 'TensorMultiCategory', 'TitledTensorScalar', 'apply', 'apply_init',
            'apply_leaf', 'array', 'batch_to_samples', 'batchnorm_types', 'bn_bias_params', 'cast', 'check_kwargs',
            'concat', 'cond_init', 'default_device', 'defaults', 'detach_parallel', 'detuplify', 'display_df',
-           'distrib_barrier', 'doc', 'explode_types', 'find_bs', 'find_device', 'flatten_check', 'get_empty_df',
-           'get_first', 'get_model', 'get_random_states', 'grad_module', 'init_default', 'ismin_torch', 'item_find',
+           'distrib_barrier', 'doc', 'find_bs', 'find_device', 'flatten_check', 'get_empty_df', 'get_first',
+           'get_model', 'get_random_states', 'grad_module', 'init_default', 'ismin_torch', 'item_find',
            'join_path_file', 'key_seed', 'keyed_generator', 'logit', 'looking', 'make_cross_image', 'master_bar',
            'maybe_gather', 'near_match', 'nested_reorder', 'no_random', 'norm_bias_params', 'norm_types',
            'notmax_torch', 'np_func', 'num_distrib', 'one_hot', 'one_hot_decode', 'one_param', 'params', 'plain',
-           'progress_bar', 'rank_distrib', 'requires_grad', 'retain_meta', 'retain_type', 'retain_types', 'seeded',
-           'set_random_states', 'set_seed', 'split_model', 'tensor', 'to_concat', 'to_cpu', 'to_detach', 'to_device',
-           'to_float', 'to_half', 'to_np', 'to_parallel', 'trainable_params', 'unsqueeze', 'unsqueeze_']
+           'progress_bar', 'rank_distrib', 'requires_grad', 'retain_type', 'seeded', 'set_random_states', 'set_seed',
+           'split_model', 'tensor', 'to_concat', 'to_cpu', 'to_detach', 'to_device', 'to_float', 'to_half', 'to_np',
+           'to_parallel', 'trainable_params', 'unsqueeze', 'unsqueeze_']
 
 
 def _cpu_count() -> int:
@@ -495,30 +495,3 @@ def make_cross_image(bw: bool = True) -> Tensor:
     row, column = (picture, picture) if bw else (picture[0], picture[1])
     row[2], column[:, 2] = 1, 1
     return picture
-
-
-def retain_meta(x: Any, res: Any, as_copy: bool = False) -> Any:
-    """`res`, which is told where it comes from by its `set_meta(x)`, where it has one."""
-    if hasattr(res, 'set_meta'):
-        res.set_meta(x, as_copy=as_copy)
-    return res
-
-
-def explode_types(o: Any) -> Any:
-    """The type of a value; of a tuple or list `{its type: [the types of its elements]}`."""
-    return {type(o): [explode_types(part) for part in o]} if is_listy(o) else type(o)
-
-
-def retain_types(new: Any, old: Any = None, typs: Any = None) -> Any:
-    """`new` with its tensors marked as those of `old`, or as `typs`, what `explode_types` gave; nested alike."""
-    if not is_listy(new):
-        kind = type(old) if typs is None else typs
-        marks = isinstance(kind, type) and issubclass(kind, TensorBase) and isinstance(new, Tensor)
-        marked = new if not marks or isinstance(new, kind) else cast(new, kind)
-        return marked if old is None else retain_type(marked, old)
-    if isinstance(typs, dict):
-        (container, kinds), = typs.items()
-    else:
-        container, kinds = type(old) if isinstance(old, type(new)) else type(new), [None] * len(new)
-    olds = old if is_listy(old) else [None] * len(new)
-    return container(retain_types(n, o, kind) for n, o, kind in zip(new, olds, kinds))

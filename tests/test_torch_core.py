@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from minifast.markers import TensorCategory, TensorImage, TensorMask
-from minifast.torch_core import (explode_types, grad_module, logit, make_cross_image, np_func, one_hot, one_hot_decode,
-                                 retain_meta, retain_types)
+from minifast.markers import TensorCategory, TensorImage, TensorMask, explode_types, retain_meta, retain_types
+from minifast.torch_core import grad_module, logit, make_cross_image, np_func, one_hot, one_hot_decode
 
 
 @pytest.mark.parametrize('codes', [[0, 2], (0, 2), torch.tensor([0, 2]), np.array([0, 2])], ids=type)

@@ -112,8 +112,9 @@ def test_unknown_keyword_names_the_near_match(folder):
     with pytest.warns(UserWarning, match="'size' .*item_tfms=Resize"):
         ImageDataLoaders.from_folder(folder, size=16, **SETTINGS)
     with pytest.warns(UserWarning, match=r"from_csv\(\) takes no keyword argument 'label_colum' .*'label_col'"):
-        _frame(folder).to_csv(folder / 'all.csv', index=False)
-        ImageDataLoaders.from_csv(folder, 'all.csv', label_colum=1, label_col='label', **SETTINGS)
+        frame = _frame(folder)
+        frame[frame.suffix == '.png'].to_csv(folder / 'all.csv', index=False)
+        ImageDataLoaders.from_csv(folder, 'all.csv', suff='.png', label_colum=1, label_col='label', **SETTINGS)
 
 
 def test_segmentation_masks_move_with_their_pictures(folder):

@@ -249,6 +249,7 @@ class Categorize(_Target):
 
 def _unknown(labels: list, vocab: Iterable) -> str:
     known = list(vocab)
+    labels = list(_labels(labels))  # numpy's numbers would be shown with their type
     shown = ', '.join(repr(o) for o in known[:10]) + (', ...' if len(known) > 10 else '')
     return (f'Label{"s" if len(labels) > 1 else ""} {", ".join(repr(o) for o in labels)} not included in the training '
             f'dataset, which has {len(known)} classes: {shown}. Give CategoryBlock(vocab=...) with all of them, or '

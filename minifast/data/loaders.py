@@ -18,9 +18,9 @@ from minifast.data.load import DataLoader, hook_names
 from minifast.data.pipeline import Pipeline
 from minifast.data.showing import show_batch, show_results
 from minifast.lookup import lookup
-from minifast.markers import TensorBase, TensorCategory, TensorImage
+from minifast.markers import TensorBase, TensorCategory, TensorImage, explode_types
 from minifast.seeds import looking
-from minifast.torch_core import batch_to_samples, default_device, detuplify, explode_types, to_cpu, to_device
+from minifast.torch_core import batch_to_samples, default_device, detuplify, to_cpu, to_device
 
 __all__ = ['DataLoaders', 'TfmdDL']
 
