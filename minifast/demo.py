@@ -29,7 +29,7 @@ __all__ = ['digit_loaders', 'run_demo', 'write_digits']
 PER_CLASS = 10
 EPOCHS = 3
 LR = 4e-3
-SEEDS = 5
+SEEDS = 8
 """So few pictures make one training a matter of luck: what is shown is a mean, with how far the trainings lie apart."""
 
 
@@ -79,7 +79,7 @@ def digit_loaders(folder: Path, classes: str, per_class: int | None = None, bs: 
 
     block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_y=parent_label, splitter=FuncSplitter(validates),
                       item_tfms=Resize(32))
-    return block.dataloaders(files, bs=bs, num_workers=0)
+    return block.dataloaders(files, bs=bs, val_bs=128, num_workers=0)
 
 
 def _trained(few: Any, seed: int, precision: str, body: dict | None = None, quiet: bool = True) -> Any:

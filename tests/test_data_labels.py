@@ -112,6 +112,7 @@ def test_lists_of_labels_that_are_something_else():
     assert 'encoded=True' in _said(lambda: _datasets([0, 1], MultiCategoryBlock, other=[1, 0]))
     assert 'encoded=True' in _said(lambda: _datasets([[0, 1, 0], [1, 0, 0]], MultiCategoryBlock))
     assert 'encoded=True' in _said(lambda: _datasets([['0', '1'], ['1', '0']], MultiCategoryBlock))
+    assert 'encoded=True' in _said(lambda: _datasets([torch.eye(2)[0], torch.eye(2)[1]], MultiCategoryBlock))
     for fine in ([[0], [1]], [[0, 1], [1]], [['a', 'b'], ['b', 'c']], [[0, 1], [1, 2]], [[], ['a']]):
         assert _said(lambda fine=fine: _datasets(fine, MultiCategoryBlock)) == ''
     with pytest.raises(TypeError, match="row 100 of column 'label' has the label 1 .*CategoryBlock"):
@@ -161,6 +162,9 @@ def test_regression_takes_numbers():
     assert "row 101 of column 'label' is empty (nan)" in _said(lambda: _datasets([1., np.nan], RegressionBlock))
     assert 'row 101' in _said(lambda: _datasets([1., np.nan], RegressionBlock, other=[1., 2.]))
     assert [y.tolist() for _, y in _datasets([1., 2.], RegressionBlock, other=[3., 4.])] == [[1, 3], [2, 4]]
+    for what in ('2.5', None, ['1', '2']):  # of a function of the user's: told with the item that it is met at
+        with pytest.raises(TypeError, match='RegressionBlock takes numbers and got'):
+            DataBlock((TransformBlock, RegressionBlock), get_y=lambda o, what=what: what).datasets(['a', 'b'])
 
 
 def test_labels_that_were_given_are_held_against_the_training_items():

@@ -1,13 +1,16 @@
 """Pictures in blocks and loaders: every way to make them, every kind of target, and how batches of them look."""
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fastcore.foundation import L
 from PIL import Image
 
-from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock
+from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from minifast.data.bytetable import ByteTable
 from minifast.data.core import Datasets
 from minifast.data.sampler import ITEM
@@ -53,7 +56,6 @@ def _files(path):
 
 
 def _frame(path):
-    pd = pytest.importorskip('pandas')
     files = _files(path)
     return pd.DataFrame({'name': [str(f.relative_to(path).with_suffix('')) for f in files],
                          'label': [f.parent.name for f in files],
@@ -362,3 +364,62 @@ def test_large_jpeg_in_a_loader_is_decoded_at_a_part_of_its_size(orientation, tm
         im = PILImage.create(tmp_path / 'a.jpg')
         assert im.size == ((854, 1280) if orientation == 6 else (1280, 854)) and scales[1:] == [1]
         assert np.abs(inside - np.asarray(tfm(im, split_idx=1)).astype(int)).mean() < 1
+
+
+def test_what_cannot_be_collated_is_told_by_its_kind(folder):
+    """Points and boxes of another number and pictures of another size have each their own way out; an error of the
+    user's own code gets none of them."""
+    def failing(*blocks, get_y, **kwargs):
+        block = DataBlock(blocks, get_items=get_image_files, splitter=RandomSplitter(0.), get_y=get_y,
+                          **{'item_tfms': Resize(16), **kwargs})
+        with pytest.raises((RuntimeError, ValueError)) as caught:
+            block.dataloaders(folder / 'train', bs=8, num_workers=0).one_batch()
+        return '\n'.join([str(caught.value), *getattr(caught.value, '__notes__', [])])
+    points = failing(ImageBlock, PointBlock, get_y=lambda f: [[1, 2]] * (1 + int(f.stem[-1])))
+    assert 'as many points each' in points and 'Resize' not in points
+    assert 'item_tfms=Resize(224)' in failing(ImageBlock, MaskBlock, get_y=lambda f: np.zeros(
+        (8 + int(f.stem[-1]), 8), np.uint8), item_tfms=None)
+    numbers = failing(ImageBlock, TransformBlock, get_y=lambda f: torch.zeros(1 + int(f.stem[-1])))
+    assert 'as many numbers of each item' in numbers and 'Resize' not in numbers
+    two = [[0, 0, 9, 9], [0, 0, 4, 4]]
+    boxes = failing(ImageBlock, BBoxBlock, BBoxLblBlock, get_y=[lambda f: two, lambda f: ['a']], n_inp=1)
+    assert '2 boxes and 1 labels' in boxes and 'Resize' not in boxes
+    assert 'BBoxLblBlock' in failing(ImageBlock, BBoxBlock, get_y=lambda f: [[0, 0, 9, 9]])
+
+
+def test_folders_that_are_not_as_said_are_told_with_what_is_there(folder, tmp_path):
+    """Folders of another name, no folders, nothing at all, no pictures, an empty class."""
+    def make(path, **kwargs):
+        return ImageDataLoaders.from_folder(path, **{**SETTINGS, **kwargs})
+    shutil.copytree(folder / 'train', tmp_path / 'Train')
+    with pytest.raises(ValueError, match=r"no folder 'train' .*from_folder\(train='Train'\)"):
+        make(tmp_path)
+    with pytest.raises(ValueError, match="no folder 'train' .*'cat', 'dog'.*valid_pct"):
+        make(tmp_path / 'Train')
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(ValueError, match='no items in .*there is nothing'):
+        make(tmp_path / 'empty', valid_pct=.2)
+    (tmp_path / 'empty' / 'a.txt').write_text('a')
+    with pytest.raises(ValueError, match=r'no items in .*files of the kinds \.txt'):
+        make(tmp_path / 'empty', valid_pct=.2)
+    (tmp_path / 'Train' / 'bird').mkdir()
+    with pytest.warns(UserWarning, match='no class is made of empty folders: .*bird'):
+        assert list(make(tmp_path / 'Train', valid_pct=.3, seed=1).vocab) == ['cat', 'dog']
+
+
+def test_tables_and_lists_that_do_not_fit_are_refused_at_once(folder):
+    """A file name that is missing, a delimiter of another kind, unequal lists, a first label that is empty."""
+    frame, files = _frame(folder), _files(folder)
+    with pytest.raises(ValueError, match="row 0 of column 'name' names no file"):
+        ImageDataLoaders.from_df(frame.assign(name=[None, *frame.name[1:]]), folder, fn_col='name', label_col='label')
+    frame.to_csv(folder / 'semicolon.csv', sep=';', index=False)
+    with pytest.raises(KeyError) as caught:
+        ImageDataLoaders.from_csv(folder, 'semicolon.csv', **SETTINGS)
+    assert 'semicolon.csv' in str(getattr(caught.value, '__notes__', caught.value)) and 'delimiter' in str(
+        getattr(caught.value, '__notes__', caught.value))
+    with pytest.raises(ValueError, match=f'{len(files)} file names and 2 labels'):
+        ImageDataLoaders.from_lists(folder, files, ['a', 'b'], **SETTINGS)
+    with pytest.raises(ValueError, match='has no label'):
+        ImageDataLoaders.from_lists(folder, files, [float('nan'), *(f.parent.name for f in files[1:])], **SETTINGS)
+    named = pd.Series([f.parent.name for f in files], index=range(7, 7 + len(files)))
+    assert list(ImageDataLoaders.from_lists(folder, files, named, **SETTINGS).vocab) == ['cat', 'dog']

@@ -439,8 +439,16 @@ class RegressionSetup(_Target):
                 raise missing_label(dsets, i, label)
 
     def encodes(self, o: Any) -> Tensor:
-        """Numbers as a tensor."""
-        return plain(tensor(o)).float()
+        """Numbers as a tensor.
+
+        Raises:
+            TypeError: it is no number.
+        """
+        try:
+            return plain(tensor(o)).float()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f'RegressionBlock takes numbers and got {str(o)[:100]!r} ({type(o).__name__}): let get_y '
+                            'return a number, or a list of them') from error
 
     def decodes(self, o: Any) -> TitledFloat | TitledTuple:
         """A tensor as a number or several."""

@@ -119,7 +119,7 @@ def tell_of_lists(lists: Sequence[Iterable]) -> None:
                       f'whose letters become the classes: let get_y return [{name!r}], or use CategoryBlock; for '
                       'several labels in one text give label_delim', stacklevel=callers_level())
     lengths = {len(labels) for labels in lists}
-    seen = {str(o) for labels in lists for o in labels}
+    seen = {str(o.item() if isinstance(o, Tensor) and o.numel() == 1 else o) for labels in lists for o in labels}
     if len(lengths) == 1 and lengths.pop() > 1 and seen and seen <= _zeros_and_ones:
         warnings.warn(f'labels: each item has as many, and all are of {", ".join(sorted(seen))}: such columns of zeros '
                       'and ones become the classes 0 and 1, both of which nearly every item has. If they tell which '
