@@ -306,6 +306,7 @@ class MultiCategorize(Categorize):
         Raises:
             KeyError: the training items do not have one of them.
         """
+        o = list(_labels(o)) if isinstance(o, (Tensor, np.ndarray)) else o  # elements of a tensor are never equal
         missing = [] if self.add_na else [label for label in o if label not in self.vocab.o2i]
         if missing:
             raise KeyError(_unknown(missing, self.vocab))
