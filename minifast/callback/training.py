@@ -140,7 +140,8 @@ class SkipToEpoch(Callback):
 
     order = 70
 
-    def __init__(self, epoch: int) -> None:
+    @tells_near_match
+    def __init__(self, epoch: int = 0) -> None:
         self.skip_to = epoch
 
     def before_epoch(self) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 _GAN = 'no room for GANs: two optimizers are a callback of a few lines (tests/compat/scripts/train_gan.py)'
 _NOT_THERE = 'fastai 2.8.12 does not have it either'
-_NO_EFFECT = 'fastai swallows it without effect; an unknown keyword argument raises here'
 _INTERNAL = 'an inner function of fastai, used by one source'
 
 LEFT_OUT = {
@@ -19,13 +18,10 @@ LEFT_OUT = {
                      'DataLoader.one_batch(batches_ahead=)', 'DataLoaders.show_batch(rows=)', 'Learner.fit(epochs=)',
                      'Learner.fit_one_cycle(max_lr=)', 'Learner.load(weights_only=)', 'Learner.show_results(rows=)',
                      'Recorder.plot_lr_find(lr_min=)', 'Recorder.plot_lr_find(lr_steep=)'), _NOT_THERE),
-    **dict.fromkeys(('DataLoaders.test_dl(with_label=)', 'ImageDataLoaders.from_csv(size=)',
-                     'ImageDataLoaders.from_df(size=)', 'ImageDataLoaders.from_folder(size=)',
-                     'ImageDataLoaders.from_path_func(size=)'), _NO_EFFECT),
     # names with one source
     **dict.fromkeys(('basic_critic', 'basic_generator', 'generate_noise'), _GAN),
-    **dict.fromkeys(('_FakeLoader', '_fa_rebuild_qtensor', '_fa_rebuild_tensor', '_get_norm', '_get_sz_change_idxs',
-                     'explode_types'), _INTERNAL),
+    **dict.fromkeys(('_FakeLoader', '_fa_rebuild_qtensor', '_fa_rebuild_tensor', '_get_norm', '_get_sz_change_idxs'),
+                    _INTERNAL),
     'ImageClassifierCleaner': 'in minifast.vision.widgets, as in fastai, and not in vision.all',
     # re-exports
     **dict.fromkeys(('_default_meta', '_loop'), _INTERNAL),
