@@ -109,8 +109,8 @@ def build_parser() -> argparse.ArgumentParser:
     check.set_defaults(run='check')
 
     demo = commands.add_parser('demo', formatter_class=wide, help='see transfer learning work on handwritten digits',
-                               description='Trains twice on 20 pictures a class: from scratch, and from a body that '
-                                           'has seen other digits before.')
+                               description='Trains on 10 pictures a class, with eight seeds: from scratch, and from a '
+                                           'body that has seen other digits before.')
     demo.add_argument('--out', type=Path, default=Path('demo'), metavar='DIR', help='where pictures and model go')
     demo.set_defaults(run='demo')
 

@@ -1,16 +1,20 @@
 """`minifast demo`: what a pretrained body is worth, shown on real scans of handwritten digits."""
 from __future__ import annotations
 
+import gc
 import shutil
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fastcore.basics import noop
 from PIL import Image
 from torchvision.models import resnet18
 
+from minifast.callback.progress import ProgressCallback
 from minifast.commands import print_table
 from minifast.data.block import CategoryBlock, DataBlock
 from minifast.data.transforms import FuncSplitter, get_image_files, parent_label
@@ -22,9 +26,11 @@ from minifast.vision.learner import vision_learner
 
 __all__ = ['digit_loaders', 'run_demo', 'write_digits']
 
-PER_CLASS = 20
+PER_CLASS = 10
 EPOCHS = 3
 LR = 4e-3
+SEEDS = 8
+"""So few pictures make one training a matter of luck: what is shown is a mean, with how far the trainings lie apart."""
 
 
 def write_digits(folder: str | Path) -> Path:
@@ -72,12 +78,35 @@ def digit_loaders(folder: Path, classes: str, per_class: int | None = None, bs: 
         return int(file.stem) >= (per_class or counts[file.parent.name] - 20)
 
     block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_y=parent_label, splitter=FuncSplitter(validates),
-                      item_tfms=Resize(64))
-    return block.dataloaders(files, bs=bs, num_workers=0)
+                      item_tfms=Resize(32))
+    return block.dataloaders(files, bs=bs, val_bs=128, num_workers=0)
+
+
+def _trained(few: Any, seed: int, precision: str, body: dict | None = None, quiet: bool = True) -> Any:
+    """A learner that was trained on `few`, from the weights of a body or from nothing."""
+    set_seed(seed)
+    learn = vision_learner(few, resnet18, pretrained=False, metrics=accuracy, precision=precision)
+    if quiet:
+        learn.remove_cb(ProgressCallback)
+        learn.logger = noop
+    if body is None:
+        learn.fit_one_cycle(EPOCHS + 1, LR)
+    else:
+        learn.model[0].load_state_dict(body)
+        learn.fine_tune(EPOCHS, LR, lr_mult=5)
+    return learn
 
 
 def _last_accuracy(learn: Any) -> float:
     return learn.recorder.values[-1][-1]
+
+
+def _accuracies(few: Any, seeds: Iterable[int], precision: str, body: dict | None = None) -> list[float]:
+    found = []
+    for seed in seeds:
+        found.append(_last_accuracy(_trained(few, seed, precision, body)))
+        gc.collect()  # a learner and its callbacks know each other: their memory is not given back at once
+    return found
 
 
 def _save_grid(learn: Any, file: Path) -> None:
@@ -88,14 +117,15 @@ def _save_grid(learn: Any, file: Path) -> None:
     plt.close()
 
 
-def run_demo(out: Path) -> tuple[float, float]:
-    """Train on 20 pictures a class twice, from a body that has seen other digits and from nothing; print and save.
+def run_demo(out: Path, precision: str = 'auto') -> tuple[list[float], list[float]]:
+    """Train on 10 pictures a class, from a body that has seen other digits and from nothing; print and save.
 
     Args:
         out: the folder for the pictures, the model and the grid of predictions.
+        precision: see `vision_learner`.
 
     Returns:
-        The accuracies on the digits 5-9, with and without transfer.
+        The accuracies on the digits 5-9 with transfer, and those without, one a seed.
     """
     import matplotlib
     matplotlib.use('Agg')  # the grid goes to a file; a demo opens no window
@@ -105,24 +135,20 @@ def run_demo(out: Path) -> tuple[float, float]:
 
     set_seed(42)
     print('1. A resnet18 learns the digits 0-4')
-    teacher = vision_learner(digit_loaders(digits, '01234'), resnet18, pretrained=False, metrics=accuracy)
-    teacher.fit_one_cycle(2, 5e-3)
+    teacher = vision_learner(digit_loaders(digits, '01234'), resnet18, pretrained=False, metrics=accuracy,
+                             precision=precision)
+    teacher.fit_one_cycle(10, 2e-3)
+    body = teacher.model[0].state_dict()
 
     few = digit_loaders(digits, '56789', per_class=PER_CLASS, bs=PER_CLASS)
     print(f'\n2. Its body learns the digits 5-9 from {PER_CLASS} pictures each: fine_tune({EPOCHS})')
-    learn = vision_learner(few, resnet18, pretrained=False, metrics=accuracy)
-    learn.model[0].load_state_dict(teacher.model[0].state_dict())
-    learn.fine_tune(EPOCHS, LR)
+    learn = _trained(few, 0, precision, body, quiet=False)
 
-    print('\n3. The same pictures, epochs and learning rate from scratch')
-    scratch = vision_learner(few, resnet18, pretrained=False, metrics=accuracy)
-    scratch.fit_one_cycle(EPOCHS + 1, LR)
-
-    with_transfer, without = _last_accuracy(learn), _last_accuracy(scratch)
+    print(f'\n3. The same with {SEEDS} seeds, and from scratch with the same pictures, epochs and learning rate')
+    tuned = [_last_accuracy(learn), *_accuracies(few, range(1, SEEDS), precision, body)]
+    scratch = _accuracies(few, range(SEEDS), precision)
     print(f'\nAccuracy on {len(few.valid_ds)} other pictures of the digits 5-9\n')
-    print_table([['start', 'accuracy'], ['the body that knows 0-4', f'{with_transfer:.1%}'],
-                 ['from scratch', f'{without:.1%}'],
-                 ['worth of transfer', f'{100 * (with_transfer - without):+.1f} points']])
+    _print_worth(tuned, scratch)
     print()
     for file in [few.valid_ds.items[i] for i in (0, len(few.valid_ds) // 2, -1)]:
         name, index, probabilities = learn.predict(file)
@@ -131,4 +157,16 @@ def run_demo(out: Path) -> tuple[float, float]:
     learn.path = out
     print(f'\nA grid of predictions: {out / "predictions.png"}\nThe model:             {learn.export("digits.pth")}\n'
           f'{time.perf_counter() - start:.0f} s in all')
-    return with_transfer, without
+    return tuned, scratch
+
+
+def _print_worth(tuned: list[float], scratch: list[float]) -> None:
+    """A row a seed, then mean and standard deviation over the seeds."""
+    with_body, without = np.array(tuned), np.array(scratch)
+    worth = 100 * (with_body - without)
+    rows = [[f'seed {seed}', f'{a:.1%}', f'{b:.1%}', f'{c:+.1f} points']
+            for seed, (a, b, c) in enumerate(zip(with_body, without, worth, strict=True))]
+    print_table([['', 'the body that knows 0-4', 'from scratch', 'worth of transfer'], *rows,
+                 ['mean', f'{with_body.mean():.1%}', f'{without.mean():.1%}', f'{worth.mean():+.1f} points'],
+                 ['spread', f'{100 * with_body.std(ddof=1):.1f}', f'{100 * without.std(ddof=1):.1f}',
+                  f'{worth.std(ddof=1):.1f} points']])

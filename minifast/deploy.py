@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minifast.arguments import tells_near_match
 from minifast.data.transforms import IntToFloatTensor, Normalize
 from minifast.torch_core import get_model
 
 __all__ = ['to_onnx', 'to_torch']
 
 
+@tells_near_match
 def to_torch(learn: Any, activation: bool = True) -> nn.Module:
     """A plain module that takes what the item transforms make and gives what `learn.predict` calls probabilities.
 
@@ -105,6 +107,7 @@ def _activation_module(learn: Any) -> nn.Module | None:
                      'to_torch(learn, activation=False) and append a module of your own')
 
 
+@tells_near_match
 def to_onnx(learn: Any, fname: str | Path, size: tuple[int, ...] | None = None, activation: bool = True) -> Path:
     """Write `to_torch(learn)` as an ONNX file with any number of items a batch.
 

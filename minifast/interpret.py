@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from minifast.answers import check_answers
+from minifast.arguments import tells_near_match
 from minifast.data.pipeline import dispatch
 from minifast.show import get_grid, show_image
 from minifast.terminal import visible
@@ -39,6 +40,7 @@ class Interpretation:
         >>> interp.plot_top_losses(9)
     """
 
+    @tells_near_match
     def __init__(self, learn: Any, dl: Any = None, losses: Tensor | None = None, act: Any = None) -> None:
         if losses is None:
             raise TypeError(f'{type(self).__name__} is made of losses that are there already, and got none: '
@@ -46,6 +48,7 @@ class Interpretation:
         self.learn, self.dl, self.losses, self.act = learn, dl, losses, act
 
     @classmethod
+    @tells_near_match
     def from_learner(cls, learn: Any, ds_idx: int = 1, dl: Any = None, act: Any = None) -> Interpretation:
         """Predict a split, or the loader `dl`, and keep the losses.
 
@@ -74,6 +77,7 @@ class Interpretation:
         found = self.learn.get_preds(dl=dl, with_input=True, with_decoded=True, act=self.act, reorder=False)
         return (*found, self.losses[idxs])
 
+    @tells_near_match
     def top_losses(self, k: int | None = None, largest: bool = True, items: bool = False) -> tuple:
         """The `k` largest losses and their indices, sorted; all where `k` is None.
 
@@ -124,6 +128,7 @@ class Interpretation:
 class ClassificationInterpretation(Interpretation):
     """`Interpretation` of a classifier: which classes are taken for which. `vocab` holds the classes' names."""
 
+    @tells_near_match
     def __init__(self, learn: Any, dl: Any = None, losses: Tensor | None = None, act: Any = None) -> None:
         super().__init__(learn, dl, losses, act)
         self.vocab = _class_names(learn, dl)
@@ -181,6 +186,7 @@ class ClassificationInterpretation(Interpretation):
         ax.grid(False)
         fig.tight_layout()
 
+    @tells_near_match
     def most_confused(self, min_val: int = 1) -> list[tuple[Any, Any, int]]:
         """`(actual, predicted, how often)` of every confusion seen at least `min_val` times, most frequent first."""
         cm = self.confusion_matrix()

@@ -52,7 +52,7 @@ __all__ = ['AvgLoss', 'AvgMetric', 'AvgSmoothLoss', 'Callback', 'CancelBackwardE
            'CancelEpochException', 'CancelFitException', 'CancelStepException', 'CancelTrainException',
            'CancelValidException', 'FetchPredsCallback', 'GatherPredsCallback', 'Learner', 'Metric', 'Recorder',
            'TrainEvalCallback', 'ValueMetric', 'defaults', 'event', 'load_learner', 'load_model', 'mk_metric',
-           'save_model']
+           'replacing_yield', 'save_model']
 
 defaults.callbacks = [TrainEvalCallback, Recorder, ProgressCallback]
 
@@ -168,6 +168,7 @@ class Learner(Loop):
         lrs = [hyper['lr'] for hyper in self.opt.hypers]
         return lrs[0] if len(lrs) == 1 else np.array(lrs)  # numpy is slow at single numbers
 
+    @tells_near_match
     def freeze_to(self, n: int) -> None:
         """Freeze the parameter groups before group `n` (negative: counted from the last); BatchNorm goes on training.
 
@@ -246,6 +247,7 @@ class Learner(Loop):
         return inference.get_preds(self, ds_idx, dl, with_input=with_input, with_decoded=with_decoded,
                                    with_loss=with_loss, act=act, inner=inner, reorder=reorder, cbs=cbs, **kwargs)
 
+    @tells_near_match
     def predict(self, item: Any, rm_type_tfms: Any = None, with_input: bool = False) -> tuple:
         """One item (path, picture, array, bytes, tensor): `([input], decoded target, its tensor, probabilities)`."""
         return inference.predict(self, item, rm_type_tfms=rm_type_tfms, with_input=with_input)
@@ -272,8 +274,11 @@ class Learner(Loop):
     # ------------------------------------------------------------ files
 
     @tells_near_match
-    def save(self, file: Any, with_opt: bool = True) -> Any:
-        """Write model and optimizer state to `path/model_dir/file.pth`; returns the path."""
+    def save(self, file: Any, with_opt: bool = True, pickle_protocol: int | None = None) -> Any:
+        """Write model and optimizer state to `path/model_dir/file.pth`; returns the path.
+
+        `pickle_protocol` is taken and without meaning, as in `export`.
+        """
         file = join_path_file(file, self.path / self.model_dir, ext='.pth')
         save_model(file, self.own_model, self.opt, with_opt=with_opt)
         return file
@@ -288,14 +293,20 @@ class Learner(Loop):
         load_model(file, self.own_model, self.opt, with_opt=with_opt, device=device, strict=strict)
         return self
 
-    def export(self, fname: str | Path = 'export.pkl') -> Path:
-        """Write everything that prediction needs to `path/fname`, as data without code; read it with `load_learner`."""
+    @tells_near_match
+    def export(self, fname: str | Path = 'export.pkl', pickle_protocol: int | None = None) -> Path:
+        """Write everything that prediction needs to `path/fname`, as data without code; read it with `load_learner`.
+
+        `pickle_protocol` is taken, as packages that publish models give it, and without meaning: nothing is pickled.
+        """
         return export_learner(self, self.path / fname)
 
+    @tells_near_match
     def to_torch(self, activation: bool = True) -> nn.Module:
         """A plain `nn.Module` of normalisation, model and activation, for use without minifast."""
         return to_torch(self, activation)
 
+    @tells_near_match
     def to_onnx(self, fname: str | Path, size: tuple[int, ...] | None = None, activation: bool = True) -> Path:
         """Write `to_torch` as an ONNX file to `path/fname`."""
         return to_onnx(self, self.path / fname, size=size, activation=activation)
@@ -345,6 +356,7 @@ class Learner(Loop):
         """Train in float32 throughout."""
         return self.remove_cb(MixedPrecision)
 
+    @tells_near_match
     def to_channelslast(self, to_bf16: bool | None = None) -> Learner:
         """Keep the model and its pictures in channels-last memory format, faster on most hardware."""
         self.remove_cb(ChannelsLast).add_cb(ChannelsLast())
@@ -368,6 +380,7 @@ class Learner(Loop):
                                'start the script without torchrun')
         yield self
 
+    @tells_near_match
     def to_distributed(self, sync_bn: bool = True) -> Learner:
         """Train on several processes, which is not supported yet; in one process it changes nothing.
 
@@ -411,6 +424,11 @@ def _replaced(obj: Any, name: str, value: Any) -> Iterator[None]:
         setattr(obj, name, old)
 
 
+replacing_yield = _replaced
+"""The name that fastai has for it."""
+
+
+@tells_near_match
 def load_learner(fname: str | Path, cpu: bool = True, pickle_module: Any = None, model: nn.Module | None = None,
                  functions: dict[str, Callable] | None = None) -> Learner:
     """The learner that `learn.export` wrote, ready to predict; its data are empty and keep transforms and classes.

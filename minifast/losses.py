@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minifast.arguments import tells_near_match
 from minifast.torch_core import Module, check_kwargs, plain
 
 __all__ = ['BCELossFlat', 'BCEWithLogitsLossFlat', 'BaseLoss', 'CrossEntropyLossFlat', 'DiceLoss', 'FocalLoss',
@@ -227,6 +228,7 @@ class FocalLoss(Module):
 
     y_int = True
 
+    @tells_near_match
     def __init__(self, gamma: float = 2.0, weight: Tensor | None = None, reduction: str = 'mean') -> None:
         """
         Args:
@@ -265,6 +267,7 @@ class LabelSmoothingCrossEntropy(Module):
 
     y_int = True
 
+    @tells_near_match
     def __init__(self, eps: float = 0.1, weight: Tensor | None = None, reduction: str = 'mean') -> None:
         """
         Args:
@@ -354,6 +357,7 @@ class DiceLoss:
     Source: Milletari et al., V-Net, https://arxiv.org/abs/1606.04797
     """
 
+    @tells_near_match
     def __init__(self, axis: int = 1, smooth: float = 1e-6, reduction: str = 'sum',
                  square_in_union: bool = False) -> None:
         """

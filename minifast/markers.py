@@ -10,7 +10,8 @@ from fastcore.foundation import L
 from torch import Tensor
 
 __all__ = ['TensorBase', 'TensorCategory', 'TensorFlowField', 'TensorImage', 'TensorImageBW', 'TensorImageBase',
-           'TensorMask', 'TensorMultiCategory', 'TitledTensorScalar', 'array', 'cast', 'plain', 'retain_type', 'tensor']
+           'TensorMask', 'TensorMultiCategory', 'TitledTensorScalar', 'array', 'cast', 'explode_types', 'plain',
+           'retain_meta', 'retain_type', 'retain_types', 'tensor']
 
 
 _without_markers = torch._C._disabled_torch_function_impl
@@ -195,3 +196,33 @@ def array(a: Any, dtype: Any = None, **kwargs: Any) -> np.ndarray:
         a = np.asarray(a)  # numpy 2 warns of torch when it is asked for a copy
     taken = isinstance(a, Sized) or hasattr(a, '__array_interface__') or np.isscalar(a)
     return np.array(a if taken else list(a), dtype=dtype, **kwargs)
+
+
+_listy = (list, tuple, L)
+
+
+def retain_meta(x: Any, res: Any, as_copy: bool = False) -> Any:
+    """`res`, which is told where it comes from by its `set_meta(x)`, where it has one."""
+    if hasattr(res, 'set_meta'):
+        res.set_meta(x, as_copy=as_copy)
+    return res
+
+
+def explode_types(o: Any) -> Any:
+    """The type of a value; of a tuple or list `{its type: [the types of its elements]}`."""
+    return {type(o): [explode_types(part) for part in o]} if isinstance(o, _listy) else type(o)
+
+
+def retain_types(new: Any, old: Any = None, typs: Any = None) -> Any:
+    """`new` with its tensors marked as those of `old`, or as `typs`, what `explode_types` gave; nested alike."""
+    if not isinstance(new, _listy):
+        kind = type(old) if typs is None else typs
+        marks = isinstance(kind, type) and issubclass(kind, TensorBase) and isinstance(new, Tensor)
+        marked = new if not marks or isinstance(new, kind) else cast(new, kind)
+        return marked if old is None else retain_type(marked, old)
+    if isinstance(typs, dict):
+        (container, kinds), = typs.items()
+    else:
+        container, kinds = type(old) if isinstance(old, type(new)) else type(new), [None] * len(new)
+    olds = old if isinstance(old, _listy) else [None] * len(new)
+    return container(retain_types(n, o, kind) for n, o, kind in zip(new, olds, kinds))

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import inspect
 import itertools
 import os
@@ -50,12 +51,13 @@ __all__ = ['Module', 'TensorBase', 'TensorCategory', 'TensorFlowField', 'TensorI
            'apply_leaf', 'array', 'batch_to_samples', 'batchnorm_types', 'bn_bias_params', 'cast', 'check_kwargs',
            'concat', 'cond_init', 'default_device', 'defaults', 'detach_parallel', 'detuplify', 'display_df',
            'distrib_barrier', 'doc', 'fields_of', 'find_bs', 'find_device', 'flatten_check', 'get_empty_df',
-           'get_first', 'get_model', 'get_random_states', 'init_default', 'ismin_torch', 'item_find', 'join_path_file',
-           'key_seed', 'keyed_generator', 'length_of', 'looking', 'master_bar', 'maybe_gather', 'near_match',
-           'nested_reorder', 'no_random', 'norm_bias_params', 'norm_types', 'notmax_torch', 'num_distrib', 'one_param',
-           'params', 'plain', 'progress_bar', 'rank_distrib', 'requires_grad', 'retain_type', 'seeded',
-           'set_random_states', 'set_seed', 'split_model', 'tensor', 'to_concat', 'to_cpu', 'to_detach', 'to_device',
-           'to_float', 'to_half', 'to_np', 'to_parallel', 'trainable_params', 'unsqueeze', 'unsqueeze_']
+           'get_first', 'get_model', 'get_random_states', 'grad_module', 'init_default', 'ismin_torch', 'item_find',
+           'join_path_file', 'key_seed', 'keyed_generator', 'length_of', 'logit', 'looking', 'make_cross_image',
+           'master_bar', 'maybe_gather', 'near_match', 'nested_reorder', 'no_random', 'norm_bias_params', 'norm_types',
+           'notmax_torch', 'np_func', 'num_distrib', 'one_hot', 'one_hot_decode', 'one_param', 'params', 'plain',
+           'progress_bar', 'rank_distrib', 'requires_grad', 'retain_type', 'seeded', 'set_random_states', 'set_seed',
+           'split_model', 'tensor', 'to_concat', 'to_cpu', 'to_detach', 'to_device', 'to_float', 'to_half', 'to_np',
+           'to_parallel', 'trainable_params', 'unsqueeze', 'unsqueeze_']
 
 
 def _cpu_count() -> int:
@@ -496,3 +498,47 @@ def progress_bar(gen: Iterable, total: int | None = None, parent: Any = None, le
 def master_bar(gen: Iterable, total: int | None = None, **kwargs: Any) -> Iterable:
     """The outer of two nested bars."""
     return progress_bar(gen, total=total, **kwargs)
+
+
+# ---------------------------------------------------------------- small things that scripts know by name
+
+def one_hot(x: Any, c: int) -> Tensor:
+    """Ones at the indices `x` (a number, or several), uint8 [c]."""
+    hot = torch.zeros(c, dtype=torch.uint8)
+    hot[torch.as_tensor(list(x) if isinstance(x, L) else plain(x)).long()] = 1
+    return hot
+
+
+def one_hot_decode(x: Any, vocab: Any = None) -> L:
+    """Where `x` is 1: the indices, or their names in `vocab`."""
+    return L(i if vocab is None else vocab[i] for i, o in enumerate(x) if o == 1)
+
+
+def logit(x: Tensor) -> Tensor:
+    """The inverse of the sigmoid; `x` is kept 1e-7 away from 0 and 1."""
+    return torch.logit(x, eps=1e-7)
+
+
+def np_func(f: Callable) -> Callable:
+    """A function of arrays as one of tensors: what goes in is made an array, what comes out a tensor."""
+    @functools.wraps(f)
+    def of_tensors(*args: Any, **kwargs: Any) -> Tensor:
+        return tensor(f(*[to_np(o) if isinstance(o, Tensor) else o for o in args], **kwargs))
+    return of_tensors
+
+
+def grad_module(cls: type[torch.autograd.Function]) -> type[nn.Module]:
+    """A module class whose `forward` applies an autograd function."""
+    class FunctionModule(nn.Module):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return cls.apply(*args, **kwargs)
+    FunctionModule.__name__, FunctionModule.__doc__ = cls.__name__, cls.__doc__
+    return FunctionModule
+
+
+def make_cross_image(bw: bool = True) -> Tensor:
+    """A picture of a cross for trying things out: [5,5], or in colour [3,5,5] with a red row and a green column."""
+    picture = torch.zeros(5, 5) if bw else torch.zeros(3, 5, 5)
+    row, column = (picture, picture) if bw else (picture[0], picture[1])
+    row[2], column[:, 2] = 1, 1
+    return picture

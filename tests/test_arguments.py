@@ -1,5 +1,8 @@
-"""Sizes: one meaning of a size at every door that takes one, and words for what is none."""
+"""Laws of arguments: unknown keywords are refused with the nearest name, or told and left out where fastai passes over
+them; a size has one meaning at every door that takes one, and words for what is none."""
 from __future__ import annotations
+
+import inspect
 
 import numpy as np
 import pytest
@@ -8,19 +11,150 @@ from fastcore.foundation import L
 from PIL import Image
 from torch import nn
 
-from minifast.arguments import as_side, as_size
+import minifast.vision.all as public
+from minifast.arguments import as_side, as_size, known_kwargs, tells_near_match
 from minifast.callback.hook import dummy_eval
+from minifast.data.core import DataLoaders, TfmdDL
+from minifast.data.load import DataLoader
+from minifast.data.resampling import WeightedDL
+from minifast.learner import Learner
+from minifast.losses import CrossEntropyLossFlat
+from minifast.markers import TensorImage
 from minifast.vision.augment import (CropPad, Flip, OldRandomCrop, RandomCrop, RandomResizedCrop, RandomResizedCropGPU,
                                      RatioResize, Resize, Rotate, Zoom, aug_transforms)
-from minifast.markers import TensorImage
 from minifast.vision.models.unet import DynamicUnet
 from minifast.vision.utils import resize_images, resize_to
+
+PAIRS = [(torch.zeros(2), 0)] * 8
+
+FUNCTIONS = """
+CategoryBlock MultiCategoryBlock RegressionBlock MaskBlock BBoxLblBlock TransformBlock DataBlock TfmdLists
+RandomSplitter RandomSubsetSplitter TrainTestSplitter EndSplitter GrandparentSplitter get_files
+get_image_files FileGetter ImageGetter RegexLabeller ColReader AttrGetter
+Resize RandomCrop CropPad RandomResizedCrop RandomResizedCropGPU RatioResize Flip DeterministicFlip
+Dihedral Rotate Zoom Warp Brightness Contrast Saturation Hue RandomErasing aug_transforms AffineCoordTfm Normalize
+IntToFloatTensor Categorize MultiCategorize PointScaler AddMaskCodes
+Learner create_body create_head create_vision_model load_learner download_images untar_data
+download_data
+SaveModelCallback EarlyStoppingCallback ReduceLROnPlateau TerminateOnNaNCallback CSVLogger MixUp CutMix
+GradientAccumulation GradientClip ShortEpochCallback WandbCallback TensorBoardCallback EMACallback
+CheckpointCallback MixedPrecision
+Precision Recall F1Score FBeta RocAuc CohenKappa Dice JaccardCoeff FocalLoss LabelSmoothingCrossEntropy
+
+Adam SGD RMSProp RAdam Lamb Larc QHAdam ranger
+""".split()
+METHODS = {'Learner': 'fit fit_one_cycle fit_flat_cos fit_sgdr lr_find validate predict tta export save load',
+           'DataBlock': 'new datasets from_columns', 'DataLoaders': 'add_tfms',
+           'ClassificationInterpretation': 'from_learner most_confused',
+           'Recorder': 'plot_loss plot_sched'}
+DOORS = {**{name: getattr(public, name) for name in FUNCTIONS if hasattr(public, name)},
+         **{f'{owner}.{name}': getattr(getattr(public, owner), name)
+            for owner, names in METHODS.items() for name in names.split()}}
+
+
+def _options(door) -> list[str]:
+    """The keyword arguments that a door names."""
+    parameters = inspect.signature(door).parameters.values()
+    return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != 'self' and len(p.name) > 3]
+
+
+@pytest.mark.parametrize('name', DOORS)
+def test_misspelt_keyword_of_our_own_is_refused_with_the_one_that_was_meant(name):
+    """Whatever else is missing in the call."""
+    door = DOORS[name]
+    option = max(_options(door), key=len)
+    with pytest.raises(TypeError, match=f'unexpected keyword argument .*did you mean {option!r}'):
+        door(**{f'{option}_': 1})
+
+
+def test_doors_are_found():
+    """Every name on the list is there."""
+    assert [name for name in FUNCTIONS if not hasattr(public, name)] == []
+
+
+def _loaders():
+    return DataLoaders.from_dsets(PAIRS, PAIRS, bs=4, num_workers=0)
+
+
+SWALLOWED = {
+    'DataLoader': lambda **k: DataLoader(PAIRS, **k), 'TfmdDL': lambda **k: TfmdDL(PAIRS, **k),
+    'WeightedDL': lambda **k: WeightedDL(PAIRS, wgts=[1] * 8, **k), 'new': lambda **k: _loaders().train.new(**k),
+    'from_dsets': lambda **k: DataLoaders.from_dsets(PAIRS, PAIRS, bs=4, **k),
+    'test_dl': lambda **k: _loaders().test_dl(PAIRS, **k),
+    'block': lambda **k: public.DataBlock((public.TransformBlock, public.CategoryBlock), get_y=str).dataloaders(
+        list('ababab'), **k),
+    'from_dblock': lambda **k: DataLoaders.from_dblock(
+        public.DataBlock((public.TransformBlock, public.CategoryBlock), get_y=str), list('ababab'), **k),
+    'datasets': lambda **k: public.Datasets(list('abcd'), [[str]]).dataloaders(**k),
+    'weighted': lambda **k: public.Datasets(list('abcd'), [[str]]).weighted_dataloaders([1] * 4, **k),
+}
+
+
+@pytest.mark.parametrize('door', SWALLOWED.values(), ids=SWALLOWED)
+def test_keyword_that_fastai_passes_over_is_told_and_left_out(door):
+    """The script runs on; the warning names the keyword and the nearest one and points at the script."""
+    with pytest.warns(UserWarning, match="no keyword argument 'num_worker' .*did you mean 'num_workers'") as told:
+        door(num_worker=3)
+    assert len(told) == 1 and told[0].filename == __file__
+    assert door(num_workers=0) is not None
+
+
+def test_loader_class_of_the_users_own_gets_its_keywords():
+    """Nothing is left out that it may take."""
+    class Own(TfmdDL):
+        def __init__(self, dataset=None, colour=None, **kwargs):
+            self.colour = colour
+            super().__init__(dataset, **kwargs)
+    dsets = public.Datasets(list('abcd'), [[str]], splits=[[0, 1], [2, 3]])
+    assert dsets.dataloaders(dl_type=Own, colour='red', num_workers=0).train.colour == 'red'
+    assert DataLoaders.from_dsets(PAIRS, dl_type=Own, colour='red', num_workers=0).train.colour == 'red'
+
+
+def test_what_is_meant_for_validation_goes_to_its_loaders():
+    """`val_bs` and its kin, through every door that makes several loaders."""
+    dls = DataLoaders.from_dsets(PAIRS, PAIRS, PAIRS, bs=4, val_bs=8, num_workers=0)
+    assert [dl.bs for dl in dls] == [4, 8, 8] and [dl.shuffle for dl in dls] == [True, False, False]
+    assert [dl.bs for dl in DataLoaders.from_dsets(PAIRS, PAIRS, bs=(2, 3), num_workers=0)] == [2, 3]
+    dsets = public.Datasets(list('abcd'), [[str]], splits=[[0, 1], [2, 3]])
+    for dls in (dsets.dataloaders(bs=1, val_bs=2, val_drop_last=True, num_workers=0),
+                dsets.weighted_dataloaders([1, 1], bs=1, val_bs=2, val_drop_last=True, num_workers=0)):
+        assert [dl.bs for dl in dls] == [1, 2] and dls.valid.drop_last
+
+
+def test_decorated_function_is_what_it_was():
+    """Signature, result and errors of its own."""
+    @tells_near_match
+    def door(first, second=2):
+        """Adds."""
+        return first + second
+    assert list(inspect.signature(door).parameters) == ['first', 'second'] and door.__doc__ == 'Adds.'
+    assert door(1) == 3 and door(first=1, second=1) == 2
+    with pytest.raises(TypeError, match='missing 1 required'):
+        door(second=1)
+    with pytest.raises(TypeError, match='any keyword'):
+        tells_near_match(lambda first, **rest: rest)
+
+
+def test_hints_say_where_a_meaning_is_to_be_had():
+    """For names that mean something elsewhere."""
+    with pytest.warns(UserWarning, match=r'f\(\) takes no keyword argument .size. and leaves it out; ask Resize'):
+        assert known_kwargs('f', {'size': 1, 'bs': 2}, ['bs'], {'size': 'ask Resize'}) == {'bs': 2}
+
+
+def test_files_take_a_pickle_protocol_without_meaning(tmp_path):
+    """Packages that publish models give one."""
+    learn = Learner(_loaders(), nn.Linear(2, 2), loss_func=CrossEntropyLossFlat(), path=tmp_path)
+    assert learn.export('a.pkl', pickle_protocol=4).read_bytes() == learn.export('b.pkl').read_bytes()
+    assert learn.save('m', pickle_protocol=2).exists()
+
+
+# ---------------------------------------------------------------- sizes
 
 NO_SIZE = (('224', TypeError, 'the number, 224'), (b'16', TypeError, 'the number, 16'), ('big', TypeError, 'text'),
            (True, TypeError, 'True'), (np.True_, TypeError, 'True'), (None, TypeError, 'None'), ({}, TypeError, '{}'),
            (0, ValueError, 'from 1 on'), (-16, ValueError, '-16'), (16.5, ValueError, 'whole'),
            (float('nan'), ValueError, 'nan'), (float('inf'), ValueError, 'inf'), (torch.tensor(-1), ValueError, '-1'))
-DOORS = {'Resize': Resize, 'RandomResizedCrop': RandomResizedCrop, 'CropPad': CropPad, 'RandomCrop': RandomCrop,
+SIZE_DOORS = {'Resize': Resize, 'RandomResizedCrop': RandomResizedCrop, 'CropPad': CropPad, 'RandomCrop': RandomCrop,
          'OldRandomCrop': OldRandomCrop, 'RandomResizedCropGPU': RandomResizedCropGPU, 'as_size': as_size,
          'Flip': lambda size: Flip(size=size), 'Zoom': lambda size: Zoom(size=size),
          'Rotate': lambda size: Rotate(size=size), 'aug_transforms': lambda size: aug_transforms(size=size),
@@ -52,7 +186,7 @@ def test_size_of_two_is_height_and_width():
     assert Resize([8, 20.])(Image.new('RGB', (24, 20))).size == (20, 8)
 
 
-@pytest.mark.parametrize('door', DOORS)
+@pytest.mark.parametrize('door', SIZE_DOORS)
 @pytest.mark.parametrize('size, error, words', NO_SIZE)
 def test_what_is_no_size_is_refused_in_words(door, size, error, words):
     """Text, truth values, fractions and what is not above zero: named, with what is meant, before anything is made."""
@@ -60,7 +194,7 @@ def test_what_is_no_size_is_refused_in_words(door, size, error, words):
         return
     for wrong in (size, (16, size)):
         with pytest.raises(error, match=words):
-            DOORS[door](wrong)
+            SIZE_DOORS[door](wrong)
 
 
 @pytest.mark.parametrize('size', ((16,), (3, 16, 16), [], '16,16'))

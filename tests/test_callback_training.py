@@ -13,7 +13,8 @@ from minifast.callback import fp16, mixup, schedule, tracker, training
 from minifast.callback.channelslast import ChannelsLast
 from minifast.callback.core import Callback, CancelTrainException
 from minifast.callback.hook import ActivationStats, HookCallback
-from minifast.callback.training import BnFreeze, GradientAccumulation, GradientClip, ShortEpochCallback, set_bn_eval
+from minifast.callback.training import (BnFreeze, CastToTensor, GradientAccumulation, GradientClip,
+                                        ShortEpochCallback, SkipToEpoch, set_bn_eval)
 
 FASTAI = json.loads((Path(__file__).parent / 'data' / 'fastai_callbacks.json').read_text())
 HERE = {'ChannelsLast': ChannelsLast, 'HookCallback': HookCallback, 'ActivationStats': ActivationStats}
@@ -146,3 +147,16 @@ def test_set_bn_eval_both_ways():
     assert [m.training for m in (model[0][1], model[1], model[2])] == [False, True, True]
     set_bn_eval(model, use_eval=False)
     assert model[0][1].training
+
+
+def test_names_of_other_releases_skip_epochs_and_cast():
+    """`SkipToEpoch` leaves out whole epochs; `CastToTensor` hands on plain tensors with equal numbers."""
+    seen = []
+
+    class Watch(Callback):
+        order = 20
+
+        def before_batch(self):
+            seen.append((self.epoch, type(self.xb[0])))
+    learner().fit(3, cbs=[SkipToEpoch(2), CastToTensor(), Watch()])
+    assert {epoch for epoch, _ in seen} == {2} and {kind for _, kind in seen} == {torch.Tensor}

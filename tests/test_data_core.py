@@ -264,3 +264,12 @@ def test_pipeline_hooks_take_single_functions():
     dl = TfmdDL([1, 2], bs=2, num_workers=0, after_batch=lambda b: b + 1)
     assert isinstance(dl.after_batch, Pipeline) and dl.one_batch().tolist() == [2, 3]
     assert dl.new().one_batch().tolist() == [2, 3]
+
+
+def test_types_of_a_batch_are_told_as_fastai_tells_them():
+    """Nested as the batch is; looking changes nothing, and they may be set."""
+    dl = Datasets(['ab', 'cd'], [[lambda o: TensorImage(torch.zeros(3, 2, 2))], [initial, Categorize()]]).dataloaders(
+        bs=2, num_workers=0).train
+    assert dl._types == {tuple: [TensorImage, TensorCategory]} and dl._types is dl._types
+    dl._types = {tuple: [TensorImage]}
+    assert dl._types == {tuple: [TensorImage]}

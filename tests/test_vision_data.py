@@ -3,16 +3,18 @@ from __future__ import annotations
 
 import copy
 import io
+import shutil
 import weakref
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fastcore.foundation import L
 from PIL import Image
 from torch import nn
 
-from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock
+from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from minifast.data.bytetable import ByteTable
 from minifast.data.core import DataLoaders, Datasets
 from minifast.data.pipeline import Pipeline, Transform
@@ -62,7 +64,6 @@ def _files(path):
 
 
 def _frame(path):
-    pd = pytest.importorskip('pandas')
     files = _files(path)
     return pd.DataFrame({'name': [str(f.relative_to(path).with_suffix('')) for f in files],
                          'label': [f.parent.name for f in files],
@@ -115,9 +116,15 @@ def test_tables_and_lists_choose_the_kind_of_target(folder):
 
 
 def test_unknown_keyword_names_the_near_match(folder):
-    """A slip of the pen is not swallowed."""
-    with pytest.raises(TypeError, match='item_tfms'):
+    """A slip of the pen is not swallowed: the script runs on, as it does with fastai, and is told what was left out."""
+    with pytest.warns(UserWarning, match="'item_tfm' .*did you mean 'item_tfms'"):
         ImageDataLoaders.from_folder(folder, item_tfm=Resize(16))
+    with pytest.warns(UserWarning, match="'size' .*item_tfms=Resize"):
+        ImageDataLoaders.from_folder(folder, size=16, **SETTINGS)
+    with pytest.warns(UserWarning, match=r"from_csv\(\) takes no keyword argument 'label_colum' .*'label_col'"):
+        frame = _frame(folder)
+        frame[frame.suffix == '.png'].to_csv(folder / 'all.csv', index=False)
+        ImageDataLoaders.from_csv(folder, 'all.csv', suff='.png', label_colum=1, label_col='label', **SETTINGS)
 
 
 def test_segmentation_masks_move_with_their_pictures(folder):
@@ -319,6 +326,7 @@ def test_bad_picture_names_file_and_index_or_is_left_out(folder, tmp_path):
 
 # ---------------------------------------------------------------- how batches look
 
+
 def _axes():
     import matplotlib.pyplot as plt
     return plt.gcf().axes
@@ -421,7 +429,6 @@ def _forms(file):
 @pytest.mark.parametrize('cls, mode', ((PILImage, 'P'), (PILImageBW, 'RGBA'), (PILImage, '1'), (PILImageBW, 'I;16')))
 def test_every_door_opens_a_picture_in_the_same_way(cls, mode, tmp_path):
     """predict, test_dl, get_preds, and rows of lists, tables and pairs: the prediction is that of the file."""
-    pd = pytest.importorskip('pandas')
     file = tmp_path / 'p.png'
     a = np.zeros((20, 24, 3), np.uint8)
     a[:10, :, 0], a[:, :8, 1] = 250, 220
@@ -490,6 +497,7 @@ def test_predict_for_a_plain_dataset_opens_pictures_as_the_dataset_does(tmp_path
 
 # ---------------------------------------------------------------- masks of other codes
 
+
 def _masked(folder, tmp_path, mode, values, codes=('dark', 'bright'), loss=None, n_out=2, **kwargs):
     for f in get_image_files(folder / 'train'):
         a = np.asarray(Image.open(folder / 'masks' / f'{f.stem}.png')).copy()
@@ -547,3 +555,62 @@ def test_a_mask_of_colours_is_told_once_by_its_name(folder, tmp_path, monkeypatc
     with pytest.warns(UserWarning, match='colours.png.*holds colours'):
         PILMask.create(tmp_path / 'colours.png')
     PILMask.create(Image.open(tmp_path / 'colours.png'))
+
+
+def test_what_cannot_be_collated_is_told_by_its_kind(folder):
+    """Points and boxes of another number and pictures of another size have each their own way out; an error of the
+    user's own code gets none of them."""
+    def failing(*blocks, get_y, **kwargs):
+        block = DataBlock(blocks, get_items=get_image_files, splitter=RandomSplitter(0.), get_y=get_y,
+                          **{'item_tfms': Resize(16), **kwargs})
+        with pytest.raises((RuntimeError, ValueError)) as caught:
+            block.dataloaders(folder / 'train', bs=8, num_workers=0).one_batch()
+        return '\n'.join([str(caught.value), *getattr(caught.value, '__notes__', [])])
+    points = failing(ImageBlock, PointBlock, get_y=lambda f: [[1, 2]] * (1 + int(f.stem[-1])))
+    assert 'as many points each' in points and 'Resize' not in points
+    assert 'item_tfms=Resize(224)' in failing(ImageBlock, MaskBlock, get_y=lambda f: np.zeros(
+        (8 + int(f.stem[-1]), 8), np.uint8), item_tfms=None)
+    numbers = failing(ImageBlock, TransformBlock, get_y=lambda f: torch.zeros(1 + int(f.stem[-1])))
+    assert 'as many numbers of each item' in numbers and 'Resize' not in numbers
+    two = [[0, 0, 9, 9], [0, 0, 4, 4]]
+    boxes = failing(ImageBlock, BBoxBlock, BBoxLblBlock, get_y=[lambda f: two, lambda f: ['a']], n_inp=1)
+    assert '2 boxes and 1 labels' in boxes and 'Resize' not in boxes
+    assert 'BBoxLblBlock' in failing(ImageBlock, BBoxBlock, get_y=lambda f: [[0, 0, 9, 9]])
+
+
+def test_folders_that_are_not_as_said_are_told_with_what_is_there(folder, tmp_path):
+    """Folders of another name, no folders, nothing at all, no pictures, an empty class."""
+    def make(path, **kwargs):
+        return ImageDataLoaders.from_folder(path, **{**SETTINGS, **kwargs})
+    shutil.copytree(folder / 'train', tmp_path / 'Train')
+    with pytest.raises(ValueError, match=r"no folder 'train' .*from_folder\(train='Train'\)"):
+        make(tmp_path)
+    with pytest.raises(ValueError, match="no folder 'train' .*'cat', 'dog'.*valid_pct"):
+        make(tmp_path / 'Train')
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(ValueError, match='no items in .*there is nothing'):
+        make(tmp_path / 'empty', valid_pct=.2)
+    (tmp_path / 'empty' / 'a.txt').write_text('a')
+    with pytest.raises(ValueError, match=r'no items in .*files of the kinds \.txt'):
+        make(tmp_path / 'empty', valid_pct=.2)
+    (tmp_path / 'Train' / 'bird').mkdir()
+    with pytest.warns(UserWarning, match='no class is made of empty folders: .*bird'):
+        assert list(make(tmp_path / 'Train', valid_pct=.3, seed=1).vocab) == ['cat', 'dog']
+
+
+def test_tables_and_lists_that_do_not_fit_are_refused_at_once(folder):
+    """A file name that is missing, a delimiter of another kind, unequal lists, a first label that is empty."""
+    frame, files = _frame(folder), _files(folder)
+    with pytest.raises(ValueError, match="row 0 of column 'name' names no file"):
+        ImageDataLoaders.from_df(frame.assign(name=[None, *frame.name[1:]]), folder, fn_col='name', label_col='label')
+    frame.to_csv(folder / 'semicolon.csv', sep=';', index=False)
+    with pytest.raises(KeyError) as caught:
+        ImageDataLoaders.from_csv(folder, 'semicolon.csv', **SETTINGS)
+    assert 'semicolon.csv' in str(getattr(caught.value, '__notes__', caught.value)) and 'delimiter' in str(
+        getattr(caught.value, '__notes__', caught.value))
+    with pytest.raises(ValueError, match=f'{len(files)} file names and 2 labels'):
+        ImageDataLoaders.from_lists(folder, files, ['a', 'b'], **SETTINGS)
+    with pytest.raises(ValueError, match='has no label'):
+        ImageDataLoaders.from_lists(folder, files, [float('nan'), *(f.parent.name for f in files[1:])], **SETTINGS)
+    named = pd.Series([f.parent.name for f in files], index=range(7, 7 + len(files)))
+    assert list(ImageDataLoaders.from_lists(folder, files, named, **SETTINGS).vocab) == ['cat', 'dog']

@@ -5,11 +5,17 @@ import io
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 from PIL import Image
 from small_learner import learner, pictures
+from torch import nn
 
+from minifast.learner import Learner
+from minifast.losses import CrossEntropyLossFlat
 from minifast.vision import widgets
+from minifast.vision.augment import Resize
+from minifast.vision.data import ImageDataLoaders
 
 
 @pytest.fixture
@@ -59,6 +65,28 @@ def test_a_notebook_gets_menus_and_row(cleaner, monkeypatch):
     cleaner._ipython_display_()
     widgets.ImagesCleaner()._ipython_display_()
     assert list(shown[0].children) == [cleaner.dd_cats, cleaner.dd_ds, cleaner.widget] and len(shown) == 2
+
+
+@pytest.mark.parametrize('make', ['table', 'lists'])
+def test_files_are_found_in_rows_and_pairs(make, tmp_path):
+    """Items need not be the files themselves."""
+    files = sorted(pictures(tmp_path).dls.train_ds.items)
+    labels = [file.parent.name for file in files]
+    how = dict(valid_pct=.5, seed=1, item_tfms=Resize(16), bs=4, num_workers=0)
+    if make == 'table':
+        dls = ImageDataLoaders.from_df(pd.DataFrame({'f': [str(f.relative_to(tmp_path)) for f in files], 'l': labels}),
+                                       tmp_path, **how)
+    else:
+        dls = ImageDataLoaders.from_lists(tmp_path, files, labels, **how)
+    cleaner = widgets.ImageClassifierCleaner(Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(768, 2)),
+                                                     loss_func=CrossEntropyLossFlat()))
+    seen = []
+    for split in (0, 1):
+        for label in dls.vocab:
+            cleaner.dd_cats.value, cleaner.dd_ds.index = label, split
+            assert {file.parent.name for file in cleaner.fns} <= {label}
+            seen += cleaner.fns
+    assert sorted(seen) == files
 
 
 def test_other_data_are_refused():

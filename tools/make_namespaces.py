@@ -32,7 +32,10 @@ TORCH = {
                         'default_convert get_worker_info',
 }
 TORCHVISION = {
-    'torchvision.models': 'alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161 '
+    'torchvision.models': 'AlexNet ConvNeXt DenseNet EfficientNet GoogLeNet GoogLeNetOutputs Inception3 '
+                          'InceptionOutputs MaxVit MNASNet MobileNetV2 MobileNetV3 RegNet ResNet ShuffleNetV2 '
+                          'SqueezeNet SwinTransformer VGG VisionTransformer '
+                          'alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161 '
                           'densenet169 densenet201 efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 '
                           'efficientnet_b4 efficientnet_b5 efficientnet_b6 efficientnet_b7 efficientnet_v2_l '
                           'efficientnet_v2_m efficientnet_v2_s googlenet inception_v3 maxvit_t mnasnet0_5 mnasnet0_75 '

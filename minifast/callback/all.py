@@ -36,25 +36,25 @@ from minifast.callback.tracker import (
 )
 from minifast.callback.tracking import ExperimentLogger, settings_of, Step
 from minifast.callback.training import (
-    bn_types, BnFreeze, GradientAccumulation, GradientClip, set_bn_eval, ShortEpochCallback,
+    bn_types, BnFreeze, CastToTensor, GradientAccumulation, GradientClip, set_bn_eval, ShortEpochCallback, SkipToEpoch,
 )
 from minifast.callback.wandb import log_dataset, log_model, wandb_process, WandbCallback
 
 __all__ = [
     'ActivationStats', 'AMPMode', 'annealer', 'AutoPrecision', 'before_batch_cb', 'bn_types', 'BnFreeze', 'Callback',
     'CancelBackwardException', 'CancelBatchException', 'CancelEpochException', 'CancelFitException',
-    'CancelStepException', 'CancelTrainException', 'CancelValidException', 'ChannelsLast', 'CheckpointCallback',
-    'checkpoints_in', 'CollectDataCallback', 'combine_scheds', 'combined_cos', 'compile_hooks', 'CSVLogger', 'CutMix',
-    'dummy_eval', 'EarlyStoppingCallback', 'EMA', 'EMACallback', 'event', 'events', 'ExperimentLogger',
-    'FetchPredsCallback', 'fit_was_done', 'FolderInUseError', 'format_time', 'GatherPredsCallback',
-    'GradientAccumulation', 'GradientClip', 'has_params', 'Hook', 'hook_output', 'hook_outputs', 'HookCallback',
-    'Hooks', 'hooks_of', 'layer_info', 'log_dataset', 'log_model', 'lr_find', 'LRFinder', 'MCDropoutCallback',
-    'minimum', 'MixedPrecision', 'MixHandler', 'MixUp', 'MLflowCallback', 'model_sizes', 'module_summary',
-    'newest_checkpoint', 'num_features_model', 'ParamScheduler', 'PartialDL', 'ProgressCallback', 'Recorder',
-    'reduce_loss', 'ReduceLROnPlateau', 'ResumingCallback', 'SaveModelCallback', 'sched_cos', 'sched_exp',
-    'sched_lin', 'sched_no', 'SchedCos', 'SchedExp', 'SchedLin', 'SchedNo', 'SchedPoly', 'set_bn_eval', 'settings_of',
-    'ShortEpochCallback', 'ShowGraphCallback', 'slide', 'SmoothLoss', 'steep', 'Step', 'SuggestionMethod',
-    'tensorboard_log', 'TensorBoardBaseCallback', 'TensorBoardCallback', 'TensorBoardProjectorCallback',
-    'TerminateOnNaNCallback', 'total_params', 'TrackerCallback', 'TrainEvalCallback', 'valley', 'wandb_process',
-    'WandbCallback', 'WeightedDL',
+    'CancelStepException', 'CancelTrainException', 'CancelValidException', 'CastToTensor', 'ChannelsLast',
+    'CheckpointCallback', 'checkpoints_in', 'CollectDataCallback', 'combine_scheds', 'combined_cos', 'compile_hooks',
+    'CSVLogger', 'CutMix', 'dummy_eval', 'EarlyStoppingCallback', 'EMA', 'EMACallback', 'event', 'events',
+    'ExperimentLogger', 'FetchPredsCallback', 'fit_was_done', 'FolderInUseError', 'format_time',
+    'GatherPredsCallback', 'GradientAccumulation', 'GradientClip', 'has_params', 'Hook', 'hook_output',
+    'hook_outputs', 'HookCallback', 'Hooks', 'hooks_of', 'layer_info', 'log_dataset', 'log_model', 'lr_find',
+    'LRFinder', 'MCDropoutCallback', 'minimum', 'MixedPrecision', 'MixHandler', 'MixUp', 'MLflowCallback',
+    'model_sizes', 'module_summary', 'newest_checkpoint', 'num_features_model', 'ParamScheduler', 'PartialDL',
+    'ProgressCallback', 'Recorder', 'reduce_loss', 'ReduceLROnPlateau', 'ResumingCallback', 'SaveModelCallback',
+    'sched_cos', 'sched_exp', 'sched_lin', 'sched_no', 'SchedCos', 'SchedExp', 'SchedLin', 'SchedNo', 'SchedPoly',
+    'set_bn_eval', 'settings_of', 'ShortEpochCallback', 'ShowGraphCallback', 'SkipToEpoch', 'slide', 'SmoothLoss',
+    'steep', 'Step', 'SuggestionMethod', 'tensorboard_log', 'TensorBoardBaseCallback', 'TensorBoardCallback',
+    'TensorBoardProjectorCallback', 'TerminateOnNaNCallback', 'total_params', 'TrackerCallback', 'TrainEvalCallback',
+    'valley', 'wandb_process', 'WandbCallback', 'WeightedDL',
 ]

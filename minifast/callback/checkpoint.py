@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from minifast.arguments import tells_near_match
 from minifast.callback.resume import ResumingCallback, newest_checkpoint
 from minifast.carried import (baselines_of, begin_loader, generators, inexact_loaders, own_loader, put_back_generators,
                               set_generators, start_hidden)
@@ -80,6 +81,7 @@ class CheckpointCallback(ResumingCallback):
     not_carried = ('*',)
     order, remove_on_fetch = 1000, True  # behind all others, whose work of the event is then in the state
 
+    @tells_near_match
     def __init__(self, path: str | Path, every: int | str | None = 'epoch', minutes: float | None = None,
                  keep: int = 3, background: bool = True) -> None:
         """

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback
 
 __all__ = ['EMA', 'EMACallback']
@@ -25,6 +26,7 @@ class EMA(Callback):
 
     order = 70  # after_epoch behind callbacks that save (61) and stop (63); after_step order does not matter
 
+    @tells_near_match
     def __init__(self, decay: float = 0.9998, start_epoch: int = 0, validate_ema: bool = True,
                  replace_weights: bool = False, warmup: bool = False) -> None:
         """

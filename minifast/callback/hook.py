@@ -12,7 +12,7 @@ from fastcore.foundation import L
 from torch import Size, Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 
-from minifast.arguments import as_size
+from minifast.arguments import as_size, tells_near_match
 from minifast.callback.core import Callback
 from minifast.layers import flatten_model, in_channels
 from minifast.torch_core import apply, find_bs, find_device, one_param, to_detach, to_device
@@ -39,6 +39,7 @@ class Hook:
     hook is a context manager that removes itself.
     """
 
+    @tells_near_match
     def __init__(self, m: nn.Module, hook_func: HookFunc, is_forward: bool = True, detach: bool = True,
                  cpu: bool = False, gather: bool = False) -> None:
         """
@@ -94,6 +95,7 @@ def hook_output(module: nn.Module, detach: bool = True, cpu: bool = False, grad:
 class Hooks:
     """One `Hook` for each of several modules; removes them all."""
 
+    @tells_near_match
     def __init__(self, ms: Iterable[nn.Module], hook_func: HookFunc, is_forward: bool = True, detach: bool = True,
                  cpu: bool = False) -> None:
         """
@@ -252,6 +254,7 @@ class HookCallback(Callback):
     What was kept is in `self.hooks.stored`.
     """
 
+    @tells_near_match
     def __init__(self, modules: Sequence[nn.Module] | None = None, every: int | None = None, remove_end: bool = True,
                  is_forward: bool = True, detach: bool = True, cpu: bool = True, include_paramless: bool = False,
                  hook: HookFunc | None = None) -> None:

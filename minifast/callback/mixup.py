@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions.beta import Beta
 
+from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback
 from minifast.layers import NoneReduce
 from minifast.torch_core import find_bs, plain
@@ -39,6 +40,7 @@ class MixHandler(Callback):
     run_valid = False
     not_carried = ('stack_y', 'old_lf', '_replaced', 'lam', 'yb1')  # of the running batch, or put back by hooks
 
+    @tells_near_match
     def __init__(self, alpha: float = 0.5) -> None:
         """
         Args:
@@ -94,6 +96,7 @@ class MixUp(MixHandler):
     Source: Zhang et al., "mixup: beyond empirical risk minimization", arXiv 1710.09412.
     """
 
+    @tells_near_match
     def __init__(self, alpha: float = .4) -> None:
         """
         Args:
@@ -121,6 +124,7 @@ class CutMix(MixHandler):
     arXiv 1905.04899.
     """
 
+    @tells_near_match
     def __init__(self, alpha: float = 1.) -> None:
         """
         Args:

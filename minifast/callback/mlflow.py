@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from minifast.arguments import tells_near_match
 from minifast.callback.tracking import ExperimentLogger, Step, settings_of
 
 __all__ = ['MLflowCallback']
@@ -30,6 +31,7 @@ class MLflowCallback(ExperimentLogger):
     Models are logged as minifast's export, which is data without code, never as a pickle.
     """
 
+    @tells_near_match
     def __init__(self, experiment: str | None = None, run_name: str | None = None, log_params: bool = True,
                  log_model: bool = False, registered_model: str | None = None,
                  tags: Mapping[str, str] | None = None) -> None:

@@ -13,6 +13,7 @@ from fastcore.basics import noop
 from fastcore.imports import in_notebook
 from tqdm import tqdm
 
+from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback
 from minifast.terminal import printable
 from minifast.torch_core import length_of
@@ -222,6 +223,7 @@ class CSVLogger(Callback):
     order, watches_only = 60, True
     file: BinaryIO | None = None
 
+    @tells_near_match
     def __init__(self, fname: str | Path = 'history.csv', append: bool = False) -> None:
         self.fname, self.append = Path(fname), append
         self._began_at, self._rows = 0, ''  # bytes that were there before this fit, and what it has written

@@ -12,6 +12,7 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor
 
+from minifast.arguments import tells_near_match
 from minifast import plots
 from minifast.callback.core import Callback
 from minifast.metrics import AvgLoss, Metric
@@ -38,6 +39,7 @@ class SmoothLoss(Metric):
 
     name = 'train_loss'
 
+    @tells_near_match
     def __init__(self, beta: float = 0.98) -> None:
         self.beta = beta
         self.reset()
@@ -147,6 +149,7 @@ class Recorder(Callback):
     _left_out = False
     _of_a_fit = ('metric_names', 'values', 'log', 'lrs', 'iters', 'smooth_loss', 'hps')
 
+    @tells_near_match
     def __init__(self, add_time: bool = True, train_metrics: bool = False, valid_metrics: bool = True,
                  beta: float = 0.98) -> None:
         self.add_time, self.train_metrics, self.valid_metrics = add_time, train_metrics, valid_metrics
@@ -266,21 +269,25 @@ class Recorder(Callback):
         return {'lrs': self.lrs, 'iters': self.iters, 'values': [list(row) for row in self.values],
                 'smooth_loss': self.smooth_loss.state_dict(), 'log': list(self.log)}
 
+    @tells_near_match
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
         self.lrs, self.iters = list(state['lrs']), list(state['iters'])
         self.values, self.log = [L(row) for row in state['values']], L(state['log'])
         self.smooth_loss.load_state_dict(state['smooth_loss'])
 
+    @tells_near_match
     def plot_loss(self, skip_start: int = 5, with_valid: bool = True, log: bool = False, show_epochs: bool = False,
                   ax: Any = None) -> Any:
         """Draw the training loss by step and the validation loss by epoch; see `plots.plot_loss`."""
         return plots.plot_loss(self, skip_start, with_valid, log, show_epochs, ax)
 
+    @tells_near_match
     def plot_metrics(self, nrows: int | None = None, ncols: int | None = None, figsize: Any = None) -> Any:
         """Draw every column of the table by epoch; see `plots.plot_metrics`."""
         return plots.plot_metrics(self, nrows, ncols, figsize)
 
+    @tells_near_match
     def plot_sched(self, keys: Any = None, figsize: tuple[float, float] | None = None) -> Any:
         """Draw the scheduled hyper-parameters by step; see `plots.plot_sched`."""
         return plots.plot_sched(self, keys, figsize)

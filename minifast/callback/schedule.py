@@ -16,6 +16,7 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor, nn
 
+from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback, CancelFitException, CancelValidException
 from minifast.data.load import why_empty
 from minifast.hidden import find
@@ -229,6 +230,7 @@ class LRFinder(ParamScheduler):
 
     _by_position = False  # it counts steps itself
 
+    @tells_near_match
     def __init__(self, start_lr: Any = 1e-7, end_lr: Any = 10, num_it: int = 100, stop_div: bool = True) -> None:
         """
         Args:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from minifast.answers import activation_of, decoder_of
+from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback
 from minifast.callback.tracking import ExperimentLogger, Step
 from minifast.data.dispatch import typedispatch
@@ -105,6 +106,7 @@ class TensorBoardCallback(TensorBoardBaseCallback):
     Predictions are drawn where the validation loader can show them; for a type of your own, add a `tensorboard_log`.
     """
 
+    @tells_near_match
     def __init__(self, log_dir: str | Path | None = None, trace_model: bool = True, log_preds: bool = True,
                  n_preds: int = 9, projector: bool = False, layer: nn.Module | None = None) -> None:
         """
@@ -194,6 +196,7 @@ class TensorBoardCallback(TensorBoardBaseCallback):
 class TensorBoardProjectorCallback(TensorBoardBaseCallback):
     """Sends the activations of a layer to the projector while `get_preds` runs."""
 
+    @tells_near_match
     def __init__(self, log_dir: str | Path | None = None, layer: nn.Module | None = None) -> None:
         """
         Args:

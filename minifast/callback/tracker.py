@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minifast.arguments import near_match
+from minifast.arguments import near_match, tells_near_match
 from minifast.callback.core import Callback, CancelBatchException, CancelFitException
 from minifast.terminal import say
 
@@ -28,6 +28,7 @@ class TerminateOnNaNCallback(Callback):
 
     order, run_valid = -9, False
 
+    @tells_near_match
     def __init__(self, skip: bool = False, grads: bool = True) -> None:
         """
         Args:
@@ -95,6 +96,7 @@ class TrackerCallback(Callback):
 
     order, remove_on_fetch, _only_train_loop = 60, True, True
 
+    @tells_near_match
     def __init__(self, monitor: str = 'valid_loss', comp: Callable[[Any, Any], Any] | None = None,
                  min_delta: float = 0., reset_on_fit: bool = True) -> None:
         """
@@ -149,6 +151,7 @@ class EarlyStoppingCallback(TrackerCallback):
 
     order = TrackerCallback.order + 3
 
+    @tells_near_match
     def __init__(self, monitor: str = 'valid_loss', comp: Callable[[Any, Any], Any] | None = None,
                  min_delta: float = 0., patience: int = 1, reset_on_fit: bool = True) -> None:
         """
@@ -185,6 +188,7 @@ class SaveModelCallback(TrackerCallback):
 
     order = TrackerCallback.order + 1
 
+    @tells_near_match
     def __init__(self, monitor: str = 'valid_loss', comp: Callable[[Any, Any], Any] | None = None,
                  min_delta: float = 0., fname: str = 'model', every_epoch: bool | int = False, at_end: bool = False,
                  with_opt: bool = False, reset_on_fit: bool = True) -> None:
@@ -252,6 +256,7 @@ class ReduceLROnPlateau(TrackerCallback):
 
     order = TrackerCallback.order + 2
 
+    @tells_near_match
     def __init__(self, monitor: str = 'valid_loss', comp: Callable[[Any, Any], Any] | None = None,
                  min_delta: float = 0., patience: int = 1, factor: float = 10., min_lr: float = 0,
                  reset_on_fit: bool = True) -> None:

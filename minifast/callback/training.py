@@ -6,10 +6,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from minifast.callback.core import Callback, CancelBatchException, CancelTrainException, CancelValidException
+from minifast.arguments import tells_near_match
+from minifast.callback.core import (Callback, CancelBatchException, CancelEpochException, CancelTrainException,
+                                    CancelValidException, _cast_tensor)
 from minifast.torch_core import batchnorm_types, find_bs
 
-__all__ = ['BnFreeze', 'GradientAccumulation', 'GradientClip', 'ShortEpochCallback', 'bn_types', 'set_bn_eval']
+__all__ = ['BnFreeze', 'CastToTensor', 'GradientAccumulation', 'GradientClip', 'ShortEpochCallback', 'SkipToEpoch',
+           'bn_types', 'set_bn_eval']
 
 bn_types = batchnorm_types
 
@@ -17,6 +20,7 @@ bn_types = batchnorm_types
 class ShortEpochCallback(Callback):
     """Runs only a part of each epoch, to see whether everything works."""
 
+    @tells_near_match
     def __init__(self, pct: float = 0.01, short_valid: bool = True) -> None:
         """
         Args:
@@ -43,6 +47,7 @@ class GradientAccumulation(Callback):
 
     order, run_valid = 6, False  # before the loss scaler and the clipping, which belong to a whole step
 
+    @tells_near_match
     def __init__(self, n_acc: int = 32) -> None:
         """
         Args:
@@ -87,6 +92,7 @@ class GradientClip(Callback):
 
     order = 11  # behind the loss scaler, which has unscaled them by then
 
+    @tells_near_match
     def __init__(self, max_norm: float = 1., norm_type: float = 2.0) -> None:
         """
         Args:
@@ -118,3 +124,26 @@ class BnFreeze(Callback):
 
     def before_train(self) -> None:
         set_bn_eval(self.model)
+
+
+class CastToTensor(Callback):
+    """Hands the model tensors without markers, which the loop does by itself: for scripts that name this callback."""
+
+    order = 9
+
+    def before_batch(self) -> None:
+        self.learn.xb, self.learn.yb = _cast_tensor(self.xb), _cast_tensor(self.yb)
+
+
+class SkipToEpoch(Callback):
+    """Leaves out the epochs before number `epoch`; `fit(start_epoch=)` does so without their events."""
+
+    order = 70
+
+    @tells_near_match
+    def __init__(self, epoch: int = 0) -> None:
+        self.skip_to = epoch
+
+    def before_epoch(self) -> None:
+        if self.epoch < self.skip_to:
+            raise CancelEpochException

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from minifast.arguments import tells_near_match
 from minifast.callback.tracking import ExperimentLogger, Step, settings_of
 from minifast.data.dispatch import typedispatch
 from minifast.markers import TensorCategory, TensorImage, TensorMask
@@ -42,6 +43,7 @@ class WandbCallback(ExperimentLogger):
 
     flush_s = 0.  # wandb takes nothing for a step that is behind its own
 
+    @tells_near_match
     def __init__(self, log: str | None = None, log_preds: bool = True, log_preds_every_epoch: bool = False,
                  log_model: bool = False, model_name: str | None = None, log_dataset: bool | str | Path = False,
                  dataset_name: str | None = None, valid_dl: Any = None, n_preds: int = 36, seed: int = 12345,

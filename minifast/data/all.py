@@ -45,5 +45,6 @@ __all__ = [
     'show_at', 'show_batch', 'show_results', 'ShowTitle', 'SkipItemException', 'tell_epoch', 'test_set', 'TfmdDL',
     'TfmdLists', 'TitledFloat', 'TitledInt', 'TitledStr', 'TitledTuple', 'ToTensor', 'TrainTestSplitter', 'Transform',
     'transform_config', 'transform_from_config', 'TransformBlock', 'typedispatch', 'untar_data', 'URLs', 'whole',
+    'why_empty',
 ]
 __all__ += _torch_basics.__all__

@@ -11,9 +11,11 @@ import numpy as np
 from fastcore.basics import noop
 from fastcore.foundation import L
 
+from minifast.arguments import tells_near_match
 from minifast.data.categorize import (Categorize, EncodedMultiCategorize, MultiCategorize, OneHotEncode,
                                       RegressionSetup)
 from minifast.data.core import DataLoaders, Datasets, TfmdDL
+from minifast.data.loaders import for_loaders
 from minifast.data.pipeline import Pipeline
 from minifast.data.transforms import ItemGetter, RandomSplitter, ToTensor
 from minifast.terminal import say
@@ -32,12 +34,14 @@ class TransformBlock:
         dls_kwargs: arguments of the loaders.
     """
 
+    @tells_near_match
     def __init__(self, type_tfms: Any = None, item_tfms: Any = None, batch_tfms: Any = None,
                  dl_type: type | None = None, dls_kwargs: dict | None = None) -> None:
         self.type_tfms, self.item_tfms, self.batch_tfms = L(type_tfms), ToTensor + L(item_tfms), L(batch_tfms)
         self.dl_type, self.dls_kwargs = dl_type, dls_kwargs or {}
 
 
+@tells_near_match
 def CategoryBlock(vocab: Iterable | None = None, sort: bool = True, add_na: bool = False) -> TransformBlock:
     """One class an item.
 
@@ -49,6 +53,7 @@ def CategoryBlock(vocab: Iterable | None = None, sort: bool = True, add_na: bool
     return TransformBlock(type_tfms=Categorize(vocab=vocab, sort=sort, add_na=add_na))
 
 
+@tells_near_match
 def MultiCategoryBlock(encoded: bool = False, vocab: Iterable | None = None, add_na: bool = False) -> TransformBlock:
     """Any number of classes an item.
 
@@ -61,6 +66,7 @@ def MultiCategoryBlock(encoded: bool = False, vocab: Iterable | None = None, add
     return TransformBlock(type_tfms=tfms)
 
 
+@tells_near_match
 def RegressionBlock(n_out: int | None = None, c_out: int | None = None) -> TransformBlock:
     """A number, or several, an item.
 
@@ -117,6 +123,7 @@ class DataBlock:
     get_items = get_x = get_y = splitter = None
     blocks, dl_type = (TransformBlock, TransformBlock), TfmdDL
 
+    @tells_near_match
     def __init__(self, blocks: Any = None, dl_type: type | None = None, getters: Any = None, n_inp: int | None = None,
                  item_tfms: Any = None, batch_tfms: Any = None, get_items: Callable | None = None,
                  splitter: Callable | None = None, get_y: Any = None, get_x: Any = None) -> None:
@@ -147,6 +154,7 @@ class DataBlock:
                              f'{what}). If you meant several one after the other, put them into a Pipeline')
         self.getters[start:stop] = fs
 
+    @tells_near_match
     def new(self, item_tfms: Any = None, batch_tfms: Any = None) -> DataBlock:
         """Set other transforms, over those of the blocks; returns the block."""
         self.item_tfms = _merged(self.default_item_tfms, item_tfms)
@@ -165,6 +173,7 @@ class DataBlock:
         return [L(getter.fs if isinstance(getter, Pipeline) else getter) + tfms
                 for getter, tfms in zip(self.getters, self.type_tfms)]
 
+    @tells_near_match
     def datasets(self, source: Any, verbose: bool = False) -> Datasets:
         """Find the items of a source, split them, and set up the transforms.
 
@@ -178,7 +187,9 @@ class DataBlock:
         if verbose:
             print(f'Found {len(items)} items')
         if not len(items):
-            raise ValueError(f'no items in {source}: get_items={_called(self.get_items)} found none')
+            shown = str(source) if isinstance(source, (str, Path)) else f'the source (a {type(source).__name__})'
+            got = '' if self.get_items is None else f': get_items={_called(self.get_items)} found none'
+            raise ValueError(f'no items in {shown}{got}{_holds(source)}')
         splits = (self.splitter or RandomSplitter())(items)
         if verbose:
             print(f'{len(splits)} datasets of sizes {",".join(str(len(s)) for s in splits)}')
@@ -196,7 +207,8 @@ class DataBlock:
             **kwargs: see `FilteredBase.dataloaders`: `bs`, `val_bs`, `shuffle`, `device`, `num_workers`, ...;
                 `item_tfms` and `batch_tfms` take the place of the block's own for these loaders.
         """
-        kwargs = self._for_loaders(**kwargs)
+        kwargs = self._for_loaders(**for_loaders(self.dataloaders, {**kwargs}, Datasets.dataloaders, self._for_loaders,
+                                                 dl_type=self.dl_type))
         return self.datasets(source, verbose=verbose).dataloaders(path=path, verbose=verbose, **kwargs)
 
     def weighted_dataloaders(self, source: Any, wgts: Sequence[float], path: str | Path = '.', verbose: bool = False,
@@ -235,9 +247,27 @@ class DataBlock:
 
 
 def _rows(get_items: Callable | None, source: Any) -> L:
-    return L(source if get_items is None else get_items(source)).zip()
+    columns = L(source if get_items is None else get_items(source))
+    lengths = [len(column) for column in columns if hasattr(column, '__len__')]
+    if len(set(lengths)) > 1:
+        raise ValueError(f'columns of {" and ".join(map(str, lengths))} elements: an item has one of each, such as a '
+                         'picture and its label')
+    return columns.zip()
 
 
 def _called(f: Any) -> str:
+    f = f.func if isinstance(f, partial) else f
     name = 'RandomSplitter' if f is None else getattr(f, '__qualname__', type(f).__name__)
     return name.replace('.<locals>._split', '')
+
+
+def _holds(source: Any) -> str:
+    """What is in a folder, for messages."""
+    if not isinstance(source, (str, Path)) or not Path(source).is_dir():
+        return ''
+    inside = sorted(o for o in Path(source).iterdir() if not o.name.startswith('.'))
+    folders = [repr(o.name) for o in inside if o.is_dir()]
+    kinds = sorted({o.suffix or repr(o.name) for o in inside if o.is_file()})
+    parts = [f'{what} {", ".join(names[:10])}{", ..." if len(names) > 10 else ""}'
+             for what, names in (('the folders', folders), ('files of the kinds', kinds)) if names]
+    return f'; there {"are" if parts else "is nothing"} {" and ".join(parts)}'.rstrip()

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from operator import index
 from typing import Any, ClassVar
 
@@ -12,6 +12,9 @@ import torch
 from fastcore.foundation import CollBase, L
 from torch import Tensor
 
+from minifast.arguments import callers_level
+from minifast.data.labels import (cheap_labels, column_of, is_missing, labels_of, missing_label, place_of,
+                                  tell_of_classes, tell_of_lists)
 from minifast.data.transform import DisplayedTransform
 from minifast.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from minifast.markers import TensorCategory, TensorMultiCategory, cast, plain, tensor
@@ -82,7 +85,7 @@ class CategoryMap(CollBase):
     def __init__(self, col: Any, sort: bool = True, add_na: bool = False, strict: bool = False) -> None:
         items = self._categories(col, strict)
         if items is None:
-            items = list(dict.fromkeys(o for o in _labels(col) if o == o))  # NaN is not equal to itself
+            items = list(dict.fromkeys(o for o in _labels(col) if not (is_missing(o) and o is not None)))
             if sort:
                 items = _sorted(items)
         self.items = L(['#na#', *items] if add_na else items)
@@ -139,7 +142,46 @@ def _sorted(items: list) -> list:
                         'give CategoryBlock(sort=False)') from error
 
 
-class Categorize(DisplayedTransform):
+class _Target(DisplayedTransform):
+    """A target whose labels are looked at once, when it is set up, so that nothing is found out in mid-training."""
+
+    _way_out = ''
+    _read: bool = False
+    """Whether `setups` has read the labels of the training items."""
+
+    def setup(self, items: Any = None, train_setup: bool = False) -> Any:
+        """Prepare from the training items, then look at the labels of the other subsets.
+
+        Raises:
+            ValueError: an item has no label.
+        """
+        self._read = False
+        done = super().setup(items, train_setup)
+        for number in range(items.n_subsets if hasattr(items, 'subset') else 0):
+            dsets = items.subset(number)
+            # with classes that were given nothing has been read yet, and code of the user's may be slow
+            if cheap_labels(dsets) if not self._read else number > 0:
+                self._check(dsets, training=number == 0)
+        return done
+
+    def _check(self, dsets: Any, training: bool) -> None:
+        """Look at the labels of a subset that was not read."""
+        for _ in self._labels_of(dsets):
+            pass
+
+    def _labels_of(self, dsets: Any) -> Iterator[tuple[int, Any]]:
+        """(number, label) of all items, each of the kind that this target takes."""
+        for i, label in labels_of(dsets):
+            if is_missing(label):
+                raise missing_label(dsets, i, label, self._way_out)
+            self._take(dsets, i, label)
+            yield i, label
+
+    def _take(self, dsets: Any, i: int, label: Any) -> None:
+        """Refuse a label of another kind."""
+
+
+class Categorize(_Target):
     """A label as its code, int64 [].
 
     Args:
@@ -158,11 +200,43 @@ class Categorize(DisplayedTransform):
         if vocab is not None:
             self.c = len(self.vocab)
 
+    _way_out = 'give CategoryBlock(add_na=True), which makes a class of what is missing'
+
     def setups(self, dsets: Any) -> None:
-        """Collect the classes from the training items."""
+        """Collect the classes from the training items.
+
+        Raises:
+            ValueError: one of them has no label, and `add_na` is not set.
+            TypeError: one of them has a list of labels.
+        """
         if self.vocab is None and dsets is not None:
-            self.vocab = CategoryMap(dsets, sort=self.sort, add_na=self.add_na)
+            self._read = True
+            if getattr(getattr(dsets, 'dtype', None), 'categories', None) is not None:
+                labels = dsets  # a Series that knows its classes and their order
+            else:
+                labels = [label for _, label in self._labels_of(dsets)]
+            self.vocab = CategoryMap(labels, sort=self.sort, add_na=self.add_na)
+            tell_of_classes(list(self.vocab)[self.add_na:], len(labels))
         self.c = len(self.vocab)
+
+    def _labels_of(self, dsets: Any) -> Iterator[tuple[int, Any]]:
+        return labels_of(dsets) if self.add_na else super()._labels_of(dsets)
+
+    def _take(self, dsets: Any, i: int, label: Any) -> None:
+        if isinstance(label, (list, tuple, set, L)):
+            raise TypeError(f'{place_of(dsets, i)} has the labels {str(label)[:100]} and CategoryBlock takes one an '
+                            'item: use MultiCategoryBlock, or let get_y return one')
+
+    def _classes(self, label: Any) -> Iterable:
+        """The classes in what an item has as its label."""
+        return (label,)
+
+    def _check(self, dsets: Any, training: bool) -> None:
+        for i, label in self._labels_of(dsets):
+            unknown = [] if self.add_na or not training else [
+                name for name in _labels(self._classes(label)) if name not in self.vocab.o2i]
+            if unknown:
+                raise KeyError(f'{place_of(dsets, i)}: {_unknown(unknown, self.vocab)}')
 
     def encodes(self, o: Any) -> TensorCategory:
         """The code of a label.
@@ -190,6 +264,7 @@ class Categorize(DisplayedTransform):
 
 def _unknown(labels: list, vocab: Iterable) -> str:
     known = list(vocab)
+    labels = list(_labels(labels))  # numpy's numbers would be shown with their type
     shown = ', '.join(repr(o) for o in known[:10]) + (', ...' if len(known) > 10 else '')
     return (f'Label{"s" if len(labels) > 1 else ""} {", ".join(repr(o) for o in labels)} not included in the training '
             f'dataset, which has {len(known)} classes: {shown}. Give CategoryBlock(vocab=...) with all of them, or '
@@ -210,10 +285,35 @@ class MultiCategorize(Categorize):
         super().__init__(vocab=vocab, sort=vocab is None, add_na=add_na)
         vars(self).pop('c', None)  # OneHotEncode tells it, once
 
+    _way_out = "write '' (or an empty list) where an item has none of the classes"
+
     def setups(self, dsets: Any) -> None:
-        """Collect the classes from the training items."""
+        """Collect the classes from the training items.
+
+        Raises:
+            ValueError: one of them has an empty cell.
+            TypeError: the labels of one are no list.
+        """
         if self.vocab is None and dsets:
-            self.vocab = CategoryMap([label for labels in dsets for label in labels], add_na=self.add_na)
+            self._read = True
+            lists = [label for _, label in self._labels_of(dsets)]
+            if not self.add_na:
+                tell_of_lists(lists)
+            self.vocab = CategoryMap([name for names in lists for name in names], add_na=self.add_na)
+            tell_of_classes(list(self.vocab)[self.add_na:], len(lists), several=True)
+
+    def _labels_of(self, dsets: Any) -> Iterator[tuple[int, Any]]:
+        return _Target._labels_of(self, dsets)
+
+    def _take(self, dsets: Any, i: int, label: Any) -> None:
+        if not isinstance(label, Iterable) or isinstance(label, Tensor) and not label.ndim:
+            raise TypeError(f'{place_of(dsets, i)} has the label {label!r} and MultiCategoryBlock takes a list of '
+                            'them: use CategoryBlock for one label an item, or let get_y return a list')
+        if not self.add_na and any(is_missing(name) for name in label):
+            raise missing_label(dsets, i, label)
+
+    def _classes(self, label: Any) -> Iterable:
+        return label
 
     def encodes(self, o: Any) -> TensorMultiCategory:
         """The codes of labels.
@@ -221,6 +321,7 @@ class MultiCategorize(Categorize):
         Raises:
             KeyError: the training items do not have one of them.
         """
+        o = list(_labels(o)) if isinstance(o, (Tensor, np.ndarray)) else o  # elements of a tensor are never equal
         missing = [] if self.add_na else [label for label in o if label not in self.vocab.o2i]
         if missing:
             raise KeyError(_unknown(missing, self.vocab))
@@ -286,6 +387,18 @@ class EncodedMultiCategorize(Categorize):
         super().__init__(vocab, sort=False)
         self.c = len(self.vocab)
 
+    _way_out = 'write 0 where an item is not of a class'
+
+    def _classes(self, label: Any) -> Iterable:
+        return ()
+
+    def _take(self, dsets: Any, i: int, label: Any) -> None:
+        if not hasattr(label, '__len__') or isinstance(label, str) or len(label) != self.c:
+            raise ValueError(f'{place_of(dsets, i)} has the label {str(label)[:100]!r}, and encoded labels are a list '
+                             f'of {self.c} zeros and ones, one for each class of vocab')
+        if any(is_missing(o) for o in label):
+            raise missing_label(dsets, i, label, self._way_out)
+
     def encodes(self, o: Any) -> TensorMultiCategory:
         """Zeros and ones as a tensor."""
         return TensorMultiCategory(plain(tensor(o)).float())
@@ -299,7 +412,7 @@ class EncodedMultiCategorize(Categorize):
         return {'vocab': list(self.vocab)}
 
 
-class RegressionSetup(DisplayedTransform):
+class RegressionSetup(_Target):
     """A number, or several, as float32 [] or [c].
 
     Args:
@@ -316,12 +429,53 @@ class RegressionSetup(DisplayedTransform):
         """Count the numbers of the first item."""
         if self.c is None:
             first = dsets[0] if dsets is not None and len(dsets) else []
-            self.c = len(first) if hasattr(first, '__len__') and getattr(first, 'ndim', 1) else 1
+            several = hasattr(first, '__len__') and getattr(first, 'ndim', 1) and not isinstance(first, str)
+            self.c = len(first) if several else 1
+
+    def _labels_of(self, dsets: Any) -> Iterator[tuple[int, Any]]:
+        """NaN passes: a loss function of the user's own may leave it out."""
+        no_number = None
+        for i, label in labels_of(dsets):
+            self._take(dsets, i, label)
+            if no_number is None and any(o != o for o in _parts(label)):
+                no_number = i
+            yield i, label
+        if no_number is not None:
+            warnings.warn(f'labels: {place_of(dsets, no_number)} is empty (nan): a loss that does not leave it out '
+                          'becomes nan. Fill it, or leave the item out', stacklevel=callers_level())
+
+    def _take(self, dsets: Any, i: int, label: Any) -> None:
+        for o in _parts(label):
+            if isinstance(o, (str, bytes)):
+                column = column_of(dsets)
+                how = 'float(...) in get_y' if column is None else f'df[{column!r}] = pd.to_numeric(df[{column!r}])'
+                raise TypeError(f'{place_of(dsets, i)} has the text {o!r}, and RegressionBlock takes numbers: make '
+                                f'them with {how}')
+            if is_missing(o) and not isinstance(o, (float, np.floating)):
+                raise missing_label(dsets, i, label)
 
     def encodes(self, o: Any) -> Tensor:
-        """Numbers as a tensor."""
-        return plain(tensor(o)).float()
+        """Numbers as a tensor.
+
+        Raises:
+            TypeError: it is no number.
+        """
+        try:
+            return plain(tensor(o)).float()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f'RegressionBlock takes numbers and got {str(o)[:100]!r} ({type(o).__name__}): let get_y '
+                            'return a number, or a list of them') from error
 
     def decodes(self, o: Any) -> TitledFloat | TitledTuple:
         """A tensor as a number or several."""
         return TitledFloat(o) if o.ndim == 0 else TitledTuple(o.tolist())
+
+
+def _parts(label: Any) -> Iterable:
+    """The numbers of a label that may be one number or a list of them; what is a tensor or an array is known to hold
+    numbers and is looked at as a whole."""
+    if isinstance(label, (list, tuple, L)):
+        return label
+    if isinstance(label, (np.ndarray, Tensor)) and label.ndim:
+        return label.ravel().tolist()
+    return (label,)

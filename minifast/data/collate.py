@@ -78,11 +78,13 @@ def fa_convert(t: Any) -> Any:
 
 
 def collate_error(error: Exception, samples: Sequence, names: Sequence[str] | None = None) -> Exception:
-    """`error` with a note of which samples do not fit together, and what to do.
+    """`error` with a note of which samples do not fit together, and what to do, where that is what went wrong.
 
     Args:
         names: what each sample is called in the message.
     """
+    if 'equal size' not in str(error):  # torch's words for tensors that cannot be stacked
+        return error
     first = samples[0]
     if not isinstance(first, (tuple, list)):
         first, samples = (first,), [(o,) for o in samples]
@@ -94,9 +96,18 @@ def collate_error(error: Exception, samples: Sequence, names: Sequence[str] | No
             if shape != other:
                 a, b = (names[0], names[number]) if names else ('sample 0', f'sample {number}')
                 return noted(error, f'element {place} ({type(part).__name__}) has shape {_size(shape)} in {a} and '
-                                    f'{_size(other)} in {b}: give an item transform that makes all the same size, '
-                                    'such as item_tfms=Resize(224)')
+                                    f'{_size(other)} in {b}: {_way_out(part)}')
     return error
+
+
+def _way_out(part: Any) -> str:
+    own = getattr(type(part), 'unlike_sizes', None)
+    if own is not None:
+        return own
+    if getattr(part, 'ndim', 0) >= 2:
+        return 'give an item transform that makes all the same size, such as item_tfms=Resize(224)'
+    return ('a batch needs as many numbers of each item: let get_y give as many, or fill them up in before_batch= or '
+            'create_batch= of the loaders')
 
 
 def _size(shape: Any) -> str:

@@ -13,9 +13,10 @@ from fastcore.foundation import L
 from PIL import Image
 from torch import Tensor
 
+from minifast.arguments import tells_near_match
 from minifast.data.collate import noted
 from minifast.data.load import DataLoader
-from minifast.data.loaders import DataLoaders, TfmdDL
+from minifast.data.loaders import DataLoaders, TfmdDL, for_loaders
 from minifast.data.pipeline import Pipeline, gather_attrs, is_known
 from minifast.data.resampling import PartialDL, WeightedDL
 from minifast.data.showing import get_show_batch_func, show_batch, show_results
@@ -106,6 +107,7 @@ class FilteredBase:
             shuffle = shuffle_train
         dl_kwargs = [{}] * self.n_subsets if dl_kwargs is None else dl_kwargs
         device = default_device() if device is None else device
+        kwargs = for_loaders(self.dataloaders, kwargs, dl_type=dl_type or self._dl_type)
         for_valid = {name[4:]: value for name, value in kwargs.items() if name.startswith('val_')}
         kwargs = {name: value for name, value in kwargs.items() if not name.startswith('val_')}
         first = {'bs': bs, 'shuffle': shuffle, 'drop_last': shuffle if drop_last is None else drop_last, 'n': n,
@@ -158,6 +160,7 @@ class TfmdLists(FilteredBase):
         dl_type: class of the loaders.
     """
 
+    @tells_near_match
     def __init__(self, items: Any, tfms: Any = None, use_list: bool | None = None, do_setup: bool = True,
                  split_idx: int | None = None, train_setup: bool = True, splits: Any = None, types: Any = None,
                  verbose: bool = False, dl_type: type | None = None) -> None:

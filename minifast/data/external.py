@@ -13,6 +13,7 @@ from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
+from minifast.arguments import tells_near_match
 from minifast.data.archives import extract_archive, links_stay
 from minifast.terminal import visible
 
@@ -232,6 +233,7 @@ def _too_large(url: str, what: str, limit: int) -> str:
     return f'{url} sends {what}: more than the {limit:,} bytes that are allowed, or that the disk has left'
 
 
+@tells_near_match
 def download_file(url: str, dest: str | Path, checksum: str | None = None, force: bool = False, timeout: float = 30,
                   progress: bool = True, retries: int = 3, max_bytes: int | None = None) -> Path:
     """Fetch `url` into the file `dest`, which appears only when it is whole.
@@ -283,12 +285,14 @@ def download_file(url: str, dest: str | Path, checksum: str | None = None, force
     return dest
 
 
+@tells_near_match
 def download_data(url: str, fname: str | Path | None = None, c_key: str = 'archive', force_download: bool = False,
                   timeout: float = 30, checksum: str | None = None) -> Path:
     """Fetch the archive at `url` (default: into the archive folder) and return its path."""
     return download_file(url, URLs.path(url, c_key) if fname is None else fname, checksum, force_download, timeout)
 
 
+@tells_near_match
 def untar_data(url: str, archive: str | Path | None = None, data: str | Path | None = None, c_key: str = 'data',
                force_download: bool = False, base: str | Path | None = None, checksum: str | None = None,
                extract_func: Callable[[Path, Path], Any] = extract_archive) -> Path:

@@ -12,6 +12,7 @@ import torch
 from fastcore.basics import Inf
 from torch.utils.data import IterableDataset
 
+from minifast.arguments import known_kwargs
 from minifast.data.cache import OpenedPictures, PictureCache
 from minifast.data.collate import SkipItemException, collate_error, fa_collate, fa_convert
 from minifast.data.making import BatchMaker
@@ -24,12 +25,14 @@ from minifast.hidden import find
 from minifast.lookup import lookup
 from minifast.seeds import key_seed, seeded
 from minifast.terminal import say, warn
-from minifast.torch_core import check_kwargs, defaults, length_of, retain_type, to_device
+from minifast.torch_core import defaults, length_of, retain_type, to_device
 
 __all__ = ['DataLoader', 'SkipItemException', 'collate_error', 'fa_collate', 'fa_convert', 'why_empty']
 
 _hooks = ('wif', 'before_iter', 'after_item', 'before_batch', 'after_batch', 'after_iter')
-_methods = (*_hooks, 'create_item', 'create_batch', 'retain', 'get_idxs', 'sample', 'shuffle_fn', 'do_batch', 'do_item')
+hook_names = (*_hooks, 'create_item', 'create_batch', 'retain', 'get_idxs', 'sample', 'shuffle_fn', 'do_batch',
+              'do_item')
+"""What can be given to a loader as a keyword argument, or overridden."""
 _stays_here = ('get_idxs', 'sample', 'shuffle_fn', 'before_iter', 'after_iter', 'after_batch', 'sampler',
                'batch_sampler', '_pool', '_next', '_ordered', '_began', 'it')
 """What worker processes are not sent: it is used in the loader's own process only."""
@@ -71,8 +74,9 @@ class DataLoader(BatchMaker):
             listed in `skipped`, and warned about at the end of the pass.
         cache: a folder, or a `PictureCache`: pictures are decoded, and resized as far as that draws nothing, once.
 
+    An unknown keyword is left out with a warning that names the nearest one.
+
     Raises:
-        TypeError: an unknown keyword; the message names the nearest one.
         ValueError: arguments that contradict each other.
     """
 
@@ -85,7 +89,7 @@ class DataLoader(BatchMaker):
                  cache: str | Path | PictureCache | None = None, **kwargs: Any) -> None:
         torch_names = {'collate_fn': 'create_batch', 'worker_init_fn': 'wif'}
         kwargs = {torch_names.get(name, name): f for name, f in kwargs.items()}
-        check_kwargs(type(self).__name__, kwargs, [*_methods, *DataLoader.__init__.__annotations__, *torch_names])
+        kwargs = known_kwargs(type(self).__name__, kwargs, [*hook_names, *DataLoader.__init__.__annotations__])
         self.dataset, self.bs, self.shuffle, self.drop_last = dataset, batch_size or bs, shuffle, drop_last
         can_index = hasattr(dataset, '__getitem__') and not isinstance(dataset, IterableDataset)
         self.indexed = can_index if indexed is None else indexed
@@ -249,7 +253,7 @@ class DataLoader(BatchMaker):
                 same.update(sampler=self.sampler, batch_sampler=self.batch_sampler)
         elif dataset is not self.dataset:
             del same['indexed']
-        same.update({name: self.__dict__[name] for name in _methods if name in self.__dict__})
+        same.update({name: self.__dict__[name] for name in hook_names if name in self.__dict__})
         if 'batch_size' in kwargs:
             kwargs['bs'] = kwargs.pop('batch_size')
         return (cls or type(self))(dataset, **{**same, **kwargs})

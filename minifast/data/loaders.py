@@ -1,7 +1,9 @@
 """`TfmdDL`, a loader with pipelines that can be undone and shown; `DataLoaders`, training and validation together."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,13 @@ from fastcore.basics import Inf
 from fastcore.foundation import L
 from torch import Tensor
 
+from minifast.arguments import known_kwargs, tells_near_match
 from minifast.data.categorize import Category
-from minifast.data.load import DataLoader
+from minifast.data.load import DataLoader, hook_names
 from minifast.data.pipeline import Pipeline
 from minifast.data.showing import show_batch, show_results
 from minifast.lookup import lookup
-from minifast.markers import TensorBase, TensorCategory, TensorImage
+from minifast.markers import TensorBase, TensorCategory, TensorImage, explode_types
 from minifast.seeds import looking
 from minifast.terminal import say
 from minifast.torch_core import batch_to_samples, default_device, detuplify, to_cpu, to_device
@@ -79,10 +82,17 @@ class TfmdDL(DataLoader):
     def _batch_kinds(self) -> Any:
         """The marker type of each part of a batch, nested as the batch is."""
         if self._kinds is None:
-            b = self.new(bs=None if self.prebatched else 1, batch_sampler=None, drop_last=False,
-                         shuffle=False, num_workers=0).one_batch()
-            self._kinds = _kinds_of(b)
+            self._kinds = _kinds_of(self._small_batch())
         return self._kinds
+
+    def _small_batch(self) -> Any:
+        return self.new(bs=None if self.prebatched else 1, batch_sampler=None, drop_last=False, shuffle=False,
+                        num_workers=0).one_batch()
+
+    @functools.cached_property
+    def _types(self) -> Any:
+        """The types of a batch, `{tuple: [TensorImage, TensorCategory]}`, as scripts of fastai read them."""
+        return explode_types(self._small_batch())
 
     # ------------------------------------------------------------ undoing
 
@@ -161,6 +171,28 @@ def _marked(b: Any, kinds: Any) -> Any:
         kinds = kinds if isinstance(kinds, tuple) else ()
         return tuple(_marked(o, kind) for o, kind in zip(b, [*kinds, *[None] * len(b)]))
     return kinds(b) if isinstance(kinds, type) and isinstance(b, Tensor) and not isinstance(b, TensorBase) else b
+
+
+_elsewhere = {'size': 'give item_tfms=Resize(...), or a size to aug_transforms',
+              **dict.fromkeys(('tfms', 'ds_tfms', 'transform'), 'give item_tfms= and batch_tfms=')}
+
+
+def for_loaders(door: Callable, kwargs: dict[str, Any], *inner: Callable, dl_type: Any = None) -> dict[str, Any]:
+    """The keywords that a door, what it calls and our loaders know; the others are told and left out, see
+    `known_kwargs`.
+
+    Args:
+        inner: functions that the keywords are handed on to.
+        dl_type: class of the loaders: one of the user's own may take more, so nothing is left out then.
+    """
+    dl_type = kwargs.get('dl_type') or dl_type or TfmdDL
+    if not dl_type.__module__.startswith('minifast.'):
+        return kwargs
+    makers = (door, *inner, dl_type.__init__, TfmdDL.__init__, DataLoader.__init__)
+    names = {name for f in makers for name in inspect.signature(f).parameters}
+    names = names - {'self', 'kwargs', 'source', 'dblock', 'dataset'} | {*hook_names, 'collate_fn', 'worker_init_fn'}
+    for_valid = {name for name in kwargs if name.startswith('val_') and name[4:] in names}
+    return known_kwargs(door.__qualname__, kwargs, sorted(names | for_valid), _elsewhere)
 
 
 class DataLoaders:
@@ -244,6 +276,7 @@ class DataLoaders:
             if isinstance(dl, DataLoader):
                 dl.to(self._device)
 
+    @tells_near_match
     def to(self, device: Any) -> DataLoaders:
         """Send the batches of all loaders to `device`."""
         self.device = device
@@ -285,6 +318,7 @@ class DataLoaders:
 
     # ------------------------------------------------------------ changing
 
+    @tells_near_match
     def add_tfms(self, tfms: Any, event: str, loaders: Any = None) -> None:
         """Add transforms to a pipeline of the loaders.
 
@@ -311,6 +345,7 @@ class DataLoaders:
             **kwargs: changed arguments of the loader: `bs`, `num_workers`, `after_item`, ...
         """
         dl = self.valid if len(self.loaders) > 1 else self.train
+        kwargs = for_loaders(self.test_dl, kwargs, dl_type=type(dl))
         make = getattr(dl.dataset, 'test_set', None)
         test_ds = test_items if make is None else make(test_items, rm_tfms=rm_type_tfms, with_labels=with_labels)
         if hasattr(dl, 'new'):
@@ -327,16 +362,21 @@ class DataLoaders:
         Args:
             *ds: anything with `[i]` and `len`.
             dl_type: class of the loaders.
-            **kwargs: arguments of the loaders; a tuple gives each loader its own, but for transforms.
+            **kwargs: arguments of the loaders; a tuple gives each loader its own, but for transforms. A `val_...`, such
+                as `val_bs`, goes to all but the first without its `val_`.
         """
         shuffled = (True, *[False] * (len(ds) - 1))
-        kwargs = {'shuffle': shuffled, 'drop_last': shuffled, **kwargs}
+        kwargs = for_loaders(cls.from_dsets, kwargs, dl_type=dl_type)
+        for_valid = {name[4:]: value for name, value in kwargs.items() if name.startswith('val_')}
+        kwargs = {'shuffle': shuffled, 'drop_last': shuffled, 'bs': bs,
+                  **{name: value for name, value in kwargs.items() if not name.startswith('val_')}}
 
         def _own(name: str, value: Any, i: int) -> Any:
             if name in _pipelines:
                 return Pipeline(value)
             return value[i] if isinstance(value, (tuple, list, L)) and len(value) == len(ds) else value
-        made = [dl_type(d, bs=_own('bs', bs, i), **{name: _own(name, value, i) for name, value in kwargs.items()})
+        each = [{**kwargs, **(for_valid if i else {})} for i in range(len(ds))]
+        made = [dl_type(d, **{name: _own(name, value, i) for name, value in each[i].items()})
                 for i, d in enumerate(ds)]
         return cls(*made, path=path, device=device)
 

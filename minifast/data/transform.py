@@ -14,6 +14,7 @@ from torch import Tensor
 from minifast.data.dispatch import Overloads
 from minifast.markers import retain_type as _retain_marker
 from minifast.torch_core import check_kwargs, constructor_signature
+from minifast.arguments import refuse_unknown
 
 __all__ = ['DisplayedTransform', 'InplaceTransform', 'ItemTransform', 'RandTransform', 'Transform', 'init_args',
            'is_sample', 'retain']
@@ -106,7 +107,11 @@ class _TransformMeta(type):
                                 f'{func.__name__!r}: call it one of {", ".join(_methods)}')
             cls._register(func, func.__name__)
             return cls
-        return super().__call__(*args, **kwargs)
+        try:
+            return super().__call__(*args, **kwargs)
+        except TypeError:
+            refuse_unknown(cls.__init__, cls.__name__, kwargs)  # with the nearest name
+            raise
 
     __signature__ = constructor_signature
 

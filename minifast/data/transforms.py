@@ -4,6 +4,7 @@ from __future__ import annotations
 import mimetypes
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from fastcore.foundation import L
 from PIL import Image
 from torch import Tensor
 
+from minifast.arguments import callers_level, tells_near_match
 from minifast.data.categorize import (Categorize, Category, CategoryMap, EncodedMultiCategorize, MultiCategorize,
                                       MultiCategory, OneHotEncode, RegressionSetup, ShowTitle, TitledFloat, TitledInt,
                                       TitledStr, TitledTuple)
+from minifast.data.labels import column_named, is_missing, no_column
 from minifast.data.pipeline import DisplayedTransform, ItemTransform, Transform
 from minifast.markers import TensorImage, TensorImageBW, TensorMask, plain, tensor
 from minifast.seeds import looking
@@ -44,6 +47,7 @@ def _wanted(name: str, extensions: set[str] | None) -> bool:
     return not name.startswith('.') and (not extensions or os.path.splitext(name)[1].lower() in extensions)
 
 
+@tells_near_match
 def get_files(path: str | Path, extensions: Iterable[str] | str | None = None, recurse: bool = True,
               folders: Iterable[str] | str | None = None, followlinks: bool = True) -> L:
     """All files below `path`, sorted by folder and name, so that a split means the same on every machine.
@@ -79,16 +83,19 @@ def get_files(path: str | Path, extensions: Iterable[str] | str | None = None, r
     return L(found)
 
 
+@tells_near_match
 def get_image_files(path: str | Path, recurse: bool = True, folders: Iterable[str] | str | None = None) -> L:
     """All picture files below `path`, by their suffix; see `get_files`."""
     return get_files(path, extensions=image_extensions, recurse=recurse, folders=folders)
 
 
+@tells_near_match
 def get_text_files(path: str | Path, recurse: bool = True, folders: Iterable[str] | str | None = None) -> L:
     """All `.txt` files below `path`; see `get_files`."""
     return get_files(path, extensions=['.txt'], recurse=recurse, folders=folders)
 
 
+@tells_near_match
 def FileGetter(suf: str = '', extensions: Iterable[str] | None = None, recurse: bool = True,
                folders: Iterable[str] | None = None) -> Callable[[Path], L]:
     """A function that finds the files below `path/suf`."""
@@ -97,6 +104,7 @@ def FileGetter(suf: str = '', extensions: Iterable[str] | None = None, recurse: 
     return _get
 
 
+@tells_near_match
 def ImageGetter(suf: str = '', recurse: bool = True, folders: Iterable[str] | None = None) -> Callable[[Path], L]:
     """A function that finds the picture files below `path/suf`."""
     def _get(o: Path, recurse: bool = recurse, folders: Any = folders) -> L:
@@ -143,6 +151,7 @@ def _permutation(n: int, seed: int | None) -> L:
         return L(torch.randperm(n).tolist())
 
 
+@tells_near_match
 def RandomSplitter(valid_pct: float = 0.2, seed: int | None = None) -> Callable[[Sequence], Split]:
     """Split at random; the same `seed` and number of items give the same split everywhere, and fastai's."""
     def _split(o: Sequence) -> Split:
@@ -151,6 +160,7 @@ def RandomSplitter(valid_pct: float = 0.2, seed: int | None = None) -> Callable[
     return _split
 
 
+@tells_near_match
 def RandomSubsetSplitter(train_sz: float, valid_sz: float, seed: int | None = None) -> Callable[[Sequence], Split]:
     """Random subsets: `train_sz` and `valid_sz` are parts of the whole."""
     if not (0 < train_sz < 1 and 0 < valid_sz < 1 and train_sz + valid_sz <= 1):
@@ -164,6 +174,7 @@ def RandomSubsetSplitter(train_sz: float, valid_sz: float, seed: int | None = No
     return _split
 
 
+@tells_near_match
 def TrainTestSplitter(test_size: float = 0.2, random_state: int | None = None, stratify: Any = None,
                       train_size: float | None = None, shuffle: bool = True) -> Callable[..., Split]:
     """Split with scikit-learn's `train_test_split`, for instance stratified by labels."""
@@ -184,6 +195,7 @@ def IndexSplitter(valid_idx: Iterable[int]) -> Callable[[Sequence], Split]:
     return _split
 
 
+@tells_near_match
 def EndSplitter(valid_pct: float = 0.2, valid_last: bool = True) -> Callable[[Sequence], Split]:
     """The last (or first) `valid_pct` of the items for validation, for data in an order of time."""
     if not 0 < valid_pct < 1:
@@ -195,13 +207,22 @@ def EndSplitter(valid_pct: float = 0.2, valid_last: bool = True) -> Callable[[Se
     return _split
 
 
+@tells_near_match
 def GrandparentSplitter(train_name: str | Sequence[str] = 'train',
                         valid_name: str | Sequence[str] = 'valid') -> Callable[[Sequence], Split]:
     """By the name of the folder above the class folder: `train/cat/1.jpg`, `valid/cat/2.jpg`."""
     def _split(o: Sequence) -> Split:
         names = [Path(f).parent.parent.name for f in o]
-        return tuple(L(i for name in L(wanted) for i, found in enumerate(names) if found == name)
-                     for wanted in (train_name, valid_name))
+        splits = tuple(L(i for name in L(wanted) for i, found in enumerate(names) if found == name)
+                       for wanted in (train_name, valid_name))
+        if len(o) and not len(splits[0]):
+            seen = sorted(set(names))
+            shown = ', '.join(map(repr, seen[:10])) + (', ...' if len(seen) > 10 else '')
+            wanted = ' or '.join(map(repr, L(train_name)))
+            raise ValueError(f'none of {len(o)} items is for training: no class folder lies in a folder {wanted}, only '
+                             f'in {shown}. Name them, GrandparentSplitter(train_name=, valid_name=), or split '
+                             'at random with RandomSplitter()')
+        return splits
     return _split
 
 
@@ -215,7 +236,10 @@ def FuncSplitter(func: Callable[[Any], bool]) -> Callable[[Sequence], Split]:
 def MaskSplitter(mask: Iterable[bool]) -> Callable[[Sequence], Split]:
     """The items where `mask` is true for validation."""
     def _split(o: Sequence) -> Split:
-        return IndexSplitter([i for i, valid in enumerate(mask) if valid])(o)
+        chosen = list(mask)
+        if len(chosen) != len(o):
+            raise ValueError(f'a mask of {len(chosen)} for {len(o)} items: give one True or False an item')
+        return IndexSplitter([i for i, valid in enumerate(chosen) if valid])(o)
     return _split
 
 
@@ -225,18 +249,38 @@ def FileSplitter(fname: str | Path) -> Callable[[Sequence], Split]:
     return FuncSplitter(lambda item: Path(item).name in valid)
 
 
+@tells_near_match
 def ColSplitter(col: str | int = 'is_valid', on: Any = None) -> Callable[[Any], Split]:
     """The rows of a DataFrame where column `col` is true (or equals `on`, or is in the list `on`) for validation."""
     def _split(o: Any) -> Split:
         if not hasattr(o, 'iloc'):
             raise TypeError(f'ColSplitter splits the rows of a pandas DataFrame and got {type(o).__name__}')
-        column = o.iloc[:, col] if isinstance(col, int) else o[col]
-        if on is None:
-            mask = column.values.astype('bool')
-        else:
-            mask = column.isin(on) if isinstance(on, (list, tuple, L)) else column == on
-        return MaskSplitter(list(mask))(o)
+        column = column_named(o, col)
+        if on is not None:
+            return MaskSplitter(list(column.isin(on) if isinstance(on, (list, tuple, L)) else column == on))(o)
+        _check_validity(column)
+        return MaskSplitter(list(column.values.astype('bool')))(o)
     return _split
+
+
+def _check_validity(column: Any) -> None:
+    """Refuse cells that say neither yes nor no: Python takes NaN and the text 'False' for true."""
+    empty = column.index[column.isna().to_numpy()]
+    if len(empty):
+        raise ValueError(f'column {column.name!r} says which rows are for validation and is empty in {len(empty)} of '
+                         f'them, first in row {empty[0]!r}: fill them, df[{column.name!r}].fillna(False), or leave the '
+                         'rows out')
+    texts = [o for o in column.unique() if isinstance(o, str)]
+    if texts:
+        raise ValueError(f'column {column.name!r} says which rows are for validation and holds text '
+                         f'({", ".join(map(repr, texts[:5]))}), which counts as true whatever it says: give '
+                         f'ColSplitter({column.name!r}, on={texts[0]!r}), or a column of True and False')
+    others = [o for o in column.unique() if o not in (0, 1)]
+    if others:
+        shown = ', '.join(str(o) for o in others[:5])
+        warnings.warn(f'column {column.name!r} says which rows are for validation and holds {shown}: every row that is '
+                      f'not 0 is for validation. For one of several folds give ColSplitter({column.name!r}, on=...)',
+                      stacklevel=callers_level())
 
 
 # ---------------------------------------------------------------- labelling
@@ -254,8 +298,12 @@ class RegexLabeller:
         match: look at the start only.
     """
 
+    @tells_near_match
     def __init__(self, pat: str | re.Pattern, match: bool = False) -> None:
         self.pat = re.compile(pat)
+        if not self.pat.groups:
+            raise ValueError(f'the pattern {self.pat.pattern!r} has no group: put parentheses around the part that is '
+                             "the label, as in r'/([^/]+)_\\d+.jpg$'")
         self.matcher = self.pat.match if match else self.pat.search
 
     def __call__(self, o: Any) -> str:
@@ -282,15 +330,44 @@ class ColReader(DisplayedTransform):
         self.pref = str(pref) + os.path.sep if isinstance(pref, Path) else pref
 
     def _one(self, row: Any, col: Any) -> Any:
-        if isinstance(col, int):
-            value = row.iloc[col] if hasattr(row, 'iloc') else row[col]
-        else:
-            value = getattr(row, col) if col in getattr(row, '_fields', ()) else row[col]
+        try:
+            if isinstance(col, int):
+                value = row.iloc[col] if hasattr(row, 'iloc') else row[col]
+            else:
+                value = getattr(row, col) if col in getattr(row, '_fields', ()) else row[col]
+        except (KeyError, IndexError):
+            if not hasattr(row, 'index') or not hasattr(row, 'iloc'):
+                raise
+            raise KeyError(no_column(col, row.index)) from None
+        named = isinstance(col, int) and self.label_delim is not None and hasattr(row, 'index')
+        return self._made(value, row.index[col] if named and hasattr(row, 'iloc') else col)
+
+    def _made(self, value: Any, col: Any) -> Any:
+        """What a cell means."""
         if self.label_delim is not None:
+            if not isinstance(value, str):
+                return self._no_text(value, col)
             return value.split(self.label_delim) if len(value) else []
         if isinstance(value, (bytes, bytearray, Image.Image, np.ndarray, Tensor)) or hasattr(value, 'read'):
             return value  # a picture that lies in the table itself
         return value if not self.pref and not self.suff else f'{self.pref}{value}{self.suff}'
+
+    def _no_text(self, value: Any, col: Any) -> Any:
+        """A list of labels as it is, an empty cell to whoever asks for labels; anything else cannot be split."""
+        if is_missing(value) or isinstance(value, (list, tuple, set, np.ndarray, L)):
+            return value
+        raise TypeError(f'column {col!r} holds {value!r} ({type(value).__name__}), and label_delim='
+                        f'{self.label_delim!r} splits text: leave label_delim out for one label a row, or make text of '
+                        f'the column, df[{col!r}].astype(str)')
+
+    def whole_column(self, table: Any) -> list | None:
+        """What it gives for all rows of a DataFrame; None where that is not what it does, row by row."""
+        own = type(self).__call__ is ColReader.__call__ and type(self)._one is ColReader._one
+        if not own or len(self.cols) != 1 or not hasattr(table, 'columns'):
+            return None
+        col = self.cols[0]
+        column = column_named(table, col)
+        return [self._made(value, column.name) for value in column.tolist()]
 
     def __call__(self, o: Any, **kwargs: Any) -> Any:
         if len(self.cols) == 1:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minifast.arguments import tells_near_match
 from minifast.metrics.base import (AccumMetric, ActivationType, AvgLoss, AvgMetric, AvgSmoothLoss, LossMetric,
                                    LossMetrics, Metric, TorchMetric, ValueMetric, as_classes, mk_metric, mk_metrics,
                                    sum_over_ranks)
@@ -132,6 +133,7 @@ exp_rmspe = AccumMetric(_exp_rmspe)
 class Dice(Metric):
     """Dice coefficient of binary masks over the whole set: [B,2,H,W] and [B,H,W] of 0 and 1."""
 
+    @tells_near_match
     def __init__(self, axis: int = 1) -> None:
         """
         Args:
@@ -177,6 +179,7 @@ class DiceMulti(Metric):
     A subclass may compute its `value` from `inter` and `union`.
     """
 
+    @tells_near_match
     def __init__(self, axis: int = 1) -> None:
         """
         Args:

@@ -15,6 +15,7 @@ from fastcore.basics import class2attr
 from fastcore.foundation import L
 from torch import Tensor, nn
 
+from minifast.arguments import tells_near_match
 from minifast.distributed import gather, is_distributed
 from minifast.losses import BaseLoss, BCEWithLogitsLossFlat
 from minifast.torch_core import find_bs, flatten_check, plain
@@ -181,6 +182,7 @@ class AvgLoss(_Average):
 class AvgSmoothLoss(Metric):
     """The loss smoothed exponentially over steps, without its bias towards zero; this process's own."""
 
+    @tells_near_match
     def __init__(self, beta: float = 0.98) -> None:
         """
         Args:
@@ -209,6 +211,7 @@ class AvgSmoothLoss(Metric):
 class ValueMetric(Metric):
     """A number computed elsewhere, such as in a callback."""
 
+    @tells_near_match
     def __init__(self, func: Callable[[], Any], metric_name: str | None = None) -> None:
         """
         Args:
@@ -231,6 +234,7 @@ class ValueMetric(Metric):
 class LossMetric(_Average):
     """The mean of an attribute of the loss function, such as one term of a sum."""
 
+    @tells_near_match
     def __init__(self, attr: str, nm: str | None = None) -> None:
         """
         Args:
@@ -349,6 +353,7 @@ class AccumMetric(Metric):
 class TorchMetric(Metric):
     """A torchmetrics object (or anything with `update(pred, *targets)`, `compute()` and `reset()`) as a metric."""
 
+    @tells_near_match
     def __init__(self, metric: Any, name: str | None = None) -> None:
         """
         Args:

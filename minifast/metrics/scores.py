@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from minifast.arguments import tells_near_match
 from minifast.metrics.base import AccumMetric, ActivationType
 
 __all__ = ['APScoreBinary', 'APScoreMulti', 'BalancedAccuracy', 'BrierScore', 'BrierScoreMulti', 'CohenKappa',
@@ -60,6 +61,7 @@ def _single(name: str, axis: int, average: str | None, **kwargs: Any) -> AccumMe
                      **kwargs)
 
 
+@tells_near_match
 def F1Score(axis: int = -1, labels: Sequence[int] | None = None, pos_label: int = 1, average: str | None = 'binary',
             sample_weight: Any = None) -> AccumMetric:
     """Harmonic mean of precision and recall, for one label an item.
@@ -74,6 +76,7 @@ def F1Score(axis: int = -1, labels: Sequence[int] | None = None, pos_label: int 
     return _single('f1_score', axis, average, labels=labels, pos_label=pos_label, sample_weight=sample_weight)
 
 
+@tells_near_match
 def FBeta(beta: float, axis: int = -1, labels: Sequence[int] | None = None, pos_label: int = 1,
           average: str | None = 'binary', sample_weight: Any = None) -> AccumMetric:
     """`F1Score` with recall weighing `beta` times as much as precision."""
@@ -81,45 +84,53 @@ def FBeta(beta: float, axis: int = -1, labels: Sequence[int] | None = None, pos_
                    sample_weight=sample_weight)
 
 
+@tells_near_match
 def Precision(axis: int = -1, labels: Sequence[int] | None = None, pos_label: int = 1, average: str | None = 'binary',
               sample_weight: Any = None) -> AccumMetric:
     """Which share of what was predicted as a class is right; arguments as in `F1Score`."""
     return _single('precision_score', axis, average, labels=labels, pos_label=pos_label, sample_weight=sample_weight)
 
 
+@tells_near_match
 def Recall(axis: int = -1, labels: Sequence[int] | None = None, pos_label: int = 1, average: str | None = 'binary',
            sample_weight: Any = None) -> AccumMetric:
     """Which share of a class was found; arguments as in `F1Score`."""
     return _single('recall_score', axis, average, labels=labels, pos_label=pos_label, sample_weight=sample_weight)
 
 
+@tells_near_match
 def Jaccard(axis: int = -1, labels: Sequence[int] | None = None, pos_label: int = 1, average: str | None = 'binary',
             sample_weight: Any = None) -> AccumMetric:
     """Intersection over union of predicted and true items of a class; arguments as in `F1Score`."""
     return _single('jaccard_score', axis, average, labels=labels, pos_label=pos_label, sample_weight=sample_weight)
 
 
+@tells_near_match
 def BalancedAccuracy(axis: int = -1, sample_weight: Any = None, adjusted: bool = False) -> AccumMetric:
     """Mean recall over the classes that occur; `adjusted` puts chance at 0."""
     return _score('balanced_accuracy_score', axis=axis, sample_weight=sample_weight, adjusted=adjusted)
 
 
+@tells_near_match
 def CohenKappa(axis: int = -1, labels: Sequence[int] | None = None, weights: str | None = None,
                sample_weight: Any = None) -> AccumMetric:
     """Agreement beyond chance; `weights` 'linear' or 'quadratic' make distant classes count more."""
     return _score('cohen_kappa_score', axis=axis, labels=labels, weights=weights, sample_weight=sample_weight)
 
 
+@tells_near_match
 def MatthewsCorrCoef(sample_weight: Any = None, axis: int = -1) -> AccumMetric:
     """Correlation of predicted and true classes, -1 to 1."""
     return _score('matthews_corrcoef', axis=axis, sample_weight=sample_weight)
 
 
+@tells_near_match
 def HammingLoss(axis: int = -1, sample_weight: Any = None) -> AccumMetric:
     """Share of wrong classes."""
     return _score('hamming_loss', axis=axis, sample_weight=sample_weight)
 
 
+@tells_near_match
 def BrierScore(axis: int = -1, sample_weight: Any = None, pos_label: int | None = None) -> AccumMetric:
     """Mean squared difference of predicted and true class of two: of the answer, not its probability, as in fastai."""
     return _score('brier_score_loss', axis=axis, sample_weight=sample_weight, pos_label=pos_label)
@@ -133,6 +144,7 @@ def _roc_auc(targs: np.ndarray, probs: np.ndarray, **kwargs: Any) -> float:
     return roc_auc_score(targs, probs, labels=np.arange(probs.shape[1]), **kwargs)
 
 
+@tells_near_match
 def RocAuc(axis: int = -1, average: str | None = 'macro', sample_weight: Any = None, max_fpr: float | None = None,
            multi_class: str = 'ovr') -> AccumMetric:
     """Area under the ROC curve of each class against the others, for one label an item.
@@ -150,6 +162,7 @@ def RocAuc(axis: int = -1, average: str | None = 'macro', sample_weight: Any = N
                          sample_weight=sample_weight, max_fpr=max_fpr, multi_class=multi_class, name='roc_auc_score')
 
 
+@tells_near_match
 def RocAucBinary(axis: int = -1, average: str | None = 'macro', sample_weight: Any = None,
                  max_fpr: float | None = None, multi_class: str = 'raise') -> AccumMetric:
     """Area under the ROC curve of the last of two classes; `average` and `multi_class` have no effect."""
@@ -157,6 +170,7 @@ def RocAucBinary(axis: int = -1, average: str | None = 'macro', sample_weight: A
                   sample_weight=sample_weight, max_fpr=max_fpr, multi_class=multi_class)
 
 
+@tells_near_match
 def APScoreBinary(axis: int = -1, average: str | None = 'macro', pos_label: int = 1,
                   sample_weight: Any = None) -> AccumMetric:
     """Average precision of the last of two classes; `average` has no effect."""
@@ -178,6 +192,7 @@ def _multi(name: str, thresh: float, sigmoid: bool, average: str | None, **kwarg
                      zero_division=0, **kwargs)
 
 
+@tells_near_match
 def F1ScoreMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Sequence[int] | None = None, pos_label: int = 1,
                  average: str | None = 'macro', sample_weight: Any = None) -> AccumMetric:
     """Harmonic mean of precision and recall, for several labels an item.
@@ -193,30 +208,35 @@ def F1ScoreMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Sequence[int
     return _multi('f1_score', thresh, sigmoid, average, labels=labels, sample_weight=sample_weight)
 
 
+@tells_near_match
 def FBetaMulti(beta: float, thresh: float = 0.5, sigmoid: bool = True, labels: Sequence[int] | None = None,
                pos_label: int = 1, average: str | None = 'macro', sample_weight: Any = None) -> AccumMetric:
     """`F1ScoreMulti` with recall weighing `beta` times as much as precision."""
     return _multi('fbeta_score', thresh, sigmoid, average, beta=beta, labels=labels, sample_weight=sample_weight)
 
 
+@tells_near_match
 def PrecisionMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Sequence[int] | None = None, pos_label: int = 1,
                    average: str | None = 'macro', sample_weight: Any = None) -> AccumMetric:
     """Which share of the predicted labels is right; arguments as in `F1ScoreMulti`."""
     return _multi('precision_score', thresh, sigmoid, average, labels=labels, sample_weight=sample_weight)
 
 
+@tells_near_match
 def RecallMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Sequence[int] | None = None, pos_label: int = 1,
                 average: str | None = 'macro', sample_weight: Any = None) -> AccumMetric:
     """Which share of the labels was found; arguments as in `F1ScoreMulti`."""
     return _multi('recall_score', thresh, sigmoid, average, labels=labels, sample_weight=sample_weight)
 
 
+@tells_near_match
 def JaccardMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Sequence[int] | None = None, pos_label: int = 1,
                  average: str | None = 'macro', sample_weight: Any = None) -> AccumMetric:
     """Intersection over union of predicted and true labels; arguments as in `F1ScoreMulti`."""
     return _multi('jaccard_score', thresh, sigmoid, average, labels=labels, sample_weight=sample_weight)
 
 
+@tells_near_match
 def HammingLossMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Any = None,
                      sample_weight: Any = None) -> AccumMetric:
     """Share of wrong labels; `labels` has no effect."""
@@ -224,6 +244,7 @@ def HammingLossMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Any = No
                   sample_weight=sample_weight)
 
 
+@tells_near_match
 def BrierScoreMulti(thresh: float = 0.5, sigmoid: bool = True, sample_weight: Any = None,
                     pos_label: int | None = None) -> AccumMetric:
     """Mean squared difference of predicted and true labels, over all labels."""
@@ -231,11 +252,13 @@ def BrierScoreMulti(thresh: float = 0.5, sigmoid: bool = True, sample_weight: An
                   pos_label=pos_label)
 
 
+@tells_near_match
 def MatthewsCorrCoefMulti(thresh: float = 0.5, sigmoid: bool = True, sample_weight: Any = None) -> AccumMetric:
     """Correlation of predicted and true labels, over all labels of all items."""
     return _score('matthews_corrcoef', thresh=thresh, activation=_of_labels(sigmoid), sample_weight=sample_weight)
 
 
+@tells_near_match
 def RocAucMulti(sigmoid: bool = True, average: str | None = 'macro', sample_weight: Any = None,
                 max_fpr: float | None = None) -> AccumMetric:
     """Area under the ROC curve of each label, for several labels an item; `average` as in `F1ScoreMulti`."""
@@ -243,6 +266,7 @@ def RocAucMulti(sigmoid: bool = True, average: str | None = 'macro', sample_weig
                      sample_weight=sample_weight, max_fpr=max_fpr)
 
 
+@tells_near_match
 def APScoreMulti(sigmoid: bool = True, average: str | None = 'macro', pos_label: int = 1,
                  sample_weight: Any = None) -> AccumMetric:
     """Average precision of each label, for several labels an item; `average` as in `F1ScoreMulti`."""
@@ -252,11 +276,13 @@ def APScoreMulti(sigmoid: bool = True, average: str | None = 'macro', pos_label:
 
 # ---------------------------------------------------------------- regression
 
+@tells_near_match
 def ExplainedVariance(sample_weight: Any = None) -> AccumMetric:
     """Which share of the targets' variance the predictions explain, a constant offset aside."""
     return _score('explained_variance_score', is_class=False, sample_weight=sample_weight)
 
 
+@tells_near_match
 def R2Score(sample_weight: Any = None) -> AccumMetric:
     """Which share of the targets' variance the predictions explain."""
     return _score('r2_score', is_class=False, sample_weight=sample_weight)

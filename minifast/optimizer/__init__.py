@@ -10,6 +10,7 @@ from fastcore.foundation import L
 from torch import Tensor
 from torch.optim.adam import adam as torch_adam
 
+from minifast.arguments import tells_near_match
 from minifast.optimizer.base import Hypers, Optimizer, _BaseOptimizer, _evaluate, _update, detuplify_pg, set_item_pg
 from minifast.optimizer.lists import SGD, Lamb, Larc, QHAdam, RAdam, RMSProp, _fused
 from minifast.optimizer.steps import (adam_step, average_grad, average_sqr_grad, debias, l2_reg, lamb_step,
@@ -29,6 +30,7 @@ class Adam(Optimizer):
     Source: Kingma and Ba, https://arxiv.org/abs/1412.6980; Loshchilov and Hutter, https://arxiv.org/abs/1711.05101
     """
 
+    @tells_near_match
     def __init__(self, params: Any, lr: float | slice, mom: float = 0.9, sqr_mom: float = 0.99, eps: float = 1e-5,
                  wd: float = 0.01, decouple_wd: bool = True) -> None:
         """
@@ -182,6 +184,7 @@ class Lookahead(_BaseOptimizer):
         return f'Lookahead(k={self.k}, alpha={self.alpha}) of {type(self.opt).__name__}'
 
 
+@tells_near_match
 def ranger(params: Any, lr: float | slice, mom: float = 0.95, wd: float = 0.01, eps: float = 1e-6, k: int = 6,
            alpha: float = 0.5, sqr_mom: float = 0.99, beta: float = 0., decouple_wd: bool = True) -> Lookahead:
     """`Lookahead` around `RAdam`.

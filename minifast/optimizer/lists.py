@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.sgd import sgd as torch_sgd
 
+from minifast.arguments import tells_near_match
 from minifast.optimizer.base import Optimizer, _evaluate
 from minifast.optimizer.steps import (average_grad, average_sqr_grad, debias, l2_reg, lamb_step,
                                       larc_layer_lr, larc_step, momentum_step, qhadam_step, radam_step, rectification,
@@ -117,6 +118,7 @@ class SGD(_ListOptimizer):
 
     _one_pass = True
 
+    @tells_near_match
     def __init__(self, params: Any, lr: float | slice, mom: float = 0., wd: float = 0.,
                  decouple_wd: bool = True) -> None:
         """
@@ -142,6 +144,7 @@ class SGD(_ListOptimizer):
 class RMSProp(_ListOptimizer):
     """RMSProp, with momentum on the gradient if `mom` is nonzero when it is made."""
 
+    @tells_near_match
     def __init__(self, params: Any, lr: float | slice, mom: float = 0., sqr_mom: float = 0.99, eps: float = 1e-8,
                  wd: float = 0., decouple_wd: bool = True) -> None:
         """
@@ -173,6 +176,7 @@ class RAdam(_ListOptimizer):
 
     _zeros, _counts = ('grad_avg', 'sqr_avg'), True
 
+    @tells_near_match
     def __init__(self, params: Any, lr: float | slice, mom: float = 0.9, sqr_mom: float = 0.99, eps: float = 1e-5,
                  wd: float = 0., beta: float = 0., decouple_wd: bool = True) -> None:
         """
@@ -211,6 +215,7 @@ class QHAdam(_ListOptimizer):
 
     _zeros, _counts = ('grad_avg', 'sqr_avg'), True
 
+    @tells_near_match
     def __init__(self, params: Any, lr: float | slice, mom: float = 0.999, sqr_mom: float = 0.999, nu_1: float = 0.7,
                  nu_2: float = 1.0, eps: float = 1e-8, wd: float = 0., decouple_wd: bool = True) -> None:
         """
@@ -246,6 +251,7 @@ class Larc(_ListOptimizer):
     Source: You et al., https://arxiv.org/abs/1708.03888
     """
 
+    @tells_near_match
     def __init__(self, params: Any, lr: float | slice, mom: float = 0.9, clip: bool = True, trust_coeff: float = 0.02,
                  eps: float = 1e-8, wd: float = 0., decouple_wd: bool = True) -> None:
         """
@@ -280,6 +286,7 @@ class Lamb(_ListOptimizer):
 
     _zeros, _counts = ('grad_avg', 'sqr_avg'), True
 
+    @tells_near_match
     def __init__(self, params: Any, lr: float | slice, mom: float = 0.9, sqr_mom: float = 0.99, eps: float = 1e-5,
                  wd: float = 0., decouple_wd: bool = True) -> None:
         """

@@ -4,9 +4,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch.nn.functional as F
 from fastcore.foundation import L
+from torch import Tensor
 
+from minifast.arguments import tells_near_match
 from minifast.data.pipeline import RandTransform, Transform
+from minifast.markers import TensorFlowField, plain
 from minifast.vision.affine import (affine_mat, apply_perspective, dihedral_mat, find_coeffs, flip_mat,
                                     mask_tensor, rotate_mat, zoom_mat)
 from minifast.vision.batch_tfms import (AffineCoordTfm, DeterministicDihedral, DeterministicDraw, DeterministicFlip,
@@ -25,9 +29,14 @@ __all__ = ['AffineCoordTfm', 'Brightness', 'Contrast', 'CropPad', 'Deterministic
            'DeterministicFlip', 'Dihedral', 'DihedralItem', 'Flip', 'FlipItem', 'HSVTfm', 'Hue', 'LightingTfm',
            'OldRandomCrop', 'PadMode', 'RandTransform', 'RandomCrop', 'RandomErasing', 'RandomResizedCrop',
            'RandomResizedCropGPU', 'RatioResize', 'Resize', 'ResizeMethod', 'Rotate', 'Saturation', 'SpaceTfm', 'Warp',
-           'Zoom', 'affine_mat', 'apply_perspective',
-           'aug_transforms', 'cutout_gaussian', 'dihedral_mat', 'find_coeffs', 'flip_mat', 'grayscale', 'hsv2rgb',
-           'mask_tensor', 'norm_apply_denorm', 'rgb2hsv', 'rotate_mat', 'setup_aug_tfms', 'zoom_mat']
+           'Zoom', 'affine_grid', 'affine_mat', 'apply_perspective', 'aug_transforms', 'cutout_gaussian',
+           'dihedral_mat', 'find_coeffs', 'flip_mat', 'grayscale', 'hsv2rgb', 'mask_tensor', 'norm_apply_denorm',
+           'rgb2hsv', 'rotate_mat', 'setup_aug_tfms', 'zoom_mat']
+
+
+def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> TensorFlowField:
+    """Sampling positions [B,H,W,2] of affine matrices [B,2,3] for pictures of `size` [B,C,H,W]."""
+    return TensorFlowField(F.affine_grid(plain(theta), list(size), align_corners=align_corners))
 
 
 def _composed(tfms: list, kind: type) -> list:
@@ -49,6 +58,7 @@ def setup_aug_tfms(tfms: Sequence[Transform]) -> list[Transform]:
     return _composed(geometry, AffineCoordTfm) + _composed(light, LightingTfm) + others
 
 
+@tells_near_match
 def aug_transforms(mult: float = 1.0, do_flip: bool = True, flip_vert: bool = False, max_rotate: float = 10.,
                    min_zoom: float = 1., max_zoom: float = 1.1, max_lighting: float = 0.2, max_warp: float = 0.2,
                    p_affine: float = 0.75, p_lighting: float = 0.75, xtra_tfms: Any = None,

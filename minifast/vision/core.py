@@ -21,12 +21,13 @@ from minifast.markers import TensorImage, TensorImageBW, TensorMask, plain, tens
 from minifast.show import show_image
 from minifast.vision.decode import (BadImageError, ScaledPixels, WaitingJpeg, array_pixels, decode_image, opened_image,
                                     read_image_file, scale_for, to_mode)
-from minifast.vision.points import BBoxLabeler, LabeledBBox, PointScaler, TensorBBox, TensorPoint, get_annotations
+from minifast.vision.points import (BBoxLabeler, LabeledBBox, PointScaler, TensorBBox, TensorPoint, TensorPointCreate,
+                                    get_annotations)
 
 __all__ = ['AddMaskCodes', 'BBoxLabeler', 'BILINEAR', 'BadImageError', 'Image', 'LabeledBBox', 'NEAREST', 'OpenImage',
            'OpenMask', 'PILBase', 'PILImage', 'PILImageBW', 'PILMask', 'PointScaler', 'TensorBBox', 'TensorPoint',
-           'ToTensor', 'cifar_stats', 'get_annotations', 'image2tensor', 'imagenet_stats', 'load_image', 'mnist_stats',
-           'to_image']
+           'TensorPointCreate', 'ToTensor', 'cifar_stats', 'get_annotations', 'image2tensor', 'imagenet_stats',
+           'load_image', 'mnist_stats', 'to_image']
 
 BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import csv
-import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,15 +13,17 @@ from fastcore.basics import using_attr
 from fastcore.foundation import L
 from torch import Tensor
 
+from minifast.arguments import callers_level, tells_near_match
 from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
-from minifast.data.core import DataLoaders, Datasets, TfmdDL, show_batch, show_results
+from minifast.data.collate import noted
+from minifast.data.core import DataLoaders, Datasets, show_batch, show_results
 from minifast.data.dispatch import typedispatch
-from minifast.data.load import DataLoader
+from minifast.data.labels import column_named, is_missing
+from minifast.data.loaders import for_loaders
 from minifast.data.transforms import (ColReader, ColSplitter, GrandparentSplitter, IntToFloatTensor, MultiCategorize,
                                       RandomSplitter, RegexLabeller, get_image_files, parent_label)
 from minifast.markers import TensorCategory, TensorImage, TensorMask, cast, plain
 from minifast.show import get_grid
-from minifast.torch_core import check_kwargs
 from minifast.vision.core import AddMaskCodes, BBoxLabeler, OpenImage, OpenMask, PILImage, PILMask, PointScaler
 from minifast.vision.points import TensorBBox, TensorPoint, TensorPointCreate
 
@@ -31,11 +33,13 @@ __all__ = ['BBoxBlock', 'BBoxLblBlock', 'ImageBlock', 'ImageDataLoaders', 'MaskB
 
 # ---------------------------------------------------------------- blocks
 
+@tells_near_match
 def ImageBlock(cls: type = PILImage) -> TransformBlock:
     """Pictures, opened as `cls`; in a batch floats in 0..1."""
     return TransformBlock(type_tfms=OpenImage(cls), batch_tfms=IntToFloatTensor)
 
 
+@tells_near_match
 def MaskBlock(codes: Any = None) -> TransformBlock:
     """Segmentation masks; `codes` are the names of the classes in the order of their codes."""
     return TransformBlock(type_tfms=OpenMask(PILMask), item_tfms=AddMaskCodes(codes=codes), batch_tfms=IntToFloatTensor)
@@ -46,18 +50,36 @@ PointBlock = TransformBlock(type_tfms=TensorPointCreate, item_tfms=PointScaler)
 
 
 def clip_remove_empty(bbox: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes in -1..1 clipped to the picture, without those that lie outside, and their labels."""
+    """Boxes in -1..1 clipped to the picture, without those that lie outside, and their labels.
+
+    Raises:
+        ValueError: there are not as many labels as boxes.
+    """
     boxes, labels = plain(bbox).clamp(-1, 1), plain(label)
+    if len(boxes) != len(labels):
+        raise ValueError(f'a picture has {len(boxes)} boxes and {len(labels)} labels: each box needs one, in the same '
+                         'order')
     kept = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
     return cast(boxes[kept], type(bbox)), cast(labels[kept], type(label))
 
 
+def _clipped(sample: tuple, i: int) -> tuple[Tensor, Tensor]:
+    if len(sample) < 3:
+        raise ValueError(f'boxes are filled up together with their labels, and a sample has {len(sample)} elements: '
+                         'give the blocks (ImageBlock, BBoxBlock, BBoxLblBlock)')
+    try:
+        return clip_remove_empty(*sample[1:3])
+    except ValueError as error:
+        raise noted(error, f'it is sample {i} of its batch') from None
+
+
+@tells_near_match
 def bb_pad(samples: Sequence[tuple], pad_idx: int = 0) -> list[tuple]:
     """Samples (picture, boxes, labels) with as many boxes each, filled up with empty boxes of the label `pad_idx`;
     pictures alone, as predictions have them, stay as they are."""
-    if any(len(s) < 3 for s in samples):
+    if all(len(s) == 1 for s in samples):
         return list(samples)
-    clipped = [(s[0], *clip_remove_empty(*s[1:3]), *s[3:]) for s in samples]
+    clipped = [(s[0], *_clipped(s, i), *s[3:]) for i, s in enumerate(samples)]
     most = max(len(s[2]) for s in clipped)
 
     def _fill(x: Tensor, value: float) -> Tensor:
@@ -71,6 +93,7 @@ BBoxBlock = TransformBlock(type_tfms=TensorBBox.create, item_tfms=PointScaler, d
 """Boxes (left, top, right, bottom) in pixels of the picture; in a batch in -1..1, as many a sample."""
 
 
+@tells_near_match
 def BBoxLblBlock(vocab: Sequence | None = None, add_na: bool = True) -> TransformBlock:
     """Labels of boxes; `add_na` puts '#na#', the label of boxes that only fill up, at index 0."""
     return TransformBlock(type_tfms=MultiCategorize(vocab=vocab, add_na=add_na), item_tfms=BBoxLabeler)
@@ -78,16 +101,53 @@ def BBoxLblBlock(vocab: Sequence | None = None, add_na: bool = True) -> Transfor
 
 # ---------------------------------------------------------------- loaders
 
-_loader_makers = (DataLoaders.from_dblock, Datasets.dataloaders, DataBlock.dataloaders, TfmdDL.__init__,
-                  DataLoader.__init__)
-_known_to_loaders = {name for f in _loader_makers for name in inspect.signature(f).parameters} | set(dir(TfmdDL))
+def _known(factory: Callable, kwargs: dict[str, Any], *inner: Callable) -> dict[str, Any]:
+    """The keywords that a factory, those it calls and the loaders know."""
+    return for_loaders(factory, kwargs, *inner, DataLoaders.from_dblock, DataBlock.dataloaders, Datasets.dataloaders)
 
 
-def _check(factory: Callable, kwargs: dict[str, Any]) -> None:
-    """Refuse a keyword that neither the factory nor the loaders know, naming the nearest that one of them does."""
-    known = set(inspect.signature(factory).parameters) | _known_to_loaders
-    if 'dl_type' not in kwargs:  # loaders of the user's own may take more
-        check_kwargs(factory.__qualname__, {k: v for k, v in kwargs.items() if not k.startswith('val_')}, sorted(known))
+def _train_and_valid(path: str | Path, train: str, valid: str) -> L:
+    """The pictures below two folders.
+
+    Raises:
+        ValueError: there are none for training; the message says what is there.
+    """
+    found = get_image_files(path, folders=[train, valid])
+    there = sorted(o.name for o in Path(path).iterdir() if o.is_dir() and not o.name.startswith('.'))
+    if not any((Path(path) / name).is_dir() for name in L(train)):
+        alike = {name.lower(): name for name in there}
+        guess = ', '.join(f'{what}={alike[name.lower()]!r}' for what, name in (('train', train), ('valid', valid))
+                          if isinstance(name, str) and name.lower() in alike)
+        folders = f'the folders {", ".join(map(repr, there[:10]))}' if there else 'no folders'
+        raise ValueError(f'{path} has no folder {train!r} of pictures for training; it has {folders}. '
+                         + (f'Did you mean from_folder({guess})?' if guess else
+                            'Give their names as train= and valid=, or valid_pct=0.2 where it holds a folder for each '
+                            'class'))
+    return found
+
+
+def _tell_of_empty_folders(path: str | Path, items: Sequence[Path]) -> None:
+    """Warn of class folders without a picture: no class is made of them."""
+    filled = {file.parent for file in items}
+    beside = sorted(folder for above in {folder.parent for folder in filled} for folder in above.iterdir()
+                    if folder.is_dir() and folder not in filled and not folder.name.startswith('.'))
+    classes = {folder.name for folder in filled}
+    empty = [folder for folder in beside if folder.name not in classes and not any(folder.iterdir())]
+    if empty:
+        shown = ', '.join(str(folder) for folder in empty[:5]) + (', ...' if len(empty) > 5 else '')
+        warnings.warn(f'labels: no class is made of empty folders: {shown}. Fill them, or give vocab= with all classes',
+                      stacklevel=callers_level())
+
+
+def _check_columns(df: Any, fn_col: int | str, cols: Sequence) -> None:
+    """Refuse a table without one of the columns, or with a row that names no file."""
+    for col in cols:
+        column_named(df, col)
+    names = column_named(df, fn_col)
+    empty = names.index[names.isna().to_numpy()]
+    if len(empty):
+        raise ValueError(f'row {empty.tolist()[0]!r} of column {names.name!r} names no file, as {len(empty)} of '
+                         f'{len(names)} do: leave such rows out with df.dropna(subset=[{names.name!r}])')
 
 
 class ImageDataLoaders(DataLoaders):
@@ -101,21 +161,24 @@ class ImageDataLoaders(DataLoaders):
                     seed: int | None = None, vocab: Sequence | None = None, item_tfms: Any = None,
                     batch_tfms: Any = None, img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
         """Pictures in folders named after their class, below `train` and `valid`, or split at random by `valid_pct`."""
-        _check(cls.from_folder, kwargs)
+        kwargs = _known(cls.from_folder, kwargs)
         if valid_pct is None:
-            splitter, get_items = GrandparentSplitter(train, valid), partial(get_image_files, folders=[train, valid])
+            splitter, get_items = GrandparentSplitter(train, valid), partial(_train_and_valid, train=train, valid=valid)
         else:
             splitter, get_items = RandomSplitter(valid_pct, seed=seed), get_image_files
         dblock = DataBlock(blocks=(ImageBlock(img_cls), CategoryBlock(vocab=vocab)), get_items=get_items,
                            splitter=splitter, get_y=parent_label, item_tfms=item_tfms, batch_tfms=batch_tfms)
-        return cls.from_dblock(dblock, path, path=path, **kwargs)
+        dls = cls.from_dblock(dblock, path, path=path, **kwargs)
+        if vocab is None:
+            _tell_of_empty_folders(path, [item for dl in dls for item in getattr(dl.dataset, 'items', ())])
+        return dls
 
     @classmethod
     def from_path_func(cls, path: str | Path, fnames: Sequence, label_func: Callable, valid_pct: float = 0.2,
                        seed: int | None = None, item_tfms: Any = None, batch_tfms: Any = None,
                        img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
         """Pictures labelled by a function of their path."""
-        _check(cls.from_path_func, kwargs)
+        kwargs = _known(cls.from_path_func, kwargs)
         dblock = DataBlock(blocks=(ImageBlock(img_cls), CategoryBlock), splitter=RandomSplitter(valid_pct, seed=seed),
                            get_y=label_func, item_tfms=item_tfms, batch_tfms=batch_tfms)
         return cls.from_dblock(dblock, fnames, path=path, **kwargs)
@@ -123,16 +186,19 @@ class ImageDataLoaders(DataLoaders):
     @classmethod
     def from_name_func(cls, path: str | Path, fnames: Sequence, label_func: Callable, **kwargs: Any) -> DataLoaders:
         """Pictures labelled by a function of their file name; see `from_path_func` for the rest."""
+        kwargs = _known(cls.from_name_func, kwargs, cls.from_path_func)
         return cls.from_path_func(path, fnames, using_attr(label_func, 'name'), **kwargs)
 
     @classmethod
     def from_path_re(cls, path: str | Path, fnames: Sequence, pat: str, **kwargs: Any) -> DataLoaders:
         """Pictures labelled by the first group of a regular expression on their path; see `from_path_func`."""
+        kwargs = _known(cls.from_path_re, kwargs, cls.from_path_func)
         return cls.from_path_func(path, fnames, RegexLabeller(pat), **kwargs)
 
     @classmethod
     def from_name_re(cls, path: str | Path, fnames: Sequence, pat: str, **kwargs: Any) -> DataLoaders:
         """Pictures labelled by the first group of a regular expression on their name; see `from_path_func`."""
+        kwargs = _known(cls.from_name_re, kwargs, cls.from_path_func)
         return cls.from_name_func(path, fnames, RegexLabeller(pat), **kwargs)
 
     @classmethod
@@ -149,7 +215,8 @@ class ImageDataLoaders(DataLoaders):
             y_block: block of the labels; default: one or several categories.
             valid_col: column that is True for the validation set; default: `valid_pct` at random.
         """
-        _check(cls.from_df, kwargs)
+        kwargs = _known(cls.from_df, kwargs)
+        _check_columns(df, fn_col, [fn_col, *L(label_col), *L(valid_col)])
         prefix = Path(path) if folder is None else Path(path) / folder
         if y_block is None:
             several = label_delim is not None or (isinstance(label_col, (list, tuple, L)) and len(label_col) > 1)
@@ -165,18 +232,27 @@ class ImageDataLoaders(DataLoaders):
                  delimiter: str | None = None, quoting: int = csv.QUOTE_MINIMAL, **kwargs: Any) -> DataLoaders:
         """Pictures and labels in the columns of `path/csv_fname`; see `from_df` for the rest."""
         import pandas as pd
+        kwargs = _known(cls.from_csv, kwargs, cls.from_df)
         given = {} if delimiter is None else {'delimiter': delimiter}  # None would make pandas guess, slowly
-        df = pd.read_csv(Path(path) / csv_fname, header=header, quoting=quoting, **given)
-        return cls.from_df(df, path=path, **kwargs)
+        file = Path(path) / csv_fname
+        df = pd.read_csv(file, header=header, quoting=quoting, **given)
+        try:
+            return cls.from_df(df, path=path, **kwargs)
+        except (KeyError, TypeError, ValueError) as error:
+            hint = '; it has one column: is delimiter= right?' if len(df.columns) == 1 else ''
+            raise noted(error, f'the table is {file}{hint}') from None
 
     @classmethod
     def from_lists(cls, path: str | Path, fnames: Sequence, labels: Sequence, valid_pct: float = 0.2,
                    seed: int | None = None, y_block: Any = None, item_tfms: Any = None, batch_tfms: Any = None,
                    img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
         """Pictures and a list of their labels: floats are regressed, lists of labels are several categories."""
-        _check(cls.from_lists, kwargs)
+        kwargs = _known(cls.from_lists, kwargs)
+        fnames, labels = list(fnames), list(labels)
+        if len(fnames) != len(labels):
+            raise ValueError(f'{len(fnames)} file names and {len(labels)} labels: give each picture one')
         if y_block is None:
-            first = labels[0]
+            first = next((label for label in labels if not is_missing(label)), None)
             several = isinstance(first, (list, tuple, L)) and len(first) > 1
             y_block = MultiCategoryBlock if several else RegressionBlock if isinstance(first, float) else CategoryBlock
         dblock = DataBlock.from_columns(blocks=(ImageBlock(img_cls), y_block),
@@ -193,7 +269,7 @@ class SegmentationDataLoaders(DataLoaders):
                         seed: int | None = None, codes: Any = None, item_tfms: Any = None, batch_tfms: Any = None,
                         img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
         """Pictures whose mask's file is a function of theirs; `codes` name the classes."""
-        _check(cls.from_label_func, kwargs)
+        kwargs = _known(cls.from_label_func, kwargs)
         dblock = DataBlock(blocks=(ImageBlock(img_cls), MaskBlock(codes=codes)),
                            splitter=RandomSplitter(valid_pct, seed=seed), get_y=label_func, item_tfms=item_tfms,
                            batch_tfms=batch_tfms)

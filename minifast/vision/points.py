@@ -24,6 +24,8 @@ class TensorPoint(TensorBase):
 
     _show_args: ClassVar[dict[str, Any]] = {'s': 10, 'marker': '.', 'c': 'r'}
     torchvision_kind: ClassVar[str] = 'KeyPoints'
+    unlike_sizes: ClassVar[str] = ('the pictures of a batch need as many points each: let get_y give as many for each '
+                                   'picture, or fill them up in before_batch= of the loaders')
 
     @classmethod
     def create(cls, t: Any, img_size: tuple[int, int] | None = None) -> TensorPoint:
@@ -43,6 +45,8 @@ class TensorBBox(TensorPoint):
     """Boxes (left, top, right, bottom), float [n,4] or [B,n,4]; in pixels, or -1..1 once scaled."""
 
     torchvision_kind: ClassVar[str] = 'BoundingBoxes'
+    unlike_sizes: ClassVar[str] = ('the pictures of a batch need as many boxes each: DataBlock(blocks=(ImageBlock, '
+                                   'BBoxBlock, BBoxLblBlock)) fills them up, and so does before_batch=bb_pad')
 
     @classmethod
     def create(cls, x: Any, img_size: tuple[int, int] | None = None) -> TensorBBox:

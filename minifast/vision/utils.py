@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from fastcore.foundation import L
 from PIL import Image
 
-from minifast.arguments import as_side
+from minifast.arguments import as_side, tells_near_match
 from minifast.data.archives import disk_name
 from minifast.data.external import download_file, open_url
 from minifast.terminal import visible
@@ -67,6 +67,7 @@ def _fetched(url: str, target: Path, timeout: float) -> None:
         target.with_name(target.name + '.part').unlink(missing_ok=True)  # there is no other attempt
 
 
+@tells_near_match
 def download_images(dest: str | Path, url_file: Path | None = None, urls: Iterable[str] | None = None,
                     max_pics: int = 1000, n_workers: int = 8, timeout: float = 4, preserve_filename: bool = False) -> L:
     """Fetch pictures into the folder `dest`.
@@ -92,6 +93,7 @@ def download_images(dest: str | Path, url_file: Path | None = None, urls: Iterab
     return L(_each(lambda url: _fetch_picture(url, dest, timeout, preserve_filename), list(urls), n_workers)).filter()
 
 
+@tells_near_match
 def search_images_serpapi(term: str, engine: str = 'bing_images', key: str | None = None, max_images: int = 150) -> L:
     """Addresses of pictures for `term` from SerpApi (https://serpapi.com), at most `max_images`.
 
@@ -119,6 +121,7 @@ def search_images_serpapi(term: str, engine: str = 'bing_images', key: str | Non
     return L(list(found))[:max_images]
 
 
+@tells_near_match
 def search_images_bing(term: str, key: str | None = None, max_images: int = 150) -> L:
     """`search_images_serpapi` with Bing."""
     return search_images_serpapi(term, 'bing_images', key, max_images)
@@ -227,6 +230,7 @@ def _lonely_classes(files: list[Path], folder: Path) -> list[Finding]:
             where in sorted(classes[part].items()) if name not in classes['train']]
 
 
+@tells_near_match
 def check_folder(folder: str | Path, n_workers: int | None = None, progress: bool = True) -> list[Finding]:
     """Read every picture below `folder` once and say what is wrong with which.
 
@@ -259,6 +263,7 @@ def check_folder(folder: str | Path, n_workers: int | None = None, progress: boo
 
 # ---------------------------------------------------------------- resizing
 
+@tells_near_match
 def resize_to(img: Image.Image, targ_sz: int, use_min: bool = False) -> tuple[int, int]:
     """(width, height) at which the longer side (`use_min`: the shorter) of `img` is `targ_sz`, the aspect kept."""
     w, h = img.size

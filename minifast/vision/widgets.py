@@ -127,10 +127,25 @@ class ImageClassifierCleaner(ImagesCleaner):
         display(VBox([self.dd_cats, self.dd_ds, self.widget]))
 
 
+def _files_of(dataset: Any) -> list | None:
+    """The file of each item: the item itself, or what is read out of it, as from a row of a table; None: no files."""
+    items = getattr(dataset, 'items', None)
+    if items is None:
+        return None
+    items = [items.iloc[i] for i in range(len(items))] if hasattr(items, 'iloc') else list(items)
+    fs = iter(dataset.tls[0].tfms.fs if hasattr(dataset, 'tls') else ())
+    while not all(isinstance(item, (str, Path)) for item in items):
+        getter = next(fs, None)
+        if getter is None:
+            return None
+        items = [item if isinstance(item, (str, Path)) else getter(item) for item in items]
+    return items
+
+
 def _by_loss(learn: Any, ds_idx: int, vocab: Sequence) -> dict[Any, list[Path]]:
     """The files of each class, those with the largest loss first."""
-    items = getattr(learn.dls[ds_idx].dataset, 'items', None)
-    if items is None or not all(isinstance(item, (str, Path)) for item in items):
+    items = _files_of(learn.dls[ds_idx].dataset)
+    if items is None:
         raise TypeError('a cleaner shows picture files: the data of this learner have to be made from paths, as by '
                         'ImageDataLoaders.from_folder')
     _, targets, losses = learn.get_preds(ds_idx=ds_idx, with_loss=True)

@@ -16,7 +16,7 @@ sys.path.insert(0, str(HERE))
 import event_traces  # noqa: E402
 import runner  # noqa: E402
 import surface  # noqa: E402
-from left_out import LEFT_OUT, reason_for  # noqa: E402
+from left_out import FASTAI_NAMES, LEFT_OUT, reason_for  # noqa: E402
 from plugin_names import NAMES  # noqa: E402
 
 stored = runner.load_stored()
@@ -103,6 +103,27 @@ def test_left_out_list_names_nothing_that_is_there(report):
     """The list of what is left out is no longer than it must be."""
     missing = {line.split(' ')[0] for _, lines in report.values() for line in lines}
     assert [name for name in LEFT_OUT if name not in missing] == []
+
+
+NAMESPACE = json.loads((HERE.parent / 'data' / 'fastai_namespace.json').read_text(encoding='utf-8'))
+"""Module -> the names that `fastai.vision.all` has from it."""
+
+
+def _missing_from_namespace() -> list[tuple[str, str]]:
+    public = vars(importlib.import_module('minifast.vision.all'))
+    return [(module, name) for module, names in NAMESPACE.items() for name in names.split() if name not in public]
+
+
+def test_public_names_of_fastai_vision_all_are_there_or_have_a_reason():
+    """Each is in `minifast.vision.all`, or on the list, alone or with its module."""
+    missing = _missing_from_namespace()
+    assert [where for where in missing if not FASTAI_NAMES.keys() & {*where}] == []
+
+
+def test_list_of_reasons_names_nothing_that_is_there():
+    """Each entry of the list is needed."""
+    used = {part for where in _missing_from_namespace() for part in where}
+    assert sorted(FASTAI_NAMES.keys() - used) == []
 
 
 @pytest.mark.parametrize('module', NAMES)

@@ -9,6 +9,7 @@ from typing import Any
 from fastcore.foundation import L
 from torch import Tensor, nn
 
+from minifast.arguments import tells_near_match
 from minifast.torch_core import params
 from minifast.vision.core import imagenet_stats
 from minifast.vision.models import tvm, xresnet
@@ -37,6 +38,7 @@ def cut_model(model: nn.Module, cut: int | Callable[[nn.Module], nn.Module]) -> 
     raise TypeError(f'cut={cut!r}: give the index of the first child to leave out, or a function model -> body')
 
 
+@tells_near_match
 def body_of(model: nn.Module, n_in: int = 3, pretrained: bool = True,
             cut: int | Callable[[nn.Module], nn.Module] | None = None) -> nn.Module:
     """The body of an image model: [B,n_in,H,W] -> features [B,nf,h,w].

@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from minifast import layers
-from minifast.arguments import as_size, near_match
+from minifast.arguments import as_size, near_match, tells_near_match
 from minifast.callback.hook import num_features_model
 from minifast.vision.models import tvm, xresnet
 from minifast.vision.models.body import TimmBody, body_of, meta_of, update_first_layer
@@ -65,6 +65,7 @@ def _is_torchvision(arch: Arch) -> bool:
 
 # ---------------------------------------------------------------- bodies with their weights
 
+@tells_near_match
 def create_body(model: nn.Module | Arch, n_in: int = 3, pretrained: bool = True,
                 cut: int | Callable[[nn.Module], nn.Module] | None = None) -> nn.Module:
     """The body of an image model: [B,n_in,H,W] -> features [B,nf,h,w].
@@ -118,6 +119,7 @@ def _filled_body(arch: Arch, state: dict, source: str, cut: int | Callable | Non
 
 # ---------------------------------------------------------------- whole models
 
+@tells_near_match
 def create_vision_model(arch: Arch | str, n_out: int, pretrained: bool = True, weights: Any = None,
                         cut: int | Callable | None = None, n_in: int = 3,
                         init: Callable | None = nn.init.kaiming_normal_, custom_head: nn.Module | None = None,

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from fastcore.foundation import L
 from torch import nn
 
+from minifast.arguments import tells_near_match
 from minifast.layers import AdaptiveConcatPool2d, Flatten, LinBnDrop, SigmoidRange
 from minifast.torch_core import apply_init
 
 __all__ = ['add_head', 'create_head']
 
 
+@tells_near_match
 def create_head(nf: int, n_out: int, lin_ftrs: Sequence[int] | None = None, ps: float | Sequence[float] = 0.5,
                 pool: bool = True, concat_pool: bool = True, first_bn: bool = True, bn_final: bool = False,
                 lin_first: bool = False, y_range: Sequence[float] | None = None) -> nn.Sequential:
@@ -58,6 +60,7 @@ def create_head(nf: int, n_out: int, lin_ftrs: Sequence[int] | None = None, ps: 
     return nn.Sequential(*layers)
 
 
+@tells_near_match
 def add_head(body: nn.Module, nf: int | None, n_out: int, init: Callable | None = nn.init.kaiming_normal_,
              head: nn.Module | None = None, concat_pool: bool = True, pool: bool = True,
              lin_ftrs: Sequence[int] | None = None, ps: float | Sequence[float] = 0.5, first_bn: bool = True,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minifast.arguments import as_size
+from minifast.arguments import as_size, tells_near_match
 from minifast.callback.hook import dummy_eval, model_sizes
 from minifast.layers import (BatchNorm, ConvLayer, MergeLayer, NormType, PixelShuffle_ICNR, ResBlock, SelfAttention,
                              SequentialEx, SigmoidRange, ToTensorBase, in_channels)
@@ -63,6 +63,7 @@ class UnetBlock(Module):
 class ResizeToOrig(Module):
     """In a `SequentialEx`: resize to the height and width of the block's input."""
 
+    @tells_near_match
     def __init__(self, mode: str = 'nearest') -> None:
         """
         Args:
