@@ -13,8 +13,8 @@ from pathlib import Path
 
 import libcst as cst
 
-__all__ = ['Fault', 'Mutant', 'assigned', 'constant', 'default', 'drop', 'instead', 'returns', 'source_of', 'start', 'swapped',
-           'undecorated', 'without_keyword', 'without_with']
+__all__ = ['Fault', 'Mutant', 'assigned', 'constant', 'default', 'drop', 'instead', 'returns', 'source_of', 'start',
+           'swapped', 'undecorated', 'without_keyword', 'without_with']
 
 PACKAGE = Path(__file__).resolve().parents[2] / 'minifast'
 
