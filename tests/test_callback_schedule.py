@@ -246,3 +246,30 @@ def test_plot_sched_draws_what_was_scheduled():
     assert [ax.get_ylabel() for ax in learn.recorder.plot_sched().flat] == ['lr', 'mom']
     with pytest.raises(ValueError, match="'lr', 'mom'"):
         learn.recorder.plot_sched(keys='wd')
+
+
+# ---------------------------------------------------------------- what the presets set, by batch and by group
+
+RATES = json.loads((Path(__file__).parent / 'data' / 'fastai_rates.json').read_text())
+
+
+@pytest.fixture(scope='module')
+def rates_here():
+    """The same presets run by minifast."""
+    import make_fastai_rates
+
+    import minifast.vision.all as namespace
+    return make_fastai_rates.rates(namespace)
+
+
+@pytest.mark.parametrize('preset', [name for name in RATES if name != 'decayed'])
+def test_presets_set_fastais_rates_momenta_and_decay(preset, rates_here):
+    """For every batch and parameter group: learning rate, momentum, weight decay, and how many tensors train."""
+    theirs, own = (torch.tensor(found[preset], dtype=torch.float64) for found in (RATES, rates_here))
+    torch.testing.assert_close(own, theirs, rtol=1e-5, atol=0)
+
+
+def test_weight_decay_touches_the_parameters_that_fastai_decays(rates_here):
+    """Norm layers and biases are left out, unless they are asked for."""
+    assert rates_here['decayed'] == RATES['decayed']
+    assert RATES['decayed']['False'] == ['body.0.weight', 'neck.0.weight', 'head.weight']
