@@ -155,8 +155,9 @@ def test_scaler_goes_on_from_its_state():
 
 # ---------------------------------------------------------------- loss scaling, without a GPU
 
-@pytest.mark.parametrize('mode, device, scaled', [('fp16', 'cuda', True), ('fp16', 'mps', True), ('bf16', 'cuda', False),
-                                                  ('fp16', 'cpu', False), ('bf16', 'cpu', False)])
+@pytest.mark.parametrize('mode, device, scaled', [('fp16', 'cuda', True), ('fp16', 'mps', True),
+                                                  ('bf16', 'cuda', False), ('fp16', 'cpu', False),
+                                                  ('bf16', 'cpu', False)])
 @pytest.mark.parametrize('asked', [None, True, False])
 def test_loss_is_scaled_in_float16_on_accelerators(mode, device, scaled, asked, monkeypatch):
     """Its small gradients would be lost; bfloat16 and float32 need none, and `enabled=False` says no."""
