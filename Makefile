@@ -3,6 +3,7 @@
 # make bench  measure minifast and its peers, in .venv-bench, and write benchmarks/RESULTS.md (ARGS="--only loop")
 # make bench-quick   three minutes of it, without peers, printed only
 # make test-faults   kills processes and damages files: resumes to the same bits, whole saves, hostile files
+# make test-mutants  puts faults into the code, to see whether the tests notice (SEED=1 N=100 draws; FAULTS=1: the list)
 #
 # Each command makes .venv and installs what it needs by itself, once; a change of setup.cfg installs again.
 # All paths are relative, so the checkout may lie under a path with spaces.
@@ -11,10 +12,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test test-faults bench bench-quick namespaces clean
+.PHONY: help demo test test-faults test-mutants bench bench-quick namespaces clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -7
 
 demo: $(STAMP)-alone
 	@$(BIN)/python -m minifast demo --out demo $(ARGS)
@@ -24,6 +25,11 @@ test: $(STAMP)-test
 
 test-faults: $(STAMP)-test
 	@$(BIN)/python -m pytest -m "faults or tally" $(ARGS)
+
+SEED ?= 1
+N ?= 100
+test-mutants: $(STAMP)-mutants
+	@$(BIN)/python -m tools.mutants $(if $(FAULTS),--faults,--seed $(SEED) --n $(N)) $(ARGS)
 
 bench: .venv-bench/.installed
 	@.venv-bench/bin/python -m benchmarks $(ARGS)

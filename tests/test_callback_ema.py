@@ -150,3 +150,81 @@ def test_ema_after_an_interrupt_works_again():
         learn.fit(1, cbs=Interrupt('after_step'))
     learn.fit(1)
     assert learn.ema.n_steps == 4
+
+
+# ---------------------------------------------------------------- each argument does what it says
+
+def _averages(n_epoch=2, **kwargs):
+    """The average after each step by the callback and by hand, [(epoch, callback's, trained weights)]."""
+    class Keep(Callback):
+        order, run_valid = 90, False
+
+        def after_step(self):
+            average = self.learn.ema.average
+            kept.append((self.epoch, None if average is None else [t.clone() for t in average],
+                         [t.detach().clone() for t in (*self.model.parameters(), *self.model.buffers())]))
+    kept, learn = [], learner(cbs=EMA(**kwargs))
+    learn.fit(n_epoch, lr=.1, cbs=Keep())
+    return kept
+
+
+def test_ema_default_decay():
+    """A number that people rely on: an average over some 5,000 steps."""
+    assert EMA().decay == .9998
+
+
+def test_ema_starts_with_its_epoch():
+    """There is no average before; its first one is made of the weights at the start of that epoch."""
+    kept = _averages(3, start_epoch=2, decay=.75)
+    assert [average is None for _, average, _ in kept] == [epoch < 2 for epoch, _, _ in kept]
+    before = [weights for epoch, _, weights in kept if epoch == 1][-1]
+    _, average, now = next(entry for entry in kept if entry[0] == 2)
+    for a, b, w in zip(average, before, now):
+        torch.testing.assert_close(a, torch.lerp(b, w, .25))
+
+
+def test_ema_warmup_forgets_the_first_steps():
+    """At step t the decay is (1+t)/(10+t), never more than told."""
+    kept = _averages(2, warmup=True, decay=.15)
+    start = [t.detach() for t in (*learner().model.parameters(), *learner().model.buffers())]
+    for step, (_, average, weights_now) in enumerate(kept):
+        decay = min((1 + step) / (10 + step), .15)
+        start = [torch.lerp(w, s, decay) for s, w in zip(start, weights_now)]
+        for a, b in zip(average, start):
+            torch.testing.assert_close(a, b)
+    assert (1 + len(kept)) / (10 + len(kept)) > .15 > 1 / 10  # both cases were there
+
+
+@pytest.mark.parametrize('validate_ema', [True, False])
+def test_ema_validates_with_the_weights_it_is_told(validate_ema):
+    """validate_ema=False: the average is kept, and the trained weights are validated."""
+    learn, follow = learner(cbs=EMA(decay=.5, validate_ema=validate_ema)), Follow(.5)
+    learn.fit(1, lr=.1, cbs=follow)
+    assert same(follow.validated[0], weights(learn)) != validate_ema
+    torch.testing.assert_close(learn.ema.averaged_model().state_dict(), follow.average)
+
+
+@pytest.mark.parametrize('replace', [True, False])
+def test_ema_leaves_the_weights_it_is_told(replace):
+    """replace_weights=True: the average is what is left; else what was trained."""
+    learn, follow = learner(cbs=EMA(decay=.5, replace_weights=replace)), Follow(.5)
+    learn.fit(1, lr=.1, cbs=follow)
+    assert same(weights(learn), follow.average) == replace
+
+
+def test_ema_does_not_change_the_state_it_is_given():
+    """Later steps go into tensors of its own."""
+    learn = learner(cbs=EMA(decay=.5))
+    learn.fit(1, lr=.1)
+    state = {**learn.ema.state_dict(), 'fresh': False}
+    state['average'] = [t.clone() for t in state['average']]
+    before = [t.clone() for t in state['average']]
+
+    class Load(Callback):
+        order = 200
+
+        def before_train(self):
+            self.learn.ema.load_state_dict(state)
+    learn.fit(1, lr=.1, cbs=Load())
+    assert all(torch.equal(a, b) for a, b in zip(before, state['average']))
+    assert not all(torch.equal(a, b) for a, b in zip(before, learn.ema.average))

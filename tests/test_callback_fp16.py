@@ -1,12 +1,15 @@
 """Mixed precision is entered and left with every batch, however the batch ends."""
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from small_learner import Interrupt, deep, learner, same, weights
 
+from minifast.callback import fp16
 from minifast.callback.core import (
-    Callback, CancelBatchException, CancelEpochException, CancelFitException, CancelTrainException,
+    Callback, CancelBatchException, CancelEpochException, CancelFitException, CancelStepException, CancelTrainException,
 )
 from minifast.callback.fp16 import AMPMode, MixedPrecision
 from minifast.callback.training import GradientAccumulation, GradientClip
@@ -148,3 +151,78 @@ def test_scaler_goes_on_from_its_state():
     on_gpu(cbs=MixedPrecision(init_scale=64., growth_interval=2)).fit(2, cbs=take)
     on_gpu(cbs=MixedPrecision()).fit(1, cbs=give)
     assert give.scale == take.state['scaler']['scale'] == 64. * 2 ** 4
+
+
+# ---------------------------------------------------------------- loss scaling, without a GPU
+
+@pytest.mark.parametrize('mode, device, scaled', [('fp16', 'cuda', True), ('fp16', 'mps', True),
+                                                  ('bf16', 'cuda', False), ('fp16', 'cpu', False),
+                                                  ('bf16', 'cpu', False)])
+@pytest.mark.parametrize('asked', [None, True, False])
+def test_loss_is_scaled_in_float16_on_accelerators(mode, device, scaled, asked, monkeypatch):
+    """Its small gradients would be lost; bfloat16 and float32 need none, and `enabled=False` says no."""
+    made = []
+
+    def scaler(where, enabled=True, **kwargs):
+        made.append((where, enabled, kwargs))
+    monkeypatch.setattr(fp16, 'GradScaler', scaler)
+    monkeypatch.setattr(fp16, 'autocast', lambda *args, **kwargs: None)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: True)
+    cb = MixedPrecision(mode, init_scale=4., **({} if asked is None else {'enabled': asked}))
+    parameter = SimpleNamespace(device=torch.device(device))
+    cb.learn = SimpleNamespace(model=SimpleNamespace(parameters=lambda: iter([parameter])))
+    cb.before_fit()
+    assert made == [(device, scaled and asked is not False, {'init_scale': 4.})]
+
+
+class Scaled(Callback):
+    """Puts a loss scaler that works on a CPU behind MixedPrecision, and notes what it does."""
+
+    order, run_valid = MixedPrecision.order + 1, False
+
+    def __init__(self, overflow_at=None, **kwargs):
+        self.kwargs, self.overflow_at = kwargs, overflow_at
+        self.ratios, self.scales = [], []
+
+    def before_fit(self):
+        self.learn.scaler = torch.amp.GradScaler('cpu', **self.kwargs)
+
+    def before_backward(self):
+        self.ratios.append(float((self.learn.loss_grad / self.learn.loss).detach()))
+
+    def after_backward(self):
+        if self.train_iter == self.overflow_at:
+            next(self.model.parameters()).grad.fill_(float('inf'))
+
+    def after_batch(self):
+        self.scales.append(self.learn.scaler.get_scale())
+
+
+@pytest.mark.parametrize('overflow_at', [None, 2])
+def test_scaled_training_is_that_without_a_scale_but_for_steps_that_overflow(overflow_at):
+    """The loss goes backward times the scale, the step sees gradients without it, the scale moves with every step."""
+    scaled = Scaled(overflow_at, init_scale=8., growth_interval=2)
+    learn, twin = learner(cbs=MixedPrecision()), learner()
+    learn.fit(1, lr=.1, cbs=[scaled, GradientClip(.5)])
+
+    class Leave(Callback):
+        order = 90
+
+        def before_step(self):
+            if self.train_iter == overflow_at:
+                raise CancelStepException
+    twin.fit(1, lr=.1, cbs=[Leave(), GradientClip(.5)])
+    assert same(weights(learn), weights(twin))
+    if overflow_at is None:
+        assert scaled.ratios == [8., 8., 16., 16.] and scaled.scales == [8., 16., 16., 32.]
+    else:
+        assert scaled.ratios == [8., 8., 16., 8.] and scaled.scales[-1] == 8.
+
+
+def test_predictions_reach_the_loss_in_float32():
+    """What the model gives in half precision is float32 for the loss and all behind it."""
+    seen, learn = [], learner().to_bf16()
+    loss_func = learn.loss_func
+    learn.loss_func = lambda pred, y: seen.append(pred.dtype) or loss_func(pred, y)
+    learn.fit(1, lr=.1)
+    assert set(seen) == {torch.float32}

@@ -171,3 +171,96 @@ def test_two_that_blend_the_same_batch_are_refused():
     learn.cut_mix.run = False
     learn.validate()
     assert isinstance(learn.loss_func, CrossEntropyLossFlat)
+
+
+# ---------------------------------------------------------------- the rectangle, further inputs, training only
+
+@pytest.mark.parametrize('h, w', [(4, 12), (12, 4), (7, 7)])
+def test_cutmix_pastes_a_rectangle_of_the_drawn_area_into_pictures_of_any_shape(h, w):
+    """Within the picture, its sides in the proportion of the picture's, its share what `lam` says, pasted from the
+    partner at the same place."""
+    mix, sizes = CutMix(), []
+    for seed in range(200):
+        torch.manual_seed(seed)
+        lam = mix.distrib.sample((1,))
+        x1, y1, x2, y2 = mix.rand_bbox(w, h, lam)
+        assert 0 <= x1 <= x2 <= w and 0 <= y1 <= y2 <= h
+        side = float((1 - lam) ** .5)
+        # whole pixels, an even number of them, cut off at the border
+        assert x2 - x1 <= round(w * side) and y2 - y1 <= round(h * side)
+        sizes.append(((x2 - x1) / w, (y2 - y1) / h, side))
+    shares = torch.tensor(sizes)
+    uncut = (shares[:, :2] - shares[:, 2:]).abs().amin(0)
+    assert (uncut < .2).all()
+    x = torch.arange(5.)[:, None, None, None].expand(5, 1, h, w).contiguous()
+    learn = type('', (), {'xb': (x, x[:, 0, 0, 0]), 'yb': (torch.arange(5),), 'loss_func': None})()
+    mix.learn, mix.stack_y = learn, True
+    mix.before_batch()
+    pasted = learn.xb[0]
+    assert torch.equal(learn.xb[1], x[:, 0, 0, 0])
+    own = (pasted == x).float().mean((1, 2, 3))
+    partner = (pasted == mix.yb1[0][:, None, None, None]).float().mean((1, 2, 3))
+    for i in range(5):
+        if mix.yb1[0][i] != i:
+            shares = float(own[i]), float(partner[i])
+            assert shares == pytest.approx((float(mix.lam), 1 - float(mix.lam)))
+
+
+def _numbers(mix, n_inputs=1):
+    """A learner whose target is a number and whose inputs are `n_inputs` tensors, and what its first batch became."""
+    g = torch.Generator().manual_seed(0)
+    xs = [torch.randn(8, 1, 6, 6, generator=g) for _ in range(n_inputs)]
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, *xs):
+            return sum(x.mean((1, 2, 3)) for x in xs)[:, None] * self.scale
+    learn, see = learner(model=Net(), loss_func=nn.MSELoss()), See()
+    y = torch.arange(8.)[:, None]
+    learn.dls = type('Loaders', (list,), {'train': property(lambda s: s[0]), 'device': None, 'n_inp': n_inputs})(
+        [[(*xs, y)]] * 2)
+    learn.fit(1, lr=0., cbs=[mix, see])
+    return xs, y, see
+
+
+def test_cutmix_of_numbers_blends_the_targets():
+    """y = lam*y + (1-lam)*the partner's, the same weight for all items of the batch."""
+    torch.manual_seed(3)
+    mix = CutMix()
+    _, y, see = _numbers(mix)
+    lam = float(mix.lam)
+    assert 0 < lam < 1
+    torch.testing.assert_close(see.y_seen, lam * y + (1 - lam) * mix.yb1[0])
+    assert not torch.equal(see.y_seen, y)
+
+
+def test_mixup_blends_every_input():
+    """Two pictures an item: both become blends with the same partner and weight."""
+    mix = MixUp()
+    xs, y, see = _numbers(mix, n_inputs=2)
+    partner = mix.yb1[0][:, 0].long()
+    lam = mix.lam[:, None, None, None]
+    assert (partner != torch.arange(8)).any() and len(see.x_seen) == 2
+    for x, seen in zip(xs, see.x_seen):
+        torch.testing.assert_close(seen, lam * x + (1 - lam) * x[partner])
+
+
+@pytest.mark.parametrize('mix', [MixUp, CutMix])
+def test_mixing_leaves_validation_and_the_learners_loss_alone(mix):
+    """What is validated are the items as they are, by the user's own loss, which is back behind each training part."""
+    class Look(Callback):
+        order = 200
+
+        def before_validate(self):
+            losses.append(self.learn.loss_func)
+
+        def after_loss(self):
+            if not self.training:
+                assert float(self.learn.loss) == pytest.approx(float(F.cross_entropy(self.pred, self.y)), rel=1e-5)
+    losses, learn = [], learner()
+    own = learn.loss_func
+    learn.fit(2, lr=.1, cbs=[mix(), Look()])
+    assert losses == [own, own] and learn.loss_func is own

@@ -203,7 +203,7 @@ def test_lr_find_inside_is_known_as_lr_finder():
 def test_lr_find_with_an_exploding_loss_stops_and_suggests():
     """A loss that becomes NaN ends the search, and the suggestion comes from what was before."""
     learn = learner()
-    found = learn.lr_find(start_lr=1e-3, end_lr=1e30, num_it=30, show_plot=False, suggest_funcs=(valley, minimum))
+    found = learn.lr_find(start_lr=1e-3, end_lr=1e80, num_it=30, show_plot=False, suggest_funcs=(valley, minimum))
     assert len(learn.recorder.lr_search[0]) < 30 and all(np.isfinite(found))
 
 
@@ -246,3 +246,107 @@ def test_plot_sched_draws_what_was_scheduled():
     assert [ax.get_ylabel() for ax in learn.recorder.plot_sched().flat] == ['lr', 'mom']
     with pytest.raises(ValueError, match="'lr', 'mom'"):
         learn.recorder.plot_sched(keys='wd')
+
+
+# ---------------------------------------------------------------- what the presets set, by batch and by group
+
+RATES = json.loads((Path(__file__).parent / 'data' / 'fastai_rates.json').read_text())
+
+
+@pytest.fixture(scope='module')
+def rates_here():
+    """The same presets run by minifast."""
+    import make_fastai_rates
+
+    import minifast.vision.all as namespace
+    return make_fastai_rates.rates(namespace)
+
+
+@pytest.mark.parametrize('preset', [name for name in RATES if name != 'decayed'])
+def test_presets_set_fastais_rates_momenta_and_decay(preset, rates_here):
+    """For every batch and parameter group: learning rate, momentum, weight decay, and how many tensors train."""
+    theirs, own = (torch.tensor(found[preset], dtype=torch.float64) for found in (RATES, rates_here))
+    torch.testing.assert_close(own, theirs, rtol=1e-5, atol=0)
+
+
+def test_weight_decay_touches_the_parameters_that_fastai_decays(rates_here):
+    """Norm layers and biases are left out, unless they are asked for."""
+    assert rates_here['decayed'] == RATES['decayed']
+    assert RATES['decayed']['False'] == ['body.0.weight', 'neck.0.weight', 'head.weight']
+
+
+# ---------------------------------------------------------------- how far the search goes, and what of it counts
+
+class _Looked(Callback):
+    """Keeps the rates of the search, and its losses can be told."""
+
+    order, run_valid = 55, False
+
+    def __init__(self, losses=None):
+        self.losses, self.rates = losses, []
+
+    def after_batch(self):
+        self.rates.append(self.opt.hypers[-1]['lr'])
+
+
+def _search(**kwargs):
+    """(rates of all steps, rates and losses that a suggestion function was handed)."""
+    handed, looked = [], _Looked()
+
+    def suggest(lrs, losses, num_it):
+        handed.append((lrs.tolist(), losses.tolist(), num_it))
+        return valley(lrs, losses, num_it)
+    learn = learner(cbs=looked)
+    learn.lr_find(show_plot=False, suggest_funcs=suggest, **kwargs)
+    return looked.rates, *handed[0], learn
+
+
+def test_lr_find_walks_a_hundred_steps_from_end_to_end():
+    """From 1e-7 to 10 in equal factors, unless other ends or another number of steps are told."""
+    rates, lrs, losses, num_it, _ = _search(stop_div=False)
+    assert (len(rates), num_it) == (100, 100)
+    np.testing.assert_allclose(rates, [1e-7 * 1e8 ** (i / 100) for i in range(100)], rtol=1e-6)
+    rates, *_ = _search(start_lr=1e-4, end_lr=1e-2, num_it=20, stop_div=False)
+    np.testing.assert_allclose(rates, [1e-4 * 100 ** (i / 20) for i in range(20)], rtol=1e-6)
+
+
+def test_lr_find_leaves_out_the_first_tenth_and_the_last_five():
+    """What fastai's suggestions are made of too."""
+    rates, lrs, losses, _, learn = _search(stop_div=False, num_it=60)
+    np.testing.assert_allclose(lrs, rates[6:-5], rtol=1e-6)
+    assert len(losses) == len(lrs) == 49
+
+
+def test_lr_find_stops_where_the_loss_is_four_times_its_best():
+    """Not before, not later; with stop_div=False not at all."""
+    *_, learn = _search(num_it=100, end_lr=1e8)
+    losses = [float(loss) for loss in learn.recorder.lr_search[1]]
+    best = np.minimum.accumulate(losses)
+    exploded = [loss > 4 * low for loss, low in zip(losses, best)]
+    assert len(losses) < 100 and exploded[-1] and not any(exploded[:-1])
+    rates, *_ = _search(num_it=100, end_lr=1e8, stop_div=False)
+    assert len(rates) == 100
+
+
+def test_lr_find_gives_gradients_and_modes_back():
+    """Gradients that were there are there again, bit for bit, and so is who trains and who evaluates."""
+    learn = learner(model=deep())
+    learn.create_opt()
+    for p in learn.model.parameters():
+        p.grad = torch.randn_like(p)
+    learn.model[1].eval()
+    before = [p.grad.clone() for p in learn.model.parameters()]
+    modes = [m.training for m in learn.model.modules()]
+    learn.lr_find(num_it=8, show_plot=False)
+    after = [p.grad for p in learn.model.parameters()]
+    assert all(g is not None and torch.equal(g, b) for g, b in zip(after, before))
+    assert [m.training for m in learn.model.modules()] == modes
+
+
+def test_minimum_is_a_tenth_of_the_best_rate_and_valley_lies_within_it():
+    """On a curve made for it."""
+    lrs = torch.tensor([10. ** e for e in np.linspace(-6, 0, 61)])
+    losses = torch.cat([torch.full((20,), 2.), torch.linspace(2, 1, 30), torch.linspace(1, 9, 11)])
+    best = float(lrs[losses.argmin()])
+    assert minimum(lrs, losses, 61)[0] == pytest.approx(best / 10)
+    assert lrs[20] < valley(lrs, losses, 61)[0] < best

@@ -14,7 +14,7 @@ from minifast.callback.tracker import (
 )
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
-from minifast.metrics import accuracy
+from minifast.metrics import accuracy, error_rate
 from minifast.optimizer import SGD
 
 
@@ -282,3 +282,87 @@ def test_schedulers_win_over_a_plateau():
     learn = learner(model=linear(), opt_func=SGD, loss_func=nn.CrossEntropyLoss())
     learn.fit(2, cbs=[ParamScheduler({'lr': SchedNo(.5, .5)}), Script([1., 1.]), ReduceLROnPlateau()])
     assert learn.recorder.lrs == [.5] * 8
+
+
+# ---------------------------------------------------------------- which way is better, and how long to wait
+
+@pytest.mark.parametrize('monitor, smaller', [('valid_loss', True), ('train_loss', True), ('error_rate', True),
+                                              ('accuracy', False), ('f1_score', False)])
+def test_tracker_knows_which_way_is_better(monitor, smaller):
+    """Less for losses and errors, more for the rest; `min_delta` is how much better it must be."""
+    tracker = TrackerCallback(monitor, min_delta=.1)
+    assert bool(tracker.comp(1, 2)) == smaller
+    assert bool(tracker.comp(.85 - tracker.min_delta, 1.)) == smaller
+    assert not tracker.comp(.95 - tracker.min_delta, 1.) and not tracker.comp(1.05 - tracker.min_delta, 1.)
+
+
+def _with_rows(cb, rows, fits=1, **kwargs):
+    """Fits whose epochs measure the numbers `rows`; returns the epochs that ran and the rate at each."""
+    class Say(Callback):
+        order = 59
+
+        def after_epoch(self):
+            row = self.learn.recorder.values[-1]
+            row[1] = row[2] = rows[min(self.epoch, len(rows) - 1)]
+            ran.append((self.epoch, self.opt.hypers[-1]['lr']))
+    ran, learn = [], learner(metrics=error_rate, **kwargs)
+    for _ in range(fits):
+        learn.fit(len(rows), lr=.1, cbs=[Say(), cb])
+    return ran, learn
+
+
+def test_early_stopping_in_a_second_fit_waits_as_long_as_in_the_first(capsys):
+    """Nothing is left of the patience that was used up."""
+    ran, _ = _with_rows(EarlyStoppingCallback(patience=2), [1., 2., 2., 2., 2.], fits=2)
+    assert [epoch for epoch, _ in ran] == [0, 1, 2, 0, 1, 2]
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize('patience, rows, stopped', [(2, [3., 4., 2., 4., 4., 4.], 5), (1, [3., 2., 1., 1.5, 0.], 4),
+                                                     (3, [1., 2., 2., .5, 2., 2., 2., 9.], 7)])
+def test_early_stopping_counts_anew_after_an_improvement(patience, rows, stopped, capsys):
+    """`patience` epochs in a row without one."""
+    ran, _ = _with_rows(EarlyStoppingCallback(patience=patience), rows)
+    assert len(ran) == stopped
+    capsys.readouterr()
+
+
+def test_reduce_lr_waits_lowers_and_waits_again(capsys):
+    """With patience 2, factor 10 and a floor: after two epochs without improvement, then after two more."""
+    rows = [1., 2., 2., 2., 2., 2., 2., .5, 2., 2.]
+    ran, learn = _with_rows(ReduceLROnPlateau(patience=2, min_lr=2e-3), rows)
+    assert [lr for _, lr in ran] == pytest.approx([.1, .1, .1, .01, .01, .002, .002, .002, .002, .002])
+    ran, _ = _with_rows(ReduceLROnPlateau(patience=1, factor=2.), [1., 2., 2., .5, .4])
+    assert [lr for _, lr in ran] == pytest.approx([.1, .1, .05, .025, .025])
+    capsys.readouterr()
+
+
+def test_save_model_by_error_rate_keeps_the_smaller(tmp_path, capsys):
+    """The weights of the epoch with the smallest error are back at the end."""
+    class Keep(Callback):
+        order = 58
+
+        def after_epoch(self):
+            kept.append({k: v.clone() for k, v in self.model.state_dict().items()})
+    kept, rows = [], [.5, .2, .4]
+    save = SaveModelCallback(monitor='error_rate')
+
+    class Say(Callback):
+        order = 59
+
+        def after_epoch(self):
+            self.learn.recorder.values[-1][2] = rows[self.epoch]
+    learn = learner(metrics=error_rate, path=tmp_path)
+    learn.fit(3, lr=.1, cbs=[Keep(), Say(), save])
+    assert all(torch.equal(v, kept[1][k]) for k, v in learn.model.state_dict().items())
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize('with_opt', [True, False])
+def test_save_model_writes_the_optimizer_where_it_is_told(with_opt, tmp_path, capsys):
+    """Else the weights alone."""
+    learn = learner(path=tmp_path)
+    learn.fit(1, lr=.1, cbs=SaveModelCallback(with_opt=with_opt))
+    held = torch.load(tmp_path / 'models' / 'model.pth', weights_only=True)
+    assert ('opt' in held) == with_opt
+    capsys.readouterr()

@@ -18,7 +18,7 @@ from minifast.data.load import DataLoader, SkipItemException, fa_collate
 from minifast.data.pipeline import RandTransform, Transform
 from minifast.data.sampler import ItemKeys, order, share
 from minifast.data.transforms import Categorize, ToTensor
-from minifast.data.workers import find_unpicklable
+from minifast.data.workers import find_unpicklable, in_threads
 from minifast.markers import TensorCategory, TensorImage
 from minifast.torch_core import get_random_states
 
@@ -467,3 +467,169 @@ def test_a_lost_worker_is_told_in_bounded_time_with_its_items(how):
     assert not multiprocessing.active_children()
     dl.num_workers = 0
     assert torch.equal(next(iter(dl)), torch.tensor([0, 1]))
+
+
+# ---------------------------------------------------------------- randomness differs where it should
+
+def _augmented(seed, epoch, **kwargs):
+    """What is random about each item, by its index: items and batches in a known order."""
+    kwargs = {'bs': 4, 'shuffle': False, 'num_workers': 0, **kwargs}
+    dl = TfmdDL(list(range(16)), after_item=[NoiseOf()], after_batch=[BatchNoiseOf()], **kwargs)
+    return torch.cat([x for x, in run(dl, seed=seed, epoch=epoch)])
+
+
+class NoiseOf(Transform):
+    """The item's own numbers, from all three generators; what batches add goes into the second column."""
+
+    def encodes(self, x: int):
+        return (torch.tensor([torch.rand(()) + random.random() + np.random.rand(), 0.]),)
+
+
+class BatchNoiseOf(Transform):
+    def encodes(self, x: torch.Tensor):
+        x = x.clone()
+        x[:, 1] = torch.rand(()) + np.random.rand()
+        return x
+
+
+def test_an_item_is_augmented_otherwise_in_each_epoch_and_with_each_seed():
+    """Also where the order is the same, so that it is not the shuffling that differs; and no two items alike."""
+    first = _augmented(5, 1)
+    for other in (_augmented(5, 2), _augmented(6, 1)):
+        assert (first[:, 0] != other[:, 0]).all() and not set(first[:, 0].tolist()) & set(other[:, 0].tolist())
+        assert not set(first[:, 1].tolist()) & set(other[:, 1].tolist())
+    assert len(set(first[:, 0].tolist())) == 16
+    assert torch.equal(first, _augmented(5, 1))
+
+
+def test_each_batch_of_an_epoch_draws_numbers_of_its_own():
+    """Four batches, four draws."""
+    assert len(set(_augmented(5, 1)[:, 1].tolist())) == 4
+
+
+def test_our_augmentation_differs_between_epochs_and_between_batches():
+    """The same for transforms that are handed a generator: crops of items, turns of batches."""
+    from minifast.vision.augment import CropPad, RandomCrop, Rotate
+    from minifast.vision.core import PILImage
+    pixels = np.random.RandomState(0).randint(0, 255, (40, 40, 3), np.uint8)
+    data = [(PILImage.create(pixels),)] * 8
+    crops = TfmdDL(data, bs=2, after_item=[RandomCrop(8), ToTensor()])
+    a, b = run(crops, epoch=1), run(crops, epoch=2)
+    pictures = [tuple(x.flatten().tolist()) for batch in (*a, *b) for x in batch[0]]
+    assert len(set(pictures)) > 12  # of 16 crops at 1,089 places
+    turns = TfmdDL(data, bs=2, after_item=[CropPad(8), ToTensor()], after_batch=[Rotate(45, p=1., batch=True)])
+    turned = [tuple(x.flatten().tolist()) for batch in (*run(turns, epoch=1), *run(turns, epoch=2)) for x in batch[0]]
+    assert len(set(turned)) == 8  # one draw for both pictures of a batch, another one for each of eight batches
+
+
+def test_order_differs_between_epochs_and_seeds():
+    """Each is a permutation, and none is the one before."""
+    orders = [tuple(order(50, seed, epoch)) for seed in (1, 2) for epoch in range(5)]
+    assert len(set(orders)) == 10 and all(sorted(o) == list(range(50)) for o in orders)
+
+
+def test_an_item_drawn_twice_in_an_epoch_is_augmented_twice():
+    """Sampling with replacement: another seed for each time."""
+    dl = TfmdDL(list(range(4)), bs=8, sampler=[2] * 8, after_item=[NoiseOf()])
+    assert len(set(run(dl)[0][0][:, 0].tolist())) == 8
+
+
+# ---------------------------------------------------------------- what a loader hands on, and whom it calls
+
+def test_new_keeps_every_argument():
+    """Whatever a loader was given, one made from it has."""
+    given = {'bs': 3, 'num_workers': 1, 'pin_memory': False, 'timeout': 7, 'shuffle': True, 'drop_last': True,
+             'indexed': True, 'device': torch.device('cpu'), 'persistent_workers': True, 'prefetch_factor': 3,
+             'multiprocessing_context': 'fork', 'on_error': 'skip', 'cache': 'somewhere', 'wif': print,
+             'after_item': str, 'before_batch': list, 'create_batch': list, 'after_batch': tuple}
+    dl = DataLoader(list(range(9)), **given)
+    for made in (dl.new(), dl.new([1, 2, 3]), dl.new().new()):
+        for name in given:
+            assert repr(getattr(made, name)) == repr(getattr(dl, name)), name
+    sampler = [3, 1, 2]
+    assert DataLoader(list(range(9)), bs=2, sampler=sampler).new().sampler is sampler
+    assert DataLoader(list(range(9)), bs=2, drop_last=True).new(drop_last=False).drop_last is False
+
+
+class _Numbered:
+    """Called in a worker; leaves a file named after its number."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, worker_id):
+        (self.folder / str(worker_id)).touch()
+
+
+@pytest.mark.parametrize('name', ['wif', 'worker_init_fn'])
+def test_wif_is_called_in_each_worker_with_its_number(tmp_path, name):
+    """As torch's `worker_init_fn`, under both names."""
+    run(DataLoader(Squares(), bs=2, num_workers=3, **{name: _Numbered(tmp_path)}))
+    assert sorted(f.name for f in tmp_path.iterdir()) == ['0', '1', '2']
+
+
+class _FailsAt:
+    def __init__(self, i):
+        self.i = i
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, i):
+        if i == self.i:
+            raise ZeroDivisionError(f'item {i}')
+        return torch.tensor(i)
+
+
+@pytest.mark.parametrize('i', [0, 5, 11])
+@pytest.mark.parametrize('kwargs', [{}, {'num_workers': 2}])
+def test_errors_of_any_batch_are_raised_whoever_makes_it(i, kwargs):
+    """The last batches too, which nobody waits behind; `on_error='skip'` hides no mistake in the code."""
+    for on_error in ('raise', 'skip'):
+        with pytest.raises(ZeroDivisionError, match=f'item {i}'):
+            run(DataLoader(_FailsAt(i), bs=3, on_error=on_error, **kwargs))
+
+
+@pytest.mark.parametrize('at', range(5))
+def test_in_threads_raises_the_error_of_any_job_and_loses_none(at):
+    """In order, with the error where its batch would have been."""
+    def make(job):
+        if job == at:
+            raise ZeroDivisionError
+        return job
+    made = in_threads(make, range(5), 2, 2)
+    assert [next(made) for _ in range(at)] == list(range(at))
+    with pytest.raises(ZeroDivisionError):
+        next(made)
+    assert list(in_threads(lambda job: job, range(5), 2, 2)) == list(range(5))
+
+
+class _EpochSampler:
+    def __init__(self):
+        self.epochs = []
+
+    def set_epoch(self, epoch):
+        self.epochs.append(epoch)
+
+    def __len__(self):
+        return 4
+
+    def __iter__(self):
+        return iter(range(4))
+
+
+def test_a_sampler_with_set_epoch_is_told_the_epoch():
+    """As torch's `DistributedSampler` wants it."""
+    sampler = _EpochSampler()
+    dl = DataLoader(list(range(4)), bs=2, sampler=sampler)
+    for epoch in (0, 3, 4):
+        run(dl, epoch=epoch)
+    assert sampler.epochs == [0, 3, 4]
+
+
+@pytest.mark.parametrize('n, bs, drop_last, lengths', [(7, 3, False, [3, 3, 1]), (7, 3, True, [3, 3]),
+                                                       (6, 3, False, [3, 3]), (2, 3, True, []), (0, 3, False, [])])
+def test_length_is_the_number_of_batches_that_come(n, bs, drop_last, lengths):
+    """Full ones, and the rest unless `drop_last`."""
+    dl = DataLoader(list(range(n)), bs=bs, drop_last=drop_last)
+    assert [len(b) for b in run(dl)] == lengths and len(dl) == len(lengths)

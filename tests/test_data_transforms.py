@@ -256,3 +256,98 @@ def test_vocab_refuses_what_is_no_code(k, error):
     """No class is made up for a code that there is none for."""
     with pytest.raises(error):
         CategoryMap(['a', 'b', 'c'])[k]
+
+
+# ---------------------------------------------------------------- order, ends, settings
+
+def test_get_files_are_sorted_whatever_the_file_system_says(tmp_path, monkeypatch):
+    """Folders and names come in their order, though the system lists them in another."""
+    for folder in ('b', 'a', 'c'):
+        (tmp_path / folder).mkdir()
+        for name in ('2.png', '10.png', '1.png'):
+            (tmp_path / folder / name).touch()
+    walk = os.walk
+
+    def shuffled(*args, **kwargs):
+        for here, dirs, names in walk(*args, **kwargs):
+            dirs.sort(reverse=True)
+            yield here, dirs, sorted(names, reverse=True)
+    monkeypatch.setattr(os, 'walk', shuffled)
+    found = [f.relative_to(tmp_path).as_posix() for f in t.get_image_files(tmp_path)]
+    assert found == [f'{folder}/{name}' for folder in 'abc' for name in ('1.png', '10.png', '2.png')]
+
+
+def test_end_splitter_takes_the_end_it_is_told():
+    """The last fifth for validation, or the first."""
+    assert [list(part) for part in t.EndSplitter(.2)(range(10))] == [list(range(8)), [8, 9]]
+    assert [list(part) for part in t.EndSplitter(.3, valid_last=False)(range(10))] == [list(range(3, 10)), [0, 1, 2]]
+
+
+def test_train_test_splitter_hands_on_every_argument():
+    """Stratified: each class has its share on both sides; a seed repeats; sizes are as told; unshuffled is in order."""
+    labels = [0] * 40 + [1] * 10
+    train, valid = t.TrainTestSplitter(.2, random_state=1, stratify=labels)(labels)
+    assert [sum(labels[i] for i in part) for part in (train, valid)] == [8, 2]
+    assert list(valid) == list(t.TrainTestSplitter(.2, random_state=1, stratify=labels)(labels)[1])
+    assert list(valid) != list(t.TrainTestSplitter(.2, random_state=2, stratify=labels)(labels)[1])
+    train, valid = t.TrainTestSplitter(.2, train_size=.5, shuffle=False)(labels)
+    assert list(train) == list(range(25)) and list(valid) == list(range(25, 35))
+
+
+def test_random_subset_splitter_takes_the_shares_it_is_told():
+    """Two parts that do not meet."""
+    train, valid = t.RandomSubsetSplitter(.5, .2, seed=3)(range(100))
+    assert (len(train), len(valid), len(set(train) & set(valid))) == (50, 20, 0)
+    assert list(train) == list(t.RandomSubsetSplitter(.5, .2, seed=3)(range(100))[0]) != sorted(train)
+
+
+def test_col_splitter_looks_for_what_it_is_told():
+    """A value, a list of values, a column by position."""
+    pd = pytest.importorskip('pandas')
+    df = pd.DataFrame({'name': list('abcdef'), 'fold': [0, 1, 2, 0, 1, 2], 'is_valid': [0, 0, 0, 0, 0, 1]})
+    assert [list(t.ColSplitter('fold', on)(df)[1]) for on in (1, [1, 2], 0)] == [[1, 4], [1, 2, 4, 5], [0, 3]]
+    assert list(t.ColSplitter()(df)[1]) == list(t.ColSplitter(2)(df)[1]) == [5]
+
+
+def test_vocabularies_keep_the_order_they_are_given():
+    """Sorted where they are collected, or where that is asked for; codes follow."""
+    assert list(t.CategoryMap(['b', 'a', 'b'])) == ['a', 'b']
+    assert list(t.CategoryMap(['b', 'a'], sort=False)) == ['b', 'a']
+    assert list(t.MultiCategorize(vocab=['b', 'a']).vocab) == ['b', 'a']
+    assert list(t.Categorize(vocab=['b', 'a'], sort=False).vocab) == ['b', 'a']
+    assert list(t.EncodedMultiCategorize(['b', 'a']).vocab) == ['b', 'a']
+    assert t.MultiCategorize(vocab=['b', 'a']).encodes(['a', 'b']).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize('labels, named', [(['a', 'z'], ["'z'"]), (['y', 'z'], ["'y'", "'z'"])])
+def test_unknown_labels_are_an_error_that_names_them(labels, named):
+    """None is dropped; with add_na they are the class that stands for all others."""
+    with pytest.raises(KeyError) as caught:
+        t.MultiCategorize(vocab=['a', 'b']).encodes(labels)
+    assert all(name in str(caught.value) for name in named)
+    codes = t.MultiCategorize(vocab=['a', 'b'], add_na=True).encodes(labels).tolist()
+    assert codes == [1 if label == 'a' else 0 for label in labels]
+
+
+def test_decoded_pictures_stay_in_the_range_of_bytes():
+    """What an augmentation has pushed below 0 or above 1 is shown as 0 and 255."""
+    decoded = t.IntToFloatTensor().decode(TensorImage(torch.tensor([[[-.5, 0., .5, 1., 1.5]]])))
+    assert decoded.flatten().tolist() == [0, 0, 127, 255, 255]
+
+
+def test_int_to_float_divides_by_what_it_is_told():
+    """Pictures by `div`, masks by `div_mask`, whole numbers there."""
+    tfm = t.IntToFloatTensor(div=50., div_mask=127)
+    assert tfm(TensorImage(torch.tensor([[[100, 25]]], dtype=torch.uint8))).flatten().tolist() == [2., .5]
+    mask = tfm(TensorMask(torch.tensor([[0, 127, 254, 255]], dtype=torch.uint8)))
+    assert mask.tolist() == [[0, 1, 2, 2]] and mask.dtype == torch.int64
+
+
+@pytest.mark.parametrize('axes', [(0, 2, 3), (0,), (2, 3)])
+def test_normalize_measures_over_the_axes_it_is_told(axes):
+    """Mean and deviation of one batch over exactly these."""
+    x = torch.randn(6, 3, 4, 5, generator=torch.Generator().manual_seed(1)) * 3 + torch.arange(3.)[:, None, None]
+    tfm = t.Normalize(axes=axes)
+    tfm.setups(type('', (), {'one_batch': lambda self: (TensorImage(x),)})())
+    torch.testing.assert_close(tfm.mean, x.mean(axes, keepdim=True))
+    torch.testing.assert_close(tfm.std, x.std(axes, keepdim=True) + 1e-7)

@@ -510,3 +510,98 @@ def test_groups_that_bring_short_names_set_torchs_own(opt_class, first, built):
     for group in opt.param_groups:
         group['params'][0].grad = torch.ones(2)
     opt.step()
+
+
+# ---------------------------------------------------------------- large, alone, loaded, built
+
+@pytest.mark.parametrize('label', [label for label in OPTIMIZERS if label != 'ranger'])
+def test_list_step_on_tensors_beyond_the_cache_equals_its_step_functions(label):
+    """Lists longer than a core's cache are stepped in parts; no tensor of any part is left out."""
+    sizes = [2 ** 15, 2 ** 15, 3, 2 ** 16 + 5, 2 ** 14, 7, 2 ** 16, 2 ** 15]
+    (name, kwargs), found = OPTIMIZERS[label], []
+    for each in (False, True):
+        g = torch.Generator().manual_seed(2)
+        params = [torch.randn(n, generator=g).requires_grad_() for n in sizes]
+        start = [p.detach().clone() for p in params]
+        opt = getattr(optimizers, name)(params, lr=.1, **kwargs)
+        for i, p in enumerate(params):
+            opt.state[p]['do_wd'] = i % 3 != 0
+        for _ in range(3):
+            for p in params:
+                p.grad = torch.randn(p.shape, generator=g)
+            Optimizer.step(opt) if each else opt.step()
+        assert all((p != s).any() for p, s in zip(params, start))
+        found.append(params)
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-6)
+
+
+def test_lookahead_moves_the_slow_weights_by_alpha():
+    """slow + alpha*(fast - slow), every k steps; alpha is not one half, so that its other end would be seen."""
+    fast = torch.tensor([1., 2.], requires_grad=True)
+    opt = Lookahead(SGD([fast], lr=1.), k=2, alpha=.2)
+    slow = fast.detach().clone()
+    for step in range(1, 5):
+        fast.grad = torch.ones(2)
+        before = fast.detach().clone()
+        opt.step()
+        if step % 2:
+            torch.testing.assert_close(fast.detach(), before - 1)
+        else:
+            slow = slow + .2 * (before - 1 - slow)
+            torch.testing.assert_close(fast.detach(), slow)
+
+
+def test_lookahead_leaves_the_state_it_is_given_alone_and_forgets_when_told():
+    """Steps after a load go into memory of its own; a cleared optimizer starts with the weights as they are then."""
+    def steps(opt, p, n):
+        for _ in range(n):
+            p.grad = torch.ones(2)
+            opt.step()
+    p = torch.zeros(2, requires_grad=True)
+    opt = Lookahead(SGD([p], lr=1.), k=3)
+    steps(opt, p, 4)
+    state = opt.state_dict()
+    kept = copy.deepcopy(state)
+    again = Lookahead(SGD([q := p.detach().clone().requires_grad_()], lr=1.), k=3)
+    again.load_state_dict(state)
+    steps(again, q, 3)
+    assert state['count'] == kept['count'] == 4
+    assert all(torch.equal(a, b) for a, b in zip(state['slow_weights'][0], kept['slow_weights'][0]))
+    assert again.count == 7 and not torch.equal(again.slow_weights[0][0], kept['slow_weights'][0][0])
+    opt.clear_state()
+    assert (opt.count, opt.slow_weights) == (0, None)
+
+
+@pytest.mark.parametrize('opt_func', EVERY, ids=label_of)
+def test_clear_state_keeps_what_is_a_setting(opt_func):
+    """Which parameters are not decayed, and which train though frozen."""
+    model = small_model()
+    opt = as_optimizer(opt_func, groups_of(model), lr=.1)
+    first = next(model.parameters())
+    opt.state[first].update(do_wd=False, force_train=True)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    opt.step()
+    opt.clear_state()
+    left = {k: v for k, v in opt.state[first].items()}
+    assert left == {'do_wd': False, 'force_train': True}
+
+
+def test_larc_clips_the_rate_where_it_is_told():
+    """With clip no tensor takes a larger rate than lr; without, the ratio of the norms alone counts."""
+    p = torch.full((4,), 100., requires_grad=True)
+    p.grad = torch.full((4,), 1e-3)
+    clipped = optimizers.larc_layer_lr(p, lr=.1, trust_coeff=.02, wd=0., eps=1e-8, clip=True)['local_lr']
+    free = optimizers.larc_layer_lr(p, lr=.1, trust_coeff=.02, wd=0., eps=1e-8, clip=False)['local_lr']
+    assert float(clipped) == pytest.approx(.1) and float(free) == pytest.approx(.1 * .02 * 200 / 2e-3, rel=1e-4)
+
+
+def test_lamb_limits_the_ratio_to_ten():
+    """A large weight with small steps takes steps ten times Adam's, not more."""
+    for size, ratio in ((1e4, 10.), (5., 5.)):
+        p = torch.full((3,), size, requires_grad=True)
+        p.grad = torch.ones(3)
+        opt = optimizers.Lamb([p], lr=.1, wd=0., eps=1e-12)
+        opt.step()
+        torch.testing.assert_close(size - p.detach(), torch.full((3,), .1 * ratio), rtol=1e-3, atol=0)

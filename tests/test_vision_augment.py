@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from minifast.data.pipeline import is_known, transform_config, transform_from_config
-from minifast.markers import TensorImage, TensorMask
+from minifast.markers import TensorImage, TensorMask, plain
 from minifast.vision import augment as A
 from minifast.vision.affine import dihedral_mat, flip_mat, rotate_mat, zoom_mat
 from minifast.vision.core import PILImage, PILMask, TensorBBox, TensorPoint
@@ -331,3 +331,219 @@ def test_an_unknown_way_of_resizing_crops_and_says_so():
         resize = A.Resize(8, method='squeeze')
     picture = PILImage.create(np.random.RandomState(0).randint(0, 255, (20, 30, 3), np.uint8))
     assert np.array_equal(resize(picture, split_idx=1), A.Resize(8)(picture, split_idx=1))
+
+
+# ---------------------------------------------------------------- what is drawn: how often, from where to where
+
+MANY = 20_000
+
+
+def _drawn(tfm):
+    """What a batch transform draws for many samples at once."""
+    batch = TensorImage(torch.zeros(1, 1, 1, 1).expand(MANY, 3, 8, 8))
+    return tfm.draw((batch,), 0, _generator(3))
+
+
+def _degrees(m):
+    return torch.atan2(m[:, 0, 1], m[:, 0, 0]) * 180 / torch.pi
+
+
+def _tilts(m, axis):
+    """How far the corner (-1, -1) is moved along an axis: the tilt the other way."""
+    corner = torch.tensor([-1., -1., 1.])
+    moved = torch.linalg.solve(m, corner.expand(len(m), 3))
+    return -1 - moved[:, axis] / moved[:, 2]
+
+
+VALUES = {
+    'rotate': (lambda p: A.Rotate(30, p=p), lambda d: _degrees(d[0]), -30., 30., 0., False),
+    'zoom': (lambda p: A.Zoom(1.2, 1.6, p=p), lambda d: 1 / d[0][:, 0, 0], 1.2, 1.6, 1., False),
+    'warp down': (lambda p: A.Warp(.3, p=p), lambda d: _tilts(d[0], 0), -.3, .3, 0., False),
+    'warp across': (lambda p: A.Warp(.3, p=p), lambda d: _tilts(d[0], 1), -.3, .3, 0., False),
+    'brightness': (lambda p: A.Brightness(.4, p=p), lambda d: d[0].offset.sigmoid(), .3, .7, .5, False),
+    'contrast': (lambda p: A.Contrast(.4, p=p), lambda d: d[0].scale, .6, 1 / .6, 1., True),
+    'saturation': (lambda p: A.Saturation(.4, p=p), lambda d: d[0].mix, .6, 1 / .6, 1., True),
+    'hue': (lambda p: A.Hue(.2, p=p), lambda d: d[0], .8, 1.25, 0., True),
+}
+"""Name -> transform with probability p, what it drew, from where, to where, what leaves a sample alone, logarithmic?"""
+
+
+@pytest.mark.parametrize('name', VALUES)
+@pytest.mark.parametrize('p', [0., .3, 1.])
+def test_drawn_values_lie_in_the_told_range_for_the_told_share_of_samples(name, p):
+    """Uniform (or uniform in the logarithm) from end to end with probability p, else what changes nothing."""
+    make, value_of, low, high, neutral, logarithmic = VALUES[name]
+    values = value_of(_drawn(make(p))).double()
+    moved = values[(values - neutral).abs() > 1e-5]
+    assert abs(len(moved) / MANY - p) < .011
+    if not p:
+        return
+    ends = torch.tensor([low, high], dtype=torch.float64)
+    moved, ends = (moved.log(), ends.log()) if logarithmic else (moved, ends)
+    uniform = ((moved - ends[0]) / (ends[1] - ends[0])).sort().values
+    # the largest distance between the distribution and the uniform one (Kolmogorov-Smirnov, far beyond chance)
+    assert (uniform - torch.linspace(0, 1, len(uniform), dtype=torch.float64)).abs().max() < 2.5 / len(uniform) ** .5
+
+
+@pytest.mark.parametrize('p', [0., .3, 1.])
+def test_drawn_mirrors_and_symmetries_come_as_often_as_told(p):
+    """Of a batch: `Flip` mirrors a share p; `Dihedral` takes each of the eight symmetries for p/8."""
+    assert abs(float((_drawn(A.Flip(p))[0][:, 0, 0] < 0).float().mean()) - p) < .011
+    kinds, counts = _drawn(A.Dihedral(p))[0].reshape(MANY, 9).unique(dim=0, return_counts=True)
+    assert len(kinds) == (8 if p else 1)
+    own = (kinds == torch.eye(3).flatten()).all(1)
+    assert abs(float(counts[own]) / MANY - (1 - p * 7 / 8)) < .011
+    assert (counts[~own] / MANY - p / 8).abs().max() < .011 if p else True
+
+
+@pytest.mark.parametrize('p', [0., .3, 1.])
+def test_drawn_item_mirrors_and_symmetries_come_as_often_as_told(p):
+    """Of an item: the same for `FlipItem` and `DihedralItem`, seen on the picture."""
+    picture, g, n = PILImage.create(np.random.RandomState(0).randint(0, 255, (5, 5, 3), np.uint8)), _generator(1), 4000
+    flips = [tfm.draw((picture,), 0, g) for tfm in [A.FlipItem(p)] for _ in range(n)]
+    assert abs(sum(k is not None for k in flips) / n - p) < .025 and set(flips) <= {None, 1}
+    turns = [tfm.draw((picture,), 0, g) for tfm in [A.DihedralItem(p)] for _ in range(n)]
+    assert abs(sum(k is not None for k in turns) / n - p) < .025
+    counts = np.bincount([k for k in turns if k is not None], minlength=8) / n
+    assert np.abs(counts - p / 8).max() < .02
+    assert np.array_equal(np.asarray(A.FlipItem(1.)(picture, split_idx=0)), np.asarray(picture)[:, ::-1])
+    assert np.array_equal(np.asarray(A.FlipItem(1.)(picture, split_idx=1)), np.asarray(picture))
+
+
+def _windows(tfm, orig, n=2000):
+    g = _generator(4)
+    picture = PILImage.create(np.zeros((orig[1], orig[0], 3), np.uint8))
+    found = [tfm.window(orig, tfm.draw((picture,), 0, g)[0]) for _ in range(n)]
+    return np.array([(*size, *corner) for size, corner, _ in found], dtype=float)
+
+
+@pytest.mark.parametrize('tfm, orig, spare', [(A.RandomCrop(40), (100, 70), (60, 30)),
+                                              (A.Resize(40), (100, 40), (60, 0)),
+                                              (A.Resize(40, 'pad'), (100, 40), (0, -60)),
+                                              (A.Resize((40, 20)), (40, 160), (0, 80))], ids=str)
+def test_windows_in_training_lie_anywhere_and_in_validation_in_the_middle(tfm, orig, spare):
+    """From one border to the other, on both axes at once; with padding the picture may lie anywhere in its frame."""
+    corners = _windows(tfm, orig)[:, 2:]
+    for axis in (0, 1):
+        low, high = sorted((0, spare[axis]))
+        assert corners[:, axis].min() <= low + 1 and corners[:, axis].max() >= high - 1
+        assert low <= corners[:, axis].min() and corners[:, axis].max() <= high
+        assert abs(corners[:, axis].mean() - spare[axis] / 2) <= max(.03 * abs(spare[axis]), .51)
+    picture = PILImage.create(np.zeros((orig[1], orig[0], 3), np.uint8))
+    middle = tfm.window(orig, tfm.draw((picture,), 1, None)[0])[1]
+    assert middle == (int(spare[0] / 2), int(spare[1] / 2))
+
+
+def test_random_resized_crop_takes_areas_and_aspects_as_told():
+    """Areas uniform in min_scale..max_scale, aspects uniform in the logarithm of the ratio, windows anywhere."""
+    tfm = A.RandomResizedCrop(32, min_scale=.2, max_scale=.5, ratio=(.5, 2.))
+    w, h, left, top = _windows(tfm, (4000, 4000)).T
+    for u in ((w * h / 16e6 - .2) / .3, np.log(w / h) / np.log(4) + .5, left / (4000 - w), top / (4000 - h)):
+        u = np.sort(u)
+        assert np.abs(u - np.linspace(0, 1, len(u))).max() < .05
+    assert np.abs(np.corrcoef([w * h, w / h, left / (4000 - w), top / (4000 - h)]) - np.eye(4)).max() < .1
+
+
+def test_random_resized_crop_keeps_a_margin_in_validation():
+    """The whole picture is stretched to the size and 14 % more, rounded up to 8 pixels, and the middle of it kept."""
+    picture = PILImage.create(np.random.RandomState(0).randint(0, 255, (300, 400, 3), np.uint8))
+    for kwargs, side in (({}, 152), ({'val_xtra': .5}, 192), ({'val_xtra': 0.}, 128)):
+        whole = np.asarray(A.Resize(side, 'squish')(picture, split_idx=1))
+        cut = (side - 128) // 2
+        kept = np.asarray(A.RandomResizedCrop(128, **kwargs)(picture, split_idx=1))
+        assert np.array_equal(kept, whole[cut:cut + 128, cut:cut + 128])
+
+
+def test_ratio_resize_makes_the_longer_side_as_told():
+    """The aspect stays."""
+    for shape, size in (((90, 120), (70, 52)), ((120, 90), (52, 70)), ((10, 400), (70, 1))):
+        picture = PILImage.create(np.zeros((*shape, 3), np.uint8))
+        assert A.RatioResize(70)(picture, split_idx=0).size == size
+
+
+def test_random_erasing_erases_what_is_told():
+    """With probability p, one to max_count rectangles that share sl..sh of the area; normal noise; no other pixel."""
+    n, shares, counts, noise = 300, [], set(), []
+    for seed in range(n):
+        x = TensorImage(torch.full((2, 3, 60, 80), 7.))
+        tfm, g = A.RandomErasing(p=.4, sl=.1, sh=.3, max_count=3), _generator(seed)
+        drawn = tfm.draw((x,), 0, g)
+        if drawn is None:
+            continue
+        erased = tfm.apply(x, drawn)
+        hole = (erased != 7.).any(1)
+        inside = torch.zeros(60, 80, dtype=torch.bool)
+        for top, bottom, left, right in drawn[0]:
+            inside[top:bottom, left:right] = True
+        assert torch.equal(hole, inside.expand(2, 60, 80))
+        counts.add(len(drawn[0]))
+        shares.append(sum((b - t) * (r - le) for t, b, le, r in drawn[0]) / 4800)
+        noise.append(erased[erased != 7.])
+    assert abs(len(shares) / n - .4) < .09 and counts == {1, 2, 3}
+    assert .08 < min(shares) < .13 and .26 < max(shares) < .32 and abs(np.mean(shares) - .2) < .02
+    noise = torch.cat(noise)
+    assert abs(float(noise.mean())) < .01 and abs(float(noise.std()) - 1) < .01
+    for p, moved in ((0., False), (1., True)):
+        x = TensorImage(torch.full((1, 3, 20, 20), 7.))
+        assert bool((A.RandomErasing(p=p, sl=.1)(x, split_idx=0, generator=_generator(0)) != 7.).any()) == moved
+    x = TensorImage(torch.full((1, 3, 20, 20), 7.))
+    assert torch.equal(A.RandomErasing(p=1.)(x, split_idx=1), torch.full((1, 3, 20, 20), 7.))
+
+
+ALL_BATCH = {'Flip': A.Flip, 'Dihedral': A.Dihedral, 'Rotate': A.Rotate, 'Zoom': lambda p: A.Zoom(1.2, 1.5, p=p),
+             'Warp': A.Warp, 'Brightness': A.Brightness, 'Contrast': A.Contrast, 'Saturation': A.Saturation,
+             'Hue': A.Hue}
+
+
+@pytest.mark.parametrize('name', ALL_BATCH)
+def test_batch_tfm_does_something_in_training_with_p_1_and_nothing_else(name):
+    """Nothing with p=0, nothing in validation; with p=1 pictures of a batch change, each in a way of its own."""
+    x = torch.rand(16, 3, 12, 12)
+
+    def largest_change(p, split_idx):
+        made = ALL_BATCH[name](p=p)(TensorImage(x.clone()), split_idx=split_idx, generator=_generator(1))
+        return (plain(made) - x).abs().flatten(1).amax(1)
+    assert largest_change(0., 0).max() < 1e-5 and largest_change(1., 1).max() == 0
+    moved = largest_change(1., 0) > 1e-3
+    assert moved.float().mean() > .7
+
+
+def test_batch_true_draws_once_for_a_batch():
+    """One value for all samples of it, another one for the next batch."""
+    for make in (A.Flip, A.Rotate, A.Brightness, A.Dihedral):
+        drawn = _drawn(make(p=1., batch=True))
+        value = drawn[0] if isinstance(drawn, tuple) else drawn[0].offset
+        assert torch.equal(value, value[:1].expand(value.shape))
+
+
+def test_deterministic_flips_and_symmetries_go_on_from_batch_to_batch():
+    """Plain, mirrored, plain; and the eight symmetries in turn."""
+    x = TensorImage(torch.rand(2, 3, 6, 6))
+    flip, turn = A.DeterministicFlip(), A.DeterministicDihedral()
+    seen = [flip(TensorImage(plain(x).clone()), split_idx=0) for _ in range(4)]
+    for i, found in enumerate(seen):
+        torch.testing.assert_close(plain(found), plain(x).flip(-1) if i % 2 else plain(x), atol=1e-5, rtol=0)
+    seen = torch.stack([plain(turn(TensorImage(plain(x).clone()), split_idx=0)) for _ in range(9)])
+    torch.testing.assert_close(seen[0], seen[8], atol=1e-5, rtol=0)
+    apart = torch.cdist(seen[:8].flatten(1), seen[:8].flatten(1)) + 9 * torch.eye(8)
+    assert apart.min() > .1
+
+
+def test_aug_transforms_take_each_of_their_arguments():
+    """What each says is what the transforms in it draw: probabilities, ranges, which of them there are."""
+    def parts(**kwargs):
+        return {type(part).__name__: part for tfm in A.aug_transforms(**kwargs) for part in tfm.parts}
+    told = parts(mult=1., do_flip=True, max_rotate=25., min_zoom=1.2, max_zoom=1.4, max_lighting=.3, max_warp=.15,
+                 p_affine=.6, p_lighting=.9)
+    for name, arguments in {'Flip': {'p': .5}, 'Rotate': {'max_deg': 25., 'p': .6}, 'Brightness': {'p': .9},
+                            'Zoom': {'min_zoom': 1.2, 'max_zoom': 1.4, 'p': .6}, 'Warp': {'magnitude': .15, 'p': .6},
+                            'Contrast': {'max_lighting': .3, 'p': .9}}.items():
+        assert {key: getattr(told[name], key) for key in arguments} == arguments
+    assert told['Brightness'].max_lighting == .3
+    assert {'Flip', 'Dihedral'} & set(parts(do_flip=False)) == set() and 'Dihedral' in parts(flip_vert=True)
+    assert 'Flip' not in parts(flip_vert=True)
+    twice = parts(mult=2.)
+    assert (twice['Rotate'].max_deg, twice['Warp'].magnitude, twice['Brightness'].max_lighting) == (20., .4, .4)
+    for name, left_out in {'Rotate': {'max_rotate': 0}, 'Zoom': {'max_zoom': 1.}, 'Warp': {'max_warp': 0},
+                           'Brightness': {'max_lighting': 0}}.items():
+        assert name in parts() and name not in parts(**left_out)
