@@ -123,8 +123,8 @@ def _told(tl: Any, items: Sequence) -> list | None:
     values, told = list(items), False
     deadline = time.monotonic() + LOOK_S
     with looking():
-        for f in tl.tfms.fs:
-            if not len(values) or not _only_names(f):
+        for f in map(_namer, tl.tfms.fs):
+            if not len(values) or f is None:
                 break
             try:
                 if not _is_a_name(f(values[0])):
@@ -135,11 +135,15 @@ def _told(tl: Any, items: Sequence) -> list | None:
     return values if told else None
 
 
-def _only_names(f: Any) -> bool:
+def _namer(f: Any) -> Callable | None:
+    """The function of a transform that names something, where it is one; None where it may do more."""
     if type(f).__name__ in ('ColReader', 'RegexLabeller', 'ItemGetter', 'AttrGetter'):
-        return True
+        return f
     funcs = [entry.func for entry in f.encodes.entries] if '_name' in vars(f) else []
-    return len(funcs) == 1 and isinstance(funcs[0], (types.FunctionType, functools.partial))
+    if len(funcs) != 1 or not isinstance(funcs[0], (types.FunctionType, functools.partial)):
+        return None
+    # without a choice by types the function itself says the same in a third of the time
+    return funcs[0] if (getattr(funcs[0], '__module__', '') or '').startswith('minifast.') else f
 
 
 def _is_a_name(x: Any) -> bool:
@@ -167,7 +171,7 @@ class Files:
                 UNKNOWN if t is None else t for t in _until(time.monotonic() + LOOK_S, _text, values)]
             return Column(list(texts))
         base = next((b for b in bases if os.path.isfile(os.path.join(b, first))), '')
-        paths = [os.path.join(base, v) if isinstance(v, (str, PurePath)) else UNKNOWN for v in values]
+        paths = [UNKNOWN if v is None else os.path.join(base, v) if base else os.fspath(v) for v in values]
         column = Column([])
         self.columns.setdefault(name, []).append((column, paths))
         return column

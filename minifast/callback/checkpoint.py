@@ -273,8 +273,6 @@ class CheckpointCallback(ResumingCallback):
         self._run.update(fits=self._phase + 1, broken_off=False)
 
     def cleanup_fit(self) -> None:
-        if not self.learn.fitting and self._identity is None:
-            return
         active, self._active = self._active, False
         identity, self._identity = self._identity, None
         self._found = self._resumed = None
@@ -283,7 +281,7 @@ class CheckpointCallback(ResumingCallback):
             if self._pool is not None:
                 self._pool.shutdown()
             self._pool, self._copies = None, Copies()
-            if active:
+            if active and identity is not None:
                 note_what_moved(identity)
         finally:
             self._folder.release()
