@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from minifast.tensorfile import UnsafeFileError, read_tensors
-from minifast.tensorindex import _NAMES, Instructions, Values, _Kind
+from minifast.tensorindex import _NAMES, Instructions, Kind
+from minifast.tensorvalues import Values
 from tests.hostile.make import again, number, tensor_index, text, torch_zip
 
 
@@ -96,9 +97,9 @@ def test_no_name_of_the_index_is_ever_looked_up():
             Instructions(Path('x'), b'c' + name.replace(' ', '\n').encode() + b'\n.').follow()
     assert set(sys.modules) == before
     # whatever a name is worth is made by methods of `Values`, or is a kind of number
-    made = (None, *vars(Values).values())
+    made = (None, *vars(Values))
     for name, known in _NAMES.items():
-        assert isinstance(known, (torch.dtype, _Kind)) or known.make in made, name
+        assert isinstance(known, (torch.dtype, Kind)) or known.make in made, name
 
 
 # ---------------------------------------------------------------- what honest files say
@@ -153,7 +154,7 @@ def test_a_long_list_of_tensors_in_a_wide_zip_is_read():
     assert len(found) == 66_000 and all(int(found[i]) == i for i in (0, 1, 65_535, 65_536, 65_999))
 
 
-OLD = {'dict': OrderedDict(a=torch.arange(3), b=torch.randn(2, 2)), 
+OLD = {'dict': OrderedDict(a=torch.arange(3), b=torch.randn(2, 2)),
        'parameter': {'w': nn.Parameter(torch.ones(2))}, 'half': torch.ones(3).half(),
        'nothing': torch.empty(0), 'shared': (lambda x: [x, x.t(), x[1:]])(torch.eye(3))}
 

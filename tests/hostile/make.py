@@ -264,7 +264,8 @@ def index_bombs() -> dict[str, bytes]:
         'a number as a name': b'\x80\x02K\x01)R.',
         'a state for a number': b'\x80\x02K\x01}b.',
         'a sparse tensor of nothing': b'\x80\x02ctorch._utils\n_rebuild_sparse_tensor\n'
-                                      b'ctorch.serialization\n_get_layout\n' + text('torch.sparse_coo') + b'\x85R(NNNt\x86R.',
+                                      b'ctorch.serialization\n_get_layout\n' + text('torch.sparse_coo')
+                                      + b'\x85R(NNNt\x86R.',
         'a layout': b'\x80\x02ctorch.serialization\n_get_layout\n' + text('torch.sparse_coo') + b'\x85R.',
         'a device of a kilobyte': b'\x80\x02ctorch\ndevice\n' + text('c' * 1000) + b'\x85R.',
         'a number of another kind': b'\x80\x02cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\n' + text('O8')
