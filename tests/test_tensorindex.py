@@ -104,6 +104,7 @@ def test_no_name_of_the_index_is_ever_looked_up():
 
 # ---------------------------------------------------------------- what honest files say
 
+@pytest.mark.filterwarnings('ignore:.*quantize')
 def test_quantized_and_sparse_tensors_with_false_parts_are_refused():
     """Indices outside of the shape, as many scales as there are no channels: refused as torch does or before."""
     whole = torch.sparse_coo_tensor([[0, 2]], [1., 2.], (3,), check_invariants=True)

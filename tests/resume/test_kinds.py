@@ -145,7 +145,8 @@ def test_every_loss_resumes_under_everything_that_stands_in_for_it(tmp_path, nam
 
 BUFFERS = {'small floats': lambda: torch.zeros(3).to(torch.float8_e5m2),
            'words': lambda: torch.ones(3).to(torch.uint32),
-           'sparse': lambda: torch.eye(3).to_sparse(), 'expanded': lambda: torch.ones(1).expand(40), 'none': lambda: None}
+           'sparse': lambda: torch.eye(3).to_sparse(), 'expanded': lambda: torch.ones(1).expand(40),
+           'none': lambda: None}
 
 
 @pytest.mark.tally
