@@ -14,7 +14,7 @@ from minifast.tensorfile import DamagedFileError, UnsafeFileError, copied, read_
 from minifast.torch_core import batchnorm_types, get_model
 
 __all__ = ['DamagedFileError', 'UnsafeFileError', 'check_model_state', 'check_opt_state', 'load_model',
-           'load_opt_state', 'load_weights', 'make_room', 'save_model']
+           'load_opt_state', 'save_model']
 
 
 def save_model(file: str | Path | BinaryIO, model: nn.Module, opt: Any, with_opt: bool = True) -> None:

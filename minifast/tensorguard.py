@@ -1,6 +1,6 @@
 """The container of a tensor file: its structure and checksums are checked before anything in it is interpreted.
 
-There is one reader: what is checked here is where `tensorindex` and `tensorfile` find their bytes, nobody opens or
+There is one reader: what is checked here is where `tensorindex` and `tensorvalues` find their bytes, nobody opens or
 parses the file a second time.
 """
 from __future__ import annotations
