@@ -162,7 +162,7 @@ def to_detach(b: Any, cpu: bool = True, gather: bool = True) -> Any:
     def _one(o: Any) -> Any:
         if not isinstance(o, Tensor):
             return o
-        o = o.detach()
+        o = plain(o).detach()  # fastai's targets and predictions are plain, too
         o = maybe_gather(o) if gather else o
         return o.cpu() if cpu else o  # sync: the caller asked for host memory
     return apply(_one, b)
