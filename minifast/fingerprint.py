@@ -46,7 +46,7 @@ def from_a_library(x: Any) -> bool:
 
 
 def digest(texts: Iterable[Any]) -> str:
-    return hashlib.sha256('\n'.join(map(str, texts)).encode('utf-8', 'surrogateescape')).hexdigest()[:16]
+    return hashlib.sha256('\n'.join(map(str, texts)).encode('utf-8', 'surrogatepass')).hexdigest()[:16]
 
 
 def _code(f: Any) -> dict[str, str]:

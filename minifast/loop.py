@@ -496,10 +496,10 @@ class Loop:
         """
         cbs = L(cbs) + (L() if checkpoint is None else L(CheckpointCallback(checkpoint)))
         with self.added_cbs(cbs), self._running():
-            lr, wd = self.lr if lr is None else lr, self.wd if wd is None else wd
             opt = self.opt
             if reset_opt or opt is None:
-                self.create_opt()
+                self.create_opt()  # which may say `self.lr`
+            lr, wd = self.lr if lr is None else lr, self.wd if wd is None else wd
             try:
                 if fit_was_done(self, resume, n_epoch=n_epoch, lr=lr, wd=wd, start_epoch=start_epoch):
                     return

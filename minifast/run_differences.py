@@ -33,7 +33,9 @@ class Difference:
     text: str = ''
 
     def __str__(self) -> str:
-        return self.text or f'{self.what} was {_shown(self.then)} and is {_shown(self.now)}'
+        text = self.text or f'{self.what} was {_shown(self.then)} and is {_shown(self.now)}'
+        # names of files and classes come from elsewhere: what is no letter must not reach a terminal as it is
+        return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _shown(x: Any) -> str:

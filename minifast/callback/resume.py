@@ -185,7 +185,7 @@ class ResumingCallback(Callback):
             tables = read_tables(RunFolder(path.parent).read(f'items-{run["items"]}.json'), then['data']['items'])
             keepers = {*state['callbacks'], *(cb.name for cb in self.learn.cbs if hasattr(type(cb), 'state_dict'))}
             found = differences(then, self._identity, tables, keepers)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ValueError(f'{path} does not say which run it is of, as checkpoints do: {error!r}') from error
         self._then = then
         return found

@@ -293,6 +293,17 @@ def weighted(*w):
     return nn.CrossEntropyLoss(weight=torch.tensor(w))
 
 
+class First(nn.Module):
+    """Takes a name and numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def forward(self, name, x):
+        return self.net(x)
+
+
 class Home(nn.Module):
     def __init__(self, act=F.relu, scale=1.):
         super().__init__()
@@ -303,6 +314,7 @@ class Home(nn.Module):
         return self.second(self.act(self.first(x)) * self.scale)
 
 
+whole = {'splitter': lambda m: [list(m.parameters())], 'metrics': []}
 halves = {'splitter': lambda m: [list(m.first.parameters()), list(m.second.parameters())]}
 OTHERS = {
     'activation': (lambda: {}, lambda: {'model': net(nn.Tanh)}, 'model.*ReLU.*Tanh'),
@@ -759,6 +771,16 @@ def test_an_identity_that_cannot_be_read_is_an_error_that_names_the_file(tmp_pat
     write_atomic(path, {**state, 'run': {**state['run'], 'identity': '[]'}})
     with pytest.raises(ValueError, match=path.name):
         train(make(), tmp_path, resume=True)
+
+
+def test_names_of_files_reach_the_terminal_as_letters(tmp_path):
+    """Escape sequences, line ends, and bytes that are no UTF-8."""
+    names = ['\x1b[31mred', 'two\nlines', os.fsdecode(b'caf\xe9')]
+    then, now = (list(zip(order * 16, X, Y)) for order in (names, names[::-1]))
+    train(make(then, then, model=First(), **whole), tmp_path, kill=(2, 'before_validate'))
+    with pytest.raises(ValueError, match='of another run') as refused:
+        train(make(now, then, model=First(), **whole), tmp_path, resume=True)
+    assert str(refused.value).isprintable() and '[31mred' in str(refused.value)
 
 
 def test_of_many_files_none_is_read_and_each_is_asked_once(monkeypatch):
