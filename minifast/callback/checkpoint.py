@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from minifast.callback.resume import ResumingCallback, newest_checkpoint
+from minifast.callback.resume import _ResumingCallback, newest_checkpoint
 from minifast.distributed import rank_distrib
 from minifast.run_folder import FolderInUseError, checkpoints_in
 from minifast.run_identity import note_what_moved
@@ -54,7 +54,7 @@ def fit_was_done(learn: Any, resume: bool | str = True, **asked: Any) -> bool:
     return done
 
 
-class CheckpointCallback(ResumingCallback):
+class CheckpointCallback(_ResumingCallback):
     """Writes the whole state of the training from time to time; `learn.fit(..., resume=True)` goes on from the newest.
 
     The resumed training ends in the same bits as one that was never stopped. Ctrl-C and SIGTERM are answered at the

@@ -19,7 +19,7 @@ from minifast.run_identity import RunIdentity, read_tables, run_identity
 from minifast.tensorfile import DamagedFileError, UnsafeFileError, read_tensors
 from minifast.training_state import load_training_state
 
-__all__ = ['ResumingCallback', 'newest_checkpoint']
+__all__ = ['newest_checkpoint']
 
 
 def newest_checkpoint(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
@@ -63,7 +63,7 @@ def _channels_last(state: dict[str, Any]) -> bool:
     return any(x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous() for x in pictures)
 
 
-class ResumingCallback(Callback):
+class _ResumingCallback(Callback):
     """The half of `CheckpointCallback` that reads: which run a folder is of, and where it goes on.
 
     Attributes:
@@ -100,7 +100,7 @@ class ResumingCallback(Callback):
         self._run.update(run=self._folder.run, **changes)
         _runs_here.add(self._folder.run)
 
-    def begin(self, resume: bool | str, asked: dict[str, Any], first: ResumingCallback | None = None) -> bool:
+    def begin(self, resume: bool | str, asked: dict[str, Any], first: _ResumingCallback | None = None) -> bool:
         """Take the folder for the fit that starts; returns whether this fit was already done by then.
 
         Args:
