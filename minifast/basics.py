@@ -26,8 +26,7 @@ from minifast.callback.core import (
 )
 from minifast.callback.recorder import format_time, Recorder, SmoothLoss
 from minifast.checkpoint import (
-    check_model_state, check_opt_state, DamagedFileError, load_model, load_opt_state, load_weights, make_room,
-    save_model, UnsafeFileError,
+    check_model_state, check_opt_state, DamagedFileError, load_model, load_opt_state, save_model, UnsafeFileError,
 )
 from minifast.inference import get_preds, predict, show_results, summary, tta
 from minifast.interpret import ClassificationInterpretation, Interpretation, plot_top_losses, SegmentationInterpretation
@@ -44,14 +43,14 @@ __all__ = [
     'F1ScoreMulti', 'FBeta', 'FBetaMulti', 'FetchPredsCallback', 'foreground_acc', 'format_time',
     'GatherPredsCallback', 'get_preds', 'HammingLoss', 'HammingLossMulti', 'hooks_of', 'Hypers', 'Interpretation',
     'Jaccard', 'JaccardCoeff', 'JaccardCoeffMulti', 'JaccardMulti', 'l2_reg', 'Lamb', 'lamb_step', 'Larc',
-    'larc_layer_lr', 'larc_step', 'Learner', 'load_learner', 'load_model', 'load_opt_state', 'load_weights',
-    'Lookahead', 'LossMetric', 'LossMetrics', 'mae', 'make_room', 'MatthewsCorrCoef', 'MatthewsCorrCoefMulti',
-    'Metric', 'mk_metric', 'mk_metrics', 'momentum_step', 'mse', 'msle', 'optim_metric', 'Optimizer', 'OptimWrapper',
-    'PearsonCorrCoef', 'Perplexity', 'perplexity', 'plot_top_losses', 'Precision', 'PrecisionMulti', 'predict',
-    'pytorch_hp_map', 'QHAdam', 'qhadam_step', 'R2Score', 'RAdam', 'radam_step', 'ranger', 'Recall', 'RecallMulti',
-    'Recorder', 'replacing_yield', 'rms_prop_step', 'rmse', 'RMSProp', 'RocAuc', 'RocAucBinary', 'RocAucMulti',
-    'save_model', 'SegmentationInterpretation', 'set_item_pg', 'SGD', 'sgd_step', 'show_results', 'skm_to_fastai',
-    'SmoothLoss', 'SpearmanCorrCoef', 'step_stat', 'summary', 'top_k_accuracy', 'TorchMetric', 'TrainEvalCallback',
-    'tta', 'UnsafeFileError', 'ValueMetric', 'weight_decay',
+    'larc_layer_lr', 'larc_step', 'Learner', 'load_learner', 'load_model', 'load_opt_state', 'Lookahead',
+    'LossMetric', 'LossMetrics', 'mae', 'MatthewsCorrCoef', 'MatthewsCorrCoefMulti', 'Metric', 'mk_metric',
+    'mk_metrics', 'momentum_step', 'mse', 'msle', 'optim_metric', 'Optimizer', 'OptimWrapper', 'PearsonCorrCoef',
+    'Perplexity', 'perplexity', 'plot_top_losses', 'Precision', 'PrecisionMulti', 'predict', 'pytorch_hp_map',
+    'QHAdam', 'qhadam_step', 'R2Score', 'RAdam', 'radam_step', 'ranger', 'Recall', 'RecallMulti', 'Recorder',
+    'replacing_yield', 'rms_prop_step', 'rmse', 'RMSProp', 'RocAuc', 'RocAucBinary', 'RocAucMulti', 'save_model',
+    'SegmentationInterpretation', 'set_item_pg', 'SGD', 'sgd_step', 'show_results', 'skm_to_fastai', 'SmoothLoss',
+    'SpearmanCorrCoef', 'step_stat', 'summary', 'top_k_accuracy', 'TorchMetric', 'TrainEvalCallback', 'tta',
+    'UnsafeFileError', 'ValueMetric', 'weight_decay',
 ]
 __all__ += _data_all.__all__

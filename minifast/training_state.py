@@ -140,7 +140,7 @@ def training_state(learn: Any, position: dict[str, Any], epoch_generators: dict 
 # ---------------------------------------------------------------- putting it back
 
 def load_training_state(learn: Any, state: dict[str, Any], file: Any = 'the checkpoint',
-                        without: Sequence[str] = ()) -> None:
+                        without: Sequence[str] = (), again: bool = False) -> None:
     """Put model, optimizer, callbacks, metrics and generators of `learn` into the state of `training_state`.
 
     Args:
@@ -148,6 +148,7 @@ def load_training_state(learn: Any, state: dict[str, Any], file: Any = 'the chec
         state: what `training_state` returned.
         file: named in messages.
         without: 'opt' or 'loss_func', to leave those as they are.
+        again: hooks have run since the state was put back first; what was told then is not told again.
 
     Where the loop goes on is the caller's affair (`CheckpointCallback`), as are foreign loaders.
 
@@ -165,6 +166,8 @@ def load_training_state(learn: Any, state: dict[str, Any], file: Any = 'the chec
     state = {k: v if k in ('model', 'opt') else copied(v) for k, v in state.items()}
     try:
         _load_parts(learn, model, state, file, without)
+        if not again:
+            _tell_other_callbacks(learn, state)
     except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
         raise ValueError(f'{file} does not fit this training: {error!r}') from error
 
@@ -186,12 +189,7 @@ def _load_parts(learn: Any, model: nn.Module, state: dict[str, Any], file: Any, 
         p.requires_grad_(trained)
         grad = state['grads'].get(i)
         p.grad = None if grad is None else _gradient(p, grad)
-    ours = said_states(learn)
-    for name in sorted(set(ours) ^ set(state['callbacks'])):
-        here = 'is attached here and was not then' if name in ours else 'was attached then and is not here'
-        warnings.warn(f'resuming: the callback {name} {here}; the training will not go on as it would have',
-                      stacklevel=4)
-    for name, cb in ours.items():
+    for name, cb in said_states(learn).items():
         if name in state['callbacks']:
             cb.load_state_dict(state['callbacks'][name])
     for name, cb in said_states(learn, watches_only=True).items():
@@ -203,6 +201,14 @@ def _load_parts(learn: Any, model: nn.Module, state: dict[str, Any], file: Any, 
     learn.pct_train = _pct_train(state['position'])
     load_hidden_state(learn, state.get('hidden', {}))
     set_generators(state['generators'], learn.dls, baselines_of(learn))
+
+
+def _tell_other_callbacks(learn: Any, state: dict[str, Any]) -> None:
+    ours = said_states(learn)
+    for name in sorted(set(ours) ^ set(state['callbacks'])):
+        here = 'is attached here and was not then' if name in ours else 'was attached then and is not here'
+        warnings.warn(f'resuming: the callback {name} {here}; the training will not go on as it would have',
+                      stacklevel=4)
 
 
 def _gradient(p: Tensor, grad: Tensor) -> Tensor:

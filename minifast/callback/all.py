@@ -23,7 +23,6 @@ from minifast.callback.mlflow import MLflowCallback
 from minifast.callback.preds import MCDropoutCallback
 from minifast.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from minifast.callback.recorder import format_time, Recorder, SmoothLoss
-from minifast.callback.resume import ResumingCallback
 from minifast.callback.schedule import (
     annealer, combine_scheds, combined_cos, lr_find, LRFinder, minimum, ParamScheduler, sched_cos, sched_exp,
     sched_lin, sched_no, SchedCos, SchedExp, SchedLin, SchedNo, SchedPoly, slide, steep, SuggestionMethod, valley,
@@ -51,10 +50,10 @@ __all__ = [
     'hook_outputs', 'HookCallback', 'Hooks', 'hooks_of', 'layer_info', 'log_dataset', 'log_model', 'lr_find',
     'LRFinder', 'MCDropoutCallback', 'minimum', 'MixedPrecision', 'MixHandler', 'MixUp', 'MLflowCallback',
     'model_sizes', 'module_summary', 'newest_checkpoint', 'num_features_model', 'ParamScheduler', 'PartialDL',
-    'ProgressCallback', 'Recorder', 'reduce_loss', 'ReduceLROnPlateau', 'ResumingCallback', 'SaveModelCallback',
-    'sched_cos', 'sched_exp', 'sched_lin', 'sched_no', 'SchedCos', 'SchedExp', 'SchedLin', 'SchedNo', 'SchedPoly',
-    'set_bn_eval', 'settings_of', 'ShortEpochCallback', 'ShowGraphCallback', 'SkipToEpoch', 'slide', 'SmoothLoss',
-    'steep', 'Step', 'SuggestionMethod', 'tensorboard_log', 'TensorBoardBaseCallback', 'TensorBoardCallback',
+    'ProgressCallback', 'Recorder', 'reduce_loss', 'ReduceLROnPlateau', 'SaveModelCallback', 'sched_cos', 'sched_exp',
+    'sched_lin', 'sched_no', 'SchedCos', 'SchedExp', 'SchedLin', 'SchedNo', 'SchedPoly', 'set_bn_eval', 'settings_of',
+    'ShortEpochCallback', 'ShowGraphCallback', 'SkipToEpoch', 'slide', 'SmoothLoss', 'steep', 'Step',
+    'SuggestionMethod', 'tensorboard_log', 'TensorBoardBaseCallback', 'TensorBoardCallback',
     'TensorBoardProjectorCallback', 'TerminateOnNaNCallback', 'total_params', 'TrackerCallback', 'TrainEvalCallback',
     'valley', 'wandb_process', 'WandbCallback', 'WeightedDL',
 ]

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from minifast.arguments import tells_near_match
-from minifast.callback.resume import ResumingCallback, newest_checkpoint
+from minifast.callback.resume import _ResumingCallback, newest_checkpoint
 from minifast.carried import (baselines_of, begin_loader, generators, inexact_loaders, own_loader, put_back_generators,
                               set_generators, start_hidden)
 from minifast.distributed import rank_distrib
@@ -57,7 +57,7 @@ def fit_was_done(learn: Any, resume: bool | str = True, **asked: Any) -> bool:
     return done
 
 
-class CheckpointCallback(ResumingCallback):
+class CheckpointCallback(_ResumingCallback):
     """Writes the whole state of the training from time to time; `learn.fit(..., resume=True)` goes on from the newest.
 
     The resumed training ends in the same bits as one that was never stopped. Ctrl-C and SIGTERM are answered at the
@@ -186,7 +186,7 @@ class CheckpointCallback(ResumingCallback):
         if at['where'] == 'validate':
             learn.dl = ReplayedLoader(learn.dl, None, None, None)
             return
-        self._load()
+        self._load(again=True)
         self._find_hidden_loaders()
         dl, keeps = learn.dl, next(iter(state['loaders']), None)
 
@@ -208,7 +208,7 @@ class CheckpointCallback(ResumingCallback):
         if not self._active:
             return
         if self._resumed is not None:
-            self._load()
+            self._load(again=True)
             self._resumed = None
         self._validation_generators = self._generators()
 

@@ -20,7 +20,7 @@ from minifast.tensorfile import DamagedFileError, UnsafeFileError, read_tensors
 from minifast.torch_core import length_of
 from minifast.training_state import load_training_state
 
-__all__ = ['ResumingCallback', 'newest_checkpoint']
+__all__ = ['newest_checkpoint']
 
 
 def newest_checkpoint(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
@@ -64,7 +64,7 @@ def _channels_last(state: dict[str, Any]) -> bool:
     return any(x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous() for x in pictures)
 
 
-class ResumingCallback(Callback):
+class _ResumingCallback(Callback):
     """The half of `CheckpointCallback` that reads: which run a folder is of, and where it goes on.
 
     Attributes:
@@ -101,7 +101,7 @@ class ResumingCallback(Callback):
         self._run.update(run=self._folder.run, **changes)
         _runs_here.add(self._folder.run)
 
-    def begin(self, resume: bool | str, asked: dict[str, Any], first: ResumingCallback | None = None) -> bool:
+    def begin(self, resume: bool | str, asked: dict[str, Any], first: _ResumingCallback | None = None) -> bool:
         """Take the folder for the fit that starts; returns whether this fit was already done by then.
 
         Args:
@@ -307,11 +307,11 @@ class ResumingCallback(Callback):
             at['batch'], at['loader_batch'] = min(at['batch'], n_iter), min(at['loader_batch'], n_iter)
         return at
 
-    def _load(self) -> None:
+    def _load(self, again: bool = False) -> None:
         """Put everything back; what the script says otherwise now than then counts from here on."""
         path, state = self._resumed
         learn, then, now = self.learn, self._then.get('schedule', {}), self._identity.parts['schedule']
-        load_training_state(learn, state, path, without=self._without)
+        load_training_state(learn, state, path, without=self._without, again=again)
         if not self._then:
             return
         for name in ('lr', 'wd'):
