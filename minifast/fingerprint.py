@@ -85,11 +85,12 @@ def rows_of(table: Any) -> list[str]:
 
 
 class _Fingerprints:
-    """One description of an object: what it has looked at, so that it ends where objects know each other."""
+    """One description of an object: each thing in it is looked at once, so that it ends where objects know each other,
+    and soon."""
 
     def __init__(self) -> None:
-        self.path: list[int] = []
-        self.left = 200_000
+        self.seen: dict[int, Any] = {}  # the things themselves are held, else another may get the same id
+        self.depth, self.left = 0, 100_000
 
     def __call__(self, x: Any) -> Any:
         if x is None or type(x) in (bool, int):
@@ -112,15 +113,16 @@ class _Fingerprints:
         if isinstance(x, (torch.dtype, torch.device, range, slice, bytes)):
             return str(x)
         self.left -= 1
-        if id(x) in self.path or len(self.path) > 12 or self.left < 0:
+        if id(x) in self.seen or self.depth > 12 or self.left < 0:
             return {'class': name_of(type(x))}
-        self.path.append(id(x))
+        self.seen[id(x)] = x
+        self.depth += 1
         try:
             return self._nested(x)
         except (AttributeError, TypeError, ValueError, RuntimeError, RecursionError):
             return {'class': name_of(type(x))}  # an object that does not want to be looked at
         finally:
-            self.path.pop()
+            self.depth -= 1
 
     def _nested(self, x: Any) -> Any:
         if isinstance(x, Mapping):
@@ -150,12 +152,14 @@ class _Fingerprints:
         return {'class': name_of(type(x)), **self.attributes(x)}
 
     def _bound(self, f: Any) -> dict[str, Any]:
-        """What a function was made with: its defaults and what it closes over."""
+        """What a function of the user's was made with: its defaults and what it closes over."""
+        if from_a_library(f):
+            return {}
         names = getattr(getattr(f, '__code__', None), 'co_freevars', ())
         cells = {name: cell.cell_contents for name, cell in zip(names, getattr(f, '__closure__', None) or ())}
-        with_defaults = {} if from_a_library(f) else {
-            name: p.default for name, p in inspect.signature(f).parameters.items() if p.default is not p.empty}
-        return {name: self(value) for name, value in {**with_defaults, **cells}.items()}
+        defaults = {name: p.default for name, p in inspect.signature(f).parameters.items()
+                    if p.default is not p.empty}
+        return {name: self(value) for name, value in {**defaults, **cells}.items()}
 
     def attributes(self, x: Any) -> dict[str, Any]:
         return {name: self(value) for name, value in vars(x).items() if not name.startswith('__')}
@@ -175,7 +179,8 @@ def code_of_forward(m: nn.Module) -> dict[str, str]:
 def own_settings(m: nn.Module) -> dict[str, Any]:
     """The numbers, texts and functions that a module keeps as attributes."""
     kept = {name: value for name, value in vars(m).items() if not name.startswith('_') and name != 'training'}
-    return {name: fingerprint(value) for name, value in kept.items()
+    one = _Fingerprints()
+    return {name: one(value) for name, value in kept.items()
             if value is None or isinstance(value, (bool, int, float, str, tuple, types.FunctionType,
                                             types.BuiltinFunctionType, functools.partial))}
 
