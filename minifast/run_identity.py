@@ -154,7 +154,7 @@ def _data(learn: Any, watched: _Watched) -> tuple[dict[str, Any], Tables]:
 
 def _model(model: nn.Module, watched: _Watched) -> dict[str, Any]:
     def lazy(x: Tensor) -> bool:
-        return isinstance(x, (nn.UninitializedParameter, nn.UninitializedBuffer))
+        return isinstance(x, (nn.UninitializedParameter, nn.UninitializedBuffer)) or x.is_nested
     modules, own, code = {}, {}, {}
     for name, m in model.named_modules():
         if from_a_library(type(m)):

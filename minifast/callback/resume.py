@@ -266,9 +266,13 @@ class _ResumingCallback(Callback):
         """Leave the learner as it was at the end of this fit."""
         learn, at = self.learn, state['position']
         recorder = vars(learn).get('recorder')
-        for cb in learn.cbs:
-            if isinstance(cb, TrainEvalCallback) or cb is recorder:  # the model to its device, the table's columns
-                cb.before_fit()
+        learn.fitting = True  # to the recorder this is a fit, whose rows take the place of the one before
+        try:
+            for cb in learn.cbs:
+                if isinstance(cb, TrainEvalCallback) or cb is recorder:  # the model to its device, the table's columns
+                    cb.before_fit()
+        finally:
+            learn.fitting = False
         learn.n_epoch = at['n_epoch']
         if _channels_last(state['model']):
             to_memory_format(learn, torch.channels_last)

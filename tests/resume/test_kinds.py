@@ -136,6 +136,7 @@ UNBLENDABLE = {(loss, mix) for loss in ('a lambda', 'a partial of a learned one'
                for mix in ('MixUp', 'CutMix')}
 
 
+@pytest.mark.filterwarnings('ignore:no optimizer holds the parameters scale')  # it is carried, though never trained
 @pytest.mark.parametrize('name, mix', some_of(LOSSES, MIXES, [
     ('weighted', 'MixUp'), ('learned', 'instead'), ('learned, of ours', 'alone'), ('a method', 'alone')]))
 def test_every_loss_resumes_under_everything_that_stands_in_for_it(tmp_path, name, mix):
