@@ -25,6 +25,8 @@ OTHER_ON_PURPOSE = {
     ('get_show_batch_func', 'x_typ'): 'the type that stands for any in our table',
     ('get_show_batch_func', 'y_typ'): 'the type that stands for any in our table',
     ('load_learner', 'pickle_module'): 'nothing is unpickled',
+    ('Learner.export', 'pickle_protocol'): 'nothing is pickled',
+    ('Learner.save', 'pickle_protocol'): 'nothing is pickled',
     ('resize_images', 'max_workers'): 'None: as many as there are cores',
 }
 MARKERS = ('TensorImage', 'TensorImageBW', 'TensorMask', 'TensorPoint', 'TensorBBox')
