@@ -248,11 +248,18 @@ def hidden_state(learn: Any) -> dict[str, Any]:
     return {name: state for name, state in found.items() if state}
 
 
-def load_hidden_state(learn: Any, state: dict[str, Any], kinds: Sequence[str] = ALL) -> None:
-    """Put back what `hidden_state` returned; what has no place here is named in a warning."""
-    for name, (_, hidden) in _parts(learn).items():
+def load_hidden_state(learn: Any, state: dict[str, Any], kinds: Sequence[str] = ALL,
+                      leaving: Sequence[Any] = ()) -> None:
+    """Put back what `hidden_state` returned; what has no place here is named in a warning.
+
+    Args:
+        leaving: callbacks, or classes of some, that go at once, so that nothing is lost with what has no place in
+            them.
+    """
+    for name, (owner, hidden) in _parts(learn).items():
         if name in state:
-            _tell_lost(name, hidden.load(state[name], kinds))
+            lost = hidden.load(state[name], kinds)
+            _tell_lost(name, () if any(owner is cb or type(owner) is cb for cb in leaving) else lost)
 
 
 def start_hidden(learn: Any) -> list[str]:

@@ -501,7 +501,7 @@ class Loop:
                 self.create_opt()  # which may say `self.lr`
             lr, wd = self.lr if lr is None else lr, self.wd if wd is None else wd
             try:
-                if fit_was_done(self, resume, n_epoch=n_epoch, lr=lr, wd=wd, start_epoch=start_epoch):
+                if fit_was_done(self, resume, cbs, n_epoch=n_epoch, lr=lr, wd=wd, start_epoch=start_epoch):
                     return
                 if start_epoch < n_epoch:
                     self._check_loaders()

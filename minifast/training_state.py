@@ -140,7 +140,7 @@ def training_state(learn: Any, position: dict[str, Any], epoch_generators: dict 
 # ---------------------------------------------------------------- putting it back
 
 def load_training_state(learn: Any, state: dict[str, Any], file: Any = 'the checkpoint',
-                        without: Sequence[str] = (), again: bool = False) -> None:
+                        without: Sequence[str] = (), again: bool = False, leaving: Sequence[Any] = ()) -> None:
     """Put model, optimizer, callbacks, metrics and generators of `learn` into the state of `training_state`.
 
     Args:
@@ -148,6 +148,7 @@ def load_training_state(learn: Any, state: dict[str, Any], file: Any = 'the chec
         state: what `training_state` returned.
         file: named in messages.
         without: 'opt' or 'loss_func', to leave those as they are.
+        leaving: callbacks of a fit that is passed over, which go at once.
         again: hooks have run since the state was put back first; what was told then is not told again.
 
     Where the loop goes on is the caller's affair (`CheckpointCallback`), as are foreign loaders.
@@ -165,14 +166,15 @@ def load_training_state(learn: Any, state: dict[str, Any], file: Any = 'the chec
     # copied: what is loaded lives on in optimizer and callbacks, and must not keep the file mapped
     state = {k: v if k in ('model', 'opt') else copied(v) for k, v in state.items()}
     try:
-        _load_parts(learn, model, state, file, without)
+        _load_parts(learn, model, state, file, without, leaving)
         if not again:
             _tell_other_callbacks(learn, state)
     except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
         raise ValueError(f'{file} does not fit this training: {error!r}') from error
 
 
-def _load_parts(learn: Any, model: nn.Module, state: dict[str, Any], file: Any, without: Sequence[str]) -> None:
+def _load_parts(learn: Any, model: nn.Module, state: dict[str, Any], file: Any, without: Sequence[str],
+                leaving: Sequence[Any]) -> None:
     load_weights(model, state['model'], file)
     make_room(model, state['buffers'])
     buffers = dict(model.named_buffers())
@@ -199,7 +201,7 @@ def _load_parts(learn: Any, model: nn.Module, state: dict[str, Any], file: Any, 
         vars(metric).update({k: v for k, v in kept.items() if k in _metric_state(metric)})
     learn.fit_seed, learn.train_iter = state['fit_seed'], state['train_iter']
     learn.pct_train = _pct_train(state['position'])
-    load_hidden_state(learn, state.get('hidden', {}))
+    load_hidden_state(learn, state.get('hidden', {}), leaving=leaving)
     set_generators(state['generators'], learn.dls, baselines_of(learn))
 
 

@@ -6,13 +6,14 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from minifast.arguments import tells_near_match
+from minifast.callback.core import Callback
 from minifast.callback.resume import _ResumingCallback, newest_checkpoint
 from minifast.carried import (baselines_of, begin_loader, generators, inexact_loaders, own_loader, put_back_generators,
                               set_generators, start_hidden)
@@ -27,13 +28,14 @@ from minifast.training_state import ReplayedLoader, training_state
 __all__ = ['CheckpointCallback', 'FolderInUseError', 'checkpoints_in', 'fit_was_done', 'newest_checkpoint']
 
 
-def fit_was_done(learn: Any, resume: bool | str = True, **asked: Any) -> bool:
+def fit_was_done(learn: Any, resume: bool | str = True, cbs: Sequence[Callback] = (), **asked: Any) -> bool:
     """For `fit`: take the folder of the checkpoints and, with `resume`, find out where to go on.
 
     Args:
         learn: the learner, with the fit's callbacks and its optimizer.
         resume: whether to go on from what is in the folder; 'anyway': also from another data set, model, loss or
             optimizer.
+        cbs: the callbacks that come and go with this fit.
         asked: what the fit was asked for: `n_epoch`, `lr`, `wd`, `start_epoch`.
 
     Returns:
@@ -47,13 +49,13 @@ def fit_was_done(learn: Any, resume: bool | str = True, **asked: Any) -> bool:
     if resume not in (True, False, 'anyway') and resume is not None:
         raise ValueError(f"resume={resume!r}: give True, False, or 'anyway' to go on with what another data set, "
                          'model, loss or optimizer has left')
-    cbs = [cb for cb in learn.cbs if isinstance(cb, CheckpointCallback)]
-    if resume and not cbs:
+    writing = [cb for cb in learn.cbs if isinstance(cb, CheckpointCallback)]
+    if resume and not writing:
         raise ValueError('resume=True needs to know where the checkpoints are: give checkpoint=FOLDER to the same '
                          'call, or a CheckpointCallback among cbs')
     done = False
-    for cb in cbs if not hasattr(learn, 'lr_finder') else []:
-        done = cb.begin(resume, asked, first=cbs[0] if cb is not cbs[0] else None) or done
+    for cb in writing if not hasattr(learn, 'lr_finder') else []:
+        done = cb.begin(resume, asked, cbs, first=writing[0] if cb is not writing[0] else None) or done
     return done
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -81,7 +82,7 @@ class _ResumingCallback(Callback):
         self._asked: dict[str, Any] = {}
         self._then: dict[str, Any] = {}
         self._without: tuple[str, ...] = ()
-        self._resuming = False
+        self._resuming, self._of_fit = False, ()
         self._found: tuple[Path, dict[str, Any]] | None = None
         self._resumed: tuple[Path, dict[str, Any]] | None = None
 
@@ -101,16 +102,18 @@ class _ResumingCallback(Callback):
         self._run.update(run=self._folder.run, **changes)
         _runs_here.add(self._folder.run)
 
-    def begin(self, resume: bool | str, asked: dict[str, Any], first: _ResumingCallback | None = None) -> bool:
+    def begin(self, resume: bool | str, asked: dict[str, Any], of_fit: Sequence[Callback] = (),
+              first: _ResumingCallback | None = None) -> bool:
         """Take the folder for the fit that starts; returns whether this fit was already done by then.
 
         Args:
             resume: go on from what is there.
             asked: what the fit was asked for.
+            of_fit: the callbacks that come and go with it.
             first: another callback, which decides where the fit goes on; this one only writes.
         """
         self._found, self._then, self._without = None, {}, ()
-        self._asked, self._resuming = asked, bool(resume)
+        self._asked, self._resuming, self._of_fit = asked, bool(resume), of_fit
         if rank_distrib() == 0:
             self._folder.take()
         self._identity = run_identity(self.learn, asked)
@@ -276,7 +279,7 @@ class _ResumingCallback(Callback):
         learn.n_epoch = at['n_epoch']
         if _channels_last(state['model']):
             to_memory_format(learn, torch.channels_last)
-        load_training_state(learn, state, path)
+        load_training_state(learn, state, path, leaving=self._of_fit)
         for dl, kept in zip(learn.dls, state['loaders']):
             if kept is not None:
                 dl.load_state_dict(kept)

@@ -120,6 +120,8 @@ def picture_loaders(workers: int) -> DataLoaders:
 class Kill(Callback):
     """Ends the training at the `at`-th call of a hook: by an error, SIGKILL, SIGTERM or Ctrl-C."""
 
+    not_carried = ('left',)  # each attempt is killed where it says
+
     def __init__(self, at: int, event: str, how: str = 'error') -> None:
         self.left, self.how = at, how
         setattr(self, event, self._count)
