@@ -98,7 +98,7 @@ def check_answers(learn: Any, answers: Any) -> None:
     if fields_of(answers) is None and as_many and not any(map(_is_undecided, several, classes)):
         return
     name = getattr(learn.own_loss, '__name__', None) or type(learn.own_loss).__name__
-    targets = ' and '.join('another' if n is None else f'{n} classes' for n in classes)
+    targets = ' and '.join('one without classes' if n is None else f'one of {n} classes' for n in classes)
     raise ValueError(f'the loss function ({name}) has no `decodes`, and what the model gives, {_kind_of(answers)}, is '
                      f'not one answer for each target{f" ({targets})" if targets else ""}: write one. Give a loss '
                      'function with `decodes(self, preds)` that returns a tensor for each target (class indices [B] '

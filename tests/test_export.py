@@ -180,7 +180,7 @@ BLOCKS = {  # blocks of the targets, how they are found, the model's arguments, 
                             [lambda file: [[0, 0, 20, 10]], lambda file: ['b']], (4,), losses.MSELossFlat),
     'categories': ([CategoryBlock(vocab=['dog', 'cat'], sort=False, add_na=True)], parent_label, (3,),
                    losses.CrossEntropyLossFlat),
-    'several categories': ([MultiCategoryBlock], lambda file: 'abc'[:number_of(file) % 3 + 1], (3,),
+    'several categories': ([MultiCategoryBlock], lambda file: list('abc'[:number_of(file) % 3 + 1]), (3,),
                            losses.BCEWithLogitsLossFlat),
     'encoded categories': ([MultiCategoryBlock(encoded=True, vocab=['a', 'b'])], lambda file: [1, 0], (2,),
                            losses.BCEWithLogitsLossFlat),
@@ -206,7 +206,12 @@ def test_a_learner_of_every_kind_of_target_comes_back(pictures, tmp_path, name):
     learn.model.eval()
     loaded = load_learner(learn.export(), model=Linear(*args))
     file = pictures / 'cat' / '0.png'
-    assert repr(learn.predict(file, with_input=True)) == repr(loaded.predict(file, with_input=True))
+
+    def said(one):
+        if len(blocks) == 1:
+            return repr(one.predict(file, with_input=True))
+        return repr(one.get_preds(dl=one.dls.test_dl([file])))  # one answer for two targets is nothing to show
+    assert said(learn) == said(loaded)
     batch = learn.dls.valid.one_batch()
     assert repr(learn.dls.valid.decode_batch(batch)) == repr(loaded.dls.valid.decode_batch(batch))
     for attribute in ('vocab', 'c'):
@@ -214,7 +219,7 @@ def test_a_learner_of_every_kind_of_target_comes_back(pictures, tmp_path, name):
         assert (list(ours) == list(theirs)) if attribute == 'vocab' and ours is not None else ours == theirs
     loaded.export('again.pkl')
     again = load_learner(tmp_path / 'again.pkl', model=Linear(*args))
-    assert repr(again.predict(file)) == repr(loaded.predict(file))
+    assert said(again) == said(loaded)
     first, second = (meta_of(tmp_path / file) for file in ('export.pkl', 'again.pkl'))
     assert {**first, 'made_with': 0} == {**second, 'made_with': 0}
 

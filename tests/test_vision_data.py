@@ -426,6 +426,7 @@ def _forms(file):
             'opened': opened, 'loaded': im, 'palette held': PILImage(im)}
 
 
+@pytest.mark.filterwarnings('ignore:labels. all . labels are')
 @pytest.mark.parametrize('cls, mode', ((PILImage, 'P'), (PILImageBW, 'RGBA'), (PILImage, '1'), (PILImageBW, 'I;16')))
 def test_every_door_opens_a_picture_in_the_same_way(cls, mode, tmp_path):
     """predict, test_dl, get_preds, and rows of lists, tables and pairs: the prediction is that of the file."""

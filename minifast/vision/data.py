@@ -76,8 +76,8 @@ def _clipped(sample: tuple, i: int) -> tuple[Tensor, Tensor]:
 @tells_near_match
 def bb_pad(samples: Sequence[tuple], pad_idx: int = 0) -> list[tuple]:
     """Samples (picture, boxes, labels) with as many boxes each, filled up with empty boxes of the label `pad_idx`;
-    pictures alone, as predictions have them, stay as they are."""
-    if all(len(s) == 1 for s in samples):
+    pictures alone, as predictions have them, and as many boxes each without labels stay as they are."""
+    if all(len(s) == 1 for s in samples) or {len(s) == 2 and len(s[1]) for s in samples} == {len(samples[0][-1])}:
         return list(samples)
     clipped = [(s[0], *_clipped(s, i), *s[3:]) for i, s in enumerate(samples)]
     most = max(len(s[2]) for s in clipped)

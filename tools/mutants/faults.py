@@ -32,7 +32,7 @@ FAULTS: list[Fault] = [
     Fault('Loop.fit', instead('self.wd if wd is None else wd', 'wd'), "the learner's own wd is ignored"),
     Fault('Loop.fit', instead('self.lr if lr is None else lr', 'lr or self.opt.hypers[-1]["lr"]'),
           'fit without lr keeps the last rate'),
-    Fault('Loop.fit', instead('reset_opt or self.opt is None', 'self.opt is None'), 'reset_opt is ignored'),
+    Fault('Loop.fit', instead('reset_opt or opt is None', 'opt is None'), 'reset_opt is ignored'),
     Fault('Loop.fit', start('start_epoch = 0'), 'start_epoch is ignored'),
     Fault('Loop.remove_cb', drop('cb.learn'), 'a callback that was taken off keeps the learner'),
     Fault('Loop.added_cbs', drop('self.remove_cbs'), 'callbacks of one fit stay for the next'),
