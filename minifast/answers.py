@@ -1,7 +1,7 @@
 """What turns a model's output into answers: what the loss function says, else what its kind and the data tell."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,10 +10,10 @@ from fastcore.basics import noop
 from torch import Tensor, nn
 
 from minifast.data.categorize import Categorize, MultiCategorize
-from minifast.torch_core import fields_of, is_listy
+from minifast.torch_core import as_tuple, fields_of, is_listy
 from minifast.vision.core import AddMaskCodes
 
-__all__ = ['activation_of', 'check_answers', 'decoder_of']
+__all__ = ['activation_of', 'check_answers', 'class_names', 'decoder_of']
 
 _class_losses = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 _class_functions = (F.cross_entropy, F.nll_loss, F.multi_margin_loss)
@@ -51,6 +51,22 @@ def decoder_of(learn: Any) -> Callable:
 
 def _known(func: Any) -> float | None:
     return _label_functions.get(func) if callable(func) and getattr(func, '__hash__', None) else None
+
+
+def class_names(learn: Any, dl: Any) -> Sequence | None:
+    """The names of the classes as the data keep them, None where they do not; the last target's of several.
+
+    Args:
+        learn: the learner.
+        dl: the loader that is asked before the other data of the learner.
+    """
+    vocab = getattr(dl, 'vocab', None)
+    vocab = getattr(learn.dls, 'vocab', None) if vocab is None else vocab
+    dataset = getattr(dl, 'dataset', None)
+    while vocab is None and dataset is not None:
+        vocab, dataset = getattr(dataset, 'classes', None), getattr(dataset, 'dataset', None)
+    last = vocab[-1] if is_listy(vocab) and len(vocab) else None
+    return last if hasattr(last, '__len__') and not isinstance(last, (str, bytes)) else vocab
 
 
 def _numbers_of_classes(learn: Any) -> list[int | None]:
@@ -93,7 +109,7 @@ def check_answers(learn: Any, answers: Any) -> None:
         ValueError: says what the loss function must be given.
     """
     classes = _numbers_of_classes(learn)
-    several = tuple(answers) if is_listy(answers) else (answers,)
+    several = as_tuple(answers)
     as_many = not classes or len(several) == len(classes)
     if fields_of(answers) is None and as_many and not any(map(_is_undecided, several, classes)):
         return

@@ -39,6 +39,9 @@ def known_kwargs(func_name: str, kwargs: Mapping[str, Any], allowed: Iterable[st
     Each of the others is told in a warning, with the nearest known one, and left out, so that scripts run on.
 
     Args:
+        func_name: the door, for the warning.
+        kwargs: the keyword arguments that it got.
+        allowed: the names that it knows.
         hints: what else to say about a name: where its meaning is to be had.
     """
     allowed, hints = list(allowed), hints or {}
@@ -61,15 +64,22 @@ def callers_level() -> int:
     return level
 
 
+def _names_of(func: Callable) -> list[str] | None:
+    """The arguments of a function, None where it takes any keyword."""
+    parameters = inspect.signature(func).parameters.values()
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    return None if takes_any else [p.name for p in parameters if p.name != 'self']
+
+
 def refuse_unknown(func: Callable, func_name: str, kwargs: Mapping[str, Any]) -> None:
     """Refuse keyword arguments that are not in the signature of `func`.
 
     Raises:
         TypeError: naming the first unknown keyword and the nearest one that is there.
     """
-    parameters = inspect.signature(func).parameters.values()
-    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-        check_kwargs(func_name, kwargs, [p.name for p in parameters if p.name != 'self'])
+    names = _names_of(func)
+    if names is not None:
+        check_kwargs(func_name, kwargs, names)
 
 
 def tells_near_match(func: Callable) -> Callable:
@@ -77,9 +87,8 @@ def tells_near_match(func: Callable) -> Callable:
 
     For the doors that users knock at; Python alone names the unknown one only.
     """
-    parameters = inspect.signature(func).parameters
-    names = [name for name in parameters if name != 'self']
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+    names = _names_of(func)
+    if names is None:
         raise TypeError(f'{func.__qualname__} takes any keyword: call check_kwargs in it')
 
     @functools.wraps(func)

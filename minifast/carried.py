@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset
 
+from minifast.codetext import package_of
 from minifast.data.load import DataLoader
 from minifast.data.sampler import ORDER_NAMES
 from minifast.hidden import Baselines, Hidden, appends, find, keeps_state
@@ -51,7 +52,7 @@ def _order(dl: Any, baselines: Baselines) -> list[Hidden]:
     """What a pass of the loader draws from when it begins, and torch's loaders while they go on."""
     datasets = _datasets(dl)
     if own_loader(dl):
-        own = [name for name in vars(dl) if type(dl).__module__.split('.')[0] != 'minifast' and name not in BASE_NAMES]
+        own = [name for name in vars(dl) if package_of(type(dl)) != 'minifast' and name not in BASE_NAMES]
         return [Hidden(dl, baselines, only=[*ORDER_NAMES, *own], stop=datasets)]
     if isinstance(dl, TorchLoader):
         # of a data set the generators alone: its other attributes may be large, and copies of it are what workers use
@@ -239,7 +240,7 @@ def _beside_its_state(cb: Any, skip: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _own(cls: type) -> bool:
-    return cls.__module__.split('.')[0] == 'minifast'
+    return package_of(cls) == 'minifast'
 
 
 def hidden_state(learn: Any) -> dict[str, Any]:

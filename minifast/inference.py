@@ -4,7 +4,7 @@ Works with our loaders and with anything that yields batches: plain torch loader
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,12 +14,12 @@ from fastcore.foundation import L
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from minifast.answers import activation_of, check_answers, decoder_of
+from minifast.answers import activation_of, check_answers, class_names, decoder_of
 from minifast.callback.core import Callback
 from minifast.callback.hook import module_summary
-from minifast.gather import Batches, Gather, Rows, _leaves, inputs_and_targets, is_ours, prepare, whole_loader
+from minifast.gather import Batches, Gather, Rows, inputs_and_targets, is_ours, prepare, whole_loader
 from minifast.terminal import say
-from minifast.torch_core import apply, detuplify, is_listy, item_find, looking, plain
+from minifast.torch_core import apply, as_tuple, detuplify, item_find, leaves_of, looking, plain
 
 __all__ = ['get_preds', 'predict', 'show_results', 'summary', 'tta']
 
@@ -98,7 +98,7 @@ def predict(learn: Any, item: Any, rm_type_tfms: Any = None, with_input: bool = 
     if ours:
         check_answers(learn, decoded)
         n_inp = getattr(dls, 'n_inp', -1)
-        whole = _tuple(inputs) + _tuple(decoded)
+        whole = as_tuple(inputs) + as_tuple(decoded)
         shown = dls.decode_batch(whole)[0]
         shown_input, shown_target = detuplify(shown[:n_inp]), detuplify(shown[n_inp:])
     else:
@@ -110,10 +110,6 @@ def predict(learn: Any, item: Any, rm_type_tfms: Any = None, with_input: bool = 
 def _row(x: Any, i: int) -> Any:
     """What belongs to item `i`, nested as it is."""
     return apply(lambda rows: rows[i] if isinstance(rows, (Tensor, L)) else rows, x)
-
-
-def _tuple(x: Any) -> tuple:
-    return tuple(x) if is_listy(x) else (x,)
 
 
 def _plain_batch(learn: Any, item: Any) -> tuple:
@@ -143,20 +139,9 @@ def _plain_batch(learn: Any, item: Any) -> tuple:
     return tuple(b) if isinstance(b, (tuple, list)) else (b,)
 
 
-def _classes(learn: Any) -> Sequence | None:
-    """The names of the classes, as the data keep them, None where they do not."""
-    vocab = getattr(learn.dls, 'vocab', None)
-    if vocab is None:
-        dataset = getattr(learn.dls[len(learn.dls) - 1], 'dataset', None)
-        while not hasattr(dataset, 'classes') and hasattr(dataset, 'dataset'):
-            dataset = dataset.dataset
-        vocab = getattr(dataset, 'classes', None)
-    return vocab
-
-
 def _name_of(learn: Any, answer: Any) -> Any:
     """The class name of an index where the data have names, else the answer itself."""
-    names = _classes(learn)
+    names = class_names(learn, learn.dls[len(learn.dls) - 1])
     is_index = isinstance(answer, Tensor) and answer.ndim == 0 and not answer.is_floating_point()
     return names[int(answer)] if names is not None and is_index else answer  # sync: one answer for a person
 
@@ -221,7 +206,7 @@ def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any 
 
 def _zipped(func: Callable, a: Any, b: Any) -> Any:
     """`func` of each tensor of `a` and the one in its place in `b`, nested as they are."""
-    others = iter(_leaves(b))
+    others = iter(leaves_of(b))
     return apply(lambda x: func(x, next(others)), a)
 
 

@@ -12,16 +12,18 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor, nn
 
-__all__ = ['CONTAINERS', 'FIXED', 'MAPPINGS', 'PLAIN', 'SEQUENCES', 'decode', 'digest', 'encode', 'get_generator',
-           'is_generator', 'make_generator', 'restored', 'seed_generator', 'set_generator']
+__all__ = ['CONTAINERS', 'FIXED', 'GENERATORS', 'MAPPINGS', 'PLAIN', 'SEQUENCES', 'decode', 'digest', 'encode',
+           'get_generator', 'is_generator', 'make_generator', 'restored', 'seed_generator', 'set_generator']
 
 
 # ---------------------------------------------------------------- generators
 
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random)
+
+
 def is_generator(x: Any) -> bool:
     """Whether `x` is a random generator with a state: torch's, numpy's (either kind, or its bits) or Python's."""
-    kinds = (torch.Generator, np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random)
-    return isinstance(x, kinds) and not isinstance(x, random.SystemRandom)
+    return isinstance(x, GENERATORS) and not isinstance(x, random.SystemRandom)
 
 
 def get_generator(g: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from minifast.fingerprint import UNKNOWN
 from minifast.run_identity import RunIdentity
 from minifast.run_items import Column, Tables
+from minifast.terminal import visible
 
 __all__ = ['Difference', 'differences']
 
@@ -34,8 +35,7 @@ class Difference:
 
     def __str__(self) -> str:
         text = self.text or f'{self.what} was {_shown(self.then)} and is {_shown(self.now)}'
-        # names of files and classes come from elsewhere: what is no letter must not reach a terminal as it is
-        return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+        return visible(text)  # names of files and classes come from elsewhere
 
 
 def _shown(x: Any) -> str:

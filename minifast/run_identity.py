@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset
 
 from minifast.carried import own_loader
+from minifast.codetext import package_of
 from minifast.data.pipeline import Pipeline, transform_config
 from minifast.environment import environment
-from minifast.fingerprint import (UNKNOWN, code_of_forward, digest, fingerprint, from_a_library, generators_of, name_of,
-                                  own_settings)
+from minifast.fingerprint import (UNKNOWN, code_of_forward, digest, fingerprint, from_a_library, name_of, own_settings)
+from minifast.plaindata import GENERATORS
 from minifast.run_items import Column, Files, Tables, columns_of, is_path, pairs_of
 from minifast.seeds import looking
 from minifast.torch_core import get_model
@@ -77,7 +78,7 @@ def _split_name(i: int) -> str:
 
 
 def _is_ours(ds: Any) -> bool:
-    return type(ds).__module__.startswith('minifast.')
+    return package_of(type(ds)) == 'minifast'
 
 
 def _own_data(ds: Any) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def _own_data(ds: Any) -> dict[str, Any]:
     if not hasattr(ds, '__dict__') or _is_ours(ds):
         return {}
     kept = {k: v for k, v in vars(ds).items()
-            if not _acts(v) and not isinstance(v, generators_of) and not k.startswith('__')}
+            if not _acts(v) and not isinstance(v, GENERATORS) and not k.startswith('__')}
     kept = {k: v for k, v in kept.items() if k not in ('dataset', 'datasets', 'indices', 'data_source', 'samples')}
     return {k: fingerprint(v) for k, v in kept.items() if not _names_files(v, ds)}
 
@@ -137,7 +138,7 @@ def _own_sampling(sampler: Any) -> dict[str, Any]:
         return {'data': fingerprint(sampler)}
     told_elsewhere = ('data_source', 'dataset', 'generator', 'sampler', 'batch_size', 'drop_last')
     return {k: fingerprint(v) for k, v in vars(sampler).items()
-            if k not in told_elsewhere and not isinstance(v, generators_of)}
+            if k not in told_elsewhere and not isinstance(v, GENERATORS)}
 
 
 def _data(learn: Any, watched: _Watched) -> tuple[dict[str, Any], Tables]:

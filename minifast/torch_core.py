@@ -8,7 +8,7 @@ import inspect
 import itertools
 import os
 from collections import UserDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import GeneratorType, SimpleNamespace
 from typing import Any
@@ -99,6 +99,21 @@ def _with_fields(x: Any, values: dict[str, Any]) -> Any:
         else:
             object.__setattr__(made, name, value)  # frozen ones too
     return made
+
+
+def as_tuple(x: Any) -> tuple:
+    """The elements of a list or tuple; anything else is the only one."""
+    return tuple(x) if is_listy(x) else (x,)
+
+
+def leaves_of(x: Any) -> Iterator[Any]:
+    """The leaves of nested lists, tuples, L, dicts and dataclasses, in the order in which `apply` comes to them."""
+    named = fields_of(x)
+    if named is not None or is_listy(x):
+        for part in x if named is None else named.values():
+            yield from leaves_of(part)
+    else:
+        yield x
 
 
 def apply(func: Callable, x: Any, *args: Any, **kwargs: Any) -> Any:

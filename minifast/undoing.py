@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from minifast.callback.core import Callback
+from minifast.codetext import package_of
 from minifast.data.core import Datasets, TfmdLists
 from minifast.data.foreign import TorchvisionTransform
 from minifast.data.pipeline import Pipeline, RandTransform
@@ -167,7 +168,7 @@ def _not_undone(dl: Any, kind: type) -> Iterator[str]:
             if type(f.tfm).__name__ not in _HARMLESS:
                 yield f.name
         elif isinstance(f, RandTransform) or getattr(f, 'split_idx', None) == 0:
-            ours = type(f).__module__.split('.')[0] == 'minifast'
+            ours = package_of(type(f)) == 'minifast'
             cuts = isinstance(f, (RandomCrop, RandomResizedCrop, RandomResizedCropGPU)) or any(
                 isinstance(part, CropWindow) for part in getattr(f, 'aff_fs', ()))
             if not ours or (cuts and issubclass(kind, TensorPoint)):  # what is cut off cannot be predicted
