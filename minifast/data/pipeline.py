@@ -24,7 +24,7 @@ from minifast.limits import TRANSFORM, Kind, check_arguments
 from minifast.lookup import lookup
 
 __all__ = ['DisplayedTransform', 'InplaceTransform', 'ItemTransform', 'Overloads', 'Pipeline', 'RandTransform',
-           'Transform', 'compose_tfms', 'defined_in', 'dispatch', 'gather_attrs', 'is_known', 'mk_transform', 'retain',
+           'Transform', 'compose_tfms', 'dispatch', 'gather_attrs', 'is_known', 'mk_transform', 'retain',
            'transform_config', 'transform_from_config', 'typedispatch']
 
 

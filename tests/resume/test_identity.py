@@ -38,7 +38,7 @@ from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat, FocalLossFlat
 from minifast.metrics import accuracy
 from minifast.optimizer import SGD, Adam
-from minifast.run_folder import LOCK, RunFolder
+from minifast.run.folder import LOCK, RunFolder
 from minifast.seeds import looking, set_seed
 from minifast.tensorfile import read_tensors, write_atomic
 from minifast.vision.augment import Brightness, Resize
@@ -669,7 +669,7 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path):
 
 def test_a_lock_dies_with_its_process(tmp_path):
     """Killed: the note stays, the lock does not, whoever has the process number now."""
-    code = (f'import os, signal; from minifast.run_folder import RunFolder; RunFolder({str(tmp_path)!r}).take(); '
+    code = (f'import os, signal; from minifast.run.folder import RunFolder; RunFolder({str(tmp_path)!r}).take(); '
             'os.kill(os.getpid(), signal.SIGKILL)')
     assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == -signal.SIGKILL
     note = json.loads((tmp_path / LOCK).read_text())
@@ -732,7 +732,7 @@ def test_cleaning_up_a_fit_that_never_began_covers_no_error(tmp_path, cb):
 
 def test_other_times_of_files_that_were_not_read_are_one_warning(tmp_path, monkeypatch):
     """Many or large files are compared by size; a copy with other times is told once, and is no error."""
-    monkeypatch.setattr('minifast.run_items.CONTENT_FILES', 0)
+    monkeypatch.setattr('minifast.run.items.CONTENT_FILES', 0)
     d = pictures(tmp_path / 'd')
     train(on_pictures(d), tmp_path / 'c', kill=(2, 'before_validate'))
     assert not train(on_pictures(d), tmp_path / 'c', kill=(1, 'before_validate'), resume=True)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from minifast.fingerprint import UNKNOWN
-from minifast.run_identity import RunIdentity
-from minifast.run_items import Column, Tables
+from minifast.run.fingerprint import UNKNOWN
+from minifast.run.identity import RunIdentity
+from minifast.run.items import Column, Tables
 from minifast.terminal import visible
 
 __all__ = ['Difference', 'differences']

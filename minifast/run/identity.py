@@ -25,9 +25,10 @@ from minifast.carried import own_loader
 from minifast.codetext import package_of
 from minifast.data.pipeline import Pipeline, transform_config
 from minifast.environment import environment
-from minifast.fingerprint import (UNKNOWN, code_of_forward, digest, fingerprint, from_a_library, name_of, own_settings)
 from minifast.plaindata import GENERATORS
-from minifast.run_items import Column, Files, Tables, columns_of, is_path, pairs_of
+from minifast.run.fingerprint import (UNKNOWN, code_of_forward, digest, fingerprint, from_a_library, name_of,
+                                      own_settings)
+from minifast.run.items import Column, Files, Tables, columns_of, is_path, pairs_of
 from minifast.seeds import looking
 from minifast.torch_core import get_model
 
