@@ -17,6 +17,7 @@ from minifast.data.sampler import ORDER_NAMES
 from minifast.hidden import Baselines, Hidden, appends, find, keeps_state
 from minifast.seeds import get_random_states, set_random_states
 from minifast.tensorfile import copied, storable
+from minifast.terminal import listed
 from minifast.torch_core import get_model
 
 __all__ = ['baselines_of', 'begin_loader', 'generators', 'hidden_state', 'inexact_loaders', 'load_hidden_state',
@@ -184,8 +185,7 @@ def inexact_loaders(dls: Any) -> list[str]:
 
 
 def _listed(opaque: Sequence[tuple[str, str]]) -> str:
-    named = list(dict.fromkeys(f'{path} ({kind})' for path, kind in opaque))
-    return ', '.join(named[:4]) + (f' and {len(named) - 4} more' if len(named) > 4 else '')
+    return listed(dict.fromkeys(f'{path} ({kind})' for path, kind in opaque), 4)
 
 
 def _named(cbs: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from minifast.distributed import rank_distrib
 from minifast.tensorfile import DamagedFileError, UnsafeFileError, copied, read_tensors, storable, write_atomic
+from minifast.terminal import listed
 from minifast.torch_core import batchnorm_types, get_model
 
 __all__ = ['DamagedFileError', 'UnsafeFileError', 'check_model_state', 'check_opt_state', 'load_model',
@@ -139,9 +141,8 @@ def _place_for(value: Tensor, p: Tensor, own: Any) -> Tensor:
     return torch.empty_like(like, dtype=value.dtype, device=value.device, requires_grad=False)
 
 
-def _some(names: Any, n: int = 5) -> str:
-    names = list(names)
-    return ', '.join(map(repr, names[:n])) + (f' and {len(names) - n} more' if len(names) > n else '')
+def _some(names: Iterable) -> str:
+    return listed(map(repr, names), 5)
 
 
 def check_model_state(model: nn.Module, state: Any, file: Any, strict: bool = True) -> None:

@@ -19,6 +19,7 @@ from minifast.data.transform import DisplayedTransform
 from minifast.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from minifast.markers import TensorCategory, TensorMultiCategory, cast, plain, tensor
 from minifast.show import show_title
+from minifast.terminal import listed
 
 __all__ = ['Categorize', 'Category', 'CategoryMap', 'EncodedMultiCategorize', 'MultiCategorize', 'MultiCategory',
            'OneHotEncode', 'RegressionSetup', 'ShowTitle', 'TitledFloat', 'TitledInt', 'TitledStr', 'TitledTuple']
@@ -265,7 +266,7 @@ class Categorize(_Target):
 def _unknown(labels: list, vocab: Iterable) -> str:
     known = list(vocab)
     labels = list(_labels(labels))  # numpy's numbers would be shown with their type
-    shown = ', '.join(repr(o) for o in known[:10]) + (', ...' if len(known) > 10 else '')
+    shown = listed(map(repr, known), 10, ', ...')
     return (f'Label{"s" if len(labels) > 1 else ""} {", ".join(repr(o) for o in labels)} not included in the training '
             f'dataset, which has {len(known)} classes: {shown}. Give CategoryBlock(vocab=...) with all of them, or '
             'add_na=True')

@@ -11,6 +11,7 @@ from torch import Tensor
 from minifast.arguments import callers_level, near_match
 from minifast.data.collate import noted
 from minifast.data.pipeline import is_known
+from minifast.terminal import listed
 
 __all__ = ['cheap_labels', 'column_named', 'column_of', 'is_missing', 'labels_of', 'missing_label', 'no_column',
            'place_of', 'tell_of_classes', 'tell_of_lists']
@@ -39,7 +40,7 @@ def column_named(table: Any, col: str | int) -> Any:
 def no_column(col: Any, columns: Iterable) -> str:
     """The message for a column that a table does not have: it lists those there are."""
     names = [str(name) for name in columns]
-    shown = ', '.join(map(repr, names[:20])) + (', ...' if len(names) > 20 else '')
+    shown = listed(map(repr, names), 20, ', ...')
     return f'the table has no column {col!r}{near_match(str(col), names)}; it has {shown}'
 
 

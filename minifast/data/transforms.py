@@ -23,6 +23,7 @@ from minifast.data.labels import column_named, is_missing, no_column
 from minifast.data.pipeline import DisplayedTransform, ItemTransform, Transform
 from minifast.markers import TensorImage, TensorImageBW, TensorMask, plain, tensor
 from minifast.seeds import looking
+from minifast.terminal import listed
 from minifast.torch_core import to_device
 
 __all__ = ['AttrGetter', 'Categorize', 'Category', 'CategoryMap', 'ColReader', 'ColSplitter', 'EncodedMultiCategorize',
@@ -216,8 +217,7 @@ def GrandparentSplitter(train_name: str | Sequence[str] = 'train',
         splits = tuple(L(i for name in L(wanted) for i, found in enumerate(names) if found == name)
                        for wanted in (train_name, valid_name))
         if len(o) and not len(splits[0]):
-            seen = sorted(set(names))
-            shown = ', '.join(map(repr, seen[:10])) + (', ...' if len(seen) > 10 else '')
+            shown = listed(map(repr, sorted(set(names))), 10, ', ...')
             wanted = ' or '.join(map(repr, L(train_name)))
             raise ValueError(f'none of {len(o)} items is for training: no class folder lies in a folder {wanted}, only '
                              f'in {shown}. Name them, GrandparentSplitter(train_name=, valid_name=), or split '

@@ -9,7 +9,7 @@ from typing import Any
 from minifast.run.fingerprint import UNKNOWN
 from minifast.run.identity import RunIdentity
 from minifast.run.items import Column, Tables
-from minifast.terminal import visible
+from minifast.terminal import listed, visible
 
 __all__ = ['Difference', 'differences']
 
@@ -243,6 +243,6 @@ def _gone_and_new(then: Tables, now: Tables) -> str:
     """Names that are in no list any more, and those that were in none."""
     old, new = ({text for columns in tables.values() if 'item' in columns for text in columns['item'].texts}
                 for tables in (then, now))
-    told = [f'{", ".join(sorted(names)[:3])}{f" and {len(names) - 3} more" if len(names) > 3 else ""} {what}'
+    told = [f'{listed(sorted(names), 3)} {what}'
             for names, what in ((new - old, 'new'), (old - new, 'gone')) if names]
     return f' ({"; ".join(told)})' if told else ' (the same items, in another order or split)' if old == new else ''

@@ -24,6 +24,7 @@ from minifast.data.transforms import (ColReader, ColSplitter, GrandparentSplitte
                                       RandomSplitter, RegexLabeller, get_image_files, parent_label)
 from minifast.markers import TensorCategory, TensorImage, TensorMask, cast, plain
 from minifast.show import get_grid
+from minifast.terminal import listed, visible
 from minifast.vision.core import AddMaskCodes, BBoxLabeler, OpenImage, OpenMask, PILImage, PILMask, PointScaler
 from minifast.vision.points import TensorBBox, TensorPoint, TensorPointCreate
 
@@ -134,7 +135,7 @@ def _tell_of_empty_folders(path: str | Path, items: Sequence[Path]) -> None:
     classes = {folder.name for folder in filled}
     empty = [folder for folder in beside if folder.name not in classes and not any(folder.iterdir())]
     if empty:
-        shown = ', '.join(str(folder) for folder in empty[:5]) + (', ...' if len(empty) > 5 else '')
+        shown = listed(map(visible, empty), 5, ', ...')
         warnings.warn(f'labels: no class is made of empty folders: {shown}. Fill them, or give vocab= with all classes',
                       stacklevel=callers_level())
 
