@@ -15,13 +15,18 @@ __all__ = ['check_kwargs', 'near_match', 'tells_near_match']
 
 
 def near_match(name: str, candidates: Iterable[str]) -> str:
-    """`", did you mean 'x'?"` for the candidate nearest to `name`, an empty string where none is near."""
+    """`", did you mean 'x'?"` for the one of the `candidates` nearest to `name`, an empty string where none is near."""
     near = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
     return f', did you mean {near[0]!r}?' if near else ''
 
 
 def check_kwargs(func_name: str, kwargs: Mapping[str, Any], allowed: Iterable[str]) -> None:
     """Refuse keyword arguments that `func_name` does not take.
+
+    Args:
+        func_name: the function, for the message.
+        kwargs: the keyword arguments that it got.
+        allowed: the names that it takes.
 
     Raises:
         TypeError: naming the first unknown keyword and the nearest allowed one.
@@ -73,6 +78,11 @@ def _names_of(func: Callable) -> list[str] | None:
 
 def refuse_unknown(func: Callable, func_name: str, kwargs: Mapping[str, Any]) -> None:
     """Refuse keyword arguments that are not in the signature of `func`.
+
+    Args:
+        func: the function; one that takes any keyword refuses none.
+        func_name: what it is called in the message.
+        kwargs: the keyword arguments that it got.
 
     Raises:
         TypeError: naming the first unknown keyword and the nearest one that is there.

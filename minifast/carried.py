@@ -124,7 +124,14 @@ def generators(dls: Any = (), states: dict[str, Any] | None = None, baselines: B
 
 def set_generators(states: dict[str, Any], dls: Any = (), baselines: Baselines | None = None,
                    kinds: Sequence[str] = ALL) -> None:
-    """Put back what `generators` returned; of what loaders hold only the `kinds`."""
+    """Put back what `generators` returned; a state that has no place here is named in a warning.
+
+    Args:
+        states: what `generators` returned.
+        dls: the loaders, in the same order.
+        baselines: how the loaders began.
+        kinds: of what the loaders hold only these.
+    """
     set_random_states(**_random_states(states['global']))
     baselines = Baselines() if baselines is None else baselines
     for dl, own in zip(dls, states['loaders']):
@@ -201,7 +208,12 @@ def _named(cbs: Any) -> dict[str, Any]:
 
 
 def said_states(learn: Any, watches_only: bool = False) -> dict[str, Any]:
-    """The callbacks that say their state, by name: those the training depends on, or those that only watch it."""
+    """The callbacks of `learn` that say their state, by name.
+
+    Args:
+        learn: the learner.
+        watches_only: those that only watch the training, instead of those it depends on.
+    """
     return _named(cb for cb in learn.cbs if keeps_state(cb) and cb.watches_only is watches_only)
 
 
@@ -250,7 +262,13 @@ def hidden_state(learn: Any) -> dict[str, Any]:
 
 
 def load_hidden_state(learn: Any, state: dict[str, Any], kinds: Sequence[str] = ALL) -> None:
-    """Put back what `hidden_state` returned; what has no place here is named in a warning."""
+    """Put back what `hidden_state` returned; what has no place here is named in a warning.
+
+    Args:
+        learn: the learner.
+        state: what `hidden_state` returned.
+        kinds: only these.
+    """
     for name, (_, hidden) in _parts(learn).items():
         if name in state:
             _tell_lost(name, hidden.load(state[name], kinds))
@@ -277,6 +295,6 @@ def start_hidden(learn: Any) -> list[str]:
 
 
 def put_back_generators(learn: Any, state: dict[str, Any]) -> None:
-    """Put back the generators of a `training_state`, wherever they hang, and nothing else."""
+    """Put back the generators that `state`, a `training_state` of `learn`, holds, wherever they hang; nothing else."""
     load_hidden_state(learn, state.get('hidden', {}), kinds=('generators',))
     set_generators(state['generators'], learn.dls, baselines_of(learn), kinds=('generators', 'batches'))

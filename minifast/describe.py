@@ -48,7 +48,7 @@ def import_name(obj: Any) -> str:
 
 @contextmanager
 def refusing(file: Any, what: str) -> Iterator[None]:
-    """Whatever goes wrong inside is the file's fault: one error, which names it.
+    """Whatever goes wrong inside is the fault of `file`: one error, which names it and says `what` failed.
 
     Raises:
         UnsafeFileError: anything was raised inside.
@@ -245,6 +245,11 @@ def describe_loss(loss: Any, named: dict[str, list] | None = None) -> dict[str, 
 def build_loss(config: Any, functions: Mapping[str, Any], file: Any) -> Any:
     """The loss that `describe_loss` described.
 
+    Args:
+        config: the description.
+        functions: import name -> the user's code that was handed in again.
+        file: named in messages.
+
     Raises:
         UnsafeFileError: it names anything but a loss of minifast's or torch's.
     """
@@ -369,6 +374,11 @@ _plain_functions = {'fastcore.imports.noop': noop, 'builtins.str': str, 'builtin
 def build_pipeline(configs: Any, functions: Mapping[str, Callable], file: Any) -> list[Transform]:
     """The transforms that `describe_pipeline` described; nothing is set up anew.
 
+    Args:
+        configs: the descriptions.
+        functions: import name -> the user's code that was handed in again.
+        file: named in messages.
+
     Raises:
         UnsafeFileError: one names anything but a transform of minifast's.
     """
@@ -415,7 +425,7 @@ def describe_types(types: Any) -> list | None:
 
 
 def build_types(names: Any, file: Any) -> list | None:
-    """The types that `describe_types` named.
+    """The types that `describe_types` named in `file`.
 
     Raises:
         UnsafeFileError: it is no list of names.
@@ -443,7 +453,7 @@ def describe_kinds(kinds: Any) -> Any:
 
 
 def build_kinds(names: Any, file: Any) -> Any:
-    """The marker types that `describe_kinds` named.
+    """The marker types that `describe_kinds` named in `file`.
 
     Raises:
         UnsafeFileError: one is no marker type of minifast's.

@@ -223,7 +223,12 @@ def whole_loader(dl: Any) -> Any:
 
 
 def prepare(dl: Any, reorder: bool) -> tuple[Any, int | None, Tensor | None]:
-    """A loader to predict on, how many rows it gives (None: not known), and each row's place (None: as they come)."""
+    """A loader to predict on, how many rows it gives (None: not known), and each row's place (None: as they come).
+
+    Args:
+        dl: a loader of ours or of torch, or any iterable of batches.
+        reorder: bring the rows of a shuffled loader into the dataset's order.
+    """
     if is_ours(dl):
         dl = dl.new(drop_last=False) if dl.drop_last else dl
         if dl.n is None:  # a stream

@@ -55,9 +55,8 @@ def keep_freed_memory() -> bool:
     """Let glibc's malloc keep up to 1 GB of freed memory for the next batch; returns whether it does.
 
     Otherwise every large activation is a fresh mapping, and handing pages back and forth costs a CPU training step a
-    tenth to
-    a quarter of its time. Results do not change. Left alone where the user has set malloc's thresholds, and where the C
-    library is another one.
+    tenth to a quarter of its time. Results do not change. Left alone where the user has set malloc's thresholds, and
+    where the C library is another one.
     """
     chosen = any(name in os.environ for name in ('MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_', 'LD_PRELOAD'))
     if chosen or 'glibc.malloc' in os.environ.get('GLIBC_TUNABLES', '') or not sys.platform.startswith('linux'):

@@ -367,7 +367,7 @@ class Hidden:
         return {kind: places for kind, places in state.items() if places}
 
     def load(self, state: dict[str, Any], kinds: Iterable[str] = ('generators', 'data', 'asked', 'files')) -> list[str]:
-        """Put back what `state` returned; returns what has no place here any more, one sentence each."""
+        """Put back the `kinds` of what `state` returned; returns what has no place here any more, a sentence each."""
         self.start()
         lost = []
         for kind in ('data', 'asked', 'files', 'generators'):  # data first: what follows may hang on it

@@ -39,7 +39,7 @@ def get_generator(g: Any) -> dict[str, Any]:
 
 
 def set_generator(g: Any, found: dict[str, Any]) -> None:
-    """Put back what `get_generator` returned.
+    """Put `g` into the state that `get_generator` found.
 
     Raises:
         ValueError, TypeError: it is the state of another kind of generator.
@@ -70,7 +70,7 @@ def make_generator(found: dict[str, Any]) -> Any:
 
 
 def seed_generator(g: Any, seed: int) -> None:
-    """Let a generator of any kind begin anew from `seed`, 0 to 2**63."""
+    """Let a generator `g` of any kind begin anew from `seed`, 0 to 2**63."""
     if isinstance(g, torch.Generator):
         g.manual_seed(seed)
     elif isinstance(g, random.Random):

@@ -50,6 +50,7 @@ def say(text: Any = '', file: TextIO | None = None, flush: bool = False) -> None
     Args:
         text: one line; newlines in it are escaped.
         file: default `sys.stdout`.
+        flush: whether it has to be there at once.
     """
     file = sys.stdout if file is None else file
     print(printable(text, file), file=file, flush=flush)
@@ -62,5 +63,10 @@ def printable(text: Any, file: TextIO) -> str:
 
 
 def warn(text: str, stacklevel: int = 2) -> None:
-    """A warning of one visible line, for those that name files, labels or what stands in files."""
+    """A warning of one visible line, for those that name files, labels or what stands in files.
+
+    Args:
+        text: the line.
+        stacklevel: as that of `warnings.warn`, seen from who calls this.
+    """
     warnings.warn(visible(text), stacklevel=stacklevel + 1)

@@ -31,7 +31,12 @@ _HARMLESS = {'ColorJitter', 'GaussianBlur', 'Grayscale', 'Normalize', 'PILToTens
 
 
 def place_of_targets(learn: Any, dl: Any) -> type | None:
-    """The marker class of targets that lie somewhere in the picture (masks, pictures, points, boxes), else None."""
+    """The marker class of targets that lie somewhere in the picture (masks, pictures, points, boxes), else None.
+
+    Args:
+        learn: knows the kinds of targets where `dl` has none.
+        dl: the loader that will be predicted on.
+    """
     labelled = len(getattr(dl.dataset, 'tls', ())) > dl.n_inp
     source = dl if labelled else learn.dls[1 if len(learn.dls) > 1 else 0]
     if not hasattr(source, '_batch_kinds'):
@@ -124,7 +129,9 @@ class Undo(Callback):
 
         Args:
             passes: the predictions of pass i, from `back`.
+            n: how many there are.
             preds: those without augmentation.
+            use_max: take the largest.
         """
         places = issubclass(self.kind, TensorPoint)
         total = None

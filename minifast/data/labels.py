@@ -25,7 +25,7 @@ def is_missing(o: Any) -> bool:
 
 
 def column_named(table: Any, col: str | int) -> Any:
-    """A column of a DataFrame, by name or position.
+    """The column `col` of a DataFrame `table`, by name or position.
 
     Raises:
         KeyError: there is none; the message lists those there are.
@@ -38,7 +38,7 @@ def column_named(table: Any, col: str | int) -> Any:
 
 
 def no_column(col: Any, columns: Iterable) -> str:
-    """The message for a column that a table does not have: it lists those there are."""
+    """The message for a column `col` that a table does not have: it lists the `columns` there are."""
     names = [str(name) for name in columns]
     shown = listed(map(repr, names), 20, ', ...')
     return f'the table has no column {col!r}{near_match(str(col), names)}; it has {shown}'
@@ -54,7 +54,7 @@ def column_of(dsets: Any) -> Any:
 
 
 def place_of(dsets: Any, i: int) -> str:
-    """What the `i`-th of some items is called in messages: its row and column, or its number and the item itself."""
+    """What the `i`-th of the items `dsets` is called in messages: its row and column, or its number and itself."""
     items = getattr(dsets, 'items', None)
     if hasattr(items, 'iloc'):
         column, row = column_of(dsets), items.index[i]
@@ -98,7 +98,14 @@ def _getters(dsets: Any) -> list:
 
 
 def missing_label(dsets: Any, i: int, label: Any, way_out: str = '') -> ValueError:
-    """The error for an item without a label; `way_out` says what else can be done than to leave it out."""
+    """The error for an item without a label.
+
+    Args:
+        dsets: the items.
+        i: the number of the one.
+        label: what it has instead.
+        way_out: what else can be done than to leave it out.
+    """
     column = column_of(dsets)
     if column is None:
         leave_out = 'let the function of the labels (get_y) return one, or leave such items out'

@@ -55,6 +55,11 @@ class Coverage:
     def check(self, opt: Any, model: nn.Module, loss_func: Any) -> None:
         """Tell of parameters that would stay as they are, once for the same ones; frozen ones are meant to.
 
+        Args:
+            opt: the optimizer that will train.
+            model: what it should hold all parameters of.
+            loss_func: may have parameters too.
+
         Raises:
             ValueError: the optimizer trains parameters that the model has no more, in place of those it has.
         """

@@ -219,7 +219,7 @@ class RunFolder:
             return None
 
     def write(self, name: str, text: str) -> None:
-        """Write a small file in one move.
+        """Write `text` as the file `name` of the folder, in one move.
 
         Raises:
             OSError: the storage failed; the message names file, cause and way out.

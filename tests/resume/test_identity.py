@@ -785,7 +785,7 @@ def test_names_of_files_reach_the_terminal_as_letters(tmp_path):
 
 def test_of_many_files_none_is_read_and_each_is_asked_once(monkeypatch):
     """An identity costs one look at each file, once a fit."""
-    from minifast import run_items
+    from minifast.run import items as run_items
     asked = []
     monkeypatch.setattr(run_items, '_checksum', lambda path: 1 / 0)
     monkeypatch.setattr(run_items, '_stat', lambda path: asked.append(path))
