@@ -6,10 +6,10 @@ import functools
 import inspect
 import math
 import numbers
-import sys
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from minifast.terminal import warn
 
 __all__ = ['check_kwargs', 'near_match', 'tells_near_match']
 
@@ -56,17 +56,8 @@ def known_kwargs(func_name: str, kwargs: Mapping[str, Any], allowed: Iterable[st
             known[name] = value
             continue
         hint = f'; {hints[name]}' if name in hints else near_match(name, allowed)
-        warnings.warn(f'{func_name}() takes no keyword argument {name!r} and leaves it out{hint}',
-                      stacklevel=callers_level())
+        warn(f'{func_name}() takes no keyword argument {name!r} and leaves it out{hint}')
     return known
-
-
-def callers_level() -> int:
-    """The `stacklevel` of the nearest line that is not in this package, seen from who calls this."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get('__name__', '').split('.')[0] == 'minifast':
-        level, frame = level + 1, frame.f_back
-    return level
 
 
 def _names_of(func: Callable) -> list[str] | None:

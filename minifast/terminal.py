@@ -62,11 +62,9 @@ def printable(text: Any, file: TextIO) -> str:
     return visible(text).encode(encoding, 'backslashreplace').decode(encoding)
 
 
-def warn(text: str, stacklevel: int = 2) -> None:
-    """A warning of one visible line, for those that name files, labels or what stands in files.
-
-    Args:
-        text: the line.
-        stacklevel: as that of `warnings.warn`, seen from who calls this.
-    """
-    warnings.warn(visible(text), stacklevel=stacklevel + 1)
+def warn(text: str) -> None:
+    """A warning of one visible line, given at the nearest line that is not in this package."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get('__name__', '').split('.')[0] == 'minifast':
+        level, frame = level + 1, frame.f_back
+    warnings.warn(visible(text), stacklevel=level)

@@ -1,17 +1,16 @@
 """Labels as the data give them, read once before training: what is empty, and what is hardly meant as a label."""
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from minifast.arguments import callers_level, near_match
+from minifast.arguments import near_match
 from minifast.data.collate import noted
 from minifast.data.pipeline import is_known
-from minifast.terminal import listed
+from minifast.terminal import listed, warn
 
 __all__ = ['cheap_labels', 'column_named', 'column_of', 'is_missing', 'labels_of', 'missing_label', 'no_column',
            'place_of', 'tell_of_classes', 'tell_of_lists']
@@ -123,16 +122,16 @@ def tell_of_lists(lists: Sequence[Iterable]) -> None:
     """Warn of lists of labels that are hardly meant: names, which become letters, or columns of zeros and ones."""
     name = next((labels for labels in lists if isinstance(labels, str) and len(labels) > 1), None)
     if name is not None:
-        warnings.warn(f'labels: MultiCategoryBlock takes a list of labels an item and got the text {name!r}, '
-                      f'whose letters become the classes: let get_y return [{name!r}], or use CategoryBlock; for '
-                      'several labels in one text give label_delim', stacklevel=callers_level())
+        warn(f'labels: MultiCategoryBlock takes a list of labels an item and got the text {name!r}, '
+             f'whose letters become the classes: let get_y return [{name!r}], or use CategoryBlock; for '
+             'several labels in one text give label_delim')
     lengths = {len(labels) for labels in lists}
     seen = {str(o.item() if isinstance(o, Tensor) and o.numel() == 1 else o) for labels in lists for o in labels}
     if len(lengths) == 1 and lengths.pop() > 1 and seen and seen <= _zeros_and_ones:
-        warnings.warn(f'labels: each item has as many, and all are of {", ".join(sorted(seen))}: such columns of zeros '
-                      'and ones become the classes 0 and 1, both of which nearly every item has. If they tell which '
-                      'classes an item is of, give MultiCategoryBlock(encoded=True, vocab=[names of the columns]) '
-                      '(y_block= of from_df)', stacklevel=callers_level())
+        warn(f'labels: each item has as many, and all are of {", ".join(sorted(seen))}: such columns of zeros '
+             'and ones become the classes 0 and 1, both of which nearly every item has. If they tell which '
+             'classes an item is of, give MultiCategoryBlock(encoded=True, vocab=[names of the columns]) '
+             '(y_block= of from_df)')
 
 
 def tell_of_classes(classes: Iterable, n_items: int, several: bool = False) -> None:
@@ -160,4 +159,4 @@ def tell_of_classes(classes: Iterable, n_items: int, several: bool = False) -> N
         told.append(f'classes differ only in blanks or capitals: {shown}. If one is meant, let get_y strip and lower '
                     'its labels')
     for line in told:
-        warnings.warn(f'labels: {line}', stacklevel=callers_level())
+        warn(f'labels: {line}')

@@ -4,7 +4,6 @@ from __future__ import annotations
 import mimetypes
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from fastcore.foundation import L
 from PIL import Image
 from torch import Tensor
 
-from minifast.arguments import callers_level, tells_near_match
+from minifast.arguments import tells_near_match
 from minifast.data.categorize import (Categorize, Category, CategoryMap, EncodedMultiCategorize, MultiCategorize,
                                       MultiCategory, OneHotEncode, RegressionSetup, ShowTitle, TitledFloat, TitledInt,
                                       TitledStr, TitledTuple)
@@ -23,7 +22,7 @@ from minifast.data.labels import column_named, is_missing, no_column
 from minifast.data.pipeline import DisplayedTransform, ItemTransform, Transform
 from minifast.markers import TensorImage, TensorImageBW, TensorMask, plain, tensor
 from minifast.seeds import looking
-from minifast.terminal import listed
+from minifast.terminal import listed, warn
 from minifast.torch_core import to_device
 
 __all__ = ['AttrGetter', 'Categorize', 'Category', 'CategoryMap', 'ColReader', 'ColSplitter', 'EncodedMultiCategorize',
@@ -278,9 +277,8 @@ def _check_validity(column: Any) -> None:
     others = [o for o in column.unique() if o not in (0, 1)]
     if others:
         shown = ', '.join(str(o) for o in others[:5])
-        warnings.warn(f'column {column.name!r} says which rows are for validation and holds {shown}: every row that is '
-                      f'not 0 is for validation. For one of several folds give ColSplitter({column.name!r}, on=...)',
-                      stacklevel=callers_level())
+        warn(f'column {column.name!r} says which rows are for validation and holds {shown}: every row that is '
+             f'not 0 is for validation. For one of several folds give ColSplitter({column.name!r}, on=...)')
 
 
 # ---------------------------------------------------------------- labelling
