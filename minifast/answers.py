@@ -10,7 +10,7 @@ from fastcore.basics import noop
 from torch import Tensor, nn
 
 from minifast.data.categorize import Categorize, MultiCategorize
-from minifast.torch_core import as_tuple, fields_of, is_listy
+from minifast.nested import as_tuple, fields_of, is_listy
 from minifast.vision.core import AddMaskCodes
 
 __all__ = ['activation_of', 'check_answers', 'class_names', 'decoder_of']

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler
 
 from minifast.callback.core import GatherPredsCallback
-from minifast.torch_core import (apply, detuplify, fields_of, find_bs, get_model, leaves_of, length_of, plain,
-                                 retain_type, to_concat, to_cpu)
+from minifast.nested import apply, detuplify, fields_of, find_bs, leaves_of, to_concat
+from minifast.torch_core import get_model, length_of, plain, retain_type, to_cpu
 
 __all__ = ['Batches', 'Gather', 'Rows', 'inputs_and_targets', 'is_ours', 'prepare', 'whole_loader']
 

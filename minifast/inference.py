@@ -19,7 +19,8 @@ from minifast.callback.core import Callback
 from minifast.callback.hook import module_summary
 from minifast.gather import Batches, Gather, Rows, inputs_and_targets, is_ours, prepare, whole_loader
 from minifast.terminal import say
-from minifast.torch_core import apply, as_tuple, detuplify, item_find, leaves_of, looking, plain
+from minifast.nested import apply, as_tuple, detuplify, item_find, leaves_of
+from minifast.torch_core import looking, plain
 
 __all__ = ['get_preds', 'predict', 'show_results', 'summary', 'tta']
 

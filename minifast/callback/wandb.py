@@ -14,7 +14,7 @@ from minifast.callback.tracking import ExperimentLogger, Step, settings_of
 from minifast.data.dispatch import typedispatch
 from minifast.markers import TensorCategory, TensorImage, TensorMask
 from minifast.terminal import say
-from minifast.torch_core import as_tuple
+from minifast.nested import as_tuple
 
 __all__ = ['WandbCallback', 'log_dataset', 'log_model', 'wandb_process']
 

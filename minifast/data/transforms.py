@@ -217,9 +217,8 @@ def GrandparentSplitter(train_name: str | Sequence[str] = 'train',
                        for wanted in (train_name, valid_name))
         if len(o) and not len(splits[0]):
             shown = listed(map(repr, sorted(set(names))), 10, ', ...')
-            wanted = ' or '.join(map(repr, L(train_name)))
-            raise ValueError(f'none of {len(o)} items is for training: no class folder lies in a folder {wanted}, only '
-                             f'in {shown}. Name them, GrandparentSplitter(train_name=, valid_name=), or split '
+            raise ValueError(f'none of {len(o)} items is for training: no class folder lies in a folder '
+                             f'{" or ".join(map(repr, L(train_name)))}, only in {shown}. Name them, GrandparentSplitter(train_name=, valid_name=), or split '
                              'at random with RandomSplitter()')
         return splits
     return _split
@@ -272,13 +271,12 @@ def _check_validity(column: Any) -> None:
     texts = [o for o in column.unique() if isinstance(o, str)]
     if texts:
         raise ValueError(f'column {column.name!r} says which rows are for validation and holds text '
-                         f'({", ".join(map(repr, texts[:5]))}), which counts as true whatever it says: give '
+                         f'({listed(map(repr, texts), 5, "")}), which counts as true whatever it says: give '
                          f'ColSplitter({column.name!r}, on={texts[0]!r}), or a column of True and False')
     others = [o for o in column.unique() if o not in (0, 1)]
     if others:
-        shown = ', '.join(str(o) for o in others[:5])
-        warn(f'column {column.name!r} says which rows are for validation and holds {shown}: every row that is '
-             f'not 0 is for validation. For one of several folds give ColSplitter({column.name!r}, on=...)')
+        warn(f'column {column.name!r} says which rows are for validation and holds {listed(others, 5, "")}: every row '
+             f'that is not 0 is for validation. For one of several folds give ColSplitter({column.name!r}, on=...)')
 
 
 # ---------------------------------------------------------------- labelling
