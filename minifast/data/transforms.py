@@ -218,8 +218,8 @@ def GrandparentSplitter(train_name: str | Sequence[str] = 'train',
         if len(o) and not len(splits[0]):
             shown = listed(map(repr, sorted(set(names))), 10, ', ...')
             raise ValueError(f'none of {len(o)} items is for training: no class folder lies in a folder '
-                             f'{" or ".join(map(repr, L(train_name)))}, only in {shown}. Name them, GrandparentSplitter(train_name=, valid_name=), or split '
-                             'at random with RandomSplitter()')
+                             f'{" or ".join(map(repr, L(train_name)))}, only in {shown}. Name them, '
+                             'GrandparentSplitter(train_name=, valid_name=), or split at random with RandomSplitter()')
         return splits
     return _split
 
