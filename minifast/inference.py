@@ -179,30 +179,36 @@ def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any 
     if n and (place := place_of_targets(learn, dl)) is not None:
         return _tta_in_place(learn, Undo(dl, place), n_rows, ranks, n, beta, use_max)
 
-    def one_pass(split_idx: int) -> Gather:
-        gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=activation_of(learn.own_loss))
-        with dl.dataset.set_split_idx(split_idx):
-            _run(learn, dl, gather, inner=True)
-        return gather
-
     augmented = None
     with learn.validation_context(cbs=_Tta()):
         for i in range(n):
             learn.epoch = i
             dl.begin(torch.initial_seed(), i)  # other augmentations each time, the same ones in every run
-            preds = one_pass(0).preds
+            preds = _pass_of_split(learn, dl, n_rows, ranks, 0).preds
             if augmented is None:
                 augmented = preds
             else:
                 augmented = _zipped(torch.maximum if use_max else torch.Tensor.add_, augmented, preds)
-        plain_pass = one_pass(1)
-    preds, targets = plain_pass.preds, plain_pass.targets
+        plain_pass = _pass_of_split(learn, dl, n_rows, ranks, 1)
+    augmented = augmented if use_max else apply(lambda x: x.div_(n), augmented)
+    return _blended(augmented, plain_pass.preds, beta, use_max), plain_pass.targets
+
+
+def _pass_of_split(learn: Any, dl: Any, n_rows: int | None, ranks: Tensor | None, split_idx: int,
+                   then: Callable = noop) -> Gather:
+    """One pass of `tta` with the transforms of a split; `then` is applied to each batch of predictions."""
+    activation = activation_of(learn.own_loss)
+    gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=lambda preds: then(activation(preds)))
+    with dl.dataset.set_split_idx(split_idx):
+        _run(learn, dl, gather, inner=True)
+    return gather
+
+
+def _blended(augmented: Any, preds: Any, beta: float | None, use_max: bool) -> Any:
+    """What `tta` makes of the augmented predictions and the plain ones."""
     if use_max:
-        return _zipped(torch.maximum, augmented, preds), targets
-    augmented = apply(lambda x: x.div_(n), augmented)
-    if beta is None:
-        return (augmented, preds), targets
-    return _zipped(partial(torch.lerp, weight=beta), augmented, preds), targets
+        return _zipped(torch.maximum, augmented, preds)
+    return (augmented, preds) if beta is None else _zipped(partial(torch.lerp, weight=beta), augmented, preds)
 
 
 def _zipped(func: Callable, a: Any, b: Any) -> Any:
@@ -214,25 +220,15 @@ def _zipped(func: Callable, a: Any, b: Any) -> Any:
 def _tta_in_place(learn: Any, undo: Any, n_rows: int | None, ranks: Tensor | None, n: int, beta: float | None,
                   use_max: bool) -> tuple:
     """`tta` of predictions that lie somewhere in the picture."""
-    def one_pass(split_idx: int, then: Callable) -> Gather:
-        activation = activation_of(learn.own_loss)
-        gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=lambda preds: then(activation(preds)))
-        with undo.dl.dataset.set_split_idx(split_idx):
-            _run(learn, undo.dl, gather, inner=True)
-        return gather
-
     def augmented_pass(i: int) -> Tensor:
         learn.epoch = i
         undo.dl.begin(torch.initial_seed(), i)
-        return one_pass(0, undo.back).preds
+        return _pass_of_split(learn, undo.dl, n_rows, ranks, 0, undo.back).preds
 
     with learn.validation_context(cbs=[_Tta(), undo]):
-        plain_pass = one_pass(1, undo.keep)
-        preds, targets = plain_pass.preds, plain_pass.targets
-        augmented = undo.mean(augmented_pass, n, preds, use_max)
-    if use_max:
-        return torch.maximum(augmented, preds), targets
-    return ((augmented, preds) if beta is None else torch.lerp(augmented, preds, beta)), targets
+        plain_pass = _pass_of_split(learn, undo.dl, n_rows, ranks, 1, undo.keep)
+        augmented = undo.mean(augmented_pass, n, plain_pass.preds, use_max)
+    return _blended(augmented, plain_pass.preds, beta, use_max), plain_pass.targets
 
 
 def show_results(learn: Any, ds_idx: int = 1, dl: Any = None, max_n: int = 9, shuffle: bool = True,

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from fastcore.foundation import L
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.serialization import config
 
 from minifast.hardware import crc32
@@ -137,7 +138,7 @@ _SHOW_A_BATCH = "the model has layers without a shape: let it see a batch first,
 
 def _unstorable(x: Tensor) -> str | None:
     """Why no file can hold this tensor so that it comes back equal, and the way out; None where one can."""
-    if isinstance(x, (nn.UninitializedParameter, nn.UninitializedBuffer)):
+    if is_lazy(x):
         return f'a tensor without a shape: {_SHOW_A_BATCH}'
     if type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__:
         return f'a {type(x).__name__}, whose numbers lie in other tensors: keep those'
