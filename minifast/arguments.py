@@ -67,6 +67,15 @@ def _names_of(func: Callable) -> list[str] | None:
     return None if takes_any else [p.name for p in parameters if p.name != 'self']
 
 
+def kept_arguments(obj: Any) -> dict[str, Any]:
+    """The arguments of an object's constructor that it keeps as attributes under their own names."""
+    try:
+        names = inspect.signature(type(obj).__init__).parameters
+    except (TypeError, ValueError):  # nothing that was written in Python
+        return {}
+    return {name: vars(obj)[name] for name in names if name in vars(obj)}
+
+
 def refuse_unknown(func: Callable, func_name: str, kwargs: Mapping[str, Any]) -> None:
     """Refuse keyword arguments that are not in the signature of `func`.
 

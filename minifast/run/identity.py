@@ -5,7 +5,6 @@ A `RunIdentity` is taken once a fit, before the fit changes anything. Nothing in
 from __future__ import annotations
 
 import functools
-import inspect
 import json
 import os
 import types
@@ -21,6 +20,7 @@ from fastcore.foundation import L
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset
 
+from minifast.arguments import kept_arguments
 from minifast.carried import own_loader
 from minifast.codetext import package_of
 from minifast.data.pipeline import Pipeline, transform_config
@@ -231,16 +231,11 @@ def _transform(tfm: Any) -> Any:
     if '_name' in vars(inner):
         return [fingerprint(entry.func) for entry in inner.encodes.entries]
     # what it was made with; other attributes may be what it drew last
-    return {'class': name_of(type(inner)), **_constructor_arguments(inner)}
+    return {'class': name_of(type(inner)), **_arguments(inner)}
 
 
-def _constructor_arguments(x: Any) -> dict[str, Any]:
-    """The arguments of the constructor that are kept under their names."""
-    try:
-        names = inspect.signature(type(x).__init__).parameters
-    except (TypeError, ValueError):
-        return {}
-    return {name: fingerprint(vars(x)[name]) for name in names if name in vars(x)}
+def _arguments(x: Any) -> dict[str, Any]:
+    return {name: fingerprint(value) for name, value in kept_arguments(x).items()}
 
 
 _watchers = tuple(f'minifast.callback.{room}' for room in (
@@ -266,7 +261,7 @@ def _settings(learn: Any) -> dict[str, Any]:
     found['seed'] = seed if seed < 1 << 32 else UNKNOWN  # a larger one nobody chose
     for cb in learn.cbs:
         if type(cb).__module__ not in _watchers:
-            found[f'callback {cb.name}'] = {'class': name_of(type(cb)), **_constructor_arguments(cb)}
+            found[f'callback {cb.name}'] = {'class': name_of(type(cb)), **_arguments(cb)}
     return found
 
 
