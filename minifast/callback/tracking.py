@@ -38,7 +38,8 @@ def settings_of(learn: Any) -> dict[str, Any]:
             own[name] = getattr(learn, name)
     own['metrics'] = [metric.name for metric in learn.metrics]
     train = learn.dls.train
-    settings = {'Learner': _plain_value(own), **{repr(cb): _plain_value(kept_arguments(cb)) or True for cb in learn.cbs},
+    settings = {'Learner': _plain_value(own),
+                **{repr(cb): _plain_value(kept_arguments(cb)) or True for cb in learn.cbs},
                 'batch size': getattr(train, 'bs', None) or getattr(train, 'batch_size', None),
                 'batch per epoch': length_of(train),
                 'model parameters': sum(p.numel() for p in learn.model.parameters()),
