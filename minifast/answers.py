@@ -13,7 +13,7 @@ from minifast.data.categorize import Categorize, MultiCategorize
 from minifast.nested import as_tuple, fields_of, is_listy
 from minifast.vision.core import AddMaskCodes
 
-__all__ = ['activation_of', 'check_answers', 'class_names', 'decoder_of']
+__all__ = ['activation_of', 'check_answers', 'class_names', 'decoder_of', 'with_name']
 
 _class_losses = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 _class_functions = (F.cross_entropy, F.nll_loss, F.multi_margin_loss)
@@ -67,6 +67,12 @@ def class_names(learn: Any, dl: Any) -> Sequence | None:
         vocab, dataset = getattr(dataset, 'classes', None), getattr(dataset, 'dataset', None)
     last = vocab[-1] if is_listy(vocab) and len(vocab) else None
     return last if hasattr(last, '__len__') and not isinstance(last, (str, bytes)) else vocab
+
+
+def with_name(names: Sequence | None, answer: Any) -> Any:
+    """The name of a class where `answer` is an index (int64 []) and there are `names`, else the answer itself."""
+    is_index = isinstance(answer, Tensor) and answer.ndim == 0 and not answer.is_floating_point()
+    return names[int(answer)] if names is not None and is_index else answer  # sync: one answer for a person
 
 
 def _numbers_of_classes(learn: Any) -> list[int | None]:

@@ -4,7 +4,7 @@ Works with our loaders and with anything that yields batches: plain torch loader
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from fastcore.foundation import L
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from minifast.answers import activation_of, check_answers, class_names, decoder_of
+from minifast.answers import activation_of, check_answers, class_names, decoder_of, with_name
 from minifast.callback.core import Callback
 from minifast.callback.hook import module_summary
 from minifast.gather import Batches, Gather, Rows, inputs_and_targets, is_ours, prepare, whole_loader
@@ -103,7 +103,7 @@ def predict(learn: Any, item: Any, rm_type_tfms: Any = None, with_input: bool = 
         shown = dls.decode_batch(whole)[0]
         shown_input, shown_target = detuplify(shown[:n_inp]), detuplify(shown[n_inp:])
     else:
-        shown_input, shown_target = detuplify(_row(inputs, 0)), apply(partial(_name_of, learn), first)
+        shown_input, shown_target = detuplify(_row(inputs, 0)), apply(partial(with_name, _names(learn)), first)
     result = shown_target, first, probs
     return (shown_input, *result) if with_input else result
 
@@ -140,11 +140,8 @@ def _plain_batch(learn: Any, item: Any) -> tuple:
     return tuple(b) if isinstance(b, (tuple, list)) else (b,)
 
 
-def _name_of(learn: Any, answer: Any) -> Any:
-    """The class name of an index where the data have names, else the answer itself."""
-    names = class_names(learn, learn.dls[len(learn.dls) - 1])
-    is_index = isinstance(answer, Tensor) and answer.ndim == 0 and not answer.is_floating_point()
-    return names[int(answer)] if names is not None and is_index else answer  # sync: one answer for a person
+def _names(learn: Any) -> Sequence | None:
+    return class_names(learn, learn.dls[len(learn.dls) - 1])
 
 
 def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any = None, batch_tfms: Any = None,
@@ -260,8 +257,9 @@ def _show_plain(learn: Any, b: tuple, decoded: Any, max_n: int, **kwargs: Any) -
     """Draw a batch of a plain loader: pictures titled with target and prediction, anything else as printed lines."""
     x, targets = plain(b[0]), b[-1] if len(b) > 1 else None
     n = min(max_n, len(x))
-    targets = [_name_of(learn, targets[i]) for i in range(n)] if targets is not None else [None] * n
-    answers = [apply(partial(_name_of, learn), _row(decoded, i)) for i in range(n)]
+    name = partial(with_name, _names(learn))
+    targets = [name(targets[i]) for i in range(n)] if targets is not None else [None] * n
+    answers = [apply(name, _row(decoded, i)) for i in range(n)]
     if not (x.ndim == 4 and x.shape[1] in (1, 3)):
         for i in range(n):
             say(f'{i}: target {targets[i]}, prediction {answers[i]}')

@@ -10,7 +10,7 @@ from fastcore.foundation import L
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from minifast.answers import check_answers, class_names
+from minifast.answers import check_answers, class_names, with_name
 from minifast.arguments import tells_near_match
 from minifast.data.pipeline import dispatch
 from minifast.gather import whole_loader
@@ -102,16 +102,13 @@ class Interpretation:
         inputs, targets, decoded = as_tuple(inputs), as_tuple(targets), as_tuple(decoded)
         preds = preds if isinstance(preds, Tensor) else item_find(preds)  # of several outputs, the first one's scores
         if not hasattr(self.dl, 'show_batch'):
-            samples = L(zip(inputs[0], [self._name(t) for t in targets[0]]))
-            _plot_titled(samples, L((self._name(d),) for d in decoded[0]), preds, losses, **kwargs)
+            names = getattr(self, 'vocab', None)
+            samples = L(zip(inputs[0], [with_name(names, t) for t in targets[0]]))
+            _plot_titled(samples, L((with_name(names, d),) for d in decoded[0]), preds, losses, **kwargs)
             return
         x, y, samples = self.dl.show_batch(inputs + targets, max_n=len(idxs), show=False)
         _, _, outs = self.dl.show_batch(inputs + decoded, max_n=len(idxs), show=False)
         plot_top_losses(x, y, samples, outs.itemgot(slice(len(inputs), None)), preds, losses, **kwargs)
-
-    def _name(self, answer: Tensor) -> Any:
-        names = getattr(self, 'vocab', None)
-        return names[int(answer)] if names is not None and answer.ndim == 0 else answer
 
     def show_results(self, idxs: Any, **kwargs: Any) -> None:
         """Draw the items `idxs` with target and prediction."""
