@@ -783,6 +783,13 @@ def test_names_of_files_reach_the_terminal_as_letters(tmp_path):
     assert str(refused.value).isprintable() and '[31mred' in str(refused.value)
 
 
+def test_a_function_says_the_same_in_every_process():
+    """A set in its code has another order there, which is no change."""
+    from minifast.run.fingerprint import fingerprint
+    one, turned, other = (fingerprint(eval(f'lambda x: x in {{{numbers}}}')) for numbers in ('0, 8', '8, 0', '0, 1'))
+    assert one == turned != other
+
+
 def test_of_many_files_none_is_read_and_each_is_asked_once(monkeypatch):
     """An identity costs one look at each file, once a fit."""
     from minifast.run import items as run_items
