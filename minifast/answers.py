@@ -5,20 +5,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import torch.nn.functional as F
 from fastcore.basics import noop
-from torch import Tensor, nn
+from torch import Tensor
 
 from minifast.data.categorize import Categorize, MultiCategorize
+from minifast.losses import level_of, takes_classes
 from minifast.nested import as_tuple, fields_of, is_listy
 from minifast.vision.core import AddMaskCodes
 
 __all__ = ['activation_of', 'check_answers', 'class_names', 'decoder_of', 'with_name']
-
-_class_losses = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
-_class_functions = (F.cross_entropy, F.nll_loss, F.multi_margin_loss)
-_label_losses = {nn.BCEWithLogitsLoss: 0., nn.BCELoss: 0.5}
-_label_functions = {F.binary_cross_entropy_with_logits: 0., F.binary_cross_entropy: 0.5}
 
 
 def activation_of(loss_func: Any) -> Callable:
@@ -37,8 +32,7 @@ def decoder_of(learn: Any) -> Callable:
     if known is not None:
         return known
     func = loss_func.func if isinstance(loss_func, partial) else loss_func
-    threshold = next((at for kind, at in _label_losses.items() if isinstance(func, kind)), _known(func))
-    on_classes = isinstance(func, _class_losses) or func in _class_functions or getattr(func, 'y_int', False)
+    threshold, on_classes = level_of(func), takes_classes(func) or getattr(func, 'y_int', False)
 
     def decode(preds: Any) -> Any:
         if isinstance(preds, Tensor) and on_classes:
@@ -47,10 +41,6 @@ def decoder_of(learn: Any) -> Callable:
             return preds > threshold
         return _by_targets(preds, _numbers_of_classes(learn))
     return decode
-
-
-def _known(func: Any) -> float | None:
-    return _label_functions.get(func) if callable(func) and getattr(func, '__hash__', None) else None
 
 
 def class_names(learn: Any, dl: Any) -> Sequence | None:

@@ -262,13 +262,7 @@ def hidden_state(learn: Any) -> dict[str, Any]:
 
 
 def load_hidden_state(learn: Any, state: dict[str, Any], kinds: Sequence[str] = ALL) -> None:
-    """Put back what `hidden_state` returned; what has no place here is named in a warning.
-
-    Args:
-        learn: the learner.
-        state: what `hidden_state` returned.
-        kinds: only these.
-    """
+    """Put back what `hidden_state` returned; what has no place here is named in a warning."""
     for name, (_, hidden) in _parts(learn).items():
         if name in state:
             _tell_lost(name, hidden.load(state[name], kinds))
