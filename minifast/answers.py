@@ -1,24 +1,19 @@
 """What turns a model's output into answers: what the loss function says, else what its kind and the data tell."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import torch.nn.functional as F
 from fastcore.basics import noop
-from torch import Tensor, nn
+from torch import Tensor
 
 from minifast.data.categorize import Categorize, MultiCategorize
-from minifast.torch_core import fields_of, is_listy
+from minifast.losses import level_of, takes_classes
+from minifast.nested import as_tuple, fields_of, is_listy
 from minifast.vision.core import AddMaskCodes
 
-__all__ = ['activation_of', 'check_answers', 'decoder_of']
-
-_class_losses = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
-_class_functions = (F.cross_entropy, F.nll_loss, F.multi_margin_loss)
-_label_losses = {nn.BCEWithLogitsLoss: 0., nn.BCELoss: 0.5}
-_label_functions = {F.binary_cross_entropy_with_logits: 0., F.binary_cross_entropy: 0.5}
+__all__ = ['activation_of', 'check_answers', 'class_names', 'decoder_of', 'with_name']
 
 
 def activation_of(loss_func: Any) -> Callable:
@@ -37,8 +32,7 @@ def decoder_of(learn: Any) -> Callable:
     if known is not None:
         return known
     func = loss_func.func if isinstance(loss_func, partial) else loss_func
-    threshold = next((at for kind, at in _label_losses.items() if isinstance(func, kind)), _known(func))
-    on_classes = isinstance(func, _class_losses) or func in _class_functions or getattr(func, 'y_int', False)
+    threshold, on_classes = level_of(func), takes_classes(func) or getattr(func, 'y_int', False)
 
     def decode(preds: Any) -> Any:
         if isinstance(preds, Tensor) and on_classes:
@@ -49,8 +43,26 @@ def decoder_of(learn: Any) -> Callable:
     return decode
 
 
-def _known(func: Any) -> float | None:
-    return _label_functions.get(func) if callable(func) and getattr(func, '__hash__', None) else None
+def class_names(learn: Any, dl: Any) -> Sequence | None:
+    """The names of the classes as the data keep them, None where they do not; the last target's of several.
+
+    Args:
+        learn: the learner.
+        dl: the loader that is asked before the other data of the learner.
+    """
+    vocab = getattr(dl, 'vocab', None)
+    vocab = getattr(learn.dls, 'vocab', None) if vocab is None else vocab
+    dataset = getattr(dl, 'dataset', None)
+    while vocab is None and dataset is not None:
+        vocab, dataset = getattr(dataset, 'classes', None), getattr(dataset, 'dataset', None)
+    last = vocab[-1] if is_listy(vocab) and len(vocab) else None
+    return last if hasattr(last, '__len__') and not isinstance(last, (str, bytes)) else vocab
+
+
+def with_name(names: Sequence | None, answer: Any) -> Any:
+    """The name of a class where `answer` is an index (int64 []) and there are `names`, else the answer itself."""
+    is_index = isinstance(answer, Tensor) and answer.ndim == 0 and not answer.is_floating_point()
+    return names[int(answer)] if names is not None and is_index else answer  # sync: one answer for a person
 
 
 def _numbers_of_classes(learn: Any) -> list[int | None]:
@@ -93,7 +105,7 @@ def check_answers(learn: Any, answers: Any) -> None:
         ValueError: says what the loss function must be given.
     """
     classes = _numbers_of_classes(learn)
-    several = tuple(answers) if is_listy(answers) else (answers,)
+    several = as_tuple(answers)
     as_many = not classes or len(several) == len(classes)
     if fields_of(answers) is None and as_many and not any(map(_is_undecided, several, classes)):
         return

@@ -6,22 +6,27 @@ import functools
 import inspect
 import math
 import numbers
-import sys
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from minifast.terminal import warn
 
 __all__ = ['check_kwargs', 'near_match', 'tells_near_match']
 
 
 def near_match(name: str, candidates: Iterable[str]) -> str:
-    """`", did you mean 'x'?"` for the candidate nearest to `name`, an empty string where none is near."""
+    """`", did you mean 'x'?"` for the one of the `candidates` nearest to `name`, an empty string where none is near."""
     near = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
     return f', did you mean {near[0]!r}?' if near else ''
 
 
 def check_kwargs(func_name: str, kwargs: Mapping[str, Any], allowed: Iterable[str]) -> None:
     """Refuse keyword arguments that `func_name` does not take.
+
+    Args:
+        func_name: the function, for the message.
+        kwargs: the keyword arguments that it got.
+        allowed: the names that it takes.
 
     Raises:
         TypeError: naming the first unknown keyword and the nearest allowed one.
@@ -39,6 +44,9 @@ def known_kwargs(func_name: str, kwargs: Mapping[str, Any], allowed: Iterable[st
     Each of the others is told in a warning, with the nearest known one, and left out, so that scripts run on.
 
     Args:
+        func_name: the door, for the warning.
+        kwargs: the keyword arguments that it got.
+        allowed: the names that it knows.
         hints: what else to say about a name: where its meaning is to be had.
     """
     allowed, hints = list(allowed), hints or {}
@@ -48,28 +56,40 @@ def known_kwargs(func_name: str, kwargs: Mapping[str, Any], allowed: Iterable[st
             known[name] = value
             continue
         hint = f'; {hints[name]}' if name in hints else near_match(name, allowed)
-        warnings.warn(f'{func_name}() takes no keyword argument {name!r} and leaves it out{hint}',
-                      stacklevel=callers_level())
+        warn(f'{func_name}() takes no keyword argument {name!r} and leaves it out{hint}')
     return known
 
 
-def callers_level() -> int:
-    """The `stacklevel` of the nearest line that is not in this package, seen from who calls this."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get('__name__', '').split('.')[0] == 'minifast':
-        level, frame = level + 1, frame.f_back
-    return level
+def _names_of(func: Callable) -> list[str] | None:
+    """The arguments of a function, None where it takes any keyword."""
+    parameters = inspect.signature(func).parameters.values()
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    return None if takes_any else [p.name for p in parameters if p.name != 'self']
+
+
+def kept_arguments(obj: Any) -> dict[str, Any]:
+    """The arguments of an object's constructor that it keeps as attributes under their own names."""
+    try:
+        names = inspect.signature(type(obj).__init__).parameters
+    except (TypeError, ValueError):  # nothing that was written in Python
+        return {}
+    return {name: vars(obj)[name] for name in names if name in vars(obj)}
 
 
 def refuse_unknown(func: Callable, func_name: str, kwargs: Mapping[str, Any]) -> None:
     """Refuse keyword arguments that are not in the signature of `func`.
 
+    Args:
+        func: the function; one that takes any keyword refuses none.
+        func_name: what it is called in the message.
+        kwargs: the keyword arguments that it got.
+
     Raises:
         TypeError: naming the first unknown keyword and the nearest one that is there.
     """
-    parameters = inspect.signature(func).parameters.values()
-    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-        check_kwargs(func_name, kwargs, [p.name for p in parameters if p.name != 'self'])
+    names = _names_of(func)
+    if names is not None:
+        check_kwargs(func_name, kwargs, names)
 
 
 def tells_near_match(func: Callable) -> Callable:
@@ -77,9 +97,8 @@ def tells_near_match(func: Callable) -> Callable:
 
     For the doors that users knock at; Python alone names the unknown one only.
     """
-    parameters = inspect.signature(func).parameters
-    names = [name for name in parameters if name != 'self']
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+    names = _names_of(func)
+    if names is None:
         raise TypeError(f'{func.__qualname__} takes any keyword: call check_kwargs in it')
 
     @functools.wraps(func)

@@ -11,11 +11,13 @@ from torch import nn
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset
 
+from minifast.codetext import package_of
 from minifast.data.load import DataLoader
 from minifast.data.sampler import ORDER_NAMES
 from minifast.hidden import Baselines, Hidden, appends, find, keeps_state
 from minifast.seeds import get_random_states, set_random_states
 from minifast.tensorfile import copied, storable
+from minifast.terminal import listed
 from minifast.torch_core import get_model
 
 __all__ = ['baselines_of', 'begin_loader', 'generators', 'hidden_state', 'inexact_loaders', 'load_hidden_state',
@@ -51,7 +53,7 @@ def _order(dl: Any, baselines: Baselines) -> list[Hidden]:
     """What a pass of the loader draws from when it begins, and torch's loaders while they go on."""
     datasets = _datasets(dl)
     if own_loader(dl):
-        own = [name for name in vars(dl) if type(dl).__module__.split('.')[0] != 'minifast' and name not in BASE_NAMES]
+        own = [name for name in vars(dl) if package_of(type(dl)) != 'minifast' and name not in BASE_NAMES]
         return [Hidden(dl, baselines, only=[*ORDER_NAMES, *own], stop=datasets)]
     if isinstance(dl, TorchLoader):
         # of a data set the generators alone: its other attributes may be large, and copies of it are what workers use
@@ -122,7 +124,14 @@ def generators(dls: Any = (), states: dict[str, Any] | None = None, baselines: B
 
 def set_generators(states: dict[str, Any], dls: Any = (), baselines: Baselines | None = None,
                    kinds: Sequence[str] = ALL) -> None:
-    """Put back what `generators` returned; of what loaders hold only the `kinds`."""
+    """Put back what `generators` returned; a state that has no place here is named in a warning.
+
+    Args:
+        states: what `generators` returned.
+        dls: the loaders, in the same order.
+        baselines: how the loaders began.
+        kinds: of what the loaders hold only these.
+    """
     set_random_states(**_random_states(states['global']))
     baselines = Baselines() if baselines is None else baselines
     for dl, own in zip(dls, states['loaders']):
@@ -183,8 +192,7 @@ def inexact_loaders(dls: Any) -> list[str]:
 
 
 def _listed(opaque: Sequence[tuple[str, str]]) -> str:
-    named = list(dict.fromkeys(f'{path} ({kind})' for path, kind in opaque))
-    return ', '.join(named[:4]) + (f' and {len(named) - 4} more' if len(named) > 4 else '')
+    return listed(dict.fromkeys(f'{path} ({kind})' for path, kind in opaque), 4)
 
 
 def _named(cbs: Any) -> dict[str, Any]:
@@ -200,7 +208,12 @@ def _named(cbs: Any) -> dict[str, Any]:
 
 
 def said_states(learn: Any, watches_only: bool = False) -> dict[str, Any]:
-    """The callbacks that say their state, by name: those the training depends on, or those that only watch it."""
+    """The callbacks of `learn` that say their state, by name.
+
+    Args:
+        learn: the learner.
+        watches_only: those that only watch the training, instead of those it depends on.
+    """
     return _named(cb for cb in learn.cbs if keeps_state(cb) and cb.watches_only is watches_only)
 
 
@@ -239,7 +252,7 @@ def _beside_its_state(cb: Any, skip: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _own(cls: type) -> bool:
-    return cls.__module__.split('.')[0] == 'minifast'
+    return package_of(cls) == 'minifast'
 
 
 def hidden_state(learn: Any) -> dict[str, Any]:
@@ -283,6 +296,6 @@ def start_hidden(learn: Any) -> list[str]:
 
 
 def put_back_generators(learn: Any, state: dict[str, Any]) -> None:
-    """Put back the generators of a `training_state`, wherever they hang, and nothing else."""
+    """Put back the generators that `state`, a `training_state` of `learn`, holds, wherever they hang; nothing else."""
     load_hidden_state(learn, state.get('hidden', {}), kinds=('generators',))
     set_generators(state['generators'], learn.dls, baselines_of(learn), kinds=('generators', 'batches'))

@@ -3,14 +3,17 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from minifast.distributed import rank_distrib
 from minifast.tensorfile import DamagedFileError, UnsafeFileError, copied, read_tensors, storable, write_atomic
+from minifast.terminal import listed
 from minifast.torch_core import batchnorm_types, get_model
 
 __all__ = ['DamagedFileError', 'UnsafeFileError', 'check_model_state', 'check_opt_state', 'load_model',
@@ -96,7 +99,7 @@ def make_room(model: nn.Module, state: dict) -> None:
         if isinstance(theirs, Tensor) and buffer.layout is not torch.strided and theirs.layout == buffer.layout:
             buffers[name] = theirs.to(buffer, copy=True)  # torch copies only as many numbers as there are
     for x in (*model.parameters(), *model.buffers()):
-        if not _lazy(x) and x.layout is torch.strided and x.numel() > 1 and 0 in x.stride():
+        if not is_lazy(x) and x.layout is torch.strided and x.numel() > 1 and 0 in x.stride():
             x.data = x.data.clone(memory_format=torch.contiguous_format)  # one number seen many times cannot be filled
 
 
@@ -139,9 +142,8 @@ def _place_for(value: Tensor, p: Tensor, own: Any) -> Tensor:
     return torch.empty_like(like, dtype=value.dtype, device=value.device, requires_grad=False)
 
 
-def _some(names: Any, n: int = 5) -> str:
-    names = list(names)
-    return ', '.join(map(repr, names[:n])) + (f' and {len(names) - n} more' if len(names) > n else '')
+def _some(names: Iterable) -> str:
+    return listed(map(repr, names), 5)
 
 
 def check_model_state(model: nn.Module, state: Any, file: Any, strict: bool = True) -> None:
@@ -181,7 +183,7 @@ def check_model_state(model: nn.Module, state: Any, file: Any, strict: bool = Tr
 def _check_weight(name: str, ours: Tensor, theirs: Any, file: Any, suspicious: list[str]) -> None:
     if not isinstance(theirs, Tensor):
         raise ValueError(f'{file}: {name!r} is a {type(theirs).__name__}, not a tensor')
-    if not _lazy(ours):
+    if not is_lazy(ours):
         if theirs.shape != ours.shape:
             raise ValueError(f'{file}: {name!r} has the shape {list(theirs.shape)}, the model has {list(ours.shape)}: '
                              'it is another model, or one with another number of outputs')
@@ -192,10 +194,6 @@ def _check_weight(name: str, ours: Tensor, theirs: Any, file: Any, suspicious: l
             suspicious.append(f'{name} is {theirs.dtype} in the file and {ours.dtype} in the model')
     if not _finite(theirs):
         suspicious.append(f'{name} has values that are not finite')
-
-
-def _lazy(x: Tensor) -> bool:
-    return isinstance(x, (nn.UninitializedParameter, nn.UninitializedBuffer))
 
 
 def _kind(x: Tensor) -> str:

@@ -1,29 +1,43 @@
-"""Code written down: a text that is the same in every process and another one once a class or function was changed."""
+"""Code: whose it is, and its digest, the same in every process and another one once a class or function was changed."""
 from __future__ import annotations
 
 import functools
 import hashlib
 import inspect
 import sys
-import sysconfig
 from collections.abc import Iterator
 from types import CodeType, ModuleType
 from typing import Any
 
-__all__ = ['code_digest']
+__all__ = ['code_digest', 'is_of_the_user', 'package_of']
 
-_installed = tuple({sysconfig.get_path(name) for name in ('stdlib', 'platstdlib', 'purelib', 'platlib')})
+
+def package_of(thing: Any) -> str:
+    """The package that a class, a function or an object's class was defined in; '' where that is not said."""
+    return (getattr(thing, '__module__', None) or '').split('.')[0]
+
+
+@functools.cache
+def is_of_the_user(module: str) -> bool:
+    """Whether a module is the script or lies beside it: it is not minifast's, Python's own or an installed one."""
+    package = module.split('.')[0]
+    if package == '__main__':
+        return True
+    if package == 'minifast' or package in sys.stdlib_module_names:
+        return False
+    files = [getattr(sys.modules.get(name), '__file__', None) or '' for name in (module, package)]
+    return not any(folder in file for folder in ('site-packages', 'dist-packages') for file in files)
 
 
 def code_digest(thing: Any) -> str:
     """A digest of a class or function: its code, its plain values, and those of what it names, as far as that is code
-    of the same package or of the user's own (neither the standard library's nor installed).
+    of the same package or of the user's own. Of a code object alone: itself, and what is defined in it.
 
     Of everything else the name stands for it, so versions of packages have to be told beside. Names, comments,
     docstrings of functions and places in the file do not count where Python does not keep them in the code.
     """
-    package = (getattr(thing, '__module__', None) or '').split('.')[0]
-    return hashlib.blake2b(_text(thing, package, set()).encode(errors='surrogatepass'), digest_size=16).hexdigest()
+    text = _text(thing, package_of(thing), set())
+    return hashlib.blake2b(text.encode(errors='surrogatepass'), digest_size=16).hexdigest()
 
 
 def _text(thing: Any, package: str, seen: set[int]) -> str:
@@ -42,7 +56,8 @@ def _text(thing: Any, package: str, seen: set[int]) -> str:
     if isinstance(thing, dict):
         return f'{{{",".join(f"{key}:{inner(value)}" for key, value in sorted(thing.items(), key=str))}}}'
     if isinstance(thing, CodeType):
-        return inner([thing.co_code, thing.co_names, thing.co_varnames, thing.co_consts])
+        n_arguments = thing.co_argcount + thing.co_kwonlyargcount
+        return inner([thing.co_code, thing.co_names, thing.co_varnames[:n_arguments], thing.co_consts])
     if isinstance(thing, property):
         return inner([thing.fget, thing.fset])
     if isinstance(thing, functools.partial):
@@ -91,5 +106,4 @@ def _followed(module: str | None, package: str) -> bool:
     """Whether code of this module is the package's, or of the user's own."""
     if not module or module.split('.')[0] in ('builtins', 'minifast'):
         return False
-    file = getattr(sys.modules.get(module), '__file__', None)
-    return module.split('.')[0] == package or (file is not None and not file.startswith(_installed))
+    return module.split('.')[0] == package or is_of_the_user(module)

@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from minifast import losses, markers
-from minifast.data.pipeline import Pipeline, mk_transform, transform_config, transform_from_config
+from minifast.data.pipeline import Pipeline, defined_in, mk_transform, transform_config, transform_from_config
 from minifast.data.transform import Transform
 from minifast.layers import NormType
 from minifast.limits import MODEL, Kind, check_arguments, check_name
@@ -48,7 +48,7 @@ def import_name(obj: Any) -> str:
 
 @contextmanager
 def refusing(file: Any, what: str) -> Iterator[None]:
-    """Whatever goes wrong inside is the file's fault: one error, which names it.
+    """Whatever goes wrong inside is the fault of `file`: one error, which names it and says `what` failed.
 
     Raises:
         UnsafeFileError: anything was raised inside.
@@ -58,7 +58,7 @@ def refusing(file: Any, what: str) -> Iterator[None]:
     except UnsafeFileError:
         raise
     except Exception as error:  # a constructor may raise anything for arguments that make no sense
-        said = ''.join(c if c.isprintable() else ' ' for c in str(error)[:300]) or type(error).__name__
+        said = ' '.join(str(error)[:300].split()) or type(error).__name__  # in one line
         raise UnsafeFileError(f'{file}: {what} ({said})') from error
 
 
@@ -245,6 +245,11 @@ def describe_loss(loss: Any, named: dict[str, list] | None = None) -> dict[str, 
 def build_loss(config: Any, functions: Mapping[str, Any], file: Any) -> Any:
     """The loss that `describe_loss` described.
 
+    Args:
+        config: the description.
+        functions: import name -> the user's code that was handed in again.
+        file: named in messages.
+
     Raises:
         UnsafeFileError: it names anything but a loss of minifast's or torch's.
     """
@@ -341,7 +346,7 @@ def _describe_transform(tfm: Any, named: dict[str, list] | None) -> dict[str, An
         if 'function' not in config:
             raise ValueError(f'{tfm.name} cannot be exported: {error}') from error
     name = _user_name(tfm)
-    return {'function': name} if name in _harmless else {'user': _own_name(name, _user_code(tfm), named)}
+    return {'function': name} if name in _plain_functions else {'user': _own_name(name, _user_code(tfm), named)}
 
 
 def _user_code(tfm: Any) -> Any:
@@ -362,12 +367,17 @@ def _own_name(name: str, obj: Any, named: dict[str, list] | None) -> str:
 
 
 _ORDER, _SPLIT = Kind(-1e9, 1e9, 0, (int, float)), Kind(0, 100, 0, (int, type(None)))
-_harmless = {'fastcore.imports.noop': noop, 'builtins.str': str, 'builtins.int': int, 'builtins.float': float,
+_plain_functions = {'fastcore.imports.noop': noop, 'builtins.str': str, 'builtins.int': int, 'builtins.float': float,
              'builtins.bool': bool, 'pathlib.Path': Path}
 
 
 def build_pipeline(configs: Any, functions: Mapping[str, Callable], file: Any) -> list[Transform]:
     """The transforms that `describe_pipeline` described; nothing is set up anew.
+
+    Args:
+        configs: the descriptions.
+        functions: import name -> the user's code that was handed in again.
+        file: named in messages.
 
     Raises:
         UnsafeFileError: one names anything but a transform of minifast's.
@@ -384,8 +394,8 @@ def _build_transform(config: Mapping[str, Any], functions: Mapping[str, Callable
     if 'user' in config:
         given = functions.get(check_name(config['user']))
         tfm = UserTransform(config['user']) if given is None else mk_transform(given)
-    elif 'function' in config and config['function'] in _harmless:
-        tfm = mk_transform(_harmless[config['function']])
+    elif 'function' in config and config['function'] in _plain_functions:
+        tfm = mk_transform(_plain_functions[config['function']])
     else:
         tfm = transform_from_config(config)
     tfm.order, tfm.split_idx = float(order), split_idx
@@ -396,7 +406,7 @@ _plain_types = {f'{t.__module__}.{t.__qualname__}': t for t in (
     str, int, float, bool, bytes, list, tuple, dict, PurePath, np.ndarray, Tensor, Image.Image)}
 
 
-_marked_rooms = {room.__name__: room for room in (core, markers, points)}
+_marked_rooms = tuple(room.__name__ for room in (core, markers, points))
 
 
 class _NoSuchType:
@@ -415,7 +425,7 @@ def describe_types(types: Any) -> list | None:
 
 
 def build_types(names: Any, file: Any) -> list | None:
-    """The types that `describe_types` named.
+    """The types that `describe_types` named in `file`.
 
     Raises:
         UnsafeFileError: it is no list of names.
@@ -428,8 +438,7 @@ def build_types(names: Any, file: Any) -> list | None:
             found.append(tuple(build_types(name, file)))
         elif isinstance(name, str):
             # classes of pictures and of marked tensors, and a few of Python; no other is looked up by a file's word
-            home, _, cls = name.rpartition('.')
-            own = _marked(home, cls) or _plain_types.get(name)
+            own = _marked(name) or _plain_types.get(name)
             found.append(own or type('_NoSuchType', (_NoSuchType,), {'import_name': name}))
         else:
             raise UnsafeFileError(f'{file}: the types of its items are malformed')
@@ -444,7 +453,7 @@ def describe_kinds(kinds: Any) -> Any:
 
 
 def build_kinds(names: Any, file: Any) -> Any:
-    """The marker types that `describe_kinds` named.
+    """The marker types that `describe_kinds` named in `file`.
 
     Raises:
         UnsafeFileError: one is no marker type of minifast's.
@@ -453,19 +462,17 @@ def build_kinds(names: Any, file: Any) -> Any:
         return tuple(build_kinds(name, file) for name in names)
     if names is None:
         return None
-    home, _, name = names.rpartition('.') if isinstance(names, str) else ('', '', '')
-    found = _marked(home, name)
+    found = _marked(names)
     if found is None or not issubclass(found, markers.TensorBase):
-        if not name or home.startswith('minifast'):
+        if not isinstance(names, str) or not names or names.startswith('minifast'):
             raise UnsafeFileError(f'{file}: {str(names)[:200]!r} is no kind of tensor')
         return None  # a marker of the user's: its batches decode as plain tensors
     return found
 
 
-def _marked(home: str, name: str) -> type | None:
-    """A class of the rooms of pictures and marked tensors, as it stands there: a room asked for what it does not have
-    would import others to look for it."""
-    found = vars(_marked_rooms[home]).get(name) if home in _marked_rooms else None
+def _marked(name: Any) -> type | None:
+    """A class of the rooms of pictures and marked tensors."""
+    found = defined_in(_marked_rooms, name)
     return found if isinstance(found, type) else None
 
 

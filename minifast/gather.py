@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler
 
 from minifast.callback.core import GatherPredsCallback
-from minifast.torch_core import (apply, detuplify, fields_of, find_bs, get_model, is_listy, length_of, plain,
-                                 retain_type, to_concat, to_cpu)
+from minifast.nested import apply, detuplify, fields_of, find_bs, leaves_of, to_concat
+from minifast.torch_core import get_model, length_of, plain, retain_type, to_cpu
 
 __all__ = ['Batches', 'Gather', 'Rows', 'inputs_and_targets', 'is_ours', 'prepare', 'whole_loader']
 
@@ -83,23 +83,12 @@ class _Stack:
         """Take one batch."""
         if self.rows is None:
             self.rows = apply(lambda _: self.make(), x)
-        for rows, leaf in zip(_leaves(self.rows), _leaves(x)):
+        for rows, leaf in zip(leaves_of(self.rows), leaves_of(x)):
             rows.add(leaf)
 
     def result(self) -> Any:
         """All batches, nested as they came; a tuple of one is opened."""
         return detuplify(apply(lambda rows: rows.result(), self.rows)) if self.rows is not None else None
-
-
-def _leaves(x: Any) -> Iterator[Any]:
-    named = fields_of(x)
-    if named is not None:
-        x = list(named.values())
-    if is_listy(x):
-        for part in x:
-            yield from _leaves(part)
-    else:
-        yield x
 
 
 class Gather(GatherPredsCallback):
@@ -234,7 +223,12 @@ def whole_loader(dl: Any) -> Any:
 
 
 def prepare(dl: Any, reorder: bool) -> tuple[Any, int | None, Tensor | None]:
-    """A loader to predict on, how many rows it gives (None: not known), and each row's place (None: as they come)."""
+    """A loader to predict on, how many rows it gives (None: not known), and each row's place (None: as they come).
+
+    Args:
+        dl: a loader of ours or of torch, or any iterable of batches.
+        reorder: bring the rows of a shuffled loader into the dataset's order.
+    """
     if is_ours(dl):
         dl = dl.new(drop_last=False) if dl.drop_last else dl
         if dl.n is None:  # a stream

@@ -1,4 +1,4 @@
-"""Which fast paths this machine has: half precision, memory format, checksums, memory that is kept for reuse."""
+"""Which fast paths this machine has: half precision, memory format, checksums, kept memory; which processes run."""
 from __future__ import annotations
 
 import ctypes
@@ -15,7 +15,7 @@ try:
 except ImportError:  # no wheel for this machine: the same numbers in six times the time
     from zlib import crc32
 
-__all__ = ['FastPaths', 'crc32', 'fast_paths', 'keep_freed_memory', 'to_memory_format']
+__all__ = ['FastPaths', 'crc32', 'fast_paths', 'is_running', 'keep_freed_memory', 'to_memory_format']
 
 
 class FastPaths(NamedTuple):
@@ -55,9 +55,8 @@ def keep_freed_memory() -> bool:
     """Let glibc's malloc keep up to 1 GB of freed memory for the next batch; returns whether it does.
 
     Otherwise every large activation is a fresh mapping, and handing pages back and forth costs a CPU training step a
-    tenth to
-    a quarter of its time. Results do not change. Left alone where the user has set malloc's thresholds, and where the C
-    library is another one.
+    tenth to a quarter of its time. Results do not change. Left alone where the user has set malloc's thresholds, and
+    where the C library is another one.
     """
     chosen = any(name in os.environ for name in ('MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_', 'LD_PRELOAD'))
     if chosen or 'glibc.malloc' in os.environ.get('GLIBC_TUNABLES', '') or not sys.platform.startswith('linux'):
@@ -66,6 +65,19 @@ def keep_freed_memory() -> bool:
     if not hasattr(libc, 'mallopt') or not hasattr(libc, 'gnu_get_libc_version'):
         return False
     return bool(libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES) and libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES))
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is a process of this number; False where the system cannot tell."""
+    if os.name != 'posix':
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def to_memory_format(learn: Any, memory_format: torch.memory_format) -> None:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
+from minifast.codetext import is_of_the_user, package_of
 from minifast.plaindata import (CONTAINERS, FIXED, MAPPINGS, PLAIN, SEQUENCES, decode, digest, encode, get_generator,
                                 is_generator, make_generator, restored, set_generator)
 
@@ -50,20 +51,13 @@ _LONG, _DEEP, _MANY = 10_000, 8, 200_000
 _module_registries = frozenset(name for name in vars(nn.Module()) if name != 'training') | {'training'}
 
 
-def _package(cls: type) -> str:
-    return (cls.__module__ or '').split('.')[0]
-
-
 @functools.lru_cache(None)
 def _of_the_user(cls: type) -> bool:
     """Whether a class is the script's own, whose attributes may be looked at and set."""
-    package = _package(cls)
+    package = package_of(cls)
     if package in _FRAMES or package in OUTLETS:
         return False
-    if package in sys.stdlib_module_names and package != '__main__':
-        return cls in (types.SimpleNamespace,) or package == 'argparse'
-    file = getattr(sys.modules.get(package), '__file__', None) or ''
-    return 'site-packages' not in file and 'dist-packages' not in file
+    return is_of_the_user(cls.__module__ or '') or cls is types.SimpleNamespace or package == 'argparse'
 
 
 Steps = tuple[tuple[str, Any], ...]
@@ -224,7 +218,7 @@ class _Search:
             self.value(x.__func__, (*steps, ('in', 'function')))
         elif isinstance(x, types.FunctionType):
             self.seen.add(id(x))
-            if _package(x) not in _FRAMES:
+            if package_of(x) not in _FRAMES:
                 self._function(x, steps)
         elif isinstance(x, type) or isinstance(x, types.ModuleType):
             return
@@ -268,13 +262,13 @@ class _Search:
                 self.found.files.append(Place(steps, x))
         elif isinstance(x, Iterator):
             self.opaque(steps, x)
-        elif isinstance(x, Enum) or _package(cls) in OUTLETS:
+        elif isinstance(x, Enum) or package_of(cls) in OUTLETS:
             return
         elif _of_the_user(cls):
             self.attributes(x, steps)
-        elif _package(cls) in _FRAMES:
+        elif package_of(cls) in _FRAMES:
             self.generators_of(x, steps)
-        elif _package(cls) not in sys.stdlib_module_names:
+        elif package_of(cls) not in sys.stdlib_module_names:
             self.opaque(steps, x)
 
     def generators_of(self, x: Any, steps: Steps) -> None:
@@ -373,7 +367,7 @@ class Hidden:
         return {kind: places for kind, places in state.items() if places}
 
     def load(self, state: dict[str, Any], kinds: Iterable[str] = ('generators', 'data', 'asked', 'files')) -> list[str]:
-        """Put back what `state` returned; returns what has no place here any more, one sentence each."""
+        """Put back the `kinds` of what `state` returned; returns what has no place here any more, a sentence each."""
         self.start()
         lost = []
         for kind in ('data', 'asked', 'files', 'generators'):  # data first: what follows may hang on it

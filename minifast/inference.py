@@ -14,12 +14,13 @@ from fastcore.foundation import L
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from minifast.answers import activation_of, check_answers, decoder_of
+from minifast.answers import activation_of, check_answers, class_names, decoder_of, with_name
 from minifast.callback.core import Callback
 from minifast.callback.hook import module_summary
-from minifast.gather import Batches, Gather, Rows, _leaves, inputs_and_targets, is_ours, prepare, whole_loader
+from minifast.gather import Batches, Gather, Rows, inputs_and_targets, is_ours, prepare, whole_loader
 from minifast.terminal import say
-from minifast.torch_core import apply, detuplify, is_listy, item_find, looking, plain
+from minifast.nested import apply, as_tuple, detuplify, item_find, leaves_of
+from minifast.torch_core import looking, plain
 
 __all__ = ['get_preds', 'predict', 'show_results', 'summary', 'tta']
 
@@ -98,11 +99,11 @@ def predict(learn: Any, item: Any, rm_type_tfms: Any = None, with_input: bool = 
     if ours:
         check_answers(learn, decoded)
         n_inp = getattr(dls, 'n_inp', -1)
-        whole = _tuple(inputs) + _tuple(decoded)
+        whole = as_tuple(inputs) + as_tuple(decoded)
         shown = dls.decode_batch(whole)[0]
         shown_input, shown_target = detuplify(shown[:n_inp]), detuplify(shown[n_inp:])
     else:
-        shown_input, shown_target = detuplify(_row(inputs, 0)), apply(partial(_name_of, learn), first)
+        shown_input, shown_target = detuplify(_row(inputs, 0)), apply(partial(with_name, _names(learn)), first)
     result = shown_target, first, probs
     return (shown_input, *result) if with_input else result
 
@@ -110,10 +111,6 @@ def predict(learn: Any, item: Any, rm_type_tfms: Any = None, with_input: bool = 
 def _row(x: Any, i: int) -> Any:
     """What belongs to item `i`, nested as it is."""
     return apply(lambda rows: rows[i] if isinstance(rows, (Tensor, L)) else rows, x)
-
-
-def _tuple(x: Any) -> tuple:
-    return tuple(x) if is_listy(x) else (x,)
 
 
 def _plain_batch(learn: Any, item: Any) -> tuple:
@@ -143,22 +140,8 @@ def _plain_batch(learn: Any, item: Any) -> tuple:
     return tuple(b) if isinstance(b, (tuple, list)) else (b,)
 
 
-def _classes(learn: Any) -> Sequence | None:
-    """The names of the classes, as the data keep them, None where they do not."""
-    vocab = getattr(learn.dls, 'vocab', None)
-    if vocab is None:
-        dataset = getattr(learn.dls[len(learn.dls) - 1], 'dataset', None)
-        while not hasattr(dataset, 'classes') and hasattr(dataset, 'dataset'):
-            dataset = dataset.dataset
-        vocab = getattr(dataset, 'classes', None)
-    return vocab
-
-
-def _name_of(learn: Any, answer: Any) -> Any:
-    """The class name of an index where the data have names, else the answer itself."""
-    names = _classes(learn)
-    is_index = isinstance(answer, Tensor) and answer.ndim == 0 and not answer.is_floating_point()
-    return names[int(answer)] if names is not None and is_index else answer  # sync: one answer for a person
+def _names(learn: Any) -> Sequence | None:
+    return class_names(learn, learn.dls[len(learn.dls) - 1])
 
 
 def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any = None, batch_tfms: Any = None,
@@ -193,60 +176,56 @@ def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any 
     if n and (place := place_of_targets(learn, dl)) is not None:
         return _tta_in_place(learn, Undo(dl, place), n_rows, ranks, n, beta, use_max)
 
-    def one_pass(split_idx: int) -> Gather:
-        gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=activation_of(learn.own_loss))
-        with dl.dataset.set_split_idx(split_idx):
-            _run(learn, dl, gather, inner=True)
-        return gather
-
     augmented = None
     with learn.validation_context(cbs=_Tta()):
         for i in range(n):
             learn.epoch = i
             dl.begin(torch.initial_seed(), i)  # other augmentations each time, the same ones in every run
-            preds = one_pass(0).preds
+            preds = _pass_of_split(learn, dl, n_rows, ranks, 0).preds
             if augmented is None:
                 augmented = preds
             else:
                 augmented = _zipped(torch.maximum if use_max else torch.Tensor.add_, augmented, preds)
-        plain_pass = one_pass(1)
-    preds, targets = plain_pass.preds, plain_pass.targets
+        plain_pass = _pass_of_split(learn, dl, n_rows, ranks, 1)
+    augmented = augmented if use_max else apply(lambda x: x.div_(n), augmented)
+    return _blended(augmented, plain_pass.preds, beta, use_max), plain_pass.targets
+
+
+def _pass_of_split(learn: Any, dl: Any, n_rows: int | None, ranks: Tensor | None, split_idx: int,
+                   then: Callable = noop) -> Gather:
+    """One pass of `tta` with the transforms of a split; `then` is applied to each batch of predictions."""
+    activation = activation_of(learn.own_loss)
+    gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=lambda preds: then(activation(preds)))
+    with dl.dataset.set_split_idx(split_idx):
+        _run(learn, dl, gather, inner=True)
+    return gather
+
+
+def _blended(augmented: Any, preds: Any, beta: float | None, use_max: bool) -> Any:
+    """What `tta` makes of the augmented predictions and the plain ones."""
     if use_max:
-        return _zipped(torch.maximum, augmented, preds), targets
-    augmented = apply(lambda x: x.div_(n), augmented)
-    if beta is None:
-        return (augmented, preds), targets
-    return _zipped(partial(torch.lerp, weight=beta), augmented, preds), targets
+        return _zipped(torch.maximum, augmented, preds)
+    return (augmented, preds) if beta is None else _zipped(partial(torch.lerp, weight=beta), augmented, preds)
 
 
 def _zipped(func: Callable, a: Any, b: Any) -> Any:
     """`func` of each tensor of `a` and the one in its place in `b`, nested as they are."""
-    others = iter(_leaves(b))
+    others = iter(leaves_of(b))
     return apply(lambda x: func(x, next(others)), a)
 
 
 def _tta_in_place(learn: Any, undo: Any, n_rows: int | None, ranks: Tensor | None, n: int, beta: float | None,
                   use_max: bool) -> tuple:
     """`tta` of predictions that lie somewhere in the picture."""
-    def one_pass(split_idx: int, then: Callable) -> Gather:
-        activation = activation_of(learn.own_loss)
-        gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=lambda preds: then(activation(preds)))
-        with undo.dl.dataset.set_split_idx(split_idx):
-            _run(learn, undo.dl, gather, inner=True)
-        return gather
-
     def augmented_pass(i: int) -> Tensor:
         learn.epoch = i
         undo.dl.begin(torch.initial_seed(), i)
-        return one_pass(0, undo.back).preds
+        return _pass_of_split(learn, undo.dl, n_rows, ranks, 0, undo.back).preds
 
     with learn.validation_context(cbs=[_Tta(), undo]):
-        plain_pass = one_pass(1, undo.keep)
-        preds, targets = plain_pass.preds, plain_pass.targets
-        augmented = undo.mean(augmented_pass, n, preds, use_max)
-    if use_max:
-        return torch.maximum(augmented, preds), targets
-    return ((augmented, preds) if beta is None else torch.lerp(augmented, preds, beta)), targets
+        plain_pass = _pass_of_split(learn, undo.dl, n_rows, ranks, 1, undo.keep)
+        augmented = undo.mean(augmented_pass, n, plain_pass.preds, use_max)
+    return _blended(augmented, plain_pass.preds, beta, use_max), plain_pass.targets
 
 
 def show_results(learn: Any, ds_idx: int = 1, dl: Any = None, max_n: int = 9, shuffle: bool = True,
@@ -278,8 +257,9 @@ def _show_plain(learn: Any, b: tuple, decoded: Any, max_n: int, **kwargs: Any) -
     """Draw a batch of a plain loader: pictures titled with target and prediction, anything else as printed lines."""
     x, targets = plain(b[0]), b[-1] if len(b) > 1 else None
     n = min(max_n, len(x))
-    targets = [_name_of(learn, targets[i]) for i in range(n)] if targets is not None else [None] * n
-    answers = [apply(partial(_name_of, learn), _row(decoded, i)) for i in range(n)]
+    name = partial(with_name, _names(learn))
+    targets = [name(targets[i]) for i in range(n)] if targets is not None else [None] * n
+    answers = [apply(name, _row(decoded, i)) for i in range(n)]
     if not (x.ndim == 4 and x.shape[1] in (1, 3)):
         for i in range(n):
             say(f'{i}: target {targets[i]}, prediction {answers[i]}')

@@ -7,23 +7,20 @@ from typing import Any
 import numpy as np
 import torch
 from fastcore.foundation import L
-from fastcore.xtras import is_listy
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from minifast.answers import check_answers
+from minifast.answers import check_answers, class_names, with_name
 from minifast.arguments import tells_near_match
 from minifast.data.pipeline import dispatch
+from minifast.gather import whole_loader
 from minifast.show import get_grid, show_image
 from minifast.terminal import visible
+from minifast.nested import as_tuple, is_listy, item_find
 from minifast.torch_core import (TensorCategory, TensorImage, TensorMask, TensorMultiCategory, display_df,
-                                 flatten_check, item_find, plain)
+                                 flatten_check, plain)
 
 __all__ = ['ClassificationInterpretation', 'Interpretation', 'SegmentationInterpretation', 'plot_top_losses']
-
-
-def _tuple(x: Any) -> tuple:
-    return tuple(x) if isinstance(x, (tuple, list, L)) else (x,)
 
 
 class Interpretation:
@@ -56,8 +53,7 @@ class Interpretation:
             ValueError: the loader has no targets.
         """
         if dl is None:
-            dl = learn.dls[ds_idx]
-            dl = dl.new(shuffle=False, drop_last=False) if hasattr(dl, 'new') else dl
+            dl = whole_loader(learn.dls[ds_idx])
         losses = learn.get_preds(dl=dl, with_loss=True, with_preds=False, with_targs=False, act=act)[-1]
         return cls(learn, dl, plain(losses), act)
 
@@ -103,26 +99,23 @@ class Interpretation:
             losses, idxs = (o[list(k)] for o in self.top_losses(None, largest))
         inputs, preds, targets, decoded, _ = self[idxs]
         check_answers(self.learn, decoded)
-        inputs, targets, decoded = _tuple(inputs), _tuple(targets), _tuple(decoded)
+        inputs, targets, decoded = as_tuple(inputs), as_tuple(targets), as_tuple(decoded)
         preds = preds if isinstance(preds, Tensor) else item_find(preds)  # of several outputs, the first one's scores
         if not hasattr(self.dl, 'show_batch'):
-            samples = L(zip(inputs[0], [self._name(t) for t in targets[0]]))
-            _plot_titled(samples, L((self._name(d),) for d in decoded[0]), preds, losses, **kwargs)
+            names = getattr(self, 'vocab', None)
+            samples = L(zip(inputs[0], [with_name(names, t) for t in targets[0]]))
+            _plot_titled(samples, L((with_name(names, d),) for d in decoded[0]), preds, losses, **kwargs)
             return
         x, y, samples = self.dl.show_batch(inputs + targets, max_n=len(idxs), show=False)
         _, _, outs = self.dl.show_batch(inputs + decoded, max_n=len(idxs), show=False)
         plot_top_losses(x, y, samples, outs.itemgot(slice(len(inputs), None)), preds, losses, **kwargs)
-
-    def _name(self, answer: Tensor) -> Any:
-        names = getattr(self, 'vocab', None)
-        return names[int(answer)] if names is not None and answer.ndim == 0 else answer
 
     def show_results(self, idxs: Any, **kwargs: Any) -> None:
         """Draw the items `idxs` with target and prediction."""
         inputs, _, targets, decoded, _ = self[idxs]
         check_answers(self.learn, decoded)
         n = len(idxs) if is_listy(idxs) or isinstance(idxs, Tensor) else 1
-        self.dl.show_results(_tuple(inputs) + _tuple(targets), _tuple(decoded), max_n=n, **kwargs)
+        self.dl.show_results(as_tuple(inputs) + as_tuple(targets), as_tuple(decoded), max_n=n, **kwargs)
 
 
 class ClassificationInterpretation(Interpretation):
@@ -131,7 +124,7 @@ class ClassificationInterpretation(Interpretation):
     @tells_near_match
     def __init__(self, learn: Any, dl: Any = None, losses: Tensor | None = None, act: Any = None) -> None:
         super().__init__(learn, dl, losses, act)
-        self.vocab = _class_names(learn, dl)
+        self.vocab = class_names(learn, dl)
         self._answers = None
 
     def answers(self) -> tuple[Tensor, Tensor]:
@@ -139,9 +132,9 @@ class ClassificationInterpretation(Interpretation):
         if self._answers is None:
             _, targets, decoded = self.learn.get_preds(dl=self.dl, with_decoded=True, with_preds=False, act=self.act)
             if not isinstance(decoded, Tensor) or not isinstance(targets, Tensor):
-                raise ValueError(f'a confusion matrix is of one target and one output, and these are '
-                                 f'{len(_tuple(targets))} and {len(_tuple(decoded))} ({type(decoded).__name__}): give '
-                                 'the loss function `decodes` that returns one tensor, or count with '
+                raise ValueError('a confusion matrix is of one target and one output, and these are '
+                                 f'{len(as_tuple(targets))} and {len(as_tuple(decoded))} ({type(decoded).__name__}): '
+                                 'give the loss function `decodes` that returns one tensor, or count with '
                                  'learn.get_preds(with_decoded=True)')
             self._answers = flatten_check(decoded, targets)
             if self.vocab is None:
@@ -201,19 +194,6 @@ class ClassificationInterpretation(Interpretation):
 
 class SegmentationInterpretation(Interpretation):
     """`Interpretation` of a segmentation model; its top losses show picture, target and prediction side by side."""
-
-
-def _class_names(learn: Any, dl: Any) -> Sequence | None:
-    """The classes' names as the data keep them; the last target's where there are several vocabularies."""
-    vocab = getattr(dl, 'vocab', None)
-    vocab = getattr(learn.dls, 'vocab', None) if vocab is None else vocab
-    dataset = getattr(dl, 'dataset', None)
-    while vocab is None and dataset is not None:
-        vocab, dataset = getattr(dataset, 'classes', None), getattr(dataset, 'dataset', None)
-    last = vocab[-1] if is_listy(vocab) and len(vocab) else None
-    if hasattr(last, '__len__') and not isinstance(last, (str, bytes)):
-        return last
-    return vocab
 
 
 def _report(cm: np.ndarray, names: list[str]) -> str:

@@ -14,8 +14,8 @@ def lookup(obj: object, name: str, *targets: str) -> Any:
 
     Called from `__getattr__`, so Python has already failed to find `name` on `obj`. Two honesty rules: a property of
     `obj` that failed with its own AttributeError is run again, so that its message is seen and not a misleading "no
-    attribute";
-    and dunder names are never delegated, so that copying and pickling do not reach a foreign object's protocol.
+    attribute"; and dunder names are never delegated, so that copying and pickling do not reach a foreign object's
+    protocol.
 
     Args:
         obj: the object whose `__getattr__` was called.

@@ -15,6 +15,30 @@ from minifast.torch_core import Module, check_kwargs, plain
 __all__ = ['BCELossFlat', 'BCEWithLogitsLossFlat', 'BaseLoss', 'CrossEntropyLossFlat', 'DiceLoss', 'FocalLoss',
            'FocalLossFlat', 'L1LossFlat', 'LabelSmoothingCrossEntropy', 'LabelSmoothingCrossEntropyFlat', 'MSELossFlat']
 
+
+# ---------------------------------------------------------------- what the outputs of torch's losses mean
+
+_on_classes = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss, F.cross_entropy, F.nll_loss, F.multi_margin_loss)
+_levels = {nn.BCEWithLogitsLoss: 0., F.binary_cross_entropy_with_logits: 0., nn.BCELoss: 0.5,
+           F.binary_cross_entropy: 0.5}
+
+
+def _is_of(loss_func: Any, known: Any) -> bool:
+    return isinstance(loss_func, known) if isinstance(known, type) else loss_func is known
+
+
+def takes_classes(loss_func: Any) -> bool:
+    """Whether a loss is one of torch's on class indices: the largest output tells the class."""
+    return any(_is_of(loss_func, known) for known in _on_classes)
+
+
+def level_of(loss_func: Any) -> float | None:
+    """The output above which a loss of torch's on zeros and ones means 1; None for any other loss."""
+    return next((level for known, level in _levels.items() if _is_of(loss_func, known)), None)
+
+
+# ---------------------------------------------------------------- the losses
+
 def fit_weights(loss_func: Any, dtype: torch.dtype) -> None:
     """Give the class weights of a loss the dtype of the model: numpy's, as scikit-learn makes them, are float64."""
     func = getattr(loss_func, 'func', loss_func)

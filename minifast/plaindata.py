@@ -12,16 +12,18 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor, nn
 
-__all__ = ['CONTAINERS', 'FIXED', 'MAPPINGS', 'PLAIN', 'SEQUENCES', 'decode', 'digest', 'encode', 'get_generator',
-           'is_generator', 'make_generator', 'restored', 'seed_generator', 'set_generator']
+__all__ = ['CONTAINERS', 'FIXED', 'GENERATORS', 'MAPPINGS', 'PLAIN', 'SEQUENCES', 'decode', 'digest', 'encode',
+           'get_generator', 'is_generator', 'make_generator', 'restored', 'seed_generator', 'set_generator']
 
 
 # ---------------------------------------------------------------- generators
 
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random)
+
+
 def is_generator(x: Any) -> bool:
     """Whether `x` is a random generator with a state: torch's, numpy's (either kind, or its bits) or Python's."""
-    kinds = (torch.Generator, np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random)
-    return isinstance(x, kinds) and not isinstance(x, random.SystemRandom)
+    return isinstance(x, GENERATORS) and not isinstance(x, random.SystemRandom)
 
 
 def get_generator(g: Any) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def get_generator(g: Any) -> dict[str, Any]:
 
 
 def set_generator(g: Any, found: dict[str, Any]) -> None:
-    """Put back what `get_generator` returned.
+    """Put `g` into the state that `get_generator` found.
 
     Raises:
         ValueError, TypeError: it is the state of another kind of generator.
@@ -68,7 +70,7 @@ def make_generator(found: dict[str, Any]) -> Any:
 
 
 def seed_generator(g: Any, seed: int) -> None:
-    """Let a generator of any kind begin anew from `seed`, 0 to 2**63."""
+    """Let a generator `g` of any kind begin anew from `seed`, 0 to 2**63."""
     if isinstance(g, torch.Generator):
         g.manual_seed(seed)
     elif isinstance(g, random.Random):

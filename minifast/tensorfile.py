@@ -13,7 +13,6 @@ import os
 import re
 import secrets
 import sys
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from fastcore.foundation import L
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.serialization import config
 
 from minifast.hardware import crc32
@@ -32,7 +32,7 @@ from minifast.tensorindex import KEY_PARTS, ODD_KEYS, Instructions
 from minifast.tensorvalues import LAYOUTS, Values
 from minifast.torch_core import plain
 
-__all__ = ['Copies', 'DamagedFileError', 'UnsafeFileError', 'copied', 'read_tensors', 'storable', 'sweep_temporaries',
+__all__ = ['Copies', 'DamagedFileError', 'UnsafeFileError', 'copied', 'read_tensors', 'storable', 'way_out_of',
            'write_atomic']
 
 
@@ -40,7 +40,6 @@ __all__ = ['Copies', 'DamagedFileError', 'UnsafeFileError', 'copied', 'read_tens
 
 _session = secrets.token_hex(4)  # tells this process's temporary files from those of a dead one with the same pid
 _counter = itertools.count()
-_TEMPORARY = re.compile(r'\..+\.(\d+)-([0-9a-f]{8})-\d+\.tmp')
 
 _WAYS_OUT = {
     errno.ENOSPC: 'free some space or choose a folder on another disk',
@@ -53,6 +52,11 @@ _WAYS_OUT = {
     errno.EFBIG: 'files may not become so large here: raise the limit or choose another file system',
     errno.EIO: 'the disk reports errors: choose a folder on another disk',
     errno.ENAMETOOLONG: 'choose a shorter name'}
+
+
+def way_out_of(error: OSError) -> str:
+    """What to do about a storage that does not take a file."""
+    return _WAYS_OUT.get(error.errno, 'choose another folder')
 
 
 class _Sealed:
@@ -134,7 +138,7 @@ _SHOW_A_BATCH = "the model has layers without a shape: let it see a batch first,
 
 def _unstorable(x: Tensor) -> str | None:
     """Why no file can hold this tensor so that it comes back equal, and the way out; None where one can."""
-    if isinstance(x, (nn.UninitializedParameter, nn.UninitializedBuffer)):
+    if is_lazy(x):
         return f'a tensor without a shape: {_SHOW_A_BATCH}'
     if type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__:
         return f'a {type(x).__name__}, whose numbers lie in other tensors: keep those'
@@ -339,10 +343,9 @@ def write_atomic(path: str | Path | BinaryIO, obj: Any) -> None:
             raise
         _sync_folder(path.parent)
     except OSError as error:
-        way_out = _WAYS_OUT.get(error.errno, 'choose another folder')
         kept = 'The file there is the last good one, untouched. ' if path.exists() else ''
-        raise OSError(error.errno, f'{path} could not be written: {error.strerror or error}. {kept}Way out: {way_out}'
-                      ) from error
+        raise OSError(error.errno, f'{path} could not be written: {error.strerror or error}. {kept}Way out: '
+                                   f'{way_out_of(error)}') from error
     return None
 
 
@@ -351,39 +354,6 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError:  # the storage that failed to write may fail to delete; the first error is the one to tell
         return
-
-
-def sweep_temporaries(folder: str | Path, stale_s: float = 3600.) -> list[Path]:
-    """Delete temporary files that killed processes left in `folder`; returns them.
-
-    Files of living processes stay, unless they are older than `stale_s` seconds (a process number is used again).
-    """
-    swept = []
-    for path in Path(folder).glob('.*.tmp'):
-        found = _TEMPORARY.fullmatch(path.name)
-        if not found or (int(found[1]), found[2]) == (os.getpid(), _session):
-            continue
-        try:
-            # in containers the process after a restart often has the number of the one that died
-            stale = time.time() - path.stat().st_mtime > stale_s
-            if stale or int(found[1]) == os.getpid() or not _alive(int(found[1])):
-                path.unlink()
-                swept.append(path)
-        except FileNotFoundError:  # another process swept it
-            continue
-    return swept
-
-
-def _alive(pid: int) -> bool:
-    if os.name != 'posix':
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 # ---------------------------------------------------------------- reading

@@ -69,6 +69,10 @@ class _Entry(NamedTuple):
 def records_of(path: Path, data: memoryview) -> Records:
     """The records of a zip as `torch.save` writes it, after checking its structure and every checksum.
 
+    Args:
+        path: named in messages.
+        data: all bytes of the file.
+
     Raises:
         DamagedFileError: bytes are missing or changed.
         UnsafeFileError: it is another kind of file.

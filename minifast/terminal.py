@@ -1,12 +1,13 @@
-"""Text of others on a screen: what would steer the terminal, or forge a line, is shown escaped."""
+"""Text of others on a screen: what would steer the terminal, or forge a line, is shown escaped; lists are cut short."""
 from __future__ import annotations
 
 import re
 import sys
 import warnings
+from collections.abc import Iterable
 from typing import Any, TextIO
 
-__all__ = ['say', 'visible', 'warn']
+__all__ = ['listed', 'say', 'visible', 'warn']
 
 _STEERING = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
 """Controls (C0 with escape and newlines, DEL, C1), line separators, what turns the direction of writing round, and
@@ -31,12 +32,25 @@ def visible(text: Any, keep: str = '') -> str:
     return _STEERING.sub(lambda match: match[0] if match[0] in keep else _escape(match), str(text))
 
 
+def listed(names: Iterable, n: int, rest: str = ' and {} more') -> str:
+    """The first `n` of some names, for a message.
+
+    Args:
+        names: the names; anything is shown as its `str`.
+        n: how many are shown.
+        rest: what stands for the others, `{}` being their number.
+    """
+    names = [str(name) for name in names]
+    return ', '.join(names[:n]) + (rest.format(len(names) - n) if len(names) > n else '')
+
+
 def say(text: Any = '', file: TextIO | None = None, flush: bool = False) -> None:
     """Print one line, `visible`, whatever the encoding of the stream: what it lacks is escaped too.
 
     Args:
         text: one line; newlines in it are escaped.
         file: default `sys.stdout`.
+        flush: whether it has to be there at once.
     """
     file = sys.stdout if file is None else file
     print(printable(text, file), file=file, flush=flush)
@@ -48,6 +62,9 @@ def printable(text: Any, file: TextIO) -> str:
     return visible(text).encode(encoding, 'backslashreplace').decode(encoding)
 
 
-def warn(text: str, stacklevel: int = 2) -> None:
-    """A warning of one visible line, for those that name files, labels or what stands in files."""
-    warnings.warn(visible(text), stacklevel=stacklevel + 1)
+def warn(text: str) -> None:
+    """A warning of one visible line, given at the nearest line that is not in this package."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get('__name__', '').split('.')[0] == 'minifast':
+        level, frame = level + 1, frame.f_back
+    warnings.warn(visible(text), stacklevel=level)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from minifast.callback.core import Callback
+from minifast.codetext import package_of
 from minifast.data.core import Datasets, TfmdLists
 from minifast.data.foreign import TorchvisionTransform
 from minifast.data.pipeline import Pipeline, RandTransform
@@ -30,7 +31,12 @@ _HARMLESS = {'ColorJitter', 'GaussianBlur', 'Grayscale', 'Normalize', 'PILToTens
 
 
 def place_of_targets(learn: Any, dl: Any) -> type | None:
-    """The marker class of targets that lie somewhere in the picture (masks, pictures, points, boxes), else None."""
+    """The marker class of targets that lie somewhere in the picture (masks, pictures, points, boxes), else None.
+
+    Args:
+        learn: knows the kinds of targets where `dl` has none.
+        dl: the loader that will be predicted on.
+    """
     labelled = len(getattr(dl.dataset, 'tls', ())) > dl.n_inp
     source = dl if labelled else learn.dls[1 if len(learn.dls) > 1 else 0]
     if not hasattr(source, '_batch_kinds'):
@@ -123,7 +129,9 @@ class Undo(Callback):
 
         Args:
             passes: the predictions of pass i, from `back`.
+            n: how many there are.
             preds: those without augmentation.
+            use_max: take the largest.
         """
         places = issubclass(self.kind, TensorPoint)
         total = None
@@ -167,7 +175,7 @@ def _not_undone(dl: Any, kind: type) -> Iterator[str]:
             if type(f.tfm).__name__ not in _HARMLESS:
                 yield f.name
         elif isinstance(f, RandTransform) or getattr(f, 'split_idx', None) == 0:
-            ours = type(f).__module__.split('.')[0] == 'minifast'
+            ours = package_of(type(f)) == 'minifast'
             cuts = isinstance(f, (RandomCrop, RandomResizedCrop, RandomResizedCropGPU)) or any(
                 isinstance(part, CropWindow) for part in getattr(f, 'aff_fs', ()))
             if not ours or (cuts and issubclass(kind, TensorPoint)):  # what is cut off cannot be predicted

@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from minifast.codetext import code_digest
+from minifast.codetext import code_digest, is_of_the_user
 
 SOURCE = '''
 import functools, os, helpers_of_own
@@ -70,3 +70,18 @@ def test_the_same_in_every_process():
     found = {subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True,
                             env={**os.environ, 'PYTHONHASHSEED': seed}).stdout for seed in '12'}
     assert found == {made() + '\n'}
+
+
+def test_the_order_of_a_set_does_not_count_and_names_of_arguments_do():
+    """Of a code object, too; names of variables do not."""
+    one, turned, renamed, other = (compile(code, 'here', 'exec').co_consts[0] for code in (
+        'def f(x): y = x in {0, 8}', 'def f(x): y = x in {8, 0}', 'def f(x): z = x in {0, 8}',
+        'def f(z): y = z in {0, 8}'))
+    assert repr(one.co_consts) != repr(turned.co_consts)  # or there is nothing to see
+    assert code_digest(one) == code_digest(turned) == code_digest(renamed) != code_digest(other)
+
+
+def test_whose_a_module_is():
+    """The script's and what lies beside it are the user's, and nothing else is."""
+    assert is_of_the_user('__main__') and is_of_the_user('tests.test_codetext')
+    assert not any(map(is_of_the_user, ('minifast.codetext', 'json.decoder', 'torch.nn', 'numpy', 'builtins')))

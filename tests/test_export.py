@@ -388,7 +388,7 @@ def lie(kind, meta):
                                                      'split_idx': None}),
      'no transform': lambda: data['after_item'].append({'class': 'minifast.learner.Learner', 'kwargs': {}, 'order': 0,
                                                         'split_idx': None}),
-     'function': lambda: data['items'][0]['tfms'].append({'function': 'minifast.tensorfile.sweep_temporaries',
+     'function': lambda: data['items'][0]['tfms'].append({'function': 'minifast.tensorfile.write_atomic',
                                                           'order': 0, 'split_idx': None}),
      'download': lambda: data['items'][0]['tfms'].append({'function': 'minifast.data.external.untar_data',
                                                           'order': 0, 'split_idx': None}),

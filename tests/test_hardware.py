@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from minifast.callback.core import Callback
 from minifast.callback.fp16 import AutoPrecision
-from minifast.hardware import fast_paths, keep_freed_memory
+from minifast.hardware import fast_paths, is_running, keep_freed_memory
 from minifast.learner import Learner
 
 
@@ -75,3 +75,10 @@ def test_malloc_thresholds_are_left_alone_where_the_user_set_them():
     done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == 'False'
     assert keep_freed_memory() in (True, False)
+
+
+def test_a_process_is_running_until_it_has_ended():
+    """Whoever it belongs to."""
+    with subprocess.Popen([sys.executable, '-c', 'import sys; sys.stdin.read()'], stdin=subprocess.PIPE) as process:
+        assert is_running(process.pid) and is_running(os.getpid()) and is_running(1)
+    assert not is_running(process.pid) and not is_running(2 ** 40)

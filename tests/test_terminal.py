@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from minifast.cli import main
-from minifast.terminal import printable, say, visible, warn
+from minifast.terminal import listed, printable, say, visible, warn
 
 ORDERS = {**{f'C0 {i:#x}': chr(i) for i in range(32)}, 'DEL': '\x7f', **{f'C1 {i:#x}': chr(i) for i in range(128, 160)},
           **{f'{i:#x}': chr(i) for i in (*range(0x2028, 0x202f), *range(0x2066, 0x206a))},
@@ -43,6 +43,12 @@ def test_say_writes_what_the_stream_can_and_one_line(encoding, text):
     say('\nforged\udce9', stream, flush=True)
     assert raw.getvalue().decode(encoding) == f'{text}\n\\nforged\\udce9\n'
     assert printable('ö\x1b', io.StringIO()) == 'ö\\x1b'
+
+
+def test_a_long_list_is_cut_and_says_so():
+    """With the number of the others, or as it is asked for."""
+    assert listed(iter('abc'), 3) == 'a, b, c' and listed('abc', 2) == 'a, b and 1 more' and listed([], 2) == ''
+    assert listed(range(9), 2, ', ...') == '0, 1, ...'
 
 
 def test_warn_is_visible_and_names_the_caller():

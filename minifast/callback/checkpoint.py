@@ -18,8 +18,8 @@ from minifast.callback.resume import _ResumingCallback, newest_checkpoint
 from minifast.carried import (baselines_of, begin_loader, generators, inexact_loaders, own_loader, put_back_generators,
                               set_generators, start_hidden)
 from minifast.distributed import rank_distrib
-from minifast.run_folder import FolderInUseError, checkpoints_in
-from minifast.run_identity import note_what_moved
+from minifast.run.folder import FolderInUseError, checkpoints_in
+from minifast.run.identity import note_what_moved
 from minifast.seeds import get_random_states
 from minifast.tensorfile import Copies, storable, write_atomic
 from minifast.torch_core import length_of

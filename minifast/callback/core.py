@@ -91,9 +91,8 @@ class Callback:
     """Bends the training loop without editing it: override the hooks you need.
 
     A hook reads the learner as if its attributes were its own (`self.pred`, `self.epoch`, `self.model`) and changes
-    it through
-    `self.learn`: `self.learn.xb = ...`. Setting `self.xb` only shadows it on the callback. A hook leaves a part of
-    the loop by raising one of the Cancel exceptions. A subclass need not call `super().__init__()`.
+    it through `self.learn`: `self.learn.xb = ...`. Setting `self.xb` only shadows it on the callback. A hook leaves a
+    part of the loop by raising one of the Cancel exceptions. A subclass need not call `super().__init__()`.
 
     A checkpoint carries a callback over a kill, without being asked: attributes that are data (numbers, texts, tensors,
     arrays, lists, dicts) where the training has changed them, random generators, objects with

@@ -14,9 +14,9 @@ from torch import Tensor
 from minifast.callback.core import Callback, TrainEvalCallback
 from minifast.distributed import rank_distrib
 from minifast.hardware import to_memory_format
-from minifast.run_differences import Difference, differences
-from minifast.run_folder import RunFolder, checkpoints_in
-from minifast.run_identity import RunIdentity, read_tables, run_identity
+from minifast.run.differences import Difference, differences
+from minifast.run.folder import RunFolder, checkpoints_in
+from minifast.run.identity import RunIdentity, read_tables, run_identity
 from minifast.tensorfile import DamagedFileError, UnsafeFileError, read_tensors
 from minifast.torch_core import length_of
 from minifast.training_state import load_training_state

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback, CancelFitException, CancelValidException
 from minifast.data.load import why_empty
+from minifast.data.workers import set_aside
 from minifast.hidden import find
-from minifast.plaindata import get_generator, set_generator
 from minifast.plots import plot_lr_find
 from minifast.torch_core import length_of, looking
 
@@ -345,10 +345,9 @@ def _no_trace(learn: Any) -> Iterator[None]:
     opt, opt_state, loop = learn.opt, copy.deepcopy(learn.opt.state_dict()), vars(learn).copy()
     recorder = learn.recorder
     record = {**vars(recorder), 'smooth_loss': copy.copy(recorder.smooth_loss)}
-    generators = [(place.value, get_generator(place.value)) for dl in learn.dls
-                  for place in find(dl, data=False).generators]
+    generators = [place.value for dl in learn.dls for place in find(dl, data=False).generators]
     try:
-        with looking():
+        with looking(), set_aside(generators):
             yield
     finally:
         opt.load_state_dict(opt_state)  # its learning rates, set before the fit began
@@ -358,8 +357,6 @@ def _no_trace(learn: Any) -> Iterator[None]:
                 setattr(learn, name, loop[name])
             else:
                 vars(learn).pop(name, None)
-        for g, state in generators:
-            set_generator(g, state)
         searched = {name: vars(recorder)[name] for name in ('lrs', 'smooth_loss')}
         vars(recorder).clear()
         # where nothing was recorded yet, the search stays readable in `recorder.lrs` and `recorder.losses`

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minifast.arguments import near_match, tells_near_match
 from minifast.callback.core import Callback, CancelBatchException, CancelFitException
-from minifast.terminal import say
+from minifast.terminal import listed, say
 
 __all__ = ['EarlyStoppingCallback', 'ReduceLROnPlateau', 'SaveModelCallback', 'TerminateOnNaNCallback',
            'TrackerCallback']
@@ -55,8 +55,8 @@ class TerminateOnNaNCallback(Callback):
         learn = self.learn
         learn.opt.zero_grad()
         self.items = self._suspects()
-        more = f" and {len(self.items) - 8} more, all in the callback's `items`" if len(self.items) > 8 else ''
-        named = f'. Its items: {", ".join(self.items[:8])}{more}' if self.items else ''
+        items = listed(self.items, 8, " and {} more, all in the callback's `items`")
+        named = f'. Its items: {items}' if items else ''
         say(f'epoch {learn.epoch}, batch {learn.iter}: {what} is not finite; '
             f'{"the batch is left out" if self.skip else "training ends"}, the weights are those of the step before'
             f'{named}')

@@ -1,7 +1,6 @@
 """What the callbacks of experiment trackers share: the settings of a run, and its numbers without waiting each step."""
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from minifast.arguments import kept_arguments
 from minifast.callback.core import Callback
 from minifast.distributed import rank_distrib
 from minifast.torch_core import find_bs, length_of
@@ -29,12 +29,6 @@ def _plain_value(value: Any) -> Any:
     return getattr(value, '__name__', None) or str(value)
 
 
-def _arguments(obj: Any) -> dict[str, Any]:
-    """The constructor's arguments that an object keeps under their own names."""
-    names = [name for name in inspect.signature(type(obj).__init__).parameters if name in vars(obj)]
-    return {name: _plain_value(vars(obj)[name]) for name in names}
-
-
 def settings_of(learn: Any) -> dict[str, Any]:
     """What a training is made of, as nested numbers and texts: learner, callbacks, data, model, device."""
     own = {'model': type(learn.model).__name__, 'loss_func': learn.own_loss, 'opt_func': learn.opt_func}
@@ -44,7 +38,8 @@ def settings_of(learn: Any) -> dict[str, Any]:
             own[name] = getattr(learn, name)
     own['metrics'] = [metric.name for metric in learn.metrics]
     train = learn.dls.train
-    settings = {'Learner': _plain_value(own), **{repr(cb): _arguments(cb) or True for cb in learn.cbs},
+    settings = {'Learner': _plain_value(own),
+                **{repr(cb): _plain_value(kept_arguments(cb)) or True for cb in learn.cbs},
                 'batch size': getattr(train, 'bs', None) or getattr(train, 'batch_size', None),
                 'batch per epoch': length_of(train),
                 'model parameters': sum(p.numel() for p in learn.model.parameters()),

@@ -14,12 +14,9 @@ from minifast.callback.tracking import ExperimentLogger, Step, settings_of
 from minifast.data.dispatch import typedispatch
 from minifast.markers import TensorCategory, TensorImage, TensorMask
 from minifast.terminal import say
+from minifast.nested import as_tuple
 
 __all__ = ['WandbCallback', 'log_dataset', 'log_model', 'wandb_process']
-
-
-def _tuple(x: Any) -> tuple:
-    return x if isinstance(x, tuple) else (x,)
 
 
 def _run_or_error(who: str) -> Any:
@@ -140,7 +137,7 @@ class WandbCallback(ExperimentLogger):
         try:
             inputs, preds, targets, decoded = learn.get_preds(dl=self.valid_dl, with_input=True, with_decoded=True,
                                                               reorder=self.reorder)
-            b = _tuple(inputs) + _tuple(targets)
+            b = as_tuple(inputs) + as_tuple(targets)
             x, y, samples, outs = self.valid_dl.show_results(b, decoded, show=False, max_n=self.n_preds)
             wandb.log(wandb_process(x, y, samples, outs, preds), step=self._wandb_step)
         except Exception as error:

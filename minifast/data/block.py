@@ -18,7 +18,7 @@ from minifast.data.core import DataLoaders, Datasets, TfmdDL
 from minifast.data.loaders import for_loaders
 from minifast.data.pipeline import Pipeline
 from minifast.data.transforms import ItemGetter, RandomSplitter, ToTensor
-from minifast.terminal import say
+from minifast.terminal import listed, say
 
 __all__ = ['CategoryBlock', 'DataBlock', 'MultiCategoryBlock', 'RegressionBlock', 'TransformBlock']
 
@@ -268,6 +268,6 @@ def _holds(source: Any) -> str:
     inside = sorted(o for o in Path(source).iterdir() if not o.name.startswith('.'))
     folders = [repr(o.name) for o in inside if o.is_dir()]
     kinds = sorted({o.suffix or repr(o.name) for o in inside if o.is_file()})
-    parts = [f'{what} {", ".join(names[:10])}{", ..." if len(names) > 10 else ""}'
+    parts = [f'{what} {listed(names, 10, ", ...")}'
              for what, names in (('the folders', folders), ('files of the kinds', kinds)) if names]
     return f'; there {"are" if parts else "is nothing"} {" and ".join(parts)}'.rstrip()

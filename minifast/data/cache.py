@@ -23,7 +23,7 @@ from minifast.codetext import code_digest
 from minifast.data.pipeline import Pipeline, is_known, transform_config
 from minifast.data.transform import RandTransform
 from minifast.distributed import num_distrib
-from minifast.hardware import crc32
+from minifast.hardware import crc32, is_running
 from minifast.terminal import warn
 
 __all__ = ['OpenedPictures', 'PictureCache', 'fixed_transforms']
@@ -165,14 +165,9 @@ def _running(written: Path) -> bool:
     """Whether the process that writes this file may still be at it; this one has written nothing when it asks."""
     try:
         pid = int(written.suffixes[-2][1:].split('-')[0])
-        if pid == os.getpid():
-            return False
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (OSError, ValueError, IndexError):
+    except (ValueError, IndexError):
         return False
-    return True
+    return pid != os.getpid() and is_running(pid)
 
 
 # ---------------------------------------------------------------- the way from a file to its pixels, as a key

@@ -12,13 +12,13 @@ import torch
 from fastcore.foundation import CollBase, L
 from torch import Tensor
 
-from minifast.arguments import callers_level
 from minifast.data.labels import (cheap_labels, column_of, is_missing, labels_of, missing_label, place_of,
                                   tell_of_classes, tell_of_lists)
 from minifast.data.transform import DisplayedTransform
 from minifast.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from minifast.markers import TensorCategory, TensorMultiCategory, cast, plain, tensor
 from minifast.show import show_title
+from minifast.terminal import listed, warn
 
 __all__ = ['Categorize', 'Category', 'CategoryMap', 'EncodedMultiCategorize', 'MultiCategorize', 'MultiCategory',
            'OneHotEncode', 'RegressionSetup', 'ShowTitle', 'TitledFloat', 'TitledInt', 'TitledStr', 'TitledTuple']
@@ -265,7 +265,7 @@ class Categorize(_Target):
 def _unknown(labels: list, vocab: Iterable) -> str:
     known = list(vocab)
     labels = list(_labels(labels))  # numpy's numbers would be shown with their type
-    shown = ', '.join(repr(o) for o in known[:10]) + (', ...' if len(known) > 10 else '')
+    shown = listed(map(repr, known), 10, ', ...')
     return (f'Label{"s" if len(labels) > 1 else ""} {", ".join(repr(o) for o in labels)} not included in the training '
             f'dataset, which has {len(known)} classes: {shown}. Give CategoryBlock(vocab=...) with all of them, or '
             'add_na=True')
@@ -441,8 +441,8 @@ class RegressionSetup(_Target):
                 no_number = i
             yield i, label
         if no_number is not None:
-            warnings.warn(f'labels: {place_of(dsets, no_number)} is empty (nan): a loss that does not leave it out '
-                          'becomes nan. Fill it, or leave the item out', stacklevel=callers_level())
+            warn(f'labels: {place_of(dsets, no_number)} is empty (nan): a loss that does not leave it out '
+                 'becomes nan. Fill it, or leave the item out')
 
     def _take(self, dsets: Any, i: int, label: Any) -> None:
         for o in _parts(label):

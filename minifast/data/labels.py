@@ -1,16 +1,16 @@
 """Labels as the data give them, read once before training: what is empty, and what is hardly meant as a label."""
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from minifast.arguments import callers_level, near_match
+from minifast.arguments import near_match
 from minifast.data.collate import noted
 from minifast.data.pipeline import is_known
+from minifast.terminal import listed, warn
 
 __all__ = ['cheap_labels', 'column_named', 'column_of', 'is_missing', 'labels_of', 'missing_label', 'no_column',
            'place_of', 'tell_of_classes', 'tell_of_lists']
@@ -24,7 +24,7 @@ def is_missing(o: Any) -> bool:
 
 
 def column_named(table: Any, col: str | int) -> Any:
-    """A column of a DataFrame, by name or position.
+    """The column `col` of a DataFrame `table`, by name or position.
 
     Raises:
         KeyError: there is none; the message lists those there are.
@@ -37,9 +37,9 @@ def column_named(table: Any, col: str | int) -> Any:
 
 
 def no_column(col: Any, columns: Iterable) -> str:
-    """The message for a column that a table does not have: it lists those there are."""
+    """The message for a column `col` that a table does not have: it lists the `columns` there are."""
     names = [str(name) for name in columns]
-    shown = ', '.join(map(repr, names[:20])) + (', ...' if len(names) > 20 else '')
+    shown = listed(map(repr, names), 20, ', ...')
     return f'the table has no column {col!r}{near_match(str(col), names)}; it has {shown}'
 
 
@@ -53,7 +53,7 @@ def column_of(dsets: Any) -> Any:
 
 
 def place_of(dsets: Any, i: int) -> str:
-    """What the `i`-th of some items is called in messages: its row and column, or its number and the item itself."""
+    """What the `i`-th of the items `dsets` is called in messages: its row and column, or its number and itself."""
     items = getattr(dsets, 'items', None)
     if hasattr(items, 'iloc'):
         column, row = column_of(dsets), items.index[i]
@@ -97,7 +97,14 @@ def _getters(dsets: Any) -> list:
 
 
 def missing_label(dsets: Any, i: int, label: Any, way_out: str = '') -> ValueError:
-    """The error for an item without a label; `way_out` says what else can be done than to leave it out."""
+    """The error for an item without a label.
+
+    Args:
+        dsets: the items.
+        i: the number of the one.
+        label: what it has instead.
+        way_out: what else can be done than to leave it out.
+    """
     column = column_of(dsets)
     if column is None:
         leave_out = 'let the function of the labels (get_y) return one, or leave such items out'
@@ -115,16 +122,16 @@ def tell_of_lists(lists: Sequence[Iterable]) -> None:
     """Warn of lists of labels that are hardly meant: names, which become letters, or columns of zeros and ones."""
     name = next((labels for labels in lists if isinstance(labels, str) and len(labels) > 1), None)
     if name is not None:
-        warnings.warn(f'labels: MultiCategoryBlock takes a list of labels an item and got the text {name!r}, '
-                      f'whose letters become the classes: let get_y return [{name!r}], or use CategoryBlock; for '
-                      'several labels in one text give label_delim', stacklevel=callers_level())
+        warn(f'labels: MultiCategoryBlock takes a list of labels an item and got the text {name!r}, '
+             f'whose letters become the classes: let get_y return [{name!r}], or use CategoryBlock; for '
+             'several labels in one text give label_delim')
     lengths = {len(labels) for labels in lists}
     seen = {str(o.item() if isinstance(o, Tensor) and o.numel() == 1 else o) for labels in lists for o in labels}
     if len(lengths) == 1 and lengths.pop() > 1 and seen and seen <= _zeros_and_ones:
-        warnings.warn(f'labels: each item has as many, and all are of {", ".join(sorted(seen))}: such columns of zeros '
-                      'and ones become the classes 0 and 1, both of which nearly every item has. If they tell which '
-                      'classes an item is of, give MultiCategoryBlock(encoded=True, vocab=[names of the columns]) '
-                      '(y_block= of from_df)', stacklevel=callers_level())
+        warn(f'labels: each item has as many, and all are of {", ".join(sorted(seen))}: such columns of zeros '
+             'and ones become the classes 0 and 1, both of which nearly every item has. If they tell which '
+             'classes an item is of, give MultiCategoryBlock(encoded=True, vocab=[names of the columns]) '
+             '(y_block= of from_df)')
 
 
 def tell_of_classes(classes: Iterable, n_items: int, several: bool = False) -> None:
@@ -152,4 +159,4 @@ def tell_of_classes(classes: Iterable, n_items: int, several: bool = False) -> N
         told.append(f'classes differ only in blanks or capitals: {shown}. If one is meant, let get_y strip and lower '
                     'its labels')
     for line in told:
-        warnings.warn(f'labels: {line}', stacklevel=callers_level())
+        warn(f'labels: {line}')

@@ -5,7 +5,7 @@ import enum
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -15,6 +15,7 @@ from fastcore.basics import camel2snake, noop
 from fastcore.foundation import L
 from torch import Tensor
 
+from minifast.codetext import package_of
 from minifast.data.dispatch import Overloads, dispatch, typedispatch
 from minifast.data.foreign import TorchvisionTransform, is_torchvision
 from minifast.data.transform import (DisplayedTransform, InplaceTransform, ItemTransform, RandTransform, Transform,
@@ -198,7 +199,7 @@ def _ours(f: Any) -> bool:
         return all(_ours(o) for o in (f.func, *f.args, *f.keywords.values()) if callable(o))
     f = getattr(f, '__func__', f)
     owner = f if inspect.isclass(f) or inspect.isfunction(f) else type(f)
-    return (owner.__module__ or '').split('.')[0] in _harmless_modules or any(f is known for known in _harmless)
+    return package_of(owner) in _harmless_modules or any(f is known for known in _harmless)
 
 
 # ---------------------------------------------------------------- transforms as data
@@ -295,15 +296,25 @@ _functions = ('minifast.data.transforms.RegexLabeller', 'minifast.data.transform
               'minifast.vision.data.bb_pad', 'minifast.vision.data.clip_remove_empty')
 
 
-def _public(dotted: Any) -> Any:
-    """What a room that is loaded has under a name, if it is of one of our rooms of transforms; nothing is imported, and
-    no module is asked for what it does not have."""
+def defined_in(rooms: Collection[str], dotted: Any) -> Any:
+    """What one of `rooms` has under a name that stands in a file, None where that is nothing of theirs.
+
+    Nothing is imported to decide about it, and no room is asked for what it does not have, which might import others.
+
+    Args:
+        rooms: names of modules of ours; what is not loaded is not found.
+        dotted: the name, of whatever type the file says.
+    """
     home, _, name = dotted.rpartition('.') if isinstance(dotted, str) else ('', '', '')
-    found = None
-    if home in _rooms and not name.startswith('_'):
-        found = getattr(sys.modules.get(home), '__dict__', {}).get(name)
-    # a room also holds what it imported: json, torch, Path
-    if found is None or getattr(found, '__module__', None) not in _rooms:
+    if home not in rooms or name.startswith('_'):
+        return None
+    found = getattr(sys.modules.get(home), '__dict__', {}).get(name)
+    return found if getattr(found, '__module__', None) in rooms else None  # a room also holds what it imported
+
+
+def _public(dotted: Any) -> Any:
+    found = defined_in(_rooms, dotted)
+    if found is None:
         raise ValueError(f'{dotted!r} is no transform of minifast that is loaded (`import minifast.vision.all` loads '
                          'all of them)')
     return found

@@ -1,7 +1,6 @@
 """`Transform`: a typed, reversible function on items and batches, and its kinds."""
 from __future__ import annotations
 
-import inspect
 import types
 from collections.abc import Callable
 from typing import Any
@@ -11,13 +10,13 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor
 
+from minifast.arguments import kept_arguments, refuse_unknown
 from minifast.data.dispatch import Overloads
 from minifast.markers import retain_type as _retain_marker
 from minifast.torch_core import check_kwargs, constructor_signature
-from minifast.arguments import refuse_unknown
 
-__all__ = ['DisplayedTransform', 'InplaceTransform', 'ItemTransform', 'RandTransform', 'Transform', 'init_args',
-           'is_sample', 'retain']
+__all__ = ['DisplayedTransform', 'InplaceTransform', 'ItemTransform', 'RandTransform', 'Transform', 'is_sample',
+           'retain']
 
 _methods = ('encodes', 'decodes', 'setups')
 
@@ -52,12 +51,6 @@ def retain(new: Any, old: Any, returns: type | None = object) -> Any:
     if isinstance(new, np.ndarray) and issubclass(wanted, np.ndarray):
         return new.view(wanted)
     return wanted(new) if issubclass(wanted, type(new)) else new
-
-
-def init_args(tfm: Any) -> dict[str, Any]:
-    """The constructor's arguments and their values, as kept under their names on the object."""
-    names = [n for n in inspect.signature(type(tfm).__init__).parameters if n not in ('self', 'args', 'kwargs')]
-    return {n: tfm.__dict__[n] for n in names if n in tfm.__dict__}
 
 
 def _short(value: Any) -> Any:
@@ -235,7 +228,7 @@ class DisplayedTransform(Transform):
     @property
     def name(self) -> str:
         """The class's name and the arguments."""
-        args = {name: _short(value) for name, value in init_args(self).items()}
+        args = {name: _short(value) for name, value in kept_arguments(self).items()}
         return f'{super().name} -- {args}' if args else super().name
 
 

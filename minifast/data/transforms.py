@@ -4,7 +4,6 @@ from __future__ import annotations
 import mimetypes
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from fastcore.foundation import L
 from PIL import Image
 from torch import Tensor
 
-from minifast.arguments import callers_level, tells_near_match
+from minifast.arguments import tells_near_match
 from minifast.data.categorize import (Categorize, Category, CategoryMap, EncodedMultiCategorize, MultiCategorize,
                                       MultiCategory, OneHotEncode, RegressionSetup, ShowTitle, TitledFloat, TitledInt,
                                       TitledStr, TitledTuple)
@@ -23,6 +22,7 @@ from minifast.data.labels import column_named, is_missing, no_column
 from minifast.data.pipeline import DisplayedTransform, ItemTransform, Transform
 from minifast.markers import TensorImage, TensorImageBW, TensorMask, plain, tensor
 from minifast.seeds import looking
+from minifast.terminal import listed, warn
 from minifast.torch_core import to_device
 
 __all__ = ['AttrGetter', 'Categorize', 'Category', 'CategoryMap', 'ColReader', 'ColSplitter', 'EncodedMultiCategorize',
@@ -216,12 +216,10 @@ def GrandparentSplitter(train_name: str | Sequence[str] = 'train',
         splits = tuple(L(i for name in L(wanted) for i, found in enumerate(names) if found == name)
                        for wanted in (train_name, valid_name))
         if len(o) and not len(splits[0]):
-            seen = sorted(set(names))
-            shown = ', '.join(map(repr, seen[:10])) + (', ...' if len(seen) > 10 else '')
-            wanted = ' or '.join(map(repr, L(train_name)))
-            raise ValueError(f'none of {len(o)} items is for training: no class folder lies in a folder {wanted}, only '
-                             f'in {shown}. Name them, GrandparentSplitter(train_name=, valid_name=), or split '
-                             'at random with RandomSplitter()')
+            shown = listed(map(repr, sorted(set(names))), 10, ', ...')
+            raise ValueError(f'none of {len(o)} items is for training: no class folder lies in a folder '
+                             f'{" or ".join(map(repr, L(train_name)))}, only in {shown}. Name them, '
+                             'GrandparentSplitter(train_name=, valid_name=), or split at random with RandomSplitter()')
         return splits
     return _split
 
@@ -273,14 +271,12 @@ def _check_validity(column: Any) -> None:
     texts = [o for o in column.unique() if isinstance(o, str)]
     if texts:
         raise ValueError(f'column {column.name!r} says which rows are for validation and holds text '
-                         f'({", ".join(map(repr, texts[:5]))}), which counts as true whatever it says: give '
+                         f'({listed(map(repr, texts), 5, "")}), which counts as true whatever it says: give '
                          f'ColSplitter({column.name!r}, on={texts[0]!r}), or a column of True and False')
     others = [o for o in column.unique() if o not in (0, 1)]
     if others:
-        shown = ', '.join(str(o) for o in others[:5])
-        warnings.warn(f'column {column.name!r} says which rows are for validation and holds {shown}: every row that is '
-                      f'not 0 is for validation. For one of several folds give ColSplitter({column.name!r}, on=...)',
-                      stacklevel=callers_level())
+        warn(f'column {column.name!r} says which rows are for validation and holds {listed(others, 5, "")}: every row '
+             f'that is not 0 is for validation. For one of several folds give ColSplitter({column.name!r}, on=...)')
 
 
 # ---------------------------------------------------------------- labelling

@@ -23,6 +23,7 @@ from torch.utils.data import Dataset, IterableDataset
 from minifast.data.collate import noted
 from minifast.markers import retain_type
 from minifast.plaindata import get_generator, seed_generator, set_generator
+from minifast.terminal import listed
 from minifast.torch_core import apply
 
 __all__ = ['HostBatch', 'Job', 'ProcessPool', 'find_unpicklable', 'in_threads', 'seed_cpu', 'set_aside']
@@ -227,8 +228,7 @@ class ProcessPool:
     def _lost(self, underway: Iterable[Job]) -> str:
         """Which items the workers had in hand: a worker that dies takes finished batches on their way with it."""
         names = [self.name_of(index) for job in underway for index, _ in job.pairs]
-        more = f' and {len(names) - 32} more' if len(names) > 32 else ''
-        return f'the workers had these items in hand: {", ".join(names[:32])}{more}; num_workers=0 finds which it is'
+        return f'the workers had these items in hand: {listed(names, 32)}; num_workers=0 finds which it is'
 
     def run(self, jobs: Iterable[Job] = ()) -> Iterator[HostBatch]:
         """The batches of the jobs, in order.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from minifast.arguments import tells_near_match
 from minifast.distributed import gather, is_distributed
-from minifast.losses import BaseLoss, BCEWithLogitsLossFlat
+from minifast.losses import BaseLoss, BCEWithLogitsLossFlat, level_of, takes_classes
 from minifast.torch_core import find_bs, flatten_check, plain
 
 __all__ = ['AccumMetric', 'ActivationType', 'AvgLoss', 'AvgMetric', 'AvgSmoothLoss', 'LossMetric', 'LossMetrics',
@@ -72,12 +72,10 @@ def _level(pred: Tensor, loss_func: Any) -> Tensor | None:
     if isinstance(loss_func, BCEWithLogitsLossFlat):
         return torch.logit(torch.tensor(float(loss_func.thresh)))
     func = loss_func.func if isinstance(loss_func, BaseLoss) else loss_func
-    if isinstance(func, nn.BCEWithLogitsLoss) or func is F.binary_cross_entropy_with_logits:
-        return torch.tensor(0.)
-    if isinstance(func, nn.BCELoss) or func is F.binary_cross_entropy:
-        return torch.tensor(0.5)
-    if isinstance(loss_func, BaseLoss) or isinstance(func, nn.modules.loss._Loss) or func in (
-            F.cross_entropy, F.nll_loss, F.multi_margin_loss):
+    level = level_of(func)
+    if level is not None:
+        return torch.tensor(level)
+    if isinstance(loss_func, BaseLoss) or isinstance(func, nn.modules.loss._Loss) or takes_classes(func):
         return None
     inside = (pred >= 0).all() & (pred <= 1).all()
     return torch.where(inside, 0.5, 0.)

@@ -2,17 +2,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 from fastcore.foundation import L
 from torch import nn
 
+from minifast.terminal import listed
+
 __all__ = ['Coverage', 'each_once']
-
-
-def _listed(names: Sequence[str], n: int = 6) -> str:
-    return ', '.join(names[:n]) + (f' and {len(names) - n} more' if len(names) > n else '')
 
 
 def each_once(params: Any, model: nn.Module) -> Any:
@@ -38,7 +35,7 @@ def each_once(params: Any, model: nn.Module) -> Any:
                 kept[-1].append(p)
     if not told:
         return params
-    warnings.warn(f'the splitter returns parameters more than once: {_listed(told)}. Each is trained once, in the '
+    warnings.warn(f'the splitter returns parameters more than once: {listed(told, 6)}. Each is trained once, in the '
                   'first of its groups', stacklevel=4)
     return kept if nested else kept[0]
 
@@ -58,6 +55,11 @@ class Coverage:
     def check(self, opt: Any, model: nn.Module, loss_func: Any) -> None:
         """Tell of parameters that would stay as they are, once for the same ones; frozen ones are meant to.
 
+        Args:
+            opt: the optimizer that will train.
+            model: what it should hold all parameters of.
+            loss_func: may have parameters too.
+
         Raises:
             ValueError: the optimizer trains parameters that the model has no more, in place of those it has.
         """
@@ -65,7 +67,7 @@ class Coverage:
         missing = [name for name, p in named.items() if p.requires_grad and id(p) not in held]
         if missing and opt is self.opt and held - {id(p) for p in named.values()} - self._never_of_model:
             raise ValueError('the model has other parameters than when its optimizer was made: '
-                             f'{_listed(missing)} would not be trained. Call learn.create_opt() behind a change of '
+                             f'{listed(missing, 6)} would not be trained. Call learn.create_opt() behind a change of '
                              'the model, or give reset_opt=True to fit')
         func = getattr(loss_func, 'func', loss_func)
         if isinstance(func, nn.Module):
@@ -73,7 +75,7 @@ class Coverage:
                         if p.requires_grad and id(p) not in held]
         if missing and missing != self._told:
             self._told = missing
-            warnings.warn(f'no optimizer holds the parameters {_listed(missing)}, so they are not trained. Let the '
+            warnings.warn(f'no optimizer holds the parameters {listed(missing, 6)}, so they are not trained. Let the '
                           'splitter return all that are to be trained (splitter=lambda m: [params(m.body), '
                           'params(m.head)]), call learn.create_opt() behind a change of the model, or say that it is '
                           'meant: p.requires_grad_(False)', stacklevel=4)

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import csv
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from fastcore.basics import using_attr
 from fastcore.foundation import L
 from torch import Tensor
 
-from minifast.arguments import callers_level, tells_near_match
+from minifast.arguments import tells_near_match
 from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from minifast.data.collate import noted
 from minifast.data.core import DataLoaders, Datasets, show_batch, show_results
@@ -24,6 +23,7 @@ from minifast.data.transforms import (ColReader, ColSplitter, GrandparentSplitte
                                       RandomSplitter, RegexLabeller, get_image_files, parent_label)
 from minifast.markers import TensorCategory, TensorImage, TensorMask, cast, plain
 from minifast.show import get_grid
+from minifast.terminal import listed, warn
 from minifast.vision.core import AddMaskCodes, BBoxLabeler, OpenImage, OpenMask, PILImage, PILMask, PointScaler
 from minifast.vision.points import TensorBBox, TensorPoint, TensorPointCreate
 
@@ -134,9 +134,8 @@ def _tell_of_empty_folders(path: str | Path, items: Sequence[Path]) -> None:
     classes = {folder.name for folder in filled}
     empty = [folder for folder in beside if folder.name not in classes and not any(folder.iterdir())]
     if empty:
-        shown = ', '.join(str(folder) for folder in empty[:5]) + (', ...' if len(empty) > 5 else '')
-        warnings.warn(f'labels: no class is made of empty folders: {shown}. Fill them, or give vocab= with all classes',
-                      stacklevel=callers_level())
+        shown = listed(empty, 5, ', ...')
+        warn(f'labels: no class is made of empty folders: {shown}. Fill them, or give vocab= with all classes')
 
 
 def _check_columns(df: Any, fn_col: int | str, cols: Sequence) -> None:

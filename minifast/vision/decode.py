@@ -9,7 +9,6 @@ import io
 import os
 import stat
 import struct
-import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from minifast.terminal import visible
+from minifast.terminal import visible, warn
 
 __all__ = ['BadImageError', 'FORMATS', 'JpegHeader', 'ScaledPixels', 'WaitingJpeg', 'array_pixels', 'check_pixels',
            'decode_image', 'decode_jpeg', 'inspect_image', 'jpeg_header', 'open_image', 'opened_image',
@@ -384,7 +383,7 @@ def to_mode(im: Image.Image, mode: str, path: Any = None, codes: bool = False) -
             return Image.fromarray(np.asarray(im))
         return im.convert('RGBA').convert(mode)  # straight to RGB Pillow mistakes some transparent palettes
     if im.mode == 'F' or im.mode[0] == 'I':
-        im = _eight_bits(np.asarray(im), path, codes)
+        im = Image.fromarray(_eight_bit_values(np.asarray(im), path, codes))
     for through in _STEPS.get(im.mode, ()):
         im = im if im.mode == mode else im.convert(through)
     return im if im.mode == mode else im.convert(mode)
@@ -398,8 +397,8 @@ def _warn_of_colours(im: Image.Image, path: Any) -> None:
     red, green, blue = im.split()[:3]
     if not _warned and not red.tobytes() == green.tobytes() == blue.tobytes():
         _warned.append(path)
-        warnings.warn(f"{'a mask' if path is None else repr(str(path))} holds colours and no codes: their shades of "
-                      'grey are taken for codes. Let get_y give a mask whose values are 0, 1, 2, ...', stacklevel=2)
+        warn(f"{'a mask' if path is None else repr(str(path))} holds colours and no codes: their shades of grey are "
+             'taken for codes. Let get_y give a mask whose values are 0, 1, 2, ...')
 
 
 def opened_image(im: Image.Image, mode: str | None, codes: bool = False) -> Image.Image:
@@ -462,10 +461,6 @@ def array_pixels(x: np.ndarray, codes: bool = False) -> np.ndarray:
                              '0..65535, or floats in 0..1 or 0..255; undo a normalization first')
         x = x.astype(np.int32) if x.dtype.kind == 'i' else x
     return np.array(x if x.dtype == np.uint8 else _eight_bit_values(x, None, codes), order='C')
-
-
-def _eight_bits(values: np.ndarray, path: Any, codes: bool) -> Image.Image:
-    return Image.fromarray(_eight_bit_values(values, path, codes))
 
 
 def _eight_bit_values(values: np.ndarray, path: Any, codes: bool) -> np.ndarray:

@@ -38,7 +38,7 @@ from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat, FocalLossFlat
 from minifast.metrics import accuracy
 from minifast.optimizer import SGD, Adam
-from minifast.run_folder import LOCK, RunFolder
+from minifast.run.folder import LOCK, RunFolder
 from minifast.seeds import looking, set_seed
 from minifast.tensorfile import read_tensors, write_atomic
 from minifast.vision.augment import Brightness, Resize
@@ -669,7 +669,7 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path):
 
 def test_a_lock_dies_with_its_process(tmp_path):
     """Killed: the note stays, the lock does not, whoever has the process number now."""
-    code = (f'import os, signal; from minifast.run_folder import RunFolder; RunFolder({str(tmp_path)!r}).take(); '
+    code = (f'import os, signal; from minifast.run.folder import RunFolder; RunFolder({str(tmp_path)!r}).take(); '
             'os.kill(os.getpid(), signal.SIGKILL)')
     assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == -signal.SIGKILL
     note = json.loads((tmp_path / LOCK).read_text())
@@ -732,7 +732,7 @@ def test_cleaning_up_a_fit_that_never_began_covers_no_error(tmp_path, cb):
 
 def test_other_times_of_files_that_were_not_read_are_one_warning(tmp_path, monkeypatch):
     """Many or large files are compared by size; a copy with other times is told once, and is no error."""
-    monkeypatch.setattr('minifast.run_items.CONTENT_FILES', 0)
+    monkeypatch.setattr('minifast.run.items.CONTENT_FILES', 0)
     d = pictures(tmp_path / 'd')
     train(on_pictures(d), tmp_path / 'c', kill=(2, 'before_validate'))
     assert not train(on_pictures(d), tmp_path / 'c', kill=(1, 'before_validate'), resume=True)
@@ -783,9 +783,16 @@ def test_names_of_files_reach_the_terminal_as_letters(tmp_path):
     assert str(refused.value).isprintable() and '[31mred' in str(refused.value)
 
 
+def test_a_function_says_the_same_in_every_process():
+    """A set in its code has another order there, which is no change."""
+    from minifast.run.fingerprint import fingerprint
+    one, turned, other = (fingerprint(eval(f'lambda x: x in {{{numbers}}}')) for numbers in ('0, 8', '8, 0', '0, 1'))
+    assert one == turned != other
+
+
 def test_of_many_files_none_is_read_and_each_is_asked_once(monkeypatch):
     """An identity costs one look at each file, once a fit."""
-    from minifast import run_items
+    from minifast.run import items as run_items
     asked = []
     monkeypatch.setattr(run_items, '_checksum', lambda path: 1 / 0)
     monkeypatch.setattr(run_items, '_stat', lambda path: asked.append(path))

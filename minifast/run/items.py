@@ -16,8 +16,8 @@ from fastcore.foundation import L
 from torch.utils.data import ConcatDataset, Subset
 
 from minifast.data.pipeline import Pipeline
-from minifast.fingerprint import UNKNOWN, digest, fingerprint, rows_of
 from minifast.hardware import crc32
+from minifast.run.fingerprint import UNKNOWN, digest, fingerprint, rows_of
 from minifast.seeds import looking
 
 __all__ = ['Column', 'Files', 'Tables', 'columns_of', 'is_path', 'pairs_of']

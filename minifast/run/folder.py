@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from minifast.tensorfile import _WAYS_OUT, _alive
+from minifast.hardware import is_running
+from minifast.tensorfile import way_out_of
 
 if os.name == 'posix':
     import fcntl
@@ -90,9 +91,8 @@ class RunFolder:
                 self._lock_file()
                 _held[self._key] = self._pid
         except OSError as error:
-            way_out = _WAYS_OUT.get(error.errno, 'choose another folder')
-            if error.errno in (errno.EEXIST, errno.ENOTDIR):
-                way_out = 'a file has this name: choose another folder'
+            taken = error.errno in (errno.EEXIST, errno.ENOTDIR)
+            way_out = 'a file has this name: choose another folder' if taken else way_out_of(error)
             raise type(error)(error.errno, f'no checkpoint can be written to {self.path}: {error.strerror or error}. '
                                            f'Way out: {way_out}') from error
 
@@ -219,7 +219,7 @@ class RunFolder:
             return None
 
     def write(self, name: str, text: str) -> None:
-        """Write a small file in one move.
+        """Write `text` as the file `name` of the folder, in one move.
 
         Raises:
             OSError: the storage failed; the message names file, cause and way out.
@@ -229,9 +229,8 @@ class RunFolder:
             temporary.write_text(text, encoding='utf-8', errors='surrogateescape')
             os.replace(temporary, self.path / name)
         except OSError as error:
-            way_out = _WAYS_OUT.get(error.errno, 'choose another folder')
             raise OSError(error.errno, f'{self.path / name} could not be written: {error.strerror or error}. Way out: '
-                                       f'{way_out}') from error
+                                       f'{way_out_of(error)}') from error
 
 
 # ---------------------------------------------------------------- the operating system
@@ -262,7 +261,7 @@ def _lives(note: dict[str, Any]) -> bool:
     """Whether the process of a note is still there, where it is one of this machine."""
     if note.get('host') != _host() or note.get('process') in (None, os.getpid()):
         return False
-    return _alive(note['process'])
+    return is_running(note['process'])
 
 
 def _note(handle: int) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import hashlib
 import inspect
 import json
 import os
-import random
 import sys
 import types
 from collections.abc import Iterable, Mapping
@@ -20,7 +19,9 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor, nn
 
+from minifast.codetext import code_digest, package_of
 from minifast.hardware import crc32
+from minifast.plaindata import GENERATORS
 
 __all__ = ['UNKNOWN', 'fingerprint']
 
@@ -31,7 +32,6 @@ ARRAY_BYTES = 64 << 20
 """Arrays up to this size are read whole, larger ones in parts."""
 
 _libraries = ('torch', 'torchvision', 'minifast', 'fastai', 'fastcore', 'timm', 'numpy', 'builtins', 'functools')
-generators_of = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
 def name_of(x: Any) -> str:
@@ -42,7 +42,7 @@ def name_of(x: Any) -> str:
 
 
 def from_a_library(x: Any) -> bool:
-    return (getattr(x, '__module__', None) or 'builtins').split('.')[0] in _libraries
+    return (package_of(x) or 'builtins') in _libraries
 
 
 def digest(texts: Iterable[Any]) -> str:
@@ -54,13 +54,7 @@ def _code(f: Any) -> dict[str, str]:
     code = getattr(f, '__code__', None)
     if code is None or from_a_library(f):
         return {}
-
-    def parts(c: types.CodeType) -> Iterable[str]:
-        yield c.co_code.hex()
-        yield ' '.join(c.co_names)
-        for const in c.co_consts:
-            yield from parts(const) if isinstance(const, types.CodeType) else [repr(const)]
-    return {f'code {sys.version_info.major}.{sys.version_info.minor}': digest(parts(code))}
+    return {f'code {sys.version_info.major}.{sys.version_info.minor}': code_digest(code)}
 
 
 def _array(x: Tensor | np.ndarray) -> str:
@@ -145,7 +139,7 @@ class _Fingerprints:
             return {'function': name_of(x), **_code(x), **self._bound(x)}
         if isinstance(x, nn.Module):
             return self.module(x)
-        if isinstance(x, generators_of) or not hasattr(x, '__dict__'):
+        if isinstance(x, GENERATORS) or not hasattr(x, '__dict__'):
             return {'class': name_of(type(x))}
         if hasattr(x, 'iloc'):
             return f'{len(x)} rows {digest(rows_of(x))}'

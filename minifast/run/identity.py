@@ -5,7 +5,6 @@ A `RunIdentity` is taken once a fit, before the fit changes anything. Nothing in
 from __future__ import annotations
 
 import functools
-import inspect
 import json
 import os
 import types
@@ -21,12 +20,15 @@ from fastcore.foundation import L
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset
 
+from minifast.arguments import kept_arguments
 from minifast.carried import own_loader
+from minifast.codetext import package_of
 from minifast.data.pipeline import Pipeline, transform_config
 from minifast.environment import environment
-from minifast.fingerprint import (UNKNOWN, code_of_forward, digest, fingerprint, from_a_library, generators_of, name_of,
-                                  own_settings)
-from minifast.run_items import Column, Files, Tables, columns_of, is_path, pairs_of
+from minifast.plaindata import GENERATORS
+from minifast.run.fingerprint import (UNKNOWN, code_of_forward, digest, fingerprint, from_a_library, name_of,
+                                      own_settings)
+from minifast.run.items import Column, Files, Tables, columns_of, is_path, pairs_of
 from minifast.seeds import looking
 from minifast.torch_core import get_model
 
@@ -77,7 +79,7 @@ def _split_name(i: int) -> str:
 
 
 def _is_ours(ds: Any) -> bool:
-    return type(ds).__module__.startswith('minifast.')
+    return package_of(type(ds)) == 'minifast'
 
 
 def _own_data(ds: Any) -> dict[str, Any]:
@@ -85,7 +87,7 @@ def _own_data(ds: Any) -> dict[str, Any]:
     if not hasattr(ds, '__dict__') or _is_ours(ds):
         return {}
     kept = {k: v for k, v in vars(ds).items()
-            if not _acts(v) and not isinstance(v, generators_of) and not k.startswith('__')}
+            if not _acts(v) and not isinstance(v, GENERATORS) and not k.startswith('__')}
     kept = {k: v for k, v in kept.items() if k not in ('dataset', 'datasets', 'indices', 'data_source', 'samples')}
     return {k: fingerprint(v) for k, v in kept.items() if not _names_files(v, ds)}
 
@@ -137,7 +139,7 @@ def _own_sampling(sampler: Any) -> dict[str, Any]:
         return {'data': fingerprint(sampler)}
     told_elsewhere = ('data_source', 'dataset', 'generator', 'sampler', 'batch_size', 'drop_last')
     return {k: fingerprint(v) for k, v in vars(sampler).items()
-            if k not in told_elsewhere and not isinstance(v, generators_of)}
+            if k not in told_elsewhere and not isinstance(v, GENERATORS)}
 
 
 def _data(learn: Any, watched: _Watched) -> tuple[dict[str, Any], Tables]:
@@ -229,16 +231,11 @@ def _transform(tfm: Any) -> Any:
     if '_name' in vars(inner):
         return [fingerprint(entry.func) for entry in inner.encodes.entries]
     # what it was made with; other attributes may be what it drew last
-    return {'class': name_of(type(inner)), **_constructor_arguments(inner)}
+    return {'class': name_of(type(inner)), **_arguments(inner)}
 
 
-def _constructor_arguments(x: Any) -> dict[str, Any]:
-    """The arguments of the constructor that are kept under their names."""
-    try:
-        names = inspect.signature(type(x).__init__).parameters
-    except (TypeError, ValueError):
-        return {}
-    return {name: fingerprint(vars(x)[name]) for name in names if name in vars(x)}
+def _arguments(x: Any) -> dict[str, Any]:
+    return {name: fingerprint(value) for name, value in kept_arguments(x).items()}
 
 
 _watchers = tuple(f'minifast.callback.{room}' for room in (
@@ -264,7 +261,7 @@ def _settings(learn: Any) -> dict[str, Any]:
     found['seed'] = seed if seed < 1 << 32 else UNKNOWN  # a larger one nobody chose
     for cb in learn.cbs:
         if type(cb).__module__ not in _watchers:
-            found[f'callback {cb.name}'] = {'class': name_of(type(cb)), **_constructor_arguments(cb)}
+            found[f'callback {cb.name}'] = {'class': name_of(type(cb)), **_arguments(cb)}
     return found
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from minifast.fingerprint import UNKNOWN
-from minifast.run_identity import RunIdentity
-from minifast.run_items import Column, Tables
+from minifast.run.fingerprint import UNKNOWN
+from minifast.run.identity import RunIdentity
+from minifast.run.items import Column, Tables
+from minifast.terminal import listed, visible
 
 __all__ = ['Difference', 'differences']
 
@@ -34,8 +35,7 @@ class Difference:
 
     def __str__(self) -> str:
         text = self.text or f'{self.what} was {_shown(self.then)} and is {_shown(self.now)}'
-        # names of files and classes come from elsewhere: what is no letter must not reach a terminal as it is
-        return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+        return visible(text)  # names of files and classes come from elsewhere
 
 
 def _shown(x: Any) -> str:
@@ -243,6 +243,6 @@ def _gone_and_new(then: Tables, now: Tables) -> str:
     """Names that are in no list any more, and those that were in none."""
     old, new = ({text for columns in tables.values() if 'item' in columns for text in columns['item'].texts}
                 for tables in (then, now))
-    told = [f'{", ".join(sorted(names)[:3])}{f" and {len(names) - 3} more" if len(names) > 3 else ""} {what}'
+    told = [f'{listed(sorted(names), 3)} {what}'
             for names, what in ((new - old, 'new'), (old - new, 'gone')) if names]
     return f' ({"; ".join(told)})' if told else ' (the same items, in another order or split)' if old == new else ''

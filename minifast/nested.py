@@ -1,0 +1,143 @@
+"""Nested values: lists, tuples, dicts and dataclasses of tensors, walked and mapped, joined and taken apart."""
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections import UserDict
+from collections.abc import Callable, Iterator
+from types import GeneratorType
+from typing import Any
+
+import torch
+from fastcore.foundation import L
+from torch import Tensor
+
+from minifast.markers import plain, retain_type
+
+__all__ = ['apply', 'as_tuple', 'batch_to_samples', 'concat', 'detuplify', 'fields_of', 'find_bs', 'get_first',
+           'is_listy', 'item_find', 'leaves_of', 'nested_reorder', 'to_concat']
+
+
+def is_listy(x: Any) -> bool:
+    """Whether `x` is a list, tuple, L, slice or generator. Fastcore's asks `typing`, at microseconds a leaf."""
+    return isinstance(x, (list, tuple, L, slice, GeneratorType))
+
+
+def fields_of(x: Any) -> dict[str, Any] | None:
+    """What a dict (`UserDict` too) or a dataclass holds by name, without fields of None; None for anything else."""
+    if isinstance(x, (dict, UserDict)):
+        return dict(x)
+    if dataclasses.is_dataclass(x) and not isinstance(x, type):
+        found = {field.name: getattr(x, field.name, None) for field in dataclasses.fields(x)}
+        return {name: value for name, value in found.items() if value is not None}
+    return None
+
+
+def _with_fields(x: Any, values: dict[str, Any]) -> Any:
+    """A copy of a dict or dataclass with other values: a library's own class of outputs stays what it is."""
+    made = copy.copy(x)
+    for name, value in values.items():
+        if isinstance(x, (dict, UserDict)):
+            made[name] = value
+        else:
+            object.__setattr__(made, name, value)  # frozen ones too
+    return made
+
+
+def as_tuple(x: Any) -> tuple:
+    """The elements of a list or tuple; anything else is the only one."""
+    return tuple(x) if is_listy(x) else (x,)
+
+
+def leaves_of(x: Any) -> Iterator[Any]:
+    """The leaves of nested lists, tuples, L, dicts and dataclasses, in the order in which `apply` comes to them."""
+    named = fields_of(x)
+    if named is not None or is_listy(x):
+        for part in x if named is None else named.values():
+            yield from leaves_of(part)
+    else:
+        yield x
+
+
+def apply(func: Callable, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """Map `func` over the leaves of nested lists, tuples, L, dicts and dataclasses, keeping the containers' types."""
+    if isinstance(x, Tensor):
+        return func(x, *args, **kwargs)
+    named = fields_of(x)
+    if named is not None:
+        mapped = {k: apply(func, v, *args, **kwargs) for k, v in named.items()}
+        return mapped if type(x) is dict else _with_fields(x, mapped)
+    if is_listy(x):
+        mapped = [apply(func, o, *args, **kwargs) for o in x]
+        return type(x)(*mapped) if hasattr(x, '_fields') else type(x)(mapped)
+    return func(x, *args, **kwargs)
+
+
+def to_concat(xs: list, dim: int = 0) -> Any:
+    """Concatenate a list of equally nested tensors along `dim`; what cannot be concatenated comes back as one flat
+    list."""
+    if not xs:
+        return xs
+    first = xs[0]
+    if is_listy(first):
+        return type(first)([to_concat([x[i] for x in xs], dim=dim) for i in range(len(first))])
+    if isinstance(first, dict):
+        return {k: to_concat([x[k] for x in xs], dim=dim) for k in first}
+    if not isinstance(first, Tensor):
+        return [o for x in xs for o in (x if is_listy(x) else [x])]
+    if first.ndim == 0:
+        return retain_type(torch.stack([plain(x) for x in xs]), first)
+    if any(x.shape[1:] != first.shape[1:] for x in xs) and dim == 0:
+        return L(o for x in xs for o in x)
+    return retain_type(torch.cat([plain(x) for x in xs], dim=dim), first)
+
+
+def item_find(x: Any, idx: int = 0) -> Any:
+    """The `idx`-th leaf found by walking down the first elements of a nested structure."""
+    while not isinstance(x, Tensor):
+        named = fields_of(x)
+        parts = x if named is None else list(named.values())
+        if not is_listy(parts):
+            break
+        if len(parts) == 0:
+            return None
+        x = parts[idx]
+    return x
+
+
+def find_bs(b: Any) -> int:
+    """The length of the first tensor in a nested batch."""
+    found = b[0] if type(b) is tuple and b else b
+    found = plain(found if isinstance(found, Tensor) else item_find(found))
+    return found.shape[0] if isinstance(found, Tensor) and found.ndim else len(found)
+
+
+def concat(*parts: Any) -> list:
+    """The elements of all lists in one list."""
+    return [o for part in parts for o in part]
+
+
+def batch_to_samples(b: Any, max_n: int = 10) -> Any:
+    """Turn a batch of stacked tensors into a list of its first `max_n` samples."""
+    if isinstance(b, Tensor):
+        return [retain_type(o, b) for o in plain(b)[:max_n]]
+    return L(batch_to_samples(part, max_n) for part in b).zip()
+
+
+def detuplify(x: Any) -> Any:
+    """The only element of a tuple of one, None for an empty one, anything else as it is."""
+    if isinstance(x, (tuple, list)) and len(x) < 2:
+        return x[0] if x else None
+    return x
+
+
+def nested_reorder(t: Any, idxs: Any) -> Any:
+    """Every tensor or L of a nested structure indexed by `idxs`."""
+    if isinstance(t, (Tensor, L)):
+        return t[idxs]
+    return type(t)(nested_reorder(o, idxs) for o in t) if is_listy(t) else t
+
+
+def get_first(c: Any) -> Any:
+    """The first element of a container, the object itself where it is none."""
+    return c[0] if is_listy(c) else c
