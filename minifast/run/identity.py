@@ -155,8 +155,8 @@ def _data(learn: Any, watched: _Watched) -> tuple[dict[str, Any], Tables]:
 
 
 def _model(model: nn.Module, watched: _Watched) -> dict[str, Any]:
-    def lazy(x: Tensor) -> bool:
-        return isinstance(x, (nn.UninitializedParameter, nn.UninitializedBuffer)) or x.is_nested
+    def lazy(x: Tensor | None) -> bool:
+        return x is not None and (x.is_nested or isinstance(x, (nn.UninitializedParameter, nn.UninitializedBuffer)))
     modules, own, code = {}, {}, {}
     for name, m in model.named_modules():
         if from_a_library(type(m)):
