@@ -9,9 +9,10 @@ from small_learner import Interrupt, Losses, learner, pictures
 from minifast.callback import core
 from minifast.callback.core import Callback, CancelBatchException
 from minifast.callback.hook import ActivationStats
+from minifast.callback.recorder import Recorder
 from minifast.callback.schedule import ParamScheduler, SchedLin
 from minifast.interpret import Interpretation
-from minifast.metrics import accuracy, error_rate
+from minifast.metrics import Metric, accuracy, error_rate
 
 
 def record(learn):
@@ -183,3 +184,46 @@ def test_a_metric_that_does_not_know_several_outputs_is_named():
     learn = learner(model=Both(), loss_func=loss, metrics=lambda p, y: accuracy(p['logits'], y))
     learn.fit(1)
     assert 0 <= learn.recorder.values[-1][2] <= 1
+
+
+class _Batches(Metric):
+    """How many batches it has seen since it was reset."""
+
+    name = 'batches'
+
+    def reset(self):
+        self.n = 0
+
+    def accumulate(self, learn):
+        self.n += 1
+
+    @property
+    def value(self):
+        return self.n
+
+
+def test_metrics_start_anew_with_every_part_of_every_epoch():
+    """Four training and four validation batches, in each of three epochs."""
+    learn = learner(metrics=_Batches())
+    learn.remove_cb(learn.recorder).add_cb(Recorder(train_metrics=True))
+    learn.fit(3)
+    rows = [dict(zip(learn.recorder.metric_names[1:], row)) for row in learn.recorder.values]
+    assert [(row['train_batches'], row['valid_batches']) for row in rows] == [(4, 4)] * 3
+
+
+def test_the_rate_that_is_recorded_is_the_last_groups():
+    """The head's, where the body has another one."""
+    learn = learner(splitter=lambda m: [[m[1].weight], [m[1].bias]])
+    learn.fit(1, lr=slice(1e-4, 1e-2))
+    assert learn.recorder.lrs == [1e-2] * 4
+
+
+def test_the_smoothed_loss_is_fastais_average():
+    """The average of the losses, each weighing 0.98 of the one behind it, without its bias towards zero."""
+    losses, learn = Losses(), learner()
+    learn.fit(2, lr=.1, cbs=losses)
+    average, expected = 0., []
+    for step, loss in enumerate(losses.seen, 1):
+        average = .98 * average + .02 * loss
+        expected.append(average / (1 - .98 ** step))
+    torch.testing.assert_close([float(loss) for loss in learn.recorder.losses], expected, rtol=1e-5, atol=1e-6)

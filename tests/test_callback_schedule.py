@@ -350,3 +350,11 @@ def test_minimum_is_a_tenth_of_the_best_rate_and_valley_lies_within_it():
     best = float(lrs[losses.argmin()])
     assert minimum(lrs, losses, 61)[0] == pytest.approx(best / 10)
     assert lrs[20] < valley(lrs, losses, 61)[0] < best
+
+
+def test_param_scheduler_used_again_holds_the_values_of_the_last_fit():
+    """One instance in two fits: four batches each."""
+    learn, sched = learner(), ParamScheduler({'lr': SchedLin(.1, .2)})
+    for _ in range(2):
+        learn.fit(1, cbs=sched)
+        assert len(sched.hps['lr']) == len(learn.recorder.hps['lr']) == 4

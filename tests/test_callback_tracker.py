@@ -366,3 +366,10 @@ def test_save_model_writes_the_optimizer_where_it_is_told(with_opt, tmp_path, ca
     held = torch.load(tmp_path / 'models' / 'model.pth', weights_only=True)
     assert ('opt' in held) == with_opt
     capsys.readouterr()
+
+
+def test_early_stopping_that_keeps_the_best_waits_anew_in_each_fit(capsys):
+    """reset_on_fit=False: the best of the fit before is still the best, the patience it used up is not."""
+    ran, _ = _with_rows(EarlyStoppingCallback(patience=2, reset_on_fit=False), [1., 2., 2., 2.], fits=2)
+    assert [epoch for epoch, _ in ran] == [0, 1, 2, 0, 1]
+    capsys.readouterr()
