@@ -15,8 +15,9 @@ from minifast.data.load import DataLoader
 from minifast.data.pipeline import Pipeline
 from minifast.learner import load_learner
 from minifast.markers import TensorImage, TensorMask
-from minifast.vision.augment import (Brightness, Contrast, Dihedral, Hue, Normalize, RandomErasing, RandomResizedCropGPU,
-                                     Resize, Rotate, Saturation, Warp, Zoom, aug_transforms)
+from minifast.vision.augment import (
+    Brightness, Contrast, Dihedral, Hue, Normalize, RandomErasing, RandomResizedCropGPU, Resize, Rotate, Saturation,
+    Warp, Zoom, aug_transforms)
 from minifast.vision.core import imagenet_stats
 
 pytestmark = pytest.mark.gpu
@@ -137,7 +138,8 @@ def twins(device, folder, **kwargs):
     """The same trained learner on the CPU and on the device."""
     tfms = [*aug_transforms(), Normalize.from_stats(*imagenet_stats)]
     make_pictures(folder)
-    one, two = (resnet(loaders(folder, where, batch_tfms=tfms), precision='fp32', **kwargs) for where in ('cpu', device))
+    one, two = (resnet(loaders(folder, where, batch_tfms=tfms), precision='fp32', **kwargs)
+                for where in ('cpu', device))
     one.fit(1)
     two.model.load_state_dict(one.model.state_dict())
     return one, two
