@@ -3,6 +3,7 @@
 # make bench  measure minifast and its peers, in .venv-bench, and write benchmarks/RESULTS.md (ARGS="--only loop")
 # make bench-quick   three minutes of it, without peers, printed only
 # make test-faults   kills processes and damages files: resumes to the same bits, whole saves, hostile files
+# make test-gpu     what differs on a GPU; without one each test says why it is skipped
 # make test-mutants  puts faults into the code, to see whether the tests notice (SEED=1 N=100 draws; FAULTS=1: the list)
 #
 # Each command makes .venv and installs what it needs by itself, once; a change of setup.cfg installs again.
@@ -12,19 +13,23 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test test-faults test-mutants bench bench-quick namespaces clean
+.PHONY: help demo test test-faults test-gpu test-mutants bench bench-quick namespaces clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -7
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
 
 demo: $(STAMP)-alone
 	@$(BIN)/python -m minifast demo --out demo $(ARGS)
 
 test: $(STAMP)-test
-	@$(BIN)/python -m pytest -m "not slow and not faults" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not faults and not gpu" $(ARGS)
 
 test-faults: $(STAMP)-test
 	@$(BIN)/python -m pytest -m "faults or tally" $(ARGS)
+
+# One process: what is allocated on the GPU is measured.
+test-gpu: $(STAMP)-test
+	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
 SEED ?= 1
 N ?= 100
