@@ -263,18 +263,21 @@ def _versions(metadata: Any) -> OrderedDict:
 
 class Copies:
     """Copies nested tensors to the CPU, into the memory of the copy before wherever sizes are the same: fresh memory
-    costs several times what copying does. What is the same memory is copied once."""
+    costs several times what copying does. What is the same memory is copied once; what comes from a GPU goes into
+    page-locked memory, all of it at once, and is there when the call returns."""
 
     def __init__(self) -> None:
         self.kept: list[Tensor] = []
 
     def __call__(self, x: Any) -> Any:
         """`x` with every tensor copied; a copy made before is overwritten."""
-        before, self.kept, self._seen = iter(self.kept), [], {}
+        before, self.kept, self._seen, self._gpus = iter(self.kept), [], {}, set()
         try:
             return self._copy(x, before)
         finally:
             self._seen = {}
+            for gpu in self._gpus:
+                torch.cuda.current_stream(gpu).synchronize()  # sync: a file is written from the copy
 
     def _copy(self, x: Any, before: Iterator[Tensor]) -> Any:
         if isinstance(x, (dict, list, tuple)) and not isinstance(x, torch.Size):
@@ -287,9 +290,11 @@ class Copies:
         if view not in self._seen:
             own = next(before, None)
             if own is None or own.shape != x.shape or own.dtype != x.dtype or own.stride() != x.stride():
-                own = torch.empty_like(x, device='cpu', requires_grad=False)
+                own = torch.empty_like(x, device='cpu', requires_grad=False, pin_memory=x.is_cuda)
             self.kept.append(own)
-            self._seen[view] = own.copy_(x.detach())  # sync: a file is written or read
+            self._seen[view] = own.copy_(x.detach(), non_blocking=x.is_cuda)
+            if x.is_cuda:
+                self._gpus.add(x.device)
         return self._seen[view]
 
 

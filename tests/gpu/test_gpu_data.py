@@ -150,7 +150,7 @@ def close(a, b):
 
 
 def test_predictions_are_those_of_the_cpu(device, reproducible, tmp_path):
-    """`get_preds`, `predict`, `validate` and `tta` within 1e-3, on the CPU."""
+    """`get_preds`, `predict` and `validate` within 1e-3, `tta` within 2e-3, on the CPU."""
     one, two = twins(device, tmp_path)
     for a, b in zip(one.get_preds(with_input=True, with_loss=True), two.get_preds(with_input=True, with_loss=True),
                     strict=True):
@@ -165,7 +165,7 @@ def test_predictions_are_those_of_the_cpu(device, reproducible, tmp_path):
     preds, _ = one.tta()
     torch.manual_seed(1)
     again, _ = two.tta()
-    close(again, preds)
+    torch.testing.assert_close(again, preds, rtol=0, atol=2e-3)  # pictures are resampled on the device
 
 
 def test_lr_find_is_that_of_the_cpu_and_leaves_no_trace(device, reproducible, tmp_path):

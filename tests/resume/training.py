@@ -37,7 +37,7 @@ from minifast.markers import TensorImage
 from minifast.metrics import accuracy
 from minifast.optimizer import Adam
 from minifast.seeds import set_seed
-from minifast.tensorfile import storable, write_atomic
+from minifast.tensorfile import copied, storable, write_atomic
 from minifast.vision.augment import FlipItem, RandomResizedCrop, aug_transforms
 from minifast.vision.core import PILImage
 from minifast.vision.data import ImageBlock
@@ -73,7 +73,7 @@ class Numbers(Dataset):
 
 def shake(b: tuple) -> tuple:
     """A batch transform that draws from torch's generator."""
-    return b[0] * (1 + 0.1 * torch.rand(1)), *b[1:]
+    return b[0] * (1 + 0.1 * torch.rand(1, device=b[0].device)), *b[1:]
 
 
 class Stream:
@@ -194,7 +194,7 @@ def run(spec: dict[str, Any]) -> Learner:
 
 
 def outcome(learn: Learner) -> dict[str, Any]:
-    """All that must be the same: weights, optimizer, recorder, predictions, and the next random numbers."""
+    """All that must be the same, on the CPU: weights, optimizer, recorder, predictions, the next random numbers."""
     recorder = learn.recorder
     found = {'model': dict(learn.model.state_dict()), 'opt': learn.opt.state_dict(), 'lrs': recorder.lrs,
              'losses': list(recorder.losses), 'values': [list(row) for row in recorder.values],
@@ -203,7 +203,7 @@ def outcome(learn: Learner) -> dict[str, Any]:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         found['next'].append(torch.rand(3, device='cuda').cpu())
     found['preds'] = learn.get_preds()[0]
-    return storable(found)
+    return copied(storable(found))
 
 
 def same(a: Any, b: Any) -> bool:
