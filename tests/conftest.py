@@ -14,6 +14,12 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_configure(config):
+    """Only `make test-gpu` sees a GPU: all other tests hold tensors on the CPU against those of a learner."""
+    if config.option.markexpr != 'gpu':
+        os.environ['CUDA_VISIBLE_DEVICES'] = ''
+
+
 @pytest.fixture(autouse=True)
 def known_start():
     """Each test starts from the same generator states, whatever ran before it, and leaves no open figure."""
