@@ -11,7 +11,7 @@ import pytest
 import torch
 
 os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # read when a process makes its first cuBLAS handle
-NO_GPU = 'torch.cuda.is_available() is False: needs a GPU'
+NO_GPU = 'torch.cuda.is_available() is False: needs a GPU, and to be run by make test-gpu'
 
 
 @pytest.fixture
