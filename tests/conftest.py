@@ -1,6 +1,7 @@
 """What every test may rely on: no display, a known seed, figures closed, and the repository's own minifast."""
 from __future__ import annotations
 
+import collections
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,17 @@ os.environ.setdefault('MPLBACKEND', 'Agg')
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser):
+    """`--reverse`: a test that leans on one before it is seen."""
+    parser.addoption('--reverse', action='store_true', help='run the last test first')
+
+
+def pytest_collection_modifyitems(config, items):
+    """The order that was asked for."""
+    if config.getoption('reverse'):
+        items.reverse()
 
 
 @pytest.fixture(autouse=True)
@@ -65,8 +77,19 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+def _tell_skips(terminalreporter):
+    """How many tests were passed over, by reason: a green run says what it did not look at."""
+    skipped = terminalreporter.getreports('skipped')
+    reasons = collections.Counter(str(report.longrepr[2]).removeprefix('Skipped: ') for report in skipped)
+    said = [f'{n} because: {reason}' for reason, n in reasons.most_common()]
+    terminalreporter.section(f'{len(skipped)} skipped')
+    for line in said:
+        terminalreporter.line(line)
+
+
 def pytest_terminal_summary(terminalreporter, config):
-    """A table of the faults: what was tried, how often, how often the law held."""
+    """How many tests were skipped and why; a table of the faults: what was tried, how often, how often the law held."""
+    _tell_skips(terminalreporter)
     table = {}
     for outcome in ('passed', 'failed'):
         for report in terminalreporter.getreports(outcome):

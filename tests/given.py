@@ -4,6 +4,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,33 @@ from typing import Any
 
 import minifast.vision.all as public
 
+ELSEWHERE = {
+    'minifast.torch_core': 'tools under the names that old scripts import', 'minifast.nested': 'as torch_core',
+    'minifast.seeds': 'as torch_core', 'minifast.distributed': 'need several processes, see tests/dist',
+    'minifast.show': 'how a figure looks', 'minifast.data.showing': 'how a figure looks',
+    'minifast.callback.wandb': 'what a service is sent, see its own room',
+    'minifast.callback.mlflow': 'what a service is sent, see its own room',
+    'minifast.callback.tensorboard': 'what a service is sent, see its own room'}
+"""Rooms whose arguments decide neither about a training nor about its data."""
+
+OPTIONS_ELSEWHERE = frozenset('figsize cmap title imsize ax nrows ncols cols suptitle'.split())
+"""How a figure looks."""
+
+WITHOUT_EFFECT = {
+    **{(name, 'p'): 'what is done is always done, in fastai too' for name in (
+        'AffineCoordTfm', 'HSVTfm', 'LightingTfm', 'SpaceTfm', 'RandomCrop', 'Resize', 'RandomResizedCrop',
+        'RandomResizedCropGPU')},
+    **{(name, 'pretrained'): 'no such weights were ever published; for scripts that say False' for name in
+       vars(public) if name.startswith(('xresne', 'xse'))},
+    **{(name, 'pos_label'): 'its docstring says so' for name in (
+        'F1ScoreMulti', 'FBetaMulti', 'PrecisionMulti', 'RecallMulti', 'JaccardMulti')},
+    ('RocAucBinary', 'multi_class'): 'its docstring says so',
+    ('DataLoader', 'pin_memory_device'): "torch's too looks at the device of now",
+}
+"""Arguments that are taken and change nothing, with the reason."""
+
 TESTS = Path(__file__).resolve().parent
+NO_TEST_YET = TESTS / 'data' / 'arguments_without_test.txt'
 
 
 def doors() -> dict[str, tuple[Callable, set[str]]]:
@@ -57,10 +84,11 @@ class Given:
 
     Counted as calls: `partial(name, ...)`; rows of tables such as `('name', (1, 2), {'option': 3})`; `super().__init__`
     in a class, for what it derives from. Of a `**` it is taken that it may be any dict of that function, or of a table
-    that it reads.
+    that it reads; of a call by a variable in a parametrized test that it may be of any of the `known` names there.
     """
 
-    def __init__(self, files: list[Path]) -> None:
+    def __init__(self, files: list[Path], known: set[str]) -> None:
+        self.known = known
         self.calls: dict[str, list[tuple[list[ast.expr], dict[str, list[ast.expr]]]]] = defaultdict(list)
         for file in files:
             self._read(ast.parse(file.read_text(encoding='utf-8')))
@@ -71,6 +99,7 @@ class Given:
         for top in tree.body:
             around = [top, *(tables[n.id] for n in ast.walk(top) if isinstance(n, ast.Name) and n.id in tables)]
             names = None
+            meant = _names_in(around) & self.known if getattr(top, 'decorator_list', ()) else set()
             for node in ast.walk(top):
                 if isinstance(node, ast.Call):
                     args, func = node.args, node.func
@@ -80,7 +109,8 @@ class Given:
                     if any(k.arg is None for k in node.keywords):
                         names = _named_values(around) if names is None else names
                         keywords = {**names, **keywords}
-                    self.calls[_last(func)].append((args, keywords))
+                    for name in {_last(func)} if _last(func) in self.known or not keywords else {_last(func), *meant}:
+                        self.calls[name].append((args if name == _last(func) else [], keywords))
                 elif isinstance(node, (ast.Tuple, ast.List)):
                     self._row(node.elts)
                 elif isinstance(node, ast.Dict):
@@ -114,6 +144,13 @@ class Given:
                 if any(not _is(value, default) for value in values):
                     return True
         return False
+
+
+def _names_in(around: list[ast.AST]) -> set[str]:
+    nodes = [node for top in around for node in ast.walk(top)]
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)} | {
+        node.attr if isinstance(node, ast.Attribute) else node.id for node in nodes
+        if isinstance(node, (ast.Attribute, ast.Name))}
 
 
 def _last(func: Any) -> str:
@@ -150,12 +187,37 @@ def _is(value: ast.expr, default: Any) -> bool:
 @functools.lru_cache(None)
 def given() -> Given:
     """All calls of the tests, but for those that only show that an argument is taken."""
-    return Given([file for file in sorted(TESTS.rglob('*.py')) if file.name not in ('surface_calls.py', 'surface.py')])
+    files = [file for file in sorted(TESTS.rglob('*.py')) if file.name not in ('surface_calls.py', 'surface.py')]
+    return Given(files, {name for _, names in doors().values() for name in names})
 
 
 def never_given() -> Iterator[tuple[str, str]]:
     """(door, argument) that no test gives another value than the default."""
+    from test_effects import TOLD
     for name, (func, names) in doors().items():
+        if func.__module__ in ELSEWHERE:
+            continue
         for option, (place, default) in options(func).items():
-            if not given().varied(names, option, place, default):
-                yield name, option
+            if option not in OPTIONS_ELSEWHERE and (name, option) not in {*TOLD, *WITHOUT_EFFECT}:
+                if not given().varied(names, option, place, default):
+                    yield name, option
+
+
+def listed() -> set[tuple[str, str]]:
+    """(door, argument) of the list of what has no test yet."""
+    lines = NO_TEST_YET.read_text(encoding='utf-8').splitlines()
+    return {(name, option) for name, *options in map(str.split, lines) for option in options}
+
+
+def main() -> None:
+    """Write the list anew; for whoever has written a test, and for nobody else."""
+    table: dict[str, list[str]] = {}
+    for name, option in never_given():
+        table.setdefault(name, []).append(option)
+    NO_TEST_YET.write_text(''.join(f'{" ".join([name, *options])}\n' for name, options in sorted(table.items())),
+                           encoding='utf-8')
+
+
+if __name__ == '__main__':
+    sys.path.append(str(TESTS / 'data'))
+    main()

@@ -57,7 +57,7 @@ def test_a_hyper_parameter_given_to_an_optimizer_is_the_one_it_steps_with(name, 
 
 @pytest.mark.parametrize('name', OPTIMIZERS)
 def test_weight_decay_is_of_the_weights_or_in_the_gradient(name):
-    """`decouple_wd=False` is a gradient with `wd * p` added; True a weight made smaller by `lr * wd` of itself first."""
+    """`decouple_wd=False` is a gradient with `wd * p` added; True a weight made smaller by `lr * wd` of it first."""
     make = getattr(public, name)
     for decouple_wd in (True, False):
         opt, plain = (make(parameters(), lr=.1, wd=.3, decouple_wd=decouple_wd) for _ in range(2))
@@ -410,3 +410,7 @@ def test_a_transform_is_called_what_it_is_told(tfm):
     """`nm` stands where else the class's name does."""
     assert tfm(nm='mine').name == 'mine' and 'mine' in repr(tfm(nm='mine'))
     assert tfm().name.startswith(getattr(tfm, 'func', tfm).__name__)
+
+
+TOLD = {*SETTINGS, *((case[0], option) for case in SCORES_TOLD for option in case[5])}
+"""(door, argument) of tables that are made by loops, for `tests/given.py`."""
