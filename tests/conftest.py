@@ -47,7 +47,7 @@ def root() -> Path:
     return ROOT
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def default_sigint():
     """Ctrl-C means KeyboardInterrupt, also where the tests were started with it ignored (nohup, a job of a shell)."""
     import signal

@@ -28,8 +28,6 @@ WITHOUT_EFFECT = {
     **{(name, 'p'): 'what is done is always done, in fastai too' for name in (
         'AffineCoordTfm', 'HSVTfm', 'LightingTfm', 'SpaceTfm', 'RandomCrop', 'Resize', 'RandomResizedCrop',
         'RandomResizedCropGPU')},
-    **{(name, 'pretrained'): 'no such weights were ever published; for scripts that say False' for name in
-       vars(public) if name.startswith(('xresne', 'xse'))},
     **{(name, 'pos_label'): 'its docstring says so' for name in (
         'F1ScoreMulti', 'FBetaMulti', 'PrecisionMulti', 'RecallMulti', 'JaccardMulti')},
     ('RocAucBinary', 'multi_class'): 'its docstring says so',
@@ -84,7 +82,8 @@ class Given:
 
     Counted as calls: `partial(name, ...)`; rows of tables such as `('name', (1, 2), {'option': 3})`; `super().__init__`
     in a class, for what it derives from. Of a `**` it is taken that it may be any dict of that function, or of a table
-    that it reads; of a call by a variable in a parametrized test that it may be of any of the `known` names there.
+    that it reads; of a call by a local name, and of any helper in a parametrized test, that it may be of any of
+    the `known` names in that function.
     """
 
     def __init__(self, files: list[Path], known: set[str]) -> None:
@@ -97,9 +96,9 @@ class Given:
         tables = {target.id: node.value for node in tree.body if isinstance(node, ast.Assign)
                   for target in node.targets if isinstance(target, ast.Name)}
         for top in tree.body:
-            around = [top, *(tables[n.id] for n in ast.walk(top) if isinstance(n, ast.Name) and n.id in tables)]
-            names = None
-            meant = _names_in(around) & self.known if getattr(top, 'decorator_list', ()) else set()
+            around, names, local = _with_tables(top, tables), None, _locals(top)
+            meant = _names_in(around) & self.known if local else set()
+            helped = bool(getattr(top, 'decorator_list', ()))
             for node in ast.walk(top):
                 if isinstance(node, ast.Call):
                     args, func = node.args, node.func
@@ -109,7 +108,9 @@ class Given:
                     if any(k.arg is None for k in node.keywords):
                         names = _named_values(around) if names is None else names
                         keywords = {**names, **keywords}
-                    for name in {_last(func)} if _last(func) in self.known or not keywords else {_last(func), *meant}:
+                    by_local = _last(func) in local or isinstance(func, ast.Call) or (
+                        helped and _last(func) not in self.known)
+                    for name in {_last(func), *(meant if keywords and by_local else ())}:
                         self.calls[name].append((args if name == _last(func) else [], keywords))
                 elif isinstance(node, (ast.Tuple, ast.List)):
                     self._row(node.elts)
@@ -144,6 +145,27 @@ class Given:
                 if any(not _is(value, default) for value in values):
                     return True
         return False
+
+
+def _with_tables(top: ast.AST, tables: dict[str, ast.expr]) -> list[ast.AST]:
+    """A function and the tables of its module that it reads, and those that these read."""
+    found, seen = [top], set()
+    for node in found:
+        for name in ast.walk(node):
+            if isinstance(name, ast.Name) and name.id in tables and name.id not in seen:
+                seen.add(name.id)
+                found.append(tables[name.id])
+    return found
+
+
+def _locals(top: ast.AST) -> set[str]:
+    """The names that a function makes: of its arguments, of what it assigns, of functions in it."""
+    if not isinstance(top, ast.FunctionDef):
+        return set()
+    nodes = list(ast.walk(top))
+    return {node.arg for node in nodes if isinstance(node, ast.arg)} | {
+        node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)} | {
+        node.name for node in nodes if isinstance(node, ast.FunctionDef) and node is not top}
 
 
 def _names_in(around: list[ast.AST]) -> set[str]:
@@ -194,11 +216,12 @@ def given() -> Given:
 def never_given() -> Iterator[tuple[str, str]]:
     """(door, argument) that no test gives another value than the default."""
     from test_effects import TOLD
+    from test_effects_training import BUILT
     for name, (func, names) in doors().items():
         if func.__module__ in ELSEWHERE:
             continue
         for option, (place, default) in options(func).items():
-            if option not in OPTIONS_ELSEWHERE and (name, option) not in {*TOLD, *WITHOUT_EFFECT}:
+            if option not in OPTIONS_ELSEWHERE and (name, option) not in {*TOLD, *BUILT, *WITHOUT_EFFECT}:
                 if not given().varied(names, option, place, default):
                     yield name, option
 

@@ -31,7 +31,8 @@ def test_doors_and_arguments_are_found():
      '        super().__init__(1, lr=2)', True), ('def test():\n    fit(1, lr=.5)', False),
     ('def test():\n    fit(1)', False), ('def test():\n    other(1, lr=2)', False),
     ('def test():\n    fit(*args)', False),
-    ('@parametrize("f", ["fit"])\ndef test(f):\n    f(1, lr=2)', True)])
+    ('@parametrize("f", ["fit"])\ndef test(f):\n    f(1, lr=2)', True),
+    ('def test():\n    f = partial(fit, 1)\n    f(lr=2)', True), ('def test():\n    fit(1)\n    f(lr=2)', False)])
 def test_calls_are_read(tmp_path, code, seen):
     """By keyword, by place, in tables and behind `**`; not where it is the default."""
     ast.parse(code)

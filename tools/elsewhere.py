@@ -10,11 +10,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
+WITHOUT = 'not slow and not faults and not plugins'
 FILES = ('test_vision_decode test_vision_core test_data_external test_data_archives test_data_transforms '
          'test_data_cache test_data_labels test_data_load test_terminal test_checkpoint test_export test_plaindata '
          'test_environment test_cli test_hardware test_undoing resume/test_signals resume/test_kinds').split()
@@ -57,9 +58,9 @@ def on_one_core() -> Place:
                  pytest=(*Place('').pytest, 'tests/resume/test_carried.py', 'tests/test_limits.py'))
 
 
-SIGNALS = ('tests/resume', 'tests/test_interrupts.py', '-k', 'ctrl_c or signal or int or interrupt or does_by_itself',
-           '-m', 'not slow and not faults and not plugins')
-PLACES = {
+SIGNALS = ('tests/resume', 'tests/test_interrupts.py',
+           '-k', 'ctrl_c or signal or interrupt or however_a_fit_ended or does_by_itself', '-m', WITHOUT)
+PLACES: dict[str, Callable[[], Place]] = {
     'locale': lambda: Place('names in ASCII, and fourteen hours ahead of Greenwich', {
         'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0', 'TZ': 'Pacific/Kiritimati'}),
     'reversed': lambda: Place('the last test first', pytest=(*Place('').pytest, '--reverse')),
@@ -86,7 +87,7 @@ def main(args: Sequence[str]) -> int:
         if place.missing:
             outcomes[name] = f'not run: {place.missing}'
             continue
-        leave_out = () if '-m' in place.pytest else ('-m', 'not slow and not faults and not plugins')
+        leave_out = () if '-m' in place.pytest else ('-m', WITHOUT)
         command = [*place.through, sys.executable, '-m', 'pytest', '-q', *place.pytest, *leave_out, *more]
         code = subprocess.run(command, cwd=ROOT, env={**os.environ, **place.env}, check=False).returncode
         outcomes[name] = 'passed' if code == 0 else f'FAILED ({code})'
