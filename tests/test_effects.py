@@ -412,5 +412,6 @@ def test_a_transform_is_called_what_it_is_told(tfm):
     assert tfm().name.startswith(getattr(tfm, 'func', tfm).__name__)
 
 
-TOLD = {('RandomErasing', 'sh'), ('RandomErasing', 'min_aspect'), *SETTINGS, *((case[0], option) for case in SCORES_TOLD for option in case[5])}
+TOLD = {('RandomErasing', 'sh'), ('RandomErasing', 'min_aspect'), *SETTINGS,
+        *((case[0], option) for case in SCORES_TOLD for option in case[5])}
 """(door, argument) of the tables above that are made by loops or by helpers, for `tests/given.py`."""
