@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import site
 import subprocess
 import sys
 import tempfile
@@ -30,24 +31,29 @@ class Place(NamedTuple):
     through: tuple[str, ...] = ()
     pytest: tuple[str, ...] = tuple(f'tests/{file}.py' for file in FILES)
     missing: str = ''
+    python: str = sys.executable
 
 
 def as_nobody() -> Place:
-    """An ordinary user: `setpriv` to `nobody`, if that user may read what is needed and has a folder to write to."""
-    what, places = 'an ordinary user', [sys.executable, ROOT, *filter(os.path.isdir, sys.path)]
+    """An ordinary user: `setpriv` to `nobody`, by an interpreter and packages that this user may read."""
+    what = 'an ordinary user'
     if os.name != 'posix' or os.geteuid():
         return Place(what, missing='this is one already')
     if shutil.which('setpriv') is None:
         return Place(what, missing='there is no setpriv here')
     through = ('setpriv', '--reuid=65534', '--regid=65534', '--clear-groups')
-    for place in places:
-        done = subprocess.run([*through, 'test', '-r', str(place)], check=False)
-        if done.returncode:
-            return Place(what, missing=f'nobody but root may read {place}')
     home = tempfile.mkdtemp()
     os.chmod(home, 0o777)
-    return Place(what, {'HOME': home, 'TMPDIR': home, 'PYTHONDONTWRITEBYTECODE': '1'}, through,
-                 (*Place('').pytest, '-p', 'no:cacheprovider'))
+    env = {'HOME': home, 'TMPDIR': home, 'PYTHONDONTWRITEBYTECODE': '1',
+           'PYTHONPATH': os.pathsep.join([str(ROOT), *site.getsitepackages()])}
+    # the interpreter of root may lie where nobody else may look: then the system's of the same version
+    named = f'python{sys.version_info[0]}.{sys.version_info[1]}'
+    for python in filter(None, (sys.executable, shutil.which(named, path='/usr/local/bin:/usr/bin'))):
+        tried = subprocess.run([*through, python, '-c', 'import pytest, torch, minifast'], cwd=ROOT, check=False,
+                               env={**os.environ, **env}, capture_output=True, text=True)
+        if tried.returncode == 0:
+            return Place(what, env, through, (*Place('').pytest, '-p', 'no:cacheprovider'), python=python)
+    return Place(what, missing=f'nobody but root may run {named} with these packages: {tried.stderr.strip()[-200:]}')
 
 
 def on_one_core() -> Place:
@@ -88,7 +94,7 @@ def main(args: Sequence[str]) -> int:
             outcomes[name] = f'not run: {place.missing}'
             continue
         leave_out = () if '-m' in place.pytest else ('-m', WITHOUT)
-        command = [*place.through, sys.executable, '-m', 'pytest', '-q', *place.pytest, *leave_out, *more]
+        command = [*place.through, place.python, '-m', 'pytest', '-q', *place.pytest, *leave_out, *more]
         code = subprocess.run(command, cwd=ROOT, env={**os.environ, **place.env}, check=False).returncode
         outcomes[name] = 'passed' if code == 0 else f'FAILED ({code})'
     for name, outcome in outcomes.items():
