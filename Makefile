@@ -2,8 +2,11 @@
 # make test   the whole test suite, as .ci/run runs it (ARGS="-k loop" for a part of it)
 # make bench  measure minifast and its peers, in .venv-bench, and write benchmarks/RESULTS.md (ARGS="--only loop")
 # make bench-quick   three minutes of it, without peers, printed only
+# make test-slow     what takes minutes: five-seed accuracies, every start method of workers, benchmarks
+# make test-plugins  published packages that import fastai, unedited (they are many: in .venv-plugins)
+# make test-elsewhere   a part of the suite in another locale and time zone, as an ordinary user, backwards, on one core (ARGS=locale)
 # make test-faults   kills processes and damages files: resumes to the same bits, whole saves, hostile files
-# make test-gpu     what differs on a GPU; without one each test says why it is skipped
+# make test-gpu   what differs on a GPU; without one each test says why it is skipped
 # make test-mutants  puts faults into the code, to see whether the tests notice (SEED=1 N=100 draws; FAULTS=1: the list)
 #
 # Each command makes .venv and installs what it needs by itself, once; a change of setup.cfg installs again.
@@ -13,16 +16,26 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test test-faults test-gpu test-mutants bench bench-quick namespaces clean
+.PHONY: help demo test test-slow test-plugins test-elsewhere test-faults test-gpu test-mutants bench bench-quick namespaces clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
 
 demo: $(STAMP)-alone
 	@$(BIN)/python -m minifast demo --out demo $(ARGS)
 
 test: $(STAMP)-test
-	@$(BIN)/python -m pytest -m "not slow and not faults and not gpu" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not faults and not plugins and not gpu" $(ARGS)
+
+test-slow: $(STAMP)-test
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+# A missing package is a failure here, and not a test that is passed over.
+test-plugins: .venv-plugins/.installed
+	@.venv-plugins/bin/python -m pytest -m plugins $(ARGS)
+
+test-elsewhere: $(STAMP)-test
+	@$(BIN)/python -m tools.elsewhere $(ARGS)
 
 test-faults: $(STAMP)-test
 	@$(BIN)/python -m pytest -m "faults or tally" $(ARGS)
@@ -49,6 +62,12 @@ bench-quick: $(STAMP)-test
 	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[peers]"
 	@touch $@
 
+.venv-plugins/.installed: setup.cfg pyproject.toml
+	@echo "Installing minifast and published callbacks into .venv-plugins (once; this takes minutes)"
+	@$(PYTHON) -m venv .venv-plugins
+	@.venv-plugins/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test-plugins]"
+	@touch $@
+
 # For developers, after a public name or a room came or went: writes the import lists of the namespaces (minifast/*/all.py
 # and their kin) and the README's tree of rooms anew.
 namespaces: $(STAMP)-test
@@ -66,4 +85,4 @@ $(BIN)/python:
 	@$(PYTHON) -m venv .venv
 
 clean:
-	rm -rf .venv .venv-bench build dist minifast.egg-info demo
+	rm -rf .venv .venv-bench .venv-plugins build dist minifast.egg-info demo

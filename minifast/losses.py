@@ -400,11 +400,12 @@ class DiceLoss:
             ValueError: the targets are no class indices of the predictions' size.
         """
         pred, targ = plain(pred), plain(targ)
-        if pred.shape[:self.axis] + pred.shape[self.axis + 1:] != targ.shape:
+        axis = self.axis % pred.ndim
+        if pred.shape[:axis] + pred.shape[axis + 1:] != targ.shape:
             raise ValueError(f'DiceLoss: predictions {_seen(pred)} with the classes on axis {self.axis} need class '
                              f'indices of the size without that axis (not one-hot), and the targets are {_seen(targ)}')
-        pred, targ = self.activation(pred), self._one_hot(targ, pred.shape[self.axis], self.axis)
-        dims = list(range(2, pred.ndim))
+        pred, targ = self.activation(pred), self._one_hot(targ, pred.shape[axis], axis)
+        dims = [dim for dim in range(1, pred.ndim) if dim != axis]
         inter = (pred * targ).sum(dim=dims)
         union = ((pred**2 if self.square_in_union else pred) + targ).sum(dim=dims)
         return _reduce(1 - (2. * inter + self.smooth) / (union + self.smooth), self.reduction)

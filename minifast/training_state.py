@@ -94,9 +94,9 @@ def _loss_state(learn: Any, loss: Any) -> dict[str, Any]:
     return {} if stateful is None else storable(stateful.state_dict(), "the loss function's state")
 
 
-def _measures_training(learn: Any) -> bool:
-    # otherwise metrics start anew with every validation, and what they hold is of no further use
-    return getattr(vars(learn).get('recorder'), 'train_metrics', False)
+def _measures_training(learn: Any, position: dict[str, Any]) -> bool:
+    # elsewhere metrics start anew with what follows, and what they hold is of no further use
+    return position['where'] == 'train' and getattr(vars(learn).get('recorder'), 'train_metrics', False)
 
 
 def training_state(learn: Any, position: dict[str, Any], epoch_generators: dict | None = None) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def training_state(learn: Any, position: dict[str, Any], epoch_generators: dict 
         'frozen_idx': getattr(learn.opt, 'frozen_idx', 0),
         'callbacks': {name: storable(cb.state_dict(), f'the state_dict of {type(cb).__name__}')
                       for name, cb in said_states(learn).items()},
-        'metrics': [_metric_state(m) for m in learn.metrics] if _measures_training(learn) else [],
+        'metrics': [_metric_state(m) for m in learn.metrics] if _measures_training(learn, position) else [],
         'loaders': [storable(dl.state_dict(), f'the state_dict of {type(dl).__name__}')
                     if keeps_state(dl) and not own_loader(dl) else None for dl in learn.dls],
         'generators': generators(learn.dls, baselines=baselines_of(learn)), 'epoch_generators': epoch_generators,
@@ -197,7 +197,8 @@ def _load_parts(learn: Any, model: nn.Module, state: dict[str, Any], file: Any, 
     for name, cb in said_states(learn, watches_only=True).items():
         if name in state.get('watchers', {}):
             cb.load_state_dict(state['watchers'][name])
-    for metric, kept in zip(learn.metrics, state['metrics']):
+    # earlier releases kept those of a validation too, which begins anew
+    for metric, kept in zip(learn.metrics, state['metrics'] if state['position']['where'] == 'train' else ()):
         vars(metric).update({k: v for k, v in kept.items() if k in _metric_state(metric)})
     learn.fit_seed, learn.train_iter = state['fit_seed'], state['train_iter']
     learn.pct_train = _pct_train(state['position'])

@@ -1,6 +1,7 @@
 """What every test may rely on: no display, a known seed, figures closed, and the repository's own minifast."""
 from __future__ import annotations
 
+import collections
 import os
 import sys
 from pathlib import Path
@@ -18,6 +19,17 @@ def pytest_configure(config):
     """Only `make test-gpu` sees a GPU: all other tests hold tensors on the CPU against those of a learner."""
     if config.option.markexpr != 'gpu':
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
+
+
+def pytest_addoption(parser):
+    """`--reverse`: a test that leans on one before it is seen."""
+    parser.addoption('--reverse', action='store_true', help='run the last test first')
+
+
+def pytest_collection_modifyitems(config, items):
+    """The order that was asked for."""
+    if config.getoption('reverse'):
+        items.reverse()
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +53,7 @@ def root() -> Path:
     return ROOT
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def default_sigint():
     """Ctrl-C means KeyboardInterrupt, also where the tests were started with it ignored (nohup, a job of a shell)."""
     import signal
@@ -71,8 +83,19 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+def _tell_skips(terminalreporter):
+    """How many tests were passed over, by reason: a green run says what it did not look at."""
+    skipped = terminalreporter.getreports('skipped')
+    reasons = collections.Counter(str(report.longrepr[2]).removeprefix('Skipped: ') for report in skipped)
+    said = [f'{n} because: {reason}' for reason, n in reasons.most_common()]
+    terminalreporter.section(f'{len(skipped)} skipped')
+    for line in said:
+        terminalreporter.line(line)
+
+
 def pytest_terminal_summary(terminalreporter, config):
-    """A table of the faults: what was tried, how often, how often the law held."""
+    """How many tests were skipped and why; a table of the faults: what was tried, how often, how often the law held."""
+    _tell_skips(terminalreporter)
     table = {}
     for outcome in ('passed', 'failed'):
         for report in terminalreporter.getreports(outcome):

@@ -163,6 +163,23 @@ def test_scaled_training_is_that_without_a_scale_but_for_steps_that_overflow(ove
         assert scaled.ratios == [8., 8., 16., 8.] and scaled.scales[-1] == 8.
 
 
+@pytest.mark.parametrize('leave', [CancelBatchException, CancelStepException])
+def test_a_step_that_another_callback_leaves_is_confirmed_before_the_next_loss_is_scaled(leave):
+    """The scale grows at the step that was left: the next gradients are unscaled by what their loss was scaled by."""
+    class Leave(Callback):
+        order = 90
+
+        def before_step(self):
+            if self.train_iter == 1:
+                self.opt.zero_grad()
+                raise leave
+    scaled = Scaled(init_scale=8., growth_interval=2)
+    learn, twin = learner(cbs=MixedPrecision()), learner()
+    learn.fit(1, lr=.1, cbs=[scaled, Leave()])
+    twin.fit(1, lr=.1, cbs=Leave())
+    assert same(weights(learn), weights(twin)) and scaled.ratios[:2] == [8., 8.] and scaled.ratios[2] == 16.
+
+
 def test_predictions_reach_the_loss_in_float32():
     """What the model gives in half precision is float32 for the loss and all behind it."""
     seen, learn = [], learner().to_bf16()

@@ -12,7 +12,7 @@ from minifast.metrics import accuracy
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    mlflow = pytest.importorskip('mlflow')
+    import mlflow
 pytestmark = pytest.mark.filterwarnings('ignore')  # MLflow's own
 
 

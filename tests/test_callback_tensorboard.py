@@ -9,7 +9,6 @@ from minifast.callback.tensorboard import TensorBoardCallback, TensorBoardProjec
 from minifast.metrics import accuracy
 from minifast.optimizer import Adam
 
-pytest.importorskip('tensorboard')
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')
 
 

@@ -15,7 +15,7 @@ from minifast.metrics import accuracy
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    wandb = pytest.importorskip('wandb')
+    import wandb
 pytestmark = pytest.mark.filterwarnings('ignore')  # wandb's own
 
 

@@ -659,7 +659,7 @@ def forbidden(tree):
 def test_no_syntax_tree_of_the_package_unpickles_or_evaluates():
     """No `pickle.load`, no `weights_only=False`, no `eval`, no unsafe YAML, on any path of the package."""
     found = [f'{path.relative_to(ROOT)}:{line}: {what}' for path in (ROOT / 'minifast').rglob('*.py')
-             for line, what in forbidden(ast.parse(path.read_text()))]
+             for line, what in forbidden(ast.parse(path.read_text(encoding='utf-8')))]
     assert not found, '\n'.join(found)
 
 

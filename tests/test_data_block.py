@@ -63,7 +63,7 @@ def test_dataloaders_transforms_for_these_loaders_only(folder):
 
 def test_blocks_of_table_columns():
     """Several labels in a column, a number, and two inputs."""
-    pd = pytest.importorskip('pandas')
+    import pandas as pd
     df = pd.DataFrame({'x': [1, 2, 3], 'tags': ['a b', 'b', ''], 'n': [0.5, 1.5, 2.5], 'valid': [False, False, True]})
     block = DataBlock((TransformBlock, MultiCategoryBlock, RegressionBlock), n_inp=1, splitter=ColSplitter('valid'),
                       getters=[ColReader('x'), ColReader('tags', label_delim=' '), ColReader('n')])

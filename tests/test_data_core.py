@@ -52,7 +52,7 @@ def test_tfmdlists_index_by_int_list_slice_and_mask():
 
 def test_tfmdlists_of_a_table_gives_rows():
     """The items of a DataFrame are its rows."""
-    pd = pytest.importorskip('pandas')
+    import pandas as pd
     lists = TfmdLists(pd.DataFrame({'a': [1, 2, 3]}), lambda row: row['a'] + 1, splits=[[2, 0], [1]])
     assert lists[0] == 2 and list(lists.train) == [4, 2] and list(lists.valid) == [3]
 

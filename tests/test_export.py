@@ -457,7 +457,7 @@ def test_architectures_are_known_without_importing_them():
         assert is_known_arch(f'torchvision.models.{name}') == _registered('torchvision', name) == (name in functions)
     ours = [name for name in xresnet.__all__ if name not in ('XResNet', 'init_cnn')]
     assert len(ours) > 25 and all(is_known_arch(f'minifast.vision.models.xresnet.{name}') for name in ours)
-    timm = pytest.importorskip('timm')
+    import timm
     for name in ('resnet10t', 'vit_base_patch16_224', 'vit_base_patch16_224.augreg_in21k', 'tf_efficientnet_b0_ap'):
         assert _registered('timm', name.partition('.')[0]) and (timm.is_model(name) or name == 'tf_efficientnet_b0_ap')
     for name in ('url', 'create_model', 'resnet', '', '_cfg', 'load_pretrained', 'ResNet', 'register_model'):
@@ -732,7 +732,7 @@ def test_an_exported_program_runs_where_minifast_cannot_be_imported(exported, tm
 @pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::FutureWarning', 'ignore::UserWarning')
 def test_an_onnx_file_predicts_what_the_learner_predicts(tmp_path):
     """Normalize, model and activation in one file, equal to get_preds within 1e-5 without minifast."""
-    runtime, _ = pytest.importorskip('onnxruntime'), pytest.importorskip('onnxscript')
+    import onnxruntime as runtime
     from torch import nn
     from torch.utils.data import DataLoader, TensorDataset
 

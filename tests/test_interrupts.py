@@ -137,7 +137,7 @@ print('differ', differences(outcome(twin), resumed))
 def test_a_notebooks_stop_button_leaves_a_learner_that_goes_on(tmp_path, workers):
     """A kernel is interrupted in the middle of an epoch: a checkpoint, KeyboardInterrupt, and the next cell resumes to
     the bits of a training that nobody stopped."""
-    manager = pytest.importorskip('jupyter_client').manager
+    from jupyter_client import manager
     root = str(Path(__file__).resolve().parent.parent)
     kernels, client = manager.start_new_kernel(cwd=root, env={**os.environ, 'PYTHONPATH': root})
     try:

@@ -259,7 +259,7 @@ def partial_accuracy(preds, targs, thresh=0.5):
 
 def test_mk_metric_takes_functions_metrics_classes_and_torchmetrics():
     """Each becomes a Metric with the right name."""
-    torchmetrics = pytest.importorskip('torchmetrics')
+    import torchmetrics
     own = Dice()
     assert mk_metric(own) is own and mk_metric(Dice).name == 'dice'
     assert mk_metric(accuracy).name == 'accuracy' and mk_metric(partial(accuracy, axis=1)).name == 'accuracy'
@@ -271,7 +271,7 @@ def test_mk_metric_takes_functions_metrics_classes_and_torchmetrics():
 
 def test_mk_metrics_flattens_lists_and_collections():
     """A torchmetrics collection is one column for each member."""
-    torchmetrics = pytest.importorskip('torchmetrics')
+    import torchmetrics
     collection = torchmetrics.MetricCollection([torchmetrics.classification.MulticlassAccuracy(3),
                                                 torchmetrics.classification.MulticlassF1Score(3)])
     assert mk_metrics([accuracy, collection]).attrgot('name') == ['accuracy', 'MulticlassAccuracy', 'MulticlassF1Score']

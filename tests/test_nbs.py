@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-nbclient = pytest.importorskip('nbclient')
-import nbformat  # noqa: E402
+import nbclient
+import nbformat
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / 'nbs').glob('*.ipynb'))
 

@@ -65,7 +65,7 @@ def test_show_images_fills_a_row_and_switches_off_the_rest():
 
 def test_show_title_on_axes_rows_and_nowhere(capsys):
     """Above an axis a second title goes below the first; a table's row gets a cell; else it is printed."""
-    pd = pytest.importorskip('pandas')
+    import pandas as pd
     ax = get_grid(1)[0]
     show_title('dog', ctx=ax)
     show_title('cat', ctx=ax, color='red')

@@ -163,7 +163,7 @@ def _label(tmp_path):
 
 def _report(tmp_path):
     from minifast.torch_core import display_df
-    pd = pytest.importorskip('pandas')
+    import pandas as pd
     display_df(pd.DataFrame({'label': [f'cat{EVIL}']}))
 
 

@@ -49,7 +49,7 @@ def test_classes_open_in_their_own_mode_and_become_their_own_tensor():
     expected = {PILImage: (TensorImage, (3, 12, 20)), PILImageBW: (TensorImageBW, (1, 12, 20)),
                 PILMask: (TensorMask, (12, 20))}
     for cls, (marker, shape) in expected.items():
-        x = ToTensor()(cls.create(_png()))
+        x = ToTensor()(cls.create(_png(PIXELS[..., 0] if cls is PILMask else PIXELS)))
         assert type(x) is marker and tuple(x.shape) == shape and x.dtype == torch.uint8
     assert PILImage.create(_png(), mode='L').mode == 'L' and load_image(_png(), mode='RGBA').mode == 'RGBA'
 
@@ -146,10 +146,11 @@ def test_masks_know_their_codes_and_openers_survive_as_data():
     """Codes give vocab and c; what opens our classes can be exported, what opens the user's says why not."""
     tfm = AddMaskCodes(['sky', 'road'])
     assert tfm.c == 2 and tfm.decode(TensorMask(torch.zeros(2, 2))).codes == ['sky', 'road']
+    grey = _png(PIXELS[..., 0])
     for opener in (OpenImage(PILImageBW), OpenMask()):
         again = transform_from_config(json.loads(json.dumps(transform_config(opener))))
-        assert type(again) is type(opener) and again.kind is opener.kind and np.array_equal(again(_png()),
-                                                                                            opener(_png()))
+        assert type(again) is type(opener) and again.kind is opener.kind
+        assert np.array_equal(again(grey), opener(grey))
     with pytest.raises(TypeError, match='code of your own'):
         transform_config(OpenImage(type('Own', (PILImage,), {})))
 
@@ -200,6 +201,7 @@ def _save(im, path, **kwargs):
 MODES = ('RGB', 'L', 'P', 'P transparent', '1', 'I;16', 'I', 'F', 'LA', 'RGBA', 'CMYK', 'YCbCr', 'LAB')
 
 
+@pytest.mark.filterwarnings('ignore:.*holds colours and no codes')
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('cls', (PILImage, PILImageBW, PILMask, Fourfold))
 @pytest.mark.parametrize('orientation', (1, 6))

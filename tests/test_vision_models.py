@@ -409,7 +409,7 @@ def doors():
 
 def with_timm():
     """The doors through timm: our argument, and those of `timm.create_model`."""
-    timm = pytest.importorskip('timm')
+    import timm
     state = timm.create_model('test_resnet', num_classes=0).state_dict()
     configuration = timm.models.get_pretrained_cfg('test_resnet').to_dict()
 
@@ -501,7 +501,6 @@ def test_other_threads_read_as_they_did_while_timm_makes_a_model(tmp_path, monke
 
 def test_weights_that_timm_does_not_know_by_name_are_a_file(tmp_path):
     """A text that is no path is answered with how timm names its weights."""
-    pytest.importorskip('timm')
     with pytest.raises(ValueError, match='resnet10t.TAG'):
         create_timm_model('resnet10t', 2, weights='IMAGENET1K_V1')
 
@@ -577,7 +576,6 @@ def test_timm_body_lets_the_head_pool_only_what_is_not_pooled(pools):
 
 def test_a_timm_name_trains_and_its_export_is_built_again(tmp_path):
     """Any name of timm's makes a body that trains, exports and loads to the same prediction."""
-    pytest.importorskip('timm')
     from minifast.learner import load_learner
     from minifast.vision.learner import vision_learner
     x, y = torch.rand(8, 3, 32, 32), torch.tensor([0, 1] * 4)

@@ -21,7 +21,7 @@ from minifast.distributed import rank_distrib
 from minifast.run.folder import FolderInUseError, checkpoints_in
 from minifast.run.identity import note_what_moved
 from minifast.seeds import get_random_states
-from minifast.tensorfile import Copies, write_atomic
+from minifast.tensorfile import Copies, copied, write_atomic
 from minifast.torch_core import length_of
 from minifast.training_state import ReplayedLoader, training_state
 
@@ -127,7 +127,7 @@ class CheckpointCallback(_ResumingCallback):
             self._move_in()
         self._number, self._leaving = self._folder.next_number(), False
         self._signal, self._waiting, self._written_at, self._epoch_generators = None, None, None, None
-        self._validation_generators, self._resumed, self._done_epochs = None, self._found, learn.start_epoch
+        self._before_validation, self._resumed, self._done_epochs = {}, self._found, learn.start_epoch
         self._pool = ThreadPoolExecutor(1, 'checkpoint') if self.background else None
         self._pending, self._copies, self._proven = None, Copies(), False
         self._replaced_handlers = self._take_signals()
@@ -212,7 +212,10 @@ class CheckpointCallback(_ResumingCallback):
         if self._resumed is not None:
             self._load(again=True)
             self._resumed = None
-        self._validation_generators = self._generators()
+        # a validation that is broken off is made again from its beginning; weights and optimizer do not change in it
+        state = training_state(self.learn, {'where': 'validate'}, self._epoch_generators)
+        self._before_validation = copied({part: value for part, value in state.items()
+                                          if part not in ('position', 'model', 'grads', 'opt')})
 
     def after_train(self) -> None:
         if self._active and len(self.learn.dls) < 2:
@@ -312,7 +315,7 @@ class CheckpointCallback(_ResumingCallback):
         state = training_state(self.learn, position, self._epoch_generators)
         state['run'] = {**self._run_part, 'training': bool(self.learn.model.training)}
         if position['where'] == 'validate':
-            state['generators'] = self._validation_generators
+            state.update(self._before_validation)
         elif random_states is not None:
             state['generators'] = (random_states if 'global' in random_states else
                                    {**self._generators(), 'global': storable_states(random_states)})

@@ -68,7 +68,7 @@ class MixedPrecision(Callback):
             self.learn.scaler.load_state_dict(self._loaded)
 
     def before_batch(self) -> None:
-        self._leave()  # a batch before may have been cancelled half way
+        self._leave()
         self.autocast.__enter__()
         self._inside = True
 
@@ -82,16 +82,17 @@ class MixedPrecision(Callback):
         if self._inside:
             self._inside = False
             self.autocast.__exit__(None, None, None)
+        if self._unconfirmed:  # the batch was cancelled between its step and `after_step`
+            self.after_step()
 
     after_batch = after_train = after_cancel_train = after_validate = after_cancel_validate = _leave
+    after_cancel_epoch = _leave
 
     def before_backward(self) -> None:
         self.learn.loss_grad = self.learn.scaler.scale(self.loss_grad)
 
     def before_step(self) -> None:
         scaler = self.learn.scaler
-        if self._unconfirmed:  # the last step was left by another callback before `after_step`
-            scaler.update()
         # the scaler unscales the gradients and calls `self.step` if all are finite; the loop makes the real step
         self.skipped, self._unconfirmed = True, True
         scaler.step(self)
@@ -120,14 +121,13 @@ class MixedPrecision(Callback):
     def state_dict(self) -> dict[str, Any]:
         """The loss scale and its counter, for a checkpoint; empty where nothing is scaled."""
         scaler = vars(self.learn).get('scaler') if self.learn is not None else None
-        return {'scaler': scaler.state_dict() if scaler is not None else {}, 'scales': list(self.scales or ()),
-                'unconfirmed': self._unconfirmed}
+        return {'scaler': scaler.state_dict() if scaler is not None else {}, 'scales': list(self.scales or ())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`, in the running fit or else in the next one."""
         scaler = vars(self.learn).get('scaler') if self.learn is not None else None
         if scaler is not None:  # in a running fit; checkpoints of earlier releases know the scaler alone
-            self.scales, self._unconfirmed = L(state.get('scales', ())), state.get('unconfirmed', False)
+            self.scales = L(state.get('scales', ()))
         if not state['scaler']:
             return
         if scaler is None:

@@ -288,6 +288,11 @@ class RandTransform(DisplayedTransform):
         if 'draw' in vars(cls) and 'keyed' not in vars(cls) and not isinstance(getattr(cls, 'keyed', None), property):
             cls.keyed = True
 
+    @property
+    def name(self) -> str:
+        """`nm`, else the class's name and the arguments."""
+        return super().name if self.nm is None else self.nm
+
     def draws(self, split_idx: int | None) -> bool:
         """Whether what it does to a sample of this split is not the same each time."""
         return self._is_for(split_idx)

@@ -33,7 +33,7 @@ def _run_tests(tree: str, files: tuple[str, ...], log: str) -> None:
         os.dup2(stream.fileno(), 2)
     import pytest
     skipped = [f'--ignore={f}' for f in ABOUT_THE_TEXT] if not files else []
-    options = ['-x', '-q', '-p', 'no:cacheprovider', '-m', 'not slow and not faults']
+    options = ['-x', '-q', '-p', 'no:cacheprovider', '-m', 'not slow and not faults and not plugins']
     os._exit(int(pytest.main([*options, *skipped, *files])))
 
 
