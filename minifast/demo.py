@@ -21,6 +21,7 @@ from minifast.data.transforms import FuncSplitter, get_image_files, parent_label
 from minifast.metrics import accuracy
 from minifast.torch_core import set_seed
 from minifast.vision.augment import Resize, aug_transforms
+from minifast.vision.core import PILImage
 from minifast.vision.data import ImageBlock
 from minifast.vision.learner import vision_learner
 
@@ -85,7 +86,7 @@ def digit_loaders(folder: Path, classes: str, per_class: int | None = None, bs: 
     if not turned:
         block = DataBlock(get_y=parent_label, splitter=FuncSplitter(validates), **common)
         return block.dataloaders(files, bs=bs, val_bs=128, num_workers=0)
-    block = DataBlock(get_x=lambda item: Image.open(item[0]).rotate(item[1]),
+    block = DataBlock(get_x=lambda item: PILImage.create(item[0]).rotate(item[1]),
                       get_y=lambda item: f'{parent_label(item[0])} turned by {item[1]}',
                       splitter=FuncSplitter(lambda item: validates(item[0])), **common,
                       batch_tfms=aug_transforms(do_flip=False, max_rotate=25, min_zoom=0.7, max_zoom=1.3))
