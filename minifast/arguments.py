@@ -68,12 +68,12 @@ def _names_of(func: Callable) -> list[str] | None:
 
 
 def kept_arguments(obj: Any) -> dict[str, Any]:
-    """The arguments of an object's constructor that it keeps as attributes under their own names."""
+    """The arguments of an object's constructor that it keeps as attributes, under their own names or behind one `_`."""
     try:
         names = inspect.signature(type(obj).__init__).parameters
     except (TypeError, ValueError):  # nothing that was written in Python
         return {}
-    return {name: vars(obj)[name] for name in names if name in vars(obj)}
+    return {name: vars(obj)[kept] for name in names for kept in (f'_{name}', name) if kept in vars(obj)}
 
 
 def refuse_unknown(func: Callable, func_name: str, kwargs: Mapping[str, Any]) -> None:

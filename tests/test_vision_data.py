@@ -428,7 +428,7 @@ def _forms(file):
 
 @pytest.mark.parametrize('suffix, side', [('png', 16), ('png', 96), ('jpg', 16), ('jpg', 96)])
 def test_every_form_of_a_picture_is_resized_to_the_same_pixels(suffix, side, tmp_path):
-    """Bit for bit; but a file that is decoded at a part of its size, as a JPEG of many times the side is, is itself one."""
+    """Bit for bit; but a file that is decoded at a part of its size, as a large JPEG is, differs from what is held."""
     file = tmp_path / f'p.{suffix}'
     Image.fromarray(np.random.RandomState(0).randint(0, 255, (120, 160, 3), np.uint8)).save(file)
     with Image.open(file) as im:

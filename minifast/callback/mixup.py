@@ -46,7 +46,7 @@ class MixHandler(Callback):
         Args:
             alpha: both parameters of the Beta distribution the weights are drawn from, above 0.
         """
-        self.distrib = Beta(torch.tensor(float(alpha)), torch.tensor(float(alpha)))
+        self.alpha, self.distrib = alpha, Beta(torch.tensor(float(alpha)), torch.tensor(float(alpha)))
         self.stack_y, self.old_lf, self._replaced = False, None, False
 
     def before_train(self) -> None:

@@ -176,8 +176,11 @@ def _optimizer(learn: Any) -> dict[str, Any]:
         func, given = func.func, {**func.keywords, **given}
     given = {name: value for name, value in given.items() if name not in ('lr', 'wd', 'weight_decay')}
     made_by = {'class': name_of(type(func))} if isinstance(func, torch.optim.Optimizer) else fingerprint(func)
+    # what the state of each parameter says since it was made; told where they are not as usual
+    unusual = {name: value for name, value in (('wd_bn_bias', True), ('train_bn', False))
+               if bool(getattr(learn, name)) is value}
     return {'class': name_of(type(opt)), 'made by': made_by, 'arguments': fingerprint(given),
-            'groups': [len(group['params']) for group in learn.opt.param_groups]}
+            'groups': [len(group['params']) for group in learn.opt.param_groups], **unusual}
 
 
 def _schedule(learn: Any, asked: Mapping[str, Any]) -> dict[str, Any]:

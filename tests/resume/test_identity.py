@@ -1,5 +1,6 @@
 """The law: a resume takes over what is its own and nothing else. Another data set, model, loss or optimizer is an error
 that names the first difference; another setting is one warning; what is unchanged says nothing and changes no bit."""
+import inspect
 import json
 import os
 import re
@@ -20,6 +21,8 @@ from torch import nn
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 from torch.utils.data import DataLoader as TorchLoader
 
+import minifast.vision.all as public
+from minifast.arguments import kept_arguments
 from minifast.callback.checkpoint import CheckpointCallback, FolderInUseError, checkpoints_in, newest_checkpoint
 from minifast.callback.core import Callback
 from minifast.callback.ema import EMACallback
@@ -38,6 +41,7 @@ from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat, FocalLossFlat
 from minifast.metrics import accuracy
 from minifast.optimizer import SGD, Adam
+from minifast.run import identity
 from minifast.run.folder import LOCK, RunFolder
 from minifast.seeds import looking, set_seed
 from minifast.tensorfile import read_tensors, write_atomic
@@ -330,7 +334,9 @@ OTHERS = {
     'optimizer': (lambda: {}, lambda: {'opt_func': partial(SGD, mom=.9)}, 'optimizer.*Adam.*SGD'),
     "torch's optimizer": (lambda: {'opt_func': torch.optim.AdamW}, lambda: {'opt_func': torch.optim.Adam}, 'AdamW'),
     'eps': (lambda: {'opt_func': partial(Adam, eps=1e-5)}, lambda: {'opt_func': partial(Adam, eps=1e-3)}, 'eps'),
-    'groups': (lambda: {}, lambda: {'splitter': lambda m: [list(m.parameters())]}, 'groups')}
+    'groups': (lambda: {}, lambda: {'splitter': lambda m: [list(m.parameters())]}, 'groups'),
+    'decay of biases': (lambda: {}, lambda: {'wd_bn_bias': True}, 'wd_bn_bias'),
+    'frozen norms': (lambda: {'train_bn': False}, lambda: {}, 'train_bn')}
 
 
 @pytest.mark.tally
@@ -365,7 +371,14 @@ def loss_of_mine(pred, y):
     return F.cross_entropy(pred, y) * 2
 
 
+class Mine(Callback):
+    def __init__(self, often=1, much=1):
+        self.often, self._much = often, much
+
+
 SETTINGS = {
+    "a user's callback": ({'cbs': lambda: [Mine()]}, {'cbs': lambda: [Mine(often=2)]}, "mine 'often' was 1 and is 2"),
+    'what it hides': ({'cbs': lambda: [Mine()]}, {'cbs': lambda: [Mine(much=2)]}, "mine 'much' was 1 and is 2"),
     'lr': ({}, {'lr': 1.}, 'lr was 0.01 and is 1.0'),
     'lr of groups': ({}, {'lr': slice(1e-3, 1e-2)}, 'lr was 0.01 and is slice'),
     'wd': ({}, {'wd': .5}, 'wd was null and is 0.5'),
@@ -378,6 +391,7 @@ SETTINGS = {
     'batch size': ({}, {'bs': 16}, 'batch size of training was 8 and is 16'),
     'loss function': ({}, {'loss_func': loss_of_mine}, 'loss_of_mine'),
     'clipping': ({'cbs': lambda: [GradientClip(1.)]}, {'cbs': lambda: [GradientClip(.1)]}, 'max_norm'),
+    'mixing': ({'cbs': lambda: [MixUp(.4)]}, {'cbs': lambda: [MixUp(.8)]}, 'alpha'),
     'clipping gone': ({'cbs': lambda: [GradientClip(1.)]}, {}, 'gradient_clip'),
     'metrics': ({}, {'metrics': []}, 'metrics')}
 
@@ -401,6 +415,21 @@ def test_a_changed_setting_is_one_warning_and_the_unchanged_ones_are_none(tmp_pa
     said = attempt(now, tmp_path, resume=True)[1]
     assert len(said) == 1 and re.search(named, said[0]), said
     assert 'count' in said[0] or 'go on' in said[0]
+
+
+def test_what_each_callback_of_ours_is_told_is_compared():
+    """Found in the namespace: those that act on a training keep each of their arguments under its name."""
+    seen = set()
+    for name in public.__all__:
+        kind = getattr(public, name)
+        if not (inspect.isclass(kind) and issubclass(kind, Callback)) or kind.__module__ in identity._watchers:
+            continue
+        told = [p for p in inspect.signature(kind).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        made = kind(**{p.name: 1 for p in told if p.default is p.empty})
+        if name != 'SkipToEpoch':  # where a fit starts, which is asked of the fit
+            assert {p.name for p in told} <= set(kept_arguments(made)), name
+            seen |= {p.name for p in told}
+    assert {'alpha', 'decay', 'max_norm', 'n_acc', 'patience', 'pct'} <= seen
 
 
 @pytest.mark.parametrize('kind, value', [('lr', 1.), ('wd', .5)])
