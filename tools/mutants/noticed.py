@@ -18,6 +18,7 @@ import re
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -29,7 +30,7 @@ from tools.mutants.trees import ABOUT_THE_TEXT, ROOT
 __all__ = ['NOTICED', 'Runner', 'fault_of', 'put_in']
 
 NOTICED = ROOT / 'tests' / 'data' / 'faults_noticed.json'
-LIMIT_S = 240.
+LIMIT_S = 60.
 
 
 # ---------------------------------------------------------------- into the loaded package
@@ -157,14 +158,15 @@ def main() -> None:
     parser.add_argument('--longest', type=float, default=3., help='seconds of a test')
     given = parser.parse_args()
     drawn, runner, found = random.Random(given.seed).sample(FAULTS, len(FAULTS)), Runner(), []
-    for fault in drawn:
-        test = _noticed_by(runner, fault, given.longest)
-        print(f'{fault.target:>40}  {test or "-"}', flush=True)
-        if test is not None:
-            found.append({'target': fault.target, 'why': fault.why, 'test': test})
-            NOTICED.write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
-        if len(found) == given.n:
-            break
+    with ThreadPoolExecutor(2) as pool:
+        def look(fault: Fault) -> str | None:
+            return _noticed_by(runner, fault, given.longest) if len(found) < given.n else None
+        tests = pool.map(look, drawn)
+        for fault, test in zip(drawn, tests):
+            print(f'{fault.target:>40}  {test or "-"}', flush=True)
+            if test is not None and len(found) < given.n:
+                found.append({'target': fault.target, 'why': fault.why, 'test': test})
+                NOTICED.write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__':
