@@ -6,6 +6,7 @@
 # make test-plugins  published packages that import fastai, unedited (they are many: in .venv-plugins)
 # make test-elsewhere   a part of the suite in another locale and time zone, as an ordinary user, backwards, on one core (ARGS=locale)
 # make test-faults   kills processes and damages files: resumes to the same bits, whole saves, hostile files
+# make test-gpu   what differs on a GPU; without one each test says why it is skipped
 # make test-mutants  puts faults into the code, to see whether the tests notice (SEED=1 N=100 draws; FAULTS=1: the list)
 #
 # Each command makes .venv and installs what it needs by itself, once; a change of setup.cfg installs again.
@@ -15,7 +16,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test test-slow test-plugins test-elsewhere test-faults test-mutants bench bench-quick namespaces clean
+.PHONY: help demo test test-slow test-plugins test-elsewhere test-faults test-gpu test-mutants bench bench-quick namespaces clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
@@ -24,7 +25,7 @@ demo: $(STAMP)-alone
 	@$(BIN)/python -m minifast demo --out demo $(ARGS)
 
 test: $(STAMP)-test
-	@$(BIN)/python -m pytest -m "not slow and not faults and not plugins" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not faults and not plugins and not gpu" $(ARGS)
 
 test-slow: $(STAMP)-test
 	@$(BIN)/python -m pytest -m slow $(ARGS)
@@ -38,6 +39,10 @@ test-elsewhere: $(STAMP)-test
 
 test-faults: $(STAMP)-test
 	@$(BIN)/python -m pytest -m "faults or tally" $(ARGS)
+
+# One process: what is allocated on the GPU is measured.
+test-gpu: $(STAMP)-test
+	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
 SEED ?= 1
 N ?= 100

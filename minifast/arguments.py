@@ -146,6 +146,8 @@ def as_size(size: Any, name: str = 'size') -> tuple[int, int]:
         TypeError: it is, or holds, something else than numbers.
         ValueError: it holds another number of them than two, or one that is no side, see `as_side`.
     """
+    if type(size) is tuple and len(size) == 2 and all([type(side) is int and side > 0 for side in size]):
+        return size  # as it is stored: asked for each item
     if isinstance(size, (str, bytes, Mapping)) or not hasattr(size, '__len__') or getattr(size, 'ndim', 1) == 0:
         side = as_side(size, name)
         return side, side

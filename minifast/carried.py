@@ -21,7 +21,7 @@ from minifast.terminal import listed
 from minifast.torch_core import get_model
 
 __all__ = ['baselines_of', 'begin_loader', 'generators', 'hidden_state', 'inexact_loaders', 'load_hidden_state',
-           'own_loader', 'put_back_generators', 'said_states', 'set_generators', 'start_hidden']
+           'own_loader', 'put_back_generators', 'said_states', 'set_generators', 'start_hidden', 'storable_states']
 
 BASE_NAMES = frozenset(vars(DataLoader(range(1), bs=1)))
 """The attributes that every loader of ours has."""
@@ -117,9 +117,16 @@ def generators(dls: Any = (), states: dict[str, Any] | None = None, baselines: B
         states: what `get_random_states` returned earlier; default: the states now.
         baselines: how the loaders began, for what is carried only where it has changed.
     """
-    states = storable(get_random_states() if states is None else states, 'the generators')
     baselines = Baselines() if baselines is None else baselines
-    return {'global': states, 'loaders': [_loader_state(dl, baselines) for dl in dls]}
+    return {'global': storable_states(states), 'loaders': [_loader_state(dl, baselines) for dl in dls]}
+
+
+def storable_states(states: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What `get_random_states` returned, or returns now, as a tensor file can hold it."""
+    states = dict(get_random_states() if states is None else states)
+    version, numbers, gauss = states['random_state']
+    states['random_state'] = version, torch.tensor(numbers), gauss  # 625 numbers, written in one piece
+    return storable(states, 'the generators')
 
 
 def set_generators(states: dict[str, Any], dls: Any = (), baselines: Baselines | None = None,
@@ -154,10 +161,11 @@ def begin_loader(dl: Any, i: int, states: dict[str, Any], baselines: Baselines, 
 
 def _random_states(found: dict[str, Any]) -> dict[str, Any]:
     found = dict(found)
+    # sync: states of the host
     kind, keys, *rest = found['numpy_state']
-    found['numpy_state'] = (kind, keys.numpy().astype(np.uint32), *rest)  # sync: a state of the host
+    found['numpy_state'] = (kind, keys.numpy().astype(np.uint32), *rest)
     version, numbers, gauss = found['random_state']
-    found['random_state'] = (version, tuple(numbers), gauss)
+    found['random_state'] = (version, tuple(numbers.tolist() if isinstance(numbers, torch.Tensor) else numbers), gauss)
     cuda = found.get('torch_cuda_state')
     if cuda is not None and len(cuda) != torch.cuda.device_count():
         warnings.warn(f'the checkpoint has generator states of {len(cuda)} GPUs, here are {torch.cuda.device_count()}: '

@@ -109,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     check.set_defaults(run='check')
 
     demo = commands.add_parser('demo', formatter_class=wide, help='see transfer learning work on handwritten digits',
-                               description='Trains on 10 pictures a class, with eight seeds: from scratch, and from a '
+                               description='Trains on 5 pictures a class, with ten seeds: from scratch, and from a '
                                            'body that has seen other digits before.')
     demo.add_argument('--out', type=Path, default=Path('demo'), metavar='DIR', help='where pictures and model go')
     demo.set_defaults(run='demo')

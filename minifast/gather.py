@@ -83,6 +83,9 @@ class _Stack:
         """Take one batch."""
         if self.rows is None:
             self.rows = apply(lambda _: self.make(), x)
+        if isinstance(x, Tensor) and isinstance(self.rows, Rows):
+            self.rows.add(x)
+            return
         for rows, leaf in zip(leaves_of(self.rows), leaves_of(x)):
             rows.add(leaf)
 

@@ -316,9 +316,11 @@ class Loop:
             self._find_device()
         device = self._device
         with unmarked():
-            there = all([isinstance(o, Tensor) and o.device == device for o in b])
-        if there:
-            return b
+            for o in b:
+                if not isinstance(o, Tensor) or o.device != device:
+                    break
+            else:
+                return b
         b = to_device(b, device, non_blocking=True)
         return self._as_tuple(b) if isinstance(b, (dict, UserDict)) else b
 

@@ -25,6 +25,8 @@ def is_listy(x: Any) -> bool:
 
 def fields_of(x: Any) -> dict[str, Any] | None:
     """What a dict (`UserDict` too) or a dataclass holds by name, without fields of None; None for anything else."""
+    if isinstance(x, Tensor) or type(x) in (tuple, list):
+        return None  # at once: asked of each part of each batch
     if isinstance(x, (dict, UserDict)):
         return dict(x)
     if dataclasses.is_dataclass(x) and not isinstance(x, type):

@@ -75,6 +75,9 @@ def looking(anew: bool = False):
         if anew:
             _last_look = states, get_random_states()
         set_random_states(**states)
+        if states['torch_cuda_state'] is None and torch.cuda.is_available():
+            # no GPU had been used: its stream begins, whenever it does, with the seed from before and none of the block
+            torch.cuda.manual_seed_all(torch.initial_seed())
 
 
 _last_look: tuple[dict[str, Any], dict[str, Any]] | None = None

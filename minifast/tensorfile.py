@@ -133,11 +133,16 @@ def _sync_folder(folder: Path) -> None:
 
 
 _SMALL = re.compile(r'torch\.(u?int[1-7]|quint4x2|quint2x4)')
+_USUAL = {torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8,
+          torch.bool}
 _SHOW_A_BATCH = "the model has layers without a shape: let it see a batch first, learn.model(learn.dls.one_batch()[0])"
 
 
 def _unstorable(x: Tensor) -> str | None:
     """Why no file can hold this tensor so that it comes back equal, and the way out; None where one can."""
+    usual = type(x) in (Tensor, nn.Parameter) and x.dtype in _USUAL and x.layout is torch.strided
+    if usual and not x.is_nested and x.device.type != 'meta':
+        return None  # as nearly all, and there may be thousands
     if is_lazy(x):
         return f'a tensor without a shape: {_SHOW_A_BATCH}'
     if type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__:
@@ -189,7 +194,7 @@ def storable(x: Any, where: str = 'it', depth: int = 0) -> Any:
     """
     if isinstance(x, Tensor):
         return _storable_tensor(x, where)
-    if x is None or type(x) in (bool, float, str, bytes, torch.dtype, torch.device, torch.Size):
+    if type(x) in _LEAVES:
         return x
     if depth > _DEPTH_LIMIT:
         raise TypeError(f'{where[:200]} lies {depth} lists or dicts deep, or holds itself')
@@ -199,15 +204,15 @@ def storable(x: Any, where: str = 'it', depth: int = 0) -> Any:
         return storable(x.item(), where, depth + 1)  # sync: numpy numbers live on the host
     if isinstance(x, dict):
         kept = OrderedDict() if isinstance(x, OrderedDict) and hasattr(x, '_metadata') else {}
-        kept.update((key, storable(v, f'{where}[{k!r}]', depth + 1))
+        kept.update((key, v if type(v) in _LEAVES else storable(v, f'{where}[{k!r}]', depth + 1))
                     for key, (k, v) in zip(_storable_keys(x, where), x.items()))
         if hasattr(x, '_metadata'):
             kept._metadata = _versions(x._metadata)
         return kept
     if isinstance(x, tuple):
-        return tuple(storable(v, f'{where}[{i}]', depth + 1) for i, v in enumerate(x))
+        return tuple(_storable_elements(x, where, depth))
     if isinstance(x, (list, L)):
-        return [storable(v, f'{where}[{i}]', depth + 1) for i, v in enumerate(x)]
+        return _storable_elements(x, where, depth)
     for kind in (str, bool, int, float):
         if isinstance(x, kind):
             return _storable_number(kind(x), where)
@@ -218,6 +223,11 @@ def storable(x: Any, where: str = 'it', depth: int = 0) -> Any:
 
 
 _DEPTH_LIMIT, _BIT_LIMIT = 80, 2000
+_LEAVES = {type(None), bool, float, str, bytes, torch.dtype, torch.device, torch.Size}
+
+
+def _storable_elements(x: Any, where: str, depth: int) -> list:
+    return [v if type(v) in _LEAVES else storable(v, f'{where}[{i}]', depth + 1) for i, v in enumerate(x)]
 
 
 def _storable_number(x: Any, where: str) -> Any:
@@ -230,6 +240,9 @@ def _storable_keys(x: dict, where: str) -> Iterator[Any]:
     """The keys of a dict, as `read_tensors` takes them back."""
     odd = 0
     for key in x:
+        if type(key) is str:
+            yield key
+            continue
         parts = [storable(part) if isinstance(part, (str, int, float, np.generic)) else part
                  for part in (key if isinstance(key, tuple) else (key,))]
         if len(parts) > KEY_PARTS or not all(type(part) in (str, bool, int, float, type(None)) for part in parts):
@@ -250,18 +263,21 @@ def _versions(metadata: Any) -> OrderedDict:
 
 class Copies:
     """Copies nested tensors to the CPU, into the memory of the copy before wherever sizes are the same: fresh memory
-    costs several times what copying does. What is the same memory is copied once."""
+    costs several times what copying does. What is the same memory is copied once; what comes from a GPU goes into
+    page-locked memory, all of it at once, and is there when the call returns."""
 
     def __init__(self) -> None:
         self.kept: list[Tensor] = []
 
     def __call__(self, x: Any) -> Any:
         """`x` with every tensor copied; a copy made before is overwritten."""
-        before, self.kept, self._seen = iter(self.kept), [], {}
+        before, self.kept, self._seen, self._gpus = iter(self.kept), [], {}, set()
         try:
             return self._copy(x, before)
         finally:
             self._seen = {}
+            for gpu in self._gpus:
+                torch.cuda.current_stream(gpu).synchronize()  # sync: a file is written from the copy
 
     def _copy(self, x: Any, before: Iterator[Tensor]) -> Any:
         if isinstance(x, (dict, list, tuple)) and not isinstance(x, torch.Size):
@@ -274,9 +290,11 @@ class Copies:
         if view not in self._seen:
             own = next(before, None)
             if own is None or own.shape != x.shape or own.dtype != x.dtype or own.stride() != x.stride():
-                own = torch.empty_like(x, device='cpu', requires_grad=False)
+                own = torch.empty_like(x, device='cpu', requires_grad=False, pin_memory=x.is_cuda)
             self.kept.append(own)
-            self._seen[view] = own.copy_(x.detach())  # sync: a file is written or read
+            self._seen[view] = own.copy_(x.detach(), non_blocking=x.is_cuda)
+            if x.is_cuda:
+                self._gpus.add(x.device)
         return self._seen[view]
 
 

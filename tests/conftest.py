@@ -15,6 +15,12 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_configure(config):
+    """Only `make test-gpu` sees a GPU: all other tests hold tensors on the CPU against those of a learner."""
+    if config.option.markexpr != 'gpu':
+        os.environ['CUDA_VISIBLE_DEVICES'] = ''
+
+
 def pytest_addoption(parser):
     """`--reverse`: a test that leans on one before it is seen."""
     parser.addoption('--reverse', action='store_true', help='run the last test first')

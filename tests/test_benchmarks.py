@@ -1,6 +1,7 @@
 """Every benchmark runs, at its smallest size, for one round; what it measures is nobody's business here."""
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -29,6 +30,15 @@ def test_benchmark_tiny_writes_a_table(name):
     printed = _run(f'benchmarks.{name}', '--rounds', '1', '--size', 'tiny')
     assert '|---|' in printed
     assert 'minifast' in printed or name == 'growth'
+
+
+@pytest.mark.slow
+def test_benchmark_gpu_tiny_writes_numbers(tmp_path):
+    """Law: without a GPU it can be tried, and each table's ratios are in the file, those of the base being 1."""
+    printed = _run('benchmarks.gpu', '--rounds', '1', '--size', 'tiny', '--json', str(tmp_path / 'gpu.json'))
+    tables = json.loads((tmp_path / 'gpu.json').read_text())['tables']
+    assert len(tables) == printed.count('|---|---') == 8
+    assert all(found['contestants'][found['base']]['ratio'] == 1 for found in tables.values())
 
 
 def test_main_only_one_section_keeps_the_others(tmp_path):

@@ -17,8 +17,8 @@ def is_last(learn):
     return learn.model[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.skipif(
-    not torch.cuda.is_available(), reason='needs a GPU'))])
+@pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=[pytest.mark.gpu, pytest.mark.skipif(
+    not torch.cuda.is_available(), reason='torch.cuda.is_available() is False: needs a GPU')])])
 def test_channels_last_trains_the_same_also_behind_other_fits(device):
     """In between fits in the usual format the optimizer's state follows the weights."""
     model = deep()

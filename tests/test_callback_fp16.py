@@ -97,63 +97,7 @@ def test_mixed_precision_works_with_accumulation_and_clipping_on_many_fits():
     assert all(p.isfinite().all() for p in learn.model.parameters())
 
 
-# ---------------------------------------------------------------- on a GPU
-
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-
-
-def on_gpu(**kwargs):
-    learn = learner(**kwargs)
-    learn.dls.device = torch.device('cuda')
-    return learn
-
-
-@gpu
-def test_fp16_on_a_gpu_scales_the_loss_and_recovers_from_overflow():
-    """A scale that overflows skips steps until it fits; the weights move and stay finite."""
-    learn = on_gpu(cbs=MixedPrecision(init_scale=2. ** 40))
-    before, scales = weights(learn), []
-
-    class Scales(Callback):
-        run_valid = False
-
-        def after_batch(self):
-            scales.append(self.learn.scaler.get_scale())
-    learn.fit(8, lr=.1, cbs=Scales)
-    assert scales[-1] < scales[0] < 2. ** 40 and not same(before, weights(learn))
-    assert all(p.isfinite().all() for p in learn.model.parameters())
-
-
-@gpu
-def test_fp16_clips_unscaled_gradients():
-    """Clipping sees the gradients without the scale: training with both is close to float32 with clipping."""
-    one, two = on_gpu(cbs=[MixedPrecision, GradientClip(.1)]), on_gpu(cbs=GradientClip(.1))
-    one.fit(1, lr=.1), two.fit(1, lr=.1)
-    torch.testing.assert_close(weights(one), weights(two), rtol=1e-2, atol=1e-3)
-
-
-@gpu
-def test_scaler_goes_on_from_its_state():
-    """`state_dict` carries the scale into another training."""
-    class Take(Callback):
-        order = 99
-
-        def after_fit(self):
-            self.state = self.learn.mixed_precision.state_dict()
-
-    class Give(Callback):
-        order = 99
-
-        def before_fit(self):
-            self.learn.mixed_precision.load_state_dict(take.state)
-            self.scale = self.learn.scaler.get_scale()
-    take, give = Take(), Give()
-    on_gpu(cbs=MixedPrecision(init_scale=64., growth_interval=2)).fit(2, cbs=take)
-    on_gpu(cbs=MixedPrecision()).fit(1, cbs=give)
-    assert give.scale == take.state['scaler']['scale'] == 64. * 2 ** 4
-
-
-# ---------------------------------------------------------------- loss scaling, without a GPU
+# ---------------------------------------------------------------- loss scaling; on a GPU it is in tests/gpu
 
 @pytest.mark.parametrize('mode, device, scaled', [('fp16', 'cuda', True), ('fp16', 'mps', True),
                                                   ('bf16', 'cuda', False), ('fp16', 'cpu', False),

@@ -426,6 +426,26 @@ def _forms(file):
             'opened': opened, 'loaded': im, 'palette held': PILImage(im)}
 
 
+@pytest.mark.parametrize('suffix, side', [('png', 16), ('png', 96), ('jpg', 16), ('jpg', 96)])
+def test_every_form_of_a_picture_is_resized_to_the_same_pixels(suffix, side, tmp_path):
+    """Bit for bit; but a file that is decoded at a part of its size, as a JPEG of many times the side is, is itself one."""
+    file = tmp_path / f'p.{suffix}'
+    Image.fromarray(np.random.RandomState(0).randint(0, 255, (120, 160, 3), np.uint8)).save(file)
+    with Image.open(file) as im:
+        pixels = np.array(im)
+    forms, tensor_ = _forms(file), torch.from_numpy(pixels).permute(2, 0, 1)
+    held = {'array': pixels, 'tensor': tensor_, 'TensorImage': TensorImage(tensor_), 'PILImage': PILImage.create(file),
+            **{name: forms.pop(name) for name in ('opened', 'loaded', 'palette held')}}
+    block = DataBlock(blocks=(ImageBlock, CategoryBlock(vocab=[0])), get_y=lambda o: 0, item_tfms=Resize(side))
+    dl = block.dataloaders([file] * 4, bs=1, num_workers=0, device='cpu').test_dl([*forms.values(), *held.values()])
+    seen = torch.cat([b[0] for b in dl])
+    for i, name in enumerate(forms):
+        assert torch.equal(seen[i], seen[0]), name
+    for i, name in enumerate(held, len(forms)):
+        assert torch.equal(seen[i], seen[-1]), name
+    assert torch.equal(seen[0], seen[-1]) == ((suffix, side) != ('jpg', 16))
+
+
 @pytest.mark.filterwarnings('ignore:labels. all . labels are')
 @pytest.mark.parametrize('cls, mode', ((PILImage, 'P'), (PILImageBW, 'RGBA'), (PILImage, '1'), (PILImageBW, 'I;16')))
 def test_every_door_opens_a_picture_in_the_same_way(cls, mode, tmp_path):

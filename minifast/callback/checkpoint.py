@@ -16,12 +16,12 @@ from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback
 from minifast.callback.resume import _ResumingCallback, newest_checkpoint
 from minifast.carried import (baselines_of, begin_loader, generators, inexact_loaders, own_loader, put_back_generators,
-                              set_generators, start_hidden)
+                              set_generators, start_hidden, storable_states)
 from minifast.distributed import rank_distrib
 from minifast.run.folder import FolderInUseError, checkpoints_in
 from minifast.run.identity import note_what_moved
 from minifast.seeds import get_random_states
-from minifast.tensorfile import Copies, copied, storable, write_atomic
+from minifast.tensorfile import Copies, copied, write_atomic
 from minifast.torch_core import length_of
 from minifast.training_state import ReplayedLoader, training_state
 
@@ -318,7 +318,7 @@ class CheckpointCallback(_ResumingCallback):
             state.update(self._before_validation)
         elif random_states is not None:
             state['generators'] = (random_states if 'global' in random_states else
-                                   {**self._generators(), 'global': storable(random_states)})
+                                   {**self._generators(), 'global': storable_states(random_states)})
         self._number += 1
         file = self.path / f'checkpoint-{self._number:06d}.pth'
         if self._pool is None or must:

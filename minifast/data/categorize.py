@@ -85,7 +85,7 @@ class CategoryMap(CollBase):
     def __init__(self, col: Any, sort: bool = True, add_na: bool = False, strict: bool = False) -> None:
         items = self._categories(col, strict)
         if items is None:
-            items = list(dict.fromkeys(o for o in _labels(col) if not (is_missing(o) and o is not None)))
+            items = [o for o in dict.fromkeys(_labels(col)) if o is None or not is_missing(o)]
             if sort:
                 items = _sorted(items)
         self.items = L(['#na#', *items] if add_na else items)
@@ -146,6 +146,8 @@ class _Target(DisplayedTransform):
     """A target whose labels are looked at once, when it is set up, so that nothing is found out in mid-training."""
 
     _way_out = ''
+    _labels_as_such: frozenset = frozenset()
+    """Types of which each object is a label: there may be millions."""
     _read: bool = False
     """Whether `setups` has read the labels of the training items."""
 
@@ -172,9 +174,10 @@ class _Target(DisplayedTransform):
     def _labels_of(self, dsets: Any) -> Iterator[tuple[int, Any]]:
         """(number, label) of all items, each of the kind that this target takes."""
         for i, label in labels_of(dsets):
-            if is_missing(label):
-                raise missing_label(dsets, i, label, self._way_out)
-            self._take(dsets, i, label)
+            if type(label) not in self._labels_as_such:
+                if is_missing(label):
+                    raise missing_label(dsets, i, label, self._way_out)
+                self._take(dsets, i, label)
             yield i, label
 
     def _take(self, dsets: Any, i: int, label: Any) -> None:
@@ -201,6 +204,7 @@ class Categorize(_Target):
             self.c = len(self.vocab)
 
     _way_out = 'give CategoryBlock(add_na=True), which makes a class of what is missing'
+    _labels_as_such = frozenset({str, int, bool})
 
     def setups(self, dsets: Any) -> None:
         """Collect the classes from the training items.
@@ -286,6 +290,7 @@ class MultiCategorize(Categorize):
         vars(self).pop('c', None)  # OneHotEncode tells it, once
 
     _way_out = "write '' (or an empty list) where an item has none of the classes"
+    _labels_as_such = frozenset()
 
     def setups(self, dsets: Any) -> None:
         """Collect the classes from the training items.
@@ -388,6 +393,7 @@ class EncodedMultiCategorize(Categorize):
         self.c = len(self.vocab)
 
     _way_out = 'write 0 where an item is not of a class'
+    _labels_as_such = frozenset()
 
     def _classes(self, label: Any) -> Iterable:
         return ()

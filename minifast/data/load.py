@@ -398,6 +398,7 @@ class DataLoader(BatchMaker):
         if self._ordered is not None and not here:
             jobs = self._once_ordered(jobs)
         n = 0 if here else self._workers if self._workers is not None else self._chosen
+        make = self._make_pinned if self._pins() else self._make
         if n is None:
             first = next(jobs, None)
             if first is None:
@@ -408,11 +409,14 @@ class DataLoader(BatchMaker):
             yield made
             n = self._chosen = choose_workers(self, spent, defaults.cpus)
         if n == 0:
-            yield from map(self._make, jobs)
+            yield from map(make, jobs)
         elif takes_threads(self, n, self._known):
-            yield from in_threads(self._make, jobs, n, self.prefetch_factor or 2)
+            yield from in_threads(make, jobs, n, self.prefetch_factor or 2)
         else:
             yield from self._processes(n).run(jobs)
+
+    def _make_pinned(self, job: Job) -> HostBatch:
+        return self._make(job).pin_memory()
 
     def _processes(self, n: int) -> ProcessPool:
         context = None if self.multiprocessing_context == 'thread' else self.multiprocessing_context

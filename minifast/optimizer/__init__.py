@@ -84,17 +84,17 @@ class Adam(Optimizer):
     def _init_state(self, p: Tensor, state: dict[str, Any]) -> None:
         state['grad_avg'] = torch.zeros_like(p, memory_format=torch.preserve_format)
         state['sqr_avg'] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        state['step'] = self._count_tensor(p, 0.)
+        state['step'] = torch.zeros((), dtype=torch.float32, device=self._counts_on(p))
 
     @staticmethod
-    def _count_tensor(p: Tensor, count: Any) -> Tensor:
+    def _counts_on(p: Tensor) -> torch.device:
         # the fused kernel counts on the device, torch's other path on the CPU
-        return torch.as_tensor(count, dtype=torch.float32, device=p.device if _fused([p]) else 'cpu')
+        return p.device if _fused([p]) else torch.device('cpu')
 
     def _after_load(self) -> None:
         for p, state in self.state.items():
             if 'step' in state:
-                state['step'] = self._count_tensor(p, state['step'])
+                state['step'] = torch.as_tensor(state['step'], dtype=torch.float32, device=self._counts_on(p))
 
 
 class Lookahead(_BaseOptimizer):

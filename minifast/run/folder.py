@@ -24,7 +24,7 @@ else:
 __all__ = ['FolderInUseError', 'RunFolder', 'checkpoints_in']
 
 _NAME = re.compile(r'checkpoint-(\d+)\.pth')
-_OURS = re.compile(r'checkpoint-\d+\.pth|run-[0-9a-f]+\.json|items-[0-9a-f]+\.json')
+_OURS = re.compile(r'checkpoint-\d+\.pth|run-[0-9a-f]+\.jsonl|items-[0-9a-f]+\.json')
 _TEMPORARY = re.compile(rf'\.({_OURS.pattern})\..+\.tmp')
 LOCK = '.in-use'
 
@@ -42,6 +42,17 @@ def checkpoints_in(folder: str | Path) -> list[Path]:
 
 def _number(name: str) -> int:
     return int(_NAME.fullmatch(name)[1])
+
+
+_LINES = 1000
+
+
+def _list_name(run: str) -> str:
+    return f'run-{run}.jsonl'
+
+
+def _line(name: str, fit: int) -> str:
+    return json.dumps([name, fit]) + '\n'
 
 
 _held: dict[str, int] = {}
@@ -64,6 +75,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path, self.run, self.files = Path(path), secrets.token_hex(6), {}
+        self._appended: int | None = None  # lines since the list was last written whole; None: it was not
         self._lock: int | None = None
         self._pid, self._key = 0, ''
 
@@ -181,9 +193,33 @@ class RunFolder:
             path.rename(target / path.name)
 
     def own(self, name: str, fit: int) -> None:
-        """Note that checkpoint `name` of fit number `fit` is about to be written by this run."""
+        """Note that checkpoint `name` of fit number `fit` is about to be written by this run.
+
+        The list of the run has one line a checkpoint. It is written whole from time to time and appended to between;
+        a line that a kill cut short is of a checkpoint that was not begun.
+
+        Raises:
+            OSError: the storage failed.
+        """
         self.files[name] = fit
-        self.write(f'run-{self.run}.json', json.dumps({'run': self.run, 'files': self.files}, indent=0))
+        if self._appended is None or self._appended >= _LINES or not self._append(_list_name(self.run), name, fit):
+            self._appended = None
+            self.write(_list_name(self.run), ''.join(_line(*file) for file in self.files.items()))
+            self._appended = 0
+
+    def _append(self, to: str, name: str, fit: int) -> bool:
+        """Add a line to the list; False where that failed, and the list is to be written whole."""
+        try:
+            handle = os.open(self.path / to, os.O_WRONLY | os.O_APPEND)
+            try:
+                line = _line(name, fit).encode()
+                done = os.write(handle, line) == len(line)
+            finally:
+                os.close(handle)
+        except OSError:
+            return False
+        self._appended += 1
+        return done
 
     def retire(self, keep: int, fit: int) -> None:
         """Delete what this run has written but its newest `keep` checkpoints and the last one of each fit before."""
@@ -196,20 +232,23 @@ class RunFolder:
 
     def leave_alone(self, fit: int) -> None:
         """Delete none of the checkpoints that fit number `fit` has written so far."""
-        self.files = {name: of for name, of in self.files.items() if of != fit}
+        self.files, self._appended = {name: of for name, of in self.files.items() if of != fit}, None
 
     def adopt(self, run: str) -> None:
         """Go on with the files of `run`, as its list in the folder tells them."""
-        self.run, self.files = run, self.files_of(run)
+        self.run, self.files, self._appended = run, self.files_of(run), None
 
     def files_of(self, run: str) -> dict[str, int]:
         """The checkpoints of a run that are still there, oldest first: name -> number of the fit."""
-        try:
-            files = json.loads(self.read(f'run-{run}.json') or '{}').get('files', {})
-            return {name: int(files[name]) for name in sorted(filter(_NAME.fullmatch, files), key=_number)
-                    if (self.path / name).is_file()}
-        except (ValueError, TypeError, AttributeError):
-            return {}
+        files: dict[str, int] = {}
+        for line in (self.read(_list_name(run)) or '').splitlines():
+            try:
+                name, fit = json.loads(line)
+            except (ValueError, TypeError):
+                continue
+            if isinstance(name, str) and _NAME.fullmatch(name) and type(fit) is int:
+                files[name] = fit
+        return {name: files[name] for name in sorted(files, key=_number) if (self.path / name).is_file()}
 
     def read(self, name: str) -> str | None:
         """The text of a file in the folder, None where it cannot be read."""

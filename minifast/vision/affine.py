@@ -246,7 +246,7 @@ def move_points(x: Tensor, m: Tensor | None = None, coord_fs: Sequence[Callable]
     """Points [B,n,2] in -1..1 moved as `resample` moves the pixels, that is by the inverse."""
     for f in reversed(coord_fs):
         x = f(x, invert=True)
-    return x if m is None else move_by(x, torch.linalg.inv(m).to(x.device, x.dtype))
+    return x if m is None else move_by(x, torch.linalg.inv(m).to(x.device, x.dtype, non_blocking=True))
 
 
 def _move_boxes(x: Tensor, m: Tensor | None, coord_fs: Sequence[Callable]) -> Tensor:

@@ -150,7 +150,7 @@ class AffineCoordTfm(RandTransform):
 
 
 def _move_by(m: Tensor, xy: Tensor, invert: bool = False) -> Tensor:
-    return affine.move_by(xy, (torch.linalg.inv(m) if invert else m).to(xy.device))
+    return affine.move_by(xy, (torch.linalg.inv(m) if invert else m).to(xy.device, non_blocking=True))
 
 
 class Flip(AffineCoordTfm):

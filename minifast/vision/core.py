@@ -113,8 +113,8 @@ def load_image(fn: Any, mode: str | None = None, codes: bool = False) -> Image.I
 
 def _load(fn: Any, mode: str | None, codes: bool) -> np.ndarray | Image.Image:
     """The one way in for a picture, in whatever form: uint8 [H,W(,3)] or a Pillow image, upright, in `mode`."""
-    if isinstance(fn, (str, os.PathLike)):
-        return decode_image(read_image_file(fn), mode, path=fn, codes=codes)
+    if (file := _file(fn)) is not None:
+        return decode_image(file[0], mode, path=file[1], codes=codes)
     if isinstance(fn, PILBase) and fn.pixels is not None and mode in (None, fn.mode):
         return fn
     if isinstance(fn, Image.Image):
@@ -123,14 +123,21 @@ def _load(fn: Any, mode: str | None, codes: bool) -> np.ndarray | Image.Image:
         pixels = array_pixels(_tensor_pixels(fn) if isinstance(fn, Tensor) else fn, codes)
         kind = 'L' if pixels.ndim == 2 else {2: 'LA', 3: 'RGB', 4: 'RGBA'}[pixels.shape[-1]]
         return pixels if mode in (None, kind) else to_mode(Image.fromarray(pixels), mode, None, codes)
-    if isinstance(fn, (bytes, bytearray, memoryview)):
-        return decode_image(bytes(fn), mode, codes=codes)
-    if hasattr(fn, 'read'):
-        if hasattr(fn, 'seek'):
-            fn.seek(0)  # as Pillow does: it may have been read before
-        return decode_image(fn.read(), mode, path=getattr(fn, 'name', None), codes=codes)
     raise TypeError(f'{type(fn).__name__} is no picture: give a path, bytes, an open binary file, a Pillow image, an '
                     'array [H,W,C] or a tensor [C,H,W]')
+
+
+def _file(fn: Any) -> tuple[bytes, Any] | None:
+    """What is in a file and how it is called, of a path, bytes or an open binary file; None for another form."""
+    if isinstance(fn, (str, os.PathLike)):
+        return read_image_file(fn), fn
+    if isinstance(fn, (bytes, bytearray, memoryview)):
+        return bytes(fn), None
+    if not hasattr(fn, 'read'):
+        return None
+    if hasattr(fn, 'seek'):
+        fn.seek(0)  # as Pillow does: it may have been read before
+    return fn.read(), getattr(fn, 'name', None)
 
 
 def image2tensor(img: Any) -> Tensor:
@@ -211,11 +218,12 @@ class PILBase(Image.Image):
     def deferred(cls, fn: Any) -> PILBase:
         """As `create`, but a JPEG is decoded at the first use of its pixels, at a part of its size where that will
         do."""
-        waiting = None
-        if cls._open_args == {'mode': 'RGB'} and cls.create.__func__ is PILBase.create.__func__ \
-                and isinstance(fn, (str, Path)):
-            waiting = WaitingJpeg.of(read_image_file(fn), fn)
-        return cls.create(fn) if waiting is None else cls._wait_for(waiting)
+        usual = cls._open_args == {'mode': 'RGB'} and cls.create.__func__ is PILBase.create.__func__
+        file = _file(fn) if usual else None
+        if file is None:
+            return cls.create(fn)
+        waiting = WaitingJpeg.of(*file)
+        return cls._wrap(decode_image(file[0], path=file[1])) if waiting is None else cls._wait_for(waiting)
 
     @classmethod
     def _wait_for(cls, waiting: WaitingJpeg) -> PILBase:

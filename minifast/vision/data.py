@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -128,7 +129,7 @@ def _train_and_valid(path: str | Path, train: str, valid: str) -> L:
 
 def _tell_of_empty_folders(path: str | Path, items: Sequence[Path]) -> None:
     """Warn of class folders without a picture: no class is made of them."""
-    filled = {file.parent for file in items}
+    filled = {Path(folder) for folder in {os.path.dirname(file) for file in items}}
     beside = sorted(folder for above in {folder.parent for folder in filled} for folder in above.iterdir()
                     if folder.is_dir() and folder not in filled and not folder.name.startswith('.'))
     classes = {folder.name for folder in filled}

@@ -73,7 +73,9 @@ def saturation_light(x: Tensor, max_lighting: float = 0.2, p: float = 0.75, draw
 
 def grayscale(x: Tensor) -> Tensor:
     """The luma of RGB pictures, [B,3,H,W] to [B,1,H,W] (ITU-R BT.601)."""
-    return torch.einsum('bchw,c->bhw', plain(x), plain(x).new_tensor(GREY_WEIGHTS)).unsqueeze(1)
+    x = plain(x)
+    weights = torch.tensor(GREY_WEIGHTS, dtype=x.dtype).to(x.device, non_blocking=True)  # new_tensor waits for a GPU
+    return torch.einsum('bchw,c->bhw', x, weights).unsqueeze(1)
 
 
 def apply_light(x: Tensor, light: Light) -> Tensor:

@@ -89,15 +89,17 @@ def crop_pad(x: Any, size: tuple[int, int], top_left: tuple[int, int], orig_size
         if resample == BILINEAR and tuple(resize_to) != tuple(size) and (stored := x.window(box)) is not None:
             return _resize_stored(x, *stored, tuple(resize_to))
     pixels = getattr(x, 'pixels', None)
+    resizes = tuple(resize_to) != tuple(size)
+    if pixels is None and (any(before) or any(after) or resizes and resample == BILINEAR and x.mode == 'RGB'):
+        pixels = np.asarray(x)  # from whatever holds them the same pixels come out, also in the last bit
     if any(before) or any(after):
-        pixels = np.asarray(x) if pixels is None else pixels
         window = _pad(pixels[box[1]:box[3], box[0]:box[2]], before, after, pad_mode)
         return _resize(x, window, resample, tuple(resize_to))
     if pixels is not None:
         return _resize(x, pixels[box[1]:box[3], box[0]:box[2]], resample, tuple(resize_to))
     # two steps, as `resize(box=...)` would let pixels from outside of the window in at its edges
     x = x if box == [0, 0, *x.size] else x.crop(tuple(box))
-    return x if tuple(resize_to) == tuple(size) else x.resize(tuple(resize_to), resample)
+    return x.resize(tuple(resize_to), resample) if resizes else x
 
 
 def _pad(pixels: np.ndarray, before: list[int], after: list[int], pad_mode: str) -> np.ndarray:

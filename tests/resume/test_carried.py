@@ -26,6 +26,7 @@ from minifast.callback.schedule import ParamScheduler, SchedCos
 from minifast.callback.tracker import (EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback,
                                        TerminateOnNaNCallback, TrackerCallback)
 from minifast.callback.training import GradientAccumulation
+from minifast.carried import generators, set_generators
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
 from minifast.learner import Learner
@@ -783,3 +784,14 @@ def test_watching_callbacks_may_come_and_go_over_a_resume(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         trained(make, lambda: [CSVLogger(tmp_path / 'a.csv')], tmp_path / 'c', resume=True)
+
+
+def test_pythons_generator_is_one_tensor_in_a_checkpoint_and_numbers_of_earlier_releases_are_taken():
+    random.seed(3)
+    states = generators()
+    assert isinstance(states['global']['random_state'][1], torch.Tensor)
+    version, numbers, gauss = states['global']['random_state']
+    drawn = random.random()
+    for kept in (numbers, tuple(numbers.tolist()), numbers.tolist()):
+        set_generators({'global': {**states['global'], 'random_state': (version, kept, gauss)}, 'loaders': []})
+        assert random.random() == drawn

@@ -811,3 +811,35 @@ def test_nothing_is_looked_at_in_a_step(tmp_path, monkeypatch):
     monkeypatch.setattr(resume, 'run_identity', lambda *args: taken.append(1) or take(*args))
     train(make(), tmp_path, every=1)
     assert taken == [1]
+
+
+def test_the_list_of_a_run_is_appended_to_and_knows_its_checkpoints_wherever_a_kill_cut_it(tmp_path, monkeypatch):
+    """Written whole now and then, when it is gone, and behind a line that was cut; never more than was written."""
+    monkeypatch.setattr('minifast.run.folder._LINES', 3)
+    folder = RunFolder(tmp_path)
+    listed = tmp_path / f'run-{folder.run}.jsonl'
+
+    def own(n, fit):
+        folder.own(f'checkpoint-{n:06d}.pth', fit)
+        (tmp_path / f'checkpoint-{n:06d}.pth').write_bytes(b'')
+    whole = []
+    monkeypatch.setattr(folder, 'write', lambda *a: (whole.append(a[0]), RunFolder.write(folder, *a)))
+    for n in range(1, 7):
+        own(n, n // 4)
+    files = {f'checkpoint-{n:06d}.pth': n // 4 for n in range(1, 7)}
+    assert RunFolder(tmp_path).files_of(folder.run) == files and len(whole) == 2
+    folder.retire(2, 1)
+    kept = {name: fit for name, fit in files.items() if name[-5] in '356'}
+    assert RunFolder(tmp_path).files_of(folder.run) == folder.files == kept
+    with listed.open('a') as f:
+        f.write('["checkpoint-0000')  # killed here
+    other = RunFolder(tmp_path)
+    other.adopt(folder.run)
+    assert other.files == kept
+    (tmp_path / 'checkpoint-000007.pth').write_bytes(b'')  # of somebody else
+    other.own('checkpoint-000008.pth', 1)
+    (tmp_path / 'checkpoint-000008.pth').write_bytes(b'')
+    assert RunFolder(tmp_path).files_of(folder.run) == {**kept, 'checkpoint-000008.pth': 1}
+    listed.unlink()
+    own(9, 1)
+    assert RunFolder(tmp_path).files_of(folder.run) == {**kept, 'checkpoint-000009.pth': 1}

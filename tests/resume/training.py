@@ -37,14 +37,15 @@ from minifast.markers import TensorImage
 from minifast.metrics import accuracy
 from minifast.optimizer import Adam
 from minifast.seeds import set_seed
-from minifast.tensorfile import storable, write_atomic
+from minifast.tensorfile import copied, storable, write_atomic
 from minifast.vision.augment import FlipItem, RandomResizedCrop, aug_transforms
 from minifast.vision.core import PILImage
 from minifast.vision.data import ImageBlock
 
 DEFAULTS: dict[str, Any] = {
     'loader': 'ours', 'workers': 0, 'fit': 'fit', 'cbs': [], 'epochs': 3, 'every': 4, 'seed': 7, 'resume': False,
-    'kill_at': None, 'kill_in': 'after_backward', 'how': 'error', 'folder': None, 'out': None, 'background': True}
+    'kill_at': None, 'kill_in': 'after_backward', 'how': 'error', 'folder': None, 'out': None, 'background': True,
+    'device': None, 'reproducible': False}
 
 
 reads: list[int] = []
@@ -72,7 +73,7 @@ class Numbers(Dataset):
 
 def shake(b: tuple) -> tuple:
     """A batch transform that draws from torch's generator."""
-    return b[0] * (1 + 0.1 * torch.rand(1)), *b[1:]
+    return b[0] * (1 + 0.1 * torch.rand(1, device=b[0].device)), *b[1:]
 
 
 class Stream:
@@ -108,13 +109,13 @@ class Noise(Transform):
         return x.float().add(random.random() + np.random.rand() + torch.rand(1)).clamp(0, 255).byte()
 
 
-def picture_loaders(workers: int) -> DataLoaders:
+def picture_loaders(workers: int, device: str) -> DataLoaders:
     """48 and 20 pictures of 12x10, crops and flips of items, light and geometry of batches, and the user's noise."""
     pixels = np.random.RandomState(0).randint(0, 255, (68, 10, 12, 3), np.uint8)
     block = DataBlock(blocks=(ImageBlock, CategoryBlock(vocab=[0, 1, 2])), splitter=RandomSplitter(20 / 68, seed=1),
                       get_x=lambda i: PILImage.create(pixels[i]), get_y=lambda i: i % 3,
                       item_tfms=[FlipItem(), RandomResizedCrop(8), Noise()], batch_tfms=aug_transforms())
-    return block.dataloaders(range(68), bs=8, num_workers=workers, device='cpu')
+    return block.dataloaders(range(68), bs=8, num_workers=workers, device=device)
 
 
 class Kill(Callback):
@@ -142,7 +143,7 @@ def make_learner(spec: dict[str, Any]) -> Learner:
     if spec['loader'] == 'pictures':
         model = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
                               nn.Flatten(), nn.Dropout(0.2), nn.Linear(8, 3))
-        dls = picture_loaders(workers)
+        dls = picture_loaders(workers, spec['device'] or 'cpu')
     elif spec['loader'] == 'stream':
         dls = DataLoaders(Stream(), DataLoader(valid, bs=8))
     elif spec['loader'] == 'ours':
@@ -152,6 +153,8 @@ def make_learner(spec: dict[str, Any]) -> Learner:
         generator = torch.Generator().manual_seed(3) if spec['loader'] == 'torch with generator' else None
         dls = DataLoaders(TorchLoader(train, batch_size=8, shuffle=True, num_workers=workers, generator=generator),
                           TorchLoader(valid, batch_size=8, num_workers=workers))
+    if spec['device'] is not None:
+        dls.device = spec['device']
     learn = Learner(dls, model, F.cross_entropy, Adam, lr=0.01, metrics=accuracy,
                     splitter=lambda m: [list(m[:2].parameters()), list(m[2:].parameters())])
     learn.remove_cb(learn.progress)
@@ -162,7 +165,8 @@ def make_learner(spec: dict[str, Any]) -> Learner:
 def make_callbacks(names: list[str]) -> list[Callback]:
     """Callbacks by name."""
     known = {'ema': lambda: EMACallback(), 'mixup': lambda: MixUp(0.4), 'accumulate': lambda: GradientAccumulation(20),
-             'bf16': lambda: MixedPrecision(amp_mode=AMPMode.BF16)}
+             'bf16': lambda: MixedPrecision(amp_mode=AMPMode.BF16),
+             'fp16': lambda: MixedPrecision(init_scale=2. ** 20, growth_interval=3)}
     return [known[name]() for name in names]
 
 
@@ -175,7 +179,7 @@ def run(spec: dict[str, Any]) -> Learner:
         cbs.append(CheckpointCallback(spec['folder'], every=spec['every'], background=spec['background']))
     if spec['kill_at'] is not None:
         cbs.append(Kill(spec['kill_at'], spec['kill_in'], spec['how']))
-    set_seed(spec['seed'])
+    set_seed(spec['seed'], reproducible=spec['reproducible'])
     kwargs = {'cbs': cbs, 'resume': spec['resume']}
     with warnings.catch_warnings():
         # attempts have other seeds on purpose: the bits must not depend on them, and the warning of it is right
@@ -190,14 +194,16 @@ def run(spec: dict[str, Any]) -> Learner:
 
 
 def outcome(learn: Learner) -> dict[str, Any]:
-    """All that must be the same: weights, optimizer, recorder, predictions, and the next random numbers."""
+    """All that must be the same, on the CPU: weights, optimizer, recorder, predictions, the next random numbers."""
     recorder = learn.recorder
     found = {'model': dict(learn.model.state_dict()), 'opt': learn.opt.state_dict(), 'lrs': recorder.lrs,
              'losses': list(recorder.losses), 'values': [list(row) for row in recorder.values],
              'iters': list(recorder.iters),
              'next': [torch.rand(3), torch.tensor(random.random()), torch.tensor(np.random.rand())]}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        found['next'].append(torch.rand(3, device='cuda').cpu())
     found['preds'] = learn.get_preds()[0]
-    return storable(found)
+    return copied(storable(found))
 
 
 def same(a: Any, b: Any) -> bool:
