@@ -31,6 +31,7 @@ WITHOUT_EFFECT = {
     **{(name, 'pos_label'): 'its docstring says so' for name in (
         'F1ScoreMulti', 'FBetaMulti', 'PrecisionMulti', 'RecallMulti', 'JaccardMulti')},
     ('RocAucBinary', 'multi_class'): 'its docstring says so',
+    ('TfmdLists', 'use_list'): 'items are never made a list, for scripts that say False',
     ('DataLoader', 'pin_memory_device'): "torch's too looks at the device of now",
 }
 """Arguments that are taken and change nothing, with the reason."""

@@ -571,3 +571,176 @@ def test_pictures_are_written_as_told(tmp_path):
         assert (dest / 'a.png').read_bytes() == b'kept'
         call(dest=dest, max_size=10)
         assert (dest / 'a.png').read_bytes() != b'kept'
+
+
+# ---------------------------------------------------------------- further: geometry by hand, predictions, pipelines
+
+PICTURES = public.TensorImage(torch.rand(8, 3, 12, 12, generator=G) + .1)
+BY_HAND = {'flip_batch': {}, 'dihedral_batch': {}, 'rotate': {'max_deg': 60}, 'zoom': {'min_zoom': .4, 'max_zoom': .6},
+           'warp': {'magnitude': .4}}
+
+
+@pytest.mark.parametrize('name', BY_HAND)
+def test_geometry_by_hand_is_as_told(name):
+    """`size`, `mode`, `pad_mode`, `align_corners`, `batch`, `generator`, and how much."""
+    def moved(x=PICTURES, **options):
+        return getattr(x.clone(), name)(**{'p': 1., 'generator': torch.Generator().manual_seed(1), **BY_HAND[name],
+                                           **options})
+    assert moved(size=(7, 9)).shape == (8, 3, 7, 9)
+    assert torch.isin(moved(size=(7, 9), mode='nearest'), PICTURES).all()
+    assert not torch.isin(moved(size=(7, 9)), PICTURES).all()
+    assert not torch.equal(moved(size=(7, 9), align_corners=True), moved(size=(7, 9), align_corners=False))
+    assert torch.equal(moved(), moved()) and (name == 'flip_batch' or not torch.equal(
+        moved(), moved(generator=torch.Generator().manual_seed(2))))
+    same = public.TensorImage(PICTURES[:1].expand(8, 3, 12, 12).clone())
+    one = moved(same, batch=True)
+    assert torch.equal(one, one[:1].expand_as(one))
+    if name not in ('flip_batch', 'dihedral_batch'):
+        each = moved(same, batch=False)
+        assert not torch.equal(each, each[:1].expand_as(each))
+        assert (moved(pad_mode='zeros') == 0).any() and not (moved() == 0).any()
+        for option in BY_HAND[name]:
+            assert not torch.equal(moved(), moved(**{option: BY_HAND[name][option] * .9}))
+
+
+def test_positions_are_moved_as_told():
+    """`affine_coord`: by a function, read by `mode`, beyond the edge by `pad_mode`."""
+    def half(xy, invert=False):
+        return xy * (.5 if invert else 2)
+    x = PICTURES
+    for options, law in (({'pad_mode': 'zeros'}, lambda y: (y == 0).any()),
+                         ({'mode': 'nearest'}, lambda y: torch.isin(y, x).all()),
+                         ({'pad_mode': 'border'}, lambda y: not (y == 0).any())):
+        assert law(x.clone().affine_coord(coord_tfm=half, **options))
+    assert not torch.equal(x.clone().affine_coord(coord_tfm=half, align_corners=True),
+                           x.clone().affine_coord(coord_tfm=half, align_corners=False))
+
+
+def gathered(**options):
+    """The callback after a validation of 8 items in two batches."""
+    cb = public.GatherPredsCallback(**options)
+    learn = learner(n=8, bs=4)
+    with learn.loss_not_reduced() if options.get('with_loss') else learn.no_logging():
+        learn.validate(cbs=cb)
+    return cb
+
+
+def test_predictions_are_gathered_as_told(tmp_path):
+    """`with_input`, `with_loss`, `with_preds`, `with_targs`, `concat_dim`, `save_preds`, `save_targs`."""
+    cb = gathered()
+    assert cb.preds.shape == (8, 4) and cb.targets.shape == (8,) and cb.inputs is None
+    assert gathered(with_input=True).inputs.shape == (8, 3, 6, 6)
+    assert gathered(with_preds=False).preds is None and gathered(with_targs=False).targets is None
+    assert gathered(with_loss=True).losses.shape == (8,)
+    assert gathered(concat_dim=1, with_targs=False).preds.shape == (4, 8)
+    for option in ('save_preds', 'save_targs'):
+        (tmp_path / option).mkdir()
+        gathered(**{option: tmp_path / option})
+        assert sorted(f.name for f in (tmp_path / option).iterdir()) == ['0', '1']
+
+
+def test_predictions_are_fetched_as_told():
+    """`ds_idx`, `dl`, `with_input`, `with_decoded`, `cbs`, `reorder`."""
+    seen = []
+
+    class Counts(Callback):
+        def before_batch(self):
+            seen.append(self.training)
+
+    def fetched(**options):
+        cb, learn = public.FetchPredsCallback(**options), learner()
+        learn.dls.loaders[1] = torch.utils.data.DataLoader(learn.dls[1].dataset, 16)
+        asked = {}
+        learn.get_preds = lambda **kwargs: asked.update(kwargs)
+        learn.fit(1, .1, cbs=[cb, counts])
+        return asked
+    counts, dl = Counts(), learner().dls[0]
+    told = {'ds_idx': 0, 'dl': dl, 'with_input': True, 'with_decoded': True, 'reorder': False}
+    assert {k: v for k, v in fetched(**told).items() if k in told} == told
+    assert {k: fetched()[k] for k in told} == {'ds_idx': 1, 'dl': None, 'with_input': False, 'with_decoded': False,
+                                               'reorder': True}
+    for off, n in ((None, 6 + 2), ((counts,), 6)):  # training, validation, and what is fetched
+        seen.clear()
+        learn = learner()
+        learn.dls.loaders[1] = torch.utils.data.DataLoader(learn.dls[1].dataset, 16)
+        learn.fit(1, .1, cbs=[public.FetchPredsCallback(cbs=off), counts])
+        assert len(seen) == n
+
+
+class Split(public.Transform):
+    """A transform for one split, which sees what it was set up with."""
+
+    split_idx = 1
+
+    def setups(self, items):
+        self.n = len(items)
+
+    def encodes(self, x):
+        return x + 10
+
+    def decodes(self, x):
+        return x - 10
+
+
+def test_lists_of_items_are_set_up_as_told(capsys):
+    """`split_idx`, `do_setup`, `train_setup`, `types`, `verbose`, `dl_type`, `tls`, `n_inp`."""
+    class Own(public.TfmdDL):
+        pass
+    make = partial(public.TfmdLists, [1, 2, 3], Split, splits=[[0, 1], [2]])
+    assert [list(make(split_idx=i)) for i in (0, 1)] == [[1, 2, 3], [11, 12, 13]]
+    assert [make(train_setup=t).tfms.fs[0].n for t in (True, False)] == [2, 3]
+    assert not hasattr(make(do_setup=False).tfms.fs[0], 'n')
+    assert make(do_setup=False, types=[int, int]).types == [int, int]
+    assert 'Setting up' in (make(verbose=True), capsys.readouterr().out)[1]
+    assert isinstance(make(dl_type=Own).dataloaders(bs=1, num_workers=0).train, Own)
+    lists = [make(), make(split_idx=1)]
+    dsets = public.Datasets(tls=lists, n_inp=2)
+    assert dsets[0] == (1, 11) and dsets.n_inp == 2 and public.Datasets(tls=lists).n_inp == 1
+
+
+def test_pipelines_and_transforms_are_called_as_told():
+    """`split_idx` of a call and of decoding; `generator` for those that draw from one; `as_item`; `train_setup`."""
+    tfm = Split()
+    assert [tfm(1, split_idx=i) for i in (0, 1)] == [1, 11] and [tfm.decode(11, split_idx=i) for i in (0, 1)] == [11, 1]
+    noisy = public.RandomErasing(p=1., sl=.2)
+    x = public.TensorImage(torch.zeros(2, 3, 16, 16))
+    for call in (noisy, public.Pipeline([noisy])):
+        a, b, c = (call(x.clone(), split_idx=0, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+        assert torch.equal(a, b) and not torch.equal(a, c)
+    assert public.compose_tfms(3, [lambda x: x + 1, lambda x: x * 2]) == 8
+    assert public.compose_tfms(3, [lambda x: x + 1, lambda x: x * 2], reverse=True) == 7
+    assert public.compose_tfms(18, [Split()], is_enc=False, split_idx=1) == 8
+
+    def decides(b, split_idx):
+        calls.append(split_idx)
+    calls = []
+    public.RandTransform(enc=lambda x: x, before_call=decides)(3, split_idx=0)
+    assert calls == [0]
+
+
+def test_names_of_classes_are_shown_as_told():
+    """`sep`, `color`."""
+    import matplotlib.pyplot as plt
+    ax = public.MultiCategory(['a', 'b']).show(ctx=plt.subplots()[1], sep=' + ', color='red')
+    assert ax.get_title() == 'a + b' and ax.title.get_color() == 'red'
+
+
+def test_a_rate_is_suggested_as_told():
+    """`slide`: `thresh` ends the walk from the right, `adjust_value` is a factor."""
+    lrs = np.geomspace(1e-6, 1., 60)
+    losses = np.concatenate([np.full(30, 2.), np.linspace(2., 1., 15), np.linspace(1., 9., 15)**2])
+    rate, _ = public.slide(lrs, losses, 60)
+    assert public.slide(lrs, losses, 60, adjust_value=.5)[0] == pytest.approx(rate / 2)
+    assert public.slide(lrs, losses, 60, thresh=99.)[0] > rate
+
+
+def test_masks_are_opened_as_told():
+    """`codes` keeps the indices of a palette; `kind` is the class that opens."""
+    im = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), 'L').convert('P')
+    im.putpalette([9, 9, 9, 200, 200, 200, 90, 90, 90] + [0] * (256 * 3 - 9))
+    assert np.asarray(public.load_image(im, mode='L', codes=True)).tolist() == [[0, 1], [2, 1]]
+    assert np.asarray(public.load_image(im, mode='L')).tolist() == [[9, 200], [90, 200]]
+
+    class Own(public.PILMask):
+        pass
+    assert type(public.OpenMask(kind=Own)(np.zeros((2, 2), np.uint8))) is Own

@@ -49,8 +49,10 @@ def as_nobody() -> Place:
     # the interpreter of root may lie where nobody else may look: then the system's of the same version
     named = f'python{sys.version_info[0]}.{sys.version_info[1]}'
     for python in filter(None, (sys.executable, shutil.which(named, path='/usr/local/bin:/usr/bin'))):
-        tried = subprocess.run([*through, python, '-c', 'import pytest, torch, minifast'], cwd=ROOT, check=False,
-                               env={**os.environ, **env}, capture_output=True, text=True)
+        # tests start further processes, and root's rights may last for the first one
+        probe = 'import pytest, torch, minifast, subprocess as s, sys; s.run([sys.executable, "-c", ""], check=True)'
+        tried = subprocess.run([*through, python, '-c', probe], cwd=ROOT, check=False, env={**os.environ, **env},
+                               capture_output=True, text=True)
         if tried.returncode == 0:
             return Place(what, env, through, (*Place('').pytest, '-p', 'no:cacheprovider'), python=python)
     return Place(what, missing=f'nobody but root may run {named} with these packages: {tried.stderr.strip()[-200:]}')

@@ -17,7 +17,7 @@ __all__ = ['ABOUT_THE_TEXT', 'ROOT', 'Trees']
 ROOT = Path(__file__).resolve().parents[2]
 
 ABOUT_THE_TEXT = ['tests/test_architecture.py', 'tests/test_readme.py', 'tests/test_namespaces.py', 'tests/test_nbs.py',
-                  'tests/test_benchmarks.py', 'tests/test_mutants.py']
+                  'tests/test_benchmarks.py', 'tests/test_mutants.py', 'tests/test_mutants_noticed.py']
 """Tests that look at the text of the package instead of running it: they would notice any change."""
 
 
