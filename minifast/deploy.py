@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from minifast.arguments import tells_near_match
+from minifast.callback.core import as_measured
 from minifast.data.transforms import IntToFloatTensor, Normalize
 from minifast.torch_core import get_model
 
@@ -20,8 +21,9 @@ def to_torch(learn: Any, activation: bool = True) -> nn.Module:
     """A plain module that takes what the item transforms make and gives what `learn.predict` calls probabilities.
 
     Input: pictures [B,C,H,W] as uint8 0-255 or as floats 0-1, cropped and resized like the validation items; output:
-    predictions. The weights are copies. The module consists of torch's own classes as far as the model does, so
-    `torch.export.export(module, (x,))`, `torch.jit` and ONNX take it, and its `state_dict` loads anywhere.
+    predictions. The weights are copies of those that validation measures. The module consists of torch's own classes as
+    far as the model does, so `torch.export.export(module, (x,))`, `torch.jit` and ONNX take it, and its `state_dict`
+    loads anywhere.
 
     Args:
         learn: the learner.
@@ -39,7 +41,8 @@ def to_torch(learn: Any, activation: bool = True) -> nn.Module:
     if mean is not None or divisor is not None:
         parts.append(_prepare_module(mean, std, divisor, _opens_grey(learn.dls)))
     # torch.export wants plain contiguous weights
-    parts.append(copy.deepcopy(get_model(learn.model)).cpu().to(memory_format=torch.contiguous_format))
+    with as_measured(learn.cbs):
+        parts.append(copy.deepcopy(get_model(learn.model)).cpu().to(memory_format=torch.contiguous_format))
     if activation:
         last = _activation_module(learn)
         parts += [] if last is None else [last]

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import Dataset
 
 from minifast.callback.channelslast import ChannelsLast
+from minifast.callback.core import as_measured
 from minifast.callback.fp16 import AutoPrecision
 from minifast.checkpoint import check_model_state, load_weights
 from minifast.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
@@ -40,7 +41,8 @@ def export_learner(learn: Any, fname: str | Path) -> Path:
     """Write the model, the transforms and the classes of `learn` to `fname`; the learner is left as it is.
 
     Functions and classes of the user's own are written down by name, and asked for when the export is loaded and needs
-    them. Optimizer, metrics, callbacks and data are not in the file. Only the first process of several writes.
+    them. Optimizer, metrics, callbacks and data are not in the file; the weights are those that validation measures,
+    with `EMACallback` the average. Only the first process of several writes.
 
     Raises:
         OSError: the storage failed; an old file is untouched.
@@ -53,8 +55,9 @@ def export_learner(learn: Any, fname: str | Path) -> Path:
             'loss': describe_loss(learn.own_loss, named), 'learner': _settings(learn)}
     _tell_what_to_give(meta, path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, {'format': FORMAT, 'version': VERSION, 'meta': json.dumps(meta, allow_nan=False),
-                        'model': storable(get_model(learn.own_model).state_dict(), "the model's state")})
+    with as_measured(learn.cbs):
+        write_atomic(path, {'format': FORMAT, 'version': VERSION, 'meta': json.dumps(meta, allow_nan=False),
+                            'model': storable(get_model(learn.own_model).state_dict(), "the model's state")})
     return path
 
 

@@ -5,11 +5,13 @@ import copy
 
 import pytest
 import torch
-from small_learner import Interrupt, deep, learner, same, weights
+from small_learner import Interrupt, deep, learner, pictures, same, weights
 
 from minifast.callback.core import Callback, CancelFitException, CancelValidException
 from minifast.callback.ema import EMA, EMACallback
 from minifast.callback.tracker import EarlyStoppingCallback, SaveModelCallback
+from minifast.deploy import to_torch
+from minifast.learner import load_learner
 
 
 class Follow(Callback):
@@ -228,3 +230,16 @@ def test_ema_does_not_change_the_state_it_is_given():
     learn.fit(1, lr=.1, cbs=Load())
     assert all(torch.equal(a, b) for a, b in zip(before, state['average']))
     assert not all(torch.equal(a, b) for a, b in zip(before, learn.ema.average))
+
+
+@pytest.mark.parametrize('validate_ema', [True, False])
+def test_ema_what_is_handed_on_for_predictions_is_what_was_measured(tmp_path, validate_ema):
+    """An export and a plain module give the learner's own predictions; the learner goes on with the trained weights."""
+    learn = pictures(tmp_path / 'pictures')
+    learn.add_cb(EMA(decay=.9, validate_ema=validate_ema)).fit(1, lr=.1)
+    preds, trained, x = learn.get_preds()[0], weights(learn), learn.dls.valid.one_batch()[0]
+    again = load_learner(learn.export(tmp_path / 'e.pth'), model=copy.deepcopy(learn.model))
+    files = learn.dls.valid_ds.items
+    torch.testing.assert_close(again.get_preds(dl=again.dls.test_dl(files))[0], preds)
+    torch.testing.assert_close(to_torch(learn)(x).detach(), preds[:len(x)], rtol=1e-5, atol=1e-6)
+    assert same(trained, weights(learn)) and same(trained, weights(again)) == (not validate_ema)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
@@ -167,6 +168,14 @@ class Callback:
         stem = re.sub('Callback$', '', type(self).__name__) or 'Callback'
         return re.sub('([a-z0-9])([A-Z])', r'\1_\2', re.sub('(.)([A-Z][a-z]+)', r'\1_\2', stem)).lower()
 
+    def as_measured(self) -> AbstractContextManager:
+        """Around what hands the model on for predictions, as an export does: it is to stand there as validation has it.
+
+        A callback that validates with other weights than it trains puts them in the model here, and the trained ones
+        back behind it.
+        """
+        return nullcontext()
+
     def after_create(self) -> None:
         """The learner is made."""
 
@@ -297,6 +306,15 @@ def hooks_of(cbs: Sequence[Callback], event_name: str) -> tuple[Hook, ...]:
 def compile_hooks(cbs: Sequence[Callback]) -> dict[str, tuple[Hook, ...]]:
     """The table `event -> ((callback, bound hook), ...)` that the loop runs."""
     return {event_name: hooks_of(cbs, event_name) for event_name in events}
+
+
+@contextmanager
+def as_measured(cbs: Sequence[Callback]) -> Iterator[None]:
+    """Within it the model is as validation measures it, see `Callback.as_measured`."""
+    with ExitStack() as stack:
+        for cb in cbs:
+            stack.enter_context(cb.as_measured())
+        yield
 
 
 class _CallByName:

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ class EMA(Callback):
 
     The average takes the model's place from the start of a validation until the epoch ends, so that what callbacks
     save for a good number is what was measured; then the trained weights come back, however the epoch or the fit ended.
-    Once trained, `validate` and `get_preds` use the average too while the callback is attached.
+    Once trained, `validate` and `get_preds` use the average too while the callback is attached, and exports hold it.
     The average starts anew with each fit, from the weights at its start epoch.
 
     Source: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992.
@@ -98,6 +100,18 @@ class EMA(Callback):
 
     def cleanup_fit(self) -> None:
         self._show_trained()
+
+    @contextmanager
+    def as_measured(self) -> Iterator[None]:
+        """The average in the model's place, where validations have it."""
+        swaps = self.validate_ema and self.average is not None and not self.swapped
+        if swaps:
+            self._swap()
+        try:
+            yield
+        finally:
+            if swaps:
+                self._swap()
 
     def averaged_model(self) -> nn.Module:
         """A copy of the model with the average as its weights.
