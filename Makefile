@@ -3,7 +3,7 @@
 # make bench  measure minifast and its peers, in .venv-bench, and write benchmarks/RESULTS.md (ARGS="--only loop")
 # make bench-quick   three minutes of it, without peers, printed only
 # make test-faults   kills processes and damages files: resumes to the same bits, whole saves, hostile files
-# make test-mutants  puts faults into the code, to see whether the tests notice (SEED=1 N=100 draws; FAULTS=1: the list)
+# make test-mutants  puts faults into the code, to see whether the tests notice (SEED=1 N=300 draws; FAULTS=1: the list)
 #
 # Each command makes .venv and installs what it needs by itself, once; a change of setup.cfg installs again.
 # All paths are relative, so the checkout may lie under a path with spaces.
