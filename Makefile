@@ -27,7 +27,7 @@ test-faults: $(STAMP)-test
 	@$(BIN)/python -m pytest -m "faults or tally" $(ARGS)
 
 SEED ?= 1
-N ?= 100
+N ?= 300
 test-mutants: $(STAMP)-mutants
 	@$(BIN)/python -m tools.mutants $(if $(FAULTS),--faults,--seed $(SEED) --n $(N)) $(ARGS)
 

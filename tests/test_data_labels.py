@@ -138,6 +138,9 @@ def test_classes_that_are_hardly_meant_are_warned_of():
     assert "'Cat' and 'cat '" in _said(lambda: _datasets(['cat ', 'Cat', 'dog']))
     assert "'a b' and 'a  b'" in _said(lambda: _datasets([['a  b'], ['a b']], MultiCategoryBlock)).replace(
         "'a  b' and 'a b'", "'a b' and 'a  b'")
+    for n, more in ((2, False), (3, False), (4, True)):
+        said = _said(lambda n=n: _datasets([*'abcd'[:n], *'ABCD'[:n]]))
+        assert ("'C' and 'c'" in said) == (n >= 3) and "'d'" not in said and ('; ...' in said) == more
     for fine in (['a', 'b'], ['a'], [1, 2], [True, False]):
         assert _said(lambda fine=fine: _datasets(fine)) == ''
     assert _said(lambda: _datasets([['a'], ['a']], MultiCategoryBlock)) == ''
