@@ -153,6 +153,13 @@ def test_warnings_point_at_the_line_of_the_user():
     assert told[0].filename == __file__
 
 
+def test_long_items_are_told_in_short():
+    """A message holds the item, or where it is long its beginning."""
+    for length, shown in ((199, 'x' * 199), (200, 'x' * 200 + '...'), (5000, 'x' * 200 + '...')):
+        assert place_of(Datasets(['a', 'x' * length], [[str]]), 1) == f'item 1 ({shown})'
+    assert place_of([1, 2], 1) == 'item 1' and place_of(Datasets([''], [[str]]), 0) == 'item 0'
+
+
 def test_regression_takes_numbers():
     """Numbers as text and what no tensor can hold are refused by row; NaN, which an own loss may mask, is warned of."""
     assert [float(y) for _, y in _datasets([1, 2.5], RegressionBlock)] == [1, 2.5]
