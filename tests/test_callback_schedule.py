@@ -108,6 +108,13 @@ def test_suggestions_on_a_short_search_stay_inside_it(func, n):
     assert float(lrs[0]) / 11 <= lr <= float(lrs[-1])
 
 
+def test_steep_is_where_the_loss_falls_fastest():
+    """Over the logarithm of the rate, from two points on; one point is itself."""
+    assert steep([1., 10.], [3., 2.], 2) == (1., (1., 3.)) and steep([1.], [3.], 1) == (1., (1., 3.))
+    assert steep([1., 10., 100.], [3., 2., 0.], 3) == (10., (10., 2.))
+    assert steep([1., 10., 1e9], [3., 2., 0.], 3) == (1., (1., 3.))
+
+
 def test_suggestion_methods_are_the_functions():
     """The names for completion hand out the functions themselves."""
     assert (SuggestionMethod.Valley, SuggestionMethod.Slide, SuggestionMethod.Minimum, SuggestionMethod.Steep) == (

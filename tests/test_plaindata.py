@@ -83,3 +83,15 @@ def test_values_are_put_into_the_objects_that_are_there():
     held = inner['a']
     assert restored(there, [{'a': [5, 6]}, np.ones(2), torch.ones(2)]) is there
     assert held == [5, 6] and array.tolist() == [1, 1] and tensor.tolist() == [1, 1] and there[0] is inner
+
+
+def test_numbers_are_themselves_as_far_as_64_bits_go():
+    """Beyond, they are texts; long lists of one kind of number are one tensor."""
+    for number in (0, -127, 129, 2 ** 62, -2 ** 62, -2 ** 63, 2 ** 63 - 1):
+        assert encode(number) is number
+    for number in (2 ** 63, -2 ** 63 - 1, 10 ** 40):
+        assert encode(number) == {'is': 'int', 'text': hex(number)}
+    for length, whole in ((100, False), (101, True)):
+        for value in (1, .5):
+            assert isinstance(encode([value] * length), dict) == whole
+    assert encode([1, .5] * 100) == [1, .5] * 100 and encode([True] * 200) == [True] * 200

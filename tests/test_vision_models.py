@@ -613,8 +613,9 @@ def test_head_is_initialised_as_told_or_is_the_users(arch):
     ones = [m for m in create_vision_model(arch, 7, pretrained=False, init=nn.init.ones_)[1].modules()
             if isinstance(m, nn.Linear)]
     assert ones and all(torch.equal(m.weight, torch.ones_like(m.weight)) for m in ones)
-    own = [m for m in create_vision_model(arch, 7, pretrained=False, init=None)[1].modules() if isinstance(m, nn.Linear)]
-    assert all(m.weight.abs().max() <= m.in_features ** -.5 for m in own)
+    own = [m for m in create_vision_model(arch, 7, pretrained=False, init=None)[1].modules()
+           if isinstance(m, nn.Linear)]
+    assert own and all(m.weight.abs().max() <= m.in_features ** -.5 for m in own)
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model = create_vision_model(arch, 7, pretrained=False, custom_head=head, n_in=1)
     assert model[1] is head and model.eval()(torch.zeros(1, 1, 64, 64)).ndim == 2

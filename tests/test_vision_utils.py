@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from minifast.vision.core import load_image
-from minifast.vision.utils import (check_folder, download_images, resize_image, resize_images, resize_to, search_images_bing,
-                                   verify_image)
+from minifast.vision.utils import (check_folder, download_images, resize_image, resize_images, resize_to,
+                                   search_images_bing, verify_image)
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (60, 100, 3), np.uint8)
 
