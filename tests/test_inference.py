@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 from minifast.callback.core import Callback, CancelBatchException
 from minifast.gather import Rows, prepare
+from minifast.inference import _blended
 from minifast.learner import Learner
 from minifast.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 
@@ -365,6 +366,20 @@ def test_tta_of_a_plain_loader_says_what_it_needs():
     """Augmenting needs transforms; a plain loader has none."""
     with pytest.raises(TypeError, match='tta augments with the transforms of the data'):
         learner().tta()
+
+
+@pytest.mark.parametrize('beta, use_max, wanted', [
+    (.25, False, [.75, 2.]), (0., False, [1., 2.]), (1., False, [0., 2.]), (.25, True, [1., 2.]),
+    (None, True, [1., 2.])])
+def test_tta_blends_the_plain_predictions_in(beta, use_max, wanted):
+    """`beta` of them, or the larger of both; nested predictions in their form; without either both are given."""
+    def augmented():
+        return {'a': torch.tensor([1., 2.]), 'b': (torch.tensor([1., 2.]),)}
+    plain = {'a': torch.tensor([0., 2.]), 'b': (torch.tensor([0., 2.]),)}
+    found = _blended(augmented(), plain, beta, use_max)
+    assert found['a'].tolist() == found['b'][0].tolist() == wanted
+    both = _blended(augmented(), plain, None, False)
+    assert type(both) is tuple and [o['a'].tolist() for o in both] == [[1., 2.], [0., 2.]]
 
 
 def test_summary_of_a_plain_learner():

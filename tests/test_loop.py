@@ -501,3 +501,24 @@ def test_callbacks_taken_off_for_a_block_come_back_in_their_places():
     with learn.removed_cbs(Count):
         assert not hasattr(learn, 'count')
     assert list(learn.cbs) == before
+
+
+def test_a_callback_that_was_off_runs_in_the_next_fit():
+    """`run` is True again behind a fit."""
+    class Off(Callback):
+        def before_epoch(self):
+            self.run = False
+    cb = Off()
+    make_learner(cbs=cb).fit(1)
+    assert cb.run is True
+
+
+def test_a_model_without_parameters_gets_its_batches_where_the_loaders_say():
+    """With parameters they say it."""
+    learn = make_learner()
+    learn.dls.device = torch.device('meta')
+    learn._find_device()
+    assert learn._device == torch.device('cpu')
+    learn.model = nn.Identity()
+    learn._find_device()
+    assert learn._device == torch.device('meta')

@@ -187,3 +187,20 @@ def test_what_python_2_wrote_is_read():
     tail = pickle.dumps(['a'], protocol=2) + struct.pack('<q2f', 2, 1.5, -2)
     found = read_tensors(io.BytesIO(head + b'\x80\x02' + state + tail), old=True)
     assert list(found) == ['w'] and found['w'].tolist() == [1.5, -2]
+
+
+INTEGERS = [0, 1, 255, 256, 65535, 65536, 2 ** 31 - 1, 2 ** 31, 2 ** 63 - 1]
+WRITTEN = {'integers': [*INTEGERS, *(-i for i in INTEGERS), -2 ** 63], 'floats': [0., -1.5, 1e300, float('inf')],
+           'texts': ['', 'a', 'größe 猫', 'x' * 255, 'x' * 256, '\ud800'], 'truth': [True, False, None],
+           'tuples': [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)], 'bytes': [b'', b'\0\xff', b'x' * 300],
+           'empty': [[], {}, OrderedDict()], 'dicts': {'a': {1: 2}, (1, 'b'): [], None: 0, True: 1},
+           'mentioned': [(a := ['deep']), a, {'again': a}], 'many names': [[str(i), str(i)] for i in range(400)]}
+
+
+@pytest.mark.parametrize('name', WRITTEN)
+def test_every_instruction_of_a_pickle_gives_its_value(name):
+    """Numbers, texts and containers of every length that has an instruction of its own, as torch writes them."""
+    wanted = WRITTEN[name]
+    found = read_tensors(stored(wanted))
+    assert found == wanted and repr(found) == repr(wanted)
+    assert [*map(type, found)] == [*map(type, wanted)]
