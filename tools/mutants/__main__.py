@@ -1,7 +1,8 @@
 """`python -m tools.mutants --n 100 --seed 1`: which faults do the tests notice, and which go by?
 
 One run of the whole suite records which test runs which lines. Then each mutant is put into a copy of the tree and
-meets the tests that run its statement, its room's own first and the fastest first, up to the first that fails.
+meets its room's own tests, those that run its statement first and the fastest first, up to the first that fails. What
+is left meets the other tests that run its statement, many mutants at once; alone, those of these tests that failed.
 """
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ import os
 import sys
 import time
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,74 +30,127 @@ def room_of(file: Path) -> str:
     return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
 
 
-def own_tests(room: str) -> str | None:
+def named_after(room: str) -> str | None:
     """The test file named after a room, or after the folder it lies in."""
     parts = room.split('.')
     files = (f'tests/test_{"_".join(parts[:n])}.py' for n in range(len(parts), 0, -1))
     return next((f for f in files if f in test_files()), None)
 
 
+Tests = dict[str, dict[str, float]]
+"""Test file -> its tests in their order, each with the seconds it may take."""
+
+
 class Verdicts:
     """Runs mutants; `killed[i]` says which test noticed mutant i, `unseen` which ones no test runs."""
 
-    def __init__(self, mutants: list[Any], trees: Trees, record: Record, jobs: int, seconds: float) -> None:
-        self.mutants, self.trees, self.record, self.jobs, self.seconds = mutants, trees, record, jobs, seconds
+    def __init__(self, mutants: list[Any], trees: Trees, record: Record, jobs: int) -> None:
+        self.mutants, self.trees, self.record, self.jobs = mutants, trees, record, jobs
         self.killed: dict[int, str] = {}
-        self.unseen: set[int] = set()
         self.unfit: set[str] = set()
+        self.seen: list[list[str]] = []
+        self.unseen: set[int] = set()
+        self.own_file: list[str | None] = []
+        for i, mutant in enumerate(mutants):  # here and not in the threads, in which Python 3.11 cannot parse safely
+            seen, any_does = record.tests_of(mutant.file, mutant.line)
+            self.seen.append(seen)
+            self.own_file.append(named_after(room_of(mutant.file)) or record.best_file(mutant.file))
+            if not any_does:
+                self.unseen.add(i)
 
-    def tests_for(self, i: int) -> dict[str, dict[str, float]]:
-        """By file: the room's own first, then the fastest; in it those that run the line, then the room's others."""
-        mutant = self.mutants[i]
-        tests, seen = self.record.tests_of(mutant.file, mutant.line)
-        if not seen:
-            self.unseen.add(i)
-        took, files = self.record.seconds, defaultdict(list)
-        for test in tests:
-            files[test.partition('::')[0]].append(test)
-        own = own_tests(room_of(mutant.file))
-        if own:
-            files[own] += sorted((t for t in took if t.startswith(f'{own}::') and t not in files[own]), key=took.get)
-        left, chosen = self.seconds, {}
-        for file in sorted(files, key=lambda f: (f != own, sum(took[t] for t in files[f]))):
-            for test in files[file]:
-                if test not in self.unfit and left > 0:
-                    left -= took[test]
-                    chosen.setdefault(file, {})[test] = 20 + 10 * took[test]
-        return chosen
+    def run(self, quick: bool) -> None:
+        """All of them; those again whose killer fails without any mutant too."""
+        left = range(len(self.mutants))
+        with ThreadPoolExecutor(self.jobs) as pool:
+            while left:
+                list(pool.map(lambda i: self._alone(i, self._own(i)), left))
+                if not quick:
+                    for group in self._groups([i for i in left if i not in self.killed]):
+                        self._together(group, pool)
+                files = sorted({by.partition('::')[0] for by in self.killed.values() if '::' in by})
+                unfit = set().union(*pool.map(self._unfit, files))
+                self.unfit |= unfit
+                left = [i for i, by in self.killed.items() if by in unfit]
+                for i in left:
+                    print(f'{self.killed[i]} fails without a mutant too: {i} runs again', flush=True)
+                    del self.killed[i]
 
-    def _meets(self, i: int) -> None:
+    def _own(self, i: int) -> Tests:
+        """The tests of the room: those that run the statement, then the others of a file that is named after it."""
+        own, seen = self.own_file[i], self.seen[i]
+        others = set(self.record.tests_in(named_after(room_of(self.mutants[i].file)))) - set(seen)
+        return {own: self._limited(own, seen) | self._limited(own, others)} if own else {}
+
+    def _others(self, i: int) -> Tests:
+        """The tests of other rooms that run the statement."""
+        files = {test.partition('::')[0] for test in self.seen[i]} - {self.own_file[i]}
+        return {file: self._limited(file, self.seen[i]) for file in sorted(files)}
+
+    def _limited(self, file: str, tests: Collection[str]) -> dict[str, float]:
+        took = self.record.seconds
+        return {test: 20 + 10 * took[test] for test in sorted(tests, key=took.__getitem__)
+                if test.startswith(f'{file}::') and test not in self.unfit}
+
+    def _alone(self, i: int, tests: Tests) -> None:
+        if not tests:
+            return
         mutant, start = self.mutants[i], time.monotonic()
-        tests = self.tests_for(i)
         passed, ran = self.trees.run({mutant.file: mutant.code}, tests)
         if not passed:
-            by = next((test for test, (outcome, _) in ran.items() if outcome != 'passed'), 'none could be read')
-            self.killed[i] = by
+            self.killed[i] = next((t for t, (outcome, _) in ran.items() if outcome != 'passed'), 'none could be read')
         print(f'{i:>4} {"goes by" if passed else "killed "} {time.monotonic() - start:>4.0f} s, '
               f'test {len(ran):>4} of {sum(map(len, tests.values())):>4}: {room_of(mutant.file)}:{mutant.line} '
               f'{mutant.qualname} {mutant.why} {self.killed.get(i, "")}', flush=True)
 
-    def run(self) -> None:
-        """All of them; those again whose killer fails in that order of tests without any mutant."""
-        left = range(len(self.mutants))
-        while left:
-            with ThreadPoolExecutor(self.jobs) as pool:
-                list(pool.map(self._meets, left))
-                unfit = set().union(*pool.map(self._unfit, sorted({by.partition('::')[0] for by in self.killed.values()
-                                                                  if '::' in by})))
-            self.unfit |= unfit
-            left = [i for i, by in self.killed.items() if by in unfit]
-            for i in left:
-                print(f'{self.killed[i]} fails without a mutant too: {i} runs again', flush=True)
-                del self.killed[i]
+    def _groups(self, left: list[int]) -> list[list[int]]:
+        """Mutants of one group lie in different files."""
+        groups: list[list[int]] = []
+        for i in left:
+            free = (g for g in groups if all(self.mutants[j].file != self.mutants[i].file for j in g))
+            group = next(free, None)
+            groups.append([i]) if group is None else group.append(i)
+        return groups
+
+    def _together(self, group: list[int], pool: Executor) -> None:
+        """A whole group meets the tests that run any of its statements; alone, each then those that failed."""
+        changes = {self.mutants[i].file: self.mutants[i].code for i in group}
+        others, union = {i: self._others(i) for i in group}, defaultdict(set)
+        for tests in others.values():
+            for file, chosen in tests.items():
+                union[file] |= chosen.keys()
+        files, n = list(union), 4 * self.jobs
+        parts = [{file: self._limited(file, union[file]) for file in files[k::n]} for k in range(n)]
+        start, failed = time.monotonic(), set().union(*pool.map(partial(self._failing, changes), parts))
+        print(f'{len(group)} at once, {sum(map(len, union.values()))} tests: {len(failed)} fail, '
+              f'{time.monotonic() - start:.0f} s', flush=True)
+
+        def suspected(i: int) -> None:
+            self._alone(i, {file: {test: limit for test, limit in tests.items() if test in failed}
+                            for file, tests in others[i].items() if not failed.isdisjoint(tests)})
+        list(pool.map(suspected, group))
+
+    def _failing(self, changes: dict[Path, str], tests: Tests) -> set[str]:
+        """Which tests do not pass; all of a file that cannot be read."""
+        failed: set[str] = set()
+        while tests:
+            passed, ran = self.trees.run(changes, tests, first_failure=False)
+            failed |= {test for test, (outcome, _) in ran.items() if outcome != 'passed'}
+            left = {file: {test: limit for test, limit in chosen.items() if test not in ran}
+                    for file, chosen in tests.items()}
+            left = {file: chosen for file, chosen in left.items() if chosen}
+            if passed:
+                break
+            if not ran:  # the first file cannot be read, and nothing of what is left was
+                return failed.union(*left.values())
+            tests = left
+        return failed
 
     def _unfit(self, file: str) -> set[str]:
         """The tests that killed a mutant and fail without one, the faster tests of the file before them."""
         took, killers = self.record.seconds, {by for by in self.killed.values() if by.startswith(f'{file}::')}
         longest = max(took[test] for test in killers)
-        tests = sorted((t for t in took if t.startswith(f'{file}::') and took[t] <= longest), key=took.get)
-        _, ran = self.trees.run({}, {file: {test: 20 + 10 * took[test] for test in tests}}, first_failure=False)
-        return {test for test, (outcome, _) in ran.items() if outcome != 'passed'} & killers
+        tests = self._limited(file, [test for test in self.record.tests_in(file) if took[test] <= longest])
+        return self._failing({}, {file: tests}) & killers
 
 
 # ---------------------------------------------------------------- what came out
@@ -134,8 +190,7 @@ def main() -> None:
     parser.add_argument('--faults', action='store_true', help='the committed list of faults of meaning instead')
     parser.add_argument('--only', default='', help='faults and rooms whose name holds this')
     parser.add_argument('--jobs', type=int, default=os.cpu_count() or 1, help='runs at a time')
-    parser.add_argument('--seconds', type=float, default=float('inf'),
-                        help='of tests that a mutant meets at most, for a quick look')
+    parser.add_argument('--quick', action='store_true', help='only the tests of the mutant\'s own room')
     parser.add_argument('--least', type=float, default=0., help='exit with 1 below this share of killed ones')
     args = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS='1', MPLBACKEND='Agg')
@@ -146,8 +201,8 @@ def main() -> None:
     mutants = [m for m in mutants if args.only in f'{room_of(m.file)}:{m.qualname}']
     start, trees = time.monotonic(), Trees(args.jobs)
     try:
-        verdicts = Verdicts(mutants, trees, Record(trees, args.jobs), args.jobs, args.seconds)
-        verdicts.run()
+        verdicts = Verdicts(mutants, trees, Record(trees, args.jobs), args.jobs)
+        verdicts.run(args.quick)
     finally:
         trees.remove()
     equivalent = {i: why for i, m in enumerate(mutants) if i not in verdicts.killed
