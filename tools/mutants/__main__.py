@@ -82,12 +82,14 @@ class Verdicts:
         """The tests of the room: those that run the statement, then the others of a file that is named after it."""
         own, seen = self.own_file[i], self.seen[i]
         others = set(self.record.tests_in(named_after(room_of(self.mutants[i].file)))) - set(seen)
-        return {own: self._limited(own, seen) | self._limited(own, others)} if own else {}
+        tests = self._limited(own, seen) | self._limited(own, others)
+        return {own: tests} if tests else {}
 
     def _others(self, i: int) -> Tests:
         """The tests of other rooms that run the statement."""
         files = {test.partition('::')[0] for test in self.seen[i]} - {self.own_file[i]}
-        return {file: self._limited(file, self.seen[i]) for file in sorted(files)}
+        limited = ((file, self._limited(file, self.seen[i])) for file in sorted(files))
+        return {file: tests for file, tests in limited if tests}
 
     def _fastest(self, tests: Tests, seconds: float) -> Tests:
         """Of the test files that take the least time, as many tests as take so long together."""
@@ -98,7 +100,7 @@ class Verdicts:
                     chosen.setdefault(file, {})[test] = limit
         return chosen
 
-    def _limited(self, file: str, tests: Collection[str]) -> dict[str, float]:
+    def _limited(self, file: str | None, tests: Collection[str]) -> dict[str, float]:
         took = self.record.seconds
         return {test: 20 + 10 * took[test] for test in sorted(tests, key=took.__getitem__)
                 if test.startswith(f'{file}::') and test not in self.unfit}
