@@ -522,3 +522,26 @@ def test_a_model_without_parameters_gets_its_batches_where_the_loaders_say():
     learn.model = nn.Identity()
     learn._find_device()
     assert learn._device == torch.device('meta')
+
+
+def test_a_hook_that_scales_the_loss_in_place_leaves_what_is_reported():
+    """The gradients are those of the scaled loss, the record is the model's own."""
+    class Scale(Callback):
+        run_valid = False
+
+        def before_backward(self):
+            self.learn.loss_grad.mul_(3.)
+
+        def before_step(self):
+            self.seen = self.loss.item(), self.loss_grad.item(), self.model[0].weight.grad.clone()
+    scale, learn = Scale(), make_learner()
+    xb, yb = next(iter(learn.dls.train))
+    learn.dls = DataLoaders([(xb, yb)], [(xb, yb)])
+    model = copy.deepcopy(learn.model)
+    torch.manual_seed(5)
+    learn.fit(1, cbs=scale)
+    torch.manual_seed(5)
+    loss = F.cross_entropy(model.train()(xb), yb)
+    (3 * loss).backward()
+    assert scale.seen[0] == loss.item() and scale.seen[1] == pytest.approx(3 * loss.item())
+    torch.testing.assert_close(scale.seen[2], model[0].weight.grad)

@@ -76,14 +76,16 @@ class Record:
     def tests_of(self, file: Path, line: int) -> tuple[list[str], bool]:
         """The tests that run the statement at a line, fastest first, and whether any does.
 
-        What runs at import is seen by no test alone: then all tests that run anything in the file.
+        What runs at import is seen by no test alone: then all tests that run anything in the file. What a fixture of a
+        whole test file runs is seen by the first test that uses it: then all tests of that file.
         """
         recorded = self._lines[file.relative_to(ROOT).as_posix()]
         wanted = _statement(file, line)
-        tests = [test for test, lines in recorded.items() if lines & wanted]
-        if not tests or '' in tests:
-            tests = list(recorded)
-        return sorted((t for t in tests if t in self.seconds), key=self.seconds.__getitem__), bool(tests)
+        direct = [test for test, lines in recorded.items() if lines & wanted]
+        tests = direct if direct and '' not in direct else list(recorded)
+        shared = {test.partition('::')[0] for test in tests} & _with_shared_fixtures()
+        tests = {*tests, *(test for test in self.seconds if test.partition('::')[0] in shared)}
+        return sorted((t for t in tests if t in self.seconds), key=self.seconds.__getitem__), bool(direct)
 
 
 def _shared_files() -> list[Path]:
@@ -97,6 +99,11 @@ def _lines_in(file: Path) -> list[tuple[str, str, set[int]]]:
                           'join context on context.id = context_id').fetchall()
     return [(f'minifast/{path.rpartition("/minifast/")[2]}', _PHASE.sub('', context), set(numbits_to_nums(bits)))
             for path, context, bits in rows]
+
+
+@cache
+def _with_shared_fixtures() -> set[str]:
+    return {file for file in test_files() if 'scope=' in (ROOT / file).read_text(encoding='utf-8')}
 
 
 @cache
