@@ -20,6 +20,8 @@ __all__ = ['Record']
 
 FOLDER = ROOT / '.mutants'
 
+ABOUT_DEFAULTS = 'tests/compat/test_defaults.py'
+
 _PHASE = re.compile(r' \((setup|call|teardown)\)$')
 """What PYTEST_CURRENT_TEST, the context of a process that a test started, has behind the test's name."""
 
@@ -77,7 +79,8 @@ class Record:
         """The tests that run the statement at a line, fastest first, and whether any does.
 
         What runs at import is seen by no test alone: then all tests that run anything in the file. What a fixture of a
-        whole test file runs is seen by the first test that uses it: then all tests of that file.
+        whole test file runs is seen by the first test that uses it: then all tests of that file. Defaults in a header
+        are looked at by tests that run nothing.
         """
         recorded = self._lines[file.relative_to(ROOT).as_posix()]
         wanted = _statement(file, line)
@@ -85,6 +88,8 @@ class Record:
         tests = direct if direct and '' not in direct else list(recorded)
         shared = {test.partition('::')[0] for test in tests} & _with_shared_fixtures()
         tests = {*tests, *(test for test in self.seconds if test.partition('::')[0] in shared)}
+        if _in_a_header(file, line):
+            tests |= set(self.tests_in(ABOUT_DEFAULTS))
         return sorted((t for t in tests if t in self.seconds), key=self.seconds.__getitem__), bool(direct)
 
 
@@ -111,13 +116,21 @@ def _tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding='utf-8'))
 
 
+def _innermost(file: Path, line: int) -> ast.stmt | None:
+    inner = [n for n in ast.walk(_tree(file)) if isinstance(n, ast.stmt) and n.lineno <= line <= n.end_lineno]
+    return max(inner, key=lambda n: (n.lineno, -n.end_lineno), default=None)
+
+
+def _in_a_header(file: Path, line: int) -> bool:
+    return isinstance(_innermost(file, line), ast.FunctionDef)
+
+
 def _statement(file: Path, line: int) -> set[int]:
     """The lines of the innermost statement at a line, without the statements in it; a function's are those of its body.
     """
-    inner = [n for n in ast.walk(_tree(file)) if isinstance(n, ast.stmt) and n.lineno <= line <= n.end_lineno]
-    if not inner:
+    node = _innermost(file, line)
+    if node is None:
         return {line}
-    node = max(inner, key=lambda n: (n.lineno, -n.end_lineno))
     body = getattr(node, 'body', None)
     if not body:
         return set(range(node.lineno, node.end_lineno + 1))
