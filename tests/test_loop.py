@@ -545,3 +545,26 @@ def test_a_hook_that_scales_the_loss_in_place_leaves_what_is_reported():
     (3 * loss).backward()
     assert scale.seen[0] == loss.item() and scale.seen[1] == pytest.approx(3 * loss.item())
     torch.testing.assert_close(scale.seen[2], model[0].weight.grad)
+
+
+def test_freezing_forgets_the_averages_of_all_groups():
+    """What is frozen and thawed later does not go on from a mean of long ago."""
+    learn = make_learner(opt_func=Adam, splitter=lambda m: [list(m[0].parameters()), list(m[1:].parameters())])
+    learn.fit(1)
+    assert any('grad_avg' in state for state in learn.opt.state.values())
+    learn.freeze()
+    assert not any('grad_avg' in state for state in learn.opt.state.values())
+    learn.fit(1)
+    learn.unfreeze()
+    assert not any('grad_avg' in state for state in learn.opt.state.values())
+
+
+def test_no_logging_holds_the_rows_back_for_its_block():
+    """And no longer."""
+    learn, rows = make_learner(), []
+    learn.logger = rows.append
+    with learn.no_logging():
+        learn.fit(1)
+    assert not rows
+    learn.fit(1)
+    assert rows

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import collections
+import os
 import random
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +97,15 @@ def test_numbers_are_themselves_as_far_as_64_bits_go():
         for value in (1, .5):
             assert isinstance(encode([value] * length), dict) == whole
     assert encode([1, .5] * 100) == [1, .5] * 100 and encode([True] * 200) == [True] * 200
+
+
+def test_a_file_and_its_place_are_on_the_disk_before_a_write_returns(tmp_path, monkeypatch):
+    """First the bytes, then, when the name is there, the folder."""
+    synced, sync = [], os.fsync
+
+    def spy(number):
+        synced.append((stat.S_ISDIR(os.fstat(number).st_mode), (tmp_path / 'x.pth').exists()))
+        sync(number)
+    monkeypatch.setattr(os, 'fsync', spy)
+    write_atomic(tmp_path / 'x.pth', {'a': 1})
+    assert synced == [(False, False), (True, True)]
