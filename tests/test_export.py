@@ -123,6 +123,13 @@ def test_settings_of_the_learner_come_back(pictures, tmp_path):
         assert not any(m.training for m in loaded.model.modules())
 
 
+def test_a_vocab_of_the_user_comes_back(pictures, tmp_path):
+    """Names that were set on the loaders, in place of those of the data."""
+    learn = vision_learner(loaders(pictures), resnet18, pretrained=False, path=tmp_path)
+    learn.dls.vocab = ['Felis', 'Canis']
+    assert list(load_learner(learn.export()).dls.vocab) == ['Felis', 'Canis']
+
+
 def test_an_export_loads_in_another_folder_and_process_without_the_script(exported, pictures, tmp_path):
     """A new process that knows nothing but the file predicts the same; nothing in the file tells where it was made."""
     learn, file = exported
