@@ -7,7 +7,7 @@
 # make test-elsewhere   a part of the suite in another locale and time zone, as an ordinary user, backwards, on one core (ARGS=locale)
 # make test-faults   kills processes and damages files: resumes to the same bits, whole saves, hostile files
 # make test-gpu   what differs on a GPU; without one each test says why it is skipped
-# make test-mutants  puts faults into the code, to see whether the tests notice (SEED=1 N=100 draws; FAULTS=1: the list)
+# make test-mutants  puts faults into the code, to see whether the tests notice (SEED=1 N=300 draws; FAULTS=1: the list)
 #
 # Each command makes .venv and installs what it needs by itself, once; a change of setup.cfg installs again.
 # All paths are relative, so the checkout may lie under a path with spaces.
@@ -45,7 +45,7 @@ test-gpu: $(STAMP)-test
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
 SEED ?= 1
-N ?= 100
+N ?= 300
 test-mutants: $(STAMP)-mutants
 	@$(BIN)/python -m tools.mutants $(if $(FAULTS),--faults,--seed $(SEED) --n $(N)) $(ARGS)
 

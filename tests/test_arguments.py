@@ -151,7 +151,8 @@ def test_files_take_a_pickle_protocol_without_meaning(tmp_path):
 # ---------------------------------------------------------------- sizes
 
 NO_SIZE = (('224', TypeError, 'the number, 224'), (b'16', TypeError, 'the number, 16'), ('big', TypeError, 'text'),
-           (True, TypeError, 'True'), (np.True_, TypeError, 'True'), (None, TypeError, 'None'), ({}, TypeError, '{}'),
+           (b'\xff', TypeError, 'text'), (True, TypeError, 'True'), (np.True_, TypeError, 'True'),
+           (None, TypeError, 'None'), ({}, TypeError, '{}'),
            (0, ValueError, 'from 1 on'), (-16, ValueError, '-16'), (16.5, ValueError, 'whole'),
            (float('nan'), ValueError, 'nan'), (float('inf'), ValueError, 'inf'), (torch.tensor(-1), ValueError, '-1'))
 SIZE_DOORS = {'Resize': Resize, 'RandomResizedCrop': RandomResizedCrop, 'CropPad': CropPad, 'RandomCrop': RandomCrop,

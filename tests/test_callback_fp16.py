@@ -11,8 +11,9 @@ from minifast.callback import fp16
 from minifast.callback.core import (
     Callback, CancelBatchException, CancelEpochException, CancelFitException, CancelStepException, CancelTrainException,
 )
-from minifast.callback.fp16 import AMPMode, MixedPrecision
+from minifast.callback.fp16 import AMPMode, AutoPrecision, MixedPrecision
 from minifast.callback.training import GradientAccumulation, GradientClip
+from minifast.hardware import FastPaths
 
 
 class See(Callback):
@@ -187,3 +188,13 @@ def test_predictions_reach_the_loss_in_float32():
     learn.loss_func = lambda pred, y: seen.append(pred.dtype) or loss_func(pred, y)
     learn.fit(1, lr=.1)
     assert set(seen) == {torch.float32}
+
+
+def test_fast_paths_lay_pictures_out_with_the_channels_last(monkeypatch):
+    """Where that is fast, and only there."""
+    for fast in (True, False):
+        monkeypatch.setattr(fp16, 'fast_paths', lambda device, fast=fast: FastPaths(False, fast, 'told'))
+        learn = learner(model=deep())
+        learn.fit(1, cbs=AutoPrecision())
+        weight = learn.model[0].weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) == fast

@@ -90,7 +90,29 @@ def test_summary_lists_layers_and_totals():
     assert [row[0] for row in rows] == ['Conv2d', 'BatchNorm2d', 'ReLU', 'Dropout', 'Flatten', 'Linear']
     assert rows[0] == ('Conv2d', 112, False, (1, 4, 4, 4), False) and rows[2] == ('ReLU', '', '', (1, 4, 4, 4), True)
     text = module_summary(learn, data()[0])
-    assert 'Total params: 380' in text and 'Total trainable params: 268' in text and '32 x 3 x 6 x 6' in text
+    assert [line.rstrip() for line in text.splitlines()] == f"""\
+Sequential (Input shape: 32 x 3 x 6 x 6)
+{'=' * 76}
+Layer (type)         Output Shape         Param #    Trainable
+{'=' * 76}
+                     32 x 4 x 4 x 4
+Conv2d                                    112        False
+BatchNorm2d                               8          True
+ReLU
+Dropout
+{'_' * 76}
+                     32 x 64
+Flatten
+{'_' * 76}
+                     32 x 4
+Linear                                    260        True
+{'_' * 76}
+
+Total params: 380
+Total trainable params: 268
+Total non-trainable params: 112
+
+""".splitlines()
     assert same(state, weights(learn)) and learn.model.training and n_hooks(learn.model) == 0
 
 

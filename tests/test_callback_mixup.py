@@ -193,17 +193,19 @@ def test_cutmix_pastes_a_rectangle_of_the_drawn_area_into_pictures_of_any_shape(
     uncut = (shares[:, :2] - shares[:, 2:]).abs().amin(0)
     assert (uncut < .2).all()
     x = torch.arange(5.)[:, None, None, None].expand(5, 1, h, w).contiguous()
-    learn = type('', (), {'xb': (x, x[:, 0, 0, 0]), 'yb': (torch.arange(5),), 'loss_func': None})()
-    mix.learn, mix.stack_y = learn, True
-    mix.before_batch()
-    pasted = learn.xb[0]
-    assert torch.equal(learn.xb[1], x[:, 0, 0, 0])
-    own = (pasted == x).float().mean((1, 2, 3))
-    partner = (pasted == mix.yb1[0][:, None, None, None]).float().mean((1, 2, 3))
-    for i in range(5):
-        if mix.yb1[0][i] != i:
-            shares = float(own[i]), float(partner[i])
-            assert shares == pytest.approx((float(mix.lam), 1 - float(mix.lam)))
+    for seed in range(20):
+        torch.manual_seed(seed)
+        learn = type('', (), {'xb': (x, x[:, 0, 0, 0]), 'yb': (torch.arange(5),), 'loss_func': None})()
+        mix.learn, mix.stack_y = learn, True
+        mix.before_batch()
+        pasted = learn.xb[0]
+        assert torch.equal(learn.xb[1], x[:, 0, 0, 0])
+        own = (pasted == x).float().mean((1, 2, 3))
+        partner = (pasted == mix.yb1[0][:, None, None, None]).float().mean((1, 2, 3))
+        for i in range(5):
+            if mix.yb1[0][i] != i:
+                shares = float(own[i]), float(partner[i])
+                assert shares == pytest.approx((float(mix.lam), 1 - float(mix.lam)), abs=1e-6)
 
 
 def _numbers(mix, n_inputs=1):
@@ -264,3 +266,16 @@ def test_mixing_leaves_validation_and_the_learners_loss_alone(mix):
     own = learn.loss_func
     learn.fit(2, lr=.1, cbs=[mix(), Look()])
     assert losses == [own, own] and learn.loss_func is own
+
+
+@pytest.mark.parametrize('make', [MixUp, CutMix])
+def test_a_look_within_an_epoch_measures_the_loss_itself(make):
+    """A validation in a hook of a training batch sees no blend."""
+    class Look(Callback):
+        run_valid = False
+
+        def after_batch(self):
+            self.looked = self.learn.validate()[0]
+    learn, twin, look = learner(), learner(), Look()
+    learn.fit(1, lr=0., cbs=[make(), look])
+    assert look.looked == pytest.approx(twin.validate()[0], rel=1e-6)

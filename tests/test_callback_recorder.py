@@ -1,6 +1,8 @@
 """The recorder keeps what the last fit measured: looking at the model does not erase it."""
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import matplotlib.pyplot as plt
 import pytest
 import torch
@@ -9,7 +11,7 @@ from small_learner import Interrupt, Losses, learner, pictures
 from minifast.callback import core
 from minifast.callback.core import Callback, CancelBatchException
 from minifast.callback.hook import ActivationStats
-from minifast.callback.recorder import Recorder
+from minifast.callback.recorder import Recorder, SmoothLoss
 from minifast.callback.schedule import ParamScheduler, SchedLin
 from minifast.interpret import Interpretation
 from minifast.metrics import Metric, accuracy, error_rate
@@ -227,3 +229,21 @@ def test_the_smoothed_loss_is_fastais_average():
         average = .98 * average + .02 * loss
         expected.append(average / (1 - .98 ** step))
     torch.testing.assert_close([float(loss) for loss in learn.recorder.losses], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_smoothed_losses_that_are_set_are_those_that_are_read():
+    """Older scripts put a list in; the next step comes behind."""
+    smooth = SmoothLoss(.9)
+    smooth.losses = [torch.tensor(1.), torch.tensor(2.)]
+    assert [float(x) for x in smooth.losses] == [1., 2.] and smooth.count == 2 and float(smooth.value) == 2.
+    smooth.accumulate(SimpleNamespace(loss=torch.tensor(5.)))
+    assert smooth.count == 3 and [float(x) for x in smooth.losses][:2] == [1., 2.] and len(smooth.losses) == 3
+
+
+def test_plot_loss_draws_both_losses_unless_told_otherwise():
+    """The training's by step, the validation's by epoch."""
+    learn = learner()
+    learn.fit(2)
+    assert len(learn.recorder.plot_loss(skip_start=0).lines) == 2
+    plt.close('all')
+    assert len(learn.recorder.plot_loss(skip_start=0, with_valid=False).lines) == 1

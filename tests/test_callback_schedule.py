@@ -108,6 +108,13 @@ def test_suggestions_on_a_short_search_stay_inside_it(func, n):
     assert float(lrs[0]) / 11 <= lr <= float(lrs[-1])
 
 
+def test_steep_is_where_the_loss_falls_fastest():
+    """Over the logarithm of the rate, from two points on; one point is itself."""
+    assert steep([1., 10.], [3., 2.], 2) == (1., (1., 3.)) and steep([1.], [3.], 1) == (1., (1., 3.))
+    assert steep([1., 10., 100.], [3., 2., 0.], 3) == (10., (10., 2.))
+    assert steep([1., 10., 1e9], [3., 2., 0.], 3) == (1., (1., 3.))
+
+
 def test_suggestion_methods_are_the_functions():
     """The names for completion hand out the functions themselves."""
     assert (SuggestionMethod.Valley, SuggestionMethod.Slide, SuggestionMethod.Minimum, SuggestionMethod.Steep) == (
@@ -306,6 +313,13 @@ def test_lr_find_walks_a_hundred_steps_from_end_to_end():
     rates, lrs, losses, num_it, _ = _search(stop_div=False)
     assert (len(rates), num_it) == (100, 100)
     np.testing.assert_allclose(rates, [1e-7 * 1e8 ** (i / 100) for i in range(100)], rtol=1e-6)
+    wanted, looked = rates, _Looked()
+    learn = learner(cbs=looked)
+    for door in (lambda: lr_find(learn, stop_div=False, show_plot=False),
+                 lambda: learn.fit(25, cbs=LRFinder(stop_div=False))):
+        looked.rates.clear()
+        door()
+        np.testing.assert_allclose(looked.rates, wanted, rtol=1e-6)
     rates, *_ = _search(start_lr=1e-4, end_lr=1e-2, num_it=20, stop_div=False)
     np.testing.assert_allclose(rates, [1e-4 * 100 ** (i / 20) for i in range(20)], rtol=1e-6)
 
@@ -326,6 +340,17 @@ def test_lr_find_stops_where_the_loss_is_four_times_its_best():
     assert len(losses) < 100 and exploded[-1] and not any(exploded[:-1])
     rates, *_ = _search(num_it=100, end_lr=1e8, stop_div=False)
     assert len(rates) == 100
+
+
+def test_lr_find_stops_at_the_first_loss_beyond_four_times_its_best():
+    """A loss that rises step by step: at the first mean that is beyond, whatever the losses are measured in."""
+    for unit in (.5, 1., 8.):
+        given = iter([2. * unit] * 5 + [20. * unit] * 95)
+        learn = learner(loss_func=lambda pred, targ: pred.mean() * 0 + next(given))
+        learn.lr_find(show_plot=False, suggest_funcs=())
+        losses = [float(loss) for loss in learn.recorder.lr_search[1]]
+        beyond = [loss > 4 * min(losses) for loss in losses]
+        assert len(losses) < 12 and beyond == [False] * (len(losses) - 1) + [True] and losses[-1] < 8 * min(losses)
 
 
 def test_lr_find_gives_gradients_and_modes_back():

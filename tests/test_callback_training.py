@@ -91,7 +91,7 @@ def test_accumulation_goes_on_from_its_state():
     one, two = GradientAccumulation(16), GradientAccumulation(16)
     one.count = 12
     two.load_state_dict(one.state_dict())
-    assert two.count == 12
+    assert two.count == 12 and one.state_dict() == {'count': 12}  # the name that stands in files
 
 
 # ---------------------------------------------------------------- clipping, short epochs, batch norm
@@ -101,6 +101,20 @@ def test_clip_gives_the_weights_of_fastai():
     learn = learner()
     learn.fit(1, lr=.1, cbs=GradientClip(.1))
     torch.testing.assert_close(learn.model[1].bias.tolist(), FASTAI['fits']['clip'], rtol=1e-5, atol=1e-7)
+
+
+def test_clip_measures_the_norm_it_is_told():
+    """The largest value, or a root of squares; smaller gradients stay."""
+    class Seen(Callback):
+        order = 12
+
+        def before_step(self):
+            self.grads = torch.cat([p.grad.flatten() for p in self.model.parameters()])
+    for norm_type in (float('inf'), 2., 1.):
+        for max_norm, reached in ((.01, True), (1e9, False)):
+            learn, seen = learner(n=8), Seen()
+            learn.fit(1, cbs=[GradientClip(max_norm, norm_type), seen])
+            assert (abs(float(seen.grads.norm(norm_type)) - max_norm) < 1e-3 * max_norm) == reached
 
 
 def test_clip_acts_on_the_sum_of_accumulated_gradients():

@@ -4,8 +4,11 @@ from __future__ import annotations
 import json
 import warnings
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_learner import Interrupt, learner, pictures, same, weights
 
 from minifast.callback.core import Callback
@@ -182,3 +185,47 @@ def test_wandb_steps_are_those_of_the_run_while_a_fit_goes_on(when, offline, tmp
         assert seen == [3, 8]
         table = [row for row in rows if 'train_accuracy' in row]
         assert [row['_step'] for row in table][0] == 3 and {'valid_loss', 'valid_accuracy', 'mine'} <= set(table[0])
+
+
+def test_wandb_draws_each_kind_of_sample_in_its_way(offline, capsys):
+    """Pictures of classes a table, masks laid over, anything else three rows of drawings with their captions."""
+    from minifast.callback.wandb import wandb_process
+    from minifast.markers import TensorCategory, TensorImage, TensorMask
+    picture = TensorImage(torch.tensor([[[0., .5, 1.5]]]).expand(3, 2, 3))
+    x, raw = picture[None], torch.zeros(1, 3, 2, 3)
+    table = wandb_process(x, TensorCategory(torch.tensor([1])), [(picture, 'cat')], [('dog',)], raw)
+    assert list(table) == ['Prediction_Samples']
+    table, = table.values()
+    assert table.columns == ['Input image', 'Ground_Truth', 'Predictions'] and table.data[0][1:] == ['cat', 'dog']
+    assert np.asarray(table.data[0][0].image)[0].tolist() == [[0] * 3, [128] * 3, [255] * 3]
+    table = wandb_process(x, TensorCategory(torch.tensor([1])), [(picture, 'cat')], [('dog', 'bird')], raw)
+    assert table['Prediction_Samples'].data[0][2] == "('dog', 'bird')"
+
+    target, out = TensorMask(torch.zeros(2, 3).long()), TensorMask(torch.full((2, 3), 2))
+    for codes, labels in ((None, '012'), (['sky', 'tree', 'car'], ['sky', 'tree', 'car'])):
+        if codes is not None:
+            out.codes = codes
+        table = wandb_process(x, TensorMask(torch.zeros(1, 2, 3)), [(picture, target)], [(out,)], raw)
+        assert list(table) == ['Prediction_Samples']
+        table, = table.values()
+        assert table.columns == ['Input Image', 'Ground_Truth', 'Predictions']
+        plain, *masked = table.data[0]
+        assert plain._masks is None
+        for image, name, code in zip(masked, ('Ground_Truth', 'Prediction'), (0, 2)):
+            (found, mask), = image._masks.items()
+            assert found == name and np.asarray(Image.open(mask._path)).tolist() == [[code] * 3] * 2
+            assert mask._val['class_labels'] == dict(enumerate(labels))
+
+    class Drawn:
+        def __init__(self, name):
+            self.name = name
+
+        def show(self, ctx):
+            drawn.append(self.name)
+            return ctx
+    drawn = []
+    rows = wandb_process(torch.zeros(1), torch.zeros(1), [(Drawn('in'), Drawn('target'))], [(Drawn('out'),)], raw)
+    assert drawn == ['in', 'in', 'out', 'in', 'target']
+    assert {name: [image._caption for image in row] for name, row in rows.items()} == {
+        'Inputs': ['Input data'], 'Predictions': ['Prediction'], 'Ground_Truth': ['Ground truth']}
+    assert not plt.get_fignums()

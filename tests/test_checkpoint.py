@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from fastcore.foundation import L
+from small_learner import learner
 from torch import nn
 
 from minifast.checkpoint import load_model, save_model
@@ -700,3 +701,17 @@ def test_a_thousand_flipped_bits(tmp_path, counted):
     loaded, n = loaded_silently(tmp_path / 'b.pth', (tmp_path / 'a.pth').read_bytes(), 1000, 200, 200)
     counted(n - len(loaded), n)
     assert not loaded and n == 1400
+
+
+def test_a_learner_saves_and_loads_as_much_as_it_is_told(tmp_path):
+    """The weights alone or with the optimizer; other layers only where it need not be strict."""
+    learn = learner(path=tmp_path)
+    learn.fit(1)
+    weights_only, whole = learn.save('weights', with_opt=False), learn.save('whole')
+    assert read_tensors(weights_only).keys() == learn.model.state_dict().keys()
+    assert {'model', 'opt'} <= read_tensors(whole).keys()
+    other = learner(path=tmp_path, model=nn.Sequential(*learner().model, nn.Linear(4, 4)))
+    with pytest.raises((ValueError, RuntimeError)):
+        other.load('weights', with_opt=False)
+    other.load('weights', with_opt=False, strict=False)
+    assert torch.equal(other.model[1].weight, learn.model[1].weight)

@@ -85,3 +85,9 @@ def test_whose_a_module_is():
     """The script's and what lies beside it are the user's, and nothing else is."""
     assert is_of_the_user('__main__') and is_of_the_user('tests.test_codetext')
     assert not any(map(is_of_the_user, ('minifast.codetext', 'json.decoder', 'torch.nn', 'numpy', 'builtins')))
+
+
+def test_the_order_and_the_kinds_of_keys_do_not_count():
+    """Tables by number, by text, or by both; their values do."""
+    assert code_digest({1: 'a', 'b': 2, None: 3}) == code_digest({None: 3, 'b': 2, 1: 'a'})
+    assert code_digest({1: 'a', 'b': 2}) != code_digest({1: 'a', 'b': 3}) != code_digest({1: 'a', 'c': 3})

@@ -43,6 +43,8 @@ def test_dataloaders_from_a_folder(folder):
     assert type(y) is TensorCategory and list(dls.vocab) == ['cat', 'dog'] and dls.c == 2
     assert len(dls.train_ds) == 8 and len(dls.valid_ds) == 2 and isinstance(dls.loss_func, BaseLoss)
     assert list(dls.path.parts) == [] and type(dls.train) is TfmdDL
+    assert pet_block().dataloaders(folder, path=folder / 'cat').path == folder / 'cat'
+    assert pet_block().weighted_dataloaders(folder, [1] * 10, path=folder / 'dog').path == folder / 'dog'
 
 
 def test_block_transforms_of_one_kind_the_last_counts():

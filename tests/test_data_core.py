@@ -65,6 +65,10 @@ def test_datasets_make_tuples_split_and_decode():
     assert type(x) is PILImage and type(y) is TensorCategory and list(dsets.vocab) == ['a', 'b', 'c']
     assert decode_at(dsets, 5)[1] == 'c' and dsets.valid.items == ['bat', 'cat'] and dsets.valid.split_idx == 1
     assert [y for _, y in dsets[[0, 2]]] == [0, 2]
+    both = Datasets(WORDS, [[picture], [initial], [len]], splits=[[0, 1], [2]], n_inp=2, dl_type=TfmdDL)
+    for part in (both.train, both.valid, both.new_empty(), both.subset(1)):
+        assert part.n_inp == 2 and part._dl_type is TfmdDL
+    assert both.test_set(WORDS).n_inp == 2 and test_set(dsets, WORDS, with_labels=True).n_inp == 1
     assert len(dsets.new_empty()) == 0 and list(dsets.new_empty().vocab) == ['a', 'b', 'c']
 
 

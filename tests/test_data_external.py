@@ -399,3 +399,5 @@ def test_download_data_goes_to_the_archive_folder(server, tmp_path, monkeypatch)
     monkeypatch.setenv('FASTAI_HOME', str(tmp_path))
     server.files['m.bin'] = CONTENT
     assert download_data(server.url('m.bin')) == tmp_path / 'archive' / 'm.bin'
+    assert download_data(server.url('m.bin'), c_key='model') == tmp_path / 'models' / 'm.bin'
+    assert download_data(server.url('m.bin'), tmp_path / 'mine' / 'x') == tmp_path / 'mine' / 'x'

@@ -138,6 +138,9 @@ def test_classes_that_are_hardly_meant_are_warned_of():
     assert "'Cat' and 'cat '" in _said(lambda: _datasets(['cat ', 'Cat', 'dog']))
     assert "'a b' and 'a  b'" in _said(lambda: _datasets([['a  b'], ['a b']], MultiCategoryBlock)).replace(
         "'a  b' and 'a b'", "'a b' and 'a  b'")
+    for n, more in ((2, False), (3, False), (4, True)):
+        said = _said(lambda n=n: _datasets([*'abcd'[:n], *'ABCD'[:n]]))
+        assert ("'C' and 'c'" in said) == (n >= 3) and "'d'" not in said and ('; ...' in said) == more
     for fine in (['a', 'b'], ['a'], [1, 2], [True, False]):
         assert _said(lambda fine=fine: _datasets(fine)) == ''
     assert _said(lambda: _datasets([['a'], ['a']], MultiCategoryBlock)) == ''
@@ -148,6 +151,13 @@ def test_warnings_point_at_the_line_of_the_user():
     with pytest.warns(UserWarning, match='empty text') as told:
         Datasets(['', 'a'], [[str], [str, Categorize()]])
     assert told[0].filename == __file__
+
+
+def test_long_items_are_told_in_short():
+    """A message holds the item, or where it is long its beginning."""
+    for length, shown in ((199, 'x' * 199), (200, 'x' * 200 + '...'), (5000, 'x' * 200 + '...')):
+        assert place_of(Datasets(['a', 'x' * length], [[str]]), 1) == f'item 1 ({shown})'
+    assert place_of([1, 2], 1) == 'item 1' and place_of(Datasets([''], [[str]]), 0) == 'item 0'
 
 
 def test_regression_takes_numbers():

@@ -217,6 +217,10 @@ def test_normalize_there_and_back_and_from_one_batch():
     data = [(TensorImage(torch.rand(3, 4, 4) * 7 + i), i) for i in range(8)]
     b = TfmdDL(data, bs=8, num_workers=0, after_batch=t.Normalize()).one_batch()
     assert abs(float(b[0].mean())) < 1e-5 and abs(float(b[0].std()) - 1) < 0.01
+    flat = t.Normalize()
+    TfmdDL([(TensorImage(torch.full((3, 4, 4), 7.)), i) for i in range(8)], bs=8, num_workers=0,
+           after_batch=flat).one_batch()
+    assert (flat.std > 0).all() and torch.equal(flat.mean, torch.full((1, 3, 1, 1), 7.))  # nothing divides by zero
     with pytest.raises(ValueError, match='no statistics'):
         t.Normalize()(x)
 

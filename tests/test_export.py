@@ -112,6 +112,24 @@ def test_an_export_of_a_loaded_learner_is_the_same_export(exported, tmp_path):
     assert first == second
 
 
+def test_settings_of_the_learner_come_back(pictures, tmp_path):
+    """Both ends of a slice of rates, decay, momenta; whatever the model did before, the loaded one predicts."""
+    for lr in (slice(1e-5, 1e-3), slice(None, 1e-3), .25):
+        learn = vision_learner(loaders(pictures), resnet18, pretrained=False, path=tmp_path, lr=lr, wd=.125,
+                               moms=(.9, .8, .85))
+        learn.model.train()
+        loaded = load_learner(learn.export())
+        assert loaded.lr == lr and loaded.wd == .125 and tuple(loaded.moms) == (.9, .8, .85)
+        assert not any(m.training for m in loaded.model.modules())
+
+
+def test_a_vocab_of_the_user_comes_back(pictures, tmp_path):
+    """Names that were set on the loaders, in place of those of the data."""
+    learn = vision_learner(loaders(pictures), resnet18, pretrained=False, path=tmp_path)
+    learn.dls.vocab = ['Felis', 'Canis']
+    assert list(load_learner(learn.export()).dls.vocab) == ['Felis', 'Canis']
+
+
 def test_an_export_loads_in_another_folder_and_process_without_the_script(exported, pictures, tmp_path):
     """A new process that knows nothing but the file predicts the same; nothing in the file tells where it was made."""
     learn, file = exported

@@ -157,3 +157,14 @@ def test_long_lists_are_not_walked():
     """A data set of a million items costs nothing; ten thousand are looked through."""
     assert paths(Thing(items=[random.Random(0)] * 10_001), data=False) == []
     assert paths(Thing(items=[None] * 9_999 + [random.Random(0)]), data=False) == ['items[9999]']
+
+
+@pytest.mark.parametrize('n, kept', [(1000, True), (1001, False)])
+def test_large_data_of_a_module_are_not_carried(n, kept):
+    """Modules keep activations to be looked at; lists up to a thousand, and all lists elsewhere, are carried."""
+    class Net(nn.Module):
+        pass
+    module = Net()
+    module.seen = list(range(n))
+    assert ('seen' in paths(module, 'data')) == kept
+    assert paths(Thing(seen=list(range(n))), 'data') == ['seen']

@@ -1,6 +1,7 @@
 """Predictions on loaders of every kind: order, flags, memory, events, one item, augmented items, the summary."""
 from __future__ import annotations
 
+import inspect
 import random
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, WeightedRandomSampler
 
+from minifast import inference
 from minifast.callback.core import Callback, CancelBatchException
 from minifast.gather import Rows, prepare
 from minifast.learner import Learner
@@ -367,6 +369,20 @@ def test_tta_of_a_plain_loader_says_what_it_needs():
         learner().tta()
 
 
+@pytest.mark.parametrize('beta, use_max, wanted', [
+    (.25, False, [.75, 2.]), (0., False, [1., 2.]), (1., False, [0., 2.]), (.25, True, [1., 2.]),
+    (None, True, [1., 2.])])
+def test_tta_blends_the_plain_predictions_in(beta, use_max, wanted):
+    """`beta` of them, or the larger of both; nested predictions in their form; without either both are given."""
+    def augmented():
+        return {'a': torch.tensor([1., 2.]), 'b': (torch.tensor([1., 2.]),)}
+    plain = {'a': torch.tensor([0., 2.]), 'b': (torch.tensor([0., 2.]),)}
+    found = inference._blended(augmented(), plain, beta, use_max)
+    assert found['a'].tolist() == found['b'][0].tolist() == wanted
+    both = inference._blended(augmented(), plain, None, False)
+    assert type(both) is tuple and [o['a'].tolist() for o in both] == [[1., 2.], [0., 2.]]
+
+
 def test_summary_of_a_plain_learner():
     """Layers, shapes, parameters, optimizer, loss and callbacks in one text."""
     learn = learner(model=nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
@@ -375,3 +391,13 @@ def test_summary_of_a_plain_learner():
     assert 'Linear' in text and '8 x 8' not in text and 'Total params: 67' in text
     assert 'FlattenedLoss' in text and 'TrainEvalCallback' in text
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_both_doors_have_the_same_defaults():
+    """A function of this room and the method of its name."""
+    shared = [name for name in inference.__all__ if callable(getattr(Learner, name, None))]
+    assert {'get_preds', 'tta', 'show_results'} <= set(shared)
+    for name in shared:
+        ours, method = (inspect.signature(o).parameters for o in (getattr(inference, name), getattr(Learner, name)))
+        for argument in ours.keys() & method.keys() - {'self'}:
+            assert ours[argument].default == method[argument].default, (name, argument)

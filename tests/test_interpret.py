@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from minifast.interpret import ClassificationInterpretation, Interpretation, SegmentationInterpretation, plot_top_losses
 from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat, MSELossFlat
+from minifast.markers import TensorImage, TensorMultiCategory
 
 N = 40
 X = torch.rand(N, 1, 6, 6)
@@ -128,6 +129,26 @@ def test_plot_top_losses_of_a_plain_dataset_titles_each_picture():
     assert titles[0].split('/')[1].strip() == Named.classes[Y[idxs[0]]] and f'{losses[0]:.2f}' in titles[0]
     interp.plot_top_losses(range(2, 4))
     assert f'{losses[2]:.2f}' in plt.gcf().axes[0].get_title()
+
+
+def test_plot_top_losses_of_several_labels_prints_a_table(capsys):
+    """Pictures with their numbers, and a row each: targets, predictions, probabilities, loss."""
+    shown = []
+
+    class Picture:
+        def show(self, ctx, title, **kwargs):
+            shown.append((ctx, title, kwargs))
+    samples, outs = [(Picture(), 'a;b'), (Picture(), 'c')], [('a',), ('b;c',)]
+    raws = torch.tensor([[.12345, .9], [.5, .25]])
+    plot_top_losses(TensorImage(torch.zeros(2, 3, 4, 4)), TensorMultiCategory(torch.zeros(2, 2)), samples, outs, raws,
+                    torch.tensor([2.5, 1.25]), nrows=2, ncols=1, figsize=(3, 4), alpha=.5)
+    assert [(title, kwargs) for _, title, kwargs in shown] == [('Image 0', {'alpha': .5}), ('Image 1', {'alpha': .5})]
+    figure = plt.gcf()
+    assert [ctx for ctx, *_ in shown] == figure.axes[:2] and tuple(figure.get_size_inches()) == (3, 4)
+    assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == (2, 1)
+    assert [line.split(maxsplit=3) for line in capsys.readouterr().out.splitlines()] == [
+        ['target', 'predicted', 'probabilities', 'loss'], ['0', 'a;b', 'a', '[0.1235, 0.9]  2.50'],
+        ['1', 'c', 'b;c', '[0.5, 0.25]  1.25']]
 
 
 def test_plot_confusion_matrix_writes_every_count():

@@ -117,6 +117,8 @@ def test_shape_layers():
     assert torch.equal(Flatten()(x), x.flatten(1)) and torch.equal(Flatten(full=True)(x), x.flatten())
     assert View(3, 8)(torch.rand(24)).shape == (3, 8) and ResizeBatch(2, 6)(torch.rand(2, 12)).shape == (2, 2, 6)
     assert torch.equal(Lambda(torch.exp)(x), x.exp()) and torch.equal(PartialLambda(torch.sum, dim=1)(x), x.sum(1))
+    assert repr(Lambda(torch.exp)) == 'Lambda(exp)' and repr(Lambda(partial(torch.sum, dim=1))).startswith(
+        'Lambda(functools.partial(')
     assert type(layers.ToTensorBase(TensorImage)(x)) is TensorImage and type(layers.ToTensorBase()(x)) is TensorBase
     assert repr(Flatten()) == 'Flatten(full=False)' and repr(layers.SigmoidRange(0, 5)) == 'SigmoidRange(low=0, high=5)'
     assert repr(PartialLambda(torch.sum, dim=1)) == "PartialLambda(sum, {'dim': 1})"

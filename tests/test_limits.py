@@ -99,6 +99,18 @@ def test_arguments_of_models_have_their_kinds_and_there_are_no_others(kwargs, wo
         check_arguments(kwargs, MODEL)
 
 
+def test_arguments_within_others_have_their_own_kinds():
+    """By name, where a value has names; a side within a size is a single one, and no size itself."""
+    kinds = {'size': Kind(1, 100, 9, (int,), area=True), 'few': Kind(0, 3, 9, (int,)), 'many': Kind(0, 1000, 9, (int,))}
+    check_arguments({'few': {'many': 1000}, 'many': [{'few': 3}]}, kinds)
+    for nested in ({'few': {'other': 4}}, {'many': {'few': 4}}, {'many': [{'few': 4}]}, {'size': {'few': 4}}):
+        with pytest.raises(ValueError, match='=4 is out of 0..3'):
+            check_arguments(nested, kinds)
+    with pytest.raises(ValueError, match='no argument'):
+        check_arguments({'none': 1}, kinds)
+    check_arguments({'none': 1}, kinds, Kind(0, 1, 0, (int,)))
+
+
 def test_trees_are_flat_and_their_numbers_are_numbers():
     """Depth, infinity and integers of more than 64 bits."""
     deep = 1

@@ -501,3 +501,70 @@ def test_callbacks_taken_off_for_a_block_come_back_in_their_places():
     with learn.removed_cbs(Count):
         assert not hasattr(learn, 'count')
     assert list(learn.cbs) == before
+
+
+def test_a_callback_that_was_off_runs_in_the_next_fit():
+    """`run` is True again behind a fit."""
+    class Off(Callback):
+        def before_epoch(self):
+            self.run = False
+    cb = Off()
+    make_learner(cbs=cb).fit(1)
+    assert cb.run is True
+
+
+def test_a_model_without_parameters_gets_its_batches_where_the_loaders_say():
+    """With parameters they say it."""
+    learn = make_learner()
+    learn.dls.device = torch.device('meta')
+    learn._find_device()
+    assert learn._device == torch.device('cpu')
+    learn.model = nn.Identity()
+    learn._find_device()
+    assert learn._device == torch.device('meta')
+
+
+def test_a_hook_that_scales_the_loss_in_place_leaves_what_is_reported():
+    """The gradients are those of the scaled loss, the record is the model's own."""
+    class Scale(Callback):
+        run_valid = False
+
+        def before_backward(self):
+            self.learn.loss_grad.mul_(3.)
+
+        def before_step(self):
+            self.seen = self.loss.item(), self.loss_grad.item(), self.model[0].weight.grad.clone()
+    scale, learn = Scale(), make_learner()
+    xb, yb = next(iter(learn.dls.train))
+    learn.dls = DataLoaders([(xb, yb)], [(xb, yb)])
+    model = copy.deepcopy(learn.model)
+    torch.manual_seed(5)
+    learn.fit(1, cbs=scale)
+    torch.manual_seed(5)
+    loss = F.cross_entropy(model.train()(xb), yb)
+    (3 * loss).backward()
+    assert scale.seen[0] == loss.item() and scale.seen[1] == pytest.approx(3 * loss.item())
+    torch.testing.assert_close(scale.seen[2], model[0].weight.grad)
+
+
+def test_freezing_forgets_the_averages_of_all_groups():
+    """What is frozen and thawed later does not go on from a mean of long ago."""
+    learn = make_learner(opt_func=Adam, splitter=lambda m: [list(m[0].parameters()), list(m[1:].parameters())])
+    learn.fit(1)
+    assert any('grad_avg' in state for state in learn.opt.state.values())
+    learn.freeze()
+    assert not any('grad_avg' in state for state in learn.opt.state.values())
+    learn.fit(1)
+    learn.unfreeze()
+    assert not any('grad_avg' in state for state in learn.opt.state.values())
+
+
+def test_no_logging_holds_the_rows_back_for_its_block():
+    """And no longer."""
+    learn, rows = make_learner(), []
+    learn.logger = rows.append
+    with learn.no_logging():
+        learn.fit(1)
+    assert not rows
+    learn.fit(1)
+    assert rows

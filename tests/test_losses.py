@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from functools import partial
 from pathlib import Path
 
@@ -139,6 +140,39 @@ def test_base_loss_wraps_users_own():
     loss = BaseLoss(partial(nn.HuberLoss, delta=0.5), is_2d=False, floatify=True)
     pred, targ = torch.rand(4, 1), torch.tensor([0, 1, 0, 1])
     torch.testing.assert_close(loss(pred, targ), F.huber_loss(pred[:, 0], targ.float(), delta=0.5))
+    pred, targ = torch.rand(2, 5, 3), torch.randint(0, 3, (2, 5))  # the classes come last, targets stay integers
+    wanted = F.cross_entropy(pred.view(10, 3), targ.view(10))
+    torch.testing.assert_close(BaseLoss(nn.CrossEntropyLoss)(pred, targ), wanted)
+    torch.testing.assert_close(BaseLoss(nn.CrossEntropyLoss, axis=1)(pred.movedim(2, 1), targ), wanted)
+    unflat = BaseLoss(nn.CrossEntropyLoss, axis=1, flatten=False)
+    assert unflat.flatten is False and repr(unflat) == 'FlattenedLoss of CrossEntropyLoss()'
+
+
+@pytest.mark.parametrize('loss, pred, targ, words, wrong_rows', [
+    (CrossEntropyLossFlat(), torch.rand(4, 3), torch.tensor([0, 1, 2, 3]),
+     r'targets \[4\] hold the codes 0, 1, 2, 3, and the loss function takes 0..2 \(3 classes are predicted\)', [3]),
+    (CrossEntropyLossFlat(), torch.rand(20, 3), torch.arange(20),
+     r'codes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, \.\.\. 19, and', [*range(3, 20)]),
+    (CrossEntropyLossFlat(), torch.rand(4, 3), torch.tensor([0, -1, 2, -100]), 'codes -100, -1, 0, 2, and', [1]),
+    (CrossEntropyLossFlat(axis=1), torch.rand(1, 2, 1, 2), torch.tensor([[[0, 255]]]), 'div_mask=255', [0]),
+    (CrossEntropyLossFlat(axis=1), torch.rand(1, 2, 1, 3), torch.tensor([[[0, 255, 1]]]), 'ignore_index=255', [0]),
+    (CrossEntropyLossFlat(axis=1), torch.rand(1, 2, 1, 2), torch.tensor([[[0, 2]]]), 'let get_y give a mask', [0]),
+    (BCEWithLogitsLossFlat(), torch.rand(2, 3), torch.tensor([[0, 1, 2], [0, 0, 0]]), r'takes 0..1 \(yes or no\)', [0]),
+])
+def test_codes_that_no_class_has_are_named(loss, pred, targ, words, wrong_rows):
+    """What the targets hold, what the loss takes, and the way out of a mask's usual mistakes."""
+    said, rows = losses.wrong_targets(loss, pred, targ)
+    assert re.search(words, said) and rows == wrong_rows
+
+
+def test_codes_that_fit_are_not_complained_of():
+    """Nor the code that counts for nothing, nor what is no tensor."""
+    loss, pred = CrossEntropyLossFlat(ignore_index=7), torch.rand(2, 3)
+    for targ in (torch.tensor([0, 2]), torch.tensor([7, 2]), [0, 9], None, torch.tensor(9)):
+        assert losses.wrong_targets(loss, pred, targ) is None
+    assert losses.wrong_targets(loss, [pred], torch.tensor([9, 9])) is None
+    assert losses.wrong_targets(loss, torch.rand(3), torch.tensor([9, 9, 9])) is None
+    assert losses.wrong_targets(nn.BCELoss(), torch.rand(2, 1), torch.tensor([[0.], [1.]])) is None
 
 
 @pytest.mark.parametrize('make', [

@@ -406,3 +406,28 @@ def test_top_k_takes_targets_as_a_column_and_names_a_k_too_large():
     assert metrics.top_k_accuracy(pred, targ[:, None], k=1) == metrics.top_k_accuracy(pred, targ, k=1) == .5
     with pytest.raises(ValueError, match='k=5 of 4 classes'):
         metrics.top_k_accuracy(pred, targ)
+
+
+@pytest.mark.parametrize('background, wanted', [(0, 2 / 3), (1, 1 / 2), (2, 1 / 3), (7, 2 / 4)])
+def test_foreground_acc_leaves_out_the_background_it_is_told(background, wanted):
+    """Right pixels among the others, whatever was predicted for the background."""
+    targ, answers = torch.tensor([[[0, 1, 1, 2]]]), torch.tensor([[[1, 1, 0, 2]]])
+    pred = F.one_hot(answers, 3).movedim(-1, 1).float()
+    for given in (targ, targ[:, None]):
+        assert float(foreground_acc(pred, given, bkg_idx=background)) == pytest.approx(wanted)
+    assert float(foreground_acc(pred.movedim(1, -1), targ, axis=-1)) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize('tol', [None, .1, 1e-4])
+def test_optim_metric_comes_as_close_as_it_is_told(tol):
+    """0.01 unless told, and with as few calls as that takes."""
+    tried = []
+
+    def f(preds, targs, x):
+        tried.append(x)
+        return -(x - .4321) ** 2
+    best, x = optim_metric(f, 'x', (0., 1.), get_x=True, **({} if tol is None else {'tol': tol}))(None, None)
+    tol = .01 if tol is None else tol
+    assert abs(x - .4321) <= tol and best == f(None, None, x) == max(map(lambda x: -(x - .4321) ** 2, tried))
+    shrinkings = next(k for k in range(99) if .618034 ** k <= tol)
+    assert len(tried) - 1 == 2 + shrinkings

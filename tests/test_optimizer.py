@@ -605,3 +605,21 @@ def test_lamb_limits_the_ratio_to_ten():
         opt = optimizers.Lamb([p], lr=.1, wd=0., eps=1e-12)
         opt.step()
         torch.testing.assert_close(size - p.detach(), torch.full((3,), .1 * ratio), rtol=1e-3, atol=0)
+
+
+STATES = {'SGD': (SGD, set()), 'SGD mom': (partial(SGD, mom=.9), {'grad_avg'}), 'RMSProp': (RMSProp, {'sqr_avg'}),
+          'RMSProp mom': (partial(RMSProp, mom=.9), {'grad_avg', 'sqr_avg'}),
+          **{cls.__name__: (cls, {'grad_avg', 'sqr_avg', 'step'})
+             for cls in (Adam, RAdam, optimizers.QHAdam, optimizers.Lamb)},
+          'Larc': (optimizers.Larc, {'grad_avg'}), 'Larc plain': (partial(optimizers.Larc, mom=0.), set())}
+
+
+@pytest.mark.parametrize('label', STATES)
+def test_states_have_fastais_names(label):
+    """What is saved is found by these names; settings stand beside the averages."""
+    make, names = STATES[label]
+    model = small_model()
+    opt = make(groups_of(model), lr=.1)
+    train(model, opt)
+    for p in model.parameters():
+        assert set(opt.state[p]) - {'do_wd', 'force_train', 'local_lr'} == names

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import collections
+import os
 import random
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +85,27 @@ def test_values_are_put_into_the_objects_that_are_there():
     held = inner['a']
     assert restored(there, [{'a': [5, 6]}, np.ones(2), torch.ones(2)]) is there
     assert held == [5, 6] and array.tolist() == [1, 1] and tensor.tolist() == [1, 1] and there[0] is inner
+
+
+def test_numbers_are_themselves_as_far_as_64_bits_go():
+    """Beyond, they are texts; long lists of one kind of number are one tensor."""
+    for number in (0, -127, 129, 2 ** 62, -2 ** 62, -2 ** 63, 2 ** 63 - 1):
+        assert encode(number) is number
+    for number in (2 ** 63, -2 ** 63 - 1, 10 ** 40):
+        assert encode(number) == {'is': 'int', 'text': hex(number)}
+    for length, whole in ((100, False), (101, True)):
+        for value in (1, .5):
+            assert isinstance(encode([value] * length), dict) == whole
+    assert encode([1, .5] * 100) == [1, .5] * 100 and encode([True] * 200) == [True] * 200
+
+
+def test_a_file_and_its_place_are_on_the_disk_before_a_write_returns(tmp_path, monkeypatch):
+    """First the bytes, then, when the name is there, the folder."""
+    synced, sync = [], os.fsync
+
+    def spy(number):
+        synced.append((stat.S_ISDIR(os.fstat(number).st_mode), (tmp_path / 'x.pth').exists()))
+        sync(number)
+    monkeypatch.setattr(os, 'fsync', spy)
+    write_atomic(tmp_path / 'x.pth', {'a': 1})
+    assert synced == [(False, False), (True, True)]

@@ -87,3 +87,12 @@ def test_get_grid_has_n_axes_as_square_as_can_be(n, kwargs, shape):
     assert fig.axes[0].get_gridspec().get_geometry() == shape
     assert [ax.axison for ax in fig.axes] == [i < len(axs) for i in range(len(fig.axes))]
     assert get_grid(4, flatten=False).shape == (2, 2)
+
+
+def test_get_grid_hands_on_what_the_figure_is_asked_for():
+    """Its size, shared axes, a title in bold; each axis is one of its own in reading order."""
+    fig, axs = get_grid(4, figsize=(5, 3), title='words', return_fig=True, sharex=True)
+    assert tuple(fig.get_size_inches()) == (5, 3) and axs[0].get_shared_x_axes().joined(axs[0], axs[3])
+    assert (fig.get_suptitle(), fig._suptitle.get_weight(), fig._suptitle.get_size()) == ('words', 'bold', 14)
+    assert axs == fig.axes and get_grid(1, return_fig=True)[0].get_suptitle() == ''
+    assert tuple(get_grid(6, imsize=2, return_fig=True)[0].get_size_inches()) == (6, 4)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from minifast.tensorfile import UnsafeFileError, read_tensors
+from minifast.tensorguard import DamagedFileError, _large
 from minifast.tensorindex import _NAMES, Instructions, Kind
 from minifast.tensorvalues import Values
 from tests.hostile.make import again, number, tensor_index, text, torch_zip
@@ -187,3 +188,69 @@ def test_what_python_2_wrote_is_read():
     tail = pickle.dumps(['a'], protocol=2) + struct.pack('<q2f', 2, 1.5, -2)
     found = read_tensors(io.BytesIO(head + b'\x80\x02' + state + tail), old=True)
     assert list(found) == ['w'] and found['w'].tolist() == [1.5, -2]
+
+
+INTEGERS = [0, 1, 255, 256, 65535, 65536, 2 ** 31 - 1, 2 ** 31, 2 ** 63 - 1]
+WRITTEN = {'integers': [*INTEGERS, *(-i for i in INTEGERS), -2 ** 63], 'floats': [0., -1.5, 1e300, float('inf')],
+           'texts': ['', 'a', 'größe 猫', 'x' * 255, 'x' * 256, '\ud800'], 'truth': [True, False, None],
+           'tuples': [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)], 'bytes': [b'', b'\0\xff', b'x' * 300],
+           'empty': [[], {}, OrderedDict()], 'dicts': {'a': {1: 2}, (1, 'b'): [], None: 0, True: 1},
+           'mentioned': [(a := ['deep']), a, {'again': a}], 'many names': [[str(i), str(i)] for i in range(400)]}
+
+
+@pytest.mark.parametrize('name', WRITTEN)
+def test_every_instruction_of_a_pickle_gives_its_value(name):
+    """Numbers, texts and containers of every length that has an instruction of its own, as torch writes them."""
+    wanted = WRITTEN[name]
+    found = read_tensors(stored(wanted))
+    assert found == wanted and repr(found) == repr(wanted)
+    assert [*map(type, found)] == [*map(type, wanted)]
+
+
+def wide_zip(end=(), **changes):
+    """A zip with the second end of large ones, some of whose fields are changed."""
+    whole = torch_zip(b'\x80\x02]K\x07a.')
+    at = whole.rindex(b'PK\x05\x06')
+    n, size, start = (struct.unpack_from(f'<{kind}', whole, at + place)[0] for kind, place in (('H', 10), ('L', 12),
+                                                                                            ('L', 16)))
+    fields = {'magic': b'PK\x06\x06', 'n_bytes': 44, 'made': 45, 'needed': 45, 'disk': 0, 'first': 0, 'here': n,
+              'n': n, 'size': size, 'start': start, 'at': at, **changes}
+    first = [0, 0, n, n, size, start, 0]
+    for place, value in end:
+        first[place] = value
+    *wide, locator = fields.values()
+    return (whole[:at] + struct.pack('<4sQ2H2L4Q', *wide) + struct.pack('<4sLQL', b'PK\x06\x07', 0, locator, 1)
+            + struct.pack('<4s4H2LH', b'PK\x05\x06', *first))
+
+
+FULL16, FULL32 = 0xFFFF, 0xFFFFFFFF
+
+
+@pytest.mark.parametrize('end', [[], [(2, FULL16), (3, FULL16)], [(4, FULL32)], [(5, FULL32)],
+                                 [(3, FULL16), (4, FULL32), (5, FULL32)]])
+def test_two_ends_of_a_zip_that_agree_are_read(end):
+    """A field of the first end says the same as that of the second, or refers to it."""
+    assert read_tensors(io.BytesIO(wide_zip(end))) == [7]
+
+
+@pytest.mark.parametrize('changes', [{'magic': b'PK\x06\x05'}, {'n_bytes': 45}, {'disk': 1}, {'first': 1}, {'here': 9},
+                                     {'n': 9, 'here': 9}, {'n': 2}, {'size': 9}, {'start': 9}, {'at': 9}])
+def test_two_ends_of_a_zip_that_differ_are_refused(changes):
+    """Any field, whether the first end refers to the second or not."""
+    refers = [(2, FULL16), (3, FULL16), (4, FULL32), (5, FULL32)]
+    for end in ([], refers, *([o] for o in refers)):
+        with pytest.raises((DamagedFileError, UnsafeFileError)):
+            read_tensors(io.BytesIO(wide_zip(end, **changes)))
+    for place, value in ((0, 1), (1, 1), (3, 2), (4, 9), (5, 9)):
+        with pytest.raises((DamagedFileError, UnsafeFileError)):
+            read_tensors(io.BytesIO(wide_zip([(place, value)])))
+
+
+@pytest.mark.parametrize('extra, wanted', [
+    (struct.pack('<2H2Q', 1, 16, 2 ** 33, 2 ** 34), [2 ** 33, 5, 2 ** 34]),
+    (struct.pack('<2H3x2H2Q', 7, 3, 1, 16, 2 ** 33, 6), [2 ** 33, 5, 6]),
+    (struct.pack('<2HQ', 1, 8, 2 ** 33), [2 ** 33, 5, FULL32]), (struct.pack('<2HQ', 2, 8, 1), [FULL32, 5, FULL32]),
+    (b'', [FULL32, 5, FULL32]), (b'\x01\x00\x00', [FULL32, 5, FULL32]), (b'\x07\x00\x00\x00', [FULL32, 5, FULL32])])
+def test_numbers_of_four_gigabytes_stand_in_the_extra_field(extra, wanted):
+    """In their order, behind whatever else is there; other numbers stay."""
+    assert _large(extra, FULL32, 5, FULL32) == wanted and _large(extra, 1, 2, 3) == [1, 2, 3]

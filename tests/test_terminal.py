@@ -267,3 +267,9 @@ def test_names_that_are_no_utf8_work_everywhere(locale, tmp_path, counted):
     counted(len(ODD) * (done.returncode == 0), len(ODD))
     assert done.returncode == 0, done.stderr.decode(errors='replace')[-3000:]
     assert b'\xe9' not in done.stdout and b'\x1b' not in done.stdout and rb'caf\udce9' in done.stdout
+
+
+def test_say_ends_a_line_and_nothing_is_an_empty_one(capsys):
+    """To where it is told."""
+    say(), say('a\nb'), say(3, file=sys.stderr, flush=True)
+    assert capsys.readouterr() == ('\na\\nb\n', '3\n')

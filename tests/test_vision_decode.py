@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 from minifast.data.transforms import image_extensions
 from minifast.vision.core import PILImage, PILImageBW, PILMask, load_image
 from minifast.vision.decode import (FORMATS, BadImageError, decode_image, decode_jpeg, inspect_image, jpeg_header,
-                                    picture_suffixes, scale_for)
+                                    WaitingJpeg, array_pixels, picture_suffixes, scale_for, upright)
 from minifast.vision.utils import check_folder, resize_image, verify_image, verify_images
 
 ODD = os.fsdecode('größe 猫\n.jpg'.encode())
@@ -265,6 +265,58 @@ def test_scale_for_keeps_twice_the_pixels_needed():
     assert [scale_for((side, side), (100, 100)) for side in (100, 399, 400, 799, 800, 1600, 9999)] == [1, 1, 2, 2, 4,
                                                                                                        8, 8]
     assert scale_for((4000, 399), (100, 100)) == 1
+    assert scale_for((400, 800), (100, 200)) == scale_for((800, 400), (200, 100)) == 2
+    assert scale_for((400, 800), (200, 100)) == 1 and scale_for((4, 4), (0, 0)) == 2
+
+
+@pytest.mark.parametrize('scale', [2, 4, 8])
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_scaled_pixels_lie_where_they_say(orientation, scale):
+    """A ramp in both directions, whose sides the scale does not divide: each pixel has the values of its place."""
+    ramp = np.stack(np.broadcast_arrays(np.arange(157)[None], np.arange(115)[:, None], 0), -1).astype(np.uint8)
+    turned = Image.fromarray(ramp)
+    undone = next(o for o in range(1, 9) if np.array_equal(upright(upright(ramp, orientation), o), ramp))
+    jpeg = WaitingJpeg.of(_bytes(Image.fromarray(np.ascontiguousarray(upright(ramp, undone))), 'JPEG', quality=100,
+                                 subsampling=0, exif=_exif(orientation)), None)
+    assert jpeg.size == turned.size and np.abs(jpeg.decode().astype(int) - ramp).mean() < 2
+    scaled = jpeg.scaled(scale)
+    y, x = np.mgrid[:scaled.pixels.shape[0], :scaled.pixels.shape[1]]
+    found = scaled.pixels[..., :2] - ((np.stack([x, y], -1) + .5) * scale - scaled.offset - .5)
+    assert scaled.scale == scale and np.abs(found[1:-1, 1:-1].mean((0, 1))).max() < .5
+    assert jpeg.scaled(1) is None
+
+
+def test_arrays_of_any_numbers_are_pictures():
+    """Bytes as they are, 16 bits divided by 257, floats of either range, truth values black and white."""
+    wide = np.array([[0, 257, 65535], [256, 300, 1000]])
+    for dtype in (np.uint16, np.int32, np.int64, np.uint32):
+        assert array_pixels(wide.astype(dtype)).tolist() == [[0, 1, 255], [1, 1, 4]]
+    small = np.array([[0, 2, 255]])
+    for dtype in (np.uint8, np.int8, np.int16, np.int64, np.float16, np.float32, np.float64):
+        codes = small if dtype is not np.int8 else small.clip(0, 127)
+        for kept in (array_pixels(codes.astype(dtype)), array_pixels(codes.astype(dtype), codes=True)):
+            assert kept.dtype == np.uint8 and kept.tolist() == codes.tolist()
+    assert array_pixels(np.array([[-5e-4, .5, 1.0005]])).tolist() == [[0, 128, 255]]
+    assert array_pixels(np.array([[True, False]])).tolist() == [[255, 0]]
+    assert array_pixels(np.array([[True, False]]), codes=True).tolist() == [[1, 0]]
+    assert array_pixels(np.zeros((2, 3, 1))).shape == (2, 3) and array_pixels(np.zeros((2, 3, 4))).shape == (2, 3, 4)
+    own = np.zeros((2, 2, 3), np.uint8)
+    assert not np.shares_memory(array_pixels(own), own)
+    for wrong, words in ((np.zeros((3, 8, 8)), 'channels come first'), (np.zeros((1, 8, 8, 3)), 'one item of a batch'),
+                         (np.zeros((8, 8, 5)), '1 to 4 channels'), (np.zeros((0, 8)), 'meant are numbers'),
+                         (np.array([['a']]), 'meant are numbers'), (np.array([[-1, 5]]), 'from -1 to 5'),
+                         (np.array([[0, 65536]]), 'to 65536'), (np.array([[.5, 256.]]), 'from 0.5 to 256'),
+                         (np.array([[-.01, .5]]), 'undo a normalization')):
+        with pytest.raises(ValueError, match=words):
+            array_pixels(wrong)
+
+
+def test_palettes_become_the_grey_of_their_colours():
+    """In a picture; only a mask keeps the indices."""
+    data = _bytes(_palette(), 'PNG')
+    assert np.array_equal(decode_image(data, 'L'), _palette().convert('RGB').convert('L'))
+    assert np.array_equal(decode_image(data, 'L', codes=True), _palette())
+    assert np.array_equal(decode_image(data, 'RGB', codes=True), _palette().convert('RGB'))
 
 
 # ---------------------------------------------------------------- formats

@@ -587,3 +587,33 @@ def test_a_timm_name_trains_and_its_export_is_built_again(tmp_path):
     expected, _ = learn.get_preds(dl=loaders[1])
     again, _ = load_learner(learn.export()).get_preds(dl=loaders[1])
     assert torch.equal(again, expected)
+
+
+HEADS = [{}, {'lin_ftrs': [8, 6]}, {'lin_ftrs': []}, {'ps': [.1, .2]}, {'ps': .3}, {'first_bn': False},
+         {'bn_final': True}, {'lin_first': True}, {'y_range': (0, 5)}, {'concat_pool': False}]
+
+
+@pytest.mark.parametrize('kwargs', HEADS, ids=str)
+@pytest.mark.parametrize('arch', [models.squeezenet1_1, 'test_resnet'], ids=['torchvision', 'timm'])
+def test_settings_of_the_head_reach_it(arch, kwargs):
+    """Whoever makes the model."""
+    with torch.device('meta'):
+        body, head = create_vision_model(arch, 7, pretrained=False, init=None, **kwargs)
+        nf = next(o for o in head.modules() if isinstance(o, (nn.BatchNorm1d, nn.Linear)))
+        nf = nf.in_features if isinstance(nf, nn.Linear) else nf.num_features
+        nf = nf if kwargs.get('concat_pool') is False else nf // 2
+        assert str(head) == str(create_head(nf, 7, **kwargs))
+
+
+@pytest.mark.parametrize('arch', [models.squeezenet1_1, 'test_resnet'], ids=['torchvision', 'timm'])
+def test_head_is_initialised_as_told_or_is_the_users(arch):
+    """With the function, or left as torch makes it; a head of the user's takes the body's features as they are."""
+    ones = [m for m in create_vision_model(arch, 7, pretrained=False, init=nn.init.ones_)[1].modules()
+            if isinstance(m, nn.Linear)]
+    assert ones and all(torch.equal(m.weight, torch.ones_like(m.weight)) for m in ones)
+    own = [m for m in create_vision_model(arch, 7, pretrained=False, init=None)[1].modules()
+           if isinstance(m, nn.Linear)]
+    assert own and all(m.weight.abs().max() <= m.in_features ** -.5 for m in own)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = create_vision_model(arch, 7, pretrained=False, custom_head=head, n_in=1)
+    assert model[1] is head and model.eval()(torch.zeros(1, 1, 64, 64)).ndim == 2

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from minifast.vision.core import load_image
-from minifast.vision.utils import (download_images, resize_image, resize_images, resize_to, search_images_bing,
-                                   verify_image)
+from minifast.vision.utils import (check_folder, download_images, resize_image, resize_images, resize_to,
+                                   search_images_bing, verify_image)
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (60, 100, 3), np.uint8)
 
@@ -144,3 +144,19 @@ def test_resize_image_resume_and_format(tmp_path):
     assert made.read_bytes() == before
     assert resize_to(Image.fromarray(PIXELS), 50) == (50, 30) and resize_to(Image.fromarray(PIXELS), 30, True) == (50,
                                                                                                                    30)
+
+
+def test_listing_names_what_is_left_out_and_what_is_empty(tmp_path):
+    """With the kind and the words for it; a folder that only holds folders is not empty."""
+    for name in ('a/1.jpg', 'a/notes.txt', 'b/c/2.png', 'b/c/.3.png', '.d/4.png', 'e/list.csv'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode() + _jpeg())
+    (tmp_path / 'f').mkdir()
+    (tmp_path / 'a' / 'up').symlink_to(tmp_path)
+    said = {(f.path.relative_to(tmp_path).as_posix(), f.kind, f.reason) for f in check_folder(tmp_path, progress=False)
+            if f.kind != 'bad'}
+    assert said == {('a/notes.txt', 'left out', "no picture by its suffix '.txt'"),
+                    ('b/c/.3.png', 'left out', 'a hidden file'), ('.d', 'left out', 'a hidden folder'),
+                    ('e/list.csv', 'left out', "no picture by its suffix '.csv'"),
+                    ('e', 'empty', 'a folder without pictures'), ('f', 'empty', 'a folder without pictures'),
+                    ('a/up', 'left out', 'a link to a folder that was listed already')}

@@ -74,8 +74,6 @@ class GradientAccumulation(Callback):
         self.count = 0
 
     def cleanup_fit(self) -> None:
-        if self.count and self.learn.opt is not None:
-            self.learn.opt.zero_grad()  # a started sum must not leak into the next fit
         self.count = 0
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,139 +1,173 @@
 """`python -m tools.mutants --n 100 --seed 1`: which faults do the tests notice, and which go by?
 
-Each mutant is put into a copy of the tree and meets its room's own tests, then those of the rooms beside it. What is
-left meets the whole suite, as many at once as lie in different files; only a group that is noticed is halved, so that
-survivors cost little.
+One run of the whole suite records which test runs which lines. Then each mutant is put into a copy of the tree and
+meets its room's own tests, those that run its statement first and the fastest first, up to the first that fails; then
+the fastest of the other tests that run its statement. What is left meets all of these, many mutants at once; alone,
+those of these tests that failed.
 """
 from __future__ import annotations
 
 import argparse
-import ast
 import difflib
 import os
 import sys
 import time
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from collections.abc import Collection
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tools.mutants.trees import ABOUT_THE_TEXT, ROOT, Trees
+from tools.mutants.recorded import Record
+from tools.mutants.trees import ROOT, Trees, test_files
 
-TESTS = ROOT / 'tests'
 
-
-# ---------------------------------------------------------------- which tests see a room
+# ---------------------------------------------------------------- which tests a mutant meets
 
 def room_of(file: Path) -> str:
-    """`minifast/data/load.py` -> `minifast.data.load`."""
-    parts = file.relative_to(ROOT).with_suffix('').parts
+    """`minifast/data/load.py` -> `data.load`."""
+    parts = file.relative_to(ROOT / 'minifast').with_suffix('').parts
     return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
 
 
-@cache
-def test_files() -> dict[str, set[str]]:
-    """Each test file and the rooms it names in its imports."""
-    found = {}
-    for file in sorted(TESTS.rglob('test_*.py')):
-        name = file.relative_to(ROOT).as_posix()
-        if name not in ABOUT_THE_TEXT:
-            found[name] = _imported(file)
-    return found
+def named_after(room: str) -> str | None:
+    """The test file named after a room, or after the folder it lies in."""
+    parts = room.split('.')
+    files = (f'tests/test_{"_".join(parts[:n])}.py' for n in range(len(parts), 0, -1))
+    return next((f for f in files if f in test_files()), None)
 
 
-def _imported(file: Path) -> set[str]:
-    rooms = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
-        if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('minifast'):
-            rooms |= {node.module} | {f'{node.module}.{alias.name}' for alias in node.names}
-        elif isinstance(node, ast.Import):
-            rooms |= {alias.name for alias in node.names if alias.name.startswith('minifast')}
-    return rooms
+Tests = dict[str, dict[str, float]]
+"""Test file -> its tests in their order, each with the seconds it may take."""
 
-
-@cache
-def users_of(room: str) -> list[str]:
-    """The rooms that import this one."""
-    return [room_of(f) for f in sorted((ROOT / 'minifast').rglob('*.py')) if room in _imported(f)]
-
-
-@cache
-def own_tests(room: str) -> tuple[str, ...]:
-    """The test file named after a room, or after the folder it lies in; else those that import it."""
-    parts = room.split('.')[1:]
-    for n in range(len(parts), 0, -1):
-        file = f'tests/test_{"_".join(parts[:n])}.py'
-        if file in test_files():
-            return (file,)
-    return tuple(f for f, rooms in test_files().items() if room in rooms)
-
-
-@cache
-def neighbours(room: str) -> tuple[str, ...]:
-    """The tests that import the room, and the own tests of the rooms that do."""
-    direct = {f for f, rooms in test_files().items() if room in rooms}
-    beside = {f for user in users_of(room) for f in own_tests(user)}
-    return tuple(sorted((direct | beside) - set(own_tests(room))))
-
-
-# ---------------------------------------------------------------- the stages
 
 class Verdicts:
-    """Runs mutants through the stages; `killed[i]` says which test noticed mutant i."""
+    """Runs mutants; `killed[i]` says which test noticed mutant i, `unseen` which ones no test runs."""
 
-    def __init__(self, mutants: list[Any], trees: Trees, jobs: int) -> None:
-        self.mutants, self.trees, self.jobs = mutants, trees, jobs
+    def __init__(self, mutants: list[Any], trees: Trees, record: Record, jobs: int) -> None:
+        self.mutants, self.trees, self.record, self.jobs = mutants, trees, record, jobs
         self.killed: dict[int, str] = {}
-        self.stage: dict[int, str] = {}
+        self.unfit: set[str] = set()
+        self.seen: list[list[str]] = []
+        self.unseen: set[int] = set()
+        self.own_file: list[str | None] = []
+        for i, mutant in enumerate(mutants):  # here and not in the threads, in which Python 3.11 cannot parse safely
+            seen, any_does = record.tests_of(mutant.file, mutant.line)
+            self.seen.append(seen)
+            self.own_file.append(named_after(room_of(mutant.file)) or record.best_file(mutant.file))
+            if not any_does:
+                self.unseen.add(i)
 
-    def _stage(self, name: str, tests_of: Any) -> None:
-        left = [i for i in range(len(self.mutants)) if i not in self.killed]
-
-        def one(i: int) -> None:
-            mutant = self.mutants[i]
-            files = tests_of(room_of(mutant.file))
-            if not files:
-                return
-            limit_s = 5 * self.trees.baseline(files) + 30
-            outcome, by = self.trees.run({mutant.file: mutant.code}, files, limit_s)
-            if outcome != 'passed':
-                self.killed[i], self.stage[i] = by, name
-            print(f'{name:<10} {"killed  " if outcome != "passed" else "goes by "} '
-                  f'{room_of(mutant.file)}:{mutant.line} {mutant.qualname} {mutant.why} {by}', flush=True)
+    def run(self, quick: bool) -> None:
+        """All of them; those again whose killer fails without any mutant too."""
+        left = range(len(self.mutants))
         with ThreadPoolExecutor(self.jobs) as pool:
-            list(pool.map(one, left))
+            while left:
+                list(pool.map(lambda i: self._alone(i, self._own(i)), left))
+                if not quick:
+                    few = [(i, self._fastest(self._others(i), 20)) for i in left if i not in self.killed]
+                    list(pool.map(lambda pair: self._alone(*pair), few))
+                    for group in self._groups([i for i in left if i not in self.killed]):
+                        self._together(group, pool)
+                files = sorted({by.partition('::')[0] for by in self.killed.values() if '::' in by})
+                unfit = set().union(*pool.map(self._unfit, files))
+                self.unfit |= unfit
+                left = [i for i, by in self.killed.items() if by in unfit]
+                for i in left:
+                    print(f'{self.killed[i]} fails without a mutant too: {i} runs again', flush=True)
+                    del self.killed[i]
 
-    def _together(self, group: list[int]) -> None:
-        changes = {self.mutants[i].file: self.mutants[i].code for i in group}
-        outcome, by = self.trees.run(changes, (), 3600)
-        print(f'whole suite: {len(group)} at once: {"all go by" if outcome == "passed" else f"noticed by {by}"}',
-              flush=True)
-        if outcome == 'passed':
-            return
-        if len(group) == 1:
-            self.killed[group[0]], self.stage[group[0]] = by, 'suite'
-            return
-        self._together(group[:len(group) // 2])
-        self._together(group[len(group) // 2:])
+    def _own(self, i: int) -> Tests:
+        """The tests of the room: those that run the statement, then the others of a file that is named after it."""
+        own, seen = self.own_file[i], self.seen[i]
+        others = set(self.record.tests_in(named_after(room_of(self.mutants[i].file)))) - set(seen)
+        tests = self._limited(own, seen) | self._limited(own, others)
+        return {own: tests} if tests else {}
 
-    def run(self, whole: bool) -> None:
-        """All stages."""
-        self._stage('own', own_tests)
-        self._stage('neighbours', neighbours)
-        if not whole:
+    def _others(self, i: int) -> Tests:
+        """The tests of other rooms that run the statement."""
+        files = {test.partition('::')[0] for test in self.seen[i]} - {self.own_file[i]}
+        limited = ((file, self._limited(file, self.seen[i])) for file in sorted(files))
+        return {file: tests for file, tests in limited if tests}
+
+    def _fastest(self, tests: Tests, seconds: float) -> Tests:
+        """Of the test files that take the least time, as many tests as take so long together."""
+        took, chosen = self.record.seconds, {}
+        for file in sorted(tests, key=lambda f: sum(took[test] for test in tests[f])):
+            for test, limit in tests[file].items():
+                if (seconds := seconds - took[test]) > 0:
+                    chosen.setdefault(file, {})[test] = limit
+        return chosen
+
+    def _limited(self, file: str | None, tests: Collection[str]) -> dict[str, float]:
+        took = self.record.seconds
+        return {test: 20 + 10 * took[test] for test in sorted(tests, key=took.__getitem__)
+                if test.startswith(f'{file}::') and test not in self.unfit}
+
+    def _alone(self, i: int, tests: Tests) -> None:
+        if not tests:
             return
+        mutant, start = self.mutants[i], time.monotonic()
+        passed, ran = self.trees.run({mutant.file: mutant.code}, tests)
+        if not passed:
+            self.killed[i] = next((t for t, (outcome, _) in ran.items() if outcome != 'passed'), 'none could be read')
+        print(f'{i:>4} {"goes by" if passed else "killed "} {time.monotonic() - start:>4.0f} s, '
+              f'test {len(ran):>4} of {sum(map(len, tests.values())):>4}: {room_of(mutant.file)}:{mutant.line} '
+              f'{mutant.qualname} {mutant.why} {self.killed.get(i, "")}', flush=True)
+
+    def _groups(self, left: list[int]) -> list[list[int]]:
+        """Mutants of one group lie in different files."""
         groups: list[list[int]] = []
-        for i in (i for i in range(len(self.mutants)) if i not in self.killed):
-            for group in groups:
-                if all(self.mutants[j].file != self.mutants[i].file for j in group):
-                    group.append(i)
-                    break
-            else:
-                groups.append([i])
-        with ThreadPoolExecutor(self.jobs) as pool:
-            list(pool.map(self._together, groups))
+        for i in left:
+            free = (g for g in groups if all(self.mutants[j].file != self.mutants[i].file for j in g))
+            group = next(free, None)
+            groups.append([i]) if group is None else group.append(i)
+        return groups
 
+    def _together(self, group: list[int], pool: Executor) -> None:
+        """A whole group meets the tests that run any of its statements; alone, each then those that failed."""
+        changes = {self.mutants[i].file: self.mutants[i].code for i in group}
+        others, union = {i: self._others(i) for i in group}, defaultdict(set)
+        for tests in others.values():
+            for file, chosen in tests.items():
+                union[file] |= chosen.keys()
+        files, n = list(union), 4 * self.jobs
+        parts = [{file: self._limited(file, union[file]) for file in files[k::n]} for k in range(n)]
+        start, failed = time.monotonic(), set().union(*pool.map(partial(self._failing, changes), parts))
+        print(f'{len(group)} at once, {sum(map(len, union.values()))} tests: {len(failed)} fail, '
+              f'{time.monotonic() - start:.0f} s', flush=True)
+
+        def suspected(i: int) -> None:
+            self._alone(i, {file: {test: limit for test, limit in tests.items() if test in failed}
+                            for file, tests in others[i].items() if not failed.isdisjoint(tests)})
+        list(pool.map(suspected, group))
+
+    def _failing(self, changes: dict[Path, str], tests: Tests) -> set[str]:
+        """Which tests do not pass; all of a file that cannot be read."""
+        failed: set[str] = set()
+        while tests:
+            passed, ran = self.trees.run(changes, tests, first_failure=False)
+            failed |= {test for test, (outcome, _) in ran.items() if outcome != 'passed'}
+            left = {file: {test: limit for test, limit in chosen.items() if test not in ran}
+                    for file, chosen in tests.items()}
+            left = {file: chosen for file, chosen in left.items() if chosen}
+            if passed:
+                break
+            if not ran:  # the first file cannot be read, and nothing of what is left was
+                return failed.union(*left.values())
+            tests = left
+        return failed
+
+    def _unfit(self, file: str) -> set[str]:
+        """The tests that killed a mutant and fail without one, the faster tests of the file before them."""
+        took, killers = self.record.seconds, {by for by in self.killed.values() if by.startswith(f'{file}::')}
+        longest = max(took[test] for test in killers)
+        tests = self._limited(file, [test for test in self.record.tests_in(file) if took[test] <= longest])
+        return self._failing({}, {file: tests}) & killers
+
+
+# ---------------------------------------------------------------- what came out
 
 def change_of(mutant: Any) -> str:
     """The mutant as a diff."""
@@ -146,18 +180,18 @@ def report(verdicts: Verdicts, equivalent: dict[int, str], seconds: float) -> in
     """Print the table by room and the survivors as diffs; returns how many survived that are not equivalent."""
     rooms: dict[str, list[int]] = defaultdict(list)
     for i, mutant in enumerate(verdicts.mutants):
-        rooms[room_of(mutant.file).removeprefix('minifast.')].append(i)
+        rooms[room_of(mutant.file)].append(i)
     alive = [i for i in range(len(verdicts.mutants)) if i not in verdicts.killed and i not in equivalent]
     for i in alive:
-        print(f'\n--- survived: {verdicts.mutants[i].qualname}: {verdicts.mutants[i].why}\n'
-              + change_of(verdicts.mutants[i]))
-    print(f'\n{"room":<28} killed of  own neighbours suite equivalent')
+        mutant = verdicts.mutants[i]
+        print(f'\n--- survived: {i} {mutant.qualname}: {mutant.why}{"no test runs it" * (i in verdicts.unseen)}\n'
+              + change_of(mutant))
+    print(f'\n{"room":<28} killed of equivalent')
     for room, ids in sorted(rooms.items()):
-        by = [sum(verdicts.stage.get(i) == stage for i in ids) for stage in ('own', 'neighbours', 'suite')]
-        print(f'{room:<28} {sum(by):>6} {len(ids):>2} {by[0]:>4} {by[1]:>10} {by[2]:>5} '
+        print(f'{room:<28} {sum(i in verdicts.killed for i in ids):>6} {len(ids):>2} '
               f'{sum(i in equivalent for i in ids):>10}')
     n = len(verdicts.mutants) - len(equivalent)
-    print(f'{len(verdicts.killed)} of {n} killed ({len(verdicts.killed) / max(n, 1):.0%}), '
+    print(f'{len(verdicts.killed)} of {n} killed ({len(verdicts.killed) / max(n, 1):.1%}), '
           f'{len(equivalent)} equivalent, {len(alive)} survived, {seconds:.0f} s')
     return len(alive)
 
@@ -170,7 +204,7 @@ def main() -> None:
     parser.add_argument('--faults', action='store_true', help='the committed list of faults of meaning instead')
     parser.add_argument('--only', default='', help='faults and rooms whose name holds this')
     parser.add_argument('--jobs', type=int, default=os.cpu_count() or 1, help='runs at a time')
-    parser.add_argument('--no-suite', action='store_true', help='leave the whole suite out, for a quick look')
+    parser.add_argument('--quick', action='store_true', help='only the tests of the mutant\'s own room')
     parser.add_argument('--least', type=float, default=0., help='exit with 1 below this share of killed ones')
     args = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS='1', MPLBACKEND='Agg')
@@ -181,8 +215,8 @@ def main() -> None:
     mutants = [m for m in mutants if args.only in f'{room_of(m.file)}:{m.qualname}']
     start, trees = time.monotonic(), Trees(args.jobs)
     try:
-        verdicts = Verdicts(mutants, trees, args.jobs)
-        verdicts.run(whole=not args.no_suite)
+        verdicts = Verdicts(mutants, trees, Record(trees, args.jobs), args.jobs)
+        verdicts.run(args.quick)
     finally:
         trees.remove()
     equivalent = {i: why for i, m in enumerate(mutants) if i not in verdicts.killed
