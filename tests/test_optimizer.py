@@ -623,3 +623,13 @@ def test_states_have_fastais_names(label):
     train(model, opt)
     for p in model.parameters():
         assert set(opt.state[p]) - {'do_wd', 'force_train', 'local_lr'} == names
+
+
+def test_groups_that_are_set_bring_their_numbers_and_their_parameters():
+    """Assigned as torch's schedulers and loaders do: what a group leaves out stays."""
+    ps = [nn.Parameter(torch.ones(2)) for _ in range(3)]
+    opt = OptimWrapper([[ps[0]], [ps[1]]], torch.optim.SGD, lr=.1, momentum=.9)
+    opt.param_groups = [{'lr': .2}, {'params': [ps[1], ps[2]], 'momentum': .5}]
+    assert [group['lr'] for group in opt.param_groups] == [.2, .1] == [h['lr'] for h in opt.hypers]
+    assert [group['momentum'] for group in opt.param_groups] == [.9, .5]
+    assert [len(group['params']) for group in opt.param_groups] == [1, 2] and opt.param_groups[1]['params'][1] is ps[2]

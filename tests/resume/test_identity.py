@@ -417,6 +417,15 @@ def test_a_changed_setting_is_one_warning_and_the_unchanged_ones_are_none(tmp_pa
     assert 'count' in said[0] or 'go on' in said[0]
 
 
+@pytest.mark.parametrize('name', ['lr', 'wd'])
+def test_a_number_that_a_fit_may_change_makes_no_other_optimizer(tmp_path, name):
+    """Given with the optimizer, as `partial(Adam, lr=...)`: another one goes on, where another `eps` is refused."""
+    train(make(opt_func=partial(Adam, **{name: .01})), tmp_path, kill=(2, 'before_validate'))
+    learn = make(opt_func=partial(Adam, **{name: .02}))
+    train(learn, tmp_path, resume=True)
+    assert len(learn.recorder.values) == 4
+
+
 def test_what_each_callback_of_ours_is_told_is_compared():
     """Found in the namespace: those that act on a training keep each of their arguments under its name."""
     seen = set()
