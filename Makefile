@@ -85,4 +85,4 @@ $(BIN)/python:
 	@$(PYTHON) -m venv .venv
 
 clean:
-	rm -rf .venv .venv-bench .venv-plugins build dist minifast.egg-info demo
+	rm -rf .venv .venv-bench .venv-plugins .mutants build dist minifast.egg-info demo

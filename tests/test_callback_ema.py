@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_learner import Interrupt, deep, learner, pictures, same, weights
 
-from minifast.callback.core import Callback, CancelFitException, CancelValidException
+from minifast.callback.core import Callback, CancelFitException, CancelValidException, as_measured
 from minifast.callback.ema import EMA, EMACallback
 from minifast.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from minifast.deploy import to_torch
@@ -243,3 +243,18 @@ def test_ema_what_is_handed_on_for_predictions_is_what_was_measured(tmp_path, va
     torch.testing.assert_close(again.get_preds(dl=again.dls.test_dl(files))[0], preds)
     torch.testing.assert_close(to_torch(learn)(x).detach(), preds[:len(x)], rtol=1e-5, atol=1e-6)
     assert same(trained, weights(learn)) and same(trained, weights(again)) == (not validate_ema)
+
+
+def test_ema_what_is_handed_on_before_the_average_begins_is_the_trained_model():
+    """Validation knows no average before the start epoch, though there is one of the fit before; nor does an export."""
+    learn, seen = learner(cbs=EMA(decay=.5, start_epoch=1)), []
+    learn.fit(2, lr=.1)
+
+    def look(cb):
+        trained = weights(cb.learn)
+        with as_measured(cb.learn.cbs):
+            seen.append(same(trained, weights(cb.learn)))
+    last = Callback(after_epoch=look)
+    last.order = 80  # behind the average, which has left the model by then
+    learn.fit(2, lr=.1, cbs=last)
+    assert learn.ema.average is not None and seen == [True, False]

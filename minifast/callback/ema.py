@@ -78,9 +78,12 @@ class EMA(Callback):
             average.copy_(kept)
         self.swapped = not self.swapped
 
-    def before_validate(self) -> None:
+    def _is_to_stand_in(self) -> bool:
         waiting = self._fresh and self.learn.fitting
-        if self.validate_ema and self.average is not None and not self.swapped and not waiting:
+        return self.validate_ema and self.average is not None and not self.swapped and not waiting
+
+    def before_validate(self) -> None:
+        if self._is_to_stand_in():
             self._swap()
 
     def _show_trained(self) -> None:
@@ -104,7 +107,7 @@ class EMA(Callback):
     @contextmanager
     def as_measured(self) -> Iterator[None]:
         """The average in the model's place, where validations have it."""
-        swaps = self.validate_ema and self.average is not None and not self.swapped
+        swaps = self._is_to_stand_in()
         if swaps:
             self._swap()
         try:

@@ -82,14 +82,14 @@ def crop_pad(x: Any, size: tuple[int, int], top_left: tuple[int, int], orig_size
     before = [max(-top_left[i], 0) for i in (0, 1)]
     after = [max(size[i] - orig_size[i] + top_left[i], 0) for i in (0, 1)]
     resize_to = size if resize_to is None else resize_to
+    resizes = tuple(resize_to) != tuple(size)
     if isinstance(x, PILBase) and not any(before) and not any(after):
         scaled = x.scaled(size, resize_to)
         if scaled is not None:
             return type(x)(_resize_part(scaled, box, resample, tuple(resize_to)))
-        if resample == BILINEAR and tuple(resize_to) != tuple(size) and (stored := x.window(box)) is not None:
+        if resample == BILINEAR and resizes and (stored := x.window(box)) is not None:
             return _resize_stored(x, *stored, tuple(resize_to))
     pixels = getattr(x, 'pixels', None)
-    resizes = tuple(resize_to) != tuple(size)
     if pixels is None and (any(before) or any(after) or resizes and resample == BILINEAR and x.mode == 'RGB'):
         pixels = np.asarray(x)  # from whatever holds them the same pixels come out, also in the last bit
     if any(before) or any(after):

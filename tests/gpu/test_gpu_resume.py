@@ -21,15 +21,10 @@ from minifast.data.core import DataLoaders
 from minifast.learner import Learner
 from minifast.optimizer import Adam
 from minifast.tensorfile import read_tensors
-from tests.resume.training import Kill, differences, outcome, run
+from tests.resume.training import Kill, differences, killed_and_resumed, outcome, run, undisturbed
 
 pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@functools.lru_cache(None)
-def undisturbed(text):
-    return outcome(run(json.loads(text)))
 
 
 def spec_of(device, **spec):
@@ -51,16 +46,8 @@ KINDS = [{}, {'cbs': ['ema']}, {'cbs': ['accumulate']}, {'cbs': ['fp16']}, {'cbs
 def test_a_killed_training_resumes_to_the_same_bits(device, reproducible, tmp_path, kind, background):
     """Killed in a step and then between two others: weights, optimizer, losses, predictions and what is drawn next."""
     spec = spec_of(device, **kind)
-    learn = None
-    for i, kill in enumerate([(3, 'after_backward'), (8, 'after_step'), None]):
-        attempt = {**spec, 'folder': str(tmp_path), 'every': 1, 'resume': i > 0, 'background': background,
-                   'seed': (7, 99, 123)[i]}
-        if kill is not None:
-            attempt['kill_at'], attempt['kill_in'] = kill
-        try:
-            learn = run(attempt)
-        except ZeroDivisionError:
-            continue
+    learn = killed_and_resumed({**spec, 'every': 1, 'background': background}, tmp_path,
+                               [(3, 'after_backward'), (8, 'after_step')])
     check(spec, outcome(learn))
 
 

@@ -1,6 +1,5 @@
 """The law: a training that was killed at any moment, resumed, killed again and resumed ends in the bits of one that was
 never stopped. A small grid here; the full one carries the mark `faults`."""
-import functools
 import itertools
 import json
 import os
@@ -23,32 +22,10 @@ from minifast.callback.recorder import Recorder
 from minifast.callback.tracker import SaveModelCallback, TerminateOnNaNCallback
 from minifast.seeds import looking, set_seed
 from minifast.tensorfile import DamagedFileError, read_tensors
-from tests.resume.training import DEFAULTS, Kill, differences, make_learner, outcome, reads, run
+from tests.resume.training import (DEFAULTS, Kill, differences, killed_and_resumed, make_learner, outcome, reads, run,
+                                   undisturbed)
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@functools.lru_cache(None)
-def undisturbed(text):
-    """The outcome of a training that nobody kills, without checkpoints; ours without workers."""
-    return outcome(run(json.loads(text)))
-
-
-def killed_and_resumed(spec, folder, kills, workers=None, seeds=(7, 99, 123, 55)):
-    """The learner after attempts that end at the given (hook call, hook) one after another, and a last whole one."""
-    learn = None
-    attempts = [*kills, None]
-    for i, kill in enumerate(attempts):
-        attempt = {**spec, 'folder': str(folder), 'resume': i > 0, 'seed': seeds[i]}
-        if workers is not None:
-            attempt['workers'] = workers[i % len(workers)]
-        if kill is not None:
-            attempt['kill_at'], attempt['kill_in'] = kill
-        try:
-            learn = run(attempt)
-        except ZeroDivisionError:
-            continue
-    return learn
 
 
 def check(spec, folder, kills, workers=None):

@@ -5,12 +5,14 @@ own and writes weights, optimizer, recorder and predictions at its end.
 """
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +206,30 @@ def outcome(learn: Learner) -> dict[str, Any]:
         found['next'].append(torch.rand(3, device='cuda').cpu())
     found['preds'] = learn.get_preds()[0]
     return copied(storable(found))
+
+
+@functools.lru_cache(None)
+def undisturbed(text: str) -> dict[str, Any]:
+    """The outcome of a training, a spec as JSON, that nobody kills, without checkpoints; ours without workers."""
+    return outcome(run(json.loads(text)))
+
+
+def killed_and_resumed(spec: dict[str, Any], folder: Path, kills: Sequence[tuple[int, str]],
+                       workers: Sequence[int] | None = None, seeds: Sequence[int] = (7, 99, 123, 55)) -> Learner:
+    """The learner after attempts that end at the given (hook call, hook) one after another, and a last whole one."""
+    learn = None
+    attempts = [*kills, None]
+    for i, kill in enumerate(attempts):
+        attempt = {**spec, 'folder': str(folder), 'resume': i > 0, 'seed': seeds[i]}
+        if workers is not None:
+            attempt['workers'] = workers[i % len(workers)]
+        if kill is not None:
+            attempt['kill_at'], attempt['kill_in'] = kill
+        try:
+            learn = run(attempt)
+        except ZeroDivisionError:
+            continue
+    return learn
 
 
 def same(a: Any, b: Any) -> bool:

@@ -136,7 +136,7 @@ FAULTS: list[Fault] = [
     Fault('EMA.after_step', instead('10 + self.n_steps', '100 + self.n_steps'), 'the warmup of EMA is longer'),
     Fault('EMA.before_train', instead('self._fresh and self.learn.epoch >= self.start_epoch', 'self._fresh'),
           'start_epoch of EMA is ignored'),
-    Fault('EMA.before_validate', instead('self.validate_ema and self.average is not None', 'self.average is not None'),
+    Fault('EMA._is_to_stand_in', instead('self.validate_ema and self.average is not None', 'self.average is not None'),
           'validate_ema=False is ignored'),
     Fault('EMA.after_fit', instead('self.replace_weights', 'False'), 'replace_weights is ignored'),
     Fault('EMA.load_state_dict', instead('a.detach().clone().to(t.device)', 'a.detach().to(t.device)'),
