@@ -16,7 +16,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test test-slow test-plugins test-elsewhere test-faults test-gpu test-mutants bench bench-quick namespaces clean
+.PHONY: help demo test test-slow test-plugins test-elsewhere test-faults test-gpu test-mutants bench bench-quick tree clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
@@ -68,10 +68,8 @@ bench-quick: $(STAMP)-test
 	@.venv-plugins/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test-plugins]"
 	@touch $@
 
-# For developers, after a public name or a room came or went: writes the import lists of the namespaces (minifast/*/all.py
-# and their kin) and the README's tree of rooms anew.
-namespaces: $(STAMP)-test
-	@$(BIN)/python tools/make_namespaces.py
+# For developers, after a room came or went: writes the README's tree of rooms anew.
+tree: $(STAMP)-test
 	@$(BIN)/python tools/make_tree.py
 
 $(STAMP)-%: setup.cfg pyproject.toml | $(BIN)/python

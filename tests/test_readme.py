@@ -116,6 +116,6 @@ def test_links_and_pictures_are_there():
 def test_tree_of_rooms_is_up_to_date():
     """The tree names every room once, with its own first line, in the order of the floors."""
     tree = README[README.index(make_tree.HEADING):]
-    assert tree == make_tree.tree(), 'run: make namespaces'
+    assert tree == make_tree.tree(), 'run: make tree'
     there = {file.relative_to(ROOT / 'minifast').as_posix() for file in make_tree.rooms()}
     assert set(re.findall(r'^  ([\w/]+\.py)', tree, re.MULTILINE)) == there

@@ -1,6 +1,6 @@
 """Writes the tree of rooms at the end of README.md: the floors of setup.cfg from the ground up, a line for each room.
 
-`make namespaces` runs it; tests/test_readme.py fails while the tree is out of date.
+`make tree` runs it; tests/test_readme.py fails while the tree is out of date.
 """
 from __future__ import annotations
 
