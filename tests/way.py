@@ -1,7 +1,7 @@
 """The way of one batch, measured: `python tests/way.py` lists the rooms it passes, in what order, and how often.
 
-Profiled are `ImageDataLoaders.from_folder` with `aug_transforms`, and the second batch of a training, in which nothing is
-made or decided for the first time. Own pictures, one process, so that the numbers are the same on every machine.
+Profiled are `ImageDataLoaders.from_folder` with `aug_transforms`, and the second batch of a training, in which nothing
+is made or decided for the first time. Own pictures, one process, so that the numbers are the same on every machine.
 """
 from __future__ import annotations
 
