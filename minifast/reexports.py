@@ -50,3 +50,8 @@ def _elsewhere(module: str, name: str) -> Any:
         if callable(method := getattr(getattr(namespace, 'Learner', None), name, None)):
             return method
     raise AttributeError(f'module {module!r} has no attribute {name!r}', name=name)
+
+
+# by name: after a reload the finder in place is of an older class
+if not any(type(finder).__module__ == __name__ for finder in sys.meta_path):
+    sys.meta_path.insert(0, RoomFinder())
