@@ -16,7 +16,7 @@ from minifast.vision import affine
 from minifast.vision.affine import Draw
 from minifast.vision.bytewarp import can_warp_bytes
 from minifast.vision.item_tfms import random_window
-from minifast.vision.light_tfms import first_picture, is_ours, joined_name
+from minifast.vision.light_tfms import is_ours, joined_name, to_augment
 from minifast.vision.points import TensorPoint
 from minifast.vision.resize import PadMode
 
@@ -119,7 +119,7 @@ class AffineCoordTfm(RandTransform):
 
     def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple | None:
         """(matrices [B,3,3] or None, further functions of positions); None where nothing is to be done."""
-        x = first_picture(sample)
+        x = to_augment(sample)
         # random numbers are drawn and matrices multiplied on the CPU; `probe` has the batch's shape and no memory
         probe = torch.empty(1).expand(x.shape)
         mats, moves = [], []

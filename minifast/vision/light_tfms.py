@@ -11,30 +11,26 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from minifast.data.pipeline import RandTransform
-from minifast.markers import TensorImage, TensorImageBase, plain, retain_type
+from minifast.markers import TensorImage, plain, retain_type
 from minifast.vision import lighting
 from minifast.vision.affine import Draw
 from minifast.vision.item_tfms import uniforms
+from minifast.vision.points import first_picture
 
 __all__ = ['Brightness', 'Contrast', 'HSVTfm', 'Hue', 'LightingTfm', 'RandomErasing', 'Saturation', 'SpaceTfm',
-            'cutout_gaussian', 'first_picture', 'is_ours', 'joined_name', 'norm_apply_denorm']
+            'cutout_gaussian', 'is_ours', 'joined_name', 'norm_apply_denorm', 'to_augment']
 
 
-def first_picture(sample: Any) -> Tensor:
-    """The first picture (or else tensor) of a nested sample or batch."""
-    leaves = [sample]
-    first = None
-    while leaves:
-        o = leaves.pop(0)
-        if isinstance(o, (tuple, list)):
-            leaves = list(o) + leaves
-        elif isinstance(o, TensorImageBase):
-            return o
-        elif first is None and isinstance(o, Tensor):
-            first = o
-    if first is None:
+def to_augment(sample: Any) -> Tensor:
+    """The pictures of a batch, or else its first tensor: what random numbers are drawn for.
+
+    Raises:
+        TypeError: there is no tensor.
+    """
+    x = first_picture(sample)
+    if not isinstance(x, Tensor):
         raise TypeError(f'there is no tensor in {type(sample).__name__} to augment: is ToTensor among the transforms?')
-    return first
+    return x
 
 
 def is_ours(f: Any, room: str) -> bool:
@@ -88,7 +84,7 @@ class SpaceTfm(RandTransform):
 
     def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> list:
         """What each function needs: a drawn value for ours, the prepared function itself for the user's."""
-        x = first_picture(sample)
+        x = to_augment(sample)
         probe = torch.empty(1).expand(x.shape)
         drawn = []
         for f in self.fs:
@@ -226,7 +222,7 @@ class RandomErasing(RandTransform):
         coin, count = uniforms(2, generator)
         if coin >= self.p:
             return None
-        h, w = first_picture(sample).shape[-2:]
+        h, w = to_augment(sample).shape[-2:]
         n = 1 + int(count * self.max_count)
         areas = []
         for u_area, u_aspect in zip(uniforms(n, generator), uniforms(n, generator)):

@@ -43,16 +43,6 @@ def as_wh(size: int | tuple[int, int]) -> tuple[int, int]:
     return as_size(size)[::-1]
 
 
-def _get_sz(x: Any) -> tuple[int, int]:
-    """(width, height) of a picture, or of the picture a tensor's points belong to; of the first of nested tuples."""
-    while isinstance(x, tuple):
-        x = x[0]
-    if not isinstance(x, Tensor):
-        return tuple(x.size)
-    known = getattr(x, 'img_size', None) or getattr(x, 'sz', None)
-    return tuple(known) if known is not None else (x.shape[-1], x.shape[-2])
-
-
 def crop_pad(x: Any, size: tuple[int, int], top_left: tuple[int, int], orig_size: tuple[int, int],
              pad_mode: str = PadMode.Zeros, resample: int = BILINEAR, resize_to: tuple[int, int] | None = None) -> Any:
     """Cut a window out of a picture, filling what lies outside, and resize it; points and boxes follow.
