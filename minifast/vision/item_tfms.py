@@ -208,10 +208,9 @@ class RandomResizedCrop(_Window):
 
     n_draws = 22
 
-    def __init__(self, size: int | tuple[int, int], min_scale: float = 0.08, ratio: tuple[float, float] = (3 / 4,
-                                                                                                           4 / 3),
-                 resamples: tuple[int, int] = (BILINEAR, NEAREST), val_xtra: float = 0.14, max_scale: float = 1.,
-                 p: float = 1., nm: str | None = None) -> None:
+    def __init__(self, size: int | tuple[int, int], min_scale: float = 0.08,
+                 ratio: tuple[float, float] = (3 / 4, 4 / 3), resamples: tuple[int, int] = (BILINEAR, NEAREST),
+                 val_xtra: float = 0.14, max_scale: float = 1., p: float = 1., nm: str | None = None) -> None:
         super().__init__(p=p, nm=nm)
         self.size, self.min_scale, self.max_scale, self.ratio = as_size(size), min_scale, max_scale, ratio
         self.resamples, self.val_xtra, self.nm = resamples, val_xtra, nm

@@ -117,12 +117,6 @@ class LightingTfm(SpaceTfm):
     def __init__(self, fs: Callable | Sequence[Callable], p: float = 1., nm: str | None = None) -> None:
         super().__init__(fs, lighting.in_logits, p=p, nm=nm)
 
-    def _adopt(self, f: Callable, p: float) -> None:
-        """The constructor for subclasses, whose own arguments are kept under their names beside."""
-        own = dict(self.__dict__)
-        LightingTfm.__init__(self, f, p=p)
-        self.__dict__.update(own)
-
     def apply(self, x: Tensor, drawn: list) -> Tensor:
         """All lights as one where they are ours, in turn where some are not."""
         if all(isinstance(d, lighting.Light) for d in drawn):
@@ -141,8 +135,8 @@ class Brightness(LightingTfm):
     unchanged."""
 
     def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
-        self.max_lighting, self.drawn, self.batch = max_lighting, draw, batch
-        self._adopt(partial(lighting.brightness_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
+        super().__init__(partial(lighting.brightness_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
+        self.max_lighting, self._draw, self.batch = max_lighting, draw, batch
 
 
 @registered
@@ -151,8 +145,8 @@ class Contrast(LightingTfm):
     unchanged."""
 
     def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
-        self.max_lighting, self.drawn, self.batch = max_lighting, draw, batch
-        self._adopt(partial(lighting.contrast_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
+        super().__init__(partial(lighting.contrast_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
+        self.max_lighting, self._draw, self.batch = max_lighting, draw, batch
 
 
 @registered
@@ -160,8 +154,8 @@ class Saturation(LightingTfm):
     """Saturation changed by up to `max_lighting` with probability `p`; `draw` gives a factor instead, 0 being grey."""
 
     def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
-        self.max_lighting, self.drawn, self.batch = max_lighting, draw, batch
-        self._adopt(partial(lighting.saturation_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
+        super().__init__(partial(lighting.saturation_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
+        self.max_lighting, self._draw, self.batch = max_lighting, draw, batch
 
 
 @registered
@@ -178,7 +172,7 @@ class Hue(HSVTfm):
 
     def __init__(self, max_hue: float = 0.1, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
         super().__init__(partial(lighting.hue_shift, max_hue=max_hue, p=p, draw=draw, batch=batch), p=p)
-        self.max_hue, self.drawn, self.batch = max_hue, draw, batch
+        self.max_hue, self._draw, self.batch = max_hue, draw, batch
 
     def apply(self, x: Tensor, drawn: list) -> Tensor:
         """`x` with its hue turned."""
