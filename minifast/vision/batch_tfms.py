@@ -10,13 +10,13 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from minifast.arguments import as_size
-from minifast.data.pipeline import RandTransform
+from minifast.data.pipeline import RandTransform, registered
 from minifast.markers import TensorImage, TensorMask, plain
 from minifast.vision import affine
 from minifast.vision.affine import Draw
 from minifast.vision.bytewarp import can_warp_bytes
 from minifast.vision.item_tfms import random_window
-from minifast.vision.light_tfms import first_picture, is_ours, joined_name
+from minifast.vision.light_tfms import is_ours, joined_name, to_augment
 from minifast.vision.points import TensorPoint
 from minifast.vision.resize import PadMode
 
@@ -24,6 +24,8 @@ __all__ = ['AffineCoordTfm', 'CropWindow', 'DeterministicDihedral', 'Determinist
            'Dihedral', 'Flip', 'RandomResizedCropGPU', 'Rotate', 'Warp', 'WarpCoord', 'Zoom']
 
 Size = int | tuple[int, int] | None
+_matrices = (affine.flip_mat, affine.dihedral_mat, affine.rotate_mat, affine.zoom_mat, affine.warp_mat)
+"""What draws from the generator it is given."""
 
 
 class WarpCoord:
@@ -59,6 +61,7 @@ class CropWindow:
         return torch.tensor([[sx, 0, cx], [0, sy, cy], [0, 0, 1]]).expand(x.shape[0], 3, 3)
 
 
+@registered
 class AffineCoordTfm(RandTransform):
     """A chain of flips, rotations, zooms and warps of pictures, masks, points and boxes, read from the pixels once.
 
@@ -88,22 +91,16 @@ class AffineCoordTfm(RandTransform):
         self.align_corners, self.nm = align_corners, nm
         self.parts = [self]
 
-    def _adopt(self, aff_fs: Any = None, coord_fs: Any = None, **common: Any) -> None:
-        """The constructor for subclasses, whose own arguments are kept under their names beside."""
-        own = {k: v for k, v in self.__dict__.items()}
-        AffineCoordTfm.__init__(self, aff_fs, coord_fs, **common)
-        self.__dict__.update(own)
-
     @property
-    def keyed(self) -> bool:
+    def takes_generator(self) -> bool:
         """Whether all randomness comes from the generator handed over: not with functions of the user's own."""
-        known = all(isinstance(f, CropWindow) or is_ours(f, affine.__name__) for f in self.aff_fs)
-        return known and all(isinstance(f, WarpCoord) and is_ours(f.mat, affine.__name__) for f in self.coord_fs)
+        known = all(isinstance(f, CropWindow) or is_ours(f, _matrices) for f in self.aff_fs)
+        return known and all(isinstance(f, WarpCoord) and is_ours(f.mat, _matrices) for f in self.coord_fs)
 
     @property
     def on_bytes(self) -> bool:
         """Whether uint8 pictures on the CPU are moved faster than floats."""
-        return self.keyed and self.mode in ('bilinear', 'nearest') and can_warp_bytes()
+        return self.takes_generator and self.mode in ('bilinear', 'nearest') and can_warp_bytes()
 
     @property
     def name(self) -> str:
@@ -119,7 +116,7 @@ class AffineCoordTfm(RandTransform):
 
     def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple | None:
         """(matrices [B,3,3] or None, further functions of positions); None where nothing is to be done."""
-        x = first_picture(sample)
+        x = to_augment(sample)
         # random numbers are drawn and matrices multiplied on the CPU; `probe` has the batch's shape and no memory
         probe = torch.empty(1).expand(x.shape)
         mats, moves = [], []
@@ -127,7 +124,7 @@ class AffineCoordTfm(RandTransform):
             if isinstance(f, CropWindow):
                 mats.append(f.mat(probe, split_idx, self.align_corners, generator))
             elif not split_idx:
-                ours = isinstance(f, partial) and f.func.__module__ == affine.__name__
+                ours = isinstance(f, partial) and f.func in _matrices
                 made = f(probe, generator=generator) if ours else f(x)
                 mats += [] if made is None else [plain(made).cpu()]  # sync: only for matrices of the user's own
         warps = []
@@ -153,14 +150,15 @@ def _move_by(m: Tensor, xy: Tensor, invert: bool = False) -> Tensor:
     return affine.move_by(xy, (torch.linalg.inv(m) if invert else m).to(xy.device, non_blocking=True))
 
 
+@registered
 class Flip(AffineCoordTfm):
     """Mirror left and right with probability `p`; `draw` gives 1 (mirror) or 0 instead."""
 
     def __init__(self, p: float = 0.5, draw: Draw = None, size: Size = None, mode: str = 'bilinear',
                  pad_mode: str = PadMode.Reflection, align_corners: bool = True, batch: bool = False) -> None:
-        self.drawn, self.batch = draw, batch
-        self._adopt(partial(affine.flip_mat, p=p, draw=draw, batch=batch), size=size, mode=mode, pad_mode=pad_mode,
-                    align_corners=align_corners, p=p)
+        super().__init__(partial(affine.flip_mat, p=p, draw=draw, batch=batch), size=size, mode=mode,
+                         pad_mode=pad_mode, align_corners=align_corners, p=p)
+        self._draw, self.batch = draw, batch
 
 
 class DeterministicDraw:
@@ -175,6 +173,7 @@ class DeterministicDraw:
         return torch.full((x.shape[0],), float(self.vals[self.count % len(self.vals)]), device=x.device)
 
 
+@registered
 class DeterministicFlip(Flip):
     """Mirror every second batch."""
 
@@ -183,16 +182,18 @@ class DeterministicFlip(Flip):
         super().__init__(1., DeterministicDraw([0, 1]), size, mode, pad_mode, align_corners)
 
 
+@registered
 class Dihedral(AffineCoordTfm):
     """One of the eight symmetries of a square with probability `p`; `draw` gives 0..7 instead."""
 
     def __init__(self, p: float = 0.5, draw: Draw = None, size: Size = None, mode: str = 'bilinear',
                  pad_mode: str = PadMode.Reflection, batch: bool = False, align_corners: bool = True) -> None:
-        self.drawn, self.batch = draw, batch
-        self._adopt(partial(affine.dihedral_mat, p=p, draw=draw, batch=batch), size=size, mode=mode, pad_mode=pad_mode,
-                    align_corners=align_corners, p=p)
+        super().__init__(partial(affine.dihedral_mat, p=p, draw=draw, batch=batch), size=size, mode=mode,
+                         pad_mode=pad_mode, align_corners=align_corners, p=p)
+        self._draw, self.batch = draw, batch
 
 
+@registered
 class DeterministicDihedral(Dihedral):
     """The eight symmetries in turn, one a batch."""
 
@@ -201,17 +202,19 @@ class DeterministicDihedral(Dihedral):
         super().__init__(1., DeterministicDraw(range(8)), size, mode, pad_mode, False, align_corners)
 
 
+@registered
 class Rotate(AffineCoordTfm):
     """Rotate by -max_deg..max_deg degrees with probability `p`; `draw` gives degrees instead."""
 
     def __init__(self, max_deg: float = 10, p: float = 0.5, draw: Draw = None, size: Size = None,
                  mode: str = 'bilinear', pad_mode: str = PadMode.Reflection, align_corners: bool = True,
                  batch: bool = False) -> None:
-        self.max_deg, self.drawn, self.batch = max_deg, draw, batch
-        self._adopt(partial(affine.rotate_mat, max_deg=max_deg, p=p, draw=draw, batch=batch), size=size, mode=mode,
-                    pad_mode=pad_mode, align_corners=align_corners, p=p)
+        super().__init__(partial(affine.rotate_mat, max_deg=max_deg, p=p, draw=draw, batch=batch), size=size,
+                         mode=mode, pad_mode=pad_mode, align_corners=align_corners, p=p)
+        self.max_deg, self._draw, self.batch = max_deg, draw, batch
 
 
+@registered
 class Zoom(AffineCoordTfm):
     """Zoom by min_zoom..max_zoom towards a random point with probability `p`; `draw`, `draw_x`, `draw_y` give them
     instead."""
@@ -219,13 +222,14 @@ class Zoom(AffineCoordTfm):
     def __init__(self, min_zoom: float = 1., max_zoom: float = 1.1, p: float = 0.5, draw: Draw = None,
                  draw_x: Draw = None, draw_y: Draw = None, size: Size = None, mode: str = 'bilinear',
                  pad_mode: str = PadMode.Reflection, batch: bool = False, align_corners: bool = True) -> None:
+        super().__init__(partial(affine.zoom_mat, min_zoom=min_zoom, max_zoom=max_zoom, p=p, draw=draw, draw_x=draw_x,
+                                 draw_y=draw_y, batch=batch), size=size, mode=mode, pad_mode=pad_mode,
+                         align_corners=align_corners, p=p)
         self.min_zoom, self.max_zoom, self.batch = min_zoom, max_zoom, batch
-        self.drawn, self.draw_x, self.draw_y = draw, draw_x, draw_y
-        self._adopt(partial(affine.zoom_mat, min_zoom=min_zoom, max_zoom=max_zoom, p=p, draw=draw, draw_x=draw_x,
-                            draw_y=draw_y, batch=batch), size=size, mode=mode, pad_mode=pad_mode,
-                    align_corners=align_corners, p=p)
+        self._draw, self.draw_x, self.draw_y = draw, draw_x, draw_y
 
 
+@registered
 class Warp(AffineCoordTfm):
     """Tilt the picture plane by -magnitude..magnitude each way with probability `p`; `draw_x`, `draw_y` give it
     instead."""
@@ -233,11 +237,12 @@ class Warp(AffineCoordTfm):
     def __init__(self, magnitude: float = 0.2, p: float = 0.5, draw_x: Draw = None, draw_y: Draw = None,
                  size: Size = None, mode: str = 'bilinear', pad_mode: str = PadMode.Reflection, batch: bool = False,
                  align_corners: bool = True) -> None:
+        super().__init__(coord_fs=WarpCoord(magnitude, p, draw_x, draw_y, batch), size=size, mode=mode,
+                         pad_mode=pad_mode, align_corners=align_corners, p=p)
         self.magnitude, self.draw_x, self.draw_y, self.batch = magnitude, draw_x, draw_y, batch
-        self._adopt(coord_fs=WarpCoord(magnitude, p, draw_x, draw_y, batch), size=size, mode=mode, pad_mode=pad_mode,
-                    align_corners=align_corners, p=p)
 
 
+@registered
 class RandomResizedCropGPU(AffineCoordTfm):
     """`RandomResizedCrop` with one window for the whole batch, in the same resampling as the other geometry.
 
@@ -251,10 +256,9 @@ class RandomResizedCropGPU(AffineCoordTfm):
         mode_mask: how masks are read.
     """
 
-    def __init__(self, size: int | tuple[int, int], min_scale: float = 0.08, ratio: tuple[float, float] = (3 / 4,
-                                                                                                           4 / 3),
-                 mode: str = 'bilinear', valid_scale: float = 1., max_scale: float = 1., mode_mask: str = 'nearest',
-                 p: float = 1., nm: str | None = None) -> None:
+    def __init__(self, size: int | tuple[int, int], min_scale: float = 0.08,
+                 ratio: tuple[float, float] = (3 / 4, 4 / 3), mode: str = 'bilinear', valid_scale: float = 1.,
+                 max_scale: float = 1., mode_mask: str = 'nearest', p: float = 1., nm: str | None = None) -> None:
+        super().__init__(CropWindow(min_scale, max_scale, ratio, valid_scale), size=as_size(size), mode=mode,
+                         mode_mask=mode_mask, align_corners=True, p=p, nm=nm)
         self.min_scale, self.max_scale, self.ratio, self.valid_scale = min_scale, max_scale, ratio, valid_scale
-        self._adopt(CropWindow(min_scale, max_scale, ratio, valid_scale), size=as_size(size), mode=mode,
-                    mode_mask=mode_mask, align_corners=True, p=p, nm=nm)

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from minifast.arguments import as_side, as_size
-from minifast.data.pipeline import RandTransform
+from minifast.data.pipeline import RandTransform, keyed, registered
 from minifast.markers import TensorImage, TensorMask
 from minifast.vision.core import BILINEAR, NEAREST, PILMask
-from minifast.vision.points import TensorPoint
-from minifast.vision.resize import PadMode, ResizeMethod, _get_sz, as_wh, crop_pad, dihedral
+from minifast.vision.points import TensorPoint, picture_size, size_around
+from minifast.vision.resize import PadMode, ResizeMethod, as_wh, crop_pad, dihedral
 
 __all__ = ['CropPad', 'DihedralItem', 'FlipItem', 'OldRandomCrop', 'RandomCrop', 'RandomResizedCrop', 'RatioResize',
            'Resize', 'integer', 'random_window', 'uniforms']
@@ -32,6 +32,7 @@ def integer(uniform: float, low: int, high: int) -> int:
     return low + min(int(uniform * (high - low + 1)), high - low)
 
 
+@registered
 class FlipItem(RandTransform):
     """Mirror left and right with probability `p`: pictures, masks, points and boxes of the sample together."""
 
@@ -49,6 +50,7 @@ class FlipItem(RandTransform):
         return dihedral(x, k)
 
 
+@registered
 class DihedralItem(FlipItem):
     """One of the eight symmetries of a square, each as likely, with probability `p`."""
 
@@ -62,6 +64,7 @@ class DihedralItem(FlipItem):
         return integer(which, 0, 7) if coin < self.p else None
 
 
+@keyed
 class _Window(RandTransform):
     """A window cut out of all parts of a sample by numbers that are drawn once; pictures of another size than the first
     get their own window by the same numbers."""
@@ -78,8 +81,8 @@ class _Window(RandTransform):
         return super().draws(split_idx) and self.n_draws > 0 and not split_idx
 
     def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple:
-        """The numbers, None in validation, and the size of the first picture, which points and boxes belong to."""
-        return None if split_idx else uniforms(self.n_draws, generator), _get_sz(sample)
+        """The numbers, None in validation, and the size of the picture that points and boxes belong to."""
+        return None if split_idx else uniforms(self.n_draws, generator), picture_size(sample)
 
     def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
         """(size, top_left, final size or None) for a picture of size `orig`, all (width, height)."""
@@ -87,8 +90,8 @@ class _Window(RandTransform):
 
     def apply(self, x: Any, drawn: tuple) -> Any:
         """The window of `x`, resized."""
-        draws, orig = drawn
-        orig = tuple(x.size) if isinstance(x, Image.Image) else orig
+        draws, picture = drawn
+        orig = x.size if isinstance(x, Image.Image) else size_around(x, picture)
         size, top_left, final = self.window(orig, draws)
         resample = self.resamples[1] if isinstance(x, PILMask) else self.resamples[0]
         return self.finish(crop_pad(x, size, top_left, orig, self.pad_mode, resample, final), final)
@@ -98,6 +101,7 @@ class _Window(RandTransform):
         return resized
 
 
+@registered
 class CropPad(_Window):
     """Cut the middle out, or put the picture into the middle.
 
@@ -118,6 +122,7 @@ class CropPad(_Window):
         return size, ((orig[0] - size[0]) // 2, (orig[1] - size[1]) // 2), None
 
 
+@registered
 class RandomCrop(_Window):
     """Cut `size` out at random, the middle in validation; smaller pictures are put anywhere within black.
 
@@ -140,10 +145,12 @@ class RandomCrop(_Window):
         return size, tuple(integer(u, min(s, 0), max(s, 0)) for u, s in zip(draws, spare)), None
 
 
+@registered
 class OldRandomCrop(RandomCrop):
     """`RandomCrop` under the name of earlier releases."""
 
 
+@registered
 class Resize(_Window):
     """Make every picture `size` large.
 
@@ -182,6 +189,7 @@ class Resize(_Window):
         return window, (int(pcts[0] * (w - window[0])), int(pcts[1] * (h - window[1]))), size
 
 
+@registered
 class RandomResizedCrop(_Window):
     """Cut out a part of random area and aspect and resize it: the usual augmentation for training on ImageNet.
 
@@ -200,10 +208,9 @@ class RandomResizedCrop(_Window):
 
     n_draws = 22
 
-    def __init__(self, size: int | tuple[int, int], min_scale: float = 0.08, ratio: tuple[float, float] = (3 / 4,
-                                                                                                           4 / 3),
-                 resamples: tuple[int, int] = (BILINEAR, NEAREST), val_xtra: float = 0.14, max_scale: float = 1.,
-                 p: float = 1., nm: str | None = None) -> None:
+    def __init__(self, size: int | tuple[int, int], min_scale: float = 0.08,
+                 ratio: tuple[float, float] = (3 / 4, 4 / 3), resamples: tuple[int, int] = (BILINEAR, NEAREST),
+                 val_xtra: float = 0.14, max_scale: float = 1., p: float = 1., nm: str | None = None) -> None:
         super().__init__(p=p, nm=nm)
         self.size, self.min_scale, self.max_scale, self.ratio = as_size(size), min_scale, max_scale, ratio
         self.resamples, self.val_xtra, self.nm = resamples, val_xtra, nm
@@ -253,6 +260,7 @@ def _window_by(draws: list[float], orig: tuple[int, int], scale: tuple[float, fl
     return (nw, nh), ((w - nw) // 2, (h - nh) // 2)
 
 
+@registered
 class RatioResize(_Window):
     """Resize so that the longer side is `max_sz` pixels, the aspect kept.
 

@@ -10,36 +10,32 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor
 
-from minifast.data.pipeline import RandTransform
-from minifast.markers import TensorImage, TensorImageBase, plain, retain_type
+from minifast.data.pipeline import RandTransform, registered
+from minifast.markers import TensorImage, plain, retain_type
 from minifast.vision import lighting
 from minifast.vision.affine import Draw
 from minifast.vision.item_tfms import uniforms
+from minifast.vision.points import first_picture
 
 __all__ = ['Brightness', 'Contrast', 'HSVTfm', 'Hue', 'LightingTfm', 'RandomErasing', 'Saturation', 'SpaceTfm',
-            'cutout_gaussian', 'first_picture', 'is_ours', 'joined_name', 'norm_apply_denorm']
+            'cutout_gaussian', 'is_ours', 'joined_name', 'norm_apply_denorm', 'to_augment']
 
 
-def first_picture(sample: Any) -> Tensor:
-    """The first picture (or else tensor) of a nested sample or batch."""
-    leaves = [sample]
-    first = None
-    while leaves:
-        o = leaves.pop(0)
-        if isinstance(o, (tuple, list)):
-            leaves = list(o) + leaves
-        elif isinstance(o, TensorImageBase):
-            return o
-        elif first is None and isinstance(o, Tensor):
-            first = o
-    if first is None:
+def to_augment(sample: Any) -> Tensor:
+    """The pictures of a batch, or else its first tensor: what random numbers are drawn for.
+
+    Raises:
+        TypeError: there is no tensor.
+    """
+    x = first_picture(sample)
+    if not isinstance(x, Tensor):
         raise TypeError(f'there is no tensor in {type(sample).__name__} to augment: is ToTensor among the transforms?')
-    return first
+    return x
 
 
-def is_ours(f: Any, room: str) -> bool:
-    """Whether `f` is a function of this room with values given as data: it draws from the generator handed over."""
-    return isinstance(f, partial) and f.func.__module__ == room and not any(map(callable, f.keywords.values()))
+def is_ours(f: Any, functions: Sequence[Callable]) -> bool:
+    """Whether `f` is one of these functions with values given as data: it draws from the generator handed over."""
+    return isinstance(f, partial) and f.func in functions and not any(map(callable, f.keywords.values()))
 
 
 def joined_name(tfm: Any, name: str) -> str:
@@ -49,6 +45,12 @@ def joined_name(tfm: Any, name: str) -> str:
 
 # ---------------------------------------------------------------- light
 
+_tabled = (lighting.brightness_light, lighting.contrast_light)
+_lights = (*_tabled, lighting.saturation_light, lighting.hue_shift)
+"""What draws from the generator it is given; the first of them treat each value of a channel alike."""
+
+
+@registered
 class SpaceTfm(RandTransform):
     """Functions applied to pictures in another space of colours.
 
@@ -67,15 +69,14 @@ class SpaceTfm(RandTransform):
         self.parts = [self]
 
     @property
-    def keyed(self) -> bool:
+    def takes_generator(self) -> bool:
         """Whether all randomness comes from the generator handed over: not with functions of the user's own."""
-        return all(is_ours(f, lighting.__name__) for f in self.fs)
+        return all(is_ours(f, _lights) for f in self.fs)
 
     @property
     def bytewise(self) -> bool:
         """Whether each value of a channel is treated alike: not where channels are mixed."""
-        tabled = (lighting.brightness_light, lighting.contrast_light)
-        return self.keyed and all(f.func in tabled for f in self.fs)
+        return self.takes_generator and all(f.func in _tabled for f in self.fs)
 
     @property
     def name(self) -> str:
@@ -88,11 +89,11 @@ class SpaceTfm(RandTransform):
 
     def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> list:
         """What each function needs: a drawn value for ours, the prepared function itself for the user's."""
-        x = first_picture(sample)
+        x = to_augment(sample)
         probe = torch.empty(1).expand(x.shape)
         drawn = []
         for f in self.fs:
-            if isinstance(f, partial) and f.func.__module__ == lighting.__name__:
+            if isinstance(f, partial) and f.func in _lights:
                 drawn.append(f(probe, generator=generator))
             else:
                 if hasattr(f, 'before_call'):
@@ -109,17 +110,12 @@ class SpaceTfm(RandTransform):
         return retain_type(self.space_fn(x, _all), x)
 
 
+@registered
 class LightingTfm(SpaceTfm):
     """Functions applied to the logits of pictures; brightness, contrast and saturation in one pass."""
 
     def __init__(self, fs: Callable | Sequence[Callable], p: float = 1., nm: str | None = None) -> None:
         super().__init__(fs, lighting.in_logits, p=p, nm=nm)
-
-    def _adopt(self, f: Callable, p: float) -> None:
-        """The constructor for subclasses, whose own arguments are kept under their names beside."""
-        own = dict(self.__dict__)
-        LightingTfm.__init__(self, f, p=p)
-        self.__dict__.update(own)
 
     def apply(self, x: Tensor, drawn: list) -> Tensor:
         """All lights as one where they are ours, in turn where some are not."""
@@ -133,32 +129,36 @@ class LightingTfm(SpaceTfm):
         return x
 
 
+@registered
 class Brightness(LightingTfm):
     """Brightness changed by up to `max_lighting` with probability `p`; `draw` gives 0..1 instead, 0.5 being
     unchanged."""
 
     def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
-        self.max_lighting, self.drawn, self.batch = max_lighting, draw, batch
-        self._adopt(partial(lighting.brightness_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
+        super().__init__(partial(lighting.brightness_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
+        self.max_lighting, self._draw, self.batch = max_lighting, draw, batch
 
 
+@registered
 class Contrast(LightingTfm):
     """Contrast changed by up to `max_lighting` with probability `p`; `draw` gives a factor instead, 1 being
     unchanged."""
 
     def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
-        self.max_lighting, self.drawn, self.batch = max_lighting, draw, batch
-        self._adopt(partial(lighting.contrast_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
+        super().__init__(partial(lighting.contrast_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
+        self.max_lighting, self._draw, self.batch = max_lighting, draw, batch
 
 
+@registered
 class Saturation(LightingTfm):
     """Saturation changed by up to `max_lighting` with probability `p`; `draw` gives a factor instead, 0 being grey."""
 
     def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
-        self.max_lighting, self.drawn, self.batch = max_lighting, draw, batch
-        self._adopt(partial(lighting.saturation_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
+        super().__init__(partial(lighting.saturation_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
+        self.max_lighting, self._draw, self.batch = max_lighting, draw, batch
 
 
+@registered
 class HSVTfm(SpaceTfm):
     """Functions applied to hue, saturation and value of pictures."""
 
@@ -166,12 +166,13 @@ class HSVTfm(SpaceTfm):
         super().__init__(fs, lighting.in_hsv, p=p, nm=nm)
 
 
+@registered
 class Hue(HSVTfm):
     """Hue turned by up to `max_hue` of the colour circle with probability `p`; `draw` gives turns instead."""
 
     def __init__(self, max_hue: float = 0.1, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
         super().__init__(partial(lighting.hue_shift, max_hue=max_hue, p=p, draw=draw, batch=batch), p=p)
-        self.max_hue, self.drawn, self.batch = max_hue, draw, batch
+        self.max_hue, self._draw, self.batch = max_hue, draw, batch
 
     def apply(self, x: Tensor, drawn: list) -> Tensor:
         """`x` with its hue turned."""
@@ -201,6 +202,7 @@ def _slice(area: float, sz: int, generator: torch.Generator | None = None) -> tu
     return start, start + bound
 
 
+@registered
 class RandomErasing(RandTransform):
     """Noise over random rectangles of a batch, with probability `p`; after `Normalize`.
 
@@ -226,7 +228,7 @@ class RandomErasing(RandTransform):
         coin, count = uniforms(2, generator)
         if coin >= self.p:
             return None
-        h, w = first_picture(sample).shape[-2:]
+        h, w = to_augment(sample).shape[-2:]
         n = 1 + int(count * self.max_count)
         areas = []
         for u_area, u_aspect in zip(uniforms(n, generator), uniforms(n, generator)):

@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fastcore.foundation import L
+from PIL import Image
 from torch import Tensor
 
 from minifast.data.categorize import MultiCategorize
-from minifast.data.pipeline import RandTransform, Transform
+from minifast.data.pipeline import RandTransform, Transform, keyed, registered
 from minifast.losses import MSELossFlat
 from minifast.markers import TensorBase, TensorImageBase, TensorMultiCategory, cast, plain, retain_type, tensor
 from minifast.terminal import visible
 
 __all__ = ['BBoxLabeler', 'LabeledBBox', 'PointScaler', 'TensorBBox', 'TensorPoint', 'TensorPointCreate',
-           'get_annotations', 'picture_size']
+           'first_picture', 'get_annotations', 'picture_size', 'size_around']
 
 
+@registered
 class TensorPoint(TensorBase):
     """Points (x, y), float [n,2] or [B,n,2]; in pixels, or -1..1 across the picture once scaled."""
 
@@ -28,6 +30,7 @@ class TensorPoint(TensorBase):
                                    'picture, or fill them up in before_batch= of the loaders')
 
     @classmethod
+    @keyed
     def create(cls, t: Any, img_size: tuple[int, int] | None = None) -> TensorPoint:
         """Points in pixels from a list, array or tensor of (x, y)."""
         return cls(plain(tensor(t)).reshape(-1, 2).float(), img_size=img_size)
@@ -41,6 +44,7 @@ class TensorPoint(TensorBase):
         return ctx
 
 
+@registered
 class TensorBBox(TensorPoint):
     """Boxes (left, top, right, bottom), float [n,4] or [B,n,4]; in pixels, or -1..1 once scaled."""
 
@@ -49,6 +53,7 @@ class TensorBBox(TensorPoint):
                                    'BBoxBlock, BBoxLblBlock)) fills them up, and so does before_batch=bb_pad')
 
     @classmethod
+    @keyed
     def create(cls, x: Any, img_size: tuple[int, int] | None = None) -> TensorBBox:
         """Boxes in pixels from a list, array or tensor of (left, top, right, bottom)."""
         return cls(plain(tensor(x)).reshape(-1, 4).float(), img_size=img_size)
@@ -61,6 +66,7 @@ class TensorBBox(TensorPoint):
         return ctx
 
 
+@registered
 class TensorProbe(TensorPoint):
     """Points that travel with a sample to tell how it was moved, in -1..1 from the start."""
 
@@ -116,22 +122,42 @@ def get_annotations(fname: str | Path, prefix: str | None = None) -> tuple[list[
 
 # ---------------------------------------------------------------- their transforms
 
-def picture_size(sample: Any) -> tuple[int, int] | None:
-    """(width, height) of the first picture in a nested sample, None where there is none."""
-    for o in sample if isinstance(sample, (tuple, list)) else (sample,):
+def first_picture(sample: Any) -> Any:
+    """The first picture of a nested sample or batch, else its first tensor; None where it has neither."""
+    parts, tensor_ = [sample], None
+    while parts:
+        o = parts.pop(0)
         if isinstance(o, (tuple, list)):
-            found = picture_size(o)
-        elif isinstance(o, TensorImageBase):
-            found = (o.shape[-1], o.shape[-2])
-        elif isinstance(o, Tensor):
-            found = None
-        else:  # Pillow's images
-            found = tuple(o.size) if hasattr(o, 'size') and hasattr(o, 'mode') else None
-        if found is not None:
-            return found
-    return None
+            parts[:0] = o
+        elif isinstance(o, (Image.Image, TensorImageBase)):
+            return o
+        elif tensor_ is None and isinstance(o, Tensor):
+            tensor_ = o
+    return tensor_
 
 
+def picture_size(sample: Any) -> tuple[int, int] | None:
+    """(width, height) of the first picture of a nested sample or batch, None where it has none."""
+    found = first_picture(sample)
+    if isinstance(found, Image.Image):
+        return found.size
+    return (found.shape[-1], found.shape[-2]) if isinstance(found, TensorImageBase) else None
+
+
+def size_around(points: Tensor, picture: tuple[int, int] | None) -> tuple[int, int]:
+    """(width, height) of the picture that points belong to: of the one beside them, else what they were made with.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    size = picture or getattr(points, 'img_size', None)
+    if size is None:
+        raise ValueError(f'{type(points).__name__} has no picture beside it and no img_size: give '
+                         f'{type(points).__name__}.create(points, img_size=(width, height))')
+    return tuple(size)
+
+
+@registered
 class TensorPointCreate(Transform):
     """Points in pixels from a list, array or tensor of (x, y); the loss that suits them is the squared error."""
 
@@ -142,6 +168,7 @@ class TensorPointCreate(Transform):
         return TensorPoint.create(t)
 
 
+@registered
 class PointScaler(RandTransform):
     """Scale points and boxes from pixels to -1..1 across the picture of their sample, and back for showing.
 
@@ -153,7 +180,6 @@ class PointScaler(RandTransform):
     order = 1
     split_idx = None
     supports = (TensorPoint,)
-    keyed = True
 
     def __init__(self, do_scale: bool = True, y_first: bool = False) -> None:
         super().__init__()
@@ -173,10 +199,7 @@ class PointScaler(RandTransform):
         """`x` scaled."""
         if isinstance(x, TensorProbe):
             return x
-        size = params[0] or getattr(x, 'img_size', None)
-        if size is None:
-            raise ValueError(f'{type(x).__name__} has no picture beside it and no img_size: give '
-                             f'{type(x).__name__}.create(points, img_size=(width, height))')
+        size = size_around(x, params[0])
         xy = plain(x).reshape(-1, 2)
         xy = xy.flip(1) if self.y_first else xy
         scaled = xy * 2 / xy.new_tensor(size) - 1 if self.do_scale else xy
@@ -211,6 +234,7 @@ def _as_it_is(self: MultiCategorize, o: LabeledBBox) -> LabeledBBox:
 MultiCategorize.decodes.add(_as_it_is, takes_self=True)
 
 
+@registered
 class BBoxLabeler(Transform):
     """Put boxes and labels of a sample together as a `LabeledBBox` for showing.
 
