@@ -66,7 +66,7 @@ FORBIDDEN_NAMES = {'patch', 'patch_to', 'delegates', 'GetAttr', 'store_attr', 'e
 """Readers must not need to know them; users may use all of them on our classes (minifast.imports hands them out)."""
 
 GETATTR_HOMES = {'minifast.lookup', 'minifast.imports', 'minifast.callback.core', 'minifast.loop',
-                 'minifast.data.core', 'minifast.data.load', 'minifast.data.loaders', 'minifast.data.pipeline',
+                 'minifast.data.core', 'minifast.data.load', 'minifast.data.pipeline',
                  'minifast.training_state'}
 """`__getattr__` of Callback, Learner, DataLoaders, DataLoader (with its stand-in in a resumed fit), the data sets and
 their pipelines, all through

@@ -14,8 +14,7 @@ from fastcore.foundation import L
 from minifast.arguments import tells_near_match
 from minifast.data.categorize import (Categorize, EncodedMultiCategorize, MultiCategorize, OneHotEncode,
                                       RegressionSetup)
-from minifast.data.core import DataLoaders, Datasets, TfmdDL
-from minifast.data.loaders import for_loaders
+from minifast.data.core import DataLoaders, Datasets, TfmdDL, for_loaders
 from minifast.data.pipeline import Pipeline
 from minifast.data.transforms import ItemGetter, RandomSplitter, ToTensor
 from minifast.terminal import listed, say

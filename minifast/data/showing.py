@@ -2,17 +2,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from fastcore.foundation import L
-
 from minifast.data.dispatch import typedispatch
+from minifast.show import show_title
 
 __all__ = ['get_show_batch_func', 'show_batch', 'show_results']
 
 
-def _show_columns(columns: Any, ctxs: list, max_n: int, **kwargs: Any) -> list:
+def _show(columns: Iterable[Sequence], ctxs: list, max_n: int, **kwargs: Any) -> list:
     """Show each element of each sample in the context of its sample."""
     for column in columns:
         ctxs = [part.show(ctx=ctx, **kwargs) if hasattr(part, 'show') else _as_title(part, ctx)
@@ -21,13 +20,8 @@ def _show_columns(columns: Any, ctxs: list, max_n: int, **kwargs: Any) -> list:
 
 
 def _as_title(part: Any, ctx: Any) -> Any:
-    from minifast.show import show_title
     shape = getattr(part, 'shape', None)
     return show_title(f'{type(part).__name__} {tuple(shape)}' if shape else str(part), ctx=ctx)
-
-
-def _columns(samples: Any) -> list[list]:
-    return [list(column) for column in zip(*samples)]
 
 
 @typedispatch
@@ -45,9 +39,8 @@ def show_batch(x: Any, y: Any, samples: Any, ctxs: Any = None, max_n: int = 9, *
         The contexts drawn on.
     """
     ctxs = list(itertools.repeat(None, max_n)) if ctxs is None else ctxs
-    if len(samples) and hasattr(samples[0], 'show'):
-        return _show_columns([list(samples)], ctxs, max_n, **kwargs)
-    return _show_columns(_columns(samples), ctxs, max_n, **kwargs)
+    alone = len(samples) and hasattr(samples[0], 'show')
+    return _show([samples] if alone else zip(*samples), ctxs, max_n, **kwargs)
 
 
 @typedispatch
@@ -62,8 +55,8 @@ def show_results(x: Any, y: Any, samples: Any, outs: Any, ctxs: Any = None, max_
         The contexts drawn on.
     """
     ctxs = list(itertools.repeat(None, max_n)) if ctxs is None else ctxs
-    ctxs = _show_columns(_columns(samples), ctxs, max_n, **kwargs)
-    return _show_columns(_columns(L(o if isinstance(o, tuple) else (o,) for o in outs)), ctxs, max_n, **kwargs)
+    outs = [o if isinstance(o, tuple) else (o,) for o in outs]
+    return _show([*zip(*samples), *zip(*outs)], ctxs, max_n, **kwargs)
 
 
 def get_show_batch_func(x_typ: type = object, y_typ: type = object, samples_typ: type = object) -> Callable:
