@@ -22,8 +22,8 @@ from minifast.data.transforms import (
 )
 from minifast.data.load import collate_error, DataLoader, fa_collate, fa_convert, SkipItemException, why_empty
 from minifast.data.core import (
-    DataLoaders, Datasets, decode_at, FilteredBase, get_show_batch_func, PartialDL, show_at, show_batch, show_results,
-    test_set, TfmdDL, TfmdLists, WeightedDL,
+    DataLoaders, Datasets, decode_at, FilteredBase, get_show_batch_func, show_at, show_batch, show_results, test_set,
+    TfmdDL, TfmdLists,
 )
 from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from minifast.data.external import (
@@ -40,11 +40,11 @@ __all__ = [
     'ImageGetter', 'IndexSplitter', 'InplaceTransform', 'IntToFloatTensor', 'is_known', 'ITEM', 'ItemGetter',
     'ItemKeys', 'ItemTransform', 'MaskSplitter', 'mk_transform', 'MultiCategorize', 'MultiCategory',
     'MultiCategoryBlock', 'Normalize', 'OneHotEncode', 'ORDER', 'order', 'ORDER_NAMES', 'order_state',
-    'order_untouched', 'Overloads', 'parent_label', 'PartialDL', 'Pipeline', 'Position', 'privately',
-    'RandomSplitter', 'RandomSubsetSplitter', 'RandTransform', 'RegexLabeller', 'RegressionBlock', 'RegressionSetup',
-    'retain', 'share', 'show_at', 'show_batch', 'show_results', 'ShowTitle', 'SkipItemException', 'tell_epoch',
-    'test_set', 'TfmdDL', 'TfmdLists', 'TitledFloat', 'TitledInt', 'TitledStr', 'TitledTuple', 'ToTensor',
-    'TrainTestSplitter', 'Transform', 'transform_config', 'transform_from_config', 'TransformBlock', 'typedispatch',
-    'untar_data', 'URLs', 'WeightedDL', 'whole', 'why_empty',
+    'order_untouched', 'Overloads', 'parent_label', 'Pipeline', 'Position', 'privately', 'RandomSplitter',
+    'RandomSubsetSplitter', 'RandTransform', 'RegexLabeller', 'RegressionBlock', 'RegressionSetup', 'retain', 'share',
+    'show_at', 'show_batch', 'show_results', 'ShowTitle', 'SkipItemException', 'tell_epoch', 'test_set', 'TfmdDL',
+    'TfmdLists', 'TitledFloat', 'TitledInt', 'TitledStr', 'TitledTuple', 'ToTensor', 'TrainTestSplitter', 'Transform',
+    'transform_config', 'transform_from_config', 'TransformBlock', 'typedispatch', 'untar_data', 'URLs', 'whole',
+    'why_empty',
 ]
 __all__ += _torch_basics.__all__

@@ -19,21 +19,20 @@ from torch import Tensor
 from torch.utils.data import WeightedRandomSampler
 
 from minifast.arguments import known_kwargs, tells_near_match
-from minifast.data.categorize import Category
 from minifast.data.collate import noted
 from minifast.data.load import DataLoader, hook_names
 from minifast.data.pipeline import Pipeline, gather_attrs, is_known
 from minifast.data.sampler import ORDER, order
-from minifast.data.showing import get_show_batch_func, show_batch, show_results
+from minifast.data.showing import ForeignSamples, get_show_batch_func, guessed_kind, show_batch, show_results
 from minifast.data.transform import RandTransform
 from minifast.lookup import lookup
-from minifast.markers import TensorBase, TensorCategory, TensorImage, explode_types
+from minifast.markers import TensorBase, explode_types
 from minifast.seeds import keyed_generator, looking
 from minifast.terminal import say
 from minifast.torch_core import batch_to_samples, default_device, detuplify, to_cpu, to_device
 
-__all__ = ['DataLoader', 'DataLoaders', 'Datasets', 'FilteredBase', 'PartialDL', 'TfmdDL', 'TfmdLists', 'WeightedDL',
-           'decode_at', 'get_show_batch_func', 'show_at', 'show_batch', 'show_results', 'test_set']
+__all__ = ['DataLoader', 'DataLoaders', 'Datasets', 'FilteredBase', 'TfmdDL', 'TfmdLists', 'decode_at',
+           'get_show_batch_func', 'show_at', 'show_batch', 'show_results', 'test_set']
 
 
 # ---------------------------------------------------------------- loaders
@@ -42,8 +41,7 @@ _pipelines = ('after_item', 'before_batch', 'after_batch')
 
 
 class TfmdDL(DataLoader):
-    """A `DataLoader` whose `after_item`, `before_batch` and `after_batch` are pipelines, set up with the loader, undone
-    by `decode`, and shown.
+    """A `DataLoader` whose transforms are pipelines: set up with the loader, undone by `decode`, and shown.
 
     Args:
         dataset: the data set.
@@ -256,15 +254,16 @@ _elsewhere = {'size': 'give item_tfms=Resize(...), or a size to aug_transforms',
 
 
 def for_loaders(door: Callable, kwargs: dict[str, Any], *inner: Callable, dl_type: Any = None) -> dict[str, Any]:
-    """The keywords that a door, what it calls and our loaders know; the others are told and left out, see
-    `known_kwargs`.
+    """The keyword arguments that a loader takes; the others are told and left out, see `known_kwargs`.
 
     Args:
-        inner: functions that the keywords are handed on to.
+        door: what was called with them.
+        kwargs: the keyword arguments.
+        *inner: functions that they are handed on to, which may take more.
         dl_type: class of the loaders: one of the user's own may take more, so nothing is left out then.
     """
     dl_type = kwargs.get('dl_type') or dl_type or TfmdDL
-    if not dl_type.__module__.startswith('minifast.'):
+    if dl_type not in (DataLoader, TfmdDL, WeightedDL, PartialDL):
         return kwargs
     makers = (door, *inner, dl_type.__init__, TfmdDL.__init__, DataLoader.__init__)
     names = {name for f in makers for name in inspect.signature(f).parameters}
@@ -384,8 +383,8 @@ class DataLoaders:
             return self.train.show_batch(*args, **kwargs)
         b = args[0] if args else kwargs.pop('b', None)
         b = self.one_batch() if b is None else b
-        dl = TfmdDL(_Shown(self.train.dataset, len(b)), num_workers=0)
-        dl._kinds = _kinds_of(b, _guessed_kind)
+        dl = TfmdDL(ForeignSamples(self.train.dataset, len(b)), num_workers=0)
+        dl._kinds = _kinds_of(b, guessed_kind)
         return dl.show_batch(_marked(b, dl._kinds), *args[1:], **kwargs)
 
     def show_plan(self) -> None:
@@ -401,6 +400,7 @@ class DataLoaders:
         """Add transforms to a pipeline of the loaders.
 
         Args:
+            tfms: one, or several.
             event: 'after_item', 'before_batch' or 'after_batch'.
             loaders: numbers, or 'train' and 'valid'; default: all.
         """
@@ -439,6 +439,9 @@ class DataLoaders:
 
         Args:
             *ds: anything with `[i]` and `len`.
+            path: where a `Learner` puts files.
+            bs: items a batch.
+            device: where batches go; default: as the loaders say.
             dl_type: class of the loaders.
             **kwargs: arguments of the loaders; a tuple gives each loader its own, but for transforms. A `val_...`, such
                 as `val_bs`, goes to all but the first without its `val_`.
@@ -464,28 +467,6 @@ class DataLoaders:
         """Loaders as `DataBlock.dataloaders` makes them from `source`."""
         dls = dblock.dataloaders(source, path=path, bs=bs, val_bs=val_bs, shuffle=shuffle, device=device, **kwargs)
         return dls if isinstance(dls, cls) else cls(*dls.loaders, path=dls.path, device=dls.device)
-
-
-class _Shown:
-    """What a foreign data set tells about showing its samples: the names of its classes, where it has them."""
-
-    def __init__(self, dataset: Any, n_parts: int) -> None:
-        self.classes, self.n_inp = getattr(dataset, 'classes', None), max(n_parts - 1, 1)
-
-    def decode(self, o: Any, full: bool = True) -> tuple:
-        """A sample with its class as text."""
-        names = self.classes
-        return tuple(Category(names[int(part)] if names is not None else int(part))
-                     if isinstance(part, TensorCategory) else part for part in o)
-
-
-def _guessed_kind(x: Any) -> type | None:
-    """What a tensor of a foreign batch seems to be: [B,1 or 3,H,W] pictures, int64 [B] classes."""
-    if not isinstance(x, Tensor):
-        return None
-    if x.ndim == 4 and x.shape[1] in (1, 3):
-        return TensorImage
-    return TensorCategory if x.dtype == torch.long and x.ndim == 1 else None
 
 
 # ---------------------------------------------------------------- items
@@ -564,6 +545,7 @@ class FilteredBase:
 
         Args:
             bs: items a batch.
+            shuffle_train: `shuffle` under the name older code uses.
             shuffle: shuffle the training items.
             val_shuffle: shuffle the others.
             n: use the first `n` training items.
@@ -624,6 +606,7 @@ class TfmdLists(FilteredBase):
     Args:
         items: a list, array or DataFrame (whose rows are the items).
         tfms: transforms, functions, or a pipeline that is set up already.
+        use_list: no matter; old scripts give it.
         do_setup: set up the transforms.
         split_idx: 0 for training items, 1 for validation items.
         train_setup: set up with the training items only.
@@ -882,6 +865,8 @@ def test_set(dsets: Datasets | TfmdLists, test_items: Any, rm_tfms: Any = None, 
     """New items through the transforms of `dsets`, as validation items.
 
     Args:
+        dsets: whose transforms they are.
+        test_items: items like those of the training.
         rm_tfms: how many of the first transforms to leave out; default: those that the item's type is beyond.
         with_labels: make targets too.
     """

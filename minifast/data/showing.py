@@ -5,7 +5,12 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from minifast.data.categorize import Category
 from minifast.data.dispatch import typedispatch
+from minifast.markers import TensorCategory, TensorImage
 from minifast.show import show_title
 
 __all__ = ['get_show_batch_func', 'show_batch', 'show_results']
@@ -33,6 +38,7 @@ def show_batch(x: Any, y: Any, samples: Any, ctxs: Any = None, max_n: int = 9, *
         y: its targets.
         samples: decoded samples, each a tuple (or one thing that shows itself).
         ctxs: an axis or table row for each sample.
+        max_n: how many at most.
         **kwargs: go to each element's `show`.
 
     Returns:
@@ -49,7 +55,7 @@ def show_results(x: Any, y: Any, samples: Any, outs: Any, ctxs: Any = None, max_
 
     Args:
         outs: decoded predictions, one tuple a sample.
-        x, y, samples, ctxs, **kwargs: see `show_batch`.
+        x, y, samples, ctxs, max_n, **kwargs: see `show_batch`.
 
     Returns:
         The contexts drawn on.
@@ -62,3 +68,25 @@ def show_results(x: Any, y: Any, samples: Any, outs: Any, ctxs: Any = None, max_
 def get_show_batch_func(x_typ: type = object, y_typ: type = object, samples_typ: type = object) -> Callable:
     """The `show_batch` for these types."""
     return show_batch.find(x_typ, y_typ, samples_typ).func
+
+
+class ForeignSamples:
+    """What a foreign data set tells about showing its samples: the names of its classes, where it has them."""
+
+    def __init__(self, dataset: Any, n_parts: int) -> None:
+        self.classes, self.n_inp = getattr(dataset, 'classes', None), max(n_parts - 1, 1)
+
+    def decode(self, o: Any, full: bool = True) -> tuple:
+        """A sample with its class as text."""
+        names = self.classes
+        return tuple(Category(names[int(part)] if names is not None else int(part))
+                     if isinstance(part, TensorCategory) else part for part in o)
+
+
+def guessed_kind(x: Any) -> type | None:
+    """What a tensor of a foreign batch seems to be: [B,1 or 3,H,W] pictures, int64 [B] classes."""
+    if not isinstance(x, Tensor):
+        return None
+    if x.ndim == 4 and x.shape[1] in (1, 3):
+        return TensorImage
+    return TensorCategory if x.dtype == torch.long and x.ndim == 1 else None

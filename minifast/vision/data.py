@@ -18,7 +18,7 @@ from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, Re
 from minifast.data.collate import noted
 from minifast.data.core import DataLoaders, Datasets, for_loaders, show_batch, show_results
 from minifast.data.dispatch import typedispatch
-from minifast.data.labels import column_named, is_missing
+from minifast.data.categorize import column_named, is_missing
 from minifast.data.transforms import (ColReader, ColSplitter, GrandparentSplitter, IntToFloatTensor, MultiCategorize,
                                       RandomSplitter, RegexLabeller, get_image_files, parent_label)
 from minifast.markers import TensorCategory, TensorImage, TensorMask, cast, plain
