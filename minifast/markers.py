@@ -168,8 +168,7 @@ def retain_type(new: Any, like: Any) -> Any:
 
 
 def tensor(x: Any, *rest: Any, **kwargs: Any) -> Tensor:
-    """`torch.tensor` that also takes several numbers, arrays, lists of arrays, L and picture objects, sharing memory
-    where it can."""
+    """`torch.tensor` that also takes several numbers, (lists of) arrays, L and pictures; memory is shared if it can."""
     if rest:
         x = (x, *rest)
     if isinstance(x, Tensor):

@@ -35,13 +35,13 @@ Identity = nn.Identity
 # ---------------------------------------------------------------- pooling and heads
 
 class AdaptiveConcatPool1d(Module):
-    """Maximum and mean side by side: [B,C,L] -> [B,2C,size]."""
+    """Maximum and mean side by side: [B,C,L] -> [B,2C,size].
+
+    Args:
+        size: of the output, default 1.
+    """
 
     def __init__(self, size: int | None = None) -> None:
-        """
-        Args:
-            size: of the output, default 1.
-        """
         self.size = size or 1
         self.ap, self.mp = nn.AdaptiveAvgPool1d(self.size), nn.AdaptiveMaxPool1d(self.size)
 
@@ -51,13 +51,13 @@ class AdaptiveConcatPool1d(Module):
 
 
 class AdaptiveConcatPool2d(Module):
-    """Maximum and mean side by side: [B,C,H,W] -> [B,2C,size,size]."""
+    """Maximum and mean side by side: [B,C,H,W] -> [B,2C,size,size].
+
+    Args:
+        size: of the output, default 1.
+    """
 
     def __init__(self, size: int | None = None) -> None:
-        """
-        Args:
-            size: of the output, default 1.
-        """
         self.size = size or 1
         self.ap, self.mp = nn.AdaptiveAvgPool2d(self.size), nn.AdaptiveMaxPool2d(self.size)
 
@@ -78,30 +78,30 @@ def adaptive_pool(pool_type: str) -> type[nn.Module]:
 
 
 class PoolFlatten(nn.Sequential):
-    """[B,C,H,W] -> [B,C] (2C for `PoolType.Cat`)."""
+    """[B,C,H,W] -> [B,C] (2C for `PoolType.Cat`).
+
+    Args:
+        pool_type: which pooling.
+    """
 
     def __init__(self, pool_type: str = PoolType.Avg) -> None:
-        """
-        Args:
-            pool_type: which pooling.
-        """
         super().__init__(adaptive_pool(pool_type)(1), Flatten())
 
 
 class LinBnDrop(nn.Sequential):
-    """Batch norm, dropout and a linear layer: [B,n_in] -> [B,n_out]."""
+    """Batch norm, dropout and a linear layer: [B,n_in] -> [B,n_out].
+
+    Args:
+        n_in: input features.
+        n_out: output features.
+        bn: with a batch norm; the linear layer has no bias then.
+        p: of the dropout, 0 for none.
+        act: activation after the linear layer.
+        lin_first: linear layer and activation before norm and dropout.
+    """
 
     def __init__(self, n_in: int, n_out: int, bn: bool = True, p: float = 0., act: nn.Module | None = None,
                  lin_first: bool = False) -> None:
-        """
-        Args:
-            n_in: input features.
-            n_out: output features.
-            bn: with a batch norm; the linear layer has no bias then.
-            p: of the dropout, 0 for none.
-            act: activation after the linear layer.
-            lin_first: linear layer and activation before norm and dropout.
-        """
         layers = [BatchNorm(n_out if lin_first else n_in, ndim=1)] if bn else []
         if p != 0:
             layers.append(nn.Dropout(p))
@@ -110,15 +110,15 @@ class LinBnDrop(nn.Sequential):
 
 
 class Embedding(nn.Embedding):
-    """`nn.Embedding` with small truncated normal weights."""
+    """`nn.Embedding` with small truncated normal weights.
+
+    Args:
+        ni: how many indices.
+        nf: size of a vector.
+        std: of the weights.
+    """
 
     def __init__(self, ni: int, nf: int, std: float = 0.01) -> None:
-        """
-        Args:
-            ni: how many indices.
-            nf: size of a vector.
-            std: of the weights.
-        """
         super().__init__(ni, nf)
         trunc_normal_(self.weight.data, std=std)
 
@@ -133,14 +133,14 @@ def sequential(*args: Any) -> nn.Sequential:
 
 
 class Cat(nn.ModuleList):
-    """Layers side by side on one input, their outputs concatenated."""
+    """Layers side by side on one input, their outputs concatenated.
+
+    Args:
+        layers: each gets the input.
+        dim: to concatenate along.
+    """
 
     def __init__(self, layers: Sequence[nn.Module], dim: int = 1) -> None:
-        """
-        Args:
-            layers: each gets the input.
-            dim: to concatenate along.
-        """
         super().__init__(layers)
         self.dim = dim
 
@@ -150,15 +150,15 @@ class Cat(nn.ModuleList):
 
 
 class TimeDistributed(Module):
-    """Apply `module` to every step along an axis of its inputs."""
+    """Apply `module` to every step along an axis of its inputs.
+
+    Args:
+        module: for one step, inputs [B,...].
+        low_mem: one step at a time instead of all at once.
+        tdim: the axis; all at once works for 1 only.
+    """
 
     def __init__(self, module: nn.Module, low_mem: bool = False, tdim: int = 1) -> None:
-        """
-        Args:
-            module: for one step, inputs [B,...].
-            low_mem: one step at a time instead of all at once.
-            tdim: the axis; all at once works for 1 only.
-        """
         self.module, self.low_mem, self.tdim = module, low_mem, tdim
 
     def forward(self, *tensors: Tensor, **kwargs: Any) -> Tensor | tuple[Tensor, ...]:
@@ -176,17 +176,17 @@ class TimeDistributed(Module):
 
 
 class SimpleCNN(nn.Sequential):
-    """Convolutions and a pooled, flat output: [B, filters[0], H, W] -> [B, filters[-1]]."""
+    """Convolutions and a pooled, flat output: [B, filters[0], H, W] -> [B, filters[-1]].
+
+    Args:
+        filters: channels before, between and after the convolutions.
+        kernel_szs: one for each convolution, default 3.
+        strides: one for each convolution, default 2.
+        bn: batch norm after all but the last.
+    """
 
     def __init__(self, filters: Sequence[int], kernel_szs: Sequence[int] | None = None,
                  strides: Sequence[int] | None = None, bn: bool = True) -> None:
-        """
-        Args:
-            filters: channels before, between and after the convolutions.
-            kernel_szs: one for each convolution, default 3.
-            strides: one for each convolution, default 2.
-            bn: batch norm after all but the last.
-        """
         n = len(filters) - 1
         kernel_szs, strides = kernel_szs or [3] * n, strides or [2] * n
         layers = [ConvLayer(filters[i], filters[i + 1], kernel_szs[i], stride=strides[i],
@@ -197,13 +197,13 @@ class SimpleCNN(nn.Sequential):
 # ---------------------------------------------------------------- looking into models and losses
 
 class ParameterModule(Module):
-    """A lone parameter as a module, so that it can stand in a list of layers."""
+    """A lone parameter as a module, so that it can stand in a list of layers.
+
+    Args:
+        p: the parameter.
+    """
 
     def __init__(self, p: nn.Parameter) -> None:
-        """
-        Args:
-            p: the parameter.
-        """
         self.val = p
 
     def forward(self, x: Tensor) -> Tensor:
@@ -242,13 +242,13 @@ def in_channels(m: nn.Module) -> int:
 
 
 class NoneReduce:
-    """A context in which a loss gives one value for each item: `with NoneReduce(loss) as f: f(pred, targ)`."""
+    """A context in which a loss gives one value for each item: `with NoneReduce(loss) as f: f(pred, targ)`.
+
+    Args:
+        loss_func: with an attribute `reduction`, or a function that takes `reduction`.
+    """
 
     def __init__(self, loss_func: Callable) -> None:
-        """
-        Args:
-            loss_func: with an attribute `reduction`, or a function that takes `reduction`.
-        """
         self.loss_func, self.old_red = loss_func, None
 
     def __enter__(self) -> Callable:

@@ -16,13 +16,13 @@ __all__ = ['MergeLayer', 'ProdLayer', 'ResBlock', 'SEBlock', 'SEModule', 'SEResN
 
 
 class SequentialEx(Module):
-    """Layers in turn; each finds the input of the whole block as `x.orig`."""
+    """Layers in turn; each finds the input of the whole block as `x.orig`.
+
+    Args:
+        *layers: in order.
+    """
 
     def __init__(self, *layers: nn.Module) -> None:
-        """
-        Args:
-            layers: in order.
-        """
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,13 +52,13 @@ class SequentialEx(Module):
 
 
 class MergeLayer(Module):
-    """In a `SequentialEx`: add the block's input, or concatenate it along the channels if `dense`."""
+    """In a `SequentialEx`: add the block's input, or concatenate it along the channels if `dense`.
+
+    Args:
+        dense: concatenate.
+    """
 
     def __init__(self, dense: bool = False) -> None:
-        """
-        Args:
-            dense: concatenate.
-        """
         self.dense = dense
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,34 +93,33 @@ class ResBlock(Module):
     """A residual block: [B, expansion*ni, H, W] -> [B, expansion*nf, H/stride, W/stride].
 
     Source: He et al., https://arxiv.org/abs/1512.03385, with the changes of https://arxiv.org/abs/1812.01187
+
+    Args:
+        expansion: 1 for two convolutions, more for a bottleneck of three.
+        ni: input channels before expansion.
+        nf: output channels before expansion.
+        stride: of the block; the shortcut is pooled.
+        groups: of the main convolution.
+        reduction: of an `SEModule` at the end, None for none.
+        nh1: channels after the first of three convolutions.
+        nh2: channels before the last convolution.
+        dw: main convolution depthwise.
+        g2: groups of the last convolution.
+        sa: self attention at the end.
+        sym: of the self attention.
+        norm_type: as in `ConvLayer`; the last norm starts at zero.
+        act_cls: makes the activations.
+        ndim: 1, 2 or 3 dimensions.
+        ks: size of the main kernel.
+        pool: makes the pooling of the shortcut.
+        pool_first: pool before the shortcut's convolution.
+        **kwargs: for every `ConvLayer`.
     """
 
     def __init__(self, expansion: int, ni: int, nf: int, stride: int = 1, groups: int = 1, reduction: int | None = None,
                  nh1: int | None = None, nh2: int | None = None, dw: bool = False, g2: int = 1, sa: bool = False,
                  sym: bool = False, norm_type: NormType | None = NormType.Batch, act_cls: Callable = nn.ReLU,
                  ndim: int = 2, ks: int = 3, pool: Callable = AvgPool, pool_first: bool = True, **kwargs: Any) -> None:
-        """
-        Args:
-            expansion: 1 for two convolutions, more for a bottleneck of three.
-            ni: input channels before expansion.
-            nf: output channels before expansion.
-            stride: of the block; the shortcut is pooled.
-            groups: of the main convolution.
-            reduction: of an `SEModule` at the end, None for none.
-            nh1: channels after the first of three convolutions.
-            nh2: channels before the last convolution.
-            dw: main convolution depthwise.
-            g2: groups of the last convolution.
-            sa: self attention at the end.
-            sym: of the self attention.
-            norm_type: as in `ConvLayer`; the last norm starts at zero.
-            act_cls: makes the activations.
-            ndim: 1, 2 or 3 dimensions.
-            ks: size of the main kernel.
-            pool: makes the pooling of the shortcut.
-            pool_first: pool before the shortcut's convolution.
-            kwargs: for every `ConvLayer`.
-        """
         norm2 = {NormType.Batch: NormType.BatchZero, NormType.Instance: NormType.InstanceZero}.get(norm_type, norm_type)
         nh2 = nf if nh2 is None else nh2
         nh1 = nh2 if nh1 is None else nh1

@@ -153,31 +153,31 @@ def icnr_init(x: Tensor, scale: int = 2, init: Callable = kaiming_normal_) -> Te
 # ---------------------------------------------------------------- the convolution layer
 
 class ConvLayer(nn.Sequential):
-    """Convolution, norm and activation."""
+    """Convolution, norm and activation.
+
+    Args:
+        ni: input channels.
+        nf: output channels.
+        ks: kernel size.
+        stride: of the convolution.
+        padding: default keeps the size at stride 1 (0 where transposed).
+        bias: default only without a batch or instance norm.
+        ndim: 1, 2 or 3 dimensions.
+        norm_type: which norm, None for none.
+        bn_1st: norm before activation.
+        act_cls: makes the activation, None for none.
+        transpose: a transposed convolution.
+        init: as in `init_linear`.
+        xtra: a layer to append.
+        bias_std: as in `init_linear`.
+        **kwargs: for the convolution, such as `groups` or `dilation`.
+    """
 
     def __init__(self, ni: int, nf: int, ks: int = 3, stride: int = 1, padding: int | None = None,
                  bias: bool | None = None, ndim: int = 2, norm_type: NormType | None = NormType.Batch,
                  bn_1st: bool = True, act_cls: Callable | None = nn.ReLU, transpose: bool = False,
                  init: Callable | str | None = 'auto', xtra: nn.Module | None = None, bias_std: float | None = 0.01,
                  **kwargs: Any) -> None:
-        """
-        Args:
-            ni: input channels.
-            nf: output channels.
-            ks: kernel size.
-            stride: of the convolution.
-            padding: default keeps the size at stride 1 (0 where transposed).
-            bias: default only without a batch or instance norm.
-            ndim: 1, 2 or 3 dimensions.
-            norm_type: which norm, None for none.
-            bn_1st: norm before activation.
-            act_cls: makes the activation, None for none.
-            transpose: a transposed convolution.
-            init: as in `init_linear`.
-            xtra: a layer to append.
-            bias_std: as in `init_linear`.
-            kwargs: for the convolution, such as `groups` or `dilation`.
-        """
         if padding is None:
             padding = 0 if transpose else (ks - 1) // 2
         batch = norm_type in (NormType.Batch, NormType.BatchZero)
@@ -217,19 +217,19 @@ def AvgPool(ks: int = 2, stride: int | None = None, padding: int = 0, ndim: int 
 
 
 class PixelShuffle_ICNR(nn.Sequential):
-    """Upsample [B,ni,H,W] to [B,nf,scale*H,scale*W] by a convolution and a pixel shuffle."""
+    """Upsample [B,ni,H,W] to [B,nf,scale*H,scale*W] by a convolution and a pixel shuffle.
+
+    Args:
+        ni: input channels.
+        nf: output channels, default `ni`.
+        scale: how many times larger.
+        blur: average over 2x2 windows afterwards, against checkerboards.
+        norm_type: as in `ConvLayer`.
+        act_cls: as in `ConvLayer`.
+    """
 
     def __init__(self, ni: int, nf: int | None = None, scale: int = 2, blur: bool = False,
                  norm_type: NormType | None = NormType.Weight, act_cls: Callable | None = nn.ReLU) -> None:
-        """
-        Args:
-            ni: input channels.
-            nf: output channels, default `ni`.
-            scale: how many times larger.
-            blur: average over 2x2 windows afterwards, against checkerboards.
-            norm_type: as in `ConvLayer`.
-            act_cls: as in `ConvLayer`.
-        """
         nf = ni if nf is None else nf
         layer = ConvLayer(ni, nf * scale**2, ks=1, norm_type=norm_type, act_cls=act_cls, bias_std=0)
         conv = layer[0]
@@ -253,13 +253,12 @@ class SelfAttention(Module):
     """Self attention over all positions of [B,C,...], weighted by a `gamma` that starts at 0.
 
     Source: Zhang et al., Self-Attention Generative Adversarial Networks, https://arxiv.org/abs/1805.08318
+
+    Args:
+        n_channels: C, at least 8.
     """
 
     def __init__(self, n_channels: int) -> None:
-        """
-        Args:
-            n_channels: C, at least 8.
-        """
         sizes = (n_channels // 8, n_channels // 8, n_channels)
         self.query, self.key, self.value = (_attention_conv(n_channels, n_out, 1) for n_out in sizes)
         self.gamma = nn.Parameter(torch.zeros(1))
@@ -276,13 +275,12 @@ class PooledSelfAttention2d(Module):
     """Self attention on [B,C,H,W] with keys and values pooled 2x2, as in BigGAN.
 
     Source: Brock et al., https://arxiv.org/abs/1809.11096
+
+    Args:
+        n_channels: C, at least 8.
     """
 
     def __init__(self, n_channels: int) -> None:
-        """
-        Args:
-            n_channels: C, at least 8.
-        """
         self.n_channels = n_channels
         sizes = (n_channels // 8, n_channels // 8, n_channels // 2)
         self.query, self.key, self.value = (_attention_conv(n_channels, n_out, 2) for n_out in sizes)
@@ -299,15 +297,15 @@ class PooledSelfAttention2d(Module):
 
 
 class SimpleSelfAttention(Module):
-    """Self attention on [B,C,...] with one convolution and no softmax."""
+    """Self attention on [B,C,...] with one convolution and no softmax.
+
+    Args:
+        n_in: C.
+        ks: kernel size over the flattened positions.
+        sym: keep the weight symmetric; needs `ks=1`.
+    """
 
     def __init__(self, n_in: int, ks: int = 1, sym: bool = False) -> None:
-        """
-        Args:
-            n_in: C.
-            ks: kernel size over the flattened positions.
-            sym: keep the weight symmetric; needs `ks=1`.
-        """
         if sym and ks != 1:
             raise ValueError(f'SimpleSelfAttention: a symmetric weight needs ks=1, not {ks}')
         self.sym, self.n_in = sym, n_in

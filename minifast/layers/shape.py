@@ -15,13 +15,13 @@ __all__ = ['Debugger', 'Flatten', 'Lambda', 'PartialLambda', 'ResizeBatch', 'Sig
 
 
 class Lambda(Module):
-    """A layer that calls `func`."""
+    """A layer that calls `func`.
+
+    Args:
+        func: takes the layer's input.
+    """
 
     def __init__(self, func: Callable[[Tensor], Tensor]) -> None:
-        """
-        Args:
-            func: takes the layer's input.
-        """
         self.func = func
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,14 +34,14 @@ class Lambda(Module):
 
 
 class PartialLambda(Lambda):
-    """A layer that calls `func` with fixed keyword arguments."""
+    """A layer that calls `func` with fixed keyword arguments.
+
+    Args:
+        func: takes the layer's input.
+        **kwargs: given to it each time.
+    """
 
     def __init__(self, func: Callable, **kwargs: Any) -> None:
-        """
-        Args:
-            func: takes the layer's input.
-            kwargs: given to it each time.
-        """
         self.func, self.repr = partial(func, **kwargs), f'{func.__name__}, {kwargs}'
 
     def extra_repr(self) -> str:
@@ -50,13 +50,13 @@ class PartialLambda(Lambda):
 
 
 class Flatten(Module):
-    """[B,...] -> [B,N], or -> [B*N] if `full`."""
+    """[B,...] -> [B,N], or -> [B*N] if `full`.
+
+    Args:
+        full: give up the batch axis too.
+    """
 
     def __init__(self, full: bool = False) -> None:
-        """
-        Args:
-            full: give up the batch axis too.
-        """
         self.full = full
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,13 +69,13 @@ class Flatten(Module):
 
 
 class ToTensorBase(Module):
-    """Mark the input as `tensor_cls`."""
+    """Mark the input as `tensor_cls`.
+
+    Args:
+        tensor_cls: a marker class.
+    """
 
     def __init__(self, tensor_cls: type = TensorBase) -> None:
-        """
-        Args:
-            tensor_cls: a marker class.
-        """
         self.tensor_cls = tensor_cls
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,13 +84,13 @@ class ToTensorBase(Module):
 
 
 class View(Module):
-    """Reshape to `size`."""
+    """Reshape to `size`.
+
+    Args:
+        *size: of the output, batch included; one may be -1.
+    """
 
     def __init__(self, *size: int) -> None:
-        """
-        Args:
-            size: of the output, batch included; one may be -1.
-        """
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,13 +99,13 @@ class View(Module):
 
 
 class ResizeBatch(Module):
-    """Reshape each item of the batch to `size`."""
+    """Reshape each item of the batch to `size`.
+
+    Args:
+        *size: of one item.
+    """
 
     def __init__(self, *size: int) -> None:
-        """
-        Args:
-            size: of one item.
-        """
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,14 +128,14 @@ def sigmoid_range(x: Tensor, low: float, high: float) -> Tensor:
 
 
 class SigmoidRange(Module):
-    """`sigmoid_range` as a layer."""
+    """`sigmoid_range` as a layer.
+
+    Args:
+        low: where the sigmoid starts.
+        high: where it ends.
+    """
 
     def __init__(self, low: float, high: float) -> None:
-        """
-        Args:
-            low: where the sigmoid starts.
-            high: where it ends.
-        """
         self.low, self.high = low, high
 
     def forward(self, x: Tensor) -> Tensor:
