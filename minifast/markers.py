@@ -201,7 +201,7 @@ _listy = (list, tuple, L)
 
 
 def retain_meta(x: Any, res: Any, as_copy: bool = False) -> Any:
-    """`res`, which is told where it comes from by its `set_meta(x)`, where it has one."""
+    """`res`, after its `set_meta(x)` was called, where it has one."""
     if hasattr(res, 'set_meta'):
         res.set_meta(x, as_copy=as_copy)
     return res

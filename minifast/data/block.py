@@ -278,7 +278,7 @@ def _holds(source: Any) -> str:
     return f'; there {"are" if parts else "is nothing"} {" and ".join(parts)}'.rstrip()
 
 
-# ---------------------------------------------------------------- the way of one batch, told step by step
+# ---------------------------------------------------------------- the way of one batch, printed step by step
 
 def _short(x: Any) -> str:
     if isinstance(x, (tuple, list)):

@@ -24,7 +24,7 @@ from minifast.terminal import listed, warn
 __all__ = ['Categorize', 'Category', 'CategoryMap', 'EncodedMultiCategorize', 'MultiCategorize', 'MultiCategory',
            'OneHotEncode', 'RegressionSetup', 'ShowTitle', 'TitledFloat', 'TitledInt', 'TitledStr', 'TitledTuple',
            'cheap_labels', 'column_named', 'column_of', 'is_missing', 'labels_of', 'missing_label', 'no_column',
-           'place_of', 'tell_of_classes', 'tell_of_lists']
+           'place_of', 'warn_of_classes', 'warn_of_lists']
 
 
 # ---------------------------------------------------------------- values that show themselves
@@ -249,7 +249,7 @@ def missing_label(dsets: Any, i: int, label: Any, way_out: str = '') -> ValueErr
 _zeros_and_ones = {'0', '1', '0.0', '1.0', 'True', 'False'}
 
 
-def tell_of_lists(lists: Sequence[Iterable]) -> None:
+def warn_of_lists(lists: Sequence[Iterable]) -> None:
     """Warn of lists of labels that are hardly meant: names, which become letters, or columns of zeros and ones."""
     name = next((labels for labels in lists if isinstance(labels, str) and len(labels) > 1), None)
     if name is not None:
@@ -265,7 +265,7 @@ def tell_of_lists(lists: Sequence[Iterable]) -> None:
              '(y_block= of from_df)')
 
 
-def tell_of_classes(classes: Iterable, n_items: int, several: bool = False) -> None:
+def warn_of_classes(classes: Iterable, n_items: int, several: bool = False) -> None:
     """Warn of classes that are hardly meant: an empty text, one single class, names that differ in blanks or case.
 
     Args:
@@ -275,21 +275,21 @@ def tell_of_classes(classes: Iterable, n_items: int, several: bool = False) -> N
     """
     classes = list(classes)
     texts = [o for o in classes if isinstance(o, str)]
-    told = []
+    found = []
     if any(not o.strip() for o in texts):
-        told.append("one class is an empty text: look at what the labels are made of (parent_label needs a path, a "
-                    'regular expression a group, a table a value in each row)')
+        found.append("one class is an empty text: look at what the labels are made of (parent_label needs a path, a "
+                     'regular expression a group, a table a value in each row)')
     if len(classes) == 1 and n_items > 1 and not several:
-        told.append(f'all {n_items} labels are {classes[0]!r}: with one class there is nothing to learn')
+        found.append(f'all {n_items} labels are {classes[0]!r}: with one class there is nothing to learn')
     alike: dict[str, list] = {}
     for o in texts:
         alike.setdefault(' '.join(o.split()).lower(), []).append(o)
     twins = [names for names in alike.values() if len(names) > 1]
     if twins:
         shown = '; '.join(' and '.join(map(repr, names)) for names in twins[:3]) + ('; ...' if len(twins) > 3 else '')
-        told.append(f'classes differ only in blanks or capitals: {shown}. If one is meant, let get_y strip and lower '
-                    'its labels')
-    for line in told:
+        found.append(f'classes differ only in blanks or capitals: {shown}. If one is meant, let get_y strip and lower '
+                     'its labels')
+    for line in found:
         warn(f'labels: {line}')
 
 
@@ -373,7 +373,7 @@ class Categorize(_Target):
             else:
                 labels = [label for _, label in self._labels_of(dsets)]
             self.vocab = CategoryMap(labels, sort=self.sort, add_na=self.add_na)
-            tell_of_classes(list(self.vocab)[self.add_na:], len(labels))
+            warn_of_classes(list(self.vocab)[self.add_na:], len(labels))
         self.c = len(self.vocab)
 
     def _labels_of(self, dsets: Any) -> Iterator[tuple[int, Any]]:
@@ -456,9 +456,9 @@ class MultiCategorize(Categorize):
             self._read = True
             lists = [label for _, label in self._labels_of(dsets)]
             if not self.add_na:
-                tell_of_lists(lists)
+                warn_of_lists(lists)
             self.vocab = CategoryMap([name for names in lists for name in names], add_na=self.add_na)
-            tell_of_classes(list(self.vocab)[self.add_na:], len(lists), several=True)
+            warn_of_classes(list(self.vocab)[self.add_na:], len(lists), several=True)
 
     def _labels_of(self, dsets: Any) -> Iterator[tuple[int, Any]]:
         return _Target._labels_of(self, dsets)

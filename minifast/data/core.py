@@ -253,11 +253,11 @@ _elsewhere = {'size': 'give item_tfms=Resize(...), or a size to aug_transforms',
               **dict.fromkeys(('tfms', 'ds_tfms', 'transform'), 'give item_tfms= and batch_tfms=')}
 
 
-def for_loaders(door: Callable, kwargs: dict[str, Any], *inner: Callable, dl_type: Any = None) -> dict[str, Any]:
-    """The keyword arguments that a loader takes; the others are told and left out, see `known_kwargs`.
+def for_loaders(func: Callable, kwargs: dict[str, Any], *inner: Callable, dl_type: Any = None) -> dict[str, Any]:
+    """The keyword arguments that `func` can hand on to loaders; others are warned of and left out, see `known_kwargs`.
 
     Args:
-        door: what was called with them.
+        func: what was called with them.
         kwargs: the keyword arguments.
         *inner: functions that they are handed on to, which may take more.
         dl_type: class of the loaders: one of the user's own may take more, so nothing is left out then.
@@ -265,11 +265,11 @@ def for_loaders(door: Callable, kwargs: dict[str, Any], *inner: Callable, dl_typ
     dl_type = kwargs.get('dl_type') or dl_type or TfmdDL
     if dl_type not in (DataLoader, TfmdDL, WeightedDL, PartialDL):
         return kwargs
-    makers = (door, *inner, dl_type.__init__, TfmdDL.__init__, DataLoader.__init__)
+    makers = (func, *inner, dl_type.__init__, TfmdDL.__init__, DataLoader.__init__)
     names = {name for f in makers for name in inspect.signature(f).parameters}
     names = names - {'self', 'kwargs', 'source', 'dblock', 'dataset'} | {*hook_names, 'collate_fn', 'worker_init_fn'}
     for_valid = {name for name in kwargs if name.startswith('val_') and name[4:] in names}
-    return known_kwargs(door.__qualname__, kwargs, sorted(names | for_valid), _elsewhere)
+    return known_kwargs(func.__qualname__, kwargs, sorted(names | for_valid), _elsewhere)
 
 
 class DataLoaders:
