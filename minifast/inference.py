@@ -19,7 +19,7 @@ from minifast.callback.core import Callback
 from minifast.callback.hook import module_summary
 from minifast.gather import Batches, Gather, Rows, inputs_and_targets, is_ours, prepare, whole_loader
 from minifast.terminal import say
-from minifast.nested import apply, as_tuple, detuplify, item_find, leaves_of
+from minifast.nested import apply, as_tuple, detuplify, item_find, tree_map
 from minifast.torch_core import looking, plain
 
 __all__ = ['get_preds', 'predict', 'show_results', 'summary', 'tta']
@@ -185,7 +185,7 @@ def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any 
             if augmented is None:
                 augmented = preds
             else:
-                augmented = _zipped(torch.maximum if use_max else torch.Tensor.add_, augmented, preds)
+                augmented = tree_map(torch.maximum if use_max else torch.Tensor.add_, augmented, preds)
         plain_pass = _pass_of_split(learn, dl, n_rows, ranks, 1)
     augmented = augmented if use_max else apply(lambda x: x.div_(n), augmented)
     return _blended(augmented, plain_pass.preds, beta, use_max), plain_pass.targets
@@ -204,14 +204,8 @@ def _pass_of_split(learn: Any, dl: Any, n_rows: int | None, ranks: Tensor | None
 def _blended(augmented: Any, preds: Any, beta: float | None, use_max: bool) -> Any:
     """What `tta` makes of the augmented predictions and the plain ones."""
     if use_max:
-        return _zipped(torch.maximum, augmented, preds)
-    return (augmented, preds) if beta is None else _zipped(partial(torch.lerp, weight=beta), augmented, preds)
-
-
-def _zipped(func: Callable, a: Any, b: Any) -> Any:
-    """`func` of each tensor of `a` and the one in its place in `b`, nested as they are."""
-    others = iter(leaves_of(b))
-    return apply(lambda x: func(x, next(others)), a)
+        return tree_map(torch.maximum, augmented, preds)
+    return (augmented, preds) if beta is None else tree_map(partial(torch.lerp, weight=beta), augmented, preds)
 
 
 def _tta_in_place(learn: Any, undo: Any, n_rows: int | None, ranks: Tensor | None, n: int, beta: float | None,

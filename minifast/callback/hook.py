@@ -15,6 +15,7 @@ from torch.autograd.graph import register_multi_grad_hook
 from minifast.arguments import as_size, tells_near_match
 from minifast.callback.core import Callback
 from minifast.layers import flatten_model, in_channels
+from minifast.nested import leaves_of
 from minifast.torch_core import apply, find_bs, find_device, one_param, to_detach, to_device
 
 __all__ = ['ActivationStats', 'Hook', 'HookCallback', 'Hooks', 'dummy_eval', 'has_params', 'hook_output',
@@ -26,10 +27,7 @@ HookFunc = Callable[[nn.Module, Any, Any], Any]
 # ---------------------------------------------------------------- hooks
 
 def _tensors(o: Any) -> list[Tensor]:
-    if isinstance(o, Tensor):
-        return [o]
-    parts = o.values() if isinstance(o, dict) else o if isinstance(o, (list, tuple)) else ()
-    return [t for part in parts for t in _tensors(part)]
+    return [leaf for leaf in leaves_of(o) if isinstance(leaf, Tensor)]
 
 
 class Hook:
@@ -308,10 +306,6 @@ class HookCallback(Callback):
             self.hooks.remove()
 
 
-def _flat(o: Any) -> list[Tensor]:
-    return [t for part in o for t in _flat(part)] if isinstance(o, tuple) else [o] if isinstance(o, Tensor) else []
-
-
 class ActivationStats(HookCallback):
     """Mean, standard deviation and share of near-zero activations of each layer, one entry a training batch.
 
@@ -348,7 +342,7 @@ class ActivationStats(HookCallback):
         if not self.learn.training:
             return None
         if isinstance(o, tuple):
-            return [self.hook(m, i, part) for part in _flat(o)]
+            return [self.hook(m, i, part) for part in _tensors(o)]
         o = o.float()
         std = o.std() if o.numel() > 1 else o.new_zeros(())
         return torch.stack([o.mean(), std, (o <= 0.05).float().mean()]), o.histc(40, 0, 10) if self.with_hist else None
