@@ -69,10 +69,11 @@ bench-quick: $(STAMP)-test
 	@touch $@
 
 # For developers, after a public name or a room came or went: writes the import lists of the namespaces (minifast/*/all.py
-# and their kin) and the README's tree of rooms anew.
+# and their kin), the README's tree of rooms and the schema of exports anew.
 namespaces: $(STAMP)-test
 	@$(BIN)/python tools/make_namespaces.py
 	@$(BIN)/python tools/make_tree.py
+	@$(BIN)/python tools/make_schema.py
 
 $(STAMP)-%: setup.cfg pyproject.toml | $(BIN)/python
 	@echo "Installing minifast into .venv (once; PyTorch is large, this can take minutes)"
