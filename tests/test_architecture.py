@@ -80,7 +80,7 @@ def test_floors_are_eight_and_no_imports_within_one_go_round():
 def test_page_and_drawing_are_up_to_date():
     """docs/architecture.md and its drawing show the rooms, imports and the way of a batch as they are."""
     for file, text in make_architecture.written().items():
-        assert file.read_text(encoding='utf-8') == text, 'run: make architecture'
+        assert file.read_text(encoding='utf-8') == text, 'run: make generated'
 
 
 # ---------------------------------------------------------------- the way of one batch

@@ -1,7 +1,7 @@
 """Draws docs/architecture.svg from the imports, and writes the list of rooms in docs/architecture.md.
 
 The floors are those of setup.cfg, from the top down; rooms on the way of one batch (`tests/way.py`) are numbered in
-the order in which it reaches them. `make architecture` runs it; tests/test_architecture.py fails while one is stale.
+the order in which it reaches them. `make generated` runs it; tests/test_architecture.py fails while one is stale.
 """
 from __future__ import annotations
 
