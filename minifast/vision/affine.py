@@ -17,6 +17,7 @@ from torch import Tensor
 from minifast.arguments import as_size
 from minifast.markers import TensorImage, TensorMask, cast, plain
 from minifast.vision.bytewarp import warp_bytes
+from minifast.vision.core import gives_methods_to
 from minifast.vision.decode import TURNS
 from minifast.vision.points import TensorBBox, TensorPoint
 
@@ -292,11 +293,16 @@ def _move_pixels(b: Tensor, is_mask: bool, m: Tensor | None, size: Any, mode: st
 
 # ---------------------------------------------------------------- the same as methods of the marker tensors
 
-class GeometryMethods:
-    """What `TensorImage`, `TensorMask`, `TensorPoint` and `TensorBBox` can do: batches moved by hand, for a try.
+def _moved(x: Tensor, m: Tensor, size: Any, mode: str | None, pad_mode: str | None, align_corners: bool) -> Tensor:
+    """A marked batch moved by affine matrices; points alone do not say what shape their picture has."""
+    flat = isinstance(x, TensorPoint) or x.ndim < 3
+    m = homography((1, 1) if flat else tuple(x.shape[-2:]), [m])
+    return move(x, m, size, mode, mode or 'nearest', pad_mode or 'reflection', align_corners)
 
-    The markers live on the ground floor and know nothing of geometry, so the methods are put on them below.
-    """
+
+@gives_methods_to(TensorImage, TensorMask, TensorPoint)
+class GeometryMethods:
+    """What pictures, masks, points and boxes can do besides: batches moved by hand, for a try."""
 
     def affine_coord(self: Tensor, mat: Tensor | None = None, coord_tfm: Callable | None = None,
                      sz: int | tuple[int, int] | None = None, mode: str | None = None, pad_mode: str = 'reflection',
@@ -319,29 +325,23 @@ class GeometryMethods:
         further = () if coord_tfm is None else (coord_tfm,)
         return move(self, m, sz, mode, mode or 'nearest', pad_mode, align_corners, further)
 
-    def _by_mat(self: Tensor, m: Tensor, size: Any = None, mode: str | None = None, pad_mode: str | None = None,
-                align_corners: bool | None = True) -> Tensor:
-        flat = isinstance(self, TensorPoint) or self.ndim < 3
-        m = homography((1, 1) if flat else tuple(self.shape[-2:]), [m])
-        return move(self, m, size, mode, mode or 'nearest', pad_mode or 'reflection', align_corners)
-
     def flip_batch(self: Tensor, p: float = 0.5, draw: Draw = None, size: int | tuple[int, int] | None = None,
                    mode: str | None = None, pad_mode: str | None = None, align_corners: bool = True,
                    batch: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """Mirror samples of a batch, see `Flip`."""
-        return self._by_mat(flip_mat(self, p, draw, batch, generator), size, mode, pad_mode, align_corners)
+        return _moved(self, flip_mat(self, p, draw, batch, generator), size, mode, pad_mode, align_corners)
 
     def dihedral_batch(self: Tensor, p: float = 0.5, draw: Draw = None, size: int | tuple[int, int] | None = None,
                        mode: str | None = None, pad_mode: str | None = None, batch: bool = False,
                        align_corners: bool = True, generator: torch.Generator | None = None) -> Tensor:
         """Turn and mirror samples of a batch, see `Dihedral`."""
-        return self._by_mat(dihedral_mat(self, p, draw, batch, generator), size, mode, pad_mode, align_corners)
+        return _moved(self, dihedral_mat(self, p, draw, batch, generator), size, mode, pad_mode, align_corners)
 
     def rotate(self: Tensor, size: int | tuple[int, int] | None = None, mode: str | None = None,
                pad_mode: str | None = None, align_corners: bool = True, max_deg: float = 10, p: float = 0.5,
                draw: Draw = None, batch: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """Rotate samples of a batch, see `Rotate`."""
-        return self._by_mat(rotate_mat(self, max_deg, p, draw, batch, generator), size, mode, pad_mode, align_corners)
+        return _moved(self, rotate_mat(self, max_deg, p, draw, batch, generator), size, mode, pad_mode, align_corners)
 
     def zoom(self: Tensor, size: int | tuple[int, int] | None = None, mode: str | None = None,
              pad_mode: str | None = None, align_corners: bool = True, min_zoom: float = 1., max_zoom: float = 1.1,
@@ -349,7 +349,7 @@ class GeometryMethods:
              generator: torch.Generator | None = None) -> Tensor:
         """Zoom into samples of a batch, see `Zoom`."""
         m = zoom_mat(self, min_zoom, max_zoom, p, draw, draw_x, draw_y, batch, generator)
-        return self._by_mat(m, size, mode, pad_mode, align_corners)
+        return _moved(self, m, size, mode, pad_mode, align_corners)
 
     def warp(self: Tensor, size: int | tuple[int, int] | None = None, mode: str | None = None,
              pad_mode: str | None = None, align_corners: bool = True, magnitude: float = 0.2, p: float = 0.5,
@@ -358,9 +358,3 @@ class GeometryMethods:
         """Tilt samples of a batch, see `Warp`."""
         m = warp_mat(self, magnitude, p, draw_x, draw_y, batch, generator)
         return move(self, m, size, mode, mode or 'nearest', pad_mode or 'reflection', align_corners)
-
-
-for _name, _method in vars(GeometryMethods).items():
-    if callable(_method) and not _name.startswith('__'):
-        for _marker in (TensorImage, TensorMask, TensorPoint):
-            setattr(_marker, _name, _method)

@@ -4,7 +4,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,8 +41,26 @@ mnist_stats = ([0.131], [0.308])
 
 # ---------------------------------------------------------------- small methods that scripts call on any Pillow image
 
-class _PillowMethods:
-    """What is added to Pillow's own image class, as scripts call it on what `Image.open` returns."""
+def gives_methods_to(*classes: type) -> Callable[[type], type]:
+    """Class decorator: what is public in the class becomes a method of these `classes` too, unless they have the name.
+
+    fastai patches its methods into Pillow's images and into its tensors, and scripts call them there
+    (`Image.open(file).to_thumb(64)`, `TensorImage(x).rotate(p=1.)`). Pillow's class is not ours, and the marked tensors
+    lie on the ground floor, which knows nothing of geometry and light. This is the one place that adds to a class of
+    another room.
+    """
+    def given(methods: type) -> type:
+        for name, method in vars(methods).items():
+            for cls in classes:
+                if not name.startswith('_') and not hasattr(cls, name):
+                    setattr(cls, name, method)
+        return methods
+    return given
+
+
+@gives_methods_to(Image.Image)
+class PillowMethods:
+    """What Pillow's own image class can do besides."""
 
     n_px = property(lambda self: self.size[0] * self.size[1], doc='Number of pixels.')
     shape = property(lambda self: (self.size[1], self.size[0]), doc='(height, width).')
@@ -78,12 +96,6 @@ class _PillowMethods:
         return self.resize((round(w), round(h)), resample=resample)
 
 
-for _name, _method in vars(_PillowMethods).items():
-    if not _name.startswith('_') and not hasattr(Image.Image, _name):  # no name of Pillow's is replaced
-        setattr(Image.Image, _name, _method)
-
-
-@registered
 def to_image(x: Any) -> Image.Image:
     """A tensor [C,H,W] or array [H,W,C], uint8 or float in 0..1, as a Pillow image; four channels are CMYK."""
     if isinstance(x, Image.Image):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from minifast.markers import TensorImage, plain, retain_type
 from minifast.vision.affine import Draw, draw_values
+from minifast.vision.core import gives_methods_to
 
 __all__ = ['GREY_WEIGHTS', 'Light', 'LightMethods', 'apply_light', 'brightness_light', 'contrast_light', 'grayscale',
            'hsv2rgb', 'hue_shift', 'in_hsv', 'in_logits', 'logit', 'rgb2hsv', 'saturation_light', 'shift_hue']
@@ -142,8 +143,9 @@ def in_hsv(x: Tensor, func: Callable[[Tensor], Tensor]) -> Tensor:
     return retain_type(hsv2rgb(func(rgb2hsv(plain(x)))), x)
 
 
+@gives_methods_to(TensorImage)
 class LightMethods:
-    """What `TensorImage` can do besides: batches in another light, by hand, for a try. Put on it below."""
+    """What pictures can do besides: batches in another light, by hand, for a try."""
 
     lighting, hsv = in_logits, in_hsv
 
@@ -166,8 +168,3 @@ class LightMethods:
             generator: torch.Generator | None = None) -> Tensor:
         """Change the hue of samples of a batch, see `Hue`."""
         return shift_hue(self, hue_shift(self, max_hue, p, draw, batch, generator))
-
-
-for _name, _method in vars(LightMethods).items():
-    if callable(_method) and not _name.startswith('_'):
-        setattr(TensorImage, _name, _method)
