@@ -26,8 +26,8 @@ from minifast.data.transforms import (ColReader, ColSplitter, GrandparentSplitte
 from minifast.markers import TensorCategory, TensorImage, TensorMask, cast, plain
 from minifast.show import get_grid
 from minifast.terminal import listed, warn
-from minifast.vision.core import AddMaskCodes, BBoxLabeler, OpenImage, OpenMask, PILImage, PILMask, PointScaler
-from minifast.vision.points import TensorBBox, TensorPoint, TensorPointCreate
+from minifast.vision.core import (AddMaskCodes, BBoxLabeler, OpenImage, OpenMask, PILImage, PILMask, PointScaler,
+                                  TensorBBox, TensorPoint, TensorPointCreate)
 
 __all__ = ['BBoxBlock', 'BBoxLblBlock', 'ImageBlock', 'ImageDataLoaders', 'MaskBlock', 'PointBlock',
            'SegmentationDataLoaders', 'bb_pad', 'clip_remove_empty', 'get_grid', 'show_batch', 'show_results']
