@@ -20,8 +20,8 @@ from torch import Tensor
 from minifast import markers
 from minifast.data.dispatch import Overloads, dispatch, typedispatch
 from minifast.data.foreign import TorchvisionTransform, is_torchvision
-from minifast.data.transform import (DisplayedTransform, InplaceTransform, ItemTransform, RandTransform, Transform,
-                                     is_declared, is_sample, keyed, registered, registered_as, retain)
+from minifast.data.transform import (DisplayedTransform, InplaceTransform, ItemTransform, RandTransform, Step,
+                                     Transform, is_declared, is_sample, keyed, registered, registered_as, retain)
 from minifast.limits import TRANSFORM, Kind, check_arguments
 from minifast.lookup import lookup
 from minifast.torch_core import one_hot, to_cpu, to_device, to_float, to_half, to_np
@@ -76,6 +76,15 @@ class Pipeline:
             else:
                 o = f(o, split_idx=split_idx) if not self.as_item else f([*o], split_idx=split_idx)
         return o
+
+    def steps(self) -> tuple[Step, ...]:
+        """What a pass calls one after the other, without those that are for another split."""
+        if self.as_item or type(self).__call__ is not Pipeline.__call__:
+            return (Step(functools.partial(self, split_idx=self.split_idx), ('generator',) * self.takes_generator),)
+        steps = (f.step(self.split_idx) if isinstance(f, Transform) else
+                 Step(functools.partial(f, split_idx=self.split_idx), ('generator',) * f.takes_generator)
+                 for f in self.fs)
+        return tuple(step for step in steps if step is not None)
 
     def decode(self, o: Any, full: bool = True, split_idx: int | None = None) -> Any:
         """Undo the transforms, last first; unless `full`, only as far as it takes until `o` can show itself."""

@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ from minifast.data.dispatch import Overloads
 from minifast.markers import retain_type as _retain_marker
 from minifast.torch_core import check_kwargs, constructor_signature
 
-__all__ = ['DisplayedTransform', 'InplaceTransform', 'ItemTransform', 'RandTransform', 'Transform', 'is_sample',
-           'keyed', 'retain']
+__all__ = ['DisplayedTransform', 'InplaceTransform', 'ItemTransform', 'RandTransform', 'Step', 'Transform', 'bound',
+           'is_sample', 'keyed', 'retain']
 
 _methods = ('encodes', 'decodes', 'setups')
 _T = TypeVar('_T')
@@ -133,6 +134,9 @@ class _TransformMeta(type):
                 # each base's table already knows its own bases, so the nearest are enough
                 table.parents = above[:1] if len(bases) == 1 else above
                 type.__setattr__(cls, method, table)
+        if 'encodes' in namespace:
+            takes = any(_takes(entry.func, 'target') for entry in namespace['encodes'].entries)
+            type.__setattr__(cls, 'takes_target', takes)
         if namespace.get('keyed'):
             cls._declare()
         else:
@@ -146,7 +150,8 @@ class _TransformMeta(type):
         type.__setattr__(cls, '_keyed_functions', tuple(functions))
         if not vars(cls).get('keyed'):
             type.__setattr__(cls, 'keyed', True)
-        if 'takes_generator' not in vars(cls) and any(map(_has_generator, [vars(cls).get('__call__'), *functions])):
+        called = [vars(cls).get('__call__'), *functions]
+        if 'takes_generator' not in vars(cls) and any(_takes(f, 'generator') for f in called):
             type.__setattr__(cls, 'takes_generator', True)
 
     def __setattr__(cls, name: str, value: Any) -> None:
@@ -175,10 +180,30 @@ class _TransformMeta(type):
         if name not in vars(cls):
             type.__setattr__(cls, name, Overloads(name))
         vars(cls)[name].add(func, takes_self=True)
+        if name == 'encodes' and not _takes(func, 'target'):
+            type.__setattr__(cls, 'takes_target', False)
 
 
-def _has_generator(f: Any) -> bool:
-    return inspect.isfunction(f) and 'generator' in inspect.signature(f).parameters
+def _takes(f: Any, argument: str) -> bool:
+    return inspect.isfunction(f) and argument in inspect.signature(f).parameters
+
+
+class Step(NamedTuple):
+    """A transform as a pass calls it, time and again: what its class and the split decide is decided.
+
+    Attributes:
+        call: called with an item, a sample or a batch.
+        takes: what it is to be handed besides: 'generator', 'target'.
+    """
+
+    call: Callable
+    takes: tuple[str, ...] = ()
+
+
+def bound(steps: Sequence[Step], **given: Any) -> list[Callable]:
+    """Steps as functions of one argument, with those of the things given that they take; None is not given."""
+    return [partial(call, **{name: given[name] for name in takes if given.get(name) is not None}) if takes else call
+            for call, takes in steps]
 
 
 @registered
@@ -206,6 +231,7 @@ class Transform(metaclass=_TransformMeta):
         train_setup: whether `setups` sees the training items only; None leaves it to the caller.
         keyed: it draws from no global generator.
         takes_generator: a call takes the argument `generator`; found out where `keyed` is said.
+        takes_target: `encodes` takes the argument `target`, see `Target`; found out.
         makes_floats: it makes floats in 0..1 of bytes, and may wait until later transforms have worked on the bytes.
         bytewise: it treats each value of a channel alike, whatever is beside it, so that a table of bytes will do.
         on_bytes: it works on bytes on the CPU, and faster than on floats.
@@ -222,6 +248,7 @@ class Transform(metaclass=_TransformMeta):
     train_setup: bool | None = None
     keyed: bool = False
     takes_generator: bool = False
+    takes_target: bool = False
     makes_floats: bool = False
     bytewise: bool = False
     on_bytes: bool = False
@@ -264,6 +291,14 @@ class Transform(metaclass=_TransformMeta):
         """Undo the transform, for showing."""
         return self._apply('decodes', x, *args, **kwargs) if self._is_for(split_idx) else x
 
+    def step(self, split_idx: int | None) -> Step | None:
+        """How a pass of this split calls it, None where it has nothing to do there."""
+        takes = ('generator',) * self.takes_generator
+        if type(self).__call__ is not Transform.__call__:
+            return Step(partial(self, split_idx=split_idx), takes)
+        takes += ('target',) * self.takes_target
+        return Step(partial(self._apply, 'encodes'), takes) if self._is_for(split_idx) else None
+
     def _is_for(self, split_idx: int | None) -> bool:
         return self.split_idx is None or split_idx == self.split_idx
 
@@ -286,15 +321,18 @@ class Transform(metaclass=_TransformMeta):
 
     def _apply(self, name: str, x: Any, *args: Any, **kwargs: Any) -> Any:
         """What the function of that name for the class of `x` makes of it, or of each element of a sample."""
-        if type(x) is tuple or is_sample(x):
+        cls = type(x)
+        if cls is tuple or (isinstance(x, tuple) and is_sample(x)):
             done = tuple([self._apply(name, o, *args, **kwargs) for o in x])
-            return done if type(x) is tuple else type(x)(done)
-        table = self._table(name)
-        found = None if table is None else table.find(type(x))
+            return done if cls is tuple else cls(done)
+        # as `_table`, which is called no more than it has to be
+        table = type(self).__dict__.get(name) if name not in self.__dict__ else None
+        table = self._table(name) if table is None else table
+        found = None if table is None else table.find(cls)
         if found is None:
             return x
         new = found.func(self, x, *args, **kwargs) if found.takes_self else found.func(x, *args, **kwargs)
-        return retain(new, x, found.returns)
+        return new if type(new) is cls and found.returns is object else retain(new, x, found.returns)
 
 
 @registered
@@ -404,16 +442,30 @@ class RandTransform(DisplayedTransform):
         if type(self).draw is RandTransform.draw:
             self.before_call(b, split_idx=split_idx)
             return super().__call__(b, split_idx=split_idx, **kwargs) if self.do else b
+        return self._drawn(b, split_idx, generator)
+
+    def step(self, split_idx: int | None) -> Step | None:
+        """How a pass of this split calls it, None where it has nothing to do there."""
+        if type(self).__call__ is not RandTransform.__call__ or type(self).draw is RandTransform.draw:
+            return super().step(split_idx)
+        takes = ('generator',) * self.takes_generator
+        return Step(partial(self._drawn, split_idx=split_idx), takes) if self._is_for(split_idx) else None
+
+    def _drawn(self, b: Any, split_idx: int | None, generator: torch.Generator | None = None) -> Any:
         params = self.draw(b, split_idx, generator)
         return b if params is None else self._apply_drawn(b, params)
 
     def _apply_drawn(self, x: Any, params: Any) -> Any:
-        if type(x) is tuple or is_sample(x):
+        cls = type(x)
+        if cls is tuple or (isinstance(x, tuple) and is_sample(x)):
             done = tuple([self._apply_drawn(o, params) for o in x])
-            return done if type(x) is tuple else type(x)(done)
-        table = self._table('encodes')
-        added = None if table is None else table.find(type(x))
+            return done if cls is tuple else cls(done)
+        table = self._table('encodes') if hasattr(type(self), 'encodes') or 'encodes' in self.__dict__ else None
+        added = None if table is None else table.find(cls)
         if added is not None:  # a type that user code has added
             new = added.func(self, x) if added.takes_self else added.func(x)
             return retain(new, x, added.returns)
-        return retain(self.apply(x, params), x) if isinstance(x, self.supports) else x
+        if not isinstance(x, self.supports):
+            return x
+        new = self.apply(x, params)
+        return new if type(new) is cls else retain(new, x)

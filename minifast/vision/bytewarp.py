@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from minifast.data.bytetable import opencv
-from minifast.data.slots import new_pixels
+from minifast.data.collate import Slots, new_pixels
 
 __all__ = ['can_warp_bytes', 'in_planes', 'pixel_matrices', 'warp_bytes']
 
@@ -17,9 +17,9 @@ def can_warp_bytes() -> bool:
     return opencv() is not None
 
 
-def in_planes(pixels: np.ndarray, mirrored: bool = False) -> np.ndarray:
-    """uint8 [H,W,C] with its planes one after the other in memory, as batches have them; mirrored left and right."""
-    planes, cv2 = new_pixels((pixels.shape[2], *pixels.shape[:2])), opencv()
+def in_planes(pixels: np.ndarray, mirrored: bool = False, slots: Slots | None = None) -> np.ndarray:
+    """uint8 [H,W,C] with its planes one after the other in memory, in `slots` if given; mirrored left and right."""
+    planes, cv2 = new_pixels((pixels.shape[2], *pixels.shape[:2]), slots), opencv()
     if cv2 is None or not pixels.flags.c_contiguous:
         planes[:] = (pixels[:, ::-1] if mirrored else pixels).transpose(2, 0, 1)
     else:

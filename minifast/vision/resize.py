@@ -12,6 +12,7 @@ from torch import Tensor
 
 from minifast.arguments import as_size
 from minifast.data.bytetable import opencv
+from minifast.data.collate import Slots
 from minifast.markers import TensorImageBase, cast, plain
 from minifast.vision.bytewarp import in_planes
 from minifast.vision.core import BILINEAR, PILBase
@@ -117,14 +118,15 @@ def _resize(like: Image.Image, pixels: np.ndarray, resample: int, to: tuple[int,
         if resample != BILINEAR or pixels.dtype != np.uint8 or pixels.ndim != 3:
             made = Image.fromarray(np.ascontiguousarray(pixels)).resize(to, resample)
             return type(like)(made) if isinstance(like, PILBase) else made
-        pixels = _antialiased(pixels, to)
+        pixels = _antialiased(pixels, to, slots=getattr(like, 'slots', None))
     if isinstance(like, PILBase) and pixels.dtype == np.uint8 and (pixels.ndim == 2 or pixels.shape[2] == 3):
         return type(like).from_pixels(pixels)
     made = Image.fromarray(np.ascontiguousarray(pixels))
     return type(like)(made) if isinstance(like, PILBase) else made
 
 
-def _antialiased(pixels: np.ndarray, to: tuple[int, int], orientation: int = 1) -> np.ndarray:
+def _antialiased(pixels: np.ndarray, to: tuple[int, int], orientation: int = 1,
+                 slots: Slots | None = None) -> np.ndarray:
     """uint8 [H,W,C] resized bilinearly to (width, height) and turned upright; its planes lie one after the other."""
     pixels = pixels if pixels.flags.writeable else pixels.copy()
     source = torch.from_numpy(pixels.transpose(2, 0, 1)[None])  # numpy's views take a third of the time of torch's
@@ -132,8 +134,8 @@ def _antialiased(pixels: np.ndarray, to: tuple[int, int], orientation: int = 1) 
     resized, made = _scratch(source.shape[1], to, source.stride(1) == 1)
     torch._C._nn._upsample_bilinear2d_aa(source, (to[1], to[0]), False, None, None, out=resized)
     if orientation <= 2:
-        return in_planes(made, mirrored=orientation == 2)
-    return in_planes(np.ascontiguousarray(upright(made, orientation)))
+        return in_planes(made, orientation == 2, slots)
+    return in_planes(np.ascontiguousarray(upright(made, orientation)), slots=slots)
 
 
 def _scratch(channels: int, to: tuple[int, int], in_pixels: bool) -> tuple[Tensor, np.ndarray]:
@@ -152,7 +154,8 @@ _last = threading.local()
 
 def _resize_stored(like: PILBase, pixels: np.ndarray, orientation: int, to: tuple[int, int]) -> PILBase:
     """The window of a JPEG as it is stored, resized and then turned upright."""
-    return type(like).from_pixels(_antialiased(pixels, to[::-1] if orientation >= 5 else to, orientation))
+    turned = to[::-1] if orientation >= 5 else to
+    return type(like).from_pixels(_antialiased(pixels, turned, orientation, like.slots))
 
 
 def _resize_part(scaled: ScaledPixels, box: list[int], resample: int, to: tuple[int, int]) -> Image.Image:
