@@ -638,6 +638,7 @@ class DataLoader:
         sent = copy.copy(self)
         for name in (*ORDER_NAMES, *_stays_here, 'it'):
             sent.__dict__.pop(name, None)
+        sent._pass = Pass(run.at)
         maker = BatchMaker(sent, replace(run, plan=replace(run.plan, batch=(), batch_of=())))
         make = maker if self.indexed else maker.stream
         pool = ProcessPool(make, n, persistent, context, not self.indexed, sent.wif, sent._item_name,
