@@ -14,7 +14,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from minifast.data import transforms
-from minifast.data.dispatch import typedispatch
+from minifast.data.transform import typedispatch
 from minifast.data.pipeline import (DisplayedTransform, InplaceTransform, ItemTransform, Pipeline, RandTransform,
                                     Transform, compose_tfms, is_known, keyed, mk_transform, registered,
                                     transform_config, transform_from_config)

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastcore.foundation import L
 
-from minifast.data.dispatch import typedispatch
+from minifast.data.transform import typedispatch
 
 __all__ = ['get_show_batch_func', 'show_batch', 'show_results']
 

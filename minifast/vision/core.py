@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from minifast.data.categorize import MultiCategorize
+from minifast.data.collate import Slots, Target
 from minifast.data.pipeline import RandTransform, Transform, keyed, registered
-from minifast.data.slots import making
 from minifast.data.transforms import ToTensor
 from minifast.losses import CrossEntropyLossFlat, MSELossFlat
 from minifast.markers import (TensorBase, TensorImage, TensorImageBase, TensorImageBW, TensorMask, TensorMultiCategory,
@@ -182,6 +182,8 @@ class PILBase(Image.Image):
     _im = None
     _held: np.ndarray | None = None
     _waiting: WaitingJpeg | None = None
+    slots: Slots | None = None
+    """Where its pixels go when it is resized, while a batch is made."""
 
     def __init__(self, im: Image.Image | None = None) -> None:
         super().__init__()
@@ -220,7 +222,11 @@ class PILBase(Image.Image):
 
     def mirrored(self) -> PILBase | None:
         """A JPEG still to be decoded, mirrored left and right; None where the pixels are there already."""
-        return None if self._waiting is None else self._wait_for(self._waiting.mirrored())
+        if self._waiting is None:
+            return None
+        made = self._wait_for(self._waiting.mirrored())
+        made.slots = self.slots
+        return made
 
     def _set_pixels(self, pixels: np.ndarray) -> None:
         self._held, self._waiting, self._im = pixels, None, None
@@ -309,7 +315,7 @@ class PILBase(Image.Image):
         return {**interface, 'data': (interface['data'][0], True)}  # not to be written to, as with Pillow's own
 
     def __getstate__(self) -> list:
-        pillows = {*Image.Image().__dict__, '_held', '_waiting'}
+        pillows = {*Image.Image().__dict__, '_held', '_waiting', 'slots'}
         return [*super().__getstate__(), {k: v for k, v in self.__dict__.items() if k not in pillows}]
 
     def __setstate__(self, state: list) -> None:
@@ -560,13 +566,17 @@ class OpenImage(Transform):
                             'given again when the export is loaded')
         return {'kind': self.kind.__name__}
 
-    def encodes(self, fn: Any) -> Any:
-        """The picture."""
-        if not getattr(making, 'item', False) or not hasattr(self.kind, 'deferred'):
+    def encodes(self, fn: Any, target: Target | None = None) -> Any:
+        """The picture; in a loader, which hands over a `target`, decoded no sooner and no larger than is needed."""
+        if target is None or not hasattr(self.kind, 'deferred'):
             return self.kind.create(fn)
-        if making.cached is not None and isinstance(fn, (str, Path)):
-            return making.cached.open(fn, self.kind.create, self.kind._wrap)
-        return self.kind.deferred(fn)
+        if target.opened is not None and isinstance(fn, (str, Path)):
+            made = target.opened.open(fn, self.kind.create, self.kind._wrap)
+        else:
+            made = self.kind.deferred(fn)
+        if isinstance(made, PILBase):
+            made.slots = target.slots
+        return made
 
 
 @registered

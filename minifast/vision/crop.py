@@ -13,8 +13,8 @@ from torch import Tensor
 
 from minifast.arguments import as_side, as_size
 from minifast.data.bytetable import opencv
+from minifast.data.collate import Slots, new_pixels
 from minifast.data.pipeline import RandTransform, keyed, registered
-from minifast.data.slots import new_pixels
 from minifast.markers import TensorImage, TensorImageBase, TensorMask, cast, plain
 from minifast.vision.core import BILINEAR, NEAREST, PILBase, PILMask, TensorBBox, TensorPoint, picture_size, size_around
 from minifast.vision.decode import MIRROR, TURNS, ScaledPixels, Turn
@@ -101,7 +101,7 @@ def _crop_jpeg(x: PILBase, box: Box, to: tuple[int, int], resample: int) -> Imag
         return type(x)(_resize_part(scaled, box, resample, to))
     if resample == BILINEAR and to != size and (stored := x.window(box)) is not None:
         pixels, turn = stored
-        return type(x).from_pixels(_antialiased(pixels, turn.of_size(to), turn))
+        return type(x).from_pixels(_antialiased(pixels, turn.of_size(to), turn, x.slots))
     return None
 
 
@@ -120,14 +120,15 @@ def _resize(like: Image.Image, pixels: np.ndarray, resample: int, to: tuple[int,
         if resample != BILINEAR or pixels.dtype != np.uint8 or pixels.ndim != 3:
             made = Image.fromarray(np.ascontiguousarray(pixels)).resize(to, resample)
             return type(like)(made) if isinstance(like, PILBase) else made
-        pixels = _antialiased(pixels, to)
+        pixels = _antialiased(pixels, to, slots=getattr(like, 'slots', None))
     if isinstance(like, PILBase) and pixels.dtype == np.uint8 and (pixels.ndim == 2 or pixels.shape[2] == 3):
         return type(like).from_pixels(pixels)
     made = Image.fromarray(np.ascontiguousarray(pixels))
     return type(like)(made) if isinstance(like, PILBase) else made
 
 
-def _antialiased(pixels: np.ndarray, to: tuple[int, int], turn: Turn = TURNS[0]) -> np.ndarray:
+def _antialiased(pixels: np.ndarray, to: tuple[int, int], turn: Turn = TURNS[0],
+                 slots: Slots | None = None) -> np.ndarray:
     """uint8 [H,W,C] resized bilinearly to (width, height) and turned; its planes lie one after the other."""
     pixels = pixels if pixels.flags.writeable else pixels.copy()
     source = torch.from_numpy(pixels.transpose(2, 0, 1)[None])  # numpy's views take a third of the time of torch's
@@ -135,13 +136,13 @@ def _antialiased(pixels: np.ndarray, to: tuple[int, int], turn: Turn = TURNS[0])
     resized, made = _scratch(source.shape[1], to, source.stride(1) == 1)
     torch._C._nn._upsample_bilinear2d_aa(source, (to[1], to[0]), False, None, None, out=resized)
     if turn in (TURNS[0], MIRROR):
-        return _in_planes(made, mirrored=turn.mirror_x)
-    return _in_planes(np.ascontiguousarray(turn.of(made)))
+        return _in_planes(made, turn.mirror_x, slots)
+    return _in_planes(np.ascontiguousarray(turn.of(made)), slots=slots)
 
 
-def _in_planes(pixels: np.ndarray, mirrored: bool = False) -> np.ndarray:
-    """uint8 [H,W,C] with its planes one after the other in memory, as batches have them; mirrored left and right."""
-    planes, cv2 = new_pixels((pixels.shape[2], *pixels.shape[:2])), opencv()
+def _in_planes(pixels: np.ndarray, mirrored: bool = False, slots: Slots | None = None) -> np.ndarray:
+    """uint8 [H,W,C] with its planes one after the other in memory, in `slots` if given; mirrored left and right."""
+    planes, cv2 = new_pixels((pixels.shape[2], *pixels.shape[:2]), slots), opencv()
     if cv2 is None or not pixels.flags.c_contiguous:
         planes[:] = (pixels[:, ::-1] if mirrored else pixels).transpose(2, 0, 1)
     else:

@@ -17,7 +17,7 @@ from minifast.arguments import tells_near_match
 from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from minifast.data.collate import noted
 from minifast.data.core import DataLoaders, Datasets, show_batch, show_results
-from minifast.data.dispatch import typedispatch
+from minifast.data.transform import typedispatch
 from minifast.data.labels import column_named, is_missing
 from minifast.data.loaders import for_loaders
 from minifast.data.pipeline import registered
