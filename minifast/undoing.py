@@ -14,13 +14,13 @@ from torch import Tensor
 from minifast.callback.core import Callback
 from minifast.codetext import package_of
 from minifast.data.core import Datasets, TfmdLists
-from minifast.data.foreign import TorchvisionTransform
+from minifast.data.pipeline import TorchvisionTransform
 from minifast.data.pipeline import Pipeline, RandTransform
 from minifast.markers import TensorImageBase, cast, plain
-from minifast.vision.affine import find_coeffs, move, move_by, resample, square
-from minifast.vision.batch_tfms import AffineCoordTfm, CropWindow, RandomResizedCropGPU
-from minifast.vision.item_tfms import RandomCrop, RandomResizedCrop
-from minifast.vision.points import TensorBBox, TensorPoint, TensorProbe
+from minifast.vision.core import TensorBBox, TensorPoint, TensorProbe
+from minifast.vision.crop import RandomCrop, RandomResizedCrop
+from minifast.vision.geometry import (AffineCoordTfm, CropWindow, RandomResizedCropGPU, find_coeffs, move, move_by,
+                                      resample, square)
 
 __all__ = ['Undo', 'place_of_targets']
 

@@ -115,7 +115,7 @@ def test_batches_of_keyed_transforms_in_threads():
     for kwargs in ({'num_workers': 0}, {'num_workers': 3, 'multiprocessing_context': 'thread'}):
         dl = TfmdDL(data, bs=4, shuffle=True, after_item=[RandomResizedCrop(8), FlipItem(), ToTensor()], **kwargs)
         made.append(run(dl))
-        assert dl._known
+        assert dl._pass.plan.keyed
     assert same(*made)
 
 
@@ -149,9 +149,9 @@ def test_declared_transforms_of_the_user_run_in_threads(capsys):
                                               (6, False, 'worker processes')])
 def test_workers_nobody_asked_for_are_a_few_threads_where_all_code_is_ours(cpus, own, where, monkeypatch, capsys):
     """Else processes; the plan says which, and batches are the same."""
-    from minifast.data import plan
+    from minifast.data import workers
     from minifast.torch_core import defaults
-    monkeypatch.setattr(plan, 'worth_s', -1e6)  # as if making batches took for ever
+    monkeypatch.setattr(workers, 'worth_s', -1e6)  # as if making batches took for ever
     monkeypatch.setattr(defaults, 'cpus', cpus)
     data = [(torch.full((3,), i), i) for i in range(24)]
     after = [lambda x: x] if own else []

@@ -14,7 +14,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from minifast.data import transforms
-from minifast.data.dispatch import typedispatch
+from minifast.data.transform import typedispatch
 from minifast.data.pipeline import (DisplayedTransform, InplaceTransform, ItemTransform, Pipeline, RandTransform,
                                     Transform, compose_tfms, is_known, keyed, mk_transform, registered,
                                     transform_config, transform_from_config)
@@ -351,7 +351,7 @@ def test_every_transform_of_ours_is_keyed():
 def test_torchvision_v2_moves_picture_mask_and_boxes_together():
     """One draw: a flip flips all parts of a sample or none, the label passes, markers stay."""
     from minifast.vision.core import PILImage, PILMask
-    from minifast.vision.points import TensorBBox, TensorPoint
+    from minifast.vision.core import TensorBBox, TensorPoint
     pixels = np.zeros((4, 6, 3), np.uint8)
     pixels[:, 0] = 255
     mask = np.zeros((4, 6), np.uint8)

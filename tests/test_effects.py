@@ -14,7 +14,7 @@ from make_fastai_numbers import ramp
 import minifast.vision.all as public
 import sklearn.metrics as skm
 from minifast.markers import TensorImage, TensorMask
-from minifast.vision.affine import rotate_mat
+from minifast.vision.geometry import rotate_mat
 from minifast.vision.core import PILImage, PILMask
 
 

@@ -37,7 +37,7 @@ from minifast.vision.data import (BBoxBlock, BBoxLblBlock, CategoryBlock, ImageB
 from minifast.vision.learner import unet_learner, vision_learner
 from minifast.vision.models.create import create_unet_model
 from minifast.vision.models.tvm import resnet18
-from minifast.vision.points import PointScaler, TensorPoint
+from minifast.vision.core import PointScaler, TensorPoint
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'tools'))

@@ -13,7 +13,7 @@ from minifast.data.load import DataLoader
 from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat
 from minifast.markers import TensorCategory, TensorImage, TensorImageBW, TensorMask, plain
-from minifast.vision.points import TensorBBox, TensorPoint
+from minifast.vision.core import TensorBBox, TensorPoint
 
 
 class Thermal(TensorImage):

@@ -12,8 +12,8 @@ import torch
 from minifast.data.pipeline import is_known, transform_config, transform_from_config
 from minifast.markers import TensorImage, TensorMask, plain
 from minifast.vision import augment as A
-from minifast.vision.affine import dihedral_mat, flip_mat, rotate_mat, zoom_mat
 from minifast.vision.core import PILImage, PILMask, TensorBBox, TensorPoint
+from minifast.vision.geometry import dihedral_mat, flip_mat, rotate_mat, zoom_mat
 
 FASTAI = np.load(Path(__file__).parent / 'data' / 'vision.npz')
 FOUR = [0., 3., -20., 45.]

@@ -15,7 +15,7 @@ from minifast.answers import activation_of, decoder_of
 from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback
 from minifast.callback.tracking import ExperimentLogger, Step
-from minifast.data.dispatch import typedispatch
+from minifast.data.transform import typedispatch
 from minifast.distributed import rank_distrib
 from minifast.markers import TensorCategory, TensorImage
 from minifast.show import get_grid

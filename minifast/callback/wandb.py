@@ -11,7 +11,7 @@ import numpy as np
 
 from minifast.arguments import tells_near_match
 from minifast.callback.tracking import ExperimentLogger, Step, settings_of
-from minifast.data.dispatch import typedispatch
+from minifast.data.transform import typedispatch
 from minifast.markers import TensorCategory, TensorImage, TensorMask
 from minifast.terminal import say
 from minifast.nested import as_tuple

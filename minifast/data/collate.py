@@ -1,8 +1,8 @@
-"""From a list of samples to one batch: each tensor of the batch is one contiguous block."""
+"""A batch from its job to its tensors: the room for its pictures, its samples collated, each tensor one block."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,20 +10,124 @@ from fastcore.foundation import L
 from torch import Tensor
 from torch.utils.data import default_collate, default_convert, get_worker_info
 
-from minifast.data.slots import making, new_block
 from minifast.data.transform import keyed
 from minifast.markers import plain, retain_type, unmarked
+from minifast.torch_core import apply
 
-__all__ = ['SkipItemException', 'collate_error', 'fa_collate', 'fa_convert']
+__all__ = ['HostBatch', 'Job', 'SkipItemException', 'Slots', 'Target', 'collate_error', 'fa_collate', 'fa_convert',
+           'new_block', 'new_pixels']
 
 
 class SkipItemException(Exception):
     """Raise it while an item is made to leave the item out of its batch."""
 
 
-def _block(tensors: Sequence[Tensor]) -> Tensor:
+class Job(NamedTuple):
+    """One batch to be made.
+
+    Attributes:
+        number: which batch of the pass.
+        seed: of everything random about the batch as a whole.
+        pairs: (index, seed) of each item.
+    """
+
+    number: int
+    seed: int
+    pairs: list
+
+
+class HostBatch:
+    """A batch as a worker hands it over.
+
+    Attributes:
+        number: which batch of the pass.
+        data: the collated batch, None where every item was left out.
+        skipped: (index, item, message) of each item left out because of an error.
+        ended: the data ended in this batch, where they do not say their number.
+    """
+
+    def __init__(self, number: int, data: Any, skipped: list | None = None, ended: bool = False) -> None:
+        self.number, self.data, self.skipped, self.ended = number, data, skipped or [], ended
+
+    def pin_memory(self) -> HostBatch:
+        """Called by torch in its pinning thread; its own way would lose the marker types."""
+        self.data = apply(_pinned, self.data)
+        return self
+
+
+def _pinned(o: Any) -> Any:
+    return retain_type(o.pin_memory(), o) if isinstance(o, Tensor) and o.device.type == 'cpu' else o
+
+
+# ---------------------------------------------------------------- where the pixels of its items go
+
+def new_block(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Fresh memory for a batch; in a worker process memory that the loader's process sees without a copy."""
+    if get_worker_info() is None:
+        return torch.empty(*shape, dtype=dtype)
+    made = torch.empty(0, dtype=dtype)
+    size = int(np.prod(shape)) * dtype.itemsize
+    return made.set_(torch.UntypedStorage._new_shared(size, device='cpu'), 0, tuple(shape))
+
+
+class Slots:
+    """Room for the pictures of a batch, one after the other; the first one says how large they are.
+
+    Args:
+        n: how many items the batch has.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n, self.used, self.block, self.places = n, 0, None, None
+
+    def take(self, shape: tuple[int, ...]) -> np.ndarray | None:
+        """The next place for uint8 [C,H,W], None where it is none of this size or all are taken."""
+        if self.block is None:
+            self.block = new_block((self.n, *shape), torch.uint8)
+            self.places = self.block.numpy()
+        if self.used == self.n or self.places.shape[1:] != shape:
+            return None
+        self.used += 1
+        return self.places[self.used - 1]
+
+    def filled_by(self, tensors: Sequence[Tensor]) -> Tensor | None:
+        """The batch [N,C,H,W] where these tensors are what lies in its places one after the other, else None."""
+        block, first = self.block, tensors[0]
+        if block is None or first.dtype != block.dtype or len(tensors) > self.n:
+            return None
+        start, step, shape = block.data_ptr(), block[0].numel(), block.shape[1:]
+        for i, t in enumerate(tensors):
+            if t.data_ptr() != start + i * step or t.shape != shape or not t.is_contiguous():
+                return None
+        return block[:len(tensors)]
+
+
+def new_pixels(shape: tuple[int, int, int], slots: Slots | None = None) -> np.ndarray:
+    """Memory for a picture, uint8 [C,H,W]: its place in a batch that is being made, if there is one."""
+    place = None if slots is None else slots.take(shape)
+    return np.empty(shape, np.uint8) if place is None else place
+
+
+class Target(NamedTuple):
+    """What a loader hands to transforms whose `encodes` has an argument `target`: where the item that they make goes.
+
+    Who has one works for a loader, and may leave work for the transforms behind, as whatever goes wrong with it still
+    belongs to that item.
+
+    Attributes:
+        slots: room for the item's pixels in its batch.
+        opened: where opened pictures are kept.
+    """
+
+    slots: Slots | None = None
+    opened: Any = None
+
+
+# ---------------------------------------------------------------- from samples to a batch
+
+def _block(tensors: Sequence[Tensor], slots: Slots | None) -> Tensor:
     """Stacked in one new block, in a worker process in memory that the loader's process sees without a copy."""
-    first, slots = tensors[0], getattr(making, 'slots', None)
+    first = tensors[0]
     if slots is not None:
         with unmarked():
             filled = slots.filled_by(tensors)
@@ -38,8 +142,11 @@ def _block(tensors: Sequence[Tensor]) -> Tensor:
 
 
 @keyed
-def fa_collate(t: Sequence) -> Any:
+def fa_collate(t: Sequence, slots: Slots | None = None) -> Any:
     """A list of samples as one batch: tensors, arrays and numbers stacked, containers gone into, text listed.
+
+    Args:
+        slots: room that pictures may lie in already.
 
     Marker types are those of the first sample. Samples of a type torch knows how to collate
     (`torch.utils.data._utils.collate.default_collate_fn_map`) are left to torch.
@@ -50,17 +157,17 @@ def fa_collate(t: Sequence) -> Any:
     """
     first = t[0]
     if isinstance(first, Tensor):
-        return retain_type(_block(t), first)
+        return retain_type(_block(t, slots), first)
     if isinstance(first, np.ndarray) and first.dtype.kind not in 'SUO':
-        return _block([torch.from_numpy(np.ascontiguousarray(o)) for o in t])
+        return _block([torch.from_numpy(np.ascontiguousarray(o)) for o in t], slots)
     if isinstance(first, (str, bytes)):
         return list(t)
     if isinstance(first, Mapping):
-        return type(first)({key: fa_collate([o[key] for o in t]) for key in first})
+        return type(first)({key: fa_collate([o[key] for o in t], slots) for key in first})
     if isinstance(first, (Sequence, L)):
         if any(len(o) != len(first) for o in t):
             raise TypeError(f'samples of different lengths cannot form a batch: {sorted({len(o) for o in t})} elements')
-        parts = [fa_collate(list(part)) for part in zip(*t)]
+        parts = [fa_collate(list(part), slots) for part in zip(*t)]
         return type(first)(*parts) if hasattr(first, '_fields') else type(first)(parts)
     try:
         return default_collate(list(t))

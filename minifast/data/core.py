@@ -689,6 +689,11 @@ class TfmdLists(FilteredBase):
     def __repr__(self) -> str:
         return f'{type(self).__name__}: {self.items}\ntfms - {self.tfms.fs}'
 
+    def elements(self) -> tuple[Any, Pipeline] | None:
+        """Items by their number, and what becomes of one; None where an item is more than that."""
+        plain = type(self).__getitem__ is TfmdLists.__getitem__
+        return (getattr(self.items, 'iloc', self.items), self.tfms) if plain else None
+
     def unknown_transforms(self) -> list[str]:
         """Transforms that may draw from the global generators."""
         own = [] if type(self).__getitem__ is TfmdLists.__getitem__ else [type(self).__name__]
@@ -837,6 +842,11 @@ class Datasets(FilteredBase):
         finally:
             for tl, split_idx in zip(self.tls, before):
                 tl.tfms.split_idx = split_idx
+
+    def elements(self) -> list[tuple[Any, Pipeline]] | None:
+        """For each element of a sample what `TfmdLists.elements` says; None where a sample is more than them."""
+        found = [tl.elements() for tl in self.tls] if type(self).__getitem__ is Datasets.__getitem__ else [None]
+        return None if None in found else found
 
     def unknown_transforms(self) -> list[str]:
         """Transforms that may draw from the global generators."""

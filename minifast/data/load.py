@@ -3,28 +3,35 @@ from __future__ import annotations
 
 import copy
 import itertools
+import operator
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fastcore.basics import Inf
-from torch.utils.data import IterableDataset
+from fastcore.foundation import L
+from torch import Tensor
+from torch.utils.data import IterableDataset, Subset, TensorDataset
 
 from minifast.arguments import known_kwargs
 from minifast.data.cache import OpenedPictures, PictureCache
-from minifast.data.collate import SkipItemException, collate_error, fa_collate, fa_convert
-from minifast.data.making import BatchMaker
+from minifast.data.bytetable import ByteTable
+from minifast.data.collate import (HostBatch, Job, SkipItemException, Slots, Target, collate_error, fa_collate,
+                                   fa_convert, noted)
 from minifast.data.pipeline import Pipeline, is_known, keyed
-from minifast.data.plan import bytes_first, choose_workers, describe_plan, takes_threads, unknown_parts, whole_tensors
-from minifast.data.sampler import (BATCH, ORDER, ORDER_NAMES, ItemKeys, Position, chunks, order, order_state,
+from minifast.data.sampler import (BATCH, ITEM, ORDER, ORDER_NAMES, ItemKeys, Position, chunks, order, order_state,
                                    order_untouched, tell_epoch, whole)
-from minifast.data.workers import HostBatch, Job, ProcessPool, in_threads, seed_cpu, set_aside
+from minifast.data.transform import Step, bound
+from minifast.data.workers import ProcessPool, Workers, choose_workers, in_threads, seed_cpu, set_aside, workers_of
 from minifast.hidden import find
 from minifast.lookup import lookup
 from minifast.seeds import key_seed, seeded
-from minifast.terminal import say, warn
+from minifast.markers import plain
+from minifast.terminal import say, visible, warn
 from minifast.torch_core import defaults, length_of, retain_type, to_device
 
 __all__ = ['DataLoader', 'SkipItemException', 'collate_error', 'fa_collate', 'fa_convert', 'why_empty']
@@ -33,15 +40,207 @@ _hooks = ('wif', 'before_iter', 'after_item', 'before_batch', 'after_batch', 'af
 hook_names = (*_hooks, 'create_item', 'create_batch', 'retain', 'get_idxs', 'sample', 'shuffle_fn', 'do_batch',
               'do_item')
 """What can be given to a loader as a keyword argument, or overridden."""
-_stays_here = ('get_idxs', 'sample', 'shuffle_fn', 'before_iter', 'after_iter', 'after_batch', 'sampler',
-               'batch_sampler', '_pool', '_next', '_ordered', '_began', 'it')
-"""What worker processes are not sent: it is used in the loader's own process only."""
+_stays_here = ('after_batch', 'before_iter', 'after_iter', '_pool', '_next', '_ordered', '_pass')
+"""What worker processes are not sent, besides what decides about the order: it is used in the loader's own only."""
 
 
-_main_process = ('after_batch', 'before_iter', 'after_iter', '_pool', '_ordered', '_own_generators', '_began', 'it')
+# ---------------------------------------------------------------- what is decided about a pass
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is decided about a pass, once, when it begins.
+
+    Item transforms are those of that moment, as in worker processes, though their attributes may change later where
+    items are made in the calling process. Batch transforms may be exchanged and changed between batches: what the plan
+    says of them is decided anew where `batch_of` tells a change.
+
+    Attributes:
+        subsets: the indices of subsets around the data set, outermost first.
+        elements: (items, steps) for each element of a sample, or one such pair for samples that are no tuples; None:
+            `create_item` makes samples.
+        item: the steps of a sample; None: `do_item` is the user's own and makes it all.
+        tensors: whole tensors that batches are slices of; None: there is more to do than to slice.
+        slots: pixels go straight to their place in the batch.
+        batch: the steps of a batch, on the device, in the order they run.
+        batch_keyed: generators are handed to them; else the global ones are seeded and put back.
+        batch_of: what `batch` was made of.
+        keyed: the same of items: there is no global generator to be seeded for each of them.
+        draws: items draw at all.
+        unknown: what may draw from the global generators, by name.
+        workers: where batches are made; None: to be decided by the time that the first one takes.
+    """
+
+    subsets: tuple[Any, ...]
+    elements: list[tuple[Any, tuple[Step, ...]]] | tuple[Any, tuple[Step, ...]] | None
+    item: tuple[Step, ...] | None
+    tensors: tuple[Tensor, ...] | None
+    slots: bool
+    keyed: bool
+    draws: bool
+    unknown: tuple[str, ...]
+    workers: Workers | None
+    batch: tuple[Step, ...] = ()
+    batch_keyed: bool = True
+    batch_of: tuple = ()
+
+    def why(self, dl: Any) -> dict[str, str]:
+        """What `show_plan` prints, by its first word; put together when it is asked for, as names of transforms tell
+        numbers that may lie on a GPU."""
+        where = self.workers or Workers('here')
+        made_in = {'here': 'the calling process', 'threads': f'{where.n} threads',
+                   'processes': f'{where.n} worker processes ({where.method})'}[where.kind]
+        if dl._workers is None:
+            made_in += ', until a first batch was timed' if self.workers is None else (
+                ', for the time the first batch took')
+        order = type(dl.sampler or dl.batch_sampler).__name__ if dl.sampler or dl.batch_sampler else (
+            'shuffled, keyed by (seed, epoch)' if dl.shuffle else 'as they are')
+        lines = {'order': order, 'made in': made_in}
+        if self.tensors is not None:
+            lines['create_batch'] = 'slices of whole tensors'
+        else:
+            hooks = ('create_item', 'after_item', 'before_batch', 'create_batch')
+            lines |= {hook: _named(getattr(dl, hook)) for hook in hooks}
+        if dl.cache is not None:
+            lines['cache'] = repr(dl.cache)
+        lines['randomness'] = 'from generators handed to the transforms' if not self.unknown else (
+            f'global generators seeded for each item, because of {", ".join(self.unknown)}')
+        lines['to'] = str(dl.device or 'nowhere (CPU)')
+        after = dl.after_batch
+        lines['after_batch'] = _named(bytes_first(after, dl.device) if isinstance(after, Pipeline) else after)
+        return lines
 
 
-class DataLoader(BatchMaker):
+def plan_of(dl: DataLoader, opened: OpenedPictures | None = None, here: bool = False) -> Plan:
+    """What a pass of this loader does as it stands.
+
+    Args:
+        opened: the cache as the pass uses it.
+        here: workers or not, the batches are made in the calling process.
+    """
+    unknown, subsets, dataset = tuple(unknown_parts(dl)), [], dl.dataset
+    while type(dataset) is Subset:
+        subsets.append(dataset.indices)
+        dataset = dataset.dataset
+    plain = all(_own(dl, hook) or _empty(getattr(dl, hook)) for hook in _makes_items) and not dl.prebatched
+    after = dl.after_item if opened is None else opened.rest
+    item = after.steps() if isinstance(after, Pipeline) else () if _own(dl, 'after_item') else (Step(after),)
+    keyed_items, n = dl.indexed and not unknown, 0 if here else dl._workers if dl._workers is not None else dl._chosen
+    return Plan(subsets=tuple(subsets), elements=_elements_of(dl, dataset),
+                item=item if _own(dl, 'do_item') else None,
+                tensors=dataset.tensors if type(dataset) is TensorDataset and plain else None,
+                slots=keyed_items and not dl.prebatched and _own(dl, 'do_batch') and _own(dl, 'create_batch'),
+                keyed=keyed_items, draws=not keyed_items or getattr(after, 'takes_generator', False),
+                unknown=unknown, workers=None if n is None else workers_of(dl, n, keyed_items), **batch_plan(dl))
+
+
+def _own(dl: Any, hook: str) -> bool:
+    """Whether a hook is still the loader's own."""
+    return getattr(getattr(dl, hook), '__func__', None) is vars(DataLoader)[hook]
+
+
+def _empty(f: Any) -> bool:
+    return isinstance(f, Pipeline) and len(f) == 0
+
+
+def _elements_of(dl: Any, dataset: Any) -> Any:
+    elements = getattr(type(dataset), 'elements', None)
+    if elements is None or not dl.indexed or not _own(dl, 'create_item') or not _own(dl, 'do_item'):
+        return None
+    found = elements(dataset)
+    if isinstance(found, tuple):
+        return found[0], found[1].steps()
+    return found and [(items, pipeline.steps()) for items, pipeline in found]
+
+
+def batch_plan(dl: Any) -> dict[str, Any]:
+    """What a plan says of the batch transforms as they stand."""
+    after = dl.after_batch
+    if isinstance(after, Pipeline):
+        steps = bytes_first(after, dl.device).steps()
+    else:
+        steps = () if _own(dl, 'after_batch') else (Step(after),)
+    return {'batch': steps, 'batch_keyed': is_known(after), 'batch_of': batch_of(dl)}
+
+
+def batch_of(dl: Any) -> tuple:
+    """All that decides about the steps of a batch: the transforms and what hangs on them, to be compared by `is`."""
+    after = dl.after_batch
+    fs = getattr(after, 'fs', ())
+    hung = itertools.chain.from_iterable(map(dict.values, map(vars, fs)))
+    return (after, dl._device, getattr(after, 'split_idx', None), *fs, *hung)
+
+
+_makes_items = ('after_item', 'before_batch', 'create_item', 'create_batch', 'retain', 'do_item', 'do_batch')
+
+def unknown_parts(dl: Any) -> list[str]:
+    """What of the making of items may draw from the global generators, by name; empty: all randomness is ours."""
+    parts = [f'dataset: {name}' for name in _unknown_dataset(dl.dataset)]
+    for hook in _makes_items:
+        f = getattr(dl, hook)
+        fs = f.fs if isinstance(f, Pipeline) else [f]
+        parts += [f'{hook}: {getattr(o, "__qualname__", None) or getattr(o, "name", type(o).__name__)}'
+                  for o in fs if not is_known(o)]
+    return parts
+
+
+def _unknown_dataset(dataset: Any) -> list[str]:
+    if hasattr(type(dataset), 'unknown_transforms'):
+        return dataset.unknown_transforms()
+    if type(dataset) is Subset:
+        return _unknown_dataset(dataset.dataset)
+    harmless = (TensorDataset, list, tuple, range, L, torch.Tensor, type(None))
+    return [] if type(dataset) in harmless else [type(dataset).__name__]
+
+
+def bytes_first(after: Pipeline, device: torch.device | None) -> Pipeline:
+    """Batch transforms in the order they run in: on a CPU pictures stay bytes as long as that is faster.
+
+    What `makes_floats` then waits behind the geometry that follows it and says `on_bytes`; not where that resamples in
+    validation, so that pixels there are exact. Together with those behind it that are `bytewise` it becomes a table.
+    """
+    if device is None or device.type != 'cpu':
+        return after
+    fs = list(after.fs)
+    at = next((i for i, f in enumerate(fs) if getattr(f, 'makes_floats', False) and is_known(f)), None)
+    if at is None:
+        return after
+    end = at + 1
+    while end < len(fs) and getattr(fs[end], 'on_bytes', False) and not (after.split_idx and fs[end].size):
+        end += 1
+    stop = end
+    while stop < len(fs) and getattr(fs[stop], 'bytewise', False) and is_known(fs[stop]):
+        stop += 1
+    arranged = copy.copy(after)
+    arranged.fs = L([*fs[:at], *fs[at + 1:end], ByteTable([fs[at], *fs[end:stop]]), *fs[stop:]])
+    return arranged
+
+
+def _named(f: Any) -> str:
+    if isinstance(f, Pipeline):
+        return f.name or '-'
+    return getattr(f, '__qualname__', type(f).__name__)
+
+
+@dataclass
+class Pass:
+    """A pass as it runs, and as it was left.
+
+    Attributes:
+        at: where it stands: `batch` is the number of batches handed out.
+        began: what decides about the order and is no function of the position, as it was when the pass began.
+        opened: the cache as the pass uses it.
+        plan: what is done.
+        generators: those that hang on the data set and on what makes items; what items draw from them is keyed too.
+    """
+
+    at: Position
+    began: dict[str, Any] = field(default_factory=dict)
+    opened: OpenedPictures | None = None
+    plan: Plan | None = None
+    generators: Sequence[Any] = ()
+
+
+class DataLoader:
     """Makes batches of a data set's items: `item -> after_item`, then `before_batch -> create_batch`, then to the
     device, then `after_batch`.
 
@@ -100,14 +299,10 @@ class DataLoader(BatchMaker):
         self.persistent_workers, self.multiprocessing_context = persistent_workers, multiprocessing_context
         self.on_error, self.skipped = on_error, []
         self.cache = PictureCache(cache) if isinstance(cache, (str, Path)) else cache
-        self._cached: OpenedPictures | None = None
         self.num_workers, self.device = num_workers, device
         self._next: Position | None = None
         self._ordered: Callable[[], Any] | None = None
-        self._own_generators: list[Any] = []
-        self._at, self._passes, self._pool = Position(0), 0, None
-        self._began: dict[str, Any] = {}
-        self._known, self._draws, self._tensors = False, True, None
+        self._pass, self._passes, self._pool = Pass(Position(0)), 0, None
         for name, f in kwargs.items():
             if f is not None:
                 setattr(self, name, f)
@@ -131,7 +326,7 @@ class DataLoader(BatchMaker):
         return lookup(self, name, 'dataset')
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, '_pool': None}
+        return {**self.__dict__, '_pool': None, '_pass': Pass(self._pass.at, self._pass.began)}
 
     # ------------------------------------------------------------ hooks: each may be replaced
 
@@ -167,9 +362,17 @@ class DataLoader(BatchMaker):
         return self.dataset[s]
 
     @keyed
-    def create_batch(self, samples: Any) -> Any:
-        """Collate samples; without a batch size, convert one ready batch."""
-        return fa_convert(samples) if self.prebatched else fa_collate(samples)
+    def do_item(self, s: Any) -> Any:
+        """One sample, ready to be collated; None where it asked to be left out."""
+        try:
+            return self.after_item(self.create_item(s))
+        except SkipItemException:
+            return None
+
+    @keyed
+    def create_batch(self, samples: Any, slots: Slots | None = None) -> Any:
+        """Collate samples, whose pixels may lie in `slots`; without a batch size, convert one ready batch."""
+        return fa_convert(samples) if self.prebatched else fa_collate(samples, slots)
 
     @keyed
     def retain(self, b: Any, samples: Any) -> Any:
@@ -179,9 +382,10 @@ class DataLoader(BatchMaker):
         return _retain(b, samples[0])
 
     @keyed
-    def do_batch(self, samples: Any) -> Any:
-        """Samples to a batch on the CPU."""
-        return self.retain(self.create_batch(self.before_batch(samples)), samples)
+    def do_batch(self, samples: Any, slots: Slots | None = None) -> Any:
+        """Samples, whose pixels may lie in `slots`, to a batch on the CPU."""
+        ready = self.before_batch(samples)
+        return self.retain(self.create_batch(ready) if slots is None else self.create_batch(ready, slots), samples)
 
     def get_idxs(self) -> Any:
         """The indices of a pass, in order."""
@@ -267,8 +471,8 @@ class DataLoader(BatchMaker):
 
     def show_plan(self) -> None:
         """Print what happens to an item and a batch, where, and why there."""
-        for line in describe_plan(self).split('\n'):
-            say(line)
+        for what, told in plan_of(self).why(self).items():
+            say(f'{what:13}{told}')
 
     # ------------------------------------------------------------ a pass
 
@@ -283,6 +487,11 @@ class DataLoader(BatchMaker):
         """
         self._ordered = f
 
+    @property
+    def _at(self) -> Position:
+        """Where the running pass stands."""
+        return self._pass.at
+
     def state_dict(self) -> dict[str, int]:
         """Where the running pass stands; `batch` is the number of batches handed out."""
         return dict(vars(self._at))
@@ -295,7 +504,7 @@ class DataLoader(BatchMaker):
         """
         at = self._at
         before = Position(at.seed, at.epoch, at.batch - 1)
-        with order_untouched(self, self._began):
+        with order_untouched(self, self._pass.began):
             job = next(self._jobs(before), None) if self.indexed and at.batch else None
         return [] if job is None else [self._item_name(index) for index, _ in job.pairs]
 
@@ -310,7 +519,7 @@ class DataLoader(BatchMaker):
 
     def __iter__(self) -> Iterator:
         position, self._next = self._next or self._own_position(), None
-        return self._pass(position)
+        return self._batches(position)
 
     def one_batch(self) -> Any:
         """One batch of a pass of its own, made here; leaves no trace in the training.
@@ -320,30 +529,27 @@ class DataLoader(BatchMaker):
         """
         if self.n is not None and len(self) == 0:
             raise ValueError(f'this loader has no batch: {why_empty(self)}')
-        at, waiting, began = self._at, self._next, self._began
+        running, waiting = self._pass, self._next
         with order_untouched(self):
-            return self._one_batch(at, waiting, began)
-
-    def _one_batch(self, at: Position, waiting: Position | None, began: Any) -> Any:
-        try:
-            if type(self).__iter__ is not DataLoader.__iter__:
-                return next(iter(self))
-            passing = self._pass(self._own_position(), here=True)
             try:
-                return next(passing)
+                if type(self).__iter__ is not DataLoader.__iter__:
+                    return next(iter(self))
+                passing = self._batches(self._own_position(), here=True)
+                try:
+                    return next(passing)
+                finally:
+                    passing.close()
             finally:
-                passing.close()
-        finally:
-            self._at, self._next, self._began = at, waiting, began
+                self._pass, self._next = running, waiting
 
-    def _pass(self, position: Position, here: bool = False) -> Iterator:
-        self._at = position
-        self._began = order_state(self)
+    def _batches(self, position: Position, here: bool = False) -> Iterator:
+        run = self._pass = Pass(position, order_state(self))
         self.skipped = []
         self._prepare()
-        self._cached = None if self.cache is None else OpenedPictures(self.cache, self.after_item)
+        run.opened = None if self.cache is None else OpenedPictures(self.cache, self.after_item)
         self.before_iter()
-        made = self._stream(position, here) if not self.indexed else self._host_batches(position, here)
+        run.plan = plan_of(self, run.opened, here)
+        made = self._host_batches(run, here) if self.indexed else self._stream(run)
         ahead = self.device is not None and self.device.type == 'cuda' and not here
         uploaded = _one_ahead(self._upload(host) for host in made) if ahead else map(self._upload, made)
         try:
@@ -351,8 +557,9 @@ class DataLoader(BatchMaker):
                 self.skipped += host.skipped
                 if host.data is None:
                     continue
-                b = self._transformed(host.data, key_seed(position.seed, BATCH, position.epoch, host.number, 1))
-                self._at = Position(position.seed, position.epoch, host.number + 1)
+                seed = key_seed(position.seed, BATCH, position.epoch, host.number, 1)
+                b = self._transformed(run, host.data, seed)
+                self._pass, run.at = run, Position(position.seed, position.epoch, host.number + 1)
                 yield b
         finally:
             made.close()  # workers end with the pass, also where it is left in the middle
@@ -365,8 +572,8 @@ class DataLoader(BatchMaker):
     def _prepare(self) -> None:
         """Whatever a kind of loader has to do before each pass."""
 
-    def _jobs(self, position: Position) -> Iterator[Job]:
-        """The batches still to be made, as lists of indices and seeds."""
+    def _jobs(self, position: Position, draws: bool = True) -> Iterator[Job]:
+        """The batches still to be made, as lists of indices and seeds; the seeds are 0 where items draw nothing."""
         seed, epoch = position.seed, position.epoch
         key = key_seed(seed, ORDER, epoch)
         if self.batch_sampler is not None:
@@ -377,7 +584,7 @@ class DataLoader(BatchMaker):
                 seed_cpu(key)
                 indices = self.sample()
             lists = ([i] for i in indices) if self.bs is None else chunks(indices, self.bs, self.drop_last)
-        keys = ItemKeys(seed, epoch) if self._draws else None
+        keys = ItemKeys(seed, epoch) if draws else None
         for number, indices in enumerate(lists):
             pairs = [(i, keys(i) if keys else 0) for i in indices]
             if number >= position.batch:
@@ -393,67 +600,74 @@ class DataLoader(BatchMaker):
         return iter(()) if first is None else itertools.chain([first], jobs)
 
     def _find_generators(self) -> list[Any]:
-        """The generators that hang on the data set and on what makes items; what items draw from them is keyed too."""
-        return [place.value for place in find(self, skip=(*ORDER_NAMES, *_main_process), data=False).generators]
+        return [place.value for place in find(self, skip=(*ORDER_NAMES, *_stays_here, 'it'), data=False).generators]
 
-    def _host_batches(self, position: Position, here: bool) -> Iterator[HostBatch]:
-        self._known = not unknown_parts(self)
-        self._draws = not self._known or getattr(self.after_item, 'takes_generator', False)
-        self._tensors = whole_tensors(self)
-        self._own_generators = [] if self._known else self._find_generators()
-        jobs = self._jobs(position)
+    def _host_batches(self, run: Pass, here: bool) -> Iterator[HostBatch]:
+        plan = run.plan
+        run.generators = [] if plan.keyed else self._find_generators()
+        jobs = self._jobs(run.at, plan.draws)
         if self._ordered is not None and not here:
             jobs = self._once_ordered(jobs)
-        n = 0 if here else self._workers if self._workers is not None else self._chosen
-        make = self._make_pinned if self._pins() else self._make
-        if n is None:
+        maker = BatchMaker(self, run)
+        make = maker.pinned if self._pins() else maker
+        if plan.workers is None:
             first = next(jobs, None)
             if first is None:
                 return
             start = time.perf_counter()
-            made = self._make(first)
+            made = maker(first)
             spent = time.perf_counter() - start
             yield made
-            n = self._chosen = choose_workers(self, spent, defaults.cpus)
-        if n == 0:
+            self._chosen = choose_workers(self, spent, defaults.cpus, plan.keyed)
+            run.plan = plan = replace(run.plan, workers=workers_of(self, self._chosen, plan.keyed))
+        if plan.workers.kind == 'here':
             yield from map(make, jobs)
-        elif takes_threads(self, n, self._known):
-            yield from in_threads(make, jobs, n, self.prefetch_factor or 2)
+        elif plan.workers.kind == 'threads':
+            yield from in_threads(make, jobs, plan.workers.n, self.prefetch_factor or 2)
         else:
-            yield from self._processes(n).run(jobs)
+            yield from self._processes(run, plan.workers.n).run(jobs)
 
-    def _make_pinned(self, job: Job) -> HostBatch:
-        return self._make(job).pin_memory()
-
-    def _processes(self, n: int) -> ProcessPool:
+    def _processes(self, run: Pass, n: int) -> ProcessPool:
         context = None if self.multiprocessing_context == 'thread' else self.multiprocessing_context
         method = context or torch.multiprocessing.get_start_method()
         persistent = method != 'fork' if self.persistent_workers is None else self.persistent_workers
-        plan = (n, context, self._known, id(self.dataset), getattr(self.dataset, 'split_idx', None),
-                str(self.__dict__.get('after_item')), str(self.__dict__.get('before_batch')), repr(self.cache))
-        if self._pool is not None and self._pool[0] == plan:
+        made_for = (n, context, run.plan.keyed, id(self.dataset), getattr(self.dataset, 'split_idx', None),
+                    str(self.__dict__.get('after_item')), str(self.__dict__.get('before_batch')), repr(self.cache))
+        if self._pool is not None and self._pool[0] == made_for:
             return self._pool[1]
         sent = copy.copy(self)
-        for name in _stays_here:
+        for name in (*ORDER_NAMES, *_stays_here, 'it'):
             sent.__dict__.pop(name, None)
-        make = sent._make if self.indexed else sent._streamed
+        sent._pass = Pass(run.at)
+        maker = BatchMaker(sent, replace(run, plan=replace(run.plan, batch=(), batch_of=())))
+        make = maker if self.indexed else maker.stream
         pool = ProcessPool(make, n, persistent, context, not self.indexed, sent.wif, sent._item_name,
                            timeout=self.timeout, pin_memory=self._pins(), prefetch_factor=self.prefetch_factor)
-        self._pool = (plan, pool) if persistent and self.indexed else None
+        self._pool = (made_for, pool) if persistent and self.indexed else None
         return pool
 
     def _pins(self) -> bool:
         on_cuda = self.device is not None and self.device.type == 'cuda' and torch.cuda.is_available()
         return on_cuda if self.pin_memory is None else self.pin_memory and torch.cuda.is_available()
 
-    def _stream(self, position: Position, here: bool) -> Iterator[HostBatch]:
+    def _stream(self, run: Pass) -> Iterator[HostBatch]:
         """One stream is read by one process: with workers by one of them, whatever their number."""
-        self._known, self._draws = False, True
-        self._own_generators = self._find_generators()
-        if here or not self._workers:
-            yield from self._streamed()
+        run.generators = self._find_generators()
+        if run.plan.workers is None or run.plan.workers.kind == 'here':
+            yield from BatchMaker(self, run).stream()
         else:
-            yield from self._processes(1).run()
+            yield from self._processes(run, 1).run()
+
+    def _item_name(self, index: Any) -> str:
+        """What an item is called in messages: its index and, where that is known, its path or row."""
+        found = (getattr(self.dataset, name, None) for name in ('items', 'samples', 'imgs'))
+        items = next((o for o in found if o is not None), None)
+        try:
+            item = list(items.iloc[index]) if hasattr(items, 'iloc') else items[index]
+        except (TypeError, KeyError, IndexError):
+            return f'item {index}'
+        item = f'{type(item).__name__} {tuple(item.shape)}' if hasattr(item, 'ndim') else visible(item)
+        return f'item {index} ({item if len(item) < 300 else item[:300] + "..."})'
 
     # ------------------------------------------------------------ to the device
 
@@ -462,19 +676,163 @@ class DataLoader(BatchMaker):
             host.data = to_device(host.data, self.device, non_blocking=self.device.type == 'cuda')
         return host
 
-    def _transformed(self, b: Any, seed: int) -> Any:
-        after = self.after_batch
-        if isinstance(after, Pipeline) and not len(after):
+    def _transformed(self, run: Pass, b: Any, seed: int) -> Any:
+        now = batch_of(self)
+        if len(now) != len(run.plan.batch_of) or not all(map(operator.is_, now, run.plan.batch_of)):
+            run.plan = replace(run.plan, **batch_plan(self))
+        plan = run.plan
+        if not plan.batch:
             return b
-        if not is_known(after):
-            with seeded(seed):
-                return self._after_batch(after, b, seed)
-        return self._after_batch(after, b, seed)
+        if plan.batch_keyed:
+            return _through(plan.batch, b, seed)
+        with seeded(seed):
+            return _through(plan.batch, b, seed)
 
-    def _after_batch(self, after: Callable, b: Any, seed: int) -> Any:
-        if not isinstance(after, Pipeline):
-            return after(b)
-        return bytes_first(after, self.device)(b, generator=torch.Generator().manual_seed(seed))
+
+def _through(steps: Sequence[Step], b: Any, seed: int) -> Any:
+    for step in bound(steps, generator=torch.Generator().manual_seed(seed)):
+        b = step(b)
+    return b
+
+
+# ---------------------------------------------------------------- making one batch, wherever that is
+
+class BatchMaker:
+    """Turns jobs, lists of (index, seed), into batches on the CPU; worker processes are sent one.
+
+    Args:
+        dl: the loader, whose hooks are called.
+        run: the pass.
+    """
+
+    def __init__(self, dl: DataLoader, run: Pass) -> None:
+        self.dl, self.plan, self.at, self.opened, self.generators = dl, run.plan, run.at, run.opened, run.generators
+
+    def __call__(self, job: Job) -> HostBatch:
+        """The batch of a job."""
+        if self.plan.tensors is not None:
+            return HostBatch(job.number, self._slices([index for index, _ in job.pairs]))
+        if self.plan.keyed:
+            return self._assemble(job)
+        with set_aside(self.generators):
+            return self._assemble(job)
+
+    def pinned(self, job: Job) -> HostBatch:
+        """The batch of a job in page-locked memory."""
+        return self(job).pin_memory()
+
+    def _assemble(self, job: Job) -> HostBatch:
+        dl, plan = self.dl, self.plan
+        generator = torch.Generator() if plan.draws else None
+        slots = Slots(len(job.pairs)) if plan.slots else None  # not for code of the user's, which might keep an item
+        sample_of = self._steps(generator, Target(slots, self.opened))
+        samples, kept, skipped, ended = [], [], [], False
+        for index, seed in job.pairs:
+            if not plan.keyed:
+                seed_cpu(seed, self.generators)
+            if generator is not None:
+                generator.manual_seed(seed)
+            try:
+                sample = sample_of(index)
+            except SkipItemException:
+                continue
+            except StopIteration:
+                ended = True
+                break
+            except Exception as error:
+                noted(error, f'raised while {dl._item_name(index)} was made')
+                if dl.on_error == 'raise' or not isinstance(error, (OSError, ValueError)):
+                    raise
+                skipped.append((index, dl._item_name(index), f'{type(error).__name__}: {error}'))
+                continue
+            if sample is not None:
+                samples.append(sample)
+                kept.append(index)
+        if not samples:
+            return HostBatch(job.number, None, skipped, ended)
+        if not plan.keyed:
+            seed_cpu(job.seed, self.generators)
+        try:
+            if slots is not None:
+                return HostBatch(job.number, dl.do_batch(samples, slots), skipped, ended)
+            return HostBatch(job.number, dl.do_batch(samples[0] if dl.prebatched else samples), skipped, ended)
+        except Exception as error:
+            if not dl.prebatched:
+                collate_error(error, samples, [dl._item_name(i) for i in kept])
+            raise
+
+    def _steps(self, generator: torch.Generator | None, target: Target) -> Callable[[Any], Any]:
+        """From an index to its sample, with what the items of one batch share handed to the steps."""
+        dl, plan, opened = self.dl, self.plan, self.opened
+        if plan.item is None:
+            return dl.do_item
+        single = isinstance(plan.elements, tuple)
+        elements = [(getattr(items, 'iloc', items), bound(steps, target=target))
+                    for items, steps in ([plan.elements] if single else plan.elements or ())]
+        after = bound(plan.item, generator=generator)
+
+        def _sample(index: Any) -> Any:
+            if elements and (type(index) is int or _is_one(index)):
+                for indices in plan.subsets:
+                    index = indices[index]
+                parts = []
+                for items, steps in elements:
+                    part = items[int(index)]
+                    for step in steps:
+                        part = step(part)
+                    parts.append(part)
+                sample = parts[0] if single else tuple(parts)
+            else:
+                sample = dl.create_item(index)
+            if opened is not None:
+                opened.check(sample)
+            for step in after:
+                sample = step(sample)
+            return sample
+
+        return _sample
+
+    def _slices(self, indices: list[int]) -> tuple[Tensor, ...]:
+        """A batch of a `TensorDataset`, all items at once."""
+        for subset in self.plan.subsets:
+            indices = [subset[i] for i in indices]
+        at = torch.as_tensor(indices)
+        return tuple(retain_type(plain(t)[at.to(t.device, non_blocking=True)], t) for t in self.plan.tensors)
+
+    # ------------------------------------------------------------ data without indices
+
+    def stream(self) -> Iterator[HostBatch]:
+        """The batches of data that are read from start to end."""
+        dl, own = self.dl, self.generators
+        seed, epoch, start = self.at.seed, self.at.epoch, self.at.batch
+        with set_aside(own):
+            seed_cpu(key_seed(seed, ORDER, epoch), own)
+            dl.it = None if dl.dataset is None else iter(dl.dataset)  # create_item may need none
+        size = dl.bs or 1
+        for number in itertools.count():
+            n = size if dl.n is None else max(min(size, dl.n - number * size), 0)
+            pairs = [(None, key_seed(seed, ITEM, epoch, number * size + i)) for i in range(n)]
+            with set_aside(own):
+                if number < start and dl.it is not None:
+                    made = self._passed_over(number, pairs)
+                else:
+                    made = self._assemble(Job(number, key_seed(seed, BATCH, epoch, number), pairs))
+            if made.data is not None and number >= start and not (made.ended and dl.drop_last):
+                yield made
+            if made.ended or not pairs:
+                return
+
+    def _passed_over(self, number: int, pairs: list) -> HostBatch:
+        """A batch of a stream that was handed out before a resume: read, and not made."""
+        made = HostBatch(number, None)
+        for _, seed in pairs:
+            seed_cpu(seed, self.generators)
+            made.ended = made.ended or next(self.dl.it, self) is self
+        return made
+
+
+def _is_one(index: Any) -> bool:
+    return isinstance(index, (int, np.integer)) or (isinstance(index, Tensor) and index.ndim == 0)
 
 
 def _one_ahead(uploads: Iterator) -> Iterator:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minifast.data.categorize import Category
-from minifast.data.dispatch import typedispatch
+from minifast.data.transform import typedispatch
 from minifast.markers import TensorCategory, TensorImage
 from minifast.show import show_title
 

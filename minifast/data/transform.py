@@ -1,10 +1,13 @@
-"""`Transform`: a typed, reversible function on items and batches, and its kinds."""
+"""Functions chosen by the types of their arguments; `Transform`, a typed, reversible function on items and batches."""
 from __future__ import annotations
 
+import collections.abc
 import inspect
 import types
-from collections.abc import Callable
-from typing import Any, TypeVar
+import typing
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -12,18 +15,243 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from minifast.arguments import kept_arguments, refuse_unknown
-from minifast.data.dispatch import Overloads
 from minifast.markers import retain_type as _retain_marker
 from minifast.torch_core import check_kwargs, constructor_signature
 
-__all__ = ['DisplayedTransform', 'InplaceTransform', 'ItemTransform', 'RandTransform', 'Transform', 'is_sample',
-           'keyed', 'retain']
+__all__ = ['DisplayedTransform', 'InplaceTransform', 'ItemTransform', 'Overload', 'Overloads', 'RandTransform', 'Step',
+           'Transform', 'bound', 'dispatch', 'is_sample', 'keyed', 'retain', 'typedispatch']
 
-_methods = ('encodes', 'decodes', 'setups')
-_T = TypeVar('_T')
+# ---------------------------------------------------------------- functions chosen by types
+
+_FAR = 1 << 20
+"""Rank of a match by `object` or by an abstract base class, behind every class of the argument's own ancestry."""
+
+
+class Overload(NamedTuple):
+    """One function of a table.
+
+    Attributes:
+        func: the function.
+        types: for each parameter that chooses, the classes it takes.
+        takes_self: the first parameter is the transform itself.
+        returns: the class the result is marked as; `object`: as the argument was, where that is the narrower class;
+            None: the result stays as it is.
+    """
+
+    func: Callable
+    types: tuple[tuple[type, ...], ...]
+    takes_self: bool
+    returns: type | None
+
+
+class Overloads:
+    """Functions of one name; which one runs is decided once for each combination of argument types and remembered.
+
+    As a class attribute it binds like a method. Later functions replace earlier ones of the same types; those of a
+    class come before those of its bases.
+
+    Args:
+        name: for messages.
+        parents: the tables of the base classes, nearest first.
+        n_args: how many arguments choose; None: all that are annotated.
+    """
+
+    _version = 0  # counts additions to any table: what was decided before may no longer hold
+
+    def __init__(self, name: str, parents: tuple[Overloads, ...] = (), n_args: int | None = 1) -> None:
+        self.name, self.parents, self.n_args = name, parents, n_args
+        self.entries: list[Overload] = []
+        self._decided: dict[Any, Overload | None] = {}
+        self._decided_at = -1
+
+    def add(self, func: Callable, takes_self: bool = False) -> Overloads:
+        """Add a function; the annotations of its parameters say what it is for, no annotation means anything."""
+        if isinstance(func, staticmethod):
+            func, takes_self = func.__func__, False
+        choosing, returns = _signature_types(func, takes_self, self.n_args)
+        self.entries.append(Overload(func, choosing, takes_self, returns))
+        Overloads._version += 1
+        return self
+
+    def find(self, *classes: type) -> Overload | None:
+        """The overload for arguments of these classes, None where there is none."""
+        if self._decided_at != Overloads._version:
+            self._decided, self._decided_at = {}, Overloads._version
+        try:
+            return self._decided[classes]
+        except KeyError:
+            found = self._decided[classes] = self._decide(classes)
+            return found
+
+    def __getitem__(self, classes: type | tuple[type, ...]) -> Callable:
+        """The function for arguments of these classes, of whatever class those left out are: `show_batch[object]`.
+
+        Raises:
+            KeyError: there is none.
+        """
+        classes = classes if isinstance(classes, tuple) else (classes,)
+        most = max((len(entry.types) for entry in self.all_entries()), default=0)
+        found = self.find(*classes, *[object] * (most - len(classes)))
+        if found is None:
+            raise KeyError(f'{self.name} has no function for ({", ".join(c.__name__ for c in classes)}), only for '
+                           f'{self.describe()}')
+        return found.func
+
+    def all_entries(self) -> list[Overload]:
+        """Own functions, then those of the base classes."""
+        return [*reversed(self.entries), *(entry for parent in self.parents for entry in parent.all_entries())]
+
+    def _decide(self, classes: tuple[type, ...]) -> Overload | None:
+        ranked = [(_ranks(entry.types, classes), entry) for entry in self.all_entries()]
+        fitting = [(ranks, entry) for ranks, entry in ranked if ranks is not None]
+        return min(fitting, key=lambda pair: pair[0])[1] if fitting else None
+
+    def __get__(self, obj: Any, owner: type | None = None) -> Any:
+        return self if obj is None else partial(self.call_for, obj)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the overload for these arguments."""
+        return self._fitting(args).func(*args, **kwargs)
+
+    def call_for(self, obj: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call the overload for these arguments as a method of `obj`."""
+        found = self._fitting(args)
+        return found.func(obj, *args, **kwargs) if found.takes_self else found.func(*args, **kwargs)
+
+    def _fitting(self, args: tuple) -> Overload:
+        found = self.find(*map(type, args[:self.n_args]))
+        if found is None:
+            seen = ', '.join(type(a).__name__ for a in args[:self.n_args])
+            raise TypeError(f'{self.name} has no function for ({seen}), only for {self.describe()}')
+        return found
+
+    def describe(self) -> str:
+        """The types there are functions for, as text."""
+        return '; '.join(', '.join('|'.join(c.__name__ for c in options) for options in entry.types) or 'anything'
+                         for entry in self.all_entries())
+
+    def __len__(self) -> int:
+        return len(self.all_entries())
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, '_decided': {}, '_decided_at': -1}
+
+
+def _ranks(wanted: tuple[tuple[type, ...], ...], classes: tuple[type, ...]) -> tuple[int, ...] | None:
+    """How far each argument's class is from what is wanted, None where one does not fit."""
+    if len(wanted) > len(classes):
+        return None
+    ranks = [min((_rank(option, cls) for option in options), default=_FAR + 1) for options, cls in zip(wanted, classes)]
+    return None if any(r > _FAR for r in ranks) else (*ranks, *[_FAR] * (len(classes) - len(ranks)))
+
+
+def _rank(option: type, cls: type) -> int:
+    if option is object:
+        return _FAR
+    mro = cls.__mro__
+    if option in mro:
+        return mro.index(option)
+    try:
+        return _FAR - 1 if issubclass(cls, option) else _FAR + 1
+    except TypeError:  # a Protocol that is not runtime-checkable
+        return _FAR + 1
+
+
+def _signature_types(func: Callable, takes_self: bool,
+                     n_args: int | None) -> tuple[tuple[tuple[type, ...], ...], type | None]:
+    """(classes of each choosing parameter, class of the result) from the annotations of a function."""
+    target = func.__init__ if inspect.isclass(func) else func
+    try:
+        names = [p.name for p in inspect.signature(func).parameters.values()
+                 if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and (n_args or p.default is p.empty)]
+    except (TypeError, ValueError):  # built-in functions tell nothing
+        return ((object,),) * (n_args or 0), object
+    names = (names[1:] if takes_self else names)[:n_args]
+    hints = {} if inspect.isclass(func) else _hints(target, names, strict=takes_self or n_args is None)
+    if n_args is None:
+        while names and names[-1] not in hints:
+            names.pop()
+    choosing = tuple(_classes(hints.get(name, object)) for name in names) or ((object,),) * (n_args or 0)
+    returns = hints.get('return', object)
+    returns = _classes(returns)[0] if returns is not type(None) else None
+    return choosing, returns
+
+
+def _hints(func: Callable, names: list[str], strict: bool) -> dict[str, Any]:
+    """The annotations of `names` and of the result; postponed ones are looked up where the function was defined.
+
+    Raises:
+        TypeError: a parameter's class is not to be found there, and the function is written to be chosen by it.
+    """
+    found, written = {}, getattr(func, '__annotations__', {})
+    spaces = getattr(inspect.unwrap(func), '__globals__', {}), {}
+    if isinstance(func, types.FunctionType):
+        cells = zip(func.__code__.co_freevars, func.__closure__ or ())
+        spaces[1].update((name, cell.cell_contents) for name, cell in cells if cell != types.CellType())
+    for name in [name for name in (*names, 'return') if name in written]:
+        one = types.SimpleNamespace(__annotations__={name: written[name]})
+        try:
+            found.update(typing.get_type_hints(one, *spaces))
+        except NameError as error:
+            if strict and name != 'return':
+                where = getattr(func, '__qualname__', func)
+                raise TypeError(f'the annotation of {name!r} in {where} chooses what it is applied to, and '
+                                f'{error.name!r} cannot be found at module level: define that class there, or leave '
+                                'out `from __future__ import annotations`') from error
+    return found
+
+
+def _classes(hint: Any) -> tuple[type, ...]:
+    """The classes an annotation stands for; unions and (old style) tuples stand for several."""
+    if hint in (Any, inspect.Parameter.empty, object):
+        return (object,)
+    if hint is None:
+        return (type(None),)
+    if isinstance(hint, (tuple, list)):
+        return tuple(c for h in hint for c in _classes(h))
+    if isinstance(hint, type) and typing.get_origin(hint) is None:
+        return (hint,)
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return tuple(c for h in typing.get_args(hint) for c in _classes(h))
+    if origin is typing.Annotated:
+        return _classes(typing.get_args(hint)[0])
+    if isinstance(origin, type):
+        return (origin,)
+    if isinstance(hint, typing.TypeVar):
+        return _classes(hint.__bound__ or object)
+    return (collections.abc.Callable,) if hint is typing.Callable else (object,)
+
+
+_functions: dict[str, Overloads] = {}
+
+
+def typedispatch(func: Callable) -> Overloads:
+    """Decorator: add `func` to the functions of its name, chosen by the types of the annotated arguments.
+
+    The functions of one name form one table, wherever they are defined; so a plugin adds a way of showing its own
+    types to the loaders' `show_batch` and `show_results`.
+
+    Example:
+        >>> @typedispatch
+        ... def show_batch(x: MyType, y, samples, ctxs=None, max_n=9, **kwargs): ...
+    """
+    name = func.__qualname__.split('.<locals>.')[-1]
+    table = _functions.get(name)
+    if table is None:
+        table = _functions[name] = Overloads(name, n_args=None)
+        table.__doc__, table.__name__ = func.__doc__, name
+    return table.add(func)
+
+
+dispatch = typedispatch
+"""`typedispatch` under the name of later releases."""
 
 
 # ---------------------------------------------------------------- what is said of code: what it draws from, its name
+
+_methods = ('encodes', 'decodes', 'setups')
+_T = TypeVar('_T')
 
 _declared: dict[int, Any] = {}
 """By identity, so that neither a subclass nor a wrapper that copies attributes has what was said of another."""
@@ -70,6 +298,8 @@ def registered_as(name: str) -> Any:
     return _registered.get(name)
 
 
+# ---------------------------------------------------------------- samples, and the classes of their parts
+
 def _name_of(o: Any) -> str:
     return getattr(o, '__qualname__', None) or getattr(o, '__name__', None) or type(o).__name__
 
@@ -109,6 +339,8 @@ def _short(value: Any) -> Any:
     return [round(v, 4) for v in value.flatten()[:8].tolist()]
 
 
+# ---------------------------------------------------------------- transforms
+
 class _Namespace(dict):
     """The body of a transform class, in which several `encodes` become one table instead of the last one."""
 
@@ -133,6 +365,9 @@ class _TransformMeta(type):
                 # each base's table already knows its own bases, so the nearest are enough
                 table.parents = above[:1] if len(bases) == 1 else above
                 type.__setattr__(cls, method, table)
+        if 'encodes' in namespace:
+            takes = any(_takes(entry.func, 'target') for entry in namespace['encodes'].entries)
+            type.__setattr__(cls, 'takes_target', takes)
         if namespace.get('keyed'):
             cls._declare()
         else:
@@ -146,7 +381,8 @@ class _TransformMeta(type):
         type.__setattr__(cls, '_keyed_functions', tuple(functions))
         if not vars(cls).get('keyed'):
             type.__setattr__(cls, 'keyed', True)
-        if 'takes_generator' not in vars(cls) and any(map(_has_generator, [vars(cls).get('__call__'), *functions])):
+        called = [vars(cls).get('__call__'), *functions]
+        if 'takes_generator' not in vars(cls) and any(_takes(f, 'generator') for f in called):
             type.__setattr__(cls, 'takes_generator', True)
 
     def __setattr__(cls, name: str, value: Any) -> None:
@@ -175,10 +411,30 @@ class _TransformMeta(type):
         if name not in vars(cls):
             type.__setattr__(cls, name, Overloads(name))
         vars(cls)[name].add(func, takes_self=True)
+        if name == 'encodes' and not _takes(func, 'target'):
+            type.__setattr__(cls, 'takes_target', False)
 
 
-def _has_generator(f: Any) -> bool:
-    return inspect.isfunction(f) and 'generator' in inspect.signature(f).parameters
+def _takes(f: Any, argument: str) -> bool:
+    return inspect.isfunction(f) and argument in inspect.signature(f).parameters
+
+
+class Step(NamedTuple):
+    """A transform as a pass calls it, time and again: what its class and the split decide is decided.
+
+    Attributes:
+        call: called with an item, a sample or a batch.
+        takes: what it is to be handed besides: 'generator', 'target'.
+    """
+
+    call: Callable
+    takes: tuple[str, ...] = ()
+
+
+def bound(steps: Sequence[Step], **given: Any) -> list[Callable]:
+    """Steps as functions of one argument, with those of the things given that they take; None is not given."""
+    return [partial(call, **{name: given[name] for name in takes if given.get(name) is not None}) if takes else call
+            for call, takes in steps]
 
 
 @registered
@@ -206,6 +462,7 @@ class Transform(metaclass=_TransformMeta):
         train_setup: whether `setups` sees the training items only; None leaves it to the caller.
         keyed: it draws from no global generator.
         takes_generator: a call takes the argument `generator`; found out where `keyed` is said.
+        takes_target: `encodes` takes the argument `target`, see `Target`; found out.
         makes_floats: it makes floats in 0..1 of bytes, and may wait until later transforms have worked on the bytes.
         bytewise: it treats each value of a channel alike, whatever is beside it, so that a table of bytes will do.
         on_bytes: it works on bytes on the CPU, and faster than on floats.
@@ -222,6 +479,7 @@ class Transform(metaclass=_TransformMeta):
     train_setup: bool | None = None
     keyed: bool = False
     takes_generator: bool = False
+    takes_target: bool = False
     makes_floats: bool = False
     bytewise: bool = False
     on_bytes: bool = False
@@ -264,6 +522,14 @@ class Transform(metaclass=_TransformMeta):
         """Undo the transform, for showing."""
         return self._apply('decodes', x, *args, **kwargs) if self._is_for(split_idx) else x
 
+    def step(self, split_idx: int | None) -> Step | None:
+        """How a pass of this split calls it, None where it has nothing to do there."""
+        takes = ('generator',) * self.takes_generator
+        if type(self).__call__ is not Transform.__call__:
+            return Step(partial(self, split_idx=split_idx), takes)
+        takes += ('target',) * self.takes_target
+        return Step(partial(self._apply, 'encodes'), takes) if self._is_for(split_idx) else None
+
     def _is_for(self, split_idx: int | None) -> bool:
         return self.split_idx is None or split_idx == self.split_idx
 
@@ -286,15 +552,18 @@ class Transform(metaclass=_TransformMeta):
 
     def _apply(self, name: str, x: Any, *args: Any, **kwargs: Any) -> Any:
         """What the function of that name for the class of `x` makes of it, or of each element of a sample."""
-        if type(x) is tuple or is_sample(x):
+        cls = type(x)
+        if cls is tuple or (isinstance(x, tuple) and is_sample(x)):
             done = tuple([self._apply(name, o, *args, **kwargs) for o in x])
-            return done if type(x) is tuple else type(x)(done)
-        table = self._table(name)
-        found = None if table is None else table.find(type(x))
+            return done if cls is tuple else cls(done)
+        # as `_table`, which is called no more than it has to be
+        table = type(self).__dict__.get(name) if name not in self.__dict__ else None
+        table = self._table(name) if table is None else table
+        found = None if table is None else table.find(cls)
         if found is None:
             return x
         new = found.func(self, x, *args, **kwargs) if found.takes_self else found.func(x, *args, **kwargs)
-        return retain(new, x, found.returns)
+        return new if type(new) is cls and found.returns is object else retain(new, x, found.returns)
 
 
 @registered
@@ -404,16 +673,30 @@ class RandTransform(DisplayedTransform):
         if type(self).draw is RandTransform.draw:
             self.before_call(b, split_idx=split_idx)
             return super().__call__(b, split_idx=split_idx, **kwargs) if self.do else b
+        return self._drawn(b, split_idx, generator)
+
+    def step(self, split_idx: int | None) -> Step | None:
+        """How a pass of this split calls it, None where it has nothing to do there."""
+        if type(self).__call__ is not RandTransform.__call__ or type(self).draw is RandTransform.draw:
+            return super().step(split_idx)
+        takes = ('generator',) * self.takes_generator
+        return Step(partial(self._drawn, split_idx=split_idx), takes) if self._is_for(split_idx) else None
+
+    def _drawn(self, b: Any, split_idx: int | None, generator: torch.Generator | None = None) -> Any:
         params = self.draw(b, split_idx, generator)
         return b if params is None else self._apply_drawn(b, params)
 
     def _apply_drawn(self, x: Any, params: Any) -> Any:
-        if type(x) is tuple or is_sample(x):
+        cls = type(x)
+        if cls is tuple or (isinstance(x, tuple) and is_sample(x)):
             done = tuple([self._apply_drawn(o, params) for o in x])
-            return done if type(x) is tuple else type(x)(done)
-        table = self._table('encodes')
-        added = None if table is None else table.find(type(x))
+            return done if cls is tuple else cls(done)
+        table = self._table('encodes') if hasattr(type(self), 'encodes') or 'encodes' in self.__dict__ else None
+        added = None if table is None else table.find(cls)
         if added is not None:  # a type that user code has added
             new = added.func(self, x) if added.takes_self else added.func(x)
             return retain(new, x, added.returns)
-        return retain(self.apply(x, params), x) if isinstance(x, self.supports) else x
+        if not isinstance(x, self.supports):
+            return x
+        new = self.apply(x, params)
+        return new if type(new) is cls else retain(new, x)

@@ -20,50 +20,77 @@ from torch import Tensor
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import Dataset, IterableDataset
 
-from minifast.data.collate import noted
-from minifast.markers import retain_type
+from minifast.data.collate import HostBatch, Job, noted
 from minifast.plaindata import get_generator, seed_generator, set_generator
 from minifast.terminal import listed
-from minifast.torch_core import apply
 
-__all__ = ['HostBatch', 'Job', 'ProcessPool', 'find_unpicklable', 'in_threads', 'seed_cpu', 'set_aside']
-
-
-class Job(NamedTuple):
-    """One batch to be made.
-
-    Attributes:
-        number: which batch of the pass.
-        seed: of everything random about the batch as a whole.
-        pairs: (index, seed) of each item.
-    """
-
-    number: int
-    seed: int
-    pairs: list
+__all__ = ['ProcessPool', 'Workers', 'choose_workers', 'find_unpicklable', 'in_threads', 'seed_cpu', 'set_aside',
+           'workers_of']
 
 
-class HostBatch:
-    """A batch as a worker hands it over.
+# ---------------------------------------------------------------- where, and how many
+
+class Workers(NamedTuple):
+    """Where batches are made.
 
     Attributes:
-        number: which batch of the pass.
-        data: the collated batch, None where every item was left out.
-        skipped: (index, item, message) of each item left out because of an error.
-        ended: the data ended in this batch, where they do not say their number.
+        kind: 'here', in the calling process, 'threads' or 'processes'.
+        n: how many.
+        method: how processes are started.
     """
 
-    def __init__(self, number: int, data: Any, skipped: list | None = None, ended: bool = False) -> None:
-        self.number, self.data, self.skipped, self.ended = number, data, skipped or [], ended
-
-    def pin_memory(self) -> HostBatch:
-        """Called by torch in its pinning thread; its own way would lose the marker types."""
-        self.data = apply(_pinned, self.data)
-        return self
+    kind: str
+    n: int = 0
+    method: str = ''
 
 
-def _pinned(o: Any) -> Any:
-    return retain_type(o.pin_memory(), o) if isinstance(o, Tensor) and o.device.type == 'cpu' else o
+worth_s = 1.
+"""Worker processes are started where they save at least this many seconds an epoch."""
+MAX_THREADS = 4
+"""So many workers are threads where nothing else was said."""
+
+
+def takes_threads(dl: Any, n: int, known: bool) -> bool:
+    """Whether `n` workers are threads: they hand batches over as they are, where processes start anew each epoch and
+    copy (measured with two, over the calling process: 1.08 of its CPU time against 1.32).
+
+    Only where all code is ours (`known`), and unasked only for a CPU, as a training that launches kernels for a GPU
+    would wait for Python's lock, and only for a few, as that lock bounds how much they make.
+    """
+    if dl.multiprocessing_context is not None:
+        return known and dl.multiprocessing_context == 'thread'
+    return known and dl._workers is None and n <= MAX_THREADS and (dl.device is None or dl.device.type == 'cpu')
+
+
+def choose_workers(dl: Any, batch_s: float, cpus: int, known: bool) -> int:
+    """How many workers to use, from the seconds that the first batch took.
+
+    Worker processes cost their start in every epoch (most where they are spawned), and on small data that is more
+    than they give. Batches are the same either way, so nothing but time hangs on this choice.
+    """
+    try:
+        n_batches = len(dl) - 1
+    except TypeError:
+        return 0
+    n = min(16, cpus, n_batches)
+    if n < 2:
+        return 0
+    workers = workers_of(dl, n, known)
+    quick = workers.kind == 'threads' or workers.method == 'fork'
+    start_s = 0.05 + 0.02 * n if quick else 3. + 0.5 * n
+    return n if n_batches * batch_s * (1 - 1 / n) - start_s > worth_s else 0
+
+
+def workers_of(dl: Any, n: int, known: bool) -> Workers:
+    """Where `n` workers work."""
+    if not n:
+        return Workers('here')
+    if takes_threads(dl, n, known):
+        return Workers('threads', n)
+    method = dl.multiprocessing_context
+    if method is not None and method != 'thread' and not isinstance(method, str):
+        method = method.get_start_method()
+    return Workers('processes', n, torch.multiprocessing.get_start_method() if method in (None, 'thread') else method)
 
 
 # ---------------------------------------------------------------- the global generators around an item

@@ -11,19 +11,17 @@ from torch import Tensor
 from minifast.arguments import tells_near_match
 from minifast.data.pipeline import RandTransform, Transform
 from minifast.markers import TensorFlowField, plain
-from minifast.vision.affine import (affine_mat, apply_perspective, dihedral_mat, find_coeffs, flip_mat,
-                                    mask_tensor, rotate_mat, zoom_mat)
-from minifast.vision.batch_tfms import (AffineCoordTfm, DeterministicDihedral, DeterministicDraw, DeterministicFlip,
-                                        Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom)
-from minifast.vision.item_tfms import (CropPad, DihedralItem, FlipItem, OldRandomCrop, RandomCrop, RandomResizedCrop,
-                                       RatioResize, Resize)
-from minifast.vision.light_tfms import (Brightness, Contrast, HSVTfm, Hue, LightingTfm, RandomErasing, Saturation,
-                                        SpaceTfm, cutout_gaussian, norm_apply_denorm)
-from minifast.vision.light_tfms import _slice as _slice
-from minifast.vision.lighting import grayscale, hsv2rgb, rgb2hsv
-from minifast.vision.points import picture_size
-from minifast.vision.resize import PadMode, ResizeMethod
-from minifast.vision.resize import _pad_modes as _pad_modes  # as `_slice` and `_get_sz`, for plugin packages
+from minifast.vision.core import picture_size
+from minifast.vision.crop import (CropPad, DihedralItem, FlipItem, OldRandomCrop, PadMode, RandomCrop,
+                                  RandomResizedCrop, RatioResize, Resize, ResizeMethod)
+from minifast.vision.crop import _pad_modes as _pad_modes  # as `_slice` and `_get_sz`, for plugin packages
+from minifast.vision.geometry import (AffineCoordTfm, DeterministicDihedral, DeterministicDraw, DeterministicFlip,
+                                      Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom, affine_mat,
+                                      apply_perspective, dihedral_mat, find_coeffs, flip_mat, mask_tensor, rotate_mat,
+                                      zoom_mat)
+from minifast.vision.light import (Brightness, Contrast, HSVTfm, Hue, LightingTfm, RandomErasing, Saturation, SpaceTfm,
+                                   cutout_gaussian, grayscale, hsv2rgb, norm_apply_denorm, rgb2hsv)
+from minifast.vision.light import _slice as _slice
 
 __all__ = ['AffineCoordTfm', 'Brightness', 'Contrast', 'CropPad', 'DeterministicDihedral', 'DeterministicDraw',
            'DeterministicFlip', 'Dihedral', 'DihedralItem', 'Flip', 'FlipItem', 'HSVTfm', 'Hue', 'LightingTfm',
@@ -87,7 +85,7 @@ def aug_transforms(mult: float = 1.0, do_flip: bool = True, flip_vert: bool = Fa
         size: a side, or (height, width), of the result.
         mode: how pixels are read.
         pad_mode: what lies outside, one of `PadMode`.
-        align_corners: see `minifast.vision.affine.resample`.
+        align_corners: see `minifast.vision.geometry.resample`.
         batch: one draw for the whole batch.
         min_scale: below 1, a random window of at least this part of the area is cut out of the batch too.
     """

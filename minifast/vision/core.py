@@ -1,28 +1,32 @@
-"""Pictures, masks, points and boxes: opening, showing, and becoming tensors."""
+"""Pictures, masks, points and boxes: opening, scaling to the picture, showing, and becoming tensors."""
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from fastcore.foundation import L
 from PIL import Image
 from torch import Tensor
 
-from minifast.data.pipeline import Transform, keyed, registered
-from minifast.data.slots import making
+from minifast.data.categorize import MultiCategorize
+from minifast.data.collate import Slots, Target
+from minifast.data.pipeline import RandTransform, Transform, keyed, registered
 from minifast.data.transforms import ToTensor
-from minifast.losses import CrossEntropyLossFlat
-from minifast.markers import TensorImage, TensorImageBW, TensorMask, plain, tensor
+from minifast.losses import CrossEntropyLossFlat, MSELossFlat
+from minifast.markers import (TensorBase, TensorImage, TensorImageBase, TensorImageBW, TensorMask, TensorMultiCategory,
+                              cast, plain, retain_type, tensor)
 from minifast.show import show_image
+from minifast.terminal import visible
 from minifast.vision.decode import (BadImageError, ScaledPixels, Turn, WaitingJpeg, array_pixels, decode_image,
                                     opened_image, read_image_file, scale_for, to_mode)
-from minifast.vision.points import (BBoxLabeler, LabeledBBox, PointScaler, TensorBBox, TensorPoint, TensorPointCreate,
-                                    get_annotations)
 
 __all__ = ['AddMaskCodes', 'BBoxLabeler', 'BILINEAR', 'BadImageError', 'Image', 'LabeledBBox', 'NEAREST', 'OpenImage',
            'OpenMask', 'PILBase', 'PILImage', 'PILImageBW', 'PILMask', 'PointScaler', 'TensorBBox', 'TensorPoint',
@@ -41,8 +45,26 @@ mnist_stats = ([0.131], [0.308])
 
 # ---------------------------------------------------------------- small methods that scripts call on any Pillow image
 
+def gives_methods_to(*classes: type) -> Callable[[type], type]:
+    """Class decorator: what is public in the class becomes a method of these `classes` too, unless they have the name.
+
+    fastai patches its methods into Pillow's images and into its tensors, and scripts call them there
+    (`Image.open(file).to_thumb(64)`, `TensorImage(x).rotate(p=1.)`). Pillow's class is not ours, and the marked tensors
+    lie on the ground floor, which knows nothing of geometry and light. This is the one place that adds to a class of
+    another room.
+    """
+    def given(methods: type) -> type:
+        for name, method in vars(methods).items():
+            for cls in classes:
+                if not name.startswith('_') and not hasattr(cls, name):
+                    setattr(cls, name, method)
+        return methods
+    return given
+
+
+@gives_methods_to(Image.Image)
 class _PillowMethods:
-    """What is added to Pillow's own image class, as scripts call it on what `Image.open` returns."""
+    """What Pillow's own image class can do besides."""
 
     n_px = property(lambda self: self.size[0] * self.size[1], doc='Number of pixels.')
     shape = property(lambda self: (self.size[1], self.size[0]), doc='(height, width).')
@@ -78,12 +100,6 @@ class _PillowMethods:
         return self.resize((round(w), round(h)), resample=resample)
 
 
-for _name, _method in vars(_PillowMethods).items():
-    if not _name.startswith('_') and not hasattr(Image.Image, _name):  # no name of Pillow's is replaced
-        setattr(Image.Image, _name, _method)
-
-
-@registered
 def to_image(x: Any) -> Image.Image:
     """A tensor [C,H,W] or array [H,W,C], uint8 or float in 0..1, as a Pillow image; four channels are CMYK."""
     if isinstance(x, Image.Image):
@@ -166,6 +182,8 @@ class PILBase(Image.Image):
     _im = None
     _held: np.ndarray | None = None
     _waiting: WaitingJpeg | None = None
+    slots: Slots | None = None
+    """Where its pixels go when it is resized, while a batch is made."""
 
     def __init__(self, im: Image.Image | None = None) -> None:
         super().__init__()
@@ -204,7 +222,11 @@ class PILBase(Image.Image):
 
     def mirrored(self) -> PILBase | None:
         """A JPEG still to be decoded, mirrored left and right; None where the pixels are there already."""
-        return None if self._waiting is None else self._wait_for(self._waiting.mirrored())
+        if self._waiting is None:
+            return None
+        made = self._wait_for(self._waiting.mirrored())
+        made.slots = self.slots
+        return made
 
     def _set_pixels(self, pixels: np.ndarray) -> None:
         self._held, self._waiting, self._im = pixels, None, None
@@ -293,7 +315,7 @@ class PILBase(Image.Image):
         return {**interface, 'data': (interface['data'][0], True)}  # not to be written to, as with Pillow's own
 
     def __getstate__(self) -> list:
-        pillows = {*Image.Image().__dict__, '_held', '_waiting'}
+        pillows = {*Image.Image().__dict__, '_held', '_waiting', 'slots'}
         return [*super().__getstate__(), {k: v for k, v in self.__dict__.items() if k not in pillows}]
 
     def __setstate__(self, state: list) -> None:
@@ -357,7 +379,158 @@ def _tensor_pixels(x: Tensor) -> np.ndarray:
     return (x.float() if x.dtype == torch.bfloat16 else x).numpy()
 
 
-# ---------------------------------------------------------------- their transforms
+# ---------------------------------------------------------------- points and boxes
+
+@registered
+class TensorPoint(TensorBase):
+    """Points (x, y), float [n,2] or [B,n,2]; in pixels, or -1..1 across the picture once scaled."""
+
+    _show_args: ClassVar[dict[str, Any]] = {'s': 10, 'marker': '.', 'c': 'r'}
+    torchvision_kind: ClassVar[str] = 'KeyPoints'
+    unlike_sizes: ClassVar[str] = ('the pictures of a batch need as many points each: let get_y give as many for each '
+                                   'picture, or fill them up in before_batch= of the loaders')
+
+    @classmethod
+    @keyed
+    def create(cls, t: Any, img_size: tuple[int, int] | None = None) -> TensorPoint:
+        """Points in pixels from a list, array or tensor of (x, y)."""
+        return cls(plain(tensor(t)).reshape(-1, 2).float(), img_size=img_size)
+
+    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
+        """Draw the points on the axis `ctx`; those outside of its picture are not seen and do not shrink it."""
+        kwargs.pop('figsize', None)
+        xy = plain(self).detach().cpu().reshape(-1, 2).numpy()  # sync: shown to a person
+        ctx.set_autoscale_on(not ctx.images)
+        ctx.scatter(xy[:, 0], xy[:, 1], **{**self._show_args, **kwargs})
+        return ctx
+
+
+@registered
+class TensorBBox(TensorPoint):
+    """Boxes (left, top, right, bottom), float [n,4] or [B,n,4]; in pixels, or -1..1 once scaled."""
+
+    torchvision_kind: ClassVar[str] = 'BoundingBoxes'
+    unlike_sizes: ClassVar[str] = ('the pictures of a batch need as many boxes each: DataBlock(blocks=(ImageBlock, '
+                                   'BBoxBlock, BBoxLblBlock)) fills them up, and so does before_batch=bb_pad')
+
+    @classmethod
+    @keyed
+    def create(cls, x: Any, img_size: tuple[int, int] | None = None) -> TensorBBox:
+        """Boxes in pixels from a list, array or tensor of (left, top, right, bottom)."""
+        return cls(plain(tensor(x)).reshape(-1, 4).float(), img_size=img_size)
+
+    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
+        """Draw the boxes on the axis `ctx`; `text` labels them."""
+        kwargs.pop('figsize', None)
+        for box in plain(self).detach().cpu().reshape(-1, 4).tolist():  # sync: shown to a person
+            _draw_box(ctx, box, **kwargs)
+        return ctx
+
+
+@registered
+class TensorProbe(TensorPoint):
+    """Points that travel with a sample to tell how it was moved, in -1..1 from the start."""
+
+    torchvision_kind = None
+
+
+def _draw_box(ax: Any, box: list[float], color: str = 'white', text: str | None = None, text_size: int = 14) -> None:
+    from matplotlib import patches, patheffects
+
+    def _outline(drawn: Any, width: int) -> None:
+        drawn.set_path_effects([patheffects.Stroke(linewidth=width, foreground='black'), patheffects.Normal()])
+
+    left, top, right, bottom = box
+    frame = patches.Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, lw=2)
+    _outline(ax.add_patch(frame), 4)
+    if text is not None:
+        words = ax.text(left, top, visible(text), verticalalignment='top', color=color, fontsize=text_size,
+                        weight='bold')
+        _outline(words, 1)
+
+
+class LabeledBBox(L):
+    """Boxes and their labels, `LabeledBBox(boxes, labels)`, shown together."""
+
+    bbox = property(lambda self: self[0], doc='The boxes, a TensorBBox.')
+    lbl = property(lambda self: self[1], doc='Their labels, a list of str.')
+
+    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
+        """Draw each box with its label; padding ('#na#') is left out."""
+        for box, label in zip(plain(self.bbox), self.lbl):
+            if label != '#na#':
+                ctx = retain_type(box, self.bbox).show(ctx=ctx, text=label, **kwargs)
+        return ctx
+
+
+def get_annotations(fname: str | Path, prefix: str | None = None) -> tuple[list[str], list[tuple[list, list]]]:
+    """Read a COCO-style json file.
+
+    Returns:
+        The names of the pictures that have boxes (`prefix` before each), and for each
+        ([[left, top, right, bottom], ...], [label, ...]).
+    """
+    found = json.loads(Path(fname).read_bytes())
+    classes = {o['id']: o['name'] for o in found['categories']}
+    boxes, labels = defaultdict(list), defaultdict(list)
+    for o in found['annotations']:
+        left, top, width, height = o['bbox']
+        boxes[o['image_id']].append([left, top, left + width, top + height])
+        labels[o['image_id']].append(classes[o['category_id']])
+    names = {o['id']: (prefix or '') + o['file_name'] for o in found['images'] if o['id'] in boxes}
+    return list(names.values()), [(boxes[k], labels[k]) for k in names]
+
+
+# ---------------------------------------------------------------- the picture of a sample
+
+def _first_picture(sample: Any) -> Any:
+    """The first picture of a nested sample or batch, else its first tensor; None where it has neither."""
+    parts, tensor_ = [sample], None
+    while parts:
+        o = parts.pop(0)
+        if isinstance(o, (tuple, list)):
+            parts[:0] = o
+        elif isinstance(o, (Image.Image, TensorImageBase)):
+            return o
+        elif tensor_ is None and isinstance(o, Tensor):
+            tensor_ = o
+    return tensor_
+
+
+def picture_size(sample: Any) -> tuple[int, int] | None:
+    """(width, height) of the first picture of a nested sample or batch, None where it has none."""
+    found = _first_picture(sample)
+    if isinstance(found, Image.Image):
+        return found.size
+    return (found.shape[-1], found.shape[-2]) if isinstance(found, TensorImageBase) else None
+
+
+def size_around(points: Tensor, picture: tuple[int, int] | None) -> tuple[int, int]:
+    """(width, height) of the picture that points belong to: of the one beside them, else what they were made with.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    size = picture or getattr(points, 'img_size', None)
+    if size is None:
+        raise ValueError(f'{type(points).__name__} has no picture beside it and no img_size: give '
+                         f'{type(points).__name__}.create(points, img_size=(width, height))')
+    return tuple(size)
+
+
+def to_augment(sample: Any) -> Tensor:
+    """The pictures of a batch, or else its first tensor: what random numbers are drawn for.
+
+    Raises:
+        TypeError: there is no tensor.
+    """
+    x = _first_picture(sample)
+    if not isinstance(x, Tensor):
+        raise TypeError(f'there is no tensor in {type(sample).__name__} to augment: is ToTensor among the transforms?')
+    return x
+
+
+# ---------------------------------------------------------------- transforms of pictures and masks
 
 _picture_classes = {cls.__name__: cls for cls in (PILImage, PILImageBW, PILMask)}
 
@@ -393,13 +566,17 @@ class OpenImage(Transform):
                             'given again when the export is loaded')
         return {'kind': self.kind.__name__}
 
-    def encodes(self, fn: Any) -> Any:
-        """The picture."""
-        if not getattr(making, 'item', False) or not hasattr(self.kind, 'deferred'):
+    def encodes(self, fn: Any, target: Target | None = None) -> Any:
+        """The picture; in a loader, which hands over a `target`, decoded no sooner and no larger than is needed."""
+        if target is None or not hasattr(self.kind, 'deferred'):
             return self.kind.create(fn)
-        if making.cached is not None and isinstance(fn, (str, Path)):
-            return making.cached.open(fn, self.kind.create, self.kind._wrap)
-        return self.kind.deferred(fn)
+        if target.opened is not None and isinstance(fn, (str, Path)):
+            made = target.opened.open(fn, self.kind.create, self.kind._wrap)
+        else:
+            made = self.kind.deferred(fn)
+        if isinstance(made, PILBase):
+            made.slots = target.slots
+        return made
 
 
 @registered
@@ -431,3 +608,108 @@ class AddMaskCodes(Transform):
         if self.codes is not None:
             o.codes = self.codes
         return o
+
+
+# ---------------------------------------------------------------- transforms of points and boxes
+
+@registered
+class TensorPointCreate(Transform):
+    """Points in pixels from a list, array or tensor of (x, y); the loss that suits them is the squared error."""
+
+    loss_func = MSELossFlat()
+
+    def encodes(self, t: Any) -> TensorPoint:
+        """The points."""
+        return TensorPoint.create(t)
+
+
+@registered
+class PointScaler(RandTransform):
+    """Scale points and boxes from pixels to -1..1 across the picture of their sample, and back for showing.
+
+    Args:
+        do_scale: False for points that are in -1..1 already.
+        y_first: the points are given as (y, x).
+    """
+
+    order = 1
+    split_idx = None
+    supports = (TensorPoint,)
+
+    def __init__(self, do_scale: bool = True, y_first: bool = False) -> None:
+        super().__init__()
+        self.do_scale, self.y_first = do_scale, y_first
+
+    def setups(self, dl: Any) -> None:
+        """`c` is how many numbers a sample has, for the size of a model's output."""
+        points = [o for o in dl.dataset[0] if isinstance(o, TensorPoint)] if len(dl.dataset) else []
+        if points:
+            self.c = points[0].numel()
+
+    def draw(self, sample: Any, split_idx: int | None, generator: Any) -> tuple:
+        """The size of the sample's picture; nothing is random."""
+        return (picture_size(sample),)
+
+    def apply(self, x: Tensor, params: tuple) -> Tensor:
+        """`x` scaled."""
+        if isinstance(x, TensorProbe):
+            return x
+        size = size_around(x, params[0])
+        xy = plain(x).reshape(-1, 2)
+        xy = xy.flip(1) if self.y_first else xy
+        scaled = xy * 2 / xy.new_tensor(size) - 1 if self.do_scale else xy
+        return self._marked(scaled, x, size)
+
+    def decode(self, x: Any, split_idx: int | None = None, **kwargs: Any) -> Any:
+        """Points and boxes in pixels again, of a sample or alone (then by their `img_size`)."""
+        return self._unscaled(x, picture_size(x))
+
+    def _unscaled(self, x: Any, size: tuple[int, int] | None) -> Any:
+        if isinstance(x, tuple):
+            done = tuple(self._unscaled(o, size) for o in x)
+            return done if type(x) is tuple else type(x)(done)
+        size = size or getattr(x, 'img_size', None)
+        if not isinstance(x, TensorPoint) or size is None:
+            return x
+        xy = plain(x).reshape(-1, 2)
+        return self._marked((xy + 1) * xy.new_tensor(size) / 2, x, size)
+
+    @staticmethod
+    def _marked(xy: Tensor, like: Tensor, size: tuple[int, int]) -> Tensor:
+        marked = cast(xy.reshape(-1, 4) if isinstance(like, TensorBBox) else xy, type(like))
+        marked.img_size = tuple(size)
+        return marked
+
+
+def _as_it_is(self: MultiCategorize, o: LabeledBBox) -> LabeledBBox:
+    return o
+
+
+# labels that were decoded with their boxes pass through the labels' own transform
+MultiCategorize.decodes.add(_as_it_is, takes_self=True)
+
+
+@registered
+class BBoxLabeler(Transform):
+    """Put boxes and labels of a sample together as a `LabeledBBox` for showing.
+
+    Args:
+        vocab: the labels' names; default: the loader's.
+    """
+
+    def __init__(self, vocab: Any = None) -> None:
+        super().__init__()
+        self.vocab = vocab
+
+    def setups(self, dl: Any) -> None:
+        """The labels' names come from the loader."""
+        self.vocab = dl.vocab
+
+    def decode(self, x: Any, split_idx: int | None = None, **kwargs: Any) -> Any:
+        """Labels become a `LabeledBBox` with the boxes of the same sample."""
+        if not isinstance(x, tuple):
+            return x
+        boxes = next((o for o in x if isinstance(o, TensorBBox)), None)
+        done = tuple(LabeledBBox(boxes, [self.vocab[int(i)] for i in o])
+                     if isinstance(o, TensorMultiCategory) and boxes is not None else o for o in x)
+        return done if type(x) is tuple else type(x)(done)

@@ -16,17 +16,17 @@ from torch import Tensor
 from minifast.arguments import tells_near_match
 from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from minifast.data.collate import noted
-from minifast.data.core import DataLoaders, Datasets, for_loaders, show_batch, show_results
-from minifast.data.dispatch import typedispatch
 from minifast.data.categorize import column_named, is_missing
+from minifast.data.core import DataLoaders, Datasets, for_loaders, show_batch, show_results
+from minifast.data.transform import typedispatch
 from minifast.data.pipeline import registered
 from minifast.data.transforms import (ColReader, ColSplitter, GrandparentSplitter, IntToFloatTensor, MultiCategorize,
                                       RandomSplitter, RegexLabeller, get_image_files, parent_label)
 from minifast.markers import TensorCategory, TensorImage, TensorMask, cast, plain
 from minifast.show import get_grid
 from minifast.terminal import listed, warn
-from minifast.vision.core import AddMaskCodes, BBoxLabeler, OpenImage, OpenMask, PILImage, PILMask, PointScaler
-from minifast.vision.points import TensorBBox, TensorPoint, TensorPointCreate
+from minifast.vision.core import (AddMaskCodes, BBoxLabeler, OpenImage, OpenMask, PILImage, PILMask, PointScaler,
+                                  TensorBBox, TensorPoint, TensorPointCreate)
 
 __all__ = ['BBoxBlock', 'BBoxLblBlock', 'ImageBlock', 'ImageDataLoaders', 'MaskBlock', 'PointBlock',
            'SegmentationDataLoaders', 'bb_pad', 'clip_remove_empty', 'get_grid', 'show_batch', 'show_results']
