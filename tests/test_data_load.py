@@ -131,12 +131,16 @@ class Own(RandTransform):
         return x + params
 
 
+class Silent(Own):
+    """One that is derived from it and says nothing."""
+
+
 def test_declared_transforms_of_the_user_run_in_threads(capsys):
     """To the same bits as in the calling process; one that says nothing gets processes."""
     data = [(to_image(i), i) for i in range(12)]
     made, plans = [], []
     for own, kwargs in ((Own, {'num_workers': 0}), (Own, {'num_workers': 3, 'multiprocessing_context': 'thread'}),
-                        (type('Silent', (Own,), {}), {'num_workers': 2, 'multiprocessing_context': 'thread'})):
+                        (Silent, {'num_workers': 2, 'multiprocessing_context': 'thread'})):
         dl = TfmdDL(data, bs=4, shuffle=True, after_item=[own(split_idx=None)], **kwargs)
         made.append(run(dl))
         dl.show_plan()
