@@ -25,14 +25,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from minifast import losses, markers
-from minifast.data.pipeline import Pipeline, defined_in, mk_transform, transform_config, transform_from_config
+from minifast.data.pipeline import Pipeline, mk_transform, named_in_file, transform_config, transform_from_config
 from minifast.data.transform import Transform
 from minifast.layers import NormType
 from minifast.limits import MODEL, Kind, check_arguments, check_name
 from minifast.tensorguard import UnsafeFileError
 from minifast.torch_core import get_model, looking
 from minifast.vision import augment as _augment  # noqa: F401  the rooms whose transforms a file may name are loaded
-from minifast.vision import core, points
 from minifast.vision import data as _data  # noqa: F401
 
 __all__ = ['UserLoss', 'UserTransform', 'build_kinds', 'build_loss', 'build_model', 'build_pipeline', 'build_types',
@@ -406,9 +405,6 @@ _plain_types = {f'{t.__module__}.{t.__qualname__}': t for t in (
     str, int, float, bool, bytes, list, tuple, dict, PurePath, np.ndarray, Tensor, Image.Image)}
 
 
-_marked_rooms = tuple(room.__name__ for room in (core, markers, points))
-
-
 class _NoSuchType:
     """Stands for a type of the user's, by its name: no item is of it."""
 
@@ -472,7 +468,7 @@ def build_kinds(names: Any, file: Any) -> Any:
 
 def _marked(name: Any) -> type | None:
     """A class of the rooms of pictures and marked tensors."""
-    found = defined_in(_marked_rooms, name)
+    found = named_in_file(name)
     return found if isinstance(found, type) else None
 
 
@@ -482,6 +478,8 @@ class UserTransform(Transform):
     Args:
         name: its import name.
     """
+
+    keyed = True
 
     def __init__(self, name: str) -> None:
         super().__init__()

@@ -119,6 +119,32 @@ def test_batches_of_keyed_transforms_in_threads():
     assert same(*made)
 
 
+class Own(RandTransform):
+    """A user's transform that says it draws from the generator it is handed alone."""
+
+    keyed, supports, order = True, (TensorImage,), 6
+
+    def draw(self, sample, split_idx, generator):
+        return float(torch.rand((), generator=generator))
+
+    def apply(self, x, params):
+        return x + params
+
+
+def test_declared_transforms_of_the_user_run_in_threads(capsys):
+    """To the same bits as in the calling process; one that says nothing gets processes."""
+    data = [(to_image(i), i) for i in range(12)]
+    made, plans = [], []
+    for own, kwargs in ((Own, {'num_workers': 0}), (Own, {'num_workers': 3, 'multiprocessing_context': 'thread'}),
+                        (type('Silent', (Own,), {}), {'num_workers': 2, 'multiprocessing_context': 'thread'})):
+        dl = TfmdDL(data, bs=4, shuffle=True, after_item=[own(split_idx=None)], **kwargs)
+        made.append(run(dl))
+        dl.show_plan()
+        plans.append(capsys.readouterr().out)
+    assert same(made[0], made[1]) and '3 threads' in plans[1] and 'handed to the transforms' in plans[1]
+    assert 'worker processes' in plans[2] and 'because of after_item: Silent' in plans[2]
+
+
 @pytest.mark.parametrize('cpus, own, where', [(2, False, '2 threads'), (3, True, '3 worker processes'),
                                               (6, False, 'worker processes')])
 def test_workers_nobody_asked_for_are_a_few_threads_where_all_code_is_ours(cpus, own, where, monkeypatch, capsys):

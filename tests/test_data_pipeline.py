@@ -1,7 +1,9 @@
 """Laws of transforms: who is applied to what, what class comes out, in what order, and what can be written as data."""
 from __future__ import annotations
 
+import functools
 import pickle
+import random
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,8 @@ from torchvision.transforms import v2
 from minifast.data import transforms
 from minifast.data.dispatch import typedispatch
 from minifast.data.pipeline import (DisplayedTransform, InplaceTransform, ItemTransform, Pipeline, RandTransform,
-                                    Transform, compose_tfms, is_known, mk_transform, transform_config,
-                                    transform_from_config)
+                                    Transform, compose_tfms, is_known, keyed, mk_transform, registered,
+                                    transform_config, transform_from_config)
 from minifast.data.transforms import Categorize, IntToFloatTensor, MultiCategorize, Normalize, ToTensor
 from minifast.markers import TensorCategory, TensorImage, TensorImageBW, TensorMask
 from minifast.torch_core import keyed_generator
@@ -268,6 +270,82 @@ def test_is_known_only_where_all_randomness_is_ours():
         assert not is_known(mk_transform(unknown)), unknown
 
 
+class Tenth(Transform):
+    keyed = True
+
+    def encodes(self, x: int):
+        return x / 10
+
+
+class Jitter(Transform):
+    keyed = True
+
+    def encodes(self, x: int, generator=None):
+        return x + int(torch.randint(1000, (), generator=generator))
+
+
+class Draws(Keyed):
+    keyed = True
+
+
+def test_transforms_of_the_user_are_known_where_they_say_so():
+    """Of a class by itself, of a function by the decorator; who has an argument `generator` is handed one."""
+    @keyed
+    def _label(x):
+        return x
+    assert all(map(is_known, (Tenth(), Jitter(), Draws(), mk_transform(_label), Pipeline([Tenth, _label]))))
+    assert (Jitter.takes_generator, Draws.takes_generator, Tenth.takes_generator) == (True, True, False)
+    pipeline = Pipeline([Tenth(), Jitter()])
+    made = [pipeline(5, split_idx=0, generator=keyed_generator(1, 2)) for _ in range(2)]
+    assert made[0] == made[1] and Jitter()(5, generator=keyed_generator(1, 2)) >= 5
+
+
+def test_what_was_declared_of_one_thing_is_not_said_of_another():
+    """Neither of a class derived from it, nor of functions added to it later, nor of a function that wraps another."""
+    @keyed
+    def _label(x):
+        return x
+
+    @functools.wraps(_label)
+    def _wrapper(x):
+        return _label(x) + random.random()
+
+    class Derived(Tenth):
+        def encodes(self, x: float):
+            return x + random.random()
+
+    class Added(Transform):
+        keyed = True
+
+        def encodes(self, x: int):
+            return x
+
+    class Cropped(transforms.ToTensor):
+        pass
+
+    class Stated(Stateful):
+        keyed = True
+    assert is_known(Added())
+
+    @Added
+    def encodes(self, x: float):
+        return x + random.random()
+    for unknown in (Derived(), Added(), Cropped(), Stated(), mk_transform(_wrapper)):
+        assert not is_known(unknown), unknown
+
+
+def test_every_transform_of_ours_is_keyed():
+    """But for the way that users' own random transforms are written, and torchvision's."""
+    from minifast.vision import all as everything
+    classes, ours = [Transform], {}
+    while classes:
+        cls = classes.pop()
+        classes += cls.__subclasses__()
+        if cls.__module__.startswith('minifast.'):
+            ours[cls.__name__] = cls.keyed
+    assert everything and len(ours) > 45 and {name for name in ours if not ours[name]} == {'TorchvisionTransform'}
+
+
 # ---------------------------------------------------------------- torchvision
 
 def test_torchvision_v2_moves_picture_mask_and_boxes_together():
@@ -367,11 +445,37 @@ def test_transform_config_makes_the_same_transform_again(tfm):
 def test_transform_config_of_our_functions_and_refusal_of_the_users():
     """Functions of ours go by name; code of the user's is refused with a sentence."""
     config = transform_config(mk_transform(transforms.parent_label))
-    assert config == {'function': 'minifast.data.transforms.parent_label'}
+    assert config == {'function': 'minifast.parent_label'}
     assert transform_from_config(config)('a/b/c.png') == 'b'
     for user in (lambda x: x, Halve(), v2.Identity(), Keyed()):
         with pytest.raises(TypeError, match='code of your own'):
             transform_config(mk_transform(user))
+
+
+@pytest.mark.parametrize('name', ['minifast.ToTensor', 'minifast.data.transforms.ToTensor',
+                                  'minifast.vision.somewhere.ToTensor'])
+def test_names_in_files_are_those_of_things_not_of_rooms(name):
+    """What is written has no room in it; files that name one are read, whatever has become of it."""
+    assert type(transform_from_config({'class': name, 'kwargs': {}})) is ToTensor
+    assert transform_config(ToTensor()) == {'class': 'minifast.ToTensor', 'kwargs': {'order': 5}}
+
+
+@pytest.mark.parametrize('name', ['ToTensor', 'minifast.a.b.c.ToTensor', 'minifast.cli.ToTensor', 'minifast..ToTensor',
+                                  'other.ToTensor', 'minifast.ToTensor.encodes', 'minifast.ToTensor.create',
+                                  'minifast.Halve', 'minifast._Target', 'minifast.ByteTable', 'minifast.ToTensor\n',
+                                  'minifast.PILImage', 'minifast.parent_label'])
+def test_names_of_nothing_registered_are_refused(name):
+    """Chains, other packages, classes of the user's, and things that are no transform."""
+    with pytest.raises(ValueError, match='is no transform of minifast'):
+        transform_from_config({'class': name, 'kwargs': {}})
+
+
+def test_a_name_in_files_stands_for_one_thing():
+    """A second one of that name is refused, so a class of the user's never takes the place of ours."""
+    with pytest.raises(ValueError, match="'ToTensor' stands for"):
+        registered(type('ToTensor', (ToTensor,), {}))
+    with pytest.raises(TypeError, match='code of your own'):
+        transform_config(type('ToTensor', (ToTensor,), {})())
 
 
 @pytest.mark.parametrize('config', [

@@ -7,8 +7,8 @@ import warnings
 import pytest
 import torch
 
-from minifast.data.pipeline import _rooms, transform_config, transform_from_config
-from minifast.data.transform import Transform
+from minifast.data.pipeline import transform_config, transform_from_config
+from minifast.data.transform import Transform, _registered
 from minifast.limits import MODEL, TRANSFORM, Kind, check_arguments, check_name, check_tree
 from minifast.vision import all as everything
 from minifast.vision.augment import RandomResizedCrop, Resize, aug_transforms
@@ -21,12 +21,10 @@ HUGE = {'huge': 10 ** 9, 'huge float': 1e12, 'beyond floats': 10 ** 400, 'infini
 
 
 def named_arguments():
-    """(class, argument) of every transform whose room a file may name."""
-    classes, found = [Transform], set()
-    while classes:
-        cls = classes.pop()
-        classes += cls.__subclasses__()
-        if cls.__module__ in _rooms and not cls.__name__.startswith('_'):
+    """(class, argument) of every transform that a file may name."""
+    found = set()
+    for cls in _registered.values():
+        if isinstance(cls, type) and issubclass(cls, Transform):
             found |= {(cls, name) for name in inspect.signature(cls.__init__).parameters
                       if name not in ('self', 'kwargs')}
     return sorted(found, key=lambda pair: (pair[0].__name__, pair[1]))
@@ -143,9 +141,9 @@ HIDDEN = ('minifast.as_fastai.Anything', 'minifast.__main__.main', 'minifast.vis
 
 
 @pytest.mark.tally
-def test_a_name_is_found_only_in_its_room(counted, monkeypatch):
+def test_a_name_is_found_only_where_it_was_registered(counted, monkeypatch):
     """Names of other rooms, foreign names in ours, chains, hidden ones: refused, and no module looks about for them."""
-    for room in _rooms:
+    for room in {o.__module__ for o in _registered.values()}:
         monkeypatch.setattr(sys.modules[room], '__getattr__', lambda name: pytest.fail(f'asked for {name}'),
                             raising=False)
     before, finders, refused = set(sys.modules), list(sys.meta_path), 0

@@ -266,7 +266,7 @@ def test_bytes_become_floats_by_a_table_of_the_same_numbers():
         made, _ = ByteTable(tfms)(batch, split_idx=0, generator=torch.Generator().manual_seed(1))
         plain, generator = batch, torch.Generator().manual_seed(1)
         for tfm in tfms:
-            plain = tfm(plain, split_idx=0, **({'generator': generator} if tfm.keyed else {}))
+            plain = tfm(plain, split_idx=0, **({'generator': generator} if tfm.takes_generator else {}))
         assert type(made) is type(plain[0]) and made.is_contiguous(memory_format=memory_format)
         assert torch.equal(made, plain[0])
 

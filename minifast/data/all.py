@@ -9,8 +9,9 @@ from minifast.data.sampler import (
     share, tell_epoch, whole,
 )
 from minifast.data.pipeline import (
-    compose_tfms, dispatch, DisplayedTransform, gather_attrs, InplaceTransform, is_known, ItemTransform, mk_transform,
-    Overloads, Pipeline, RandTransform, retain, Transform, transform_config, transform_from_config, typedispatch,
+    compose_tfms, dispatch, DisplayedTransform, gather_attrs, InplaceTransform, is_known, ItemTransform, keyed,
+    mk_transform, Overloads, Pipeline, RandTransform, retain, Transform, transform_config, transform_from_config,
+    typedispatch,
 )
 from minifast.data.transforms import (
     AttrGetter, broadcast_vec, Categorize, Category, CategoryMap, ColReader, ColSplitter, EncodedMultiCategorize,
@@ -38,7 +39,7 @@ __all__ = [
     'fastai_path', 'FileGetter', 'FileSplitter', 'FilteredBase', 'FuncSplitter', 'gather_attrs', 'get_c', 'get_files',
     'get_image_files', 'get_show_batch_func', 'get_text_files', 'GrandparentSplitter', 'image_extensions',
     'ImageGetter', 'IndexSplitter', 'InplaceTransform', 'IntToFloatTensor', 'is_known', 'ITEM', 'ItemGetter',
-    'ItemKeys', 'ItemTransform', 'MaskSplitter', 'mk_transform', 'MultiCategorize', 'MultiCategory',
+    'ItemKeys', 'ItemTransform', 'keyed', 'MaskSplitter', 'mk_transform', 'MultiCategorize', 'MultiCategory',
     'MultiCategoryBlock', 'Normalize', 'OneHotEncode', 'ORDER', 'order', 'ORDER_NAMES', 'order_state',
     'order_untouched', 'Overloads', 'parent_label', 'Pipeline', 'Position', 'privately', 'RandomSplitter',
     'RandomSubsetSplitter', 'RandTransform', 'RegexLabeller', 'RegressionBlock', 'RegressionSetup', 'retain', 'share',

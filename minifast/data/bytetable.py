@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minifast.data.pipeline import Pipeline
-from minifast.data.transform import Transform
+from minifast.data.transform import Transform, keyed
 from minifast.hardware import keep_freed_memory
 from minifast.markers import TensorImage, plain, retain_type
 
@@ -27,6 +27,7 @@ def opencv() -> ModuleType | None:
     return cv2
 
 
+@keyed
 class ByteTable(Transform):
     """Transforms that treat each value of a channel alike, in one pass over the bytes: the same numbers, sooner.
 
@@ -47,9 +48,9 @@ class ByteTable(Transform):
         return self.tfms.name
 
     @property
-    def keyed(self) -> bool:
+    def takes_generator(self) -> bool:
         """Whether a generator may be handed to it."""
-        return self.tfms.keyed
+        return self.tfms.takes_generator
 
     def __call__(self, b: Any, split_idx: int | None = None, generator: torch.Generator | None = None) -> Any:
         if opencv() is None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from minifast.arguments import near_match
 from minifast.data.collate import noted
 from minifast.data.pipeline import is_known
-from minifast.data.transform import DisplayedTransform
+from minifast.data.transform import DisplayedTransform, keyed, registered
 from minifast.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from minifast.markers import TensorCategory, TensorMultiCategory, cast, plain, tensor
 from minifast.show import show_title
@@ -39,28 +39,34 @@ class ShowTitle:
         return show_title(str(self), ctx=ctx, **{**self._show_args, **kwargs})
 
 
+@keyed
 class TitledInt(int, ShowTitle):
     """An int that shows itself."""
 
 
+@keyed
 class TitledFloat(float, ShowTitle):
     """A float that shows itself."""
 
 
+@keyed
 class TitledStr(str, ShowTitle):
     """A str that shows itself."""
 
 
+@keyed
 class TitledTuple(tuple, ShowTitle):
     """A tuple that shows itself."""
 
 
+@keyed
 class Category(str, ShowTitle):
     """The name of a class."""
 
     _show_args: ClassVar[dict[str, Any]] = {'label': 'category'}
 
 
+@keyed
 class MultiCategory(L):
     """The names of several classes."""
 
@@ -75,6 +81,7 @@ class MultiCategory(L):
 
 # ---------------------------------------------------------------- classes
 
+@keyed
 class CategoryMap(CollBase):
     """The classes, indexed by their code, and `o2i`, their codes.
 
@@ -295,6 +302,7 @@ def warn_of_classes(classes: Iterable, n_items: int, several: bool = False) -> N
 
 # ---------------------------------------------------------------- targets
 
+@keyed
 class _Target(DisplayedTransform):
     """A target whose labels are looked at once, when it is set up, so that nothing is found out in mid-training."""
 
@@ -337,6 +345,7 @@ class _Target(DisplayedTransform):
         """Refuse a label of another kind."""
 
 
+@registered
 class Categorize(_Target):
     """A label as its code, int64 [].
 
@@ -428,6 +437,7 @@ def _unknown(labels: list, vocab: Iterable) -> str:
             'add_na=True')
 
 
+@registered
 class MultiCategorize(Categorize):
     """Several labels as their codes, int64 [k].
 
@@ -495,6 +505,7 @@ class MultiCategorize(Categorize):
         return {name: kwargs[name] for name in ('vocab', 'add_na')}
 
 
+@registered
 class OneHotEncode(DisplayedTransform):
     """Codes [k] as zeros and ones, float32 [c].
 
@@ -530,6 +541,7 @@ def _ones(o: Any) -> list[int]:
     return plain(tensor(o)).bool().nonzero().flatten().tolist()
 
 
+@registered
 class EncodedMultiCategorize(Categorize):
     """Labels that come as zeros and ones already, float32 [c].
 
@@ -571,6 +583,7 @@ class EncodedMultiCategorize(Categorize):
         return {'vocab': list(self.vocab)}
 
 
+@registered
 class RegressionSetup(_Target):
     """A number, or several, as float32 [] or [c].
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import default_collate, default_convert, get_worker_info
 
 from minifast.data.slots import making, new_block
+from minifast.data.transform import keyed
 from minifast.markers import plain, retain_type, unmarked
 
 __all__ = ['SkipItemException', 'collate_error', 'fa_collate', 'fa_convert']
@@ -36,6 +37,7 @@ def _block(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack(tensors, out=new_block((len(tensors), *first.shape), first.dtype))
 
 
+@keyed
 def fa_collate(t: Sequence) -> Any:
     """A list of samples as one batch: tensors, arrays and numbers stacked, containers gone into, text listed.
 
@@ -67,6 +69,7 @@ def fa_collate(t: Sequence) -> Any:
                         '(ToTensor for pictures), or give create_batch=') from error
 
 
+@keyed
 def fa_convert(t: Any) -> Any:
     """One ready batch with its arrays and numbers as tensors."""
     if isinstance(t, (np.ndarray, Tensor, str, Mapping)):

@@ -16,7 +16,7 @@ from minifast.arguments import known_kwargs
 from minifast.data.cache import OpenedPictures, PictureCache
 from minifast.data.collate import SkipItemException, collate_error, fa_collate, fa_convert
 from minifast.data.making import BatchMaker
-from minifast.data.pipeline import Pipeline, is_known
+from minifast.data.pipeline import Pipeline, is_known, keyed
 from minifast.data.plan import bytes_first, choose_workers, describe_plan, takes_threads, unknown_parts, whole_tensors
 from minifast.data.sampler import (BATCH, ORDER, ORDER_NAMES, ItemKeys, Position, chunks, order, order_state,
                                    order_untouched, tell_epoch, whole)
@@ -144,34 +144,41 @@ class DataLoader(BatchMaker):
     def after_iter(self) -> None:
         """Called after a pass that ran to its end."""
 
+    @keyed
     def after_item(self, x: Any) -> Any:
         """Item transforms, on one sample."""
         return x
 
+    @keyed
     def before_batch(self, samples: list) -> list:
         """Called with the samples of a batch before they are collated."""
         return samples
 
+    @keyed
     def after_batch(self, b: Any) -> Any:
         """Batch transforms, on the device."""
         return b
 
+    @keyed
     def create_item(self, s: Any) -> Any:
         """The sample at index `s`; of a data set without indices (`s` is None) the next one."""
         if s is None:
             return next(self.it)
         return self.dataset[s]
 
+    @keyed
     def create_batch(self, samples: Any) -> Any:
         """Collate samples; without a batch size, convert one ready batch."""
         return fa_convert(samples) if self.prebatched else fa_collate(samples)
 
+    @keyed
     def retain(self, b: Any, samples: Any) -> Any:
         """Give the parts of a batch the marker types of the samples' parts."""
         if self.prebatched or not samples:
             return b
         return _retain(b, samples[0])
 
+    @keyed
     def do_batch(self, samples: Any) -> Any:
         """Samples to a batch on the CPU."""
         return self.retain(self.create_batch(self.before_batch(samples)), samples)
@@ -391,7 +398,7 @@ class DataLoader(BatchMaker):
 
     def _host_batches(self, position: Position, here: bool) -> Iterator[HostBatch]:
         self._known = not unknown_parts(self)
-        self._draws = not self._known or getattr(self.after_item, 'keyed', False)
+        self._draws = not self._known or getattr(self.after_item, 'takes_generator', False)
         self._tensors = whole_tensors(self)
         self._own_generators = [] if self._known else self._find_generators()
         jobs = self._jobs(position)

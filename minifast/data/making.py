@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from minifast.data.collate import SkipItemException, collate_error, noted
-from minifast.data.pipeline import Pipeline
+from minifast.data.pipeline import Pipeline, keyed
 from minifast.data.sampler import BATCH, ITEM, ORDER
 from minifast.data.slots import Slots, making
 from minifast.data.workers import HostBatch, Job, seed_cpu, set_aside
@@ -24,6 +24,7 @@ __all__ = ['BatchMaker']
 class BatchMaker:
     """The half of `DataLoader` that turns jobs, lists of (index, seed), into batches on the CPU."""
 
+    @keyed
     def do_item(self, s: Any) -> Any:
         """One sample, ready to be collated; None where it asked to be left out."""
         try:

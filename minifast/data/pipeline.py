@@ -4,8 +4,10 @@ from __future__ import annotations
 import enum
 import functools
 import inspect
-import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+import operator
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -15,16 +17,17 @@ from fastcore.basics import camel2snake, noop
 from fastcore.foundation import L
 from torch import Tensor
 
-from minifast.codetext import package_of
+from minifast import markers
 from minifast.data.dispatch import Overloads, dispatch, typedispatch
 from minifast.data.foreign import TorchvisionTransform, is_torchvision
 from minifast.data.transform import (DisplayedTransform, InplaceTransform, ItemTransform, RandTransform, Transform,
-                                     is_sample, retain)
+                                     is_declared, is_sample, keyed, registered, registered_as, retain)
 from minifast.limits import TRANSFORM, Kind, check_arguments
 from minifast.lookup import lookup
+from minifast.torch_core import one_hot, to_cpu, to_device, to_float, to_half, to_np
 
 __all__ = ['DisplayedTransform', 'InplaceTransform', 'ItemTransform', 'Overloads', 'Pipeline', 'RandTransform',
-           'Transform', 'compose_tfms', 'dispatch', 'gather_attrs', 'is_known', 'mk_transform', 'retain',
+           'Transform', 'compose_tfms', 'dispatch', 'gather_attrs', 'is_known', 'keyed', 'mk_transform', 'retain',
            'transform_config', 'transform_from_config', 'typedispatch']
 
 
@@ -68,7 +71,7 @@ class Pipeline:
     def __call__(self, o: Any, split_idx: int | None = None, generator: torch.Generator | None = None) -> Any:
         split_idx = self.split_idx if split_idx is None else split_idx
         for f in self.fs:
-            if generator is not None and f.keyed:
+            if generator is not None and f.takes_generator:
                 o = f(o, split_idx=split_idx, generator=generator)
             else:
                 o = f(o, split_idx=split_idx) if not self.as_item else f([*o], split_idx=split_idx)
@@ -97,9 +100,9 @@ class Pipeline:
         return ' -> '.join(f.name for f in self.fs if f.name != 'noop')
 
     @property
-    def keyed(self) -> bool:
+    def takes_generator(self) -> bool:
         """Whether a generator may be handed to it."""
-        return any(f.keyed for f in self.fs)
+        return any(f.takes_generator for f in self.fs)
 
     order = 0
 
@@ -173,33 +176,36 @@ def gather_attrs(o: Any, name: str, parts: str) -> Any:
 
 # ---------------------------------------------------------------- whose randomness is under control
 
-_harmless = (str, int, float, bool, len, tuple, list, set, repr, noop)
-_harmless_modules = ('minifast', 'operator', 'pathlib')
+for _marker in vars(markers).values():  # they lie on the ground floor, which knows nothing of files of transforms
+    if isinstance(_marker, type) and issubclass(_marker, markers.TensorBase):
+        registered(_marker)
+
+_harmless = (str, int, float, bool, len, tuple, list, set, repr, noop, operator.itemgetter, operator.attrgetter,
+             operator.methodcaller, pathlib.Path, pathlib.PurePath, pathlib.PosixPath, pathlib.WindowsPath,
+             pathlib.PurePosixPath, pathlib.PureWindowsPath, markers.tensor, markers.array,
+             markers.plain, markers.cast, to_cpu, to_device, to_float, to_half, to_np, one_hot)
+"""Of Python and of the floors below: what draws nothing, called itself or, of a class, by its instances."""
+_methods = tuple(f for cls in (pathlib.PurePath, pathlib.Path, markers.TensorBase) for name in dir(cls)
+                 if inspect.isfunction(f := getattr(getattr(cls, name), '__func__', getattr(cls, name))))
 
 
 def is_known(tfm: Any) -> bool:
-    """Whether a transform draws from no global generator: it is ours, and keyed where it is random at all.
+    """Whether a transform draws from no global generator, as it or its class says (`Transform.keyed`).
 
     Anything else (user code, torchvision's transforms) may draw from `random`, `numpy.random` or torch.
     """
     if isinstance(tfm, Pipeline):
         return all(is_known(f) for f in tfm.fs)
-    if isinstance(tfm, TorchvisionTransform):
-        return False
     if isinstance(tfm, Transform):
+        if not tfm.keyed or (isinstance(tfm, RandTransform) and not tfm.takes_generator):
+            return False
         tables = [table for name in ('encodes', 'setups') if (table := tfm._table(name)) is not None]
-        entries = [entry.func for table in tables for entry in table.all_entries()]
-        random = isinstance(tfm, RandTransform) and not tfm.keyed
-        return not random and _ours(type(tfm)) and all(map(_ours, entries))
-    return _ours(tfm)
-
-
-def _ours(f: Any) -> bool:
-    if isinstance(f, functools.partial):
-        return all(_ours(o) for o in (f.func, *f.args, *f.keywords.values()) if callable(o))
-    f = getattr(f, '__func__', f)
-    owner = f if inspect.isclass(f) or inspect.isfunction(f) else type(f)
-    return package_of(owner) in _harmless_modules or any(f is known for known in _harmless)
+        return all(any(entry.func is f for f in tfm._keyed_functions) or is_known(entry.func)
+                   for table in tables for entry in table.all_entries())
+    if isinstance(tfm, functools.partial):
+        return all(is_known(o) for o in (tfm.func, *tfm.args, *tfm.keywords.values()) if callable(o))
+    f = getattr(tfm, '__func__', tfm)
+    return any(is_declared(o) or any(o is known for known in (*_harmless, *_methods)) for o in (f, type(f)))
 
 
 # ---------------------------------------------------------------- transforms as data
@@ -207,8 +213,8 @@ def _ours(f: Any) -> bool:
 def transform_config(tfm: Any) -> dict[str, Any]:
     """A transform of ours as json-able data, from which `transform_from_config` makes it again.
 
-    `{'class': dotted name, 'kwargs': constructor arguments}`; a transform that others were composed into has `parts`
-    instead; a wrapped function or class method of ours is `{'function': dotted name}`.
+    `{'class': name, 'kwargs': constructor arguments}`; a transform that others were composed into has `parts`
+    instead; a wrapped function or class method of ours is `{'function': name}`.
 
     Raises:
         TypeError: it is user code, or holds a value that is not data.
@@ -217,20 +223,21 @@ def transform_config(tfm: Any) -> dict[str, Any]:
         funcs = [entry.func for entry in tfm.encodes.entries]
         if len(funcs) != 1:
             raise TypeError(f'{tfm!r} is made of {len(funcs)} functions: make it a Transform class to export it')
-        return {'function': _dotted(funcs[0])}
+        return {'function': _name_in_files(funcs[0])}
     if not isinstance(tfm, Transform) or isinstance(tfm, TorchvisionTransform):
-        return {'function': _dotted(getattr(tfm, 'tfm', tfm))}
+        return {'function': _name_in_files(getattr(tfm, 'tfm', tfm))}
     parts = getattr(tfm, 'parts', [tfm])
     if len(parts) > 1:
-        return {'class': _dotted(type(tfm)), 'parts': [transform_config(part) for part in parts]}
+        return {'class': _name_in_files(type(tfm)), 'parts': [transform_config(part) for part in parts]}
     kwargs = tfm.config_kwargs() if hasattr(tfm, 'config_kwargs') else _constructor_kwargs(tfm)
-    return {'class': _dotted(type(tfm)), 'kwargs': {name: _as_data(value, tfm) for name, value in kwargs.items()}}
+    kwargs = {name: _as_data(value, tfm) for name, value in kwargs.items()}
+    return {'class': _name_in_files(type(tfm)), 'kwargs': kwargs}
 
 
 def transform_from_config(config: Mapping[str, Any]) -> Any:
     """The transform that `transform_config` described.
 
-    A name is looked for among rooms that are loaded, whose list is closed: nothing is imported to decide about it.
+    A name is looked for among what was registered: nothing is imported to decide about it.
 
     Raises:
         ValueError: the name is none of a transform of ours; an argument is of another kind than it may be; nothing is
@@ -240,9 +247,10 @@ def transform_from_config(config: Mapping[str, Any]) -> Any:
         raise ValueError(f'{config!r} describes no transform')
     if 'function' in config:
         return mk_transform(_function(config['function']))
-    cls = _public(config['class'])
+    cls = named_in_file(config['class'])
     if not (isinstance(cls, type) and issubclass(cls, Transform)):
-        raise ValueError(f'{config["class"]!r} is no transform')
+        raise ValueError(f'{config["class"]!r} is no transform of minifast that is loaded '
+                         '(`import minifast.vision.all` loads all of them)')
     if 'parts' not in config:
         check_arguments(config['kwargs'], TRANSFORM, Kind())
         return cls(**config['kwargs'])
@@ -276,60 +284,48 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b
 
 
-def _dotted(o: Any) -> str:
+def _name_in_files(o: Any) -> str:
+    """What files call a registered class, function, or class method `create` of a registered class."""
     owner = getattr(o, '__self__', None)
-    if isinstance(owner, type):
-        dotted = f'{owner.__module__}.{owner.__qualname__}.{o.__name__}'
-    else:
-        dotted = f'{getattr(o, "__module__", "?")}.{getattr(o, "__qualname__", type(o).__name__)}'
-    if not dotted.startswith('minifast.') or '<' in dotted:
-        raise TypeError(f'{dotted} is code of your own, and exports hold data only: it has to be given again when the '
-                        'export is loaded')
-    return dotted
+    found, name = (owner, f'{owner.__name__}.{o.__name__}') if isinstance(owner, type) else (o, _plain_name(o))
+    known = registered_as(name.partition('.')[0])
+    if known is None or (known is not found and known is not type(found)):
+        raise TypeError(f'{getattr(o, "__module__", "?")}.{getattr(o, "__qualname__", type(o).__name__)} is code of '
+                        'your own, and exports hold data only: it has to be given again when the export is loaded')
+    return f'minifast.{name}'
 
 
-_rooms = ('minifast.data.categorize', 'minifast.data.pipeline', 'minifast.data.transform', 'minifast.data.transforms',
-          'minifast.vision.augment', 'minifast.vision.batch_tfms', 'minifast.vision.core', 'minifast.vision.data',
-          'minifast.vision.item_tfms', 'minifast.vision.light_tfms', 'minifast.vision.points')
-_functions = ('minifast.data.transforms.RegexLabeller', 'minifast.data.transforms.parent_label',
-              'minifast.vision.core.image2tensor', 'minifast.vision.core.load_image', 'minifast.vision.core.to_image',
-              'minifast.vision.data.bb_pad', 'minifast.vision.data.clip_remove_empty')
+def _plain_name(o: Any) -> str:
+    return getattr(o, '__name__', type(o).__name__)
 
 
-def defined_in(rooms: Collection[str], dotted: Any) -> Any:
-    """What one of `rooms` has under a name that stands in a file, None where that is nothing of theirs.
+_FILE_NAME = re.compile(r'minifast\.(?:(?:data|vision)\.(?!all\.)[a-z_]+\.|markers\.)?([A-Za-z]\w*(?:\.create)?)')
+"""`minifast.Flip`; files of before names were all that counts have the room too, which may be another one now."""
 
-    Nothing is imported to decide about it, and no room is asked for what it does not have, which might import others.
+
+def named_in_file(name: Any) -> Any:
+    """What a name that stands in a file means, None where that is nothing of ours that was registered.
+
+    Nothing is imported to decide about it, and no module is asked.
 
     Args:
-        rooms: names of modules of ours; what is not loaded is not found.
-        dotted: the name, of whatever type the file says.
+        name: of whatever type the file says.
     """
-    home, _, name = dotted.rpartition('.') if isinstance(dotted, str) else ('', '', '')
-    if home not in rooms or name.startswith('_'):
-        return None
-    found = getattr(sys.modules.get(home), '__dict__', {}).get(name)
-    return found if getattr(found, '__module__', None) in rooms else None  # a room also holds what it imported
+    found = _FILE_NAME.fullmatch(name) if isinstance(name, str) else None
+    owner, _, method = found[1].partition('.') if found else ('', '', '')
+    known = registered_as(owner)
+    if not method:
+        return known
+    is_opener = isinstance(known, type) and isinstance(inspect.getattr_static(known, method, None), classmethod)
+    return getattr(known, method) if is_opener else None
 
 
-def _public(dotted: Any) -> Any:
-    found = defined_in(_rooms, dotted)
-    if found is None:
-        raise ValueError(f'{dotted!r} is no transform of minifast that is loaded (`import minifast.vision.all` loads '
-                         'all of them)')
+def _function(name: Any) -> Callable:
+    """The function of ours that a file may have called on items: a registered one, or what opens a thing."""
+    found = named_in_file(name)
+    if found is None or (isinstance(found, type) and (issubclass(found, Transform) or hasattr(found, 'create'))):
+        raise ValueError(f'{name!r} is no function of minifast for items')
     return found
-
-
-def _function(dotted: Any) -> Callable:
-    """The function of ours that a file may have called on items: one of a closed list, or what opens a thing."""
-    owner, _, name = dotted.rpartition('.') if isinstance(dotted, str) else ('', '', '')
-    if name == 'create':
-        cls = _public(owner)
-        if isinstance(cls, type) and isinstance(inspect.getattr_static(cls, 'create', None), classmethod):
-            return cls.create
-    elif dotted in _functions:
-        return _public(dotted)
-    raise ValueError(f'{dotted!r} is no function of minifast for items')
 
 
 def _as_data(value: Any, tfm: Any) -> Any:
@@ -349,5 +345,3 @@ def _as_data(value: Any, tfm: Any) -> Any:
     if isinstance(value, Iterable) and not isinstance(value, Callable):
         return [_as_data(v, tfm) for v in value]
     raise TypeError(f'{type(tfm).__name__} was made with {value!r}, which cannot be written as data')
-
-

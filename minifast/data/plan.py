@@ -55,13 +55,13 @@ def whole_tensors(dl: Any) -> tuple[torch.Tensor, ...] | None:
 def bytes_first(after: Pipeline, device: torch.device | None) -> Pipeline:
     """Batch transforms in the order they run in: on a CPU pictures stay bytes as long as that is faster.
 
-    `IntToFloatTensor` then waits behind the geometry that follows it and says `on_bytes`; not where that resamples in
+    What `makes_floats` then waits behind the geometry that follows it and says `on_bytes`; not where that resamples in
     validation, so that pixels there are exact. Together with those behind it that are `bytewise` it becomes a table.
     """
     if device is None or device.type != 'cpu':
         return after
     fs = list(after.fs)
-    at = next((i for i, f in enumerate(fs) if _makes_floats(f)), None)
+    at = next((i for i, f in enumerate(fs) if getattr(f, 'makes_floats', False) and is_known(f)), None)
     if at is None:
         return after
     end = at + 1
@@ -73,11 +73,6 @@ def bytes_first(after: Pipeline, device: torch.device | None) -> Pipeline:
     arranged = copy.copy(after)
     arranged.fs = L([*fs[:at], *fs[at + 1:end], ByteTable([fs[at], *fs[end:stop]]), *fs[stop:]])
     return arranged
-
-
-def _makes_floats(f: Any) -> bool:
-    """Whether it is our `IntToFloatTensor`, which lies on a floor above, dividing by the largest byte."""
-    return type(f).__name__ == 'IntToFloatTensor' and is_known(f) and (f.div, f.div_mask) == (255., 1)
 
 
 MAX_THREADS = 4

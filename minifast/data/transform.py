@@ -1,9 +1,10 @@
 """`Transform`: a typed, reversible function on items and batches, and its kinds."""
 from __future__ import annotations
 
+import inspect
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,9 +17,57 @@ from minifast.markers import retain_type as _retain_marker
 from minifast.torch_core import check_kwargs, constructor_signature
 
 __all__ = ['DisplayedTransform', 'InplaceTransform', 'ItemTransform', 'RandTransform', 'Transform', 'is_sample',
-           'retain']
+           'keyed', 'retain']
 
 _methods = ('encodes', 'decodes', 'setups')
+_T = TypeVar('_T')
+
+
+# ---------------------------------------------------------------- what is said of code: what it draws from, its name
+
+_declared: dict[int, Any] = {}
+"""By identity, so that neither a subclass nor a wrapper that copies attributes has what was said of another."""
+_registered: dict[str, Any] = {}
+"""What files may name, by its name."""
+
+
+def keyed(f: _T) -> _T:
+    """Decorator: declare that a function draws from no global generator (`random`, `numpy.random`, torch's), nor calls
+    anything that does. Of a class it says so of making and calling its instances, and not of its subclasses'.
+
+    Loaders made of such functions alone may use threads, and do not seed the global generators for each item.
+
+    Example:
+        >>> @keyed
+        ... def label(file): return file.name.split('_')[0]
+    """
+    _declared[id(f)] = f
+    if isinstance(f, _TransformMeta):
+        f._declare()
+    return f
+
+
+def is_declared(f: Any) -> bool:
+    """Whether `keyed` was said of this very function or class."""
+    return _declared.get(id(f)) is f
+
+
+def registered(o: _T) -> _T:
+    """Decorator for what is minifast's own: it is `keyed`, and files may name it.
+
+    Exports call it by its name alone, so it may move from room to room, and nothing is imported to find it.
+
+    Raises:
+        ValueError: another thing has that name.
+    """
+    if _registered.setdefault(o.__name__, o) is not o:
+        raise ValueError(f'{o.__name__!r} stands for {_registered[o.__name__]!r} in files: give the other another name')
+    return keyed(o)
+
+
+def registered_as(name: str) -> Any:
+    """What files call by this name, None for nothing."""
+    return _registered.get(name)
 
 
 def _name_of(o: Any) -> str:
@@ -84,7 +133,21 @@ class _TransformMeta(type):
                 # each base's table already knows its own bases, so the nearest are enough
                 table.parents = above[:1] if len(bases) == 1 else above
                 type.__setattr__(cls, method, table)
+        if namespace.get('keyed'):
+            cls._declare()
+        else:
+            type.__setattr__(cls, 'keyed', False)  # said of a class, not of its subclasses, whose code may be another's
         return cls
+
+    def _declare(cls) -> None:
+        """Take down what the class consists of now: functions that are added later are not meant."""
+        tables = [table for method in _methods if (table := getattr(cls, method, None)) is not None]
+        functions = [entry.func for table in tables for entry in table.all_entries()]
+        type.__setattr__(cls, '_keyed_functions', tuple(functions))
+        if not vars(cls).get('keyed'):
+            type.__setattr__(cls, 'keyed', True)
+        if 'takes_generator' not in vars(cls) and any(map(_has_generator, [vars(cls).get('__call__'), *functions])):
+            type.__setattr__(cls, 'takes_generator', True)
 
     def __setattr__(cls, name: str, value: Any) -> None:
         if name in _methods and isinstance(value, types.FunctionType):
@@ -114,12 +177,23 @@ class _TransformMeta(type):
         vars(cls)[name].add(func, takes_self=True)
 
 
+def _has_generator(f: Any) -> bool:
+    return inspect.isfunction(f) and 'generator' in inspect.signature(f).parameters
+
+
+@registered
 class Transform(metaclass=_TransformMeta):
     """A function on items or batches, `encodes`; its inverse for showing, `decodes`; its preparation, `setups`.
 
     The annotation of the first argument says what it is applied to: anything else passes unchanged. A class may have
     several `encodes`, one a type; `@MyTransform` on a function called `encodes` adds one later. A tuple is a sample:
     each element is transformed. `Transform(func)` makes one of any callable.
+
+    A loader may make its items in threads, which share the global generators, where it knows that none of its
+    transforms draws from those. Say so of a class of yours with `keyed = True` in its body: it draws nothing, or from
+    the `generator` that it is handed, as an argument of `encodes` (or of `RandTransform.draw`), alone, and it keeps
+    nothing of a call. Classes derived from it, and functions added to it, have to say so themselves; of a function,
+    the decorator `keyed` says it.
 
     Args:
         enc: a function, or several, instead of `encodes`.
@@ -130,6 +204,11 @@ class Transform(metaclass=_TransformMeta):
     Attributes:
         order: lower runs earlier.
         train_setup: whether `setups` sees the training items only; None leaves it to the caller.
+        keyed: it draws from no global generator.
+        takes_generator: a call takes the argument `generator`; found out where `keyed` is said.
+        makes_floats: it makes floats in 0..1 of bytes, and may wait until later transforms have worked on the bytes.
+        bytewise: it treats each value of a channel alike, whatever is beside it, so that a table of bytes will do.
+        on_bytes: it works on bytes on the CPU, and faster than on floats.
 
     Example:
         >>> class Half(Transform):
@@ -142,7 +221,11 @@ class Transform(metaclass=_TransformMeta):
     order: float = 0
     train_setup: bool | None = None
     keyed: bool = False
-    """All randomness comes from the `generator` argument of the call; none, or drawn by the user's own code: False."""
+    takes_generator: bool = False
+    makes_floats: bool = False
+    bytewise: bool = False
+    on_bytes: bool = False
+    _keyed_functions: tuple = ()
 
     def __init__(self, enc: Any = None, dec: Any = None, split_idx: int | None = None,
                  order: float | None = None) -> None:
@@ -214,6 +297,7 @@ class Transform(metaclass=_TransformMeta):
         return retain(new, x, found.returns)
 
 
+@registered
 class InplaceTransform(Transform):
     """A transform that changes what it is given and whose result is that same object."""
 
@@ -222,6 +306,7 @@ class InplaceTransform(Transform):
         return x
 
 
+@registered
 class DisplayedTransform(Transform):
     """A transform whose name shows the arguments it was made with."""
 
@@ -232,6 +317,7 @@ class DisplayedTransform(Transform):
         return f'{super().name} -- {args}' if args else super().name
 
 
+@registered
 class ItemTransform(Transform):
     """A transform that is given a sample as a whole, not each of its elements.
 
@@ -254,6 +340,7 @@ class ItemTransform(Transform):
         return new if type(x) is tuple or not isinstance(new, tuple) else type(x)(new)
 
 
+@registered
 class RandTransform(DisplayedTransform):
     """A transform with something random in it, by default in training only.
 
@@ -272,6 +359,7 @@ class RandTransform(DisplayedTransform):
     """
 
     do, nm, supports, split_idx = True, None, (), 0
+    takes_generator = False
 
     def __init__(self, p: float = 1., nm: str | None = None, before_call: Callable | None = None,
                  **kwargs: Any) -> None:
@@ -285,8 +373,8 @@ class RandTransform(DisplayedTransform):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if 'draw' in vars(cls) and 'keyed' not in vars(cls) and not isinstance(getattr(cls, 'keyed', None), property):
-            cls.keyed = True
+        if 'draw' in vars(cls) and not isinstance(cls.takes_generator, property):
+            cls.takes_generator = vars(cls).get('takes_generator', True)
 
     @property
     def name(self) -> str:

@@ -18,7 +18,7 @@ from minifast.arguments import tells_near_match
 from minifast.data.categorize import (Categorize, Category, CategoryMap, EncodedMultiCategorize, MultiCategorize,
                                       MultiCategory, OneHotEncode, RegressionSetup, ShowTitle, TitledFloat, TitledInt,
                                       TitledStr, TitledTuple, column_named, is_missing, no_column)
-from minifast.data.pipeline import DisplayedTransform, ItemTransform, Transform
+from minifast.data.pipeline import DisplayedTransform, ItemTransform, Transform, registered
 from minifast.markers import TensorImage, TensorImageBW, TensorMask, plain, tensor
 from minifast.seeds import looking
 from minifast.terminal import listed, warn
@@ -111,6 +111,7 @@ def ImageGetter(suf: str = '', recurse: bool = True, folders: Iterable[str] | No
     return _get
 
 
+@registered
 class ItemGetter(ItemTransform):
     """`x[i]`, of a tuple too."""
 
@@ -125,6 +126,7 @@ class ItemGetter(ItemTransform):
         return x[self.i]
 
 
+@registered
 class AttrGetter(ItemTransform):
     """`x.nm`, of a tuple too."""
 
@@ -280,11 +282,13 @@ def _check_validity(column: Any) -> None:
 
 # ---------------------------------------------------------------- labelling
 
+@registered
 def parent_label(o: str | Path) -> str:
     """The name of the folder a file lies in."""
     return (o if isinstance(o, Path) else Path(o)).parent.name
 
 
+@registered
 class RegexLabeller:
     """The first group of a regular expression, found in an item's path (with `/` between folders on every system).
 
@@ -309,6 +313,7 @@ class RegexLabeller:
         return found.group(1)
 
 
+@registered
 class ColReader(DisplayedTransform):
     """The values of columns of a row.
 
@@ -386,6 +391,7 @@ def get_c(dls: Any) -> int:
 
 # ---------------------------------------------------------------- pixels
 
+@registered
 class ToTensor(Transform):
     """Pictures as tensors: uint8 [C,H,W], masks [H,W]; what knows its own `to_tensor` is asked."""
 
@@ -402,6 +408,7 @@ class ToTensor(Transform):
         return o
 
 
+@registered
 class IntToFloatTensor(DisplayedTransform):
     """Pictures from 0..255 to floats in 0..1, masks to int64; floats are left as they are.
 
@@ -415,6 +422,11 @@ class IntToFloatTensor(DisplayedTransform):
     def __init__(self, div: float = 255., div_mask: int = 1) -> None:
         super().__init__()
         self.div, self.div_mask = div, div_mask
+
+    @property
+    def makes_floats(self) -> bool:
+        """Whether the largest byte becomes 1, and masks stay as they are."""
+        return (self.div, self.div_mask) == (255., 1)
 
     def encodes(self, o: TensorImage) -> Any:
         """uint8 pictures as float32."""
@@ -437,6 +449,7 @@ def broadcast_vec(dim: int, ndim: int, *t: Any, cuda: bool = True) -> list[Tenso
     return to_device(vectors) if cuda else vectors
 
 
+@registered
 class Normalize(DisplayedTransform):
     """Pictures with mean 0 and standard deviation 1 in each channel.
 

@@ -10,7 +10,7 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from minifast.arguments import as_size
-from minifast.data.pipeline import RandTransform
+from minifast.data.pipeline import RandTransform, registered
 from minifast.markers import TensorImage, TensorMask, plain
 from minifast.vision import affine
 from minifast.vision.affine import Draw
@@ -24,6 +24,8 @@ __all__ = ['AffineCoordTfm', 'CropWindow', 'DeterministicDihedral', 'Determinist
            'Dihedral', 'Flip', 'RandomResizedCropGPU', 'Rotate', 'Warp', 'WarpCoord', 'Zoom']
 
 Size = int | tuple[int, int] | None
+_matrices = (affine.flip_mat, affine.dihedral_mat, affine.rotate_mat, affine.zoom_mat, affine.warp_mat)
+"""What draws from the generator it is given."""
 
 
 class WarpCoord:
@@ -59,6 +61,7 @@ class CropWindow:
         return torch.tensor([[sx, 0, cx], [0, sy, cy], [0, 0, 1]]).expand(x.shape[0], 3, 3)
 
 
+@registered
 class AffineCoordTfm(RandTransform):
     """A chain of flips, rotations, zooms and warps of pictures, masks, points and boxes, read from the pixels once.
 
@@ -95,15 +98,15 @@ class AffineCoordTfm(RandTransform):
         self.__dict__.update(own)
 
     @property
-    def keyed(self) -> bool:
+    def takes_generator(self) -> bool:
         """Whether all randomness comes from the generator handed over: not with functions of the user's own."""
-        known = all(isinstance(f, CropWindow) or is_ours(f, affine.__name__) for f in self.aff_fs)
-        return known and all(isinstance(f, WarpCoord) and is_ours(f.mat, affine.__name__) for f in self.coord_fs)
+        known = all(isinstance(f, CropWindow) or is_ours(f, _matrices) for f in self.aff_fs)
+        return known and all(isinstance(f, WarpCoord) and is_ours(f.mat, _matrices) for f in self.coord_fs)
 
     @property
     def on_bytes(self) -> bool:
         """Whether uint8 pictures on the CPU are moved faster than floats."""
-        return self.keyed and self.mode in ('bilinear', 'nearest') and can_warp_bytes()
+        return self.takes_generator and self.mode in ('bilinear', 'nearest') and can_warp_bytes()
 
     @property
     def name(self) -> str:
@@ -127,7 +130,7 @@ class AffineCoordTfm(RandTransform):
             if isinstance(f, CropWindow):
                 mats.append(f.mat(probe, split_idx, self.align_corners, generator))
             elif not split_idx:
-                ours = isinstance(f, partial) and f.func.__module__ == affine.__name__
+                ours = isinstance(f, partial) and f.func in _matrices
                 made = f(probe, generator=generator) if ours else f(x)
                 mats += [] if made is None else [plain(made).cpu()]  # sync: only for matrices of the user's own
         warps = []
@@ -153,6 +156,7 @@ def _move_by(m: Tensor, xy: Tensor, invert: bool = False) -> Tensor:
     return affine.move_by(xy, (torch.linalg.inv(m) if invert else m).to(xy.device, non_blocking=True))
 
 
+@registered
 class Flip(AffineCoordTfm):
     """Mirror left and right with probability `p`; `draw` gives 1 (mirror) or 0 instead."""
 
@@ -175,6 +179,7 @@ class DeterministicDraw:
         return torch.full((x.shape[0],), float(self.vals[self.count % len(self.vals)]), device=x.device)
 
 
+@registered
 class DeterministicFlip(Flip):
     """Mirror every second batch."""
 
@@ -183,6 +188,7 @@ class DeterministicFlip(Flip):
         super().__init__(1., DeterministicDraw([0, 1]), size, mode, pad_mode, align_corners)
 
 
+@registered
 class Dihedral(AffineCoordTfm):
     """One of the eight symmetries of a square with probability `p`; `draw` gives 0..7 instead."""
 
@@ -193,6 +199,7 @@ class Dihedral(AffineCoordTfm):
                     align_corners=align_corners, p=p)
 
 
+@registered
 class DeterministicDihedral(Dihedral):
     """The eight symmetries in turn, one a batch."""
 
@@ -201,6 +208,7 @@ class DeterministicDihedral(Dihedral):
         super().__init__(1., DeterministicDraw(range(8)), size, mode, pad_mode, False, align_corners)
 
 
+@registered
 class Rotate(AffineCoordTfm):
     """Rotate by -max_deg..max_deg degrees with probability `p`; `draw` gives degrees instead."""
 
@@ -212,6 +220,7 @@ class Rotate(AffineCoordTfm):
                     pad_mode=pad_mode, align_corners=align_corners, p=p)
 
 
+@registered
 class Zoom(AffineCoordTfm):
     """Zoom by min_zoom..max_zoom towards a random point with probability `p`; `draw`, `draw_x`, `draw_y` give them
     instead."""
@@ -226,6 +235,7 @@ class Zoom(AffineCoordTfm):
                     align_corners=align_corners, p=p)
 
 
+@registered
 class Warp(AffineCoordTfm):
     """Tilt the picture plane by -magnitude..magnitude each way with probability `p`; `draw_x`, `draw_y` give it
     instead."""
@@ -238,6 +248,7 @@ class Warp(AffineCoordTfm):
                     align_corners=align_corners, p=p)
 
 
+@registered
 class RandomResizedCropGPU(AffineCoordTfm):
     """`RandomResizedCrop` with one window for the whole batch, in the same resampling as the other geometry.
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from minifast.data.pipeline import Transform
+from minifast.data.pipeline import Transform, keyed, registered
 from minifast.data.slots import making
 from minifast.data.transforms import ToTensor
 from minifast.losses import CrossEntropyLossFlat
@@ -83,6 +83,7 @@ for _name, _method in vars(_PillowMethods).items():
         setattr(Image.Image, _name, _method)
 
 
+@registered
 def to_image(x: Any) -> Image.Image:
     """A tensor [C,H,W] or array [H,W,C], uint8 or float in 0..1, as a Pillow image; four channels are CMYK."""
     if isinstance(x, Image.Image):
@@ -96,6 +97,7 @@ def to_image(x: Any) -> Image.Image:
     return Image.fromarray(x[..., 0] if x.shape[-1] == 1 else x)
 
 
+@registered
 def load_image(fn: Any, mode: str | None = None, codes: bool = False) -> Image.Image:
     """Open a picture, upright, converted to `mode`.
 
@@ -140,6 +142,7 @@ def _file(fn: Any) -> tuple[bytes, Any] | None:
     return fn.read(), getattr(fn, 'name', None)
 
 
+@registered
 def image2tensor(img: Any) -> Tensor:
     """A Pillow image or array as a uint8 tensor [C,H,W] of its own memory."""
     x = tensor(np.array(img))
@@ -148,6 +151,7 @@ def image2tensor(img: Any) -> Tensor:
 
 # ---------------------------------------------------------------- pictures as Pillow images
 
+@registered
 class PILBase(Image.Image):
     """A Pillow image that can be created from anything, shown, and turned into a tensor.
 
@@ -233,6 +237,7 @@ class PILBase(Image.Image):
         return made
 
     @classmethod
+    @keyed
     def create(cls, fn: Any, **kwargs: Any) -> PILBase:
         """A picture from a path, bytes, open binary file, Pillow image, array [H,W(,C)] or tensor.
 
@@ -317,10 +322,12 @@ class PILBase(Image.Image):
 PILBase.create.__func__.takes_pictures = True  # one that a user has written may not
 
 
+@registered
 class PILImage(PILBase):
     """A colour picture; becomes a `TensorImage`."""
 
 
+@registered
 class PILImageBW(PILImage):
     """A grey picture; becomes a `TensorImageBW`."""
 
@@ -329,6 +336,7 @@ class PILImageBW(PILImage):
     _tensor_cls: ClassVar[type[Tensor]] = TensorImageBW
 
 
+@registered
 class PILMask(PILBase):
     """A segmentation mask of class codes 0..255; palette pictures give their indices; becomes a `TensorMask` [H,W]."""
 
@@ -354,6 +362,7 @@ def _tensor_pixels(x: Tensor) -> np.ndarray:
 _picture_classes = {cls.__name__: cls for cls in (PILImage, PILImageBW, PILMask)}
 
 
+@registered
 class OpenImage(Transform):
     """Open a picture as `kind`.
 
@@ -393,6 +402,7 @@ class OpenImage(Transform):
         return self.kind.deferred(fn)
 
 
+@registered
 class OpenMask(OpenImage):
     """Open a mask; the loss that suits it is cross-entropy over the codes of each pixel."""
 
@@ -402,6 +412,7 @@ class OpenMask(OpenImage):
         super().__init__(kind)
 
 
+@registered
 class AddMaskCodes(Transform):
     """Keep the names of a mask's codes with it, for showing and as the loaders' `vocab`.
 

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from minifast.arguments import tells_near_match
 from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
+from minifast.data.categorize import column_named, is_missing
 from minifast.data.collate import noted
 from minifast.data.core import DataLoaders, Datasets, for_loaders, show_batch, show_results
 from minifast.data.dispatch import typedispatch
-from minifast.data.categorize import column_named, is_missing
+from minifast.data.pipeline import registered
 from minifast.data.transforms import (ColReader, ColSplitter, GrandparentSplitter, IntToFloatTensor, MultiCategorize,
                                       RandomSplitter, RegexLabeller, get_image_files, parent_label)
 from minifast.markers import TensorCategory, TensorImage, TensorMask, cast, plain
@@ -49,6 +50,7 @@ PointBlock = TransformBlock(type_tfms=TensorPointCreate, item_tfms=PointScaler)
 """Points (x, y) in pixels of the picture; in a batch in -1..1."""
 
 
+@registered
 def clip_remove_empty(bbox: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """Boxes in -1..1 clipped to the picture, without those that lie outside, and their labels.
 
@@ -73,6 +75,7 @@ def _clipped(sample: tuple, i: int) -> tuple[Tensor, Tensor]:
         raise noted(error, f'it is sample {i} of its batch') from None
 
 
+@registered
 @tells_near_match
 def bb_pad(samples: Sequence[tuple], pad_idx: int = 0) -> list[tuple]:
     """Samples (picture, boxes, labels) with as many boxes each, filled up with empty boxes of the label `pad_idx`;

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from minifast.arguments import as_side, as_size
-from minifast.data.pipeline import RandTransform
+from minifast.data.pipeline import RandTransform, keyed, registered
 from minifast.markers import TensorImage, TensorMask
 from minifast.vision.core import BILINEAR, NEAREST, PILMask
 from minifast.vision.points import TensorPoint
@@ -32,6 +32,7 @@ def integer(uniform: float, low: int, high: int) -> int:
     return low + min(int(uniform * (high - low + 1)), high - low)
 
 
+@registered
 class FlipItem(RandTransform):
     """Mirror left and right with probability `p`: pictures, masks, points and boxes of the sample together."""
 
@@ -49,6 +50,7 @@ class FlipItem(RandTransform):
         return dihedral(x, k)
 
 
+@registered
 class DihedralItem(FlipItem):
     """One of the eight symmetries of a square, each as likely, with probability `p`."""
 
@@ -62,6 +64,7 @@ class DihedralItem(FlipItem):
         return integer(which, 0, 7) if coin < self.p else None
 
 
+@keyed
 class _Window(RandTransform):
     """A window cut out of all parts of a sample by numbers that are drawn once; pictures of another size than the first
     get their own window by the same numbers."""
@@ -98,6 +101,7 @@ class _Window(RandTransform):
         return resized
 
 
+@registered
 class CropPad(_Window):
     """Cut the middle out, or put the picture into the middle.
 
@@ -118,6 +122,7 @@ class CropPad(_Window):
         return size, ((orig[0] - size[0]) // 2, (orig[1] - size[1]) // 2), None
 
 
+@registered
 class RandomCrop(_Window):
     """Cut `size` out at random, the middle in validation; smaller pictures are put anywhere within black.
 
@@ -140,10 +145,12 @@ class RandomCrop(_Window):
         return size, tuple(integer(u, min(s, 0), max(s, 0)) for u, s in zip(draws, spare)), None
 
 
+@registered
 class OldRandomCrop(RandomCrop):
     """`RandomCrop` under the name of earlier releases."""
 
 
+@registered
 class Resize(_Window):
     """Make every picture `size` large.
 
@@ -182,6 +189,7 @@ class Resize(_Window):
         return window, (int(pcts[0] * (w - window[0])), int(pcts[1] * (h - window[1]))), size
 
 
+@registered
 class RandomResizedCrop(_Window):
     """Cut out a part of random area and aspect and resize it: the usual augmentation for training on ImageNet.
 
@@ -253,6 +261,7 @@ def _window_by(draws: list[float], orig: tuple[int, int], scale: tuple[float, fl
     return (nw, nh), ((w - nw) // 2, (h - nh) // 2)
 
 
+@registered
 class RatioResize(_Window):
     """Resize so that the longer side is `max_sz` pixels, the aspect kept.
 

@@ -10,7 +10,7 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor
 
-from minifast.data.pipeline import RandTransform
+from minifast.data.pipeline import RandTransform, registered
 from minifast.markers import TensorImage, TensorImageBase, plain, retain_type
 from minifast.vision import lighting
 from minifast.vision.affine import Draw
@@ -37,9 +37,9 @@ def first_picture(sample: Any) -> Tensor:
     return first
 
 
-def is_ours(f: Any, room: str) -> bool:
-    """Whether `f` is a function of this room with values given as data: it draws from the generator handed over."""
-    return isinstance(f, partial) and f.func.__module__ == room and not any(map(callable, f.keywords.values()))
+def is_ours(f: Any, functions: Sequence[Callable]) -> bool:
+    """Whether `f` is one of these functions with values given as data: it draws from the generator handed over."""
+    return isinstance(f, partial) and f.func in functions and not any(map(callable, f.keywords.values()))
 
 
 def joined_name(tfm: Any, name: str) -> str:
@@ -49,6 +49,12 @@ def joined_name(tfm: Any, name: str) -> str:
 
 # ---------------------------------------------------------------- light
 
+_tabled = (lighting.brightness_light, lighting.contrast_light)
+_lights = (*_tabled, lighting.saturation_light, lighting.hue_shift)
+"""What draws from the generator it is given; the first of them treat each value of a channel alike."""
+
+
+@registered
 class SpaceTfm(RandTransform):
     """Functions applied to pictures in another space of colours.
 
@@ -67,15 +73,14 @@ class SpaceTfm(RandTransform):
         self.parts = [self]
 
     @property
-    def keyed(self) -> bool:
+    def takes_generator(self) -> bool:
         """Whether all randomness comes from the generator handed over: not with functions of the user's own."""
-        return all(is_ours(f, lighting.__name__) for f in self.fs)
+        return all(is_ours(f, _lights) for f in self.fs)
 
     @property
     def bytewise(self) -> bool:
         """Whether each value of a channel is treated alike: not where channels are mixed."""
-        tabled = (lighting.brightness_light, lighting.contrast_light)
-        return self.keyed and all(f.func in tabled for f in self.fs)
+        return self.takes_generator and all(f.func in _tabled for f in self.fs)
 
     @property
     def name(self) -> str:
@@ -92,7 +97,7 @@ class SpaceTfm(RandTransform):
         probe = torch.empty(1).expand(x.shape)
         drawn = []
         for f in self.fs:
-            if isinstance(f, partial) and f.func.__module__ == lighting.__name__:
+            if isinstance(f, partial) and f.func in _lights:
                 drawn.append(f(probe, generator=generator))
             else:
                 if hasattr(f, 'before_call'):
@@ -109,6 +114,7 @@ class SpaceTfm(RandTransform):
         return retain_type(self.space_fn(x, _all), x)
 
 
+@registered
 class LightingTfm(SpaceTfm):
     """Functions applied to the logits of pictures; brightness, contrast and saturation in one pass."""
 
@@ -133,6 +139,7 @@ class LightingTfm(SpaceTfm):
         return x
 
 
+@registered
 class Brightness(LightingTfm):
     """Brightness changed by up to `max_lighting` with probability `p`; `draw` gives 0..1 instead, 0.5 being
     unchanged."""
@@ -142,6 +149,7 @@ class Brightness(LightingTfm):
         self._adopt(partial(lighting.brightness_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
 
 
+@registered
 class Contrast(LightingTfm):
     """Contrast changed by up to `max_lighting` with probability `p`; `draw` gives a factor instead, 1 being
     unchanged."""
@@ -151,6 +159,7 @@ class Contrast(LightingTfm):
         self._adopt(partial(lighting.contrast_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
 
 
+@registered
 class Saturation(LightingTfm):
     """Saturation changed by up to `max_lighting` with probability `p`; `draw` gives a factor instead, 0 being grey."""
 
@@ -159,6 +168,7 @@ class Saturation(LightingTfm):
         self._adopt(partial(lighting.saturation_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
 
 
+@registered
 class HSVTfm(SpaceTfm):
     """Functions applied to hue, saturation and value of pictures."""
 
@@ -166,6 +176,7 @@ class HSVTfm(SpaceTfm):
         super().__init__(fs, lighting.in_hsv, p=p, nm=nm)
 
 
+@registered
 class Hue(HSVTfm):
     """Hue turned by up to `max_hue` of the colour circle with probability `p`; `draw` gives turns instead."""
 
@@ -201,6 +212,7 @@ def _slice(area: float, sz: int, generator: torch.Generator | None = None) -> tu
     return start, start + bound
 
 
+@registered
 class RandomErasing(RandTransform):
     """Noise over random rectangles of a batch, with probability `p`; after `Normalize`.
 

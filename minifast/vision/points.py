@@ -10,7 +10,7 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from minifast.data.categorize import MultiCategorize
-from minifast.data.pipeline import RandTransform, Transform
+from minifast.data.pipeline import RandTransform, Transform, keyed, registered
 from minifast.losses import MSELossFlat
 from minifast.markers import TensorBase, TensorImageBase, TensorMultiCategory, cast, plain, retain_type, tensor
 from minifast.terminal import visible
@@ -19,6 +19,7 @@ __all__ = ['BBoxLabeler', 'LabeledBBox', 'PointScaler', 'TensorBBox', 'TensorPoi
            'get_annotations', 'picture_size']
 
 
+@registered
 class TensorPoint(TensorBase):
     """Points (x, y), float [n,2] or [B,n,2]; in pixels, or -1..1 across the picture once scaled."""
 
@@ -28,6 +29,7 @@ class TensorPoint(TensorBase):
                                    'picture, or fill them up in before_batch= of the loaders')
 
     @classmethod
+    @keyed
     def create(cls, t: Any, img_size: tuple[int, int] | None = None) -> TensorPoint:
         """Points in pixels from a list, array or tensor of (x, y)."""
         return cls(plain(tensor(t)).reshape(-1, 2).float(), img_size=img_size)
@@ -41,6 +43,7 @@ class TensorPoint(TensorBase):
         return ctx
 
 
+@registered
 class TensorBBox(TensorPoint):
     """Boxes (left, top, right, bottom), float [n,4] or [B,n,4]; in pixels, or -1..1 once scaled."""
 
@@ -49,6 +52,7 @@ class TensorBBox(TensorPoint):
                                    'BBoxBlock, BBoxLblBlock)) fills them up, and so does before_batch=bb_pad')
 
     @classmethod
+    @keyed
     def create(cls, x: Any, img_size: tuple[int, int] | None = None) -> TensorBBox:
         """Boxes in pixels from a list, array or tensor of (left, top, right, bottom)."""
         return cls(plain(tensor(x)).reshape(-1, 4).float(), img_size=img_size)
@@ -61,6 +65,7 @@ class TensorBBox(TensorPoint):
         return ctx
 
 
+@registered
 class TensorProbe(TensorPoint):
     """Points that travel with a sample to tell how it was moved, in -1..1 from the start."""
 
@@ -132,6 +137,7 @@ def picture_size(sample: Any) -> tuple[int, int] | None:
     return None
 
 
+@registered
 class TensorPointCreate(Transform):
     """Points in pixels from a list, array or tensor of (x, y); the loss that suits them is the squared error."""
 
@@ -142,6 +148,7 @@ class TensorPointCreate(Transform):
         return TensorPoint.create(t)
 
 
+@registered
 class PointScaler(RandTransform):
     """Scale points and boxes from pixels to -1..1 across the picture of their sample, and back for showing.
 
@@ -153,7 +160,6 @@ class PointScaler(RandTransform):
     order = 1
     split_idx = None
     supports = (TensorPoint,)
-    keyed = True
 
     def __init__(self, do_scale: bool = True, y_first: bool = False) -> None:
         super().__init__()
@@ -211,6 +217,7 @@ def _as_it_is(self: MultiCategorize, o: LabeledBBox) -> LabeledBBox:
 MultiCategorize.decodes.add(_as_it_is, takes_self=True)
 
 
+@registered
 class BBoxLabeler(Transform):
     """Put boxes and labels of a sample together as a `LabeledBBox` for showing.
 
