@@ -24,7 +24,7 @@ from minifast.describe import (build_kinds, build_loss, build_model, build_pipel
 from minifast.distributed import rank_distrib
 from minifast.environment import environment
 from minifast.hardware import fast_paths
-from minifast.limits import TRANSFORM, Kind, check_arguments, check_name, check_tree
+from minifast.limits import EXPORT, check_tree
 from minifast.tensorfile import UnsafeFileError, read_tensors, storable, write_atomic
 from minifast.torch_core import default_device, get_model
 
@@ -148,7 +148,7 @@ def read_export(fname: str | Path, cpu: bool = True, model: nn.Module | None = N
     device = 'cpu' if cpu else default_device()
     with refusing(path, 'what it tells of its data makes no sense'):
         dls = _build_data(meta['data'], functions, device, path)
-    settings = _read_settings(meta['learner'], path)
+    settings = _read_settings(meta['learner'])
     model.to(device)
     if settings.pop('channels_last', False):
         model.to(memory_format=torch.channels_last)
@@ -158,7 +158,7 @@ def read_export(fname: str | Path, cpu: bool = True, model: nn.Module | None = N
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights and the JSON of an export, its outline checked."""
+    """The weights and the JSON of an export, of which every name, type and number has been checked."""
     found = read_tensors(path)
     if not isinstance(found, dict) or found.get('format') != FORMAT:
         raise ValueError(f'{path} is a file of tensors and no export: exports are written by learn.export(); weights '
@@ -178,6 +178,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     parts = ('model', 'loss', 'data', 'learner')
     if not isinstance(meta, dict) or not all(isinstance(meta.get(part), dict) for part in parts):
         raise UnsafeFileError(f'{path}: the description in it lacks one of {", ".join(parts)}')
+    with refusing(path, 'the description in it makes no sense'):
+        EXPORT.check(meta, '')
     if not isinstance(found.get('model'), dict):
         raise UnsafeFileError(f'{path} holds no weights')
     return found['model'], meta
@@ -197,8 +199,7 @@ def _no_number(text: str) -> None:
 
 def _model(model: nn.Module | None, described: dict[str, Any], state: dict[str, Tensor], path: Path) -> nn.Module:
     if model is None and described.get('recipe') is None:
-        with refusing(path, 'it tells no class of its model'):
-            name = check_name(described.get('class'))
+        name = described['class']
         raise ValueError(f'{path} was exported with a model of the class {name}, which is not made by minifast, and '
                          f'exports hold no code: make it and give it, load_learner(file, '
                          f'model={name.split(".")[-1]}(...))')
@@ -209,29 +210,14 @@ def _model(model: nn.Module | None, described: dict[str, Any], state: dict[str, 
     return model.eval()
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30
-
-
-def _read_settings(settings: dict[str, Any], path: Path) -> dict[str, Any]:
-    found = {}
-    for name, value in settings.items():
-        if name == 'lr' and isinstance(value, list) and len(value) == 2 and _number(value[1]):
-            found[name] = slice(value[0] if _number(value[0]) else None, value[1])
-        elif name in ('lr', 'wd') and (_number(value) or (name == 'wd' and value is None)):
-            found[name] = value
-        elif name == 'moms' and isinstance(value, list) and len(value) <= 3 and all(map(_number, value)):
-            found[name] = tuple(value)
-        elif name in ('wd_bn_bias', 'train_bn', 'channels_last') and isinstance(value, bool):
-            found[name] = value
-        else:
-            raise UnsafeFileError(f'{path}: {name!r:.100} is no setting of a learner, or cannot be {value!r:.100}')
+def _read_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with a list of two rates as a slice, of momenta as a tuple."""
+    found = dict(settings)
+    if isinstance(found.get('lr'), list):
+        found['lr'] = slice(*found['lr'])
+    if 'moms' in found:
+        found['moms'] = tuple(found['moms'])
     return found
-
-
-_count = Kind(1, 1 << 20, 0, (int, type(None)))
-_DATA = {'bs': _count, 'n_inp': _count, 'single': Kind(0, 0, 0, (bool, type(None))), 'classes': TRANSFORM['vocab']}
-_SET_BY_USER = {'vocab': TRANSFORM['vocab'], 'c': Kind(0, 1 << 20, 100)}
 
 
 class _NoItems(Dataset):
@@ -257,28 +243,23 @@ class _NoItems(Dataset):
 
 def _build_data(data: dict[str, Any], functions: Mapping[str, Any], device: Any, path: Path) -> DataLoaders:
     """Empty loaders with the transforms and the classes of the exported ones."""
-    bs, n_inp, own = data.get('bs'), data.get('n_inp'), data.get('set_by_user')
-    check_arguments({name: data.get(name) for name in ('bs', 'n_inp', 'single', 'classes')}, _DATA)
-    check_arguments(own, _SET_BY_USER)
+    bs = data.get('bs') or 64
     if data.get('items') is None:
         classes = data.get('classes')
-        dls = DataLoaders(*[TorchLoader(_NoItems(classes), batch_size=bs or 64) for _ in range(2)], device=device)
+        dls = DataLoaders(*[TorchLoader(_NoItems(classes), batch_size=bs) for _ in range(2)], device=device)
     else:
-        dls = _own_data(data, functions, bs or 64, n_inp, device, path)
-    for name, value in own.items():
+        dls = _own_data(data, functions, bs, device, path)
+    for name, value in data['set_by_user'].items():
         setattr(dls, name, value)
     return dls
 
 
-def _own_data(data: dict[str, Any], functions: Mapping[str, Any], bs: int, n_inp: int | None, device: Any,
-              path: Path) -> DataLoaders:
-    if not isinstance(data['items'], list) or not 0 < len(data['items']) < 20:
-        raise UnsafeFileError(f'{path}: the transforms of its items are malformed')
-    if not all(isinstance(part, dict) for part in data['items']) or (
-            not data.get('single') and (n_inp or 0) > len(data['items'])):
-        raise UnsafeFileError(f'{path}: the transforms of its items are malformed, or are fewer than n_inp={n_inp!r}')
-    lists = [TfmdLists([], build_pipeline(part.get('tfms'), functions, path), do_setup=False, split_idx=1,
-                       types=build_types(part.get('types'), path)) for part in data['items']]
+def _own_data(data: dict[str, Any], functions: Mapping[str, Any], bs: int, device: Any, path: Path) -> DataLoaders:
+    n_inp = data.get('n_inp')
+    if not data.get('single') and (n_inp or 0) > len(data['items']):
+        raise UnsafeFileError(f'{path}: the transforms of its items are fewer than n_inp={n_inp}')
+    lists = [TfmdLists([], build_pipeline(part['tfms'], functions, path), do_setup=False, split_idx=1,
+                       types=build_types(part.get('types'))) for part in data['items']]
     dataset = lists[0] if data.get('single') else Datasets(tls=lists, n_inp=n_inp)
     stages = {stage: build_pipeline(data.get(stage, []), functions, path) for stage in _STAGES}
     loaders = [TfmdDL(dataset, bs=bs, num_workers=0, device=device, do_setup=False, **stages) for _ in range(2)]

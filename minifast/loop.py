@@ -38,8 +38,7 @@ from minifast.lookup import lookup
 from minifast.losses import wrong_targets
 from minifast.markers import unmarked
 from minifast.metrics import mk_metrics
-from minifast.optimizer import as_optimizer
-from minifast.optimizer.coverage import Coverage, each_once
+from minifast.optimizer.groups import Coverage, as_optimizer, each_once
 from minifast.torch_core import detuplify, length_of, norm_bias_params, plain, to_device
 from minifast.training_state import ReplayedLoader
 

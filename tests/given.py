@@ -45,7 +45,7 @@ def doors() -> dict[str, tuple[Callable, set[str]]]:
 
     A class that inherits its constructor is another name of the class that has it.
     """
-    objects = {name: getattr(public, name) for name in public.__all__}
+    objects = {name: obj for name, obj in vars(public).items() if not name.startswith('_')}
     objects = {name: obj for name, obj in objects.items()
                if callable(obj) and (getattr(obj, '__module__', '') or '').startswith('minifast')}
     found: dict[Any, tuple[str, Callable, set[str]]] = {}

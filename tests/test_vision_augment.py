@@ -91,6 +91,17 @@ def test_batch_tfm_dot_is_found_where_its_point_and_box_say(tfm, split_idx):
         assert np.abs(found - ((corners[:2] + corners[2:]) / 2 + 1) * half).max() < 1.5
 
 
+def test_points_are_cropped_by_the_picture_of_their_sample_wherever_that_stands():
+    """Before or behind it, alone by `img_size`; of points without either it is said what to do."""
+    im, point = PILImage.create(_dot(63, 46)), TensorPoint(torch.tensor([[.1, -.2]]))
+    for tfm in (A.Resize(64), A.RandomCrop(50)):
+        behind, before = (tfm(sample, split_idx=0, generator=_generator(1)) for sample in ((im, point), (point, im)))
+        alone = tfm(TensorPoint(plain(point), img_size=im.size), split_idx=0, generator=_generator(1))
+        assert torch.equal(behind[1], before[0]) and torch.equal(behind[1], alone)
+        with pytest.raises(ValueError, match='img_size'):
+            tfm(point, split_idx=0)
+
+
 def test_a_resize_outlives_the_mode_it_was_first_called_in():
     """In inference mode and behind it, in the same thread, on a size that was not there before."""
     im = PILImage.create(np.random.RandomState(0).randint(0, 255, (30, 41, 3), np.uint8))

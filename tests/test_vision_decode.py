@@ -15,8 +15,8 @@ from sklearn.datasets import load_sample_images
 
 from minifast.data.transforms import image_extensions
 from minifast.vision.core import PILImage, PILImageBW, PILMask, load_image
-from minifast.vision.decode import (FORMATS, BadImageError, decode_image, decode_jpeg, inspect_image, jpeg_header,
-                                    WaitingJpeg, array_pixels, picture_suffixes, scale_for, upright)
+from minifast.vision.decode import (FORMATS, TURNS, UPRIGHT, BadImageError, Turn, WaitingJpeg, array_pixels,
+                                    decode_image, decode_jpeg, inspect_image, jpeg_header, picture_suffixes, scale_for)
 from minifast.vision.utils import check_folder, resize_image, verify_image, verify_images
 
 ODD = os.fsdecode('größe 猫\n.jpg'.encode())
@@ -260,6 +260,19 @@ def test_orientation_fast_path_agrees_with_pillow(orientation):
     assert np.abs(small.astype(int) - np.asarray(upright.resize(small.shape[1::-1], Image.Resampling.BOX))).mean() < 3
 
 
+def test_turns_are_the_group_of_the_square():
+    """Two in a row are one of the eight; each has an inverse; where a turned window comes from is where it is read."""
+    picture = np.arange(5 * 7).reshape(5, 7)
+    assert len(set(TURNS)) == 8 and set(UPRIGHT.values()) == set(TURNS)
+    for first in TURNS:
+        turned = first.of(picture)
+        assert turned.shape[::-1] == first.of_size((7, 5)) and Turn() in [first.then(other) for other in TURNS]
+        left, top, right, bottom = first.source((1, 0, 4, 2), (7, 5))
+        assert np.array_equal(turned[0:2, 1:4], first.of(picture[top:bottom, left:right]))
+        for second in TURNS:
+            assert np.array_equal(second.of(turned), first.then(second).of(picture)) and first.then(second) in TURNS
+
+
 def test_scale_for_keeps_twice_the_pixels_needed():
     """A scale is used only where the picture stays twice as large as needed on both sides."""
     assert [scale_for((side, side), (100, 100)) for side in (100, 399, 400, 799, 800, 1600, 9999)] == [1, 1, 2, 2, 4,
@@ -275,8 +288,8 @@ def test_scaled_pixels_lie_where_they_say(orientation, scale):
     """A ramp in both directions, whose sides the scale does not divide: each pixel has the values of its place."""
     ramp = np.stack(np.broadcast_arrays(np.arange(157)[None], np.arange(115)[:, None], 0), -1).astype(np.uint8)
     turned = Image.fromarray(ramp)
-    undone = next(o for o in range(1, 9) if np.array_equal(upright(upright(ramp, orientation), o), ramp))
-    jpeg = WaitingJpeg.of(_bytes(Image.fromarray(np.ascontiguousarray(upright(ramp, undone))), 'JPEG', quality=100,
+    undone = next(o for o in range(1, 9) if np.array_equal(UPRIGHT[o].of(UPRIGHT[orientation].of(ramp)), ramp))
+    jpeg = WaitingJpeg.of(_bytes(Image.fromarray(np.ascontiguousarray(UPRIGHT[undone].of(ramp))), 'JPEG', quality=100,
                                  subsampling=0, exif=_exif(orientation)), None)
     assert jpeg.size == turned.size and np.abs(jpeg.decode().astype(int) - ramp).mean() < 2
     scaled = jpeg.scaled(scale)

@@ -18,6 +18,7 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from minifast import markers
+from minifast.arguments import kept_arguments
 from minifast.data.dispatch import Overloads, dispatch, typedispatch
 from minifast.data.foreign import TorchvisionTransform, is_torchvision
 from minifast.data.transform import (DisplayedTransform, InplaceTransform, ItemTransform, RandTransform, Transform,
@@ -266,16 +267,9 @@ def transform_from_config(config: Mapping[str, Any]) -> Any:
 
 
 def _constructor_kwargs(tfm: Any) -> dict[str, Any]:
-    """The constructor's arguments that are kept as attributes, where they differ from the default.
-
-    An argument whose name is taken by a method is kept with `n` behind it (`draw`: `drawn`).
-    """
-    kwargs = {}
-    for name, parameter in inspect.signature(type(tfm).__init__).parameters.items():
-        kept = name if name in vars(tfm) else f'{name}n'
-        if kept in vars(tfm) and not _same(vars(tfm)[kept], parameter.default):
-            kwargs[name] = vars(tfm)[kept]
-    return kwargs
+    """The constructor's arguments that are kept as attributes, where they differ from the default."""
+    parameters = inspect.signature(type(tfm).__init__).parameters
+    return {k: v for k, v in kept_arguments(tfm).items() if not _same(v, parameters[k].default)}
 
 
 def _same(a: Any, b: Any) -> bool:

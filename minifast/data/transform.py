@@ -308,12 +308,12 @@ class InplaceTransform(Transform):
 
 @registered
 class DisplayedTransform(Transform):
-    """A transform whose name shows the arguments it was made with."""
+    """A transform whose name shows the arguments it was made with, where they are attributes of their own name."""
 
     @property
     def name(self) -> str:
         """The class's name and the arguments."""
-        args = {name: _short(value) for name, value in kept_arguments(self).items()}
+        args = {name: _short(value) for name, value in kept_arguments(self).items() if name in vars(self)}
         return f'{super().name} -- {args}' if args else super().name
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from minifast.arguments import as_size
 from minifast.markers import TensorImage, TensorMask, cast, plain
 from minifast.vision.bytewarp import warp_bytes
+from minifast.vision.decode import TURNS
 from minifast.vision.points import TensorBBox, TensorPoint
 
 __all__ = ['Draw', 'GeometryMethods', 'affine_mat', 'apply_perspective', 'dihedral_mat', 'draw_values', 'find_coeffs',
@@ -25,11 +26,6 @@ __all__ = ['Draw', 'GeometryMethods', 'affine_mat', 'apply_perspective', 'dihedr
 
 Draw = float | Sequence[float] | Callable[[Tensor], Tensor] | None
 """A value for the whole batch, one a sample, a function of the batch, or None: at random."""
-
-# One row for each of the 8 symmetries of a square: signs of x and y, and whether the axes are swapped.
-_DIHEDRAL_X = (1, -1, 1, -1, -1, 1, 1, -1)
-_DIHEDRAL_Y = (1, 1, -1, 1, -1, -1, 1, -1)
-_DIHEDRAL_SWAP = (0, 0, 0, 1, 0, 1, 1, 1)
 
 
 # ---------------------------------------------------------------- drawing
@@ -87,11 +83,10 @@ def flip_mat(x: Tensor, p: float = 0.5, draw: Draw = None, batch: bool = False,
 
 def dihedral_mat(x: Tensor, p: float = 0.5, draw: Draw = None, batch: bool = False,
                  generator: torch.Generator | None = None) -> Tensor:
-    """Matrices [B,3,3] of one of the eight symmetries of a square (0: none), drawn with probability `p`."""
+    """Matrices [B,3,3] of one of the eight symmetries of a square, of `TURNS`, drawn with probability `p`."""
     k = draw_values(x, 0, 8, draw, p, 0., batch, generator).long().clamp(0, 7)
-    sign_x, sign_y, swap = (torch.tensor(row, dtype=torch.float32, device=k.device)[k]
-                            for row in (_DIHEDRAL_X, _DIHEDRAL_Y, _DIHEDRAL_SWAP))
-    zero = torch.zeros_like(sign_x)
+    mirror_x, mirror_y, swap = torch.tensor(TURNS, dtype=torch.float32, device=k.device)[k].unbind(1)
+    sign_x, sign_y, zero = 1 - 2 * mirror_x, 1 - 2 * mirror_y, torch.zeros_like(swap)
     return affine_mat(sign_x * (1 - swap), sign_x * swap, zero, sign_y * swap, sign_y * (1 - swap), zero)
 
 

@@ -21,9 +21,9 @@ from minifast.vision.light_tfms import (Brightness, Contrast, HSVTfm, Hue, Light
                                         SpaceTfm, cutout_gaussian, norm_apply_denorm)
 from minifast.vision.light_tfms import _slice as _slice
 from minifast.vision.lighting import grayscale, hsv2rgb, rgb2hsv
+from minifast.vision.points import picture_size
 from minifast.vision.resize import PadMode, ResizeMethod
-from minifast.vision.resize import _get_sz as _get_sz  # plugin packages import these three from here
-from minifast.vision.resize import _pad_modes as _pad_modes
+from minifast.vision.resize import _pad_modes as _pad_modes  # as `_slice` and `_get_sz`, for plugin packages
 
 __all__ = ['AffineCoordTfm', 'Brightness', 'Contrast', 'CropPad', 'DeterministicDihedral', 'DeterministicDraw',
            'DeterministicFlip', 'Dihedral', 'DihedralItem', 'Flip', 'FlipItem', 'HSVTfm', 'Hue', 'LightingTfm',
@@ -37,6 +37,11 @@ __all__ = ['AffineCoordTfm', 'Brightness', 'Contrast', 'CropPad', 'Deterministic
 def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> TensorFlowField:
     """Sampling positions [B,H,W,2] of affine matrices [B,2,3] for pictures of `size` [B,C,H,W]."""
     return TensorFlowField(F.affine_grid(plain(theta), list(size), align_corners=align_corners))
+
+
+def _get_sz(x: Any) -> tuple[int, int]:
+    """(width, height) of a picture, of the first one of a sample, or of the one that points belong to."""
+    return picture_size(x) or tuple(getattr(x, 'img_size', None) or x.shape[:-3:-1])
 
 
 def _composed(tfms: list, kind: type) -> list:

@@ -16,7 +16,7 @@ from minifast.vision import affine
 from minifast.vision.affine import Draw
 from minifast.vision.bytewarp import can_warp_bytes
 from minifast.vision.item_tfms import random_window
-from minifast.vision.light_tfms import first_picture, is_ours, joined_name
+from minifast.vision.light_tfms import is_ours, joined_name, to_augment
 from minifast.vision.points import TensorPoint
 from minifast.vision.resize import PadMode
 
@@ -91,12 +91,6 @@ class AffineCoordTfm(RandTransform):
         self.align_corners, self.nm = align_corners, nm
         self.parts = [self]
 
-    def _adopt(self, aff_fs: Any = None, coord_fs: Any = None, **common: Any) -> None:
-        """The constructor for subclasses, whose own arguments are kept under their names beside."""
-        own = {k: v for k, v in self.__dict__.items()}
-        AffineCoordTfm.__init__(self, aff_fs, coord_fs, **common)
-        self.__dict__.update(own)
-
     @property
     def takes_generator(self) -> bool:
         """Whether all randomness comes from the generator handed over: not with functions of the user's own."""
@@ -122,7 +116,7 @@ class AffineCoordTfm(RandTransform):
 
     def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple | None:
         """(matrices [B,3,3] or None, further functions of positions); None where nothing is to be done."""
-        x = first_picture(sample)
+        x = to_augment(sample)
         # random numbers are drawn and matrices multiplied on the CPU; `probe` has the batch's shape and no memory
         probe = torch.empty(1).expand(x.shape)
         mats, moves = [], []
@@ -162,9 +156,9 @@ class Flip(AffineCoordTfm):
 
     def __init__(self, p: float = 0.5, draw: Draw = None, size: Size = None, mode: str = 'bilinear',
                  pad_mode: str = PadMode.Reflection, align_corners: bool = True, batch: bool = False) -> None:
-        self.drawn, self.batch = draw, batch
-        self._adopt(partial(affine.flip_mat, p=p, draw=draw, batch=batch), size=size, mode=mode, pad_mode=pad_mode,
-                    align_corners=align_corners, p=p)
+        super().__init__(partial(affine.flip_mat, p=p, draw=draw, batch=batch), size=size, mode=mode,
+                         pad_mode=pad_mode, align_corners=align_corners, p=p)
+        self._draw, self.batch = draw, batch
 
 
 class DeterministicDraw:
@@ -194,9 +188,9 @@ class Dihedral(AffineCoordTfm):
 
     def __init__(self, p: float = 0.5, draw: Draw = None, size: Size = None, mode: str = 'bilinear',
                  pad_mode: str = PadMode.Reflection, batch: bool = False, align_corners: bool = True) -> None:
-        self.drawn, self.batch = draw, batch
-        self._adopt(partial(affine.dihedral_mat, p=p, draw=draw, batch=batch), size=size, mode=mode, pad_mode=pad_mode,
-                    align_corners=align_corners, p=p)
+        super().__init__(partial(affine.dihedral_mat, p=p, draw=draw, batch=batch), size=size, mode=mode,
+                         pad_mode=pad_mode, align_corners=align_corners, p=p)
+        self._draw, self.batch = draw, batch
 
 
 @registered
@@ -215,9 +209,9 @@ class Rotate(AffineCoordTfm):
     def __init__(self, max_deg: float = 10, p: float = 0.5, draw: Draw = None, size: Size = None,
                  mode: str = 'bilinear', pad_mode: str = PadMode.Reflection, align_corners: bool = True,
                  batch: bool = False) -> None:
-        self.max_deg, self.drawn, self.batch = max_deg, draw, batch
-        self._adopt(partial(affine.rotate_mat, max_deg=max_deg, p=p, draw=draw, batch=batch), size=size, mode=mode,
-                    pad_mode=pad_mode, align_corners=align_corners, p=p)
+        super().__init__(partial(affine.rotate_mat, max_deg=max_deg, p=p, draw=draw, batch=batch), size=size,
+                         mode=mode, pad_mode=pad_mode, align_corners=align_corners, p=p)
+        self.max_deg, self._draw, self.batch = max_deg, draw, batch
 
 
 @registered
@@ -228,11 +222,11 @@ class Zoom(AffineCoordTfm):
     def __init__(self, min_zoom: float = 1., max_zoom: float = 1.1, p: float = 0.5, draw: Draw = None,
                  draw_x: Draw = None, draw_y: Draw = None, size: Size = None, mode: str = 'bilinear',
                  pad_mode: str = PadMode.Reflection, batch: bool = False, align_corners: bool = True) -> None:
+        super().__init__(partial(affine.zoom_mat, min_zoom=min_zoom, max_zoom=max_zoom, p=p, draw=draw, draw_x=draw_x,
+                                 draw_y=draw_y, batch=batch), size=size, mode=mode, pad_mode=pad_mode,
+                         align_corners=align_corners, p=p)
         self.min_zoom, self.max_zoom, self.batch = min_zoom, max_zoom, batch
-        self.drawn, self.draw_x, self.draw_y = draw, draw_x, draw_y
-        self._adopt(partial(affine.zoom_mat, min_zoom=min_zoom, max_zoom=max_zoom, p=p, draw=draw, draw_x=draw_x,
-                            draw_y=draw_y, batch=batch), size=size, mode=mode, pad_mode=pad_mode,
-                    align_corners=align_corners, p=p)
+        self._draw, self.draw_x, self.draw_y = draw, draw_x, draw_y
 
 
 @registered
@@ -243,9 +237,9 @@ class Warp(AffineCoordTfm):
     def __init__(self, magnitude: float = 0.2, p: float = 0.5, draw_x: Draw = None, draw_y: Draw = None,
                  size: Size = None, mode: str = 'bilinear', pad_mode: str = PadMode.Reflection, batch: bool = False,
                  align_corners: bool = True) -> None:
+        super().__init__(coord_fs=WarpCoord(magnitude, p, draw_x, draw_y, batch), size=size, mode=mode,
+                         pad_mode=pad_mode, align_corners=align_corners, p=p)
         self.magnitude, self.draw_x, self.draw_y, self.batch = magnitude, draw_x, draw_y, batch
-        self._adopt(coord_fs=WarpCoord(magnitude, p, draw_x, draw_y, batch), size=size, mode=mode, pad_mode=pad_mode,
-                    align_corners=align_corners, p=p)
 
 
 @registered
@@ -262,10 +256,9 @@ class RandomResizedCropGPU(AffineCoordTfm):
         mode_mask: how masks are read.
     """
 
-    def __init__(self, size: int | tuple[int, int], min_scale: float = 0.08, ratio: tuple[float, float] = (3 / 4,
-                                                                                                           4 / 3),
-                 mode: str = 'bilinear', valid_scale: float = 1., max_scale: float = 1., mode_mask: str = 'nearest',
-                 p: float = 1., nm: str | None = None) -> None:
+    def __init__(self, size: int | tuple[int, int], min_scale: float = 0.08,
+                 ratio: tuple[float, float] = (3 / 4, 4 / 3), mode: str = 'bilinear', valid_scale: float = 1.,
+                 max_scale: float = 1., mode_mask: str = 'nearest', p: float = 1., nm: str | None = None) -> None:
+        super().__init__(CropWindow(min_scale, max_scale, ratio, valid_scale), size=as_size(size), mode=mode,
+                         mode_mask=mode_mask, align_corners=True, p=p, nm=nm)
         self.min_scale, self.max_scale, self.ratio, self.valid_scale = min_scale, max_scale, ratio, valid_scale
-        self._adopt(CropWindow(min_scale, max_scale, ratio, valid_scale), size=as_size(size), mode=mode,
-                    mode_mask=mode_mask, align_corners=True, p=p, nm=nm)

@@ -19,8 +19,8 @@ from minifast.data.transforms import ToTensor
 from minifast.losses import CrossEntropyLossFlat
 from minifast.markers import TensorImage, TensorImageBW, TensorMask, plain, tensor
 from minifast.show import show_image
-from minifast.vision.decode import (BadImageError, ScaledPixels, WaitingJpeg, array_pixels, decode_image, opened_image,
-                                    read_image_file, scale_for, to_mode)
+from minifast.vision.decode import (BadImageError, ScaledPixels, Turn, WaitingJpeg, array_pixels, decode_image,
+                                    opened_image, read_image_file, scale_for, to_mode)
 from minifast.vision.points import (BBoxLabeler, LabeledBBox, PointScaler, TensorBBox, TensorPoint, TensorPointCreate,
                                     get_annotations)
 
@@ -198,7 +198,7 @@ class PILBase(Image.Image):
         """
         return None if self._waiting is None else self._waiting.scaled(scale_for(crop, target))
 
-    def window(self, box: Sequence[int]) -> tuple[np.ndarray, int] | None:
+    def window(self, box: Sequence[int]) -> tuple[np.ndarray, Turn] | None:
         """What is within (left, top, right, bottom) of a JPEG still to be decoded, see `WaitingJpeg.window`."""
         return None if self._waiting is None else self._waiting.window(box)
 

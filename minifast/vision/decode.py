@@ -20,9 +20,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from minifast.terminal import visible, warn
 
-__all__ = ['BadImageError', 'FORMATS', 'JpegHeader', 'ScaledPixels', 'WaitingJpeg', 'array_pixels', 'check_pixels',
-           'decode_image', 'decode_jpeg', 'inspect_image', 'jpeg_header', 'open_image', 'opened_image',
-           'picture_suffixes', 'read_image_file', 'scale_for', 'to_mode', 'upright']
+__all__ = ['BadImageError', 'FORMATS', 'JpegHeader', 'MIRROR', 'ScaledPixels', 'TURNS', 'Turn', 'UPRIGHT',
+           'WaitingJpeg', 'array_pixels', 'check_pixels', 'decode_image', 'decode_jpeg', 'inspect_image', 'jpeg_header',
+           'open_image', 'opened_image', 'picture_suffixes', 'read_image_file', 'scale_for', 'to_mode']
 
 MAX_FILE_BYTES = 2 ** 29
 """Larger files are refused before they are read."""
@@ -52,13 +52,48 @@ Below it the cheap scaling shows: at 2.0 the mean difference to decoding in full
 1.0 up to 2.6. Pillow's `thumbnail` holds to the same number.
 """
 
-_ROTATIONS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-              5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-              8: Image.Transpose.ROTATE_90}
 _STEPS = {'La': ('LA',), 'RGBa': ('RGBA',), 'PA': ('RGBA',), 'HSV': ('RGB',), 'LAB': ('RGB',)}
 """Modes that Pillow converts to few others -> what lies on the way."""
-_MIRRORED = {1: 2, 2: 1, 3: 4, 4: 3, 5: 6, 6: 5, 7: 8, 8: 7}
 _ORIENTATION_TAG = 0x0112
+
+
+class Turn(NamedTuple):
+    """One of the eight symmetries of a square: mirrored left and right, then top and bottom, then the axes swapped."""
+
+    mirror_x: bool = False
+    mirror_y: bool = False
+    swap: bool = False
+
+    def then(self, other: Turn) -> Turn:
+        """This one and then the other, as one."""
+        x, y = (other.mirror_y, other.mirror_x) if self.swap else (other.mirror_x, other.mirror_y)
+        return Turn(self.mirror_x != x, self.mirror_y != y, self.swap != other.swap)
+
+    def of(self, pixels: np.ndarray) -> np.ndarray:
+        """[H,W(,C)] turned, in the same memory."""
+        pixels = pixels[::-1 if self.mirror_y else 1, ::-1 if self.mirror_x else 1]
+        return pixels.swapaxes(0, 1) if self.swap else pixels
+
+    def of_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """What becomes of a (width, height), or of any pair along the axes."""
+        return size[::-1] if self.swap else size
+
+    def source(self, box: Sequence[int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Where (left, top, right, bottom) of a turned picture lies in the picture of `size` (width, height) itself."""
+        left, top, right, bottom = (box[i] for i in (1, 0, 3, 2)) if self.swap else box
+        if self.mirror_x:
+            left, right = size[0] - right, size[0] - left
+        if self.mirror_y:
+            top, bottom = size[1] - bottom, size[1] - top
+        return left, top, right, bottom
+
+
+MIRROR = Turn(mirror_x=True)
+TURNS = (Turn(), MIRROR, Turn(mirror_y=True), Turn(mirror_x=True, swap=True), Turn(mirror_x=True, mirror_y=True),
+         Turn(mirror_y=True, swap=True), Turn(swap=True), Turn(True, True, True))
+"""The eight symmetries in the order of `Dihedral` and `DihedralItem`."""
+UPRIGHT = dict(enumerate((TURNS[k] for k in (0, 1, 4, 2, 6, 5, 7, 3)), start=1))
+"""EXIF orientation -> what turns the stored picture upright."""
 
 
 class BadImageError(UnidentifiedImageError, ValueError):
@@ -82,11 +117,11 @@ class BadImageError(UnidentifiedImageError, ValueError):
 
 
 class JpegHeader(NamedTuple):
-    """What the first bytes of a JPEG say; `size` is (width, height) as stored, before the orientation is applied."""
+    """What the first bytes of a JPEG say: (width, height) as stored, colours, and what turns it upright."""
 
     size: tuple[int, int]
     colorspace: str
-    orientation: int
+    turn: Turn
 
 
 @cache
@@ -157,7 +192,7 @@ def _exif_orientation(data: bytes) -> int:
         for i in range(count):
             tag, _, _, value = struct.unpack_from(order + 'HHIH', tiff, first + 2 + 12 * i)
             if tag == _ORIENTATION_TAG:
-                return value if value in _ROTATIONS else 1
+                return value if value in UPRIGHT else 1
     except (IndexError, KeyError, struct.error):
         return 1
     return 1
@@ -174,7 +209,7 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
         return None
     if colorspace not in ('YCbCr', 'Gray', 'GRAY', 'RGB'):
         return None  # CMYK and YCCK have Adobe's inversion, which Pillow knows
-    return JpegHeader((width, height), colorspace, _exif_orientation(data))
+    return JpegHeader((width, height), colorspace, UPRIGHT[_exif_orientation(data)])
 
 
 def check_pixels(width: int, height: int, path: Any = None) -> None:
@@ -208,7 +243,7 @@ def decode_jpeg(data: bytes, header: JpegHeader, mode: str | None, scale: int = 
         scale: 1, 2, 4 or 8: both sides divided by it, rounded up.
     """
     pixels = _decode_stored(data, header, mode, scale)
-    return None if pixels is None else np.ascontiguousarray(upright(pixels, header.orientation))
+    return None if pixels is None else np.ascontiguousarray(header.turn.of(pixels))
 
 
 def _decode_stored(data: bytes, header: JpegHeader, mode: str | None, scale: int = 1) -> np.ndarray | None:
@@ -258,7 +293,7 @@ class WaitingJpeg(NamedTuple):
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) of the upright picture."""
-        return self.header.size[::-1] if self.header.orientation >= 5 else self.header.size
+        return self.header.turn.of_size(self.header.size)
 
     def decode(self) -> np.ndarray:
         """All pixels, uint8 [H,W,3].
@@ -271,49 +306,31 @@ class WaitingJpeg(NamedTuple):
 
     def mirrored(self) -> WaitingJpeg:
         """The picture mirrored left and right."""
-        return self._replace(header=self.header._replace(orientation=_MIRRORED[self.header.orientation]))
+        return self._replace(header=self.header._replace(turn=self.header.turn.then(MIRROR)))
 
-    def window(self, box: Sequence[int]) -> tuple[np.ndarray, int] | None:
-        """The pixels within (left, top, right, bottom) as they are stored, and the orientation that they still need.
+    def window(self, box: Sequence[int]) -> tuple[np.ndarray, Turn] | None:
+        """The pixels within (left, top, right, bottom) as they are stored, and how they have still to be turned.
 
         What is made of a window is smaller than the picture, so it is cheaper to turn.
 
         Returns:
             None where Pillow should have a look.
         """
-        orientation = self.header.orientation
         stored = _decode_stored(self.data, self.header, 'RGB')
         if stored is None:
             return None
-        (left, top, right, bottom), (w, h) = box, self.size
-        if orientation in (2, 3, 6, 7):
-            left, right = w - right, w - left
-        if orientation in (3, 4, 7, 8):
-            top, bottom = h - bottom, h - top
-        if orientation >= 5:
-            left, top, right, bottom = top, left, bottom, right
-        return stored[top:bottom, left:right], orientation
+        left, top, right, bottom = self.header.turn.source(box, self.header.size)
+        return stored[top:bottom, left:right], self.header.turn
 
     def scaled(self, scale: int) -> ScaledPixels | None:
         """The pixels at 1/`scale` of both sides; None for 1, and where Pillow should have a look."""
         pixels = None if scale == 1 else decode_jpeg(self.data, self.header, 'RGB', scale)
         if pixels is None:
             return None
+        turn, (width, height) = self.header.turn, self.header.size
         # the last column and row may be filled up to whole pixels; in a mirrored picture they come first
-        extra = pixels.shape[1] * scale - self.size[0], pixels.shape[0] * scale - self.size[1]
-        mirrored = self.header.orientation in (2, 3, 6, 7), self.header.orientation in (3, 4, 7, 8)
-        return ScaledPixels(pixels, scale, (extra[0] * mirrored[0], extra[1] * mirrored[1]))
-
-
-def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """[H,W(,C)] turned and mirrored as the EXIF orientation says, in the same memory."""
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return pixels
+        offset = -width % scale * turn.mirror_x, -height % scale * turn.mirror_y
+        return ScaledPixels(pixels, scale, turn.of_size(offset))
 
 
 def decode_image(data: bytes, mode: str | None = 'RGB', path: Any = None,

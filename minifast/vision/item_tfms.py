@@ -12,8 +12,8 @@ from minifast.arguments import as_side, as_size
 from minifast.data.pipeline import RandTransform, keyed, registered
 from minifast.markers import TensorImage, TensorMask
 from minifast.vision.core import BILINEAR, NEAREST, PILMask
-from minifast.vision.points import TensorPoint
-from minifast.vision.resize import PadMode, ResizeMethod, _get_sz, as_wh, crop_pad, dihedral
+from minifast.vision.points import TensorPoint, picture_size, size_around
+from minifast.vision.resize import PadMode, ResizeMethod, as_wh, crop_pad, dihedral
 
 __all__ = ['CropPad', 'DihedralItem', 'FlipItem', 'OldRandomCrop', 'RandomCrop', 'RandomResizedCrop', 'RatioResize',
            'Resize', 'integer', 'random_window', 'uniforms']
@@ -81,8 +81,8 @@ class _Window(RandTransform):
         return super().draws(split_idx) and self.n_draws > 0 and not split_idx
 
     def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple:
-        """The numbers, None in validation, and the size of the first picture, which points and boxes belong to."""
-        return None if split_idx else uniforms(self.n_draws, generator), _get_sz(sample)
+        """The numbers, None in validation, and the size of the picture that points and boxes belong to."""
+        return None if split_idx else uniforms(self.n_draws, generator), picture_size(sample)
 
     def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
         """(size, top_left, final size or None) for a picture of size `orig`, all (width, height)."""
@@ -90,8 +90,8 @@ class _Window(RandTransform):
 
     def apply(self, x: Any, drawn: tuple) -> Any:
         """The window of `x`, resized."""
-        draws, orig = drawn
-        orig = tuple(x.size) if isinstance(x, Image.Image) else orig
+        draws, picture = drawn
+        orig = x.size if isinstance(x, Image.Image) else size_around(x, picture)
         size, top_left, final = self.window(orig, draws)
         resample = self.resamples[1] if isinstance(x, PILMask) else self.resamples[0]
         return self.finish(crop_pad(x, size, top_left, orig, self.pad_mode, resample, final), final)
@@ -208,10 +208,9 @@ class RandomResizedCrop(_Window):
 
     n_draws = 22
 
-    def __init__(self, size: int | tuple[int, int], min_scale: float = 0.08, ratio: tuple[float, float] = (3 / 4,
-                                                                                                           4 / 3),
-                 resamples: tuple[int, int] = (BILINEAR, NEAREST), val_xtra: float = 0.14, max_scale: float = 1.,
-                 p: float = 1., nm: str | None = None) -> None:
+    def __init__(self, size: int | tuple[int, int], min_scale: float = 0.08,
+                 ratio: tuple[float, float] = (3 / 4, 4 / 3), resamples: tuple[int, int] = (BILINEAR, NEAREST),
+                 val_xtra: float = 0.14, max_scale: float = 1., p: float = 1., nm: str | None = None) -> None:
         super().__init__(p=p, nm=nm)
         self.size, self.min_scale, self.max_scale, self.ratio = as_size(size), min_scale, max_scale, ratio
         self.resamples, self.val_xtra, self.nm = resamples, val_xtra, nm

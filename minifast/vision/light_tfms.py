@@ -11,30 +11,26 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from minifast.data.pipeline import RandTransform, registered
-from minifast.markers import TensorImage, TensorImageBase, plain, retain_type
+from minifast.markers import TensorImage, plain, retain_type
 from minifast.vision import lighting
 from minifast.vision.affine import Draw
 from minifast.vision.item_tfms import uniforms
+from minifast.vision.points import first_picture
 
 __all__ = ['Brightness', 'Contrast', 'HSVTfm', 'Hue', 'LightingTfm', 'RandomErasing', 'Saturation', 'SpaceTfm',
-            'cutout_gaussian', 'first_picture', 'is_ours', 'joined_name', 'norm_apply_denorm']
+            'cutout_gaussian', 'is_ours', 'joined_name', 'norm_apply_denorm', 'to_augment']
 
 
-def first_picture(sample: Any) -> Tensor:
-    """The first picture (or else tensor) of a nested sample or batch."""
-    leaves = [sample]
-    first = None
-    while leaves:
-        o = leaves.pop(0)
-        if isinstance(o, (tuple, list)):
-            leaves = list(o) + leaves
-        elif isinstance(o, TensorImageBase):
-            return o
-        elif first is None and isinstance(o, Tensor):
-            first = o
-    if first is None:
+def to_augment(sample: Any) -> Tensor:
+    """The pictures of a batch, or else its first tensor: what random numbers are drawn for.
+
+    Raises:
+        TypeError: there is no tensor.
+    """
+    x = first_picture(sample)
+    if not isinstance(x, Tensor):
         raise TypeError(f'there is no tensor in {type(sample).__name__} to augment: is ToTensor among the transforms?')
-    return first
+    return x
 
 
 def is_ours(f: Any, functions: Sequence[Callable]) -> bool:
@@ -93,7 +89,7 @@ class SpaceTfm(RandTransform):
 
     def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> list:
         """What each function needs: a drawn value for ours, the prepared function itself for the user's."""
-        x = first_picture(sample)
+        x = to_augment(sample)
         probe = torch.empty(1).expand(x.shape)
         drawn = []
         for f in self.fs:
@@ -121,12 +117,6 @@ class LightingTfm(SpaceTfm):
     def __init__(self, fs: Callable | Sequence[Callable], p: float = 1., nm: str | None = None) -> None:
         super().__init__(fs, lighting.in_logits, p=p, nm=nm)
 
-    def _adopt(self, f: Callable, p: float) -> None:
-        """The constructor for subclasses, whose own arguments are kept under their names beside."""
-        own = dict(self.__dict__)
-        LightingTfm.__init__(self, f, p=p)
-        self.__dict__.update(own)
-
     def apply(self, x: Tensor, drawn: list) -> Tensor:
         """All lights as one where they are ours, in turn where some are not."""
         if all(isinstance(d, lighting.Light) for d in drawn):
@@ -145,8 +135,8 @@ class Brightness(LightingTfm):
     unchanged."""
 
     def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
-        self.max_lighting, self.drawn, self.batch = max_lighting, draw, batch
-        self._adopt(partial(lighting.brightness_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
+        super().__init__(partial(lighting.brightness_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
+        self.max_lighting, self._draw, self.batch = max_lighting, draw, batch
 
 
 @registered
@@ -155,8 +145,8 @@ class Contrast(LightingTfm):
     unchanged."""
 
     def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
-        self.max_lighting, self.drawn, self.batch = max_lighting, draw, batch
-        self._adopt(partial(lighting.contrast_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
+        super().__init__(partial(lighting.contrast_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
+        self.max_lighting, self._draw, self.batch = max_lighting, draw, batch
 
 
 @registered
@@ -164,8 +154,8 @@ class Saturation(LightingTfm):
     """Saturation changed by up to `max_lighting` with probability `p`; `draw` gives a factor instead, 0 being grey."""
 
     def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
-        self.max_lighting, self.drawn, self.batch = max_lighting, draw, batch
-        self._adopt(partial(lighting.saturation_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
+        super().__init__(partial(lighting.saturation_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
+        self.max_lighting, self._draw, self.batch = max_lighting, draw, batch
 
 
 @registered
@@ -182,7 +172,7 @@ class Hue(HSVTfm):
 
     def __init__(self, max_hue: float = 0.1, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
         super().__init__(partial(lighting.hue_shift, max_hue=max_hue, p=p, draw=draw, batch=batch), p=p)
-        self.max_hue, self.drawn, self.batch = max_hue, draw, batch
+        self.max_hue, self._draw, self.batch = max_hue, draw, batch
 
     def apply(self, x: Tensor, drawn: list) -> Tensor:
         """`x` with its hue turned."""
@@ -238,7 +228,7 @@ class RandomErasing(RandTransform):
         coin, count = uniforms(2, generator)
         if coin >= self.p:
             return None
-        h, w = first_picture(sample).shape[-2:]
+        h, w = to_augment(sample).shape[-2:]
         n = 1 + int(count * self.max_count)
         areas = []
         for u_area, u_aspect in zip(uniforms(n, generator), uniforms(n, generator)):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fastcore.foundation import L
+from PIL import Image
 from torch import Tensor
 
 from minifast.data.categorize import MultiCategorize
@@ -16,7 +17,7 @@ from minifast.markers import TensorBase, TensorImageBase, TensorMultiCategory, c
 from minifast.terminal import visible
 
 __all__ = ['BBoxLabeler', 'LabeledBBox', 'PointScaler', 'TensorBBox', 'TensorPoint', 'TensorPointCreate',
-           'get_annotations', 'picture_size']
+           'first_picture', 'get_annotations', 'picture_size', 'size_around']
 
 
 @registered
@@ -121,20 +122,39 @@ def get_annotations(fname: str | Path, prefix: str | None = None) -> tuple[list[
 
 # ---------------------------------------------------------------- their transforms
 
-def picture_size(sample: Any) -> tuple[int, int] | None:
-    """(width, height) of the first picture in a nested sample, None where there is none."""
-    for o in sample if isinstance(sample, (tuple, list)) else (sample,):
+def first_picture(sample: Any) -> Any:
+    """The first picture of a nested sample or batch, else its first tensor; None where it has neither."""
+    parts, tensor_ = [sample], None
+    while parts:
+        o = parts.pop(0)
         if isinstance(o, (tuple, list)):
-            found = picture_size(o)
-        elif isinstance(o, TensorImageBase):
-            found = (o.shape[-1], o.shape[-2])
-        elif isinstance(o, Tensor):
-            found = None
-        else:  # Pillow's images
-            found = tuple(o.size) if hasattr(o, 'size') and hasattr(o, 'mode') else None
-        if found is not None:
-            return found
-    return None
+            parts[:0] = o
+        elif isinstance(o, (Image.Image, TensorImageBase)):
+            return o
+        elif tensor_ is None and isinstance(o, Tensor):
+            tensor_ = o
+    return tensor_
+
+
+def picture_size(sample: Any) -> tuple[int, int] | None:
+    """(width, height) of the first picture of a nested sample or batch, None where it has none."""
+    found = first_picture(sample)
+    if isinstance(found, Image.Image):
+        return found.size
+    return (found.shape[-1], found.shape[-2]) if isinstance(found, TensorImageBase) else None
+
+
+def size_around(points: Tensor, picture: tuple[int, int] | None) -> tuple[int, int]:
+    """(width, height) of the picture that points belong to: of the one beside them, else what they were made with.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    size = picture or getattr(points, 'img_size', None)
+    if size is None:
+        raise ValueError(f'{type(points).__name__} has no picture beside it and no img_size: give '
+                         f'{type(points).__name__}.create(points, img_size=(width, height))')
+    return tuple(size)
 
 
 @registered
@@ -179,10 +199,7 @@ class PointScaler(RandTransform):
         """`x` scaled."""
         if isinstance(x, TensorProbe):
             return x
-        size = params[0] or getattr(x, 'img_size', None)
-        if size is None:
-            raise ValueError(f'{type(x).__name__} has no picture beside it and no img_size: give '
-                             f'{type(x).__name__}.create(points, img_size=(width, height))')
+        size = size_around(x, params[0])
         xy = plain(x).reshape(-1, 2)
         xy = xy.flip(1) if self.y_first else xy
         scaled = xy * 2 / xy.new_tensor(size) - 1 if self.do_scale else xy

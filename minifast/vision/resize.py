@@ -15,7 +15,7 @@ from minifast.data.bytetable import opencv
 from minifast.markers import TensorImageBase, cast, plain
 from minifast.vision.bytewarp import in_planes
 from minifast.vision.core import BILINEAR, PILBase
-from minifast.vision.decode import ScaledPixels, upright
+from minifast.vision.decode import MIRROR, TURNS, ScaledPixels, Turn
 from minifast.vision.points import TensorBBox, TensorPoint
 
 __all__ = ['PadMode', 'ResizeMethod', 'as_wh', 'crop_pad', 'dihedral', 'flip_lr']
@@ -33,6 +33,7 @@ class ResizeMethod:
     Squish, Crop, Pad = 'squish', 'crop', 'pad'
 
 
+Box = tuple[int, int, int, int]
 _PIXELS = 1 << 28
 _pad_modes = {'zeros': 'constant', 'border': 'edge', 'reflection': 'reflect'}
 
@@ -40,16 +41,6 @@ _pad_modes = {'zeros': 'constant', 'border': 'edge', 'reflection': 'reflect'}
 def as_wh(size: int | tuple[int, int]) -> tuple[int, int]:
     """(width, height) of a size given as a side or as (height, width), see `as_size`."""
     return as_size(size)[::-1]
-
-
-def _get_sz(x: Any) -> tuple[int, int]:
-    """(width, height) of a picture, or of the picture a tensor's points belong to; of the first of nested tuples."""
-    while isinstance(x, tuple):
-        x = x[0]
-    if not isinstance(x, Tensor):
-        return tuple(x.size)
-    known = getattr(x, 'img_size', None) or getattr(x, 'sz', None)
-    return tuple(known) if known is not None else (x.shape[-1], x.shape[-2])
 
 
 def crop_pad(x: Any, size: tuple[int, int], top_left: tuple[int, int], orig_size: tuple[int, int],
@@ -77,33 +68,42 @@ def crop_pad(x: Any, size: tuple[int, int], top_left: tuple[int, int], orig_size
         return _crop_points(x, size, top_left, orig_size, resize_to)
     if not isinstance(x, Image.Image):
         raise TypeError(f'crop_pad takes pictures, points and boxes, not {type(x).__name__}')
-    box = [max(top_left[0], 0), max(top_left[1], 0),
-           min(top_left[0] + size[0], orig_size[0]), min(top_left[1] + size[1], orig_size[1])]
-    before = [max(-top_left[i], 0) for i in (0, 1)]
-    after = [max(size[i] - orig_size[i] + top_left[i], 0) for i in (0, 1)]
-    resize_to = size if resize_to is None else resize_to
-    resizes = tuple(resize_to) != tuple(size)
-    if isinstance(x, PILBase) and not any(before) and not any(after):
-        scaled = x.scaled(size, resize_to)
-        if scaled is not None:
-            return type(x)(_resize_part(scaled, box, resample, tuple(resize_to)))
-        if resample == BILINEAR and resizes and (stored := x.window(box)) is not None:
-            return _resize_stored(x, *stored, tuple(resize_to))
-    pixels = getattr(x, 'pixels', None)
-    if pixels is None and (any(before) or any(after) or resizes and resample == BILINEAR and x.mode == 'RGB'):
-        pixels = np.asarray(x)  # from whatever holds them the same pixels come out, also in the last bit
-    if any(before) or any(after):
-        window = _pad(pixels[box[1]:box[3], box[0]:box[2]], before, after, pad_mode)
-        return _resize(x, window, resample, tuple(resize_to))
-    if pixels is not None:
-        return _resize(x, pixels[box[1]:box[3], box[0]:box[2]], resample, tuple(resize_to))
+    (left, top), to = top_left, tuple(size if resize_to is None else resize_to)
+    box = (max(left, 0), max(top, 0), min(left + size[0], orig_size[0]), min(top + size[1], orig_size[1]))
+    outside = (box[0] - left, box[1] - top, left + size[0] - box[2], top + size[1] - box[3])
+    if any(outside):
+        return _resize(x, _pad(_array_of(x)[box[1]:box[3], box[0]:box[2]], outside, pad_mode), resample, to)
+    made = _crop_jpeg(x, box, to, resample) if isinstance(x, PILBase) else None
+    if made is not None:
+        return made
+    resizes = to != (box[2] - box[0], box[3] - box[1])
+    # from whatever holds them the same pixels come out, also in the last bit
+    if getattr(x, 'pixels', None) is not None or resizes and resample == BILINEAR and x.mode == 'RGB':
+        return _resize(x, _array_of(x)[box[1]:box[3], box[0]:box[2]], resample, to)
     # two steps, as `resize(box=...)` would let pixels from outside of the window in at its edges
-    x = x if box == [0, 0, *x.size] else x.crop(tuple(box))
-    return x.resize(tuple(resize_to), resample) if resizes else x
+    x = x if box == (0, 0, *x.size) else x.crop(box)
+    return x.resize(to, resample) if resizes else x
 
 
-def _pad(pixels: np.ndarray, before: list[int], after: list[int], pad_mode: str) -> np.ndarray:
-    around = [(before[1], after[1]), (before[0], after[0])] + [(0, 0)] * (pixels.ndim - 2)
+def _array_of(x: Image.Image) -> np.ndarray:
+    """The pixels [H,W(,C)], where possible in the memory they are in."""
+    pixels = getattr(x, 'pixels', None)
+    return np.asarray(x) if pixels is None else pixels
+
+
+def _crop_jpeg(x: PILBase, box: Box, to: tuple[int, int], resample: int) -> Image.Image | None:
+    """A window of a JPEG that is still to be decoded, None where its pixels are needed in full."""
+    size = box[2] - box[0], box[3] - box[1]
+    if (scaled := x.scaled(size, to)) is not None:
+        return type(x)(_resize_part(scaled, box, resample, to))
+    if resample == BILINEAR and to != size and (stored := x.window(box)) is not None:
+        pixels, turn = stored
+        return type(x).from_pixels(_antialiased(pixels, turn.of_size(to), turn))
+    return None
+
+
+def _pad(pixels: np.ndarray, by: tuple[int, int, int, int], pad_mode: str) -> np.ndarray:
+    around = [(by[1], by[3]), (by[0], by[2])] + [(0, 0)] * (pixels.ndim - 2)
     try:
         return np.pad(pixels, around, mode=_pad_modes[pad_mode])
     except KeyError:
@@ -124,16 +124,16 @@ def _resize(like: Image.Image, pixels: np.ndarray, resample: int, to: tuple[int,
     return type(like)(made) if isinstance(like, PILBase) else made
 
 
-def _antialiased(pixels: np.ndarray, to: tuple[int, int], orientation: int = 1) -> np.ndarray:
-    """uint8 [H,W,C] resized bilinearly to (width, height) and turned upright; its planes lie one after the other."""
+def _antialiased(pixels: np.ndarray, to: tuple[int, int], turn: Turn = TURNS[0]) -> np.ndarray:
+    """uint8 [H,W,C] resized bilinearly to (width, height) and turned; its planes lie one after the other."""
     pixels = pixels if pixels.flags.writeable else pixels.copy()
     source = torch.from_numpy(pixels.transpose(2, 0, 1)[None])  # numpy's views take a third of the time of torch's
     # F.interpolate would give planes whatever comes in, which takes half as long again; the numbers are the same
     resized, made = _scratch(source.shape[1], to, source.stride(1) == 1)
     torch._C._nn._upsample_bilinear2d_aa(source, (to[1], to[0]), False, None, None, out=resized)
-    if orientation <= 2:
-        return in_planes(made, mirrored=orientation == 2)
-    return in_planes(np.ascontiguousarray(upright(made, orientation)))
+    if turn in (TURNS[0], MIRROR):
+        return in_planes(made, mirrored=turn.mirror_x)
+    return in_planes(np.ascontiguousarray(turn.of(made)))
 
 
 def _scratch(channels: int, to: tuple[int, int], in_pixels: bool) -> tuple[Tensor, np.ndarray]:
@@ -150,12 +150,7 @@ def _scratch(channels: int, to: tuple[int, int], in_pixels: bool) -> tuple[Tenso
 _last = threading.local()
 
 
-def _resize_stored(like: PILBase, pixels: np.ndarray, orientation: int, to: tuple[int, int]) -> PILBase:
-    """The window of a JPEG as it is stored, resized and then turned upright."""
-    return type(like).from_pixels(_antialiased(pixels, to[::-1] if orientation >= 5 else to, orientation))
-
-
-def _resize_part(scaled: ScaledPixels, box: list[int], resample: int, to: tuple[int, int]) -> Image.Image:
+def _resize_part(scaled: ScaledPixels, box: Box, resample: int, to: tuple[int, int]) -> Image.Image:
     """The window `box` of the full picture, out of a smaller one; its edges may lie within pixels there."""
     pixels, scale, offset = scaled
     h, w = pixels.shape[:2]
@@ -184,42 +179,40 @@ def flip_lr(x: Any) -> Any:
 
 
 def dihedral(x: Any, k: int) -> Any:
-    """One of the eight symmetries of a square, 0..7, applied to a picture, mask, points or boxes.
-
-    Bit by bit: 1, 3, 4, 7 mirror left and right; 2, 4, 5, 7 mirror top and bottom; 3, 5, 6, 7 swap the axes afterwards.
-    """
-    mirror_x, mirror_y, swap = k in (1, 3, 4, 7), k in (2, 4, 5, 7), k in (3, 5, 6, 7)
+    """One of the eight symmetries of a square, of `TURNS`, applied to a picture, mask, points or boxes."""
+    turn = TURNS[k]
     if isinstance(x, TensorPoint):
-        return _dihedral_points(x, mirror_x, mirror_y, swap)
+        return _turned_points(x, turn)
     if isinstance(x, TensorImageBase):
-        planes = plain(x).flip([-1] * mirror_x + [-2] * mirror_y)
-        return cast(planes.transpose(-1, -2) if swap else planes, type(x))
-    if k == 1 and isinstance(x, PILBase) and (waiting := x.mirrored()) is not None:
+        planes = plain(x).flip([-1] * turn.mirror_x + [-2] * turn.mirror_y)
+        return cast(planes.transpose(-1, -2) if turn.swap else planes, type(x))
+    if turn == MIRROR and isinstance(x, PILBase) and (waiting := x.mirrored()) is not None:
         return waiting
     if getattr(x, 'pixels', None) is not None:
-        pixels = _mirrored(x.pixels, mirror_x, mirror_y)
-        return type(x).from_pixels(pixels.swapaxes(0, 1) if swap else pixels)
-    for wanted, way in ((mirror_x, Image.Transpose.FLIP_LEFT_RIGHT), (mirror_y, Image.Transpose.FLIP_TOP_BOTTOM),
-                        (swap, Image.Transpose.TRANSPOSE)):
+        pixels = _mirrored(x.pixels, turn)
+        return type(x).from_pixels(pixels.swapaxes(0, 1) if turn.swap else pixels)
+    for wanted, way in zip(turn, (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM,
+                                  Image.Transpose.TRANSPOSE)):
         x = x.transpose(way) if wanted else x
     return x
 
 
-def _mirrored(pixels: np.ndarray, mirror_x: bool, mirror_y: bool) -> np.ndarray:
+def _mirrored(pixels: np.ndarray, turn: Turn) -> np.ndarray:
     """A copy of uint8 [H,W(,C)]; numpy's own takes ten times as long."""
     cv2 = opencv()
-    if cv2 is not None and pixels.flags.c_contiguous and (mirror_x or mirror_y):
-        return cv2.flip(pixels, -1 if mirror_x and mirror_y else int(mirror_x))
-    return torch.from_numpy(pixels).flip([1] * mirror_x + [0] * mirror_y).numpy()
+    if cv2 is not None and pixels.flags.c_contiguous and (turn.mirror_x or turn.mirror_y):
+        return cv2.flip(pixels, -1 if turn.mirror_x and turn.mirror_y else int(turn.mirror_x))
+    return torch.from_numpy(pixels).flip([1] * turn.mirror_x + [0] * turn.mirror_y).numpy()
 
 
-def _dihedral_points(x: Tensor, mirror_x: bool, mirror_y: bool, swap: bool) -> Tensor:
-    xy = plain(x).reshape(*x.shape[:-1], -1, 2) * plain(x).new_tensor([-1 if mirror_x else 1, -1 if mirror_y else 1])
-    xy = xy.flip(-1) if swap else xy
+def _turned_points(x: Tensor, turn: Turn) -> Tensor:
+    signs = plain(x).new_tensor([-1 if turn.mirror_x else 1, -1 if turn.mirror_y else 1])
+    xy = plain(x).reshape(*x.shape[:-1], -1, 2) * signs
+    xy = xy.flip(-1) if turn.swap else xy
     if isinstance(x, TensorBBox):  # a mirrored box names its corners in the wrong order
         xy = torch.cat([xy.amin(-2, keepdim=True), xy.amax(-2, keepdim=True)], -2)
     moved = cast(xy.reshape(x.shape), type(x))
     moved.__dict__.update(x.__dict__)
-    if swap and getattr(x, 'img_size', None) is not None:
-        moved.img_size = tuple(x.img_size)[::-1]
+    if getattr(x, 'img_size', None) is not None:
+        moved.img_size = turn.of_size(tuple(x.img_size))
     return moved

@@ -429,8 +429,7 @@ def test_a_number_that_a_fit_may_change_makes_no_other_optimizer(tmp_path, name)
 def test_what_each_callback_of_ours_is_told_is_compared():
     """Found in the namespace: those that act on a training keep each of their arguments under its name."""
     seen = set()
-    for name in public.__all__:
-        kind = getattr(public, name)
+    for name, kind in vars(public).items():
         if not (inspect.isclass(kind) and issubclass(kind, Callback)) or kind.__module__ in identity._watchers:
             continue
         told = [p for p in inspect.signature(kind).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
