@@ -302,7 +302,6 @@ def warn_of_classes(classes: Iterable, n_items: int, several: bool = False) -> N
 
 # ---------------------------------------------------------------- targets
 
-
 @keyed
 class _Target(DisplayedTransform):
     """A target whose labels are looked at once, when it is set up, so that nothing is found out in mid-training."""

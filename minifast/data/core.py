@@ -478,20 +478,22 @@ def _as_items(items: Any) -> Any:
     return [] if items is None else list(items) if isinstance(items, Iterable) else [items]
 
 
-def _pick(items: Any, idx: Any) -> Any:
-    """One item, or the items of several indices, a mask or a slice, in the kind of container they come from."""
-    table = hasattr(items, 'iloc')
-    if _is_one(idx):
-        return items.iloc[int(idx)] if table else items[int(idx)]
-    idx = _indices(idx)
-    if table:
-        return items.iloc[idx]
-    return items[idx] if isinstance(items, (np.ndarray, Tensor)) or isinstance(idx, slice) else [items[i] for i in idx]
-
-
 def _is_one(idx: Any) -> bool:
     """Whether `idx` is the index of one item."""
     return isinstance(idx, (int, np.integer)) or (isinstance(idx, Tensor) and idx.ndim == 0)
+
+
+def _item(items: Any, i: Any) -> Any:
+    """One item; of a table, its row."""
+    return items.iloc[int(i)] if hasattr(items, 'iloc') else items[int(i)]
+
+
+def _subset(items: Any, idx: Any) -> Any:
+    """The items of several indices, a mask or a slice, in the kind of container they come from."""
+    idx = _indices(idx)
+    if hasattr(items, 'iloc'):
+        return items.iloc[idx]
+    return items[idx] if isinstance(items, (np.ndarray, Tensor)) or isinstance(idx, slice) else [items[i] for i in idx]
 
 
 def _indices(idx: Any) -> Any:
@@ -640,7 +642,7 @@ class TfmdLists(FilteredBase):
         """Set up the transforms, and find out what type an item has before each of them."""
         self.tfms.setup(self, train_setup)
         if len(self):
-            x = _pick(self.items, self._first_training_index())
+            x = _item(self.items, self._first_training_index())
             self.types = []
             with looking():
                 for f in self.tfms.fs:
@@ -659,7 +661,7 @@ class TfmdLists(FilteredBase):
 
     def subset(self, i: int) -> TfmdLists:
         """The items of split `i`, with the same transforms."""
-        return self._new(_pick(self.items, self.splits[i]), split_idx=i)
+        return self._new(_subset(self.items, self.splits[i]), split_idx=i)
 
     def new_empty(self) -> TfmdLists:
         """The same transforms without items."""
@@ -669,9 +671,9 @@ class TfmdLists(FilteredBase):
         return len(self.items)
 
     def __getitem__(self, idx: Any) -> Any:
-        picked = _pick(self.items, idx)
-        if _is_one(idx):
-            return self.tfms(picked)
+        if type(idx) is int or _is_one(idx):  # nearly always the first, without a call
+            return self.tfms(_item(self.items, idx))
+        picked = _subset(self.items, idx)
         rows = (picked.iloc[i] for i in range(len(picked))) if hasattr(picked, 'iloc') else picked
         return L(self.tfms(o) for o in rows)
 
@@ -731,7 +733,7 @@ class TfmdLists(FilteredBase):
         """New items through the same transforms, see `test_set`."""
         made = self._new(test_items, split_idx=1)
         if rm_tfms is None:
-            rm_tfms = self.infer_idx(_pick(made.items, 0)) if len(made) else 0
+            rm_tfms = self.infer_idx(_item(made.items, 0)) if len(made) else 0
         made.tfms.fs = made.tfms.fs[rm_tfms:]
         return made
 
@@ -781,7 +783,7 @@ class Datasets(FilteredBase):
 
     def __getitem__(self, it: Any) -> Any:
         parts = [tl[it] for tl in self.tls]
-        return tuple(parts) if _is_one(it) else list(zip(*parts))
+        return tuple(parts) if type(it) is int or _is_one(it) else list(zip(*parts))
 
     def __len__(self) -> int:
         return len(self.tls[0])
