@@ -54,7 +54,7 @@ def fit_was_done(learn: Any, resume: bool | str = True, cbs: Sequence[Callback] 
         raise ValueError('resume=True needs to know where the checkpoints are: give checkpoint=FOLDER to the same '
                          'call, or a CheckpointCallback among cbs')
     done = False
-    for cb in writing if not hasattr(learn, 'lr_finder') else []:
+    for cb in [] if learn.searching else writing:
         done = cb.begin(resume, asked, cbs, first=writing[0] if cb is not writing[0] else None) or done
     return done
 
@@ -114,7 +114,7 @@ class CheckpointCallback(_ResumingCallback):
 
     def before_fit(self) -> None:
         learn = self.learn
-        self._active = learn.fitting and not hasattr(learn, 'lr_finder')
+        self._active = learn.fitting and not learn.searching
         if not self._active:
             return
         if self._identity is None:  # a fit that is not our own
