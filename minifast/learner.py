@@ -14,8 +14,9 @@ from fastcore.basics import noop
 from fastcore.foundation import L
 from torch import nn
 
-from minifast import inference
+from minifast import deploy, inference
 from minifast.arguments import tells_near_match
+from minifast.callback import schedule
 from minifast.callback.channelslast import ChannelsLast
 from minifast.callback.core import _cast_tensor as _cast_tensor
 from minifast.callback.core import before_batch_cb as before_batch_cb
@@ -37,10 +38,9 @@ from minifast.callback.fp16 import AMPMode, MixedPrecision
 from minifast.callback.progress import ProgressCallback
 from minifast.callback.recorder import Recorder
 from minifast.callback.recorder import _maybe_item as _maybe_item
-from minifast.callback.schedule import ParamScheduler, SchedCos, combine_scheds, combined_cos, lr_find, valley
+from minifast.callback.schedule import ParamScheduler, SchedCos, combine_scheds, combined_cos
 from minifast.checkpoint import load_model, save_model
 from minifast.data.core import DataLoaders
-from minifast.deploy import to_onnx, to_torch
 from minifast.export import export_learner, read_export
 from minifast.loop import Loop
 from minifast.metrics import AvgLoss, AvgMetric, AvgSmoothLoss, Metric, ValueMetric, mk_metric
@@ -91,16 +91,14 @@ class Learner(Loop):
                  metrics: Any = None, path: str | Path | None = None, model_dir: str | Path = 'models',
                  wd: float | None = None, wd_bn_bias: bool = False, train_bn: bool = True,
                  moms: tuple[float, float, float] = (0.95, 0.85, 0.95), default_cbs: bool = True) -> None:
-        super().__init__()
-        self.dls = dls if hasattr(dls, 'train') else DataLoaders(*dls)
+        dls = dls if hasattr(dls, 'train') else DataLoaders(*dls)
         if loss_func is None:
-            loss_func = getattr(self.dls, 'loss_func', None)
+            loss_func = getattr(dls, 'loss_func', None)
             if loss_func is None:
                 raise ValueError('the data suggest no loss function: give one, Learner(dls, model, loss_func=...)')
-        self.model, self.loss_func, self.opt_func, self.lr, self.splitter = model, loss_func, opt_func, lr, splitter
-        self.metrics, self.model_dir, self.wd, self.wd_bn_bias = metrics, model_dir, wd, wd_bn_bias
-        self.path = Path(path) if path is not None else Path(getattr(self.dls, 'path', None) or '.')
-        self.train_bn, self.moms, self.default_cbs = train_bn, moms, default_cbs
+        super().__init__(dls, model, loss_func, opt_func, lr, splitter, metrics, wd, wd_bn_bias, train_bn)
+        self.path = Path(path) if path is not None else Path(getattr(dls, 'path', None) or '.')
+        self.model_dir, self.moms, self.default_cbs = model_dir, moms, default_cbs
         self.add_cbs(defaults.callbacks if default_cbs else None).add_cbs(cbs)
         self('after_create')
 
@@ -188,16 +186,7 @@ class Learner(Loop):
         """Train all parameter groups."""
         self.freeze_to(0)
 
-    @tells_near_match
-    def lr_find(self, start_lr: float = 1e-7, end_lr: float = 10, num_it: int = 100, stop_div: bool = True,
-                show_plot: bool = True, suggest_funcs: Any = valley) -> Any:
-        """Try rising learning rates on a copy of the training and suggest one; leaves no trace.
-
-        Returns:
-            A namedtuple with one learning rate a function of `suggest_funcs`: `learn.lr_find().valley`.
-        """
-        return lr_find(self, start_lr=start_lr, end_lr=end_lr, num_it=num_it, stop_div=stop_div, show_plot=show_plot,
-                       suggest_funcs=suggest_funcs)
+    lr_find = schedule.lr_find
 
     # ------------------------------------------------------------ looking at data: validation and prediction
 
@@ -236,40 +225,11 @@ class Learner(Loop):
             self._do_epoch_validate(ds_idx, dl)
         return rows[-1]
 
-    def get_preds(self, ds_idx: int = 1, dl: Any = None, with_input: bool = False, with_decoded: bool = False,
-                  with_loss: bool = False, act: Callable | None = None, inner: bool = False, reorder: bool = True,
-                  cbs: Any = None, **kwargs: Any) -> tuple:
-        """Predictions and targets on the CPU: `([inputs], preds, targets, [decoded], [losses])`.
-
-        The loss function's activation (softmax, sigmoid) is applied to the predictions unless `act` is given. Targets
-        are None where the loader has none. See `inference.get_preds`.
-        """
-        return inference.get_preds(self, ds_idx, dl, with_input=with_input, with_decoded=with_decoded,
-                                   with_loss=with_loss, act=act, inner=inner, reorder=reorder, cbs=cbs, **kwargs)
-
-    @tells_near_match
-    def predict(self, item: Any, rm_type_tfms: Any = None, with_input: bool = False) -> tuple:
-        """One item (path, picture, array, bytes, tensor): `([input], decoded target, its tensor, probabilities)`."""
-        return inference.predict(self, item, rm_type_tfms=rm_type_tfms, with_input=with_input)
-
-    @tells_near_match
-    def tta(self, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any = None, batch_tfms: Any = None,
-            beta: float | None = 0.25, use_max: bool = False) -> tuple:
-        """Predictions averaged with those on `n` augmented versions (test time augmentation), and the targets."""
-        return inference.tta(self, ds_idx, dl, n=n, item_tfms=item_tfms, batch_tfms=batch_tfms, beta=beta,
-                             use_max=use_max)
-
-    def show_results(self, ds_idx: int = 1, dl: Any = None, max_n: int = 9, shuffle: bool = True, **kwargs: Any) -> Any:
-        """Draw some items with target and prediction."""
-        return inference.show_results(self, ds_idx, dl, max_n=max_n, shuffle=shuffle, **kwargs)
-
-    def summary(self) -> str:
-        """A table of the layers, their output shapes and parameters."""
-        return inference.summary(self)
-
-    def show_training_loop(self) -> None:
-        """Print the loop with the callbacks that take part in each event."""
-        self.print_loop()
+    get_preds = inference.get_preds
+    predict = inference.predict
+    tta = inference.tta
+    show_results = inference.show_results
+    summary = inference.summary
 
     # ------------------------------------------------------------ files
 
@@ -301,15 +261,12 @@ class Learner(Loop):
         """
         return export_learner(self, self.path / fname)
 
-    @tells_near_match
-    def to_torch(self, activation: bool = True) -> nn.Module:
-        """A plain `nn.Module` of normalisation, model and activation, for use without minifast."""
-        return to_torch(self, activation)
+    to_torch = deploy.to_torch
 
     @tells_near_match
     def to_onnx(self, fname: str | Path, size: tuple[int, ...] | None = None, activation: bool = True) -> Path:
         """Write `to_torch` as an ONNX file to `path/fname`."""
-        return to_onnx(self, self.path / fname, size=size, activation=activation)
+        return deploy.to_onnx(self, self.path / fname, size=size, activation=activation)
 
     # ------------------------------------------------------------ settings for a block
 
@@ -338,9 +295,7 @@ class Learner(Loop):
                              "attribute that may be 'none'")
         return _replaced(self, 'loss_func', partial(loss, reduction='none'))
 
-    def to_detach(self, b: Any, cpu: bool = True, gather: bool = True) -> Any:
-        """`b` detached, on the CPU if `cpu`."""
-        return to_detach(b, cpu, gather)
+    to_detach = staticmethod(to_detach)
 
     # ------------------------------------------------------------ precision and memory format
 

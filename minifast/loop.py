@@ -30,10 +30,11 @@ from minifast.callback.core import (
     events,
     hooks_of,
     inner_events,
+    kept_loop_variables,
 )
 from minifast.callback.recorder import Recorder
 from minifast.data.load import why_empty
-from minifast.gather import inputs_and_targets
+from minifast.inference import inputs_and_targets
 from minifast.lookup import lookup
 from minifast.losses import wrong_targets
 from minifast.markers import unmarked
@@ -43,10 +44,6 @@ from minifast.torch_core import detuplify, length_of, norm_bias_params, plain, t
 from minifast.training_state import ReplayedLoader
 
 __all__ = ['Loop']
-
-loop_variables = frozenset('dl iter n_iter xb yb pred loss loss_grad training epoch train_iter pct_train '
-                           'start_batch _n_inp _device final_record'.split())
-"""What a validation inside a fit must leave as it was."""
 
 parts = {part: (f'before_{part}', f'after_cancel_{part}', f'after_{part}')
          for part in ('fit', 'epoch', 'train', 'validate', 'batch', 'backward', 'step')}
@@ -62,9 +59,20 @@ class Loop:
     `fit -> _do_fit -> _do_epoch -> _do_epoch_train | _do_epoch_validate -> all_batches -> one_batch -> _do_one_batch
     -> _do_grad_opt`, each inside `_with_events`. The hooks run from a table that is compiled when a fit or a
     validation starts and when a callback comes or goes.
+
+    Args:
+        dls: the loaders; the first one is trained on, the second validated on.
+        model: called with the inputs of a batch.
+        loss_func: called with the prediction and the targets.
+        opt_func, lr, splitter: make the optimizer; see `Learner`.
+        metrics: what is measured beside the loss.
+        wd: weight decay; None: the optimizer's.
+        wd_bn_bias: decay norm layers and biases too.
+        train_bn: go on training BatchNorm in frozen groups.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dls: Any, model: nn.Module, loss_func: Callable, opt_func: Any, lr: float | slice,
+                 splitter: Callable, metrics: Any, wd: float | None, wd_bn_bias: bool, train_bn: bool) -> None:
         self.cbs, self._depth, self._device, self._own = L(), 0, None, None
         self._compile()
         self.training, self.create_mbar, self.logger, self.opt = False, True, print, None
@@ -72,6 +80,9 @@ class Loop:
         self.fitting, self.checkpoint_runs, self.fine_tune_phase = False, {}, None
         self._coverage = Coverage()
         self._end_cleanup()
+        self.dls, self.model, self.loss_func, self.metrics = dls, model, loss_func, metrics
+        self.opt_func, self.lr, self.splitter = opt_func, lr, splitter
+        self.wd, self.wd_bn_bias, self.train_bn = wd, wd_bn_bias, train_bn
 
     # ------------------------------------------------------------ what the learner is made of
 
@@ -123,6 +134,16 @@ class Loop:
     def smooth_loss(self) -> Tensor | None:
         """The recorder's smoothed training loss."""
         return self.recorder.smooth_loss.value
+
+    @property
+    def searching(self) -> bool:
+        """Whether `lr_find` runs: its steps are no training that is averaged, tracked or saved."""
+        return 'lr_finder' in vars(self)
+
+    @property
+    def predicting(self) -> bool:
+        """Whether the pass that runs makes predictions, as `get_preds` and `tta` do."""
+        return 'gather_preds' in vars(self)
 
     def _name_last(self, name: str) -> None:
         for cb in self.cbs:
@@ -285,14 +306,13 @@ class Loop:
     def _inside_a_fit(self) -> Iterator[None]:
         """A validation from within a hook: it gets a recorder of its own, and the loop's variables come back behind
         it."""
-        saved = {name: value for name, value in vars(self).items() if name in loop_variables}
         with self.removed_cbs(cb for cb in self.cbs if cb.remove_on_fetch), self.added_cbs(Recorder(add_time=False)):
             try:
-                self(['before_epoch'])
-                yield
-                self(['after_epoch'])
+                with kept_loop_variables(self):
+                    self(['before_epoch'])
+                    yield
+                    self(['after_epoch'])
             finally:
-                self.__dict__.update(saved)
                 self.model.train(self.training)
 
     def _cleanup(self, cbs: list[Callback]) -> None:
@@ -532,7 +552,7 @@ class Loop:
             warnings.warn(f'the validation loader has no batch, so that there is no valid_loss and no metric: '
                           f'{why_empty(self.dls[1])}', stacklevel=4)
 
-    def print_loop(self) -> None:
+    def show_training_loop(self) -> None:
         """Print the loop with the callbacks that take part in each event."""
         depth = 0
         for name in events:

@@ -49,7 +49,7 @@ class EMA(Callback):
         return [t.detach() for t in (*self.learn.model.parameters(), *self.learn.model.buffers())]
 
     def before_fit(self) -> None:
-        self.run = not hasattr(self.learn, 'lr_finder')
+        self.run = not self.learn.searching
         self._fresh = self.run
 
     def before_train(self) -> None:

@@ -157,7 +157,7 @@ class AutoPrecision(MixedPrecision):
         super().before_fit()
 
     def before_batch(self) -> None:
-        if self.paths.bf16 and 'gather_preds' not in vars(self.learn) and not self._too_small():
+        if self.paths.bf16 and not self.learn.predicting and not self._too_small():
             super().before_batch()
 
     def _too_small(self) -> bool:

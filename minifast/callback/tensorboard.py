@@ -206,7 +206,7 @@ class TensorBoardProjectorCallback(TensorBoardBaseCallback):
         self.log_dir, self.layer = log_dir, layer
 
     def before_fit(self) -> None:
-        self.run = hasattr(self.learn, 'gather_preds') and rank_distrib() == 0
+        self.run = self.learn.predicting and rank_distrib() == 0
 
     def before_batch(self) -> None:
         pass
@@ -215,7 +215,7 @@ class TensorBoardProjectorCallback(TensorBoardBaseCallback):
     after_batch = after_train = after_epoch = Callback.after_epoch
 
     def before_validate(self) -> None:
-        if hasattr(self.learn, 'gather_preds'):
+        if self.learn.predicting:
             self.writer, self.features = _writer(self.log_dir), _Features(self.learn, self.layer)
 
     def cleanup_fit(self) -> None:

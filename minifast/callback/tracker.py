@@ -115,7 +115,7 @@ class TrackerCallback(Callback):
         self.best, self.new_best = None, False
 
     def before_fit(self) -> None:
-        self.run = self.learn.fitting and not hasattr(self.learn, 'lr_finder')
+        self.run = self.learn.fitting and not self.learn.searching
         if not self.run:
             return
         if self.reset_on_fit or self.best is None:

@@ -110,7 +110,7 @@ class ExperimentLogger(Callback):
         """The fit has ended; `completed` is False after an error or Ctrl-C."""
 
     def before_fit(self) -> None:
-        self.run = self.learn.fitting and not hasattr(self.learn, 'lr_finder') and rank_distrib() == 0
+        self.run = self.learn.fitting and not self.learn.searching and rank_distrib() == 0
         if self.run:
             self._waiting: list[tuple] = []
             self._n_recorded, self._completed, self._active = 0, False, True

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset
 
 from minifast.arguments import kept_arguments
-from minifast.carried import own_loader
 from minifast.codetext import package_of
 from minifast.data.pipeline import Pipeline, transform_config
 from minifast.environment import environment
@@ -31,6 +30,7 @@ from minifast.run.fingerprint import (UNKNOWN, code_of_forward, digest, fingerpr
 from minifast.run.items import Column, Files, Tables, columns_of, is_path, pairs_of
 from minifast.seeds import looking
 from minifast.torch_core import get_model
+from minifast.training_state import own_loader
 
 __all__ = ['RunIdentity', 'note_what_moved', 'read_tables', 'run_identity']
 

@@ -26,7 +26,6 @@ from minifast.callback.schedule import ParamScheduler, SchedCos
 from minifast.callback.tracker import (EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback,
                                        TerminateOnNaNCallback, TrackerCallback)
 from minifast.callback.training import GradientAccumulation
-from minifast.carried import generators, set_generators
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
 from minifast.learner import Learner
@@ -34,6 +33,7 @@ from minifast.metrics import accuracy
 from minifast.optimizer import Adam
 from minifast.seeds import set_seed
 from minifast.tensorfile import storable
+from minifast.training_state import generators, set_generators
 from tests.resume.training import Kill, differences, same
 
 N = 32

@@ -21,7 +21,7 @@ FAULTS: list[Fault] = [
     Fault('Loop._do_one_batch', instead('self.training and len(self.yb)', 'len(self.yb)'), 'validation trains'),
     Fault('Loop._running', drop('self.opt.zero_grad'), "half a step's gradients leak into the next fit"),
     Fault('Loop._inside_a_fit', drop('self.model.train'), 'the model stays in evaluation mode after a look in a hook'),
-    Fault('Loop._inside_a_fit', instead('self.__dict__.update(saved)', 'pass'),
+    Fault('kept_loop_variables', instead('vars(learn).update(kept)', 'pass'),
           "a look overwrites the loop's variables"),
     Fault('Loop._cleanup', instead('cbs[1:]', 'cbs[2:]'), 'every second cleanup is left out'),
     Fault('Loop.create_opt', instead("state['do_wd'] = False", "state['do_wd'] = True"),
