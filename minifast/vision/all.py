@@ -50,8 +50,9 @@ from minifast.vision.learner import (
     create_vision_model, cut_model, default_split, has_pool_type, model_meta, plot_top_losses, TimmBody, unet_learner,
     vision_learner, WeightsNotFoundError,
 )
-from minifast.vision.models.body import body_of, first_layer, meta_of, update_first_layer
-from minifast.vision.models.create import arch_from_name, arch_name, model_recipe
+from minifast.vision.models.create import (
+    arch_from_name, arch_name, body_of, first_layer, meta_of, model_recipe, update_first_layer,
+)
 from minifast.vision.models.tvm import (
     AlexNet_Weights, ConvNeXt_Base_Weights, ConvNeXt_Large_Weights, ConvNeXt_Small_Weights, ConvNeXt_Tiny_Weights,
     DenseNet121_Weights, DenseNet161_Weights, DenseNet169_Weights, DenseNet201_Weights, EfficientNet_B0_Weights,
