@@ -18,11 +18,11 @@ from torch import nn
 from minifast.layers import Mish
 from minifast.vision import models
 from minifast.vision.learner import unet_learner, vision_learner
-from minifast.vision.models.create import (HeadArguments, TimmBody, UnetArguments, add_head, arch_from_name, arch_name,
+from minifast.vision.models.create import (HeadArguments, TimmBody, add_head, arch_from_name, arch_name,
                                            create_body, create_cnn_model, create_head, create_timm_model,
                                            create_unet_model, create_vision_model, cut_model, default_split,
                                            has_pool_type, meta_of, model_recipe, update_first_layer)
-from minifast.vision.models.unet import DynamicUnet
+from minifast.vision.models.unet import DynamicUnet, UnetArguments
 from minifast.vision.models.weights import cached_file
 from minifast.vision.models.xresnet import xresnet18
 

@@ -23,7 +23,7 @@ from minifast.layers import AdaptiveConcatPool2d, Flatten, LinBnDrop, NormType, 
 from minifast.torch_core import apply_init, params
 from minifast.vision.core import imagenet_stats
 from minifast.vision.models import tvm, xresnet
-from minifast.vision.models.unet import DynamicUnet
+from minifast.vision.models.unet import DynamicUnet, UnetArguments
 from minifast.vision.models.weights import (as_weights_file, cached_file, channels_of, check_fit, fetch_weights,
                                             fill_body, guarded_reads, named_weights, read_weights, state_of)
 
@@ -502,20 +502,6 @@ def create_timm_model(arch: str, n_out: int, cut: int | Callable | None = None, 
         fill_body(body, model, state, str(file))
     whole = add_head(body, model.num_features, n_out, init, custom_head, **{**head, 'pool': body.needs_pool})
     return whole, model.default_cfg
-
-
-class UnetArguments(TypedDict, total=False, extra_items=Any):
-    """What `DynamicUnet` takes beside the body and the sizes, and what `ConvLayer` takes: as `HeadArguments`."""
-
-    blur: bool
-    blur_final: bool
-    self_attention: bool
-    y_range: Sequence[float] | None
-    last_cross: bool
-    bottle: bool
-    act_cls: Callable | str
-    init: Callable | None
-    norm_type: NormType | str | None
 
 
 class UnetLearnerArguments(UnetArguments, total=False):

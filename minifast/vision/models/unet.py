@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from minifast.arguments import as_size, tells_near_match
 from minifast.callback.hook import dummy_eval, model_sizes
@@ -154,3 +155,18 @@ class DynamicUnet(SequentialEx):
             result.orig = after.orig = None  # or each tensor would keep the picture alive
             result = after
         return result
+
+
+class UnetArguments(TypedDict, total=False, extra_items=Any):
+    """What `DynamicUnet` takes beside the body and the sizes, and what `ConvLayer` takes: the type of `**` in functions
+    that hand it on. Models may also be asked for with names in place of `act_cls` and `norm_type`."""
+
+    blur: bool
+    blur_final: bool
+    self_attention: bool
+    y_range: Sequence[float] | None
+    last_cross: bool
+    bottle: bool
+    act_cls: Callable | str
+    init: Callable | None
+    norm_type: NormType | str | None
