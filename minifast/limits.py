@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 __all__ = ['EXPORT', 'MODEL', 'RECIPE', 'TRANSFORM', 'Arguments', 'Fields', 'Kind', 'Name', 'Nested', 'OneOf', 'Row',
-           'check_arguments', 'check_name', 'check_tree', 'json_schema']
+           'Rule', 'check_arguments', 'check_name', 'check_tree', 'json_schema']
 
 _SIDE, _PIXELS, _OUTPUTS, _LIST = 1 << 14, 1 << 26, 1 << 20, 100
 _DEPTH, _NAME, _INTEGER = 32, 1000, 1 << 63

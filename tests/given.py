@@ -51,7 +51,7 @@ def doors() -> dict[str, tuple[Callable, set[str]]]:
     found: dict[Any, tuple[str, Callable, set[str]]] = {}
 
     def add(name: str, func: Any, called: str) -> None:
-        func = inspect.unwrap(func)
+        func = inspect.unwrap(func, stop=lambda f: hasattr(f, '__signature__'))  # which shows what is handed on
         if inspect.isfunction(func) and func.__module__.startswith('minifast'):
             found.setdefault(func, (name, func, set()))[2].add(called)
     for name, obj in objects.items():

@@ -260,7 +260,7 @@ FAULTS: list[Fault] = [
     Fault('get_preds', start('reorder = False'),
           'a shuffled loader is not put in order'),
     Fault('export/_model', instead('model.eval()', 'model'), 'a loaded learner stays in training mode'),
-    Fault('_read_settings', instead('slice(value[0] if _number(value[0]) else None, value[1])', 'slice(value[1])'),
+    Fault('_read_settings', instead("slice(*found['lr'])", "slice(found['lr'][1])"),
           'the lower end of an lr slice is lost'),
     Fault('_build_data', instead('setattr(dls, name, value)', 'pass'), 'a vocab set by the user is lost'),
     Fault('write_atomic', drop('_sync_folder'), 'the folder is not synced after the rename'),
