@@ -16,9 +16,7 @@ from minifast.vision.augment import *
 from minifast.vision.data import *
 from minifast.vision.utils import *
 from minifast.vision.learner import *
-from minifast.vision.models.body import *
 from minifast.vision.models.create import *
-from minifast.vision.models.head import *
 from minifast.vision.models.tvm import *
 from minifast.vision.models.unet import *
 from minifast.vision.models.weights import *
