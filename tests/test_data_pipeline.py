@@ -463,7 +463,7 @@ def test_names_in_files_are_those_of_things_not_of_rooms(name):
 @pytest.mark.parametrize('name', ['ToTensor', 'minifast.a.b.c.ToTensor', 'minifast.cli.ToTensor', 'minifast..ToTensor',
                                   'other.ToTensor', 'minifast.ToTensor.encodes', 'minifast.ToTensor.create',
                                   'minifast.Halve', 'minifast._Target', 'minifast.ByteTable', 'minifast.ToTensor\n',
-                                  'minifast.PILImage', 'minifast.parent_label'])
+                                  'minifast.vision.all.ToTensor', 'minifast.PILImage', 'minifast.parent_label'])
 def test_names_of_nothing_registered_are_refused(name):
     """Chains, other packages, classes of the user's, and things that are no transform."""
     with pytest.raises(ValueError, match='is no transform of minifast'):
