@@ -242,8 +242,7 @@ class PILBase(Image.Image):
 
     @classmethod
     def deferred(cls, fn: Any) -> PILBase:
-        """As `create`, but a JPEG is decoded at the first use of its pixels, at a part of its size where that will
-        do."""
+        """As `create`, but a JPEG is decoded when its pixels are needed, and no larger than they are."""
         usual = cls._open_args == {'mode': 'RGB'} and cls.create.__func__ is PILBase.create.__func__
         file = _file(fn) if usual else None
         if file is None:

@@ -114,8 +114,7 @@ def _pad(pixels: np.ndarray, by: tuple[int, int, int, int], pad_mode: str) -> np
 
 
 def _resize(like: Image.Image, pixels: np.ndarray, resample: int, to: tuple[int, int]) -> Image.Image:
-    """uint8 [H,W(,C)] resized, as the class of `like`; bilinear by torch's vector code, which gives Pillow's pixels
-    (+-1)."""
+    """uint8 [H,W(,C)] resized, as the class of `like`; bilinear by torch's vector code: Pillow's pixels, +-1."""
     if (pixels.shape[1], pixels.shape[0]) != to:
         if resample != BILINEAR or pixels.dtype != np.uint8 or pixels.ndim != 3:
             made = Image.fromarray(np.ascontiguousarray(pixels)).resize(to, resample)
@@ -250,7 +249,11 @@ def integer(uniform: float, low: int, high: int) -> int:
 
 @registered
 class FlipItem(RandTransform):
-    """Mirror left and right with probability `p`: pictures, masks, points and boxes of the sample together."""
+    """Mirror pictures, masks, points and boxes of a sample together, left and right.
+
+    Args:
+        p: probability for each sample.
+    """
 
     supports = _MIRRORED
 
@@ -268,7 +271,12 @@ class FlipItem(RandTransform):
 
 @registered
 class DihedralItem(FlipItem):
-    """One of the eight symmetries of a square, each as likely, with probability `p`."""
+    """One of the eight symmetries of a square, each as likely.
+
+    Args:
+        p: probability for each sample.
+        nm: a name instead of the class's.
+    """
 
     def __init__(self, p: float = 1., nm: str | None = None) -> None:
         RandTransform.__init__(self, p=p, nm=nm)
@@ -282,8 +290,10 @@ class DihedralItem(FlipItem):
 
 @keyed
 class _Window(RandTransform):
-    """A window cut out of all parts of a sample by numbers that are drawn once; pictures of another size than the first
-    get their own window by the same numbers."""
+    """A window cut out of all parts of a sample by numbers that are drawn once.
+
+    Pictures of another size than the first get their own window by the same numbers.
+    """
 
     supports = _MOVABLE
     split_idx = None
@@ -344,6 +354,8 @@ class RandomCrop(_Window):
 
     Args:
         size: a side, or (height, width).
+        p: shown in the name; every sample is cropped.
+        nm: a name instead of the class's.
     """
 
     n_draws = 2
@@ -376,6 +388,8 @@ class Resize(_Window):
             is missing, 'squish' stretches.
         pad_mode: what 'pad' fills up with, one of `PadMode`.
         resamples: Pillow's filters for pictures and for masks.
+        p: shown in the name; every sample is resized.
+        nm: a name instead of the class's.
     """
 
     n_draws = 2
@@ -418,6 +432,8 @@ class RandomResizedCrop(_Window):
         resamples: Pillow's filters for pictures and for masks.
         val_xtra: margin in validation, as a part of `size`, rounded up to 8 pixels.
         max_scale: largest part of the area, 0..1.
+        p: shown in the name; every sample is cropped.
+        nm: a name instead of the class's.
 
     Source: Szegedy et al., "Going deeper with convolutions", 2015.
     """

@@ -78,8 +78,14 @@ def _clipped(sample: tuple, i: int) -> tuple[Tensor, Tensor]:
 @registered
 @tells_near_match
 def bb_pad(samples: Sequence[tuple], pad_idx: int = 0) -> list[tuple]:
-    """Samples (picture, boxes, labels) with as many boxes each, filled up with empty boxes of the label `pad_idx`;
-    pictures alone, as predictions have them, and as many boxes each without labels stay as they are."""
+    """Samples (picture, boxes, labels) with as many boxes each.
+
+    Pictures alone, as predictions have them, and as many boxes each without labels stay as they are.
+
+    Args:
+        samples: what a batch is made of.
+        pad_idx: label of the empty boxes that fill up.
+    """
     if all(len(s) == 1 for s in samples) or {len(s) == 2 and len(s[1]) for s in samples} == {len(samples[0][-1])}:
         return list(samples)
     clipped = [(s[0], *_clipped(s, i), *s[3:]) for i, s in enumerate(samples)]
@@ -155,14 +161,30 @@ def _check_columns(df: Any, fn_col: int | str, cols: Sequence) -> None:
 class ImageDataLoaders(DataLoaders):
     """Loaders of pictures and their labels, made from folders, names, tables or lists.
 
-    All take what `DataBlock.dataloaders` takes besides (`bs`, `val_bs`, `num_workers`, `device`, `shuffle`, ...).
+    All take what `DataBlock.dataloaders` takes besides (`bs`, `val_bs`, `num_workers`, `device`, `shuffle`, ...), and
+    have these arguments in common:
+
+    Args:
+        path: folder of the data; models and exports are saved there.
+        valid_pct: part of the items that is validated on, 0..1, drawn at random.
+        seed: of that draw, for the same parts each time.
+        item_tfms: transforms of each sample on its own, such as `Resize(224)`.
+        batch_tfms: transforms of a batch on its device, such as `aug_transforms()`.
+        img_cls: how pictures are opened: `PILImage`, or `PILImageBW` for grey ones.
     """
 
     @classmethod
     def from_folder(cls, path: str | Path, train: str = 'train', valid: str = 'valid', valid_pct: float | None = None,
                     seed: int | None = None, vocab: Sequence | None = None, item_tfms: Any = None,
                     batch_tfms: Any = None, img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
-        """Pictures in folders named after their class, below `train` and `valid`, or split at random by `valid_pct`."""
+        """Pictures in folders named after their class, below `train` and `valid`.
+
+        Args:
+            train: name of the folder of the training part.
+            valid: name of that of the validation part.
+            valid_pct: split all pictures below `path` at random instead.
+            vocab: the classes in their order; default: the sorted names of the folders.
+        """
         kwargs = _known(cls.from_folder, kwargs)
         if valid_pct is None:
             splitter, get_items = GrandparentSplitter(train, valid), partial(_train_and_valid, train=train, valid=valid)
@@ -179,7 +201,12 @@ class ImageDataLoaders(DataLoaders):
     def from_path_func(cls, path: str | Path, fnames: Sequence, label_func: Callable, valid_pct: float = 0.2,
                        seed: int | None = None, item_tfms: Any = None, batch_tfms: Any = None,
                        img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
-        """Pictures labelled by a function of their path."""
+        """Pictures labelled by a function of their path.
+
+        Args:
+            fnames: paths of the pictures.
+            label_func: called with a path.
+        """
         kwargs = _known(cls.from_path_func, kwargs)
         dblock = DataBlock(blocks=(ImageBlock(img_cls), CategoryBlock), splitter=RandomSplitter(valid_pct, seed=seed),
                            get_y=label_func, item_tfms=item_tfms, batch_tfms=batch_tfms)
@@ -211,6 +238,7 @@ class ImageDataLoaders(DataLoaders):
         """Pictures and labels in the columns of a DataFrame.
 
         Args:
+            df: a row a picture.
             fn_col: column of file names, which follow `path`/`folder` and are followed by `suff`.
             label_col: column of labels, or several (then a picture has several).
             label_delim: what parts several labels in one column.
@@ -248,7 +276,13 @@ class ImageDataLoaders(DataLoaders):
     def from_lists(cls, path: str | Path, fnames: Sequence, labels: Sequence, valid_pct: float = 0.2,
                    seed: int | None = None, y_block: Any = None, item_tfms: Any = None, batch_tfms: Any = None,
                    img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
-        """Pictures and a list of their labels: floats are regressed, lists of labels are several categories."""
+        """Pictures and a list of their labels: floats are regressed, lists of labels are several categories.
+
+        Args:
+            fnames: paths of the pictures.
+            labels: one a picture.
+            y_block: block of the labels; default: by what they are.
+        """
         kwargs = _known(cls.from_lists, kwargs)
         fnames, labels = list(fnames), list(labels)
         if len(fnames) != len(labels):
@@ -264,13 +298,19 @@ class ImageDataLoaders(DataLoaders):
 
 
 class SegmentationDataLoaders(DataLoaders):
-    """Loaders of pictures and their masks."""
+    """Loaders of pictures and their masks; for the arguments see `ImageDataLoaders`."""
 
     @classmethod
     def from_label_func(cls, path: str | Path, fnames: Sequence, label_func: Callable, valid_pct: float = 0.2,
                         seed: int | None = None, codes: Any = None, item_tfms: Any = None, batch_tfms: Any = None,
                         img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
-        """Pictures whose mask's file is a function of theirs; `codes` name the classes."""
+        """Pictures whose mask's file is a function of theirs.
+
+        Args:
+            fnames: paths of the pictures.
+            label_func: called with a path, returns that of the mask.
+            codes: names of the classes in the order of their codes.
+        """
         kwargs = _known(cls.from_label_func, kwargs)
         dblock = DataBlock(blocks=(ImageBlock(img_cls), MaskBlock(codes=codes)),
                            splitter=RandomSplitter(valid_pct, seed=seed), get_y=label_func, item_tfms=item_tfms,

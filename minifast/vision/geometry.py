@@ -448,7 +448,7 @@ _matrices = (flip_mat, dihedral_mat, rotate_mat, zoom_mat, warp_mat)
 
 
 class WarpCoord:
-    """A perspective warp as a coordinate function: draws its matrices, moves positions by them."""
+    """A perspective warp among functions of positions: `mat` draws its matrices; for the arguments see `warp_mat`."""
 
     def __init__(self, magnitude: float = 0.2, p: float = 0.5, draw_x: Draw = None, draw_y: Draw = None,
                  batch: bool = False) -> None:
@@ -456,7 +456,10 @@ class WarpCoord:
 
 
 class CropWindow:
-    """One window for a whole batch, as a matrix: at random in training, the middle in validation."""
+    """One window for a whole batch, as a matrix: at random in training, the middle in validation.
+
+    For the arguments see `RandomResizedCropGPU`.
+    """
 
     def __init__(self, min_scale: float, max_scale: float, ratio: tuple[float, float], valid_scale: float) -> None:
         self.scale, self.ratio, self.valid_scale = (min_scale, max_scale), ratio, valid_scale
@@ -493,6 +496,8 @@ class AffineCoordTfm(RandTransform):
         pad_mode: what lies outside, one of `PadMode`.
         mode_mask: how masks are read.
         align_corners: see `resample`.
+        p: shown in the name; each function draws by a probability of its own.
+        nm: a name instead of the class's.
     """
 
     order = 30
@@ -571,7 +576,14 @@ def _move_by(m: Tensor, xy: Tensor, invert: bool = False) -> Tensor:
 
 @registered
 class Flip(AffineCoordTfm):
-    """Mirror left and right with probability `p`; `draw` gives 1 (mirror) or 0 instead."""
+    """Mirror left and right.
+
+    Args:
+        p: probability for each sample.
+        draw: 1 (mirror) or 0, instead of one at random, see `Draw`.
+        size: see `AffineCoordTfm`, as `mode`, `pad_mode` and `align_corners`.
+        batch: all samples of a batch alike.
+    """
 
     def __init__(self, p: float = 0.5, draw: Draw = None, size: Size = None, mode: str = 'bilinear',
                  pad_mode: str = PadMode.Reflection, align_corners: bool = True, batch: bool = False) -> None:
@@ -581,7 +593,11 @@ class Flip(AffineCoordTfm):
 
 
 class DeterministicDraw:
-    """A `draw` that goes through `vals`, one a batch."""
+    """A `draw` that goes through values, one a batch.
+
+    Args:
+        vals: begun again when they are used up.
+    """
 
     def __init__(self, vals: Sequence[float]) -> None:
         self.vals, self.count = vals, -1
@@ -594,7 +610,7 @@ class DeterministicDraw:
 
 @registered
 class DeterministicFlip(Flip):
-    """Mirror every second batch."""
+    """Mirror every second batch; for the arguments see `AffineCoordTfm`."""
 
     def __init__(self, size: Size = None, mode: str = 'bilinear', pad_mode: str = PadMode.Reflection,
                  align_corners: bool = True) -> None:
@@ -603,7 +619,14 @@ class DeterministicFlip(Flip):
 
 @registered
 class Dihedral(AffineCoordTfm):
-    """One of the eight symmetries of a square with probability `p`; `draw` gives 0..7 instead."""
+    """One of the eight symmetries of a square, each as likely.
+
+    Args:
+        p: probability for each sample.
+        draw: the number 0..7 of one in `TURNS`, instead of one at random, see `Draw`.
+        size: see `AffineCoordTfm`, as `mode`, `pad_mode` and `align_corners`.
+        batch: all samples of a batch alike.
+    """
 
     def __init__(self, p: float = 0.5, draw: Draw = None, size: Size = None, mode: str = 'bilinear',
                  pad_mode: str = PadMode.Reflection, batch: bool = False, align_corners: bool = True) -> None:
@@ -614,7 +637,7 @@ class Dihedral(AffineCoordTfm):
 
 @registered
 class DeterministicDihedral(Dihedral):
-    """The eight symmetries in turn, one a batch."""
+    """The eight symmetries in turn, one a batch; for the arguments see `AffineCoordTfm`."""
 
     def __init__(self, size: Size = None, mode: str = 'bilinear', pad_mode: str = PadMode.Reflection,
                  align_corners: bool = True) -> None:
@@ -623,7 +646,15 @@ class DeterministicDihedral(Dihedral):
 
 @registered
 class Rotate(AffineCoordTfm):
-    """Rotate by -max_deg..max_deg degrees with probability `p`; `draw` gives degrees instead."""
+    """Rotate by an angle of -max_deg..max_deg.
+
+    Args:
+        max_deg: degrees.
+        p: probability for each sample.
+        draw: degrees, instead of some at random, see `Draw`.
+        size: see `AffineCoordTfm`, as `mode`, `pad_mode` and `align_corners`.
+        batch: all samples of a batch alike.
+    """
 
     def __init__(self, max_deg: float = 10, p: float = 0.5, draw: Draw = None, size: Size = None,
                  mode: str = 'bilinear', pad_mode: str = PadMode.Reflection, align_corners: bool = True,
@@ -635,8 +666,18 @@ class Rotate(AffineCoordTfm):
 
 @registered
 class Zoom(AffineCoordTfm):
-    """Zoom by min_zoom..max_zoom towards a random point with probability `p`; `draw`, `draw_x`, `draw_y` give them
-    instead."""
+    """Zoom towards a point of the picture.
+
+    Args:
+        min_zoom: smallest factor; below 1 the picture gets smaller.
+        max_zoom: largest factor.
+        p: probability for each sample.
+        draw: a factor, instead of one at random, see `Draw`.
+        draw_x: where the point is, 0..1 from the left, instead of anywhere.
+        draw_y: where it is, 0..1 from the top.
+        size: see `AffineCoordTfm`, as `mode`, `pad_mode` and `align_corners`.
+        batch: all samples of a batch alike.
+    """
 
     def __init__(self, min_zoom: float = 1., max_zoom: float = 1.1, p: float = 0.5, draw: Draw = None,
                  draw_x: Draw = None, draw_y: Draw = None, size: Size = None, mode: str = 'bilinear',
@@ -650,8 +691,16 @@ class Zoom(AffineCoordTfm):
 
 @registered
 class Warp(AffineCoordTfm):
-    """Tilt the picture plane by -magnitude..magnitude each way with probability `p`; `draw_x`, `draw_y` give it
-    instead."""
+    """Tilt the plane of the picture, as if it was seen from the side and from above.
+
+    Args:
+        magnitude: largest tilt each way, 0..1.
+        p: probability for each sample and way.
+        draw_x: the tilt to the side, -1..1, instead of one at random, see `Draw`.
+        draw_y: the tilt up or down.
+        size: see `AffineCoordTfm`, as `mode`, `pad_mode` and `align_corners`.
+        batch: all samples of a batch alike.
+    """
 
     def __init__(self, magnitude: float = 0.2, p: float = 0.5, draw_x: Draw = None, draw_y: Draw = None,
                  size: Size = None, mode: str = 'bilinear', pad_mode: str = PadMode.Reflection, batch: bool = False,
@@ -673,6 +722,8 @@ class RandomResizedCropGPU(AffineCoordTfm):
         valid_scale: part of each side kept in validation.
         max_scale: largest part of the area, 0..1.
         mode_mask: how masks are read.
+        p: shown in the name; a window is cut out of every batch.
+        nm: a name instead of the class's.
     """
 
     def __init__(self, size: int | tuple[int, int], min_scale: float = 0.08,

@@ -190,6 +190,8 @@ class SpaceTfm(RandTransform):
     Args:
         fs: functions of a batch; a method `before_call(x)`, if there is one, is called first with the batch.
         space_fn: called with (picture, function): goes to the space, applies the function, and comes back.
+        p: shown in the name; each function draws by a probability of its own.
+        nm: a name instead of the class's.
     """
 
     order = 40
@@ -245,7 +247,7 @@ class SpaceTfm(RandTransform):
 
 @registered
 class LightingTfm(SpaceTfm):
-    """Functions applied to the logits of pictures; brightness, contrast and saturation in one pass."""
+    """Functions applied to the logits of pictures, brightness, contrast and saturation in one pass; see `SpaceTfm`."""
 
     def __init__(self, fs: Callable | Sequence[Callable], p: float = 1., nm: str | None = None) -> None:
         super().__init__(fs, in_logits, p=p, nm=nm)
@@ -264,8 +266,14 @@ class LightingTfm(SpaceTfm):
 
 @registered
 class Brightness(LightingTfm):
-    """Brightness changed by up to `max_lighting` with probability `p`; `draw` gives 0..1 instead, 0.5 being
-    unchanged."""
+    """Change the brightness of each picture, to 0.5*(1-max_lighting)..0.5*(1+max_lighting).
+
+    Args:
+        max_lighting: largest change, 0..1.
+        p: probability for each sample.
+        draw: 0..1, 0.5 being as it was, instead of a value at random, see `Draw`.
+        batch: all samples of a batch alike.
+    """
 
     def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
         super().__init__(partial(brightness_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
@@ -274,8 +282,14 @@ class Brightness(LightingTfm):
 
 @registered
 class Contrast(LightingTfm):
-    """Contrast changed by up to `max_lighting` with probability `p`; `draw` gives a factor instead, 1 being
-    unchanged."""
+    """Change the contrast of each picture, to 1-max_lighting..1/(1-max_lighting).
+
+    Args:
+        max_lighting: largest change, 0..1.
+        p: probability for each sample.
+        draw: a factor, 1 being as it was, instead of a value at random, see `Draw`.
+        batch: all samples of a batch alike.
+    """
 
     def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
         super().__init__(partial(contrast_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
@@ -284,7 +298,14 @@ class Contrast(LightingTfm):
 
 @registered
 class Saturation(LightingTfm):
-    """Saturation changed by up to `max_lighting` with probability `p`; `draw` gives a factor instead, 0 being grey."""
+    """Change the saturation of each picture, to 1-max_lighting..1/(1-max_lighting).
+
+    Args:
+        max_lighting: largest change, 0..1.
+        p: probability for each sample.
+        draw: a factor, 0 being grey and 1 as it was, instead of one at random, see `Draw`.
+        batch: all samples of a batch alike.
+    """
 
     def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
         super().__init__(partial(saturation_light, max_lighting=max_lighting, p=p, draw=draw, batch=batch), p)
@@ -293,7 +314,7 @@ class Saturation(LightingTfm):
 
 @registered
 class HSVTfm(SpaceTfm):
-    """Functions applied to hue, saturation and value of pictures."""
+    """Functions applied to hue, saturation and value of pictures; for the arguments see `SpaceTfm`."""
 
     def __init__(self, fs: Callable | Sequence[Callable], p: float = 1., nm: str | None = None) -> None:
         super().__init__(fs, in_hsv, p=p, nm=nm)
@@ -301,7 +322,14 @@ class HSVTfm(SpaceTfm):
 
 @registered
 class Hue(HSVTfm):
-    """Hue turned by up to `max_hue` of the colour circle with probability `p`; `draw` gives turns instead."""
+    """Turn the hue of each picture round the circle of colours.
+
+    Args:
+        max_hue: largest change, as a part of the circle: 1-max_hue..1/(1-max_hue), a whole turn being none.
+        p: probability for each sample.
+        draw: the part, instead of one at random, see `Draw`.
+        batch: all samples of a batch alike.
+    """
 
     def __init__(self, max_hue: float = 0.1, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
         super().__init__(partial(hue_shift, max_hue=max_hue, p=p, draw=draw, batch=batch), p=p)
@@ -340,6 +368,7 @@ class RandomErasing(RandTransform):
     """Noise over random rectangles of a batch, with probability `p`; after `Normalize`.
 
     Args:
+        p: probability for each batch.
         sl: smallest part of the area that is erased, 0..1.
         sh: largest part, shared among the rectangles.
         min_aspect: smallest aspect of a rectangle; the largest is its inverse.

@@ -31,8 +31,7 @@ __all__ = ['Finding', 'check_folder', 'download_images', 'resize_image', 'resize
 
 
 def _each(func: Callable, items: Sequence, n_workers: int, desc: str | None = None) -> list:
-    """`func` of each item in threads (decoding and waiting leave the interpreter free), with a bar if `desc` names
-    it."""
+    """`func` of each item, in threads: decoding and waiting leave the interpreter free. `desc` names a bar."""
     from tqdm.auto import tqdm
     with ThreadPoolExecutor(max(n_workers, 1)) as pool:
         return list(tqdm(pool.map(func, items), total=len(items), desc=desc, disable=desc is None))
@@ -72,13 +71,16 @@ def download_images(dest: str | Path, url_file: Path | None = None, urls: Iterab
                     max_pics: int = 1000, n_workers: int = 8, timeout: float = 4, preserve_filename: bool = False) -> L:
     """Fetch pictures into the folder `dest`.
 
+    A picture larger than `minifast.vision.decode.MAX_FILE_BYTES`, which could not be opened, is not fetched.
+
     Args:
+        dest: a folder; made if it is not there.
         url_file: text file with an address a line; its first `max_pics` are fetched.
         urls: addresses, instead of `url_file`.
+        max_pics: how many lines of `url_file` are read.
+        n_workers: threads.
         timeout: seconds without a byte before a picture is given up.
         preserve_filename: keep the names of the addresses (numbered if they repeat); else they are random.
-
-    A picture larger than `minifast.vision.decode.MAX_FILE_BYTES`, which could not be opened, is not fetched either.
 
     Returns:
         (address, reason) of each that could not be fetched.
@@ -95,11 +97,13 @@ def download_images(dest: str | Path, url_file: Path | None = None, urls: Iterab
 
 @tells_near_match
 def search_images_serpapi(term: str, engine: str = 'bing_images', key: str | None = None, max_images: int = 150) -> L:
-    """Addresses of pictures for `term` from SerpApi (https://serpapi.com), at most `max_images`.
+    """Addresses of pictures from SerpApi (https://serpapi.com).
 
     Args:
+        term: what to search for.
         engine: one of SerpApi's picture engines.
         key: your key there; default: the environment variable SERPAPI_KEY.
+        max_images: at most so many.
 
     Raises:
         ValueError: there is no key.
@@ -226,21 +230,25 @@ def _lonely_classes(files: list[Path], folder: Path) -> list[Finding]:
     if not classes['train']:
         return []
     return [Finding(where, 'class without training', f'class {name!r} is in {part} and not in train')
-            for part in ('valid', 'test') for name,
-            where in sorted(classes[part].items()) if name not in classes['train']]
+            for part in ('valid', 'test') for name, where in sorted(classes[part].items())
+            if name not in classes['train']]
 
 
 @tells_near_match
 def check_folder(folder: str | Path, n_workers: int | None = None, progress: bool = True) -> list[Finding]:
     """Read every picture below `folder` once and say what is wrong with which.
 
-    Kinds of findings: 'bad' (cannot be read: a training would stop there), 'damaged' (can be read, but the decoder
-    complains: look at it), 'duplicate', 'duplicate across parts' (in train and in valid: results look better than
-        they are), 'class
-    without training', 'empty' (folder), 'left out' (hidden, or no picture by its suffix: `get_image_files` passes it
-    over).
+    Kinds of findings:
+        'bad': cannot be read; a training would stop there.
+        'damaged': can be read, but the decoder complains; look at it.
+        'duplicate': the same bytes as another.
+        'duplicate across parts': one is in train, one in valid; results look better than they are.
+        'class without training': a class of the validation part that the training part does not have.
+        'empty': a folder without pictures.
+        'left out': hidden, or no picture by its suffix; `get_image_files` passes it over.
 
     Args:
+        folder: the folder.
         n_workers: threads; default `defaults.cpus`.
         progress: show a bar.
 
@@ -277,9 +285,14 @@ def resize_image(file: str | Path, dest: str | Path, src: str | Path = '.', max_
     """Write `src/file` to `dest/file`, no side longer than `max_size`; what cannot be read is passed over.
 
     Args:
+        file: path below `src`.
+        dest: folder to write to.
+        src: folder to read from.
+        max_size: pixels of the longer side; None keeps the size.
         n_channels: convert to RGB when 3.
         ext: suffix of the written file, e.g. '.png'; default: as it was.
         img_format: Pillow's name of the format; default: by the suffix.
+        resample: Pillow's filter.
         resume: leave alone what is in `dest` already.
         **kwargs: go to Pillow's `save` (`quality`, ...).
     """
@@ -312,10 +325,13 @@ def resize_image(file: str | Path, dest: str | Path, src: str | Path = '.', max_
 def resize_images(path: str | Path, max_workers: int | None = None, max_size: int | None = None, recurse: bool = False,
                   dest: str | Path = '.', n_channels: int = 3, ext: str | None = None, img_format: str | None = None,
                   resample: int = BILINEAR, resume: bool | None = None, **kwargs: Any) -> None:
-    """`resize_image` for each picture in the folder `path` (and below, if `recurse`); `dest` may be `path` itself.
+    """`resize_image` for each picture of a folder; for the other arguments see there.
 
     Args:
+        path: the folder.
         max_workers: threads; default `defaults.cpus`.
+        recurse: the folders below it too.
+        dest: folder to write to; may be `path` itself.
     """
     path, dest = Path(path), Path(dest)
     max_size = None if max_size is None else as_side(max_size, 'max_size')  # before anything is written
