@@ -377,7 +377,8 @@ class Categorize(_Target):
         """
         if self.vocab is None and dsets is not None:
             self._read = True
-            if getattr(getattr(dsets, 'dtype', None), 'categories', None) is not None:
+            dtype = None if hasattr(dsets, 'subset') else getattr(dsets, 'dtype', None)
+            if getattr(dtype, 'categories', None) is not None:
                 labels = dsets  # a Series that knows its classes and their order
             else:
                 labels = [label for _, label in self._labels_of(dsets)]
