@@ -693,11 +693,11 @@ class TfmdLists(FilteredBase):
 
     def elements(self) -> tuple[Any, Pipeline] | None:
         """The items, and what becomes of one; None where an item is more than that."""
-        return (self.items, self.tfms) if type(self).__getitem__ is TfmdLists.__getitem__ else None
+        return (self.items, self.tfms) if type(self).__getitem__ is _getitem_of[TfmdLists] else None
 
     def unknown_transforms(self) -> list[str]:
         """Transforms that may draw from the global generators."""
-        own = [] if type(self).__getitem__ is TfmdLists.__getitem__ else [type(self).__name__]
+        own = [] if type(self).__getitem__ is _getitem_of[TfmdLists] else [type(self).__name__]
         return own + [f.name for f in self.tfms.fs if not is_known(f) or isinstance(f, RandTransform)]
 
     def infer_idx(self, x: Any) -> int:
@@ -846,12 +846,12 @@ class Datasets(FilteredBase):
 
     def elements(self) -> list[tuple[Any, Pipeline]] | None:
         """For each element of a sample what `TfmdLists.elements` says; None where a sample is more than them."""
-        found = [tl.elements() for tl in self.tls] if type(self).__getitem__ is Datasets.__getitem__ else [None]
+        found = [tl.elements() for tl in self.tls] if type(self).__getitem__ is _getitem_of[Datasets] else [None]
         return None if None in found else found
 
     def unknown_transforms(self) -> list[str]:
         """Transforms that may draw from the global generators."""
-        own = [] if type(self).__getitem__ is Datasets.__getitem__ else [type(self).__name__]
+        own = [] if type(self).__getitem__ is _getitem_of[Datasets] else [type(self).__name__]
         return own + [name for tl in self.tls for name in tl.unknown_transforms()]
 
     def test_set(self, test_items: Any, rm_tfms: Any = None, with_labels: bool = False) -> Datasets:
@@ -860,6 +860,10 @@ class Datasets(FilteredBase):
         removed = rm_tfms if isinstance(rm_tfms, (tuple, list, L)) else [rm_tfms] * len(tls)
         made = [tl.test_set(test_items, rm) for tl, rm in zip(tls, removed)]
         return self._with(made, self.n_inp if with_labels else max(len(made), 1))
+
+
+_getitem_of = {cls: cls.__getitem__ for cls in (TfmdLists, Datasets)}
+"""As they are written above: a script may have put another in the place of one."""
 
 
 def decode_at(o: Any, idx: int) -> Any:
