@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader as TorchLoader
 
 from minifast.data.core import Datasets, TfmdDL
 from minifast.data.load import DataLoader, SkipItemException, fa_collate
-from minifast.data.pipeline import RandTransform, Transform
+from minifast.data.pipeline import Pipeline, RandTransform, Transform
 from minifast.data.sampler import ItemKeys, order, share
 from minifast.data.transforms import Categorize, ToTensor
 from minifast.data.workers import find_unpicklable, in_threads
@@ -131,12 +131,16 @@ class Own(RandTransform):
         return x + params
 
 
+class Silent(Own):
+    """One that is derived from it and says nothing."""
+
+
 def test_declared_transforms_of_the_user_run_in_threads(capsys):
     """To the same bits as in the calling process; one that says nothing gets processes."""
     data = [(to_image(i), i) for i in range(12)]
     made, plans = [], []
     for own, kwargs in ((Own, {'num_workers': 0}), (Own, {'num_workers': 3, 'multiprocessing_context': 'thread'}),
-                        (type('Silent', (Own,), {}), {'num_workers': 2, 'multiprocessing_context': 'thread'})):
+                        (Silent, {'num_workers': 2, 'multiprocessing_context': 'thread'})):
         dl = TfmdDL(data, bs=4, shuffle=True, after_item=[own(split_idx=None)], **kwargs)
         made.append(run(dl))
         dl.show_plan()
@@ -449,6 +453,69 @@ def test_small_data_are_made_without_workers_and_the_plan_says_so(capsys):
     dl.show_plan()
     plan = capsys.readouterr().out
     assert dl.num_workers == 0 and 'for the time the first batch took' in plan and 'after_item: Noise' in plan
+
+
+class Plus(Transform):
+    """Adds a number to pictures that are floats already."""
+
+    def __init__(self, n, **kwargs):
+        super().__init__(**kwargs)
+        self.n = n
+
+    def encodes(self, x: TensorImage):
+        return x + self.n
+
+
+def test_nothing_is_decided_after_the_first_batch_of_a_pass(monkeypatch):
+    """Whose randomness it is, in what order transforms run, which of them are for the split: once, for all batches."""
+    from minifast.data import load, pipeline
+    dl = noisy_loader()
+    batches = iter(dl)
+    next(batches)
+    for room, names in ((load, ('_plan_of', '_batch_plan', '_bytes_first', '_unknown_parts', 'is_known', 'workers_of')),
+                        (pipeline, ('is_known', 'mk_transform'))):
+        for name in names:
+            monkeypatch.setattr(room, name, lambda *args, name=name: pytest.fail(f'{name} was asked again'))
+    for kind, name in ((Transform, 'step'), (RandTransform, 'step'), (Pipeline, 'steps')):
+        monkeypatch.setattr(kind, name, lambda *args, name=name: pytest.fail(f'{name} was asked again'))
+    assert len(list(batches)) == 4
+
+
+@pytest.mark.parametrize('change, then', [
+    (lambda dl: dl.after_batch.add(Plus(7)), 8), (lambda dl: setattr(dl.after_batch.fs[0], 'n', 5), 5),
+    (lambda dl: setattr(dl.after_batch.fs[0], 'split_idx', 1), 0), (lambda dl: dl.after_batch.fs.clear(), 0),
+    (lambda dl: setattr(dl, 'after_batch', lambda b: [b[0] + 9]), 9),
+    (lambda dl: setattr(dl, 'after_batch', Pipeline([Plus(4), Plus(4)])), 8),
+    (lambda dl: setattr(dl.after_batch, 'split_idx', 1), 1)])
+def test_batch_transforms_that_are_changed_in_a_pass_act_on_the_next_batch(change, then):
+    """Added, taken away, exchanged, or told another number or split, as callbacks do between two batches."""
+    dl = TfmdDL([(to_image(0), i) for i in range(6)], bs=2, num_workers=0, after_batch=[Plus(1)])
+    batches = iter(dl)
+    assert float(next(batches)[0].max()) == 1
+    change(dl)
+    assert [float(b[0].max()) for b in batches] == [then, then]
+
+
+@pytest.mark.parametrize('indices', [None, [3, 1, 2], np.array([4, 0, 1, 9])], ids=['all', 'list', 'array'])
+@pytest.mark.parametrize('sampler', [None, list(np.arange(3)[::-1]), list(torch.arange(3))],
+                         ids=['own', 'numpy', 'torch'])
+@pytest.mark.parametrize('single', [False, True])
+def test_samples_by_steps_are_those_by_hooks(indices, sampler, single):
+    """Elements of samples are made in a row; a loader whose `create_item` asks the data set makes the same ones."""
+    class Asking(TfmdDL):
+        def create_item(self, s):
+            return self.dataset[s]
+    dsets = Datasets(list(range(24)), [[to_image, Plus(1), Plus(5, split_idx=1)], [to_label, Categorize()]],
+                     splits=[list(range(20)), list(range(20, 24))])
+    data = dsets.tls[0].subset(0) if single else dsets.train
+    data = data if indices is None else Subset(data, indices)
+    made = []
+    for kind in (TfmdDL, Asking):
+        dl = kind(data, bs=2, num_workers=0, sampler=sampler, shuffle=sampler is None,
+                  after_item=[Noise(), Shift(), Plus(3, split_idx=0)])
+        made.append([b if isinstance(b, tuple) else (b,) for b in run(dl)])
+        assert (dl._pass.plan.elements is None) == (kind is Asking)
+    assert same(*made)
 
 
 def test_worker_processes_are_gone_after_a_pass():

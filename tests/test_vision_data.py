@@ -16,6 +16,7 @@ from torch import nn
 
 from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from minifast.data.bytetable import ByteTable
+from minifast.data.collate import Slots, Target
 from minifast.data.core import DataLoaders, Datasets
 from minifast.data.pipeline import Pipeline, Transform
 from minifast.data.sampler import ITEM
@@ -29,7 +30,8 @@ from minifast.markers import (TensorCategory, TensorImage, TensorImageBW, Tensor
 from minifast.seeds import keyed_generator
 from minifast.vision.augment import (Brightness, DihedralItem, FlipItem, RandomCrop, RandomResizedCrop, RatioResize,
                                      Resize, aug_transforms)
-from minifast.vision.core import BadImageError, PILImage, PILImageBW, PILMask, TensorBBox, TensorPoint, imagenet_stats
+from minifast.vision.core import (BadImageError, OpenImage, PILImage, PILImageBW, PILMask, TensorBBox, TensorPoint,
+                                  imagenet_stats)
 from minifast.vision.data import (BBoxBlock, BBoxLblBlock, ImageBlock, ImageDataLoaders, MaskBlock, PointBlock,
                                   SegmentationDataLoaders, bb_pad, clip_remove_empty, show_batch, show_results)
 
@@ -414,6 +416,36 @@ def test_large_jpeg_in_a_loader_is_decoded_at_a_part_of_its_size(orientation, tm
 # ---------------------------------------------------------------- one way in for a picture
 
 RESIZE = Resize(16, 'squish')
+
+
+@pytest.mark.parametrize('workers', [{'num_workers': 0}, {'num_workers': 2, 'multiprocessing_context': 'thread'}])
+def test_pixels_go_straight_to_their_place_in_the_batch(workers, folder, monkeypatch):
+    """A resized picture lies in the memory of its batch: collating copies none; code of the user's gets its own."""
+    found = []
+    filled_by = Slots.filled_by
+    monkeypatch.setattr(Slots, 'filled_by', lambda self, tensors: found.append(filled_by(self, tensors)) or found[-1])
+    dls = ImageDataLoaders.from_folder(folder, **{**SETTINGS, **workers, 'item_tfms': Resize(10)})
+    assert len(list(dls.valid)) == 1
+    assert [b.shape for b in found if b is not None] == [(4, 3, 10, 10)]
+    found.clear()
+    own = ImageDataLoaders.from_folder(folder, **{**SETTINGS, **workers, 'item_tfms': [Resize(10), lambda x: x]})
+    assert len(list(own.valid)) == 1 and not found
+
+
+def test_a_picture_waits_to_be_decoded_only_for_a_loader(folder):
+    """Called by hand the transform opens it whole; handed a target it may leave that to the transforms behind."""
+    file = next(f for f in get_image_files(folder / 'train') if f.suffix == '.jpg')
+    by_hand, in_loader = OpenImage()(file), OpenImage().encodes(file, target=Target())
+    assert by_hand._waiting is None and in_loader._waiting is not None
+    assert np.array_equal(np.asarray(by_hand), np.asarray(in_loader))
+
+    class Own(OpenImage):
+        def encodes(self, fn):
+            return PILImage.create(fn)
+    assert OpenImage.takes_target and not Own.takes_target
+    splits = RandomSplitter(seed=1)(get_image_files(folder))
+    dsets = Datasets(get_image_files(folder), [[Own()]], splits=splits)
+    assert dsets.dataloaders(bs=2, after_item=[Resize(8), ToTensor], num_workers=0).one_batch()[0].shape == (2, 3, 8, 8)
 
 
 def _forms(file):

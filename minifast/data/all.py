@@ -21,7 +21,9 @@ from minifast.data.transforms import (
     RegexLabeller, RegressionSetup, ShowTitle, TitledFloat, TitledInt, TitledStr, TitledTuple, ToTensor,
     TrainTestSplitter,
 )
-from minifast.data.load import collate_error, DataLoader, fa_collate, fa_convert, SkipItemException, why_empty
+from minifast.data.load import (
+    BatchMaker, collate_error, DataLoader, fa_collate, fa_convert, Plan, SkipItemException, why_empty,
+)
 from minifast.data.core import (
     DataLoaders, Datasets, decode_at, FilteredBase, get_show_batch_func, show_at, show_batch, show_results, test_set,
     TfmdDL, TfmdLists,
@@ -32,8 +34,8 @@ from minifast.data.external import (
 )
 
 __all__ = [
-    'AttrGetter', 'BATCH', 'broadcast_vec', 'Categorize', 'Category', 'CategoryBlock', 'CategoryMap', 'chunks',
-    'collate_error', 'ColReader', 'ColSplitter', 'compose_tfms', 'DataBlock', 'DataConfig', 'DataLoader',
+    'AttrGetter', 'BATCH', 'BatchMaker', 'broadcast_vec', 'Categorize', 'Category', 'CategoryBlock', 'CategoryMap',
+    'chunks', 'collate_error', 'ColReader', 'ColSplitter', 'compose_tfms', 'DataBlock', 'DataConfig', 'DataLoader',
     'DataLoaders', 'Datasets', 'decode_at', 'dispatch', 'DisplayedTransform', 'download_data', 'download_file',
     'EncodedMultiCategorize', 'EndSplitter', 'extract_archive', 'fa_collate', 'fa_convert', 'fastai_cfg',
     'fastai_path', 'FileGetter', 'FileSplitter', 'FilteredBase', 'FuncSplitter', 'gather_attrs', 'get_c', 'get_files',
@@ -41,7 +43,7 @@ __all__ = [
     'ImageGetter', 'IndexSplitter', 'InplaceTransform', 'IntToFloatTensor', 'is_known', 'ITEM', 'ItemGetter',
     'ItemKeys', 'ItemTransform', 'keyed', 'MaskSplitter', 'mk_transform', 'MultiCategorize', 'MultiCategory',
     'MultiCategoryBlock', 'Normalize', 'OneHotEncode', 'ORDER', 'order', 'ORDER_NAMES', 'order_state',
-    'order_untouched', 'Overloads', 'parent_label', 'Pipeline', 'Position', 'privately', 'RandomSplitter',
+    'order_untouched', 'Overloads', 'parent_label', 'Pipeline', 'Plan', 'Position', 'privately', 'RandomSplitter',
     'RandomSubsetSplitter', 'RandTransform', 'RegexLabeller', 'RegressionBlock', 'RegressionSetup', 'retain', 'share',
     'show_at', 'show_batch', 'show_results', 'ShowTitle', 'SkipItemException', 'tell_epoch', 'test_set', 'TfmdDL',
     'TfmdLists', 'TitledFloat', 'TitledInt', 'TitledStr', 'TitledTuple', 'ToTensor', 'TrainTestSplitter', 'Transform',

@@ -242,9 +242,8 @@ class TfmdLists(FilteredBase):
         return f'{type(self).__name__}: {self.items}\ntfms - {self.tfms.fs}'
 
     def elements(self) -> tuple[Any, Pipeline] | None:
-        """Items by their number, and what becomes of one; None where an item is more than that."""
-        plain = type(self).__getitem__ is TfmdLists.__getitem__
-        return (getattr(self.items, 'iloc', self.items), self.tfms) if plain else None
+        """The items, and what becomes of one; None where an item is more than that."""
+        return (self.items, self.tfms) if type(self).__getitem__ is TfmdLists.__getitem__ else None
 
     def unknown_transforms(self) -> list[str]:
         """Transforms that may draw from the global generators."""
