@@ -490,7 +490,7 @@ def test_nothing_is_decided_after_the_first_batch_of_a_pass(monkeypatch):
     dl = noisy_loader()
     batches = iter(dl)
     next(batches)
-    for room, names in ((load, ('plan_of', 'batch_plan', 'bytes_first', 'unknown_parts', 'is_known', 'workers_of')),
+    for room, names in ((load, ('_plan_of', '_batch_plan', '_bytes_first', '_unknown_parts', 'is_known', 'workers_of')),
                         (pipeline, ('is_known', 'mk_transform'))):
         for name in names:
             monkeypatch.setattr(room, name, lambda *args, name=name: pytest.fail(f'{name} was asked again'))

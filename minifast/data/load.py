@@ -34,7 +34,8 @@ from minifast.markers import plain
 from minifast.terminal import say, visible, warn
 from minifast.torch_core import defaults, length_of, retain_type, to_device
 
-__all__ = ['DataLoader', 'SkipItemException', 'collate_error', 'fa_collate', 'fa_convert', 'why_empty']
+__all__ = ['BatchMaker', 'DataLoader', 'Plan', 'SkipItemException', 'collate_error', 'fa_collate', 'fa_convert',
+           'why_empty']
 
 _hooks = ('wif', 'before_iter', 'after_item', 'before_batch', 'after_batch', 'after_iter')
 hook_names = (*_hooks, 'create_item', 'create_batch', 'retain', 'get_idxs', 'sample', 'shuffle_fn', 'do_batch',
@@ -106,18 +107,18 @@ class Plan:
             f'global generators seeded for each item, because of {", ".join(self.unknown)}')
         lines['to'] = str(dl.device or 'nowhere (CPU)')
         after = dl.after_batch
-        lines['after_batch'] = _named(bytes_first(after, dl.device) if isinstance(after, Pipeline) else after)
+        lines['after_batch'] = _named(_bytes_first(after, dl.device) if isinstance(after, Pipeline) else after)
         return lines
 
 
-def plan_of(dl: DataLoader, opened: OpenedPictures | None = None, here: bool = False) -> Plan:
+def _plan_of(dl: DataLoader, opened: OpenedPictures | None = None, here: bool = False) -> Plan:
     """What a pass of this loader does as it stands.
 
     Args:
         opened: the cache as the pass uses it.
         here: workers or not, the batches are made in the calling process.
     """
-    unknown, subsets, dataset = tuple(unknown_parts(dl)), [], dl.dataset
+    unknown, subsets, dataset = tuple(_unknown_parts(dl)), [], dl.dataset
     while type(dataset) is Subset:
         subsets.append(dataset.indices)
         dataset = dataset.dataset
@@ -130,7 +131,7 @@ def plan_of(dl: DataLoader, opened: OpenedPictures | None = None, here: bool = F
                 tensors=dataset.tensors if type(dataset) is TensorDataset and plain else None,
                 slots=keyed_items and not dl.prebatched and _own(dl, 'do_batch') and _own(dl, 'create_batch'),
                 keyed=keyed_items, draws=not keyed_items or getattr(after, 'takes_generator', False),
-                unknown=unknown, workers=None if n is None else workers_of(dl, n, keyed_items), **batch_plan(dl))
+                unknown=unknown, workers=None if n is None else workers_of(dl, n, keyed_items), **_batch_plan(dl))
 
 
 def _own(dl: Any, hook: str) -> bool:
@@ -152,17 +153,17 @@ def _elements_of(dl: Any, dataset: Any) -> Any:
     return found and [(items, pipeline.steps()) for items, pipeline in found]
 
 
-def batch_plan(dl: Any) -> dict[str, Any]:
+def _batch_plan(dl: Any) -> dict[str, Any]:
     """What a plan says of the batch transforms as they stand."""
     after = dl.after_batch
     if isinstance(after, Pipeline):
-        steps = bytes_first(after, dl.device).steps()
+        steps = _bytes_first(after, dl.device).steps()
     else:
         steps = () if _own(dl, 'after_batch') else (Step(after),)
-    return {'batch': steps, 'batch_keyed': is_known(after), 'batch_of': batch_of(dl)}
+    return {'batch': steps, 'batch_keyed': is_known(after), 'batch_of': _batch_of(dl)}
 
 
-def batch_of(dl: Any) -> tuple:
+def _batch_of(dl: Any) -> tuple:
     """All that decides about the steps of a batch: the transforms and what hangs on them, to be compared by `is`."""
     after = dl.after_batch
     fs = getattr(after, 'fs', ())
@@ -173,7 +174,7 @@ def batch_of(dl: Any) -> tuple:
 
 _makes_items = ('after_item', 'before_batch', 'create_item', 'create_batch', 'retain', 'do_item', 'do_batch')
 
-def unknown_parts(dl: Any) -> list[str]:
+def _unknown_parts(dl: Any) -> list[str]:
     """What of the making of items may draw from the global generators, by name; empty: all randomness is ours."""
     parts = [f'dataset: {name}' for name in _unknown_dataset(dl.dataset)]
     for hook in _makes_items:
@@ -193,7 +194,7 @@ def _unknown_dataset(dataset: Any) -> list[str]:
     return [] if type(dataset) in harmless else [type(dataset).__name__]
 
 
-def bytes_first(after: Pipeline, device: torch.device | None) -> Pipeline:
+def _bytes_first(after: Pipeline, device: torch.device | None) -> Pipeline:
     """Batch transforms in the order they run in: on a CPU pictures stay bytes as long as that is faster.
 
     What `makes_floats` then waits behind the geometry that follows it and says `on_bytes`; not where that resamples in
@@ -223,7 +224,7 @@ def _named(f: Any) -> str:
 
 
 @dataclass
-class Pass:
+class _Pass:
     """A pass as it runs, and as it was left.
 
     Attributes:
@@ -303,7 +304,7 @@ class DataLoader:
         self.num_workers, self.device = num_workers, device
         self._next: Position | None = None
         self._ordered: Callable[[], Any] | None = None
-        self._pass, self._passes, self._pool = Pass(Position(0)), 0, None
+        self._pass, self._passes, self._pool = _Pass(Position(0)), 0, None
         for name, f in kwargs.items():
             if f is not None:
                 setattr(self, name, f)
@@ -327,7 +328,7 @@ class DataLoader:
         return lookup(self, name, 'dataset')
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, '_pool': None, '_pass': Pass(self._pass.at, self._pass.began)}
+        return {**self.__dict__, '_pool': None, '_pass': _Pass(self._pass.at, self._pass.began)}
 
     # ------------------------------------------------------------ hooks: each may be replaced
 
@@ -472,7 +473,7 @@ class DataLoader:
 
     def show_plan(self) -> None:
         """Print what happens to an item and a batch, where, and why there."""
-        for what, told in plan_of(self).why(self).items():
+        for what, told in _plan_of(self).why(self).items():
             say(f'{what:13}{told}')
 
     # ------------------------------------------------------------ a pass
@@ -544,12 +545,12 @@ class DataLoader:
                 self._pass, self._next = running, waiting
 
     def _batches(self, position: Position, here: bool = False) -> Iterator:
-        run = self._pass = Pass(position, order_state(self))
+        run = self._pass = _Pass(position, order_state(self))
         self.skipped = []
         self._prepare()
         run.opened = None if self.cache is None else OpenedPictures(self.cache, self.after_item)
         self.before_iter()
-        run.plan = plan_of(self, run.opened, here)
+        run.plan = _plan_of(self, run.opened, here)
         made = self._host_batches(run, here) if self.indexed else self._stream(run)
         ahead = self.device is not None and self.device.type == 'cuda' and not here
         uploaded = _one_ahead(self._upload(host) for host in made) if ahead else map(self._upload, made)
@@ -603,7 +604,7 @@ class DataLoader:
     def _find_generators(self) -> list[Any]:
         return [place.value for place in find(self, skip=(*ORDER_NAMES, *_stays_here, 'it'), data=False).generators]
 
-    def _host_batches(self, run: Pass, here: bool) -> Iterator[HostBatch]:
+    def _host_batches(self, run: _Pass, here: bool) -> Iterator[HostBatch]:
         plan = run.plan
         run.generators = [] if plan.keyed else self._find_generators()
         jobs = self._jobs(run.at, plan.draws)
@@ -628,7 +629,7 @@ class DataLoader:
         else:
             yield from self._processes(run, plan.workers.n).run(jobs)
 
-    def _processes(self, run: Pass, n: int) -> ProcessPool:
+    def _processes(self, run: _Pass, n: int) -> ProcessPool:
         context = None if self.multiprocessing_context == 'thread' else self.multiprocessing_context
         method = context or torch.multiprocessing.get_start_method()
         persistent = method != 'fork' if self.persistent_workers is None else self.persistent_workers
@@ -639,7 +640,7 @@ class DataLoader:
         sent = copy.copy(self)
         for name in (*ORDER_NAMES, *_stays_here, 'it'):
             sent.__dict__.pop(name, None)
-        sent._pass = Pass(run.at)
+        sent._pass = _Pass(run.at)
         maker = BatchMaker(sent, replace(run, plan=replace(run.plan, batch=(), batch_of=())))
         make = maker if self.indexed else maker.stream
         pool = ProcessPool(make, n, persistent, context, not self.indexed, sent.wif, sent._item_name,
@@ -651,7 +652,7 @@ class DataLoader:
         on_cuda = self.device is not None and self.device.type == 'cuda' and torch.cuda.is_available()
         return on_cuda if self.pin_memory is None else self.pin_memory and torch.cuda.is_available()
 
-    def _stream(self, run: Pass) -> Iterator[HostBatch]:
+    def _stream(self, run: _Pass) -> Iterator[HostBatch]:
         """One stream is read by one process: with workers by one of them, whatever their number."""
         run.generators = self._find_generators()
         if run.plan.workers is None or run.plan.workers.kind == 'here':
@@ -677,10 +678,10 @@ class DataLoader:
             host.data = to_device(host.data, self.device, non_blocking=self.device.type == 'cuda')
         return host
 
-    def _transformed(self, run: Pass, b: Any, seed: int) -> Any:
-        now = batch_of(self)
+    def _transformed(self, run: _Pass, b: Any, seed: int) -> Any:
+        now = _batch_of(self)
         if len(now) != len(run.plan.batch_of) or not all(map(operator.is_, now, run.plan.batch_of)):
-            run.plan = replace(run.plan, **batch_plan(self))
+            run.plan = replace(run.plan, **_batch_plan(self))
         plan = run.plan
         if not plan.batch:
             return b
@@ -710,7 +711,7 @@ class BatchMaker:
         run: the pass.
     """
 
-    def __init__(self, dl: DataLoader, run: Pass) -> None:
+    def __init__(self, dl: DataLoader, run: _Pass) -> None:
         self.dl, self.plan, self.at, self.opened, self.generators = dl, run.plan, run.at, run.opened, run.generators
 
     def __call__(self, job: Job) -> HostBatch:

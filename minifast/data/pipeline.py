@@ -164,7 +164,7 @@ def mk_transform(f: Any) -> Any:
         f = f()
     if isinstance(f, (Transform, Pipeline)):
         return f
-    if is_torchvision(f):
+    if _is_torchvision(f):
         return TorchvisionTransform(f)
     if not callable(f):
         raise TypeError(f'{f!r} is no transform: give a function, a Transform, or a list of them')
@@ -187,7 +187,7 @@ def gather_attrs(o: Any, name: str, parts: str) -> Any:
 
 # ---------------------------------------------------------------- torchvision's transforms
 
-def is_torchvision(f: Any) -> bool:
+def _is_torchvision(f: Any) -> bool:
     """Whether `f` is a transform object of torchvision."""
     return type(f).__module__.startswith('torchvision.transforms.')
 
