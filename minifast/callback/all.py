@@ -12,7 +12,6 @@ from minifast.callback.core import (
     FetchPredsCallback, GatherPredsCallback, hooks_of, TrainEvalCallback,
 )
 from minifast.callback.data import CollectDataCallback, PartialDL, WeightedDL
-from minifast.callback.ema import EMA, EMACallback
 from minifast.callback.fp16 import AMPMode, AutoPrecision, MixedPrecision
 from minifast.callback.hook import (
     ActivationStats, dummy_eval, has_params, Hook, hook_output, hook_outputs, HookCallback, Hooks, layer_info,
@@ -35,7 +34,8 @@ from minifast.callback.tracker import (
 )
 from minifast.callback.tracking import ExperimentLogger, settings_of, Step
 from minifast.callback.training import (
-    bn_types, BnFreeze, CastToTensor, GradientAccumulation, GradientClip, set_bn_eval, ShortEpochCallback, SkipToEpoch,
+    bn_types, BnFreeze, CastToTensor, EMA, EMACallback, GradientAccumulation, GradientClip, set_bn_eval,
+    ShortEpochCallback, SkipToEpoch,
 )
 from minifast.callback.wandb import log_dataset, log_model, wandb_process, WandbCallback
 
