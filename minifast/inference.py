@@ -104,8 +104,7 @@ def predict(learn: Any, item: Any, rm_type_tfms: Any = None, with_input: bool = 
     if ours:
         check_answers(learn, decoded)
         n_inp = getattr(dls, 'n_inp', -1)
-        whole = as_tuple(inputs) + as_tuple(decoded)
-        shown = dls.decode_batch(whole)[0]
+        shown = dls.decode_batch(as_tuple(inputs) + as_tuple(decoded))[0]
         shown_input, shown_target = detuplify(shown[:n_inp]), detuplify(shown[n_inp:])
     else:
         shown_input, shown_target = detuplify(_row(inputs, 0)), apply(partial(with_name, _names(learn)), first)

@@ -111,6 +111,15 @@ class Learner(Loop):
                       resume: bool | str = False) -> None:
         """Fit with the one-cycle policy: the learning rate rises from `lr_max/div` and falls to `lr_max/div_final`.
 
+        Args:
+            n_epoch: number of epochs.
+            lr_max: the highest learning rate, a number or a `slice` over the parameter groups; default: `self.lr`.
+            div: divides the rate at the start.
+            div_final: divides the rate at the end.
+            pct_start: the share of the fit in which the rate rises, 0-1.
+            moms: momentum at the start, the peak and the end; default: `self.moms`.
+            wd, cbs, reset_opt, start_epoch, checkpoint, resume: as in `fit`.
+
         Source: Smith and Topin, "Super-convergence", arXiv 1708.07120.
         """
         lr_max = self._peak_lrs(lr_max)
@@ -123,7 +132,15 @@ class Learner(Loop):
     def fit_flat_cos(self, n_epoch: int, lr: float | slice | None = None, div_final: float = 1e5,
                      pct_start: float = 0.75, wd: float | None = None, cbs: Any = None, reset_opt: bool = False,
                      start_epoch: int = 0, checkpoint: Any = None, resume: bool | str = False) -> None:
-        """Fit at a constant learning rate that falls in a cosine from `pct_start` on."""
+        """Fit at a constant learning rate that falls in a cosine from `pct_start` on.
+
+        Args:
+            n_epoch: number of epochs.
+            lr: the constant rate, a number or a `slice` over the parameter groups; default: `self.lr`.
+            div_final: divides the rate at the end.
+            pct_start: the share of the fit at the constant rate, 0-1.
+            wd, cbs, reset_opt, start_epoch, checkpoint, resume: as in `fit`.
+        """
         lr = self._peak_lrs(lr)
         scheds = {'lr': combined_cos(pct_start, lr, lr, lr / div_final)}
         self.fit(n_epoch, cbs=ParamScheduler(scheds) + L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch,
@@ -134,6 +151,13 @@ class Learner(Loop):
                  cbs: Any = None, reset_opt: bool = False, wd: float | None = None, start_epoch: int = 0,
                  checkpoint: Any = None, resume: bool | str = False) -> None:
         """Fit `n_cycles` cosine cycles with warm restarts, each `cycle_mult` times as long as the one before.
+
+        Args:
+            n_cycles: number of cycles.
+            cycle_len: epochs of the first one.
+            lr_max: the rate each cycle starts with, a number or a `slice` over the groups; default: `self.lr`.
+            cycle_mult: how many times as long each next cycle is.
+            wd, cbs, reset_opt, start_epoch, checkpoint, resume: as in `fit`.
 
         Source: Loshchilov and Hutter, "SGDR", arXiv 1608.03983.
         """
@@ -148,7 +172,13 @@ class Learner(Loop):
                   pct_start: float = 0.3, div: float = 5.0, **kwargs: Any) -> None:
         """Train the head for `freeze_epochs` with the body frozen, then everything for `epochs` at lower rates.
 
-        Keyword arguments go to both calls of `fit_one_cycle`.
+        Args:
+            epochs: epochs of the whole model.
+            base_lr: the head's highest rate at first; afterwards half of it.
+            freeze_epochs: epochs of the head alone.
+            lr_mult: by how much the first layers' rate is lower than the head's.
+            pct_start, div: of the second phase, as in `fit_one_cycle`.
+            kwargs: for both calls of `fit_one_cycle`.
         """
         with _replaced(self, 'fine_tune_phase', 0):
             self.freeze()
@@ -219,7 +249,13 @@ class Learner(Loop):
 
     @tells_near_match
     def validate(self, ds_idx: int = 1, dl: Any = None, cbs: Any = None) -> L:
-        """Loss and metrics on split `ds_idx` or on the loader `dl`: `[loss, *metrics]`, plain floats."""
+        """Loss and metrics of one pass without training: `[loss, *metrics]`, plain floats.
+
+        Args:
+            ds_idx: which split, where `dl` is None.
+            dl: the loader to measure on.
+            cbs: callbacks for this pass.
+        """
         with self.validation_context(cbs=cbs):
             rows = self.recorder.values  # those of this pass: behind it the recorder shows the training's again
             self._do_epoch_validate(ds_idx, dl)
@@ -237,7 +273,10 @@ class Learner(Loop):
     def save(self, file: Any, with_opt: bool = True, pickle_protocol: int | None = None) -> Any:
         """Write model and optimizer state to `path/model_dir/file.pth`; returns the path.
 
-        `pickle_protocol` is taken and without meaning, as in `export`.
+        Args:
+            file: the name, without `.pth`, or an open binary stream.
+            with_opt: write the optimizer's state too.
+            pickle_protocol: taken and without meaning, as in `export`.
         """
         file = join_path_file(file, self.path / self.model_dir, ext='.pth')
         save_model(file, self.own_model, self.opt, with_opt=with_opt)
@@ -245,7 +284,18 @@ class Learner(Loop):
 
     @tells_near_match
     def load(self, file: Any, with_opt: bool = True, device: Any = None, strict: bool = True) -> Learner:
-        """Read what `save` wrote; a file can only hold tensors, never code."""
+        """Read what `save` wrote; a file can only hold tensors, never code.
+
+        Args:
+            file: the name, without `.pth`, or an open binary stream.
+            with_opt: read the optimizer's state too.
+            device: taken for old scripts; the weights go to where the model is.
+            strict: the names in the file and the model must be the same.
+
+        Raises:
+            FileNotFoundError, DamagedFileError, UnsafeFileError: the file is missing, damaged, or no data.
+            ValueError: the weights or the optimizer's state do not fit.
+        """
         if self.opt is None and with_opt:
             self.create_opt()
         device = getattr(self.dls, 'device', None) if device is None else device

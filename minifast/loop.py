@@ -115,8 +115,7 @@ class Loop:
 
     @property
     def own_model(self) -> nn.Module:
-        """The model that the user gave. While a fit runs, callbacks may have wrapped it; one that they made instead
-        is then the user's."""
+        """The model that the user gave, which callbacks may have wrapped for a fit; the one they made in its stead."""
         own = self._own['model'] if self._own else self.model
         return own if own is self.model or any(m is own for m in self.model.modules()) else self.model
 
@@ -197,8 +196,7 @@ class Loop:
     def added_cbs(self, cbs: Any) -> Iterator[Loop]:
         """Attach callbacks for the block.
 
-        What is attached already is not attached again and stays behind the block: an instance, or a class of which
-        there is an instance.
+        What is attached already, an instance or a class that has one, is not attached again and stays behind the block.
         """
         there = {type(cb) for cb in self.cbs}
         cbs = [cb() if isinstance(cb, type) else cb for cb in L(cbs) if not (isinstance(cb, type) and cb in there)]
@@ -304,8 +302,7 @@ class Loop:
 
     @contextmanager
     def _inside_a_fit(self) -> Iterator[None]:
-        """A validation from within a hook: it gets a recorder of its own, and the loop's variables come back behind
-        it."""
+        """A validation from within a hook, with a recorder of its own; behind it the loop's variables come back."""
         with self.removed_cbs(cb for cb in self.cbs if cb.remove_on_fetch), self.added_cbs(Recorder(add_time=False)):
             try:
                 with kept_loop_variables(self):

@@ -321,8 +321,9 @@ def load_hidden_state(learn: Any, state: dict[str, Any], kinds: Sequence[str] = 
     """Put back what `hidden_state` returned; what has no place here is named in a warning.
 
     Args:
-        leaving: callbacks, or classes of some, that go at once, so that nothing is lost with what has no place in
-            them.
+        state: what `hidden_state` returned.
+        kinds: put back these kinds alone.
+        leaving: callbacks, or classes of some, that go at once: what has no place in them is no loss.
     """
     for name, (owner, hidden) in _parts(learn).items():
         if name in state:

@@ -199,6 +199,17 @@ class CheckpointCallback(_ResumingCallback):
     setting is told in a warning. A run that does not resume moves the files of earlier runs into a subfolder. Nothing
     that another run has written is deleted.
 
+    Args:
+        path: the folder; made if it is not there.
+        every: a number of steps, or 'epoch'; None with `minutes`.
+        minutes: a checkpoint at the first batch edge after so many minutes.
+        keep: how many of the newest to keep; more than one helps when a disk spoils the newest. The last one of
+            each fit that was completed is kept beside them.
+        background: copy the state and write it in a thread of its own, so that training goes on meanwhile.
+
+    Raises:
+        ValueError: `every` or `keep` make no sense.
+
     Example:
         >>> learn.fit_one_cycle(5, cbs=CheckpointCallback('checkpoints', every=500))
         >>> learn.fit_one_cycle(5, cbs=CheckpointCallback('checkpoints', every=500), resume=True)  # after a crash
@@ -210,18 +221,6 @@ class CheckpointCallback(_ResumingCallback):
     @tells_near_match
     def __init__(self, path: str | Path, every: int | str | None = 'epoch', minutes: float | None = None,
                  keep: int = 3, background: bool = True) -> None:
-        """
-        Args:
-            path: the folder; made if it is not there.
-            every: a number of steps, or 'epoch'; None with `minutes`.
-            minutes: a checkpoint at the first batch edge after so many minutes.
-            keep: how many of the newest to keep; more than one helps when a disk spoils the newest. The last one of
-                each fit that was completed is kept beside them.
-            background: copy the state and write it in a thread of its own, so that training goes on meanwhile.
-
-        Raises:
-            ValueError: `every` or `keep` make no sense.
-        """
         if not (every is None or every == 'epoch' or (isinstance(every, int) and every > 0)):
             raise ValueError(f"every={every!r}: give a number of steps, 'epoch', or None together with minutes=")
         if keep < 1:

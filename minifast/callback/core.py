@@ -1,5 +1,4 @@
-"""The events of the loop, the exceptions that leave a part of it, the callback base class and the compiled hook
-table."""
+"""The events of the loop, the exceptions that leave parts of it, the callback base class, the compiled hook table."""
 from __future__ import annotations
 
 import re
@@ -80,8 +79,7 @@ class CancelStepException(CancelException):
 
 
 class _FromLearner:
-    """Reads one attribute of the learner on a callback; a value set on the callback itself shadows it (no
-    `__set__`)."""
+    """Reads one attribute of the learner on a callback; a value set on the callback shadows it (no `__set__`)."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -110,8 +108,7 @@ class Callback:
 
     Attributes:
         order: hooks of one event run by rising order, equal ones as they were added. TrainEvalCallback has -10,
-        Recorder 50,
-            ProgressCallback and ParamScheduler 60.
+            Recorder 50, ProgressCallback and ParamScheduler 60.
         run: False silences the callback until the fit ends.
         run_train, run_valid: whether the hooks inside a batch run in training and in validation.
         remove_on_fetch: whether FetchPredsCallback takes the callback off while it predicts.
@@ -170,16 +167,15 @@ class Callback:
 
     @property
     def name(self) -> str:
-        """The attribute under which the learner keeps the callback: the class name in snake case without
-        `_callback`."""
+        """The learner's attribute that holds the callback: the class name in snake case without `_callback`."""
         stem = re.sub('Callback$', '', type(self).__name__) or 'Callback'
         return re.sub('([a-z0-9])([A-Z])', r'\1_\2', re.sub('(.)([A-Z][a-z]+)', r'\1_\2', stem)).lower()
 
     def as_measured(self) -> AbstractContextManager:
         """Around what hands the model on for predictions, as an export does: it is to stand there as validation has it.
 
-        A callback that validates with other weights than it trains puts them in the model here, and the trained ones
-        back behind it.
+        A callback that validates with other weights than it trains puts them in the model here, and behind it the
+        trained ones.
         """
         return nullcontext()
 
@@ -432,8 +428,8 @@ class _Rows:
     def result(self) -> Any:
         """All rows."""
         if self.out is not None:
-            whole = self.out if self.filled == self.n_rows else self._ordered(self.out[:self.filled]).clone()
-            return retain_type(whole, self.like)
+            rows = self.out if self.filled == self.n_rows else self._ordered(self.out[:self.filled]).clone()
+            return retain_type(rows, self.like)
         joined = to_concat(self.parts, dim=self.dim)
         if self.ranks is not None and isinstance(joined, (Tensor, L)) and len(joined) == len(self.ranks):
             order = self.ranks.argsort()

@@ -35,20 +35,19 @@ class Hook:
 
     With `is_forward=False` it is called in the backward pass, with `()` and the tuple of gradients of the output. A
     hook is a context manager that removes itself.
+
+    Args:
+        m: the module to watch.
+        hook_func: what to keep.
+        is_forward: watch the output; False: its gradient.
+        detach: hand over tensors without their graph.
+        cpu: hand over tensors on the CPU.
+        gather: hand over the tensors of all processes.
     """
 
     @tells_near_match
     def __init__(self, m: nn.Module, hook_func: HookFunc, is_forward: bool = True, detach: bool = True,
                  cpu: bool = False, gather: bool = False) -> None:
-        """
-        Args:
-            m: the module to watch.
-            hook_func: what to keep.
-            is_forward: watch the output; False: its gradient.
-            detach: hand over tensors without their graph.
-            cpu: hand over tensors on the CPU.
-            gather: hand over the tensors of all processes.
-        """
         self.hook_func, self.detach, self.cpu, self.gather = hook_func, detach, cpu, gather
         # gradients are watched at the output tensors: torch's own module hooks break on in-place layers behind m
         self.hook = m.register_forward_hook(self.hook_fn if is_forward else self._watch_gradients)
@@ -91,16 +90,16 @@ def hook_output(module: nn.Module, detach: bool = True, cpu: bool = False, grad:
 
 
 class Hooks:
-    """One `Hook` for each of several modules; removes them all."""
+    """One `Hook` for each of several modules; removes them all.
+
+    Args:
+        ms: the modules.
+        hook_func, is_forward, detach, cpu: as for `Hook`.
+    """
 
     @tells_near_match
     def __init__(self, ms: Iterable[nn.Module], hook_func: HookFunc, is_forward: bool = True, detach: bool = True,
                  cpu: bool = False) -> None:
-        """
-        Args:
-            ms: the modules.
-            hook_func, is_forward, detach, cpu: as for `Hook`.
-        """
         self.hooks = [Hook(m, hook_func, is_forward, detach, cpu) for m in ms]
 
     def __getitem__(self, i: int) -> Hook:
@@ -250,21 +249,20 @@ class HookCallback(Callback):
     """Hooks on `modules` for the time of a fit; a subclass says in `hook(m, i, o)` what to keep of each.
 
     What was kept is in `self.hooks.stored`.
+
+    Args:
+        modules: which to watch; default: all leaves of the model with parameters.
+        every: watch every so many training batches only.
+        remove_end: remove the hooks when the fit ends.
+        is_forward, detach, cpu: as for `Hook`.
+        include_paramless: by default also the leaves without parameters.
+        hook: instead of the method.
     """
 
     @tells_near_match
     def __init__(self, modules: Sequence[nn.Module] | None = None, every: int | None = None, remove_end: bool = True,
                  is_forward: bool = True, detach: bool = True, cpu: bool = True, include_paramless: bool = False,
                  hook: HookFunc | None = None) -> None:
-        """
-        Args:
-            modules: which to watch; default: all leaves of the model with parameters.
-            every: watch every so many training batches only.
-            remove_end: remove the hooks when the fit ends.
-            is_forward, detach, cpu: as for `Hook`.
-            include_paramless: by default also the leaves without parameters.
-            hook: instead of the method.
-        """
         self.modules, self.every, self.remove_end, self.is_forward = modules, every, remove_end, is_forward
         self.detach, self.cpu, self.include_paramless, self.hooks = detach, cpu, include_paramless, None
         self._modules_given = modules is not None
@@ -311,6 +309,10 @@ class ActivationStats(HookCallback):
 
     The numbers are worked out on the device; a watched batch waits for it once.
 
+    Args:
+        with_hist: also count the activations between 0 and 10 in 40 bins.
+        kwargs: for `HookCallback`.
+
     Attributes:
         stats: by batch, by layer: a dict with `mean`, `std`, `near_zero` and, with `with_hist`, `hist` [40].
     """
@@ -318,11 +320,6 @@ class ActivationStats(HookCallback):
     order = -20
 
     def __init__(self, with_hist: bool = False, **kwargs: Any) -> None:
-        """
-        Args:
-            with_hist: also count the activations between 0 and 10 in 40 bins.
-            kwargs: for `HookCallback`.
-        """
         super().__init__(**kwargs)
         self.with_hist = with_hist
         self.cpu = False  # three numbers travel to the host, not the activations

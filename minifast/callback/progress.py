@@ -1,5 +1,4 @@
-"""The table of epochs and the bar under it, in a terminal, in a notebook and as plain lines; the same rows in a CSV
-file."""
+"""The table of epochs and the bar under it, in a terminal, a notebook and as plain lines; its rows in a CSV file."""
 from __future__ import annotations
 
 import html

@@ -127,8 +127,14 @@ def combined_cos(pct: float, start: Any, middle: Any, end: Any) -> Schedule:
 class ParamScheduler(Callback):
     """Sets hyper-parameters before every training batch, each by its schedule.
 
+    Args:
+        scheds: hyper-parameter name -> function of the position in the fit, 0-1.
+
     Attributes:
         hps: name -> the last group's value at every step; also `recorder.hps` once the fit has ended.
+
+    Raises:
+        ValueError: when a fit starts and the training loader has no length.
 
     Example:
         >>> learn.fit(1, cbs=ParamScheduler({'lr': SchedCos(1e-2, 1e-5)}))
@@ -138,13 +144,6 @@ class ParamScheduler(Callback):
     _by_position = True
 
     def __init__(self, scheds: dict[str, Schedule]) -> None:
-        """
-        Args:
-            scheds: hyper-parameter name -> function of the position in the fit, 0-1.
-
-        Raises:
-            ValueError: when a fit starts and the training loader has no length.
-        """
         self.scheds = scheds
         self.hps: dict[str, list] = {name: [] for name in scheds}
         self._of_last_fit = self.hps
@@ -225,18 +224,17 @@ class LRFinder(ParamScheduler):
     """Trains with an exponentially rising learning rate, stops where the loss explodes, and puts the weights back.
 
     `Learner.lr_find` runs it and also puts back everything around the training.
+
+    Args:
+        start_lr, end_lr: the range, walked in equal factors; a list has one for each parameter group.
+        num_it: number of batches, 6 at least.
+        stop_div: stop when the smoothed loss is four times its lowest value, or is no number.
     """
 
     _by_position = False  # it counts steps itself
 
     @tells_near_match
     def __init__(self, start_lr: Any = 1e-7, end_lr: Any = 10, num_it: int = 100, stop_div: bool = True) -> None:
-        """
-        Args:
-            start_lr, end_lr: the range, walked in equal factors; a list has one for each parameter group.
-            num_it: number of batches, 6 at least.
-            stop_div: stop when the smoothed loss is four times its lowest value, or is no number.
-        """
         start_lr, end_lr = (np.array(lr) if isinstance(lr, (list, tuple, L)) else lr for lr in (start_lr, end_lr))
         super().__init__({'lr': SchedExp(start_lr, end_lr)})
         self.num_it, self.stop_div, self._kept = max(num_it, 6), stop_div, None

@@ -1,5 +1,4 @@
-"""Optimizers under fastai's names, defaults and numbers, stepping whole lists of parameters with torch's fused and
-multi-tensor kernels.
+"""Optimizers under fastai's names, defaults and numbers, on torch's fused and multi-tensor kernels.
 
 An optimizer is composed of step functions. One is called as `f(p, **state, **hypers)`, once a step for every parameter
 that has a gradient; it changes `p` or its gradient in place, or returns a dict, which becomes part of the parameter's
@@ -110,8 +109,8 @@ class Optimizer(_BaseOptimizer, torch.optim.Optimizer):
         hypers = {name: value for name, value in group.items() if name != 'params'}
         averages = [name for function in functions for name in function.averages]
         for (do_wd, step), (params, states) in self._alike(group, averages).items():
-            whole = self._one_pass and not (do_wd and group['wd'])
-            for part in [slice(None)] if whole else _parts(params):
+            at_once = self._one_pass and not (do_wd and group['wd'])
+            for part in [slice(None)] if at_once else _parts(params):
                 own = states[part]
                 values = {'do_wd': do_wd, 'step': step, **hypers}
                 for name in averages:
@@ -155,8 +154,7 @@ class Optimizer(_BaseOptimizer, torch.optim.Optimizer):
             self.state[p] = {k: state[k] for k in self._keep_on_clear if k in state}
 
     def state_dict(self) -> dict[str, Any]:
-        """Torch's format. What is kept for parameters that no group holds, such as frozen norm layers, is no part of
-        it."""
+        """Torch's format, without what is kept for parameters that no group holds, such as frozen norm layers."""
         everything, held = self.state, {p for group in self.param_groups for p in group['params']}
         try:
             self.state = {p: values for p, values in everything.items() if p in held or not isinstance(p, Tensor)}

@@ -39,16 +39,16 @@ def set_item_pg(pg: dict, k: str, v: Any) -> dict:
 
 
 class Hypers(MutableMapping):
-    """The hyper-parameters of one parameter group as a dict. It is a view: writing changes the next step."""
+    """The hyper-parameters of one parameter group as a dict. It is a view: writing changes the next step.
+
+    Args:
+        group: the torch parameter group that holds the values.
+        torch_names: short name -> name in the group, for those that differ.
+    """
 
     __slots__ = ('_group', '_torch_names')
 
     def __init__(self, group: dict[str, Any], torch_names: Mapping[str, str] | None = None) -> None:
-        """
-        Args:
-            group: the torch parameter group that holds the values.
-            torch_names: short name -> name in the group, for those that differ.
-        """
         self._group, self._torch_names = group, torch_names or {}
 
     def __getitem__(self, name: str) -> Any:
@@ -226,6 +226,17 @@ pytorch_hp_map = {'momentum': 'mom', 'weight_decay': 'wd', 'alpha': 'sqr_mom', '
 class OptimWrapper(_BaseOptimizer):
     """Any torch optimizer under this face. It runs exactly as written: `do_wd` is not looked at.
 
+    Args:
+        params: parameters or lists of them, or torch's list of dicts, whose hyper-parameters may have short names;
+            None if `opt` is built already.
+        opt: a torch optimizer class, a partial of one, or a built optimizer.
+        hp_map: torch's names -> short names (default `pytorch_hp_map`).
+        convert_groups: turn a list of lists into torch's groups; False passes `params` on untouched.
+        kwargs: for the constructor.
+
+    Raises:
+        ValueError: neither or both of parameters and a built optimizer are given.
+
     Example:
         >>> opt = OptimWrapper([torch.ones(2, requires_grad=True)], torch.optim.SGD, lr=0.1, momentum=0.9)
         >>> opt.hypers[0]['mom']
@@ -236,18 +247,6 @@ class OptimWrapper(_BaseOptimizer):
 
     def __init__(self, params: Any = None, opt: Any = None, hp_map: Mapping[str, str] | None = None,
                  convert_groups: bool = True, **kwargs: Any) -> None:
-        """
-        Args:
-            params: parameters or lists of them, or torch's list of dicts, whose hyper-parameters may have short names;
-                None if `opt` is built already.
-            opt: a torch optimizer class, a partial of one, or a built optimizer.
-            hp_map: torch's names -> short names (default `pytorch_hp_map`).
-            convert_groups: turn a list of lists into torch's groups; False passes `params` on untouched.
-            kwargs: for the constructor.
-
-        Raises:
-            ValueError: neither or both of parameters and a built optimizer are given.
-        """
         built = not callable(opt)
         if opt is None or built == (params is not None):
             raise ValueError('OptimWrapper takes parameters and an optimizer class, as in OptimWrapper(params, '

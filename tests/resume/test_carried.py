@@ -17,7 +17,6 @@ from torch.utils.data import BatchSampler, RandomSampler, WeightedRandomSampler
 from minifast.callback.checkpoint import CheckpointCallback, newest_checkpoint
 from minifast.callback.core import Callback
 from minifast.callback.data import CollectDataCallback
-from minifast.callback.ema import EMACallback
 from minifast.callback.hook import ActivationStats
 from minifast.callback.mixup import CutMix, MixUp
 from minifast.callback.progress import CSVLogger
@@ -25,7 +24,7 @@ from minifast.callback.recorder import Recorder
 from minifast.callback.schedule import ParamScheduler, SchedCos
 from minifast.callback.tracker import (EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback,
                                        TerminateOnNaNCallback, TrackerCallback)
-from minifast.callback.training import GradientAccumulation
+from minifast.callback.training import EMACallback, GradientAccumulation
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
 from minifast.learner import Learner

@@ -25,7 +25,6 @@ import minifast.vision.all as public
 from minifast.arguments import kept_arguments
 from minifast.callback.checkpoint import CheckpointCallback, FolderInUseError, checkpoints_in, newest_checkpoint
 from minifast.callback.core import Callback
-from minifast.callback.ema import EMACallback
 from minifast.callback.fp16 import AutoPrecision, MixedPrecision
 from minifast.callback.hook import ActivationStats
 from minifast.callback.mixup import CutMix, MixUp
@@ -34,13 +33,14 @@ from minifast.callback.schedule import ParamScheduler, SchedLin
 from minifast.callback.tensorboard import TensorBoardCallback
 from minifast.callback.tracker import (EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback,
                                        TerminateOnNaNCallback)
-from minifast.callback.training import BnFreeze, GradientAccumulation, GradientClip
+from minifast.callback.training import BnFreeze, EMACallback, GradientAccumulation, GradientClip
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
 from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat, FocalLossFlat
 from minifast.metrics import accuracy
 from minifast.optimizer import SGD, Adam
+from minifast.run import differences as room
 from minifast.run import identity
 from minifast.run.folder import LOCK, RunFolder
 from minifast.seeds import looking, set_seed
@@ -438,6 +438,19 @@ def test_what_each_callback_of_ours_is_told_is_compared():
             assert {p.name for p in told} <= set(kept_arguments(made)), name
             seen |= {p.name for p in told}
     assert {'alpha', 'decay', 'max_norm', 'n_acc', 'patience', 'pct'} <= seen
+
+
+def test_a_class_of_ours_that_has_moved_is_the_same():
+    """Checkpoints of earlier releases name the modules in which optimizers, callbacks and losses lived then."""
+    learn = make(opt_func=partial(SGD, mom=.9), cbs=[EMACallback(), GradientClip()])
+    learn.create_opt()
+    now = identity.run_identity(learn, {'n_epoch': 1})
+    text = json.dumps(now.parts)
+    moved = json.loads(text.replace('minifast.optimizer.', 'minifast.optimizer.lists.').replace(
+        'minifast.callback.training.', 'minifast.callback.ema.'))
+    other = json.loads(text.replace('minifast.optimizer.SGD', 'minifast.optimizer.Adam'))
+    assert json.dumps(moved) != text and [str(found) for found in room.differences(moved, now, None)] == []
+    assert 'optimizer' in [found.part for found in room.differences(other, now, None)]
 
 
 @pytest.mark.parametrize('kind, value', [('lr', 1.), ('wd', .5)])
