@@ -40,8 +40,7 @@ from minifast.callback.recorder import _maybe_item as _maybe_item
 from minifast.callback.schedule import ParamScheduler, SchedCos, combine_scheds, combined_cos, lr_find, valley
 from minifast.checkpoint import load_model, save_model
 from minifast.data.core import DataLoaders
-from minifast.deploy import to_onnx, to_torch
-from minifast.export import export_learner, read_export
+from minifast.export import export_learner, read_export, to_onnx, to_torch
 from minifast.loop import Loop
 from minifast.metrics import AvgLoss, AvgMetric, AvgSmoothLoss, Metric, ValueMetric, mk_metric
 from minifast.optimizer import Adam

@@ -27,9 +27,8 @@ from torch.nn.parameter import is_lazy
 from torch.utils.serialization import config
 
 from minifast.hardware import crc32
-from minifast.tensorguard import ASK, SEAL, DamagedFileError, UnsafeFileError, records_of
-from minifast.tensorindex import KEY_PARTS, ODD_KEYS, Instructions
-from minifast.tensorvalues import LAYOUTS, Values
+from minifast.tensorguard import (ASK, KEY_PARTS, LAYOUTS, ODD_KEYS, SEAL, DamagedFileError, Instructions,
+                                  UnsafeFileError, Values, records_of)
 from minifast.torch_core import plain
 
 __all__ = ['Copies', 'DamagedFileError', 'UnsafeFileError', 'copied', 'read_tensors', 'storable', 'way_out_of',

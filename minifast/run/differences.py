@@ -6,9 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from minifast.run.fingerprint import UNKNOWN
-from minifast.run.identity import RunIdentity
-from minifast.run.items import Column, Tables
+from minifast.run.identity import UNKNOWN, Column, RunIdentity, Tables
 from minifast.terminal import listed, visible
 
 __all__ = ['Difference', 'differences']
