@@ -1,5 +1,7 @@
-"""A learner taken elsewhere: one file with all that prediction needs, as tensors and JSON, never code
-(`docs/export_format.md` tells the format); or a plain `nn.Module` of normalisation, model and activation; or ONNX.
+"""A learner taken elsewhere: as one file of data, as a plain `nn.Module`, as ONNX.
+
+The file has all that prediction needs, as tensors and JSON, never code; `docs/export_format.md` tells the format. The
+module is of normalisation, model and activation, and needs no minifast.
 """
 from __future__ import annotations
 

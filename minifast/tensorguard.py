@@ -697,11 +697,11 @@ class Values:
         return self._view(storage, offset, size, stride)
 
     def _tensor_2(self, storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any,
-                 metadata: Any = None) -> Tensor:
+                  metadata: Any = None) -> Tensor:
         return self._view(storage, offset, size, stride, None, requires_grad, hooks, metadata)
 
     def _tensor_3(self, storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, dtype: Any,
-                 metadata: Any = None) -> Tensor:
+                  metadata: Any = None) -> Tensor:
         return self._view(storage, offset, size, stride, dtype, requires_grad, hooks, metadata)
 
     def _parameter(self, data: Any, requires_grad: Any, hooks: Any) -> nn.Parameter:
@@ -715,7 +715,7 @@ class Values:
         return self._part(args[0], Tensor)
 
     def _quantized(self, storage: Any, offset: Any, size: Any, stride: Any, settings: Any, requires_grad: Any,
-                  hooks: Any) -> Tensor:
+                   hooks: Any) -> Tensor:
         dtype = storage.kind.dtype if type(storage) is _Storage else None
         if dtype not in quantized_dtypes or type(settings) is not tuple or not 3 <= len(settings) <= 4 or hooks:
             raise ValueError('a quantized tensor with settings that none has')

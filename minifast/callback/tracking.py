@@ -174,8 +174,10 @@ class ExperimentLogger(Callback):
                 self.finish(self._completed)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the numbers go; what waits is sent, so that none behind the checkpoint was sent and none before it is
-        lost."""
+        """Where the numbers go.
+
+        What waits is sent, so that none behind the checkpoint was sent and none before it is lost.
+        """
         if self._started:
             self._flush()
         return {'place': self.place() if self._started else self.goes_on, 'n_recorded': self._n_recorded}

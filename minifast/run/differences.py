@@ -79,8 +79,9 @@ def _path_name(part: str, path: tuple) -> str:
 
 def differences(then: Mapping[str, Any], now: RunIdentity, tables: Tables | None,
                 state_keepers: Iterable[str] = ()) -> list[Difference]:
-    """How the run `now` differs from the parts of the one of `then`: of data, model, loss and optimizer the first
-    difference each, of everything else one a setting.
+    """How the run `now` differs from the parts of the one of `then`.
+
+    Of data, model, loss and optimizer the first difference each, of everything else one a setting.
 
     Args:
         then: the parts from a checkpoint.
@@ -110,8 +111,7 @@ def differences(then: Mapping[str, Any], now: RunIdentity, tables: Tables | None
 
 
 def _is_function(loss: Any) -> bool:
-    """Whether a loss is a plain function: it has no state that a checkpoint could put into another one, and which one
-    is used is a setting."""
+    """Whether a loss is a plain function: it has no state that another one could take, which one it is is a setting."""
     return isinstance(loss, dict) and 'function' in loss
 
 

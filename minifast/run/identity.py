@@ -97,8 +97,7 @@ def _rows_of(table: Any) -> list[str]:
 
 
 class _Fingerprints:
-    """One description of an object: each thing in it is looked at once, so that it ends where objects know each other,
-    and soon."""
+    """One description of an object, in which each thing is looked at once: so it ends where objects hold each other."""
 
     def __init__(self) -> None:
         self.seen: dict[int, Any] = {}  # the things themselves are held, else another may get the same id
@@ -198,8 +197,11 @@ def _own_settings(m: nn.Module) -> dict[str, Any]:
 
 
 def fingerprint(x: Any) -> Any:
-    """`x` as plain data that another process can compare: numbers and texts as they are, arrays as checksums,
-    functions by name, objects by class and attributes. Generators, files and the like count by their class."""
+    """`x` as plain data that another process can compare.
+
+    Numbers and texts stay as they are, arrays become checksums; functions count by name, objects by class and
+    attributes, generators, files and the like by their class.
+    """
     return _Fingerprints()(x)
 
 
