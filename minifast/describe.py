@@ -169,8 +169,7 @@ def is_known_arch(arch: Any) -> bool:
 
 
 def _registered(package: str, name: str) -> bool:
-    """Whether the source of a package of models has a function of this name that is registered as a model, or an older
-    name of one."""
+    """Whether the source of a package registers a model under this name, or under a newer one for it."""
     spec, name = importlib.util.find_spec(package), re.escape(name)
     folders = spec.submodule_search_locations if spec is not None else None
     pattern = rf"^@register_model\b(.*\n@.*)*.*\ndef {name}\(|^register_model_deprecations\([^}}]*'{name}': "
@@ -264,14 +263,14 @@ def build_loss(config: Any, functions: Mapping[str, Any], file: Any) -> Any:
 
 
 class UserLoss:
-    """Stands for a loss of the user's after an export is loaded."""
+    """Stands for a loss of the user's after an export is loaded.
+
+    Args:
+        name: the import name.
+        has: which of `activation` and `decodes` it had.
+    """
 
     def __init__(self, name: str, has: Any) -> None:
-        """
-        Args:
-            name: the import name.
-            has: which of `activation` and `decodes` it had.
-        """
         self.name = name
         if 'activation' in has:
             self.activation = self._ask
@@ -353,7 +352,7 @@ def _own_name(name: str, obj: Any, named: dict[str, list] | None) -> str:
 
 
 _plain_functions = {'fastcore.imports.noop': noop, 'builtins.str': str, 'builtins.int': int, 'builtins.float': float,
-             'builtins.bool': bool, 'pathlib.Path': Path}
+                    'builtins.bool': bool, 'pathlib.Path': Path}
 
 
 def build_pipeline(configs: Any, functions: Mapping[str, Callable], file: Any) -> list[Transform]:

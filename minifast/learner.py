@@ -14,7 +14,7 @@ from fastcore.basics import noop
 from fastcore.foundation import L
 from torch import nn
 
-from minifast import deploy, inference
+from minifast import inference
 from minifast.arguments import tells_near_match
 from minifast.callback import schedule
 from minifast.callback.channelslast import ChannelsLast
@@ -41,7 +41,7 @@ from minifast.callback.recorder import _maybe_item as _maybe_item
 from minifast.callback.schedule import ParamScheduler, SchedCos, combine_scheds, combined_cos
 from minifast.checkpoint import load_model, save_model
 from minifast.data.core import DataLoaders
-from minifast.export import export_learner, read_export
+from minifast.export import export_learner, read_export, to_onnx, to_torch
 from minifast.loop import Loop
 from minifast.metrics import AvgLoss, AvgMetric, AvgSmoothLoss, Metric, ValueMetric, mk_metric
 from minifast.optimizer import Adam
@@ -311,12 +311,12 @@ class Learner(Loop):
         """
         return export_learner(self, self.path / fname)
 
-    to_torch = deploy.to_torch
+    to_torch = to_torch
 
     @tells_near_match
     def to_onnx(self, fname: str | Path, size: tuple[int, ...] | None = None, activation: bool = True) -> Path:
         """Write `to_torch` as an ONNX file to `path/fname`."""
-        return deploy.to_onnx(self, self.path / fname, size=size, activation=activation)
+        return to_onnx(self, self.path / fname, size=size, activation=activation)
 
     # ------------------------------------------------------------ settings for a block
 

@@ -1,5 +1,6 @@
-"""What a description in a file may say: one table of names, types and sizes, which every description is checked by
-before anything is made of it, and which `docs/export.schema.json` is generated from.
+"""What a description in a file may say: one table of names, types and sizes.
+
+Every description is checked by it before anything is made of it; `docs/export.schema.json` is written from it.
 
 Each argument is of a kind, and each kind has its bounds; an argument that nobody named is of the narrowest kind. So a
 new transform is safe before anybody thinks of it.
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-__all__ = ['EXPORT', 'MODEL', 'RECIPE', 'TRANSFORM', 'Arguments', 'Fields', 'Kind', 'Name', 'Nested', 'OneOf', 'Row',
+__all__ = ['EXPORT', 'MODEL', 'RECIPE', 'TRANSFORM', 'Arguments', 'Fields', 'Kind', 'ListOf', 'Name', 'Nested', 'OneOf',
            'Rule', 'check_arguments', 'check_name', 'check_tree', 'json_schema']
 
 _SIDE, _PIXELS, _OUTPUTS, _LIST = 1 << 14, 1 << 26, 1 << 20, 100
@@ -50,7 +51,7 @@ class Kind(Rule):
         length: bound of each list.
         types: what a value, or each in a list, may be; a list itself goes without saying where `length` is not 0.
         area: two numbers, or one for both, are the sides of a picture, and their product is bounded too.
-        among: the only values, where they are few.
+        choices: the only values, where they are few.
     """
 
     low: float = -_SIDE
@@ -58,7 +59,7 @@ class Kind(Rule):
     length: int = _LIST
     types: tuple[type, ...] = _ANY
     area: bool = False
-    among: tuple[Any, ...] = ()
+    choices: tuple[Any, ...] = ()
 
     def check(self, value: Any, place: str) -> None:
         _check(place, value, self, {}, 0)
@@ -71,8 +72,8 @@ class Kind(Rule):
             types, found = [*types, 'array', 'object'], {'maxItems': self.length, 'maxProperties': self.length}
         if {int, float} & set(self.types):
             found |= {'minimum': self.low, 'maximum': self.high}
-        if self.among:
-            found['enum'] = list(self.among)
+        if self.choices:
+            found['enum'] = list(self.choices)
         return {'type': types if len(types) > 1 else types[0], **found}
 
 
@@ -92,33 +93,33 @@ class Fields(Rule):
     """An object with these names and no others.
 
     Attributes:
-        must: what has to be there: name -> rule.
-        may: what may be there.
+        required: what has to be there: name -> rule.
+        optional: what may be there.
     """
 
-    must: Mapping[str, Rule]
-    may: Mapping[str, Rule] = field(default_factory=dict)
+    required: Mapping[str, Rule]
+    optional: Mapping[str, Rule] = field(default_factory=dict)
 
     def check(self, value: Any, place: str) -> None:
         if not isinstance(value, dict):
             raise ValueError(f'{place or "it"} cannot be {_short(value)}')
-        rules = {**self.must, **self.may}
+        rules = {**self.required, **self.optional}
         for name, part in value.items():
             if name not in rules:
                 raise ValueError(f'{place or "it"} has no {_short(name)}')
             rules[name].check(part, f'{place}.{name}' if place else name)
-        for name in self.must:
+        for name in self.required:
             if name not in value:
                 raise ValueError(f'{place or "it"} lacks {name}')
 
     def schema(self, shared: dict[str, Any]) -> dict[str, Any]:
-        rules = {**self.must, **self.may}
-        return {**_object(self.must), 'additionalProperties': False,
+        rules = {**self.required, **self.optional}
+        return {**_object(self.required), 'additionalProperties': False,
                 'properties': {name: rule.schema(shared) for name, rule in rules.items()}}
 
 
 @dataclass(frozen=True)
-class Row(Rule):
+class ListOf(Rule):
     """A list of `least` to `most` values that `of` allows.
 
     Attributes:
@@ -177,7 +178,7 @@ class OneOf(Rule):
     def check(self, value: Any, place: str) -> None:
         *others, last = self.rules
         for rule in others:
-            if isinstance(rule, Fields) and isinstance(value, dict) and next(iter(rule.must)) in value:
+            if isinstance(rule, Fields) and isinstance(value, dict) and next(iter(rule.required)) in value:
                 return rule.check(value, place)
             try:
                 return rule.check(value, place)
@@ -197,17 +198,17 @@ class Arguments(Rule):
         name: what the schema calls them.
         kinds: by name, also of those within others.
         others: the kind of all others; None: there are no others.
-        must: the names that have to be there.
+        required: the names that have to be there.
     """
 
     name: str
     kinds: Mapping[str, Kind]
     others: Kind | None = None
-    must: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
 
     def check(self, value: Any, place: str) -> None:
         check_arguments(value, self.kinds, self.others, f'{place}.')
-        for name in self.must:
+        for name in self.required:
             if name not in value:
                 raise ValueError(f'{place} lacks {name}')
 
@@ -216,7 +217,7 @@ class Arguments(Rule):
             own = shared[self.name] = {'properties': {}}
             own['properties'] |= {name: self._deep(name, kind, shared) for name, kind in self.kinds.items()}
         rest = False if self.others is None else self._deep('others', self.others, shared)
-        return {**_object(self.must), '$ref': f'#/$defs/{self.name}', 'unevaluatedProperties': rest}
+        return {**_object(self.required), '$ref': f'#/$defs/{self.name}', 'unevaluatedProperties': rest}
 
     def _deep(self, name: str, kind: Kind, shared: dict[str, Any]) -> dict[str, Any]:
         """A value of a kind, or lists or objects of it, in which named arguments are of their own kinds again."""
@@ -234,8 +235,8 @@ class Arguments(Rule):
         return again
 
 
-def _object(must: Iterable[str]) -> dict[str, Any]:
-    return {'type': 'object', 'required': list(must)} if must else {'type': 'object'}
+def _object(required: Iterable[str]) -> dict[str, Any]:
+    return {'type': 'object', 'required': list(required)} if required else {'type': 'object'}
 
 
 # ---------------------------------------------------------------- the table
@@ -263,7 +264,7 @@ MODEL: dict[str, Kind] = {
     # a body is tried out with as many channels as it takes
     'n_out': Kind(1, _OUTPUTS, 0, (int,)), 'n_in': Kind(1, 1 << 12, 0, (int,)),
     'lin_ftrs': Kind(1, _OUTPUTS, _LIST, (int, type(None))), 'img_size': Kind(1, _OUTPUTS, 2, (int,)),
-    'pretrained': Kind(0, 0, 0, (bool, type(None)), among=(False, None)),
+    'pretrained': Kind(0, 0, 0, (bool, type(None)), choices=(False, None)),
     **dict.fromkeys(('concat_pool', 'pool', 'first_bn', 'bn_final', 'lin_first', 'blur', 'blur_final',
                      'self_attention', 'last_cross', 'bottle', 'bias', 'bn_1st', 'transpose'), _flag),
     'cut': Kind(-1000, 1000, 0, (int, type(None))), 'ps': Kind(0, 1, _LIST, (int, float)),
@@ -274,31 +275,31 @@ MODEL: dict[str, Kind] = {
 
 _number, _count = Kind(-1e30, 1e30, 0, (int, float)), Kind(1, _OUTPUTS, 0, (int, type(None)))
 
-RECIPE = Fields({'builder': Kind(0, 0, 0, (str,), among=tuple(
+RECIPE = Fields({'builder': Kind(0, 0, 0, (str,), choices=tuple(
     f'minifast.vision.{home}.create_{kind}_model' for home in ('learner', 'models.create')
-    for kind in ('vision', 'unet'))), 'kwargs': Arguments('model', MODEL, must=('arch',))})
+    for kind in ('vision', 'unet'))), 'kwargs': Arguments('model', MODEL, required=('arch',))})
 """How a model is built: by which function of ours, with which arguments."""
 
 _weights = Kind(-1e30, 1e30, 1 << 24)
 _loss_arguments = Arguments('loss', {'weight': _weights, 'pos_weight': _weights}, Kind(-1e9, 1e9, 0))
-_loss = OneOf((Fields({'user': Name()}, {'has': Row(Name())}), Fields({'function': Name()}),
+_loss = OneOf((Fields({'user': Name()}, {'has': ListOf(Name())}), Fields({'function': Name()}),
                Fields({'class': Name(), 'kwargs': _loss_arguments})))
 
 _order = {'order': Kind(-1e9, 1e9, 0, (int, float)), 'split_idx': Kind(0, 100, 0, (int, type(None)))}
 _single = {'class': Name(), 'kwargs': Arguments('transform', TRANSFORM, Kind())}
-_transforms = Row(OneOf((Fields({'user': Name(), **_order}), Fields({'function': Name(), **_order}),
-                         Fields({'parts': Row(Fields(_single), 1), 'class': Name(), **_order}),
+_transforms = ListOf(OneOf((Fields({'user': Name(), **_order}), Fields({'function': Name(), **_order}),
+                         Fields({'parts': ListOf(Fields(_single), 1), 'class': Name(), **_order}),
                          Fields({**_single, **_order}))), name='transforms')
 
-_element = Fields({'tfms': _transforms}, {'types': OneOf((_never, Row(OneOf((Row(Name()), Name())))))})
+_element = Fields({'tfms': _transforms}, {'types': OneOf((_never, ListOf(OneOf((ListOf(Name()), Name())))))})
 _data = Fields(
     {'set_by_user': Arguments('set_by_user', {'vocab': TRANSFORM['vocab'], 'c': Kind(0, _OUTPUTS, _LIST)})},
-    {'items': OneOf((_never, Row(_element, 1, 19))), 'classes': TRANSFORM['vocab'], 'bs': _count,
+    {'items': OneOf((_never, ListOf(_element, 1, 19))), 'classes': TRANSFORM['vocab'], 'bs': _count,
      'n_inp': _count, 'single': Kind(0, 0, 0, (bool, type(None))), 'kinds': Nested('marker', OneOf((_never, Name()))),
      **dict.fromkeys(('after_item', 'before_batch', 'after_batch'), _transforms)})
 _settings = Fields({}, {
-    'lr': OneOf((Row(_number, 2, 2, first=replace(_number, types=(int, float, type(None)))), _number)),
-    'wd': replace(_number, types=(int, float, type(None))), 'moms': Row(_number, 0, 3),
+    'lr': OneOf((ListOf(_number, 2, 2, first=replace(_number, types=(int, float, type(None)))), _number)),
+    'wd': replace(_number, types=(int, float, type(None))), 'moms': ListOf(_number, 0, 3),
     **dict.fromkeys(('wd_bn_bias', 'train_bn', 'channels_last'), Kind(0, 0, 0, (bool,)))})
 
 EXPORT = Fields({'model': Fields({'class': Name()}, {'recipe': OneOf((_never, RECIPE))}), 'loss': _loss,
@@ -354,7 +355,7 @@ def _check(name: str, value: Any, kind: Kind, kinds: Mapping[str, Kind], depth: 
         raise ValueError(f'{name} cannot be {_short(value)}')
     elif type(value) in (int, float) and not kind.low <= value <= kind.high:  # NaN is neither
         raise ValueError(f'{name}={_short(value)} is out of {kind.low:,}..{kind.high:,}')
-    elif kind.among and value not in kind.among:
+    elif kind.choices and value not in kind.choices:
         raise ValueError(f'{name} cannot be {_short(value)}')
     if kind.area and value is not None:
         sides = value if isinstance(value, (list, tuple)) else [value, value]

@@ -31,8 +31,21 @@ class WandbCallback(ExperimentLogger):
 
     Losses and hyper-parameters go by step, metrics by epoch, predictions as a table at the end. Each step is sent when
     it is done, which waits for the device: the run's own step counts them, and what else is logged while a fit runs
-    (`wandb.log` in a callback) closes the step it falls into. With `log_model` the
-    file that a SaveModelCallback wrote is uploaded, without one the weights at the end of the fit.
+    (`wandb.log` in a callback) closes the step it falls into. With `log_model` the file that a SaveModelCallback wrote
+    is uploaded, without one the weights at the end of the fit.
+
+    Args:
+        log: what `wandb.watch` follows: 'gradients', 'parameters', 'all' or None.
+        log_preds: send predictions.
+        log_preds_every_epoch: after each epoch, not only at the end.
+        log_model: upload the model.
+        model_name: its name; default: that of the SaveModelCallback, else 'model'.
+        log_dataset: upload the folder of the data: True for `dls.path`, or a folder.
+        dataset_name: its name; default: the folder's.
+        valid_dl: the loader to predict on; default: `n_preds` items of the validation set, drawn with `seed`.
+        n_preds: how many predictions.
+        seed: of the draw.
+        reorder: as in `get_preds`.
 
     Args:
         log: what `wandb.watch` follows: 'gradients', 'parameters', 'all' or None.

@@ -7,9 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from minifast.run.fingerprint import UNKNOWN
-from minifast.run.identity import RunIdentity
-from minifast.run.items import Column, Tables
+from minifast.run.identity import UNKNOWN, Column, RunIdentity, Tables
 from minifast.terminal import listed, visible
 
 __all__ = ['Difference', 'differences']
@@ -88,8 +86,9 @@ def _path_name(part: str, path: tuple) -> str:
 
 def differences(then: Mapping[str, Any], now: RunIdentity, tables: Tables | None,
                 state_keepers: Iterable[str] = ()) -> list[Difference]:
-    """How the run `now` differs from the parts of the one of `then`: of data, model, loss and optimizer the first
-    difference each, of everything else one a setting.
+    """How the run `now` differs from the parts of the one of `then`.
+
+    Of data, model, loss and optimizer the first difference each, of everything else one a setting.
 
     Args:
         then: the parts from a checkpoint.
@@ -119,8 +118,7 @@ def differences(then: Mapping[str, Any], now: RunIdentity, tables: Tables | None
 
 
 def _is_function(loss: Any) -> bool:
-    """Whether a loss is a plain function: it has no state that a checkpoint could put into another one, and which one
-    is used is a setting."""
+    """Whether a loss is a plain function: it has no state that another one could take, which one it is is a setting."""
     return isinstance(loss, dict) and 'function' in loss
 
 

@@ -782,7 +782,7 @@ def test_cleaning_up_a_fit_that_never_began_covers_no_error(tmp_path, cb):
 
 def test_other_times_of_files_that_were_not_read_are_one_warning(tmp_path, monkeypatch):
     """Many or large files are compared by size; a copy with other times is told once, and is no error."""
-    monkeypatch.setattr('minifast.run.items.CONTENT_FILES', 0)
+    monkeypatch.setattr('minifast.run.identity.CONTENT_FILES', 0)
     d = pictures(tmp_path / 'd')
     train(on_pictures(d), tmp_path / 'c', kill=(2, 'before_validate'))
     assert not train(on_pictures(d), tmp_path / 'c', kill=(1, 'before_validate'), resume=True)
@@ -835,14 +835,14 @@ def test_names_of_files_reach_the_terminal_as_letters(tmp_path):
 
 def test_a_function_says_the_same_in_every_process():
     """A set in its code has another order there, which is no change."""
-    from minifast.run.fingerprint import fingerprint
+    from minifast.run.identity import fingerprint
     one, turned, other = (fingerprint(eval(f'lambda x: x in {{{numbers}}}')) for numbers in ('0, 8', '8, 0', '0, 1'))
     assert one == turned != other
 
 
 def test_of_many_files_none_is_read_and_each_is_asked_once(monkeypatch):
     """An identity costs one look at each file, once a fit."""
-    from minifast.run import items as run_items
+    from minifast.run import identity as run_items
     asked = []
     monkeypatch.setattr(run_items, '_checksum', lambda path: 1 / 0)
     monkeypatch.setattr(run_items, '_stat', lambda path: asked.append(path))

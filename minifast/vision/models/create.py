@@ -341,8 +341,10 @@ def head_arguments(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 def hands_on(source: Callable, names: Any, after: str | None = None,
              more: bool = False) -> Callable[[Func], Func]:
-    """Decorate a function that hands its `**` on to `source`: `help` and `inspect.signature` show the arguments one by
-    one, with the defaults and the words that they have there, and an unknown one is refused with the nearest.
+    """Decorate a function that hands its `**` on to `source`.
+
+    `help` and `inspect.signature` show the arguments one by one, with the defaults and the words that they have there;
+    an unknown one is refused with the nearest.
 
     Args:
         source: the function that takes them.

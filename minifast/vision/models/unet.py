@@ -158,8 +158,10 @@ class DynamicUnet(SequentialEx):
 
 
 class UnetArguments(TypedDict, total=False, extra_items=Any):
-    """What `DynamicUnet` takes beside the body and the sizes, and what `ConvLayer` takes: the type of `**` in functions
-    that hand it on. Models may also be asked for with names in place of `act_cls` and `norm_type`."""
+    """What `DynamicUnet` takes beside the body and the sizes, and what `ConvLayer` takes.
+
+    The type of `**` in functions that hand it on, which take names for `act_cls` and `norm_type` too.
+    """
 
     blur: bool
     blur_final: bool
