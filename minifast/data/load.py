@@ -34,8 +34,7 @@ from minifast.markers import plain
 from minifast.terminal import say, visible, warn
 from minifast.torch_core import defaults, length_of, retain_type, to_device
 
-__all__ = ['BatchMaker', 'DataLoader', 'Plan', 'SkipItemException', 'collate_error', 'fa_collate', 'fa_convert',
-           'why_empty']
+__all__ = ['DataLoader', 'SkipItemException', 'collate_error', 'fa_collate', 'fa_convert', 'why_empty']
 
 _hooks = ('wif', 'before_iter', 'after_item', 'before_batch', 'after_batch', 'after_iter')
 hook_names = (*_hooks, 'create_item', 'create_batch', 'retain', 'get_idxs', 'sample', 'shuffle_fn', 'do_batch',
