@@ -5,7 +5,6 @@ is made or decided for the first time. Own pictures, one process, so that the nu
 """
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 import tempfile
@@ -101,11 +100,11 @@ def walked(folder: Path) -> tuple[Profile, list[Profile]]:
 
 
 def lines_of(codes: set[CodeType]) -> dict[str, set[int]]:
-    """The lines of these functions, by file; nested ones are counted once."""
+    """The lines of these functions, from `def` to the last one, by file; nested ones are counted once."""
     found: dict[str, set[int]] = {}
     for code in codes:
-        lines, start = ([], 0) if code.co_name == '<module>' else inspect.getsourcelines(code)
-        found.setdefault(code.co_filename, set()).update(range(start, start + len(lines)))
+        last = max(line for _, _, line in code.co_lines() if line is not None)
+        found.setdefault(code.co_filename, set()).update(range(code.co_firstlineno, last + 1))
     return found
 
 

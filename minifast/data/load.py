@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -167,8 +168,9 @@ def _batch_of(dl: Any) -> tuple:
     after = dl.after_batch
     fs = getattr(after, 'fs', ())
     hung = itertools.chain.from_iterable(map(dict.values, map(vars, fs)))
-    # a bound method is another object each time it is asked for
-    return (getattr(after, '__func__', after), dl._device, getattr(after, 'split_idx', None), *fs, *hung)
+    if isinstance(after, MethodType):  # another object each time it is asked for
+        after = after.__func__
+    return (after, dl._device, getattr(after, 'split_idx', None), *fs, *hung)
 
 
 _makes_items = ('after_item', 'before_batch', 'create_item', 'create_batch', 'retain', 'do_item', 'do_batch')
