@@ -16,7 +16,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test test-slow test-plugins test-elsewhere test-faults test-gpu test-mutants bench bench-quick namespaces clean
+.PHONY: help demo test test-slow test-plugins test-elsewhere test-faults test-gpu test-mutants bench bench-quick generated clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
@@ -68,11 +68,11 @@ bench-quick: $(STAMP)-test
 	@.venv-plugins/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test-plugins]"
 	@touch $@
 
-# For developers, after a public name or a room came or went: writes the import lists of the namespaces (minifast/*/all.py
-# and their kin) and the README's tree of rooms anew.
-namespaces: $(STAMP)-test
-	@$(BIN)/python tools/make_namespaces.py
-	@$(BIN)/python tools/make_tree.py
+# For developers, what is written by scripts: the list and drawing of rooms in docs/, after a room or an import came or
+# went, and the schema of exports, after its table changed.
+generated: $(STAMP)-test
+	@$(BIN)/python tools/make_architecture.py
+	@$(BIN)/python tools/make_schema.py
 
 $(STAMP)-%: setup.cfg pyproject.toml | $(BIN)/python
 	@echo "Installing minifast into .venv (once; PyTorch is large, this can take minutes)"

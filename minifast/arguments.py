@@ -39,12 +39,12 @@ def check_kwargs(func_name: str, kwargs: Mapping[str, Any], allowed: Iterable[st
 
 def known_kwargs(func_name: str, kwargs: Mapping[str, Any], allowed: Iterable[str],
                  hints: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The keyword arguments that `func_name` knows; for doors where fastai takes any and passes over the rest.
+    """The keyword arguments that `func_name` knows; for functions of which fastai's take any and ignore the rest.
 
-    Each of the others is told in a warning, with the nearest known one, and left out, so that scripts run on.
+    A warning names each of the others, with the nearest known one, and it is left out, so that scripts run on.
 
     Args:
-        func_name: the door, for the warning.
+        func_name: the function, for the warning.
         kwargs: the keyword arguments that it got.
         allowed: the names that it knows.
         hints: what else to say about a name: where its meaning is to be had.
@@ -95,18 +95,18 @@ def refuse_unknown(func: Callable, func_name: str, kwargs: Mapping[str, Any]) ->
 def tells_near_match(func: Callable) -> Callable:
     """Decorate `func` so that an unknown keyword argument is refused with the nearest one it takes.
 
-    For the doors that users knock at; Python alone names the unknown one only.
+    For what users call; Python alone names the unknown one only.
     """
     names = _names_of(func)
     if names is None:
         raise TypeError(f'{func.__qualname__} takes any keyword: call check_kwargs in it')
 
     @functools.wraps(func)
-    def door(*args: Any, **kwargs: Any) -> Any:
+    def checked(*args: Any, **kwargs: Any) -> Any:
         if not kwargs.keys() <= set(names):
             check_kwargs(func.__qualname__.removesuffix('.__init__'), kwargs, names)
         return func(*args, **kwargs)
-    return door
+    return checked
 
 
 def as_side(side: Any, name: str = 'size') -> int:

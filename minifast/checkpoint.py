@@ -1,4 +1,4 @@
-"""Saving and loading: weights with their optimizer (`save_model`, `load_model`), and the whole state of a training."""
+"""Weights with the state of their optimizer: saved, checked before anything is changed, loaded."""
 from __future__ import annotations
 
 import math
@@ -24,8 +24,7 @@ def save_model(file: str | Path | BinaryIO, model: nn.Module, opt: Any, with_opt
     """Write the weights of `model`, and the state of `opt` if there is one and `with_opt`, to a tensor file.
 
     The file is replaced in one move: whatever happens, it is the old one or the new one. Plain `torch.load` reads it:
-    `{'model': state_dict, 'opt': state_dict}`, or the model's state dict alone. Only the first process of several
-    writes.
+    `{'model': state_dict, 'opt': state_dict}`, or the model's state dict alone. Of several processes the first writes.
 
     Raises:
         OSError: the storage failed; the old file is untouched.

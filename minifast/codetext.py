@@ -30,11 +30,11 @@ def is_of_the_user(module: str) -> bool:
 
 
 def code_digest(thing: Any) -> str:
-    """A digest of a class or function: its code, its plain values, and those of what it names, as far as that is code
-    of the same package or of the user's own. Of a code object alone: itself, and what is defined in it.
+    """A digest of a class or function: its code, its plain values, and those of what it names.
 
-    Of everything else the name stands for it, so versions of packages have to be told beside. Names, comments,
-    docstrings of functions and places in the file do not count where Python does not keep them in the code.
+    What it names counts as far as that is code of the same package or of the user's own; of a code object alone what
+    is defined in it. Of everything else the name stands for it, so versions of packages have to be told beside. Names,
+    comments, docstrings of functions and places in the file do not count where Python does not keep them in the code.
     """
     text = _text(thing, package_of(thing), set())
     return hashlib.blake2b(text.encode(errors='surrogatepass'), digest_size=16).hexdigest()

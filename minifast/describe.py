@@ -28,7 +28,7 @@ from minifast import losses, markers
 from minifast.data.pipeline import Pipeline, mk_transform, named_in_file, transform_config, transform_from_config
 from minifast.data.transform import Transform
 from minifast.layers import NormType
-from minifast.limits import MODEL, Kind, check_arguments, check_name
+from minifast.limits import RECIPE
 from minifast.tensorguard import UnsafeFileError
 from minifast.torch_core import get_model, looking
 from minifast.vision import augment as _augment  # noqa: F401  the rooms whose transforms a file may name are loaded
@@ -63,11 +63,9 @@ def refusing(file: Any, what: str) -> Iterator[None]:
 
 # ---------------------------------------------------------------- models
 
-_BUILDERS = tuple(f'{home}.create_{kind}_model' for home in ('minifast.vision.learner', 'minifast.vision.models.create')
-                  for kind in ('vision', 'unet'))
 _CHOICES = {'act_cls': nn.modules.activation.__all__, 'norm_type': tuple(NormType.__members__),
             'padding_mode': ('zeros', 'reflect', 'replicate', 'circular')}
-_LIST_LIMIT, _UNET_PIXELS = 100, 1 << 22
+_UNET_PIXELS = 1 << 22
 
 
 def describe_model(learn: Any) -> dict[str, Any]:
@@ -142,22 +140,16 @@ def _small(recipe: dict[str, Any], outline: nn.Module, file: Any) -> dict[str, A
 
 def _check_recipe(recipe: Any, file: Any) -> None:
     """Refuse what no export of minifast says; nothing is imported to decide about it."""
-    def refuse(what: str) -> None:
-        raise UnsafeFileError(f'{file}: the recipe of its model {what}, which no export of minifast does')
-    if not isinstance(recipe, dict) or set(recipe) != {'builder', 'kwargs'}:
-        refuse('is malformed')
-    if recipe['builder'] not in _BUILDERS:
-        refuse(f'names {recipe["builder"]!r:.200}')
-    kwargs = recipe['kwargs']
     with refusing(file, 'the recipe of its model makes no sense'):
-        check_arguments(kwargs, MODEL)
-    if kwargs.get('pretrained'):
-        refuse('has pretrained=True')
+        RECIPE.check(recipe, 'recipe')
+    kwargs, wrong = recipe['kwargs'], None
     for name, known in _CHOICES.items():
         if kwargs.get(name) not in (None, *known):
-            refuse(f'has {name}={kwargs[name]!r:.200}')
-    if not is_known_arch(kwargs.get('arch')):
-        refuse(f'names the architecture {kwargs.get("arch")!r:.200} (import first what code of yours registers)')
+            wrong = f'has {name}={kwargs[name]!r:.200}'
+    if not is_known_arch(kwargs['arch']):
+        wrong = f'names the architecture {kwargs["arch"]!r:.200} (import first what code of yours registers)'
+    if wrong is not None:
+        raise UnsafeFileError(f'{file}: the recipe of its model {wrong}, which no export of minifast does')
 
 
 def is_known_arch(arch: Any) -> bool:
@@ -177,8 +169,7 @@ def is_known_arch(arch: Any) -> bool:
 
 
 def _registered(package: str, name: str) -> bool:
-    """Whether the source of a package of models has a function of this name that is registered as a model, or an older
-    name of one."""
+    """Whether the source of a package registers a model under this name, or under a newer one for it."""
     spec, name = importlib.util.find_spec(package), re.escape(name)
     folders = spec.submodule_search_locations if spec is not None else None
     pattern = rf"^@register_model\b(.*\n@.*)*.*\ndef {name}\(|^register_model_deprecations\([^}}]*'{name}': "
@@ -193,7 +184,6 @@ def _defines(file: Path, pattern: str) -> bool:
 # ---------------------------------------------------------------- losses
 
 _flat = {nn.BCELoss: 'BCELossFlat', nn.MSELoss: 'MSELossFlat', nn.L1Loss: 'L1LossFlat'}
-_WEIGHTS = Kind(-1e30, 1e30, 1 << 24)
 _own_losses = tuple(name for name in losses.__all__ if name != 'BaseLoss')
 _functions = ('binary_cross_entropy', 'binary_cross_entropy_with_logits', 'cross_entropy', 'huber_loss', 'kl_div',
               'l1_loss', 'mse_loss', 'multi_margin_loss', 'multilabel_margin_loss', 'multilabel_soft_margin_loss',
@@ -245,7 +235,7 @@ def build_loss(config: Any, functions: Mapping[str, Any], file: Any) -> Any:
     """The loss that `describe_loss` described.
 
     Args:
-        config: the description.
+        config: the description, checked (`minifast.limits.EXPORT`).
         functions: import name -> the user's code that was handed in again.
         file: named in messages.
 
@@ -254,11 +244,8 @@ def build_loss(config: Any, functions: Mapping[str, Any], file: Any) -> Any:
     """
     with refusing(file, f'its loss {config!r:.200} cannot be made'):
         if 'user' in config:
-            name, has = check_name(config['user']), config.get('has', [])
-            if not isinstance(has, list):
-                raise ValueError(f'has={has!r} is no list')
-            given = functions.get(name)
-            return UserLoss(name, has) if given is None else given
+            given = functions.get(config['user'])
+            return UserLoss(config['user'], config.get('has', [])) if given is None else given
         if 'function' in config:
             home, _, name = config['function'].rpartition('.')
             if home == 'torch.nn.functional' and name in _functions:
@@ -271,20 +258,19 @@ def build_loss(config: Any, functions: Mapping[str, Any], file: Any) -> Any:
             cls = getattr(losses, name)
         else:
             raise ValueError('it is none of minifast or torch')
-        check_arguments(config['kwargs'], {'weight': _WEIGHTS, 'pos_weight': _WEIGHTS}, Kind(-1e9, 1e9, 0))
         return cls(**{k: torch.tensor(v['tensor']) if isinstance(v, dict) else v
                       for k, v in config['kwargs'].items()})
 
 
 class UserLoss:
-    """Stands for a loss of the user's after an export is loaded."""
+    """Stands for a loss of the user's after an export is loaded.
+
+    Args:
+        name: the import name.
+        has: which of `activation` and `decodes` it had.
+    """
 
     def __init__(self, name: str, has: Any) -> None:
-        """
-        Args:
-            name: the import name.
-            has: which of `activation` and `decodes` it had.
-        """
         self.name = name
         if 'activation' in has:
             self.activation = self._ask
@@ -365,16 +351,15 @@ def _own_name(name: str, obj: Any, named: dict[str, list] | None) -> str:
     return name if number == 1 else f'{name}#{number}'
 
 
-_ORDER, _SPLIT = Kind(-1e9, 1e9, 0, (int, float)), Kind(0, 100, 0, (int, type(None)))
 _plain_functions = {'fastcore.imports.noop': noop, 'builtins.str': str, 'builtins.int': int, 'builtins.float': float,
-             'builtins.bool': bool, 'pathlib.Path': Path}
+                    'builtins.bool': bool, 'pathlib.Path': Path}
 
 
 def build_pipeline(configs: Any, functions: Mapping[str, Callable], file: Any) -> list[Transform]:
     """The transforms that `describe_pipeline` described; nothing is set up anew.
 
     Args:
-        configs: the descriptions.
+        configs: the descriptions, checked (`minifast.limits.EXPORT`).
         functions: import name -> the user's code that was handed in again.
         file: named in messages.
 
@@ -382,22 +367,18 @@ def build_pipeline(configs: Any, functions: Mapping[str, Callable], file: Any) -
         UnsafeFileError: one names anything but a transform of minifast's.
     """
     with refusing(file, 'its transforms cannot be made'):
-        if not isinstance(configs, list) or len(configs) > _LIST_LIMIT:
-            raise ValueError('they are no list of transforms')
         return [_build_transform(config, functions) for config in configs]
 
 
 def _build_transform(config: Mapping[str, Any], functions: Mapping[str, Callable]) -> Transform:
-    order, split_idx = config['order'], config['split_idx']
-    check_arguments({'order': order, 'split_idx': split_idx}, {'order': _ORDER, 'split_idx': _SPLIT})
     if 'user' in config:
-        given = functions.get(check_name(config['user']))
+        given = functions.get(config['user'])
         tfm = UserTransform(config['user']) if given is None else mk_transform(given)
     elif 'function' in config and config['function'] in _plain_functions:
         tfm = mk_transform(_plain_functions[config['function']])
     else:
         tfm = transform_from_config(config)
-    tfm.order, tfm.split_idx = float(order), split_idx
+    tfm.order, tfm.split_idx = float(config['order']), config['split_idx']
     return tfm
 
 
@@ -420,25 +401,15 @@ def describe_types(types: Any) -> list | None:
             import_name(t) for t in types]
 
 
-def build_types(names: Any, file: Any) -> list | None:
-    """The types that `describe_types` named in `file`.
+def build_types(names: list | None) -> list | None:
+    """The types that `describe_types` named."""
+    return None if names is None else [tuple(build_types(name)) if isinstance(name, list) else _type(name)
+                                       for name in names]
 
-    Raises:
-        UnsafeFileError: it is no list of names.
-    """
-    if names is None:
-        return None
-    found = []
-    for name in names if isinstance(names, list) and len(names) <= _LIST_LIMIT else [None]:
-        if isinstance(name, list) and all(isinstance(n, str) for n in name):
-            found.append(tuple(build_types(name, file)))
-        elif isinstance(name, str):
-            # classes of pictures and of marked tensors, and a few of Python; no other is looked up by a file's word
-            own = _marked(name) or _plain_types.get(name)
-            found.append(own or type('_NoSuchType', (_NoSuchType,), {'import_name': name}))
-        else:
-            raise UnsafeFileError(f'{file}: the types of its items are malformed')
-    return found
+
+def _type(name: str) -> type:
+    # classes of pictures and of marked tensors, and a few of Python; no other is looked up by a file's word
+    return _marked(name) or _plain_types.get(name) or type('_NoSuchType', (_NoSuchType,), {'import_name': name})
 
 
 def describe_kinds(kinds: Any) -> Any:
@@ -454,14 +425,14 @@ def build_kinds(names: Any, file: Any) -> Any:
     Raises:
         UnsafeFileError: one is no marker type of minifast's.
     """
-    if isinstance(names, list) and len(names) <= _LIST_LIMIT:
+    if isinstance(names, list):
         return tuple(build_kinds(name, file) for name in names)
     if names is None:
         return None
     found = _marked(names)
     if found is None or not issubclass(found, markers.TensorBase):
-        if not isinstance(names, str) or not names or names.startswith('minifast'):
-            raise UnsafeFileError(f'{file}: {str(names)[:200]!r} is no kind of tensor')
+        if not names or names.startswith('minifast'):
+            raise UnsafeFileError(f'{file}: {names[:200]!r} is no kind of tensor')
         return None  # a marker of the user's: its batches decode as plain tensors
     return found
 

@@ -1,7 +1,11 @@
-"""Exports: one file with all that prediction needs, as tensors and JSON, never code. `docs/export_format.md` tells the
-format."""
+"""A learner taken elsewhere: as one file of data, as a plain `nn.Module`, as ONNX.
+
+The file has all that prediction needs, as tensors and JSON, never code; `docs/export_format.md` tells the format. The
+module is of normalisation, model and activation, and needs no minifast.
+"""
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,22 +17,24 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import Dataset
 
+from minifast.arguments import tells_near_match
 from minifast.callback.channelslast import ChannelsLast
 from minifast.callback.core import as_measured
 from minifast.callback.fp16 import AutoPrecision
 from minifast.checkpoint import check_model_state, load_weights
 from minifast.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
 from minifast.data.pipeline import Pipeline
+from minifast.data.transforms import IntToFloatTensor, Normalize
 from minifast.describe import (build_kinds, build_loss, build_model, build_pipeline, build_types, describe_kinds,
                                describe_loss, describe_model, describe_pipeline, describe_types, refusing)
 from minifast.distributed import rank_distrib
 from minifast.environment import environment
 from minifast.hardware import fast_paths
-from minifast.limits import TRANSFORM, Kind, check_arguments, check_name, check_tree
+from minifast.limits import EXPORT, check_tree
 from minifast.tensorfile import UnsafeFileError, read_tensors, storable, write_atomic
 from minifast.torch_core import default_device, get_model
 
-__all__ = ['FORMAT', 'VERSION', 'export_learner', 'read_export']
+__all__ = ['FORMAT', 'VERSION', 'export_learner', 'read_export', 'to_onnx', 'to_torch']
 
 FORMAT, VERSION = 'minifast-export', 1
 _JSON_LIMIT, _VALUES_LIMIT, _CONTAINERS_LIMIT = 64 << 20, 1 << 22, 1 << 18
@@ -148,7 +154,7 @@ def read_export(fname: str | Path, cpu: bool = True, model: nn.Module | None = N
     device = 'cpu' if cpu else default_device()
     with refusing(path, 'what it tells of its data makes no sense'):
         dls = _build_data(meta['data'], functions, device, path)
-    settings = _read_settings(meta['learner'], path)
+    settings = _read_settings(meta['learner'])
     model.to(device)
     if settings.pop('channels_last', False):
         model.to(memory_format=torch.channels_last)
@@ -158,7 +164,7 @@ def read_export(fname: str | Path, cpu: bool = True, model: nn.Module | None = N
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights and the JSON of an export, its outline checked."""
+    """The weights and the JSON of an export, of which every name, type and number has been checked."""
     found = read_tensors(path)
     if not isinstance(found, dict) or found.get('format') != FORMAT:
         raise ValueError(f'{path} is a file of tensors and no export: exports are written by learn.export(); weights '
@@ -178,6 +184,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     parts = ('model', 'loss', 'data', 'learner')
     if not isinstance(meta, dict) or not all(isinstance(meta.get(part), dict) for part in parts):
         raise UnsafeFileError(f'{path}: the description in it lacks one of {", ".join(parts)}')
+    with refusing(path, 'the description in it makes no sense'):
+        EXPORT.check(meta, '')
     if not isinstance(found.get('model'), dict):
         raise UnsafeFileError(f'{path} holds no weights')
     return found['model'], meta
@@ -197,8 +205,7 @@ def _no_number(text: str) -> None:
 
 def _model(model: nn.Module | None, described: dict[str, Any], state: dict[str, Tensor], path: Path) -> nn.Module:
     if model is None and described.get('recipe') is None:
-        with refusing(path, 'it tells no class of its model'):
-            name = check_name(described.get('class'))
+        name = described['class']
         raise ValueError(f'{path} was exported with a model of the class {name}, which is not made by minifast, and '
                          f'exports hold no code: make it and give it, load_learner(file, '
                          f'model={name.split(".")[-1]}(...))')
@@ -209,29 +216,14 @@ def _model(model: nn.Module | None, described: dict[str, Any], state: dict[str, 
     return model.eval()
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30
-
-
-def _read_settings(settings: dict[str, Any], path: Path) -> dict[str, Any]:
-    found = {}
-    for name, value in settings.items():
-        if name == 'lr' and isinstance(value, list) and len(value) == 2 and _number(value[1]):
-            found[name] = slice(value[0] if _number(value[0]) else None, value[1])
-        elif name in ('lr', 'wd') and (_number(value) or (name == 'wd' and value is None)):
-            found[name] = value
-        elif name == 'moms' and isinstance(value, list) and len(value) <= 3 and all(map(_number, value)):
-            found[name] = tuple(value)
-        elif name in ('wd_bn_bias', 'train_bn', 'channels_last') and isinstance(value, bool):
-            found[name] = value
-        else:
-            raise UnsafeFileError(f'{path}: {name!r:.100} is no setting of a learner, or cannot be {value!r:.100}')
+def _read_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with a list of two rates as a slice, of momenta as a tuple."""
+    found = dict(settings)
+    if isinstance(found.get('lr'), list):
+        found['lr'] = slice(*found['lr'])
+    if 'moms' in found:
+        found['moms'] = tuple(found['moms'])
     return found
-
-
-_count = Kind(1, 1 << 20, 0, (int, type(None)))
-_DATA = {'bs': _count, 'n_inp': _count, 'single': Kind(0, 0, 0, (bool, type(None))), 'classes': TRANSFORM['vocab']}
-_SET_BY_USER = {'vocab': TRANSFORM['vocab'], 'c': Kind(0, 1 << 20, 100)}
 
 
 class _NoItems(Dataset):
@@ -257,28 +249,23 @@ class _NoItems(Dataset):
 
 def _build_data(data: dict[str, Any], functions: Mapping[str, Any], device: Any, path: Path) -> DataLoaders:
     """Empty loaders with the transforms and the classes of the exported ones."""
-    bs, n_inp, own = data.get('bs'), data.get('n_inp'), data.get('set_by_user')
-    check_arguments({name: data.get(name) for name in ('bs', 'n_inp', 'single', 'classes')}, _DATA)
-    check_arguments(own, _SET_BY_USER)
+    bs = data.get('bs') or 64
     if data.get('items') is None:
         classes = data.get('classes')
-        dls = DataLoaders(*[TorchLoader(_NoItems(classes), batch_size=bs or 64) for _ in range(2)], device=device)
+        dls = DataLoaders(*[TorchLoader(_NoItems(classes), batch_size=bs) for _ in range(2)], device=device)
     else:
-        dls = _own_data(data, functions, bs or 64, n_inp, device, path)
-    for name, value in own.items():
+        dls = _own_data(data, functions, bs, device, path)
+    for name, value in data['set_by_user'].items():
         setattr(dls, name, value)
     return dls
 
 
-def _own_data(data: dict[str, Any], functions: Mapping[str, Any], bs: int, n_inp: int | None, device: Any,
-              path: Path) -> DataLoaders:
-    if not isinstance(data['items'], list) or not 0 < len(data['items']) < 20:
-        raise UnsafeFileError(f'{path}: the transforms of its items are malformed')
-    if not all(isinstance(part, dict) for part in data['items']) or (
-            not data.get('single') and (n_inp or 0) > len(data['items'])):
-        raise UnsafeFileError(f'{path}: the transforms of its items are malformed, or are fewer than n_inp={n_inp!r}')
-    lists = [TfmdLists([], build_pipeline(part.get('tfms'), functions, path), do_setup=False, split_idx=1,
-                       types=build_types(part.get('types'), path)) for part in data['items']]
+def _own_data(data: dict[str, Any], functions: Mapping[str, Any], bs: int, device: Any, path: Path) -> DataLoaders:
+    n_inp = data.get('n_inp')
+    if not data.get('single') and (n_inp or 0) > len(data['items']):
+        raise UnsafeFileError(f'{path}: the transforms of its items are fewer than n_inp={n_inp}')
+    lists = [TfmdLists([], build_pipeline(part['tfms'], functions, path), do_setup=False, split_idx=1,
+                       types=build_types(part.get('types'))) for part in data['items']]
     dataset = lists[0] if data.get('single') else Datasets(tls=lists, n_inp=n_inp)
     stages = {stage: build_pipeline(data.get(stage, []), functions, path) for stage in _STAGES}
     loaders = [TfmdDL(dataset, bs=bs, num_workers=0, device=device, do_setup=False, **stages) for _ in range(2)]
@@ -287,3 +274,124 @@ def _own_data(data: dict[str, Any], functions: Mapping[str, Any], bs: int, n_inp
     return DataLoaders(*loaders, device=device)
 
 
+# ---------------------------------------------------------------- models for use without minifast
+
+@tells_near_match
+def to_torch(learn: Any, activation: bool = True) -> nn.Module:
+    """A plain module that takes what the item transforms make and gives what `learn.predict` calls probabilities.
+
+    Input: pictures [B,C,H,W] as uint8 0-255 or as floats 0-1, cropped and resized like the validation items; output:
+    predictions. The weights are copies of those that validation measures. The module consists of torch's own classes as
+    far as the model does, so `torch.export.export(module, (x,))`, `torch.jit` and ONNX take it, and its `state_dict`
+    loads anywhere.
+
+    Args:
+        learn: the learner.
+        activation: apply the loss function's activation (softmax, sigmoid); False gives the model's raw output.
+
+    Raises:
+        ValueError: the activation is neither softmax, sigmoid nor nothing, which no module of torch stands for.
+
+    Example:
+        >>> module = to_torch(learn)
+        >>> program = torch.export.export(module, (torch.rand(1, 3, 224, 224),))
+    """
+    parts: list[nn.Module] = []
+    mean, std, divisor = _preparation(learn.dls)
+    if mean is not None or divisor is not None:
+        parts.append(_prepare_module(mean, std, divisor, _opens_grey(learn.dls)))
+    # torch.export wants plain contiguous weights
+    with as_measured(learn.cbs):
+        parts.append(copy.deepcopy(get_model(learn.model)).cpu().to(memory_format=torch.contiguous_format))
+    if activation:
+        last = _activation_module(learn)
+        parts += [] if last is None else [last]
+    return nn.Sequential(*parts).eval()
+
+
+def _preparation(dls: Any) -> tuple[Tensor | None, Tensor | None, float | None]:
+    """Mean and std [C] of `Normalize` and the divisor of `IntToFloatTensor` of the validation loader."""
+    dl = dls[1] if len(dls) > 1 else dls[0]
+    tfms = getattr(getattr(dl, 'after_batch', None), 'fs', ())
+    mean = std = divisor = None
+    for tfm in tfms:
+        if isinstance(tfm, IntToFloatTensor):
+            divisor = float(tfm.div)
+        elif isinstance(tfm, Normalize):
+            mean, std = (t.detach().float().cpu().flatten() for t in (tfm.mean, tfm.std))  # sync: once
+    return mean, std, divisor
+
+
+def _opens_grey(dls: Any) -> bool:
+    """Whether the pictures of the data are opened as grey ones, of one channel."""
+    tls = getattr(getattr(dls[len(dls) - 1], 'dataset', None), 'tls', ())
+    kinds = (getattr(tfm, 'kind', None) for tl in tls[:1] for tfm in tl.tfms.fs)
+    return any(getattr(kind, '_open_args', {}).get('mode') == 'L' for kind in kinds)
+
+
+def _prepare_module(mean: Tensor | None, std: Tensor | None, divisor: float | None, grey: bool) -> nn.Module:
+    """Bytes to floats, and `(x - mean) / std` over the channels, as torch's own layers."""
+    if mean is None:
+        return _ToFloat(divisor)
+    if grey and len(mean) > 1:  # statistics of colours make several channels of one
+        norm = nn.Conv2d(1, len(mean), 1).eval().requires_grad_(False)
+        norm.weight.copy_((1 / std).view(-1, 1, 1, 1))
+        norm.bias.copy_(-mean / std)
+    else:
+        norm = nn.BatchNorm2d(len(mean), eps=0., affine=False).eval()
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(std ** 2)
+    return norm if divisor is None else nn.Sequential(_ToFloat(divisor), norm)
+
+
+class _ToFloat(nn.Module):
+    """Bytes 0-255 become floats 0-1, floats stay."""
+
+    def __init__(self, divisor: float) -> None:
+        super().__init__()
+        self.divisor = divisor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.is_floating_point() else x.float() / self.divisor
+
+
+def _activation_module(learn: Any) -> nn.Module | None:
+    """The module of torch that the loss function's activation is, found by what it does to a few numbers."""
+    activation = getattr(learn.own_loss, 'activation', None)
+    if activation is None:
+        return None
+    axis = getattr(learn.own_loss, 'axis', -1)
+    probe = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    found = activation(probe)
+    for module in (nn.Identity(), nn.Softmax(dim=axis), nn.Softmax(dim=-1), nn.Sigmoid(), nn.LogSoftmax(dim=axis)):
+        if torch.equal(module(probe), found):
+            return None if isinstance(module, nn.Identity) else module
+    raise ValueError(f'the activation of {learn.own_loss!r} is no softmax and no sigmoid: take '
+                     'to_torch(learn, activation=False) and append a module of your own')
+
+
+@tells_near_match
+def to_onnx(learn: Any, fname: str | Path, size: tuple[int, ...] | None = None, activation: bool = True) -> Path:
+    """Write `to_torch(learn)` as an ONNX file with any number of items a batch.
+
+    Args:
+        learn: the learner.
+        fname: the file.
+        size: of one item, such as (3, 224, 224); default: as the data give it.
+        activation: see `to_torch`.
+
+    Raises:
+        ImportError: the package onnx is not installed.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError('writing ONNX needs two more packages: pip install "minifast[onnx]" onnxscript') from error
+    module, path = to_torch(learn, activation), Path(fname)
+    if size is None:
+        size = tuple(learn.dls.one_batch()[0].shape[1:])
+        size = (1, *size[1:]) if _opens_grey(learn.dls) else size
+    batch = torch.export.Dim('batch')
+    torch.onnx.export(module, (torch.rand(2, *size),), path, dynamo=True, dynamic_shapes=({0: batch},))
+    return path

@@ -38,9 +38,9 @@ def fast_paths(device_type: str) -> FastPaths:
         name = f'{torch.cuda.get_device_name()} (compute capability {major}.{minor})'
         return FastPaths(major >= 8, True, f'{name} has {"" if major >= 8 else "no "}fast bfloat16')
     if device_type == 'cpu':
-        for has, name in ((torch.cpu._is_amx_tile_supported, 'AMX'), (torch.cpu._is_avx512_bf16_supported,
-        'AVX512-BF16')):
-            if has():
+        for is_there, name in ((torch.cpu._is_amx_tile_supported, 'AMX'),
+                               (torch.cpu._is_avx512_bf16_supported, 'AVX512-BF16')):
+            if is_there():
                 return FastPaths(True, True, f'the processor has {name}')
         return FastPaths(False, True, 'the processor has neither AMX nor AVX512-BF16')
     return FastPaths(False, False, f'not measured on {device_type}')

@@ -4,23 +4,26 @@ Works with our loaders and with anything that yields batches: plain torch loader
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections import UserDict
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from fastcore.basics import noop
 from fastcore.foundation import L
-from torch import Tensor
-from torch.utils.data import default_collate
+from torch import Tensor, nn
+from torch.utils.data import DataLoader as TorchLoader
+from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler, default_collate
 
 from minifast.answers import activation_of, check_answers, class_names, decoder_of, with_name
-from minifast.callback.core import Callback
+from minifast.arguments import tells_near_match
+from minifast.callback.core import Callback, GatherPredsCallback
 from minifast.callback.hook import module_summary
-from minifast.gather import Batches, Gather, Rows, inputs_and_targets, is_ours, prepare, whole_loader
+from minifast.nested import apply, as_tuple, detuplify, fields_of, find_bs, item_find, tree_map
 from minifast.terminal import say
-from minifast.nested import apply, as_tuple, detuplify, item_find, leaves_of
-from minifast.torch_core import looking, plain
+from minifast.torch_core import get_model, length_of, looking, plain
 
 __all__ = ['get_preds', 'predict', 'show_results', 'summary', 'tta']
 
@@ -55,10 +58,11 @@ def get_preds(learn: Any, ds_idx: int = 1, dl: Any = None, with_input: bool = Fa
         `(inputs, preds, targets, decoded, losses)`: those that were asked for, in this order; targets are None where
         the loader has none. No more memory is used than the result takes, plus one batch.
     """
-    dl, n_rows, ranks = prepare(whole_loader(learn.dls[ds_idx]) if dl is None else dl, reorder)
+    dl, n_rows, ranks = _prepare(whole_loader(learn.dls[ds_idx]) if dl is None else dl, reorder)
     decodes = decoder_of(learn) if with_decoded else None
-    gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=activation_of(learn.own_loss) if act is None else noop,
-                     decodes=decodes if act is None else None, with_input=with_input, with_loss=with_loss, **kwargs)
+    gather = GatherPredsCallback(with_input, with_loss, n_rows=n_rows, ranks=ranks,
+                                 act=activation_of(learn.own_loss) if act is None else noop,
+                                 decodes=decodes if act is None else None, **kwargs)
     _run(learn, dl, gather, inner, cbs)
     preds, decoded = gather.preds, gather.decoded
     if act is not None and preds is not None:
@@ -69,7 +73,7 @@ def get_preds(learn: Any, ds_idx: int = 1, dl: Any = None, with_input: bool = Fa
     return tuple(value for wanted, value in asked if wanted)
 
 
-def _run(learn: Any, dl: Any, gather: Gather, inner: bool, cbs: Any = None) -> None:
+def _run(learn: Any, dl: Any, gather: GatherPredsCallback, inner: bool, cbs: Any = None) -> None:
     """One validation pass over `dl` that fills `gather`."""
     with learn.validation_context(cbs=L(cbs) + [gather], inner=inner):
         if gather.with_loss:
@@ -79,6 +83,7 @@ def _run(learn: Any, dl: Any, gather: Gather, inner: bool, cbs: Any = None) -> N
             learn._do_epoch_validate(dl=dl)
 
 
+@tells_near_match
 def predict(learn: Any, item: Any, rm_type_tfms: Any = None, with_input: bool = False) -> tuple:
     """The prediction for one item.
 
@@ -99,8 +104,7 @@ def predict(learn: Any, item: Any, rm_type_tfms: Any = None, with_input: bool = 
     if ours:
         check_answers(learn, decoded)
         n_inp = getattr(dls, 'n_inp', -1)
-        whole = as_tuple(inputs) + as_tuple(decoded)
-        shown = dls.decode_batch(whole)[0]
+        shown = dls.decode_batch(as_tuple(inputs) + as_tuple(decoded))[0]
         shown_input, shown_target = detuplify(shown[:n_inp]), detuplify(shown[n_inp:])
     else:
         shown_input, shown_target = detuplify(_row(inputs, 0)), apply(partial(with_name, _names(learn)), first)
@@ -144,6 +148,7 @@ def _names(learn: Any) -> Sequence | None:
     return class_names(learn, learn.dls[len(learn.dls) - 1])
 
 
+@tells_near_match
 def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any = None, batch_tfms: Any = None,
         beta: float | None = 0.25, use_max: bool = False) -> tuple:
     """Predictions averaged with those on `n` augmented versions (test time augmentation).
@@ -171,7 +176,7 @@ def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any 
                         'it needs a loader made by a DataBlock, ImageDataLoaders or Datasets')
     if item_tfms is not None or batch_tfms is not None:
         dl = dl.new(after_item=item_tfms, after_batch=batch_tfms)
-    dl, n_rows, ranks = prepare(dl, reorder=True)
+    dl, n_rows, ranks = _prepare(dl, reorder=True)
     from minifast.undoing import Undo, place_of_targets
     if n and (place := place_of_targets(learn, dl)) is not None:
         return _tta_in_place(learn, Undo(dl, place), n_rows, ranks, n, beta, use_max)
@@ -185,17 +190,17 @@ def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any 
             if augmented is None:
                 augmented = preds
             else:
-                augmented = _zipped(torch.maximum if use_max else torch.Tensor.add_, augmented, preds)
+                augmented = tree_map(torch.maximum if use_max else torch.Tensor.add_, augmented, preds)
         plain_pass = _pass_of_split(learn, dl, n_rows, ranks, 1)
     augmented = augmented if use_max else apply(lambda x: x.div_(n), augmented)
     return _blended(augmented, plain_pass.preds, beta, use_max), plain_pass.targets
 
 
 def _pass_of_split(learn: Any, dl: Any, n_rows: int | None, ranks: Tensor | None, split_idx: int,
-                   then: Callable = noop) -> Gather:
+                   then: Callable = noop) -> GatherPredsCallback:
     """One pass of `tta` with the transforms of a split; `then` is applied to each batch of predictions."""
     activation = activation_of(learn.own_loss)
-    gather = Gather(lambda dim: Rows(n_rows, ranks, dim), act=lambda preds: then(activation(preds)))
+    gather = GatherPredsCallback(n_rows=n_rows, ranks=ranks, act=lambda preds: then(activation(preds)))
     with dl.dataset.set_split_idx(split_idx):
         _run(learn, dl, gather, inner=True)
     return gather
@@ -204,14 +209,8 @@ def _pass_of_split(learn: Any, dl: Any, n_rows: int | None, ranks: Tensor | None
 def _blended(augmented: Any, preds: Any, beta: float | None, use_max: bool) -> Any:
     """What `tta` makes of the augmented predictions and the plain ones."""
     if use_max:
-        return _zipped(torch.maximum, augmented, preds)
-    return (augmented, preds) if beta is None else _zipped(partial(torch.lerp, weight=beta), augmented, preds)
-
-
-def _zipped(func: Callable, a: Any, b: Any) -> Any:
-    """`func` of each tensor of `a` and the one in its place in `b`, nested as they are."""
-    others = iter(leaves_of(b))
-    return apply(lambda x: func(x, next(others)), a)
+        return tree_map(torch.maximum, augmented, preds)
+    return (augmented, preds) if beta is None else tree_map(partial(torch.lerp, weight=beta), augmented, preds)
 
 
 def _tta_in_place(learn: Any, undo: Any, n_rows: int | None, ranks: Tensor | None, n: int, beta: float | None,
@@ -243,8 +242,8 @@ def show_results(learn: Any, ds_idx: int = 1, dl: Any = None, max_n: int = 9, sh
     with looking():
         if dl is None:
             dl = learn.dls[ds_idx]
-            dl = dl.new(shuffle=shuffle) if is_ours(dl) else dl
-        b = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(Batches(dl, 0)))
+            dl = dl.new(shuffle=shuffle) if _is_ours(dl) else dl
+        b = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(_Batches(dl, 0)))
     decoded = get_preds(learn, dl=[b], with_decoded=True)[2]
     if hasattr(dl, 'show_results'):
         check_answers(learn, decoded)
@@ -279,7 +278,7 @@ def summary(learn: Any) -> str:
     """A table of the layers with output shapes and parameters, then optimizer, loss function and callbacks."""
     with looking():
         dl = learn.dls[0]
-        b = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(Batches(dl, 0)))
+        b = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(_Batches(dl, 0)))
     inputs, _ = inputs_and_targets(b, learn.model, getattr(learn.dls, 'n_inp', None))
     text = module_summary(learn, *inputs)
     text += f'Optimizer used: {learn.opt_func}\nLoss function: {learn.loss_func}\n\n'
@@ -287,3 +286,110 @@ def summary(learn: Any) -> str:
         frozen = learn.opt.frozen_idx
         text += 'Model unfrozen\n\n' if frozen == 0 else f'Model frozen up to parameter group #{frozen}\n\n'
     return type(text)(text + 'Callbacks:\n' + '\n'.join(f'  - {cb}' for cb in learn.cbs.sorted('order')))
+
+
+# ---------------------------------------------------------------- batches and loaders of all kinds
+
+_target_names = ('labels', 'label', 'label_ids', 'targets', 'target', 'y')
+"""What data sets call the targets, where their items are dicts."""
+
+
+def inputs_and_targets(b: Any, model: nn.Module, n_inp: int | None = None) -> tuple[tuple, tuple]:
+    """The inputs and the targets of a batch, each a tuple.
+
+    Of a dict, what is called `labels` (or `label`, `label_ids`, `targets`, `target`, `y`) is the target, and the rest
+    are the inputs, in the order in which the model's `forward` names them.
+
+    Args:
+        b: a tuple, list or dict.
+        model: its `forward` gives a dict's inputs their order.
+        n_inp: how many elements of a tuple are inputs; default: all but the last.
+
+    Raises:
+        ValueError: a dict whose entries do not fit `forward`.
+    """
+    named = fields_of(b)
+    if named is None:
+        n_inp = max(len(b) - 1, 1) if n_inp is None else n_inp
+        return tuple(b[:n_inp]), tuple(b[n_inp:])
+    inputs = [name for name in named if name not in _target_names]
+    takes = list(inspect.signature(get_model(model).forward).parameters)
+    if len(inputs) != 1 or inputs[0] in takes[1:]:
+        inputs = sorted(inputs, key=lambda name: takes.index(name) if name in takes else len(takes))
+        if not inputs or inputs != takes[:len(inputs)]:
+            raise ValueError(f'the loader gives dicts of {", ".join(named)}, and {type(model).__name__}.forward takes '
+                             f'{", ".join(takes)}: name the targets `labels` and the inputs as the first arguments of '
+                             'forward, or give the loader a collate_fn that makes tuples (input, ..., target)')
+    return tuple(named[name] for name in inputs), tuple(named[name] for name in named if name in _target_names)
+
+
+class _Batches:
+    """Batches of any iterable as tuples (or dicts, which the loop takes apart), with a length."""
+
+    def __init__(self, batches: Any, n: int) -> None:
+        self.batches, self.n, self.dataset = batches, n, getattr(batches, 'dataset', None)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[tuple]:
+        for b in self.batches:
+            yield b if isinstance(b, (tuple, list, dict, UserDict)) else (b,)
+
+
+class _Constant:
+    """Returns the same value each time it is called; unlike a lambda it can travel to a worker process."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __call__(self) -> Any:
+        return self.value
+
+
+def _is_ours(dl: Any) -> bool:
+    """Whether a loader is one of minifast's, which tells its order and can be made anew with changes."""
+    return hasattr(dl, 'get_idxs') and hasattr(dl, 'new')
+
+
+def whole_loader(dl: Any) -> Any:
+    """The loader with every item once, in the dataset's order, where it is one that can be told so."""
+    if _is_ours(dl):
+        return dl.new(shuffle=False, drop_last=False)
+    if not isinstance(dl, TorchLoader) or isinstance(dl.dataset, IterableDataset) or dl.batch_size is None:
+        return dl
+    shuffled = type(dl.sampler) is RandomSampler and not dl.sampler.replacement and len(dl.sampler) == len(dl.dataset)
+    if not shuffled and not (dl.drop_last and type(dl.sampler) is SequentialSampler):
+        return dl  # a sampler of the user's own chooses the items on purpose
+    return TorchLoader(dl.dataset, batch_size=dl.batch_size, num_workers=dl.num_workers, collate_fn=dl.collate_fn,
+                       pin_memory=dl.pin_memory, timeout=dl.timeout, worker_init_fn=dl.worker_init_fn,
+                       multiprocessing_context=dl.multiprocessing_context, prefetch_factor=dl.prefetch_factor)
+
+
+def _prepare(dl: Any, reorder: bool) -> tuple[Any, int | None, Tensor | None]:
+    """A loader to predict on, how many rows it gives (None: not known), and each row's place (None: as they come).
+
+    Args:
+        dl: a loader of ours or of torch, or any iterable of batches.
+        reorder: bring the rows of a shuffled loader into the dataset's order.
+    """
+    if _is_ours(dl):
+        dl = dl.new(drop_last=False) if dl.drop_last else dl
+        if dl.n is None:  # a stream
+            return _Batches(dl, 0), None, None
+        if dl.bs is None or getattr(dl, 'batch_sampler', None) is not None or not reorder:
+            return dl, None, None
+        idxs = list(dl.get_idxs())
+        n_rows = len(idxs)
+        if idxs == sorted(idxs):
+            return dl, n_rows, None
+        ranks = torch.tensor(idxs).argsort(stable=True).argsort()
+        return dl.new(get_idxs=_Constant(idxs)), n_rows, ranks
+    if isinstance(dl, TorchLoader):
+        dl = whole_loader(dl) if reorder else dl
+        sized = dl.batch_size is not None and not isinstance(dl.dataset, IterableDataset)
+        n_rows = len(dl.sampler) if sized else None
+        return _Batches(dl, length_of(dl) or 0), n_rows, None
+    batches = dl if hasattr(dl, '__len__') else list(dl)  # a generator: its batches are kept
+    n_rows = sum(find_bs(b) for b in batches) if isinstance(batches, (list, tuple, L)) else None
+    return _Batches(batches, len(batches)), n_rows, None

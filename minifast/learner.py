@@ -16,6 +16,7 @@ from torch import nn
 
 from minifast import inference
 from minifast.arguments import tells_near_match
+from minifast.callback import schedule
 from minifast.callback.channelslast import ChannelsLast
 from minifast.callback.core import _cast_tensor as _cast_tensor
 from minifast.callback.core import before_batch_cb as before_batch_cb
@@ -37,11 +38,10 @@ from minifast.callback.fp16 import AMPMode, MixedPrecision
 from minifast.callback.progress import ProgressCallback
 from minifast.callback.recorder import Recorder
 from minifast.callback.recorder import _maybe_item as _maybe_item
-from minifast.callback.schedule import ParamScheduler, SchedCos, combine_scheds, combined_cos, lr_find, valley
+from minifast.callback.schedule import ParamScheduler, SchedCos, combine_scheds, combined_cos
 from minifast.checkpoint import load_model, save_model
 from minifast.data.core import DataLoaders
-from minifast.deploy import to_onnx, to_torch
-from minifast.export import export_learner, read_export
+from minifast.export import export_learner, read_export, to_onnx, to_torch
 from minifast.loop import Loop
 from minifast.metrics import AvgLoss, AvgMetric, AvgSmoothLoss, Metric, ValueMetric, mk_metric
 from minifast.optimizer import Adam
@@ -91,16 +91,14 @@ class Learner(Loop):
                  metrics: Any = None, path: str | Path | None = None, model_dir: str | Path = 'models',
                  wd: float | None = None, wd_bn_bias: bool = False, train_bn: bool = True,
                  moms: tuple[float, float, float] = (0.95, 0.85, 0.95), default_cbs: bool = True) -> None:
-        super().__init__()
-        self.dls = dls if hasattr(dls, 'train') else DataLoaders(*dls)
+        dls = dls if hasattr(dls, 'train') else DataLoaders(*dls)
         if loss_func is None:
-            loss_func = getattr(self.dls, 'loss_func', None)
+            loss_func = getattr(dls, 'loss_func', None)
             if loss_func is None:
                 raise ValueError('the data suggest no loss function: give one, Learner(dls, model, loss_func=...)')
-        self.model, self.loss_func, self.opt_func, self.lr, self.splitter = model, loss_func, opt_func, lr, splitter
-        self.metrics, self.model_dir, self.wd, self.wd_bn_bias = metrics, model_dir, wd, wd_bn_bias
-        self.path = Path(path) if path is not None else Path(getattr(self.dls, 'path', None) or '.')
-        self.train_bn, self.moms, self.default_cbs = train_bn, moms, default_cbs
+        super().__init__(dls, model, loss_func, opt_func, lr, splitter, metrics, wd, wd_bn_bias, train_bn)
+        self.path = Path(path) if path is not None else Path(getattr(dls, 'path', None) or '.')
+        self.model_dir, self.moms, self.default_cbs = model_dir, moms, default_cbs
         self.add_cbs(defaults.callbacks if default_cbs else None).add_cbs(cbs)
         self('after_create')
 
@@ -112,6 +110,15 @@ class Learner(Loop):
                       cbs: Any = None, reset_opt: bool = False, start_epoch: int = 0, checkpoint: Any = None,
                       resume: bool | str = False) -> None:
         """Fit with the one-cycle policy: the learning rate rises from `lr_max/div` and falls to `lr_max/div_final`.
+
+        Args:
+            n_epoch: number of epochs.
+            lr_max: the highest learning rate, a number or a `slice` over the parameter groups; default: `self.lr`.
+            div: divides the rate at the start.
+            div_final: divides the rate at the end.
+            pct_start: the share of the fit in which the rate rises, 0-1.
+            moms: momentum at the start, the peak and the end; default: `self.moms`.
+            wd, cbs, reset_opt, start_epoch, checkpoint, resume: as in `fit`.
 
         Source: Smith and Topin, "Super-convergence", arXiv 1708.07120.
         """
@@ -125,7 +132,15 @@ class Learner(Loop):
     def fit_flat_cos(self, n_epoch: int, lr: float | slice | None = None, div_final: float = 1e5,
                      pct_start: float = 0.75, wd: float | None = None, cbs: Any = None, reset_opt: bool = False,
                      start_epoch: int = 0, checkpoint: Any = None, resume: bool | str = False) -> None:
-        """Fit at a constant learning rate that falls in a cosine from `pct_start` on."""
+        """Fit at a constant learning rate that falls in a cosine from `pct_start` on.
+
+        Args:
+            n_epoch: number of epochs.
+            lr: the constant rate, a number or a `slice` over the parameter groups; default: `self.lr`.
+            div_final: divides the rate at the end.
+            pct_start: the share of the fit at the constant rate, 0-1.
+            wd, cbs, reset_opt, start_epoch, checkpoint, resume: as in `fit`.
+        """
         lr = self._peak_lrs(lr)
         scheds = {'lr': combined_cos(pct_start, lr, lr, lr / div_final)}
         self.fit(n_epoch, cbs=ParamScheduler(scheds) + L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch,
@@ -136,6 +151,13 @@ class Learner(Loop):
                  cbs: Any = None, reset_opt: bool = False, wd: float | None = None, start_epoch: int = 0,
                  checkpoint: Any = None, resume: bool | str = False) -> None:
         """Fit `n_cycles` cosine cycles with warm restarts, each `cycle_mult` times as long as the one before.
+
+        Args:
+            n_cycles: number of cycles.
+            cycle_len: epochs of the first one.
+            lr_max: the rate each cycle starts with, a number or a `slice` over the groups; default: `self.lr`.
+            cycle_mult: how many times as long each next cycle is.
+            wd, cbs, reset_opt, start_epoch, checkpoint, resume: as in `fit`.
 
         Source: Loshchilov and Hutter, "SGDR", arXiv 1608.03983.
         """
@@ -150,7 +172,13 @@ class Learner(Loop):
                   pct_start: float = 0.3, div: float = 5.0, **kwargs: Any) -> None:
         """Train the head for `freeze_epochs` with the body frozen, then everything for `epochs` at lower rates.
 
-        Keyword arguments go to both calls of `fit_one_cycle`.
+        Args:
+            epochs: epochs of the whole model.
+            base_lr: the head's highest rate at first; afterwards half of it.
+            freeze_epochs: epochs of the head alone.
+            lr_mult: by how much the first layers' rate is lower than the head's.
+            pct_start, div: of the second phase, as in `fit_one_cycle`.
+            kwargs: for both calls of `fit_one_cycle`.
         """
         with _replaced(self, 'fine_tune_phase', 0):
             self.freeze()
@@ -188,16 +216,7 @@ class Learner(Loop):
         """Train all parameter groups."""
         self.freeze_to(0)
 
-    @tells_near_match
-    def lr_find(self, start_lr: float = 1e-7, end_lr: float = 10, num_it: int = 100, stop_div: bool = True,
-                show_plot: bool = True, suggest_funcs: Any = valley) -> Any:
-        """Try rising learning rates on a copy of the training and suggest one; leaves no trace.
-
-        Returns:
-            A namedtuple with one learning rate a function of `suggest_funcs`: `learn.lr_find().valley`.
-        """
-        return lr_find(self, start_lr=start_lr, end_lr=end_lr, num_it=num_it, stop_div=stop_div, show_plot=show_plot,
-                       suggest_funcs=suggest_funcs)
+    lr_find = schedule.lr_find
 
     # ------------------------------------------------------------ looking at data: validation and prediction
 
@@ -230,46 +249,23 @@ class Learner(Loop):
 
     @tells_near_match
     def validate(self, ds_idx: int = 1, dl: Any = None, cbs: Any = None) -> L:
-        """Loss and metrics on split `ds_idx` or on the loader `dl`: `[loss, *metrics]`, plain floats."""
+        """Loss and metrics of one pass without training: `[loss, *metrics]`, plain floats.
+
+        Args:
+            ds_idx: which split, where `dl` is None.
+            dl: the loader to measure on.
+            cbs: callbacks for this pass.
+        """
         with self.validation_context(cbs=cbs):
             rows = self.recorder.values  # those of this pass: behind it the recorder shows the training's again
             self._do_epoch_validate(ds_idx, dl)
         return rows[-1]
 
-    def get_preds(self, ds_idx: int = 1, dl: Any = None, with_input: bool = False, with_decoded: bool = False,
-                  with_loss: bool = False, act: Callable | None = None, inner: bool = False, reorder: bool = True,
-                  cbs: Any = None, **kwargs: Any) -> tuple:
-        """Predictions and targets on the CPU: `([inputs], preds, targets, [decoded], [losses])`.
-
-        The loss function's activation (softmax, sigmoid) is applied to the predictions unless `act` is given. Targets
-        are None where the loader has none. See `inference.get_preds`.
-        """
-        return inference.get_preds(self, ds_idx, dl, with_input=with_input, with_decoded=with_decoded,
-                                   with_loss=with_loss, act=act, inner=inner, reorder=reorder, cbs=cbs, **kwargs)
-
-    @tells_near_match
-    def predict(self, item: Any, rm_type_tfms: Any = None, with_input: bool = False) -> tuple:
-        """One item (path, picture, array, bytes, tensor): `([input], decoded target, its tensor, probabilities)`."""
-        return inference.predict(self, item, rm_type_tfms=rm_type_tfms, with_input=with_input)
-
-    @tells_near_match
-    def tta(self, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any = None, batch_tfms: Any = None,
-            beta: float | None = 0.25, use_max: bool = False) -> tuple:
-        """Predictions averaged with those on `n` augmented versions (test time augmentation), and the targets."""
-        return inference.tta(self, ds_idx, dl, n=n, item_tfms=item_tfms, batch_tfms=batch_tfms, beta=beta,
-                             use_max=use_max)
-
-    def show_results(self, ds_idx: int = 1, dl: Any = None, max_n: int = 9, shuffle: bool = True, **kwargs: Any) -> Any:
-        """Draw some items with target and prediction."""
-        return inference.show_results(self, ds_idx, dl, max_n=max_n, shuffle=shuffle, **kwargs)
-
-    def summary(self) -> str:
-        """A table of the layers, their output shapes and parameters."""
-        return inference.summary(self)
-
-    def show_training_loop(self) -> None:
-        """Print the loop with the callbacks that take part in each event."""
-        self.print_loop()
+    get_preds = inference.get_preds
+    predict = inference.predict
+    tta = inference.tta
+    show_results = inference.show_results
+    summary = inference.summary
 
     # ------------------------------------------------------------ files
 
@@ -277,7 +273,10 @@ class Learner(Loop):
     def save(self, file: Any, with_opt: bool = True, pickle_protocol: int | None = None) -> Any:
         """Write model and optimizer state to `path/model_dir/file.pth`; returns the path.
 
-        `pickle_protocol` is taken and without meaning, as in `export`.
+        Args:
+            file: the name, without `.pth`, or an open binary stream.
+            with_opt: write the optimizer's state too.
+            pickle_protocol: taken and without meaning, as in `export`.
         """
         file = join_path_file(file, self.path / self.model_dir, ext='.pth')
         save_model(file, self.own_model, self.opt, with_opt=with_opt)
@@ -285,7 +284,18 @@ class Learner(Loop):
 
     @tells_near_match
     def load(self, file: Any, with_opt: bool = True, device: Any = None, strict: bool = True) -> Learner:
-        """Read what `save` wrote; a file can only hold tensors, never code."""
+        """Read what `save` wrote; a file can only hold tensors, never code.
+
+        Args:
+            file: the name, without `.pth`, or an open binary stream.
+            with_opt: read the optimizer's state too.
+            device: taken for old scripts; the weights go to where the model is.
+            strict: the names in the file and the model must be the same.
+
+        Raises:
+            FileNotFoundError, DamagedFileError, UnsafeFileError: the file is missing, damaged, or no data.
+            ValueError: the weights or the optimizer's state do not fit.
+        """
         if self.opt is None and with_opt:
             self.create_opt()
         device = getattr(self.dls, 'device', None) if device is None else device
@@ -301,10 +311,7 @@ class Learner(Loop):
         """
         return export_learner(self, self.path / fname)
 
-    @tells_near_match
-    def to_torch(self, activation: bool = True) -> nn.Module:
-        """A plain `nn.Module` of normalisation, model and activation, for use without minifast."""
-        return to_torch(self, activation)
+    to_torch = to_torch
 
     @tells_near_match
     def to_onnx(self, fname: str | Path, size: tuple[int, ...] | None = None, activation: bool = True) -> Path:
@@ -338,9 +345,7 @@ class Learner(Loop):
                              "attribute that may be 'none'")
         return _replaced(self, 'loss_func', partial(loss, reduction='none'))
 
-    def to_detach(self, b: Any, cpu: bool = True, gather: bool = True) -> Any:
-        """`b` detached, on the CPU if `cpu`."""
-        return to_detach(b, cpu, gather)
+    to_detach = staticmethod(to_detach)
 
     # ------------------------------------------------------------ precision and memory format
 

@@ -20,7 +20,7 @@ def lookup(obj: object, name: str, *targets: str) -> Any:
     Args:
         obj: the object whose `__getattr__` was called.
         name: the missing attribute.
-        targets: attribute names of `obj` to ask; those that are absent or None are passed over.
+        targets: attribute names of `obj` to ask; those that are absent or None are left out.
 
     Raises:
         AttributeError: nobody has it; the message names the classes that were asked.

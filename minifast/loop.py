@@ -30,24 +30,20 @@ from minifast.callback.core import (
     events,
     hooks_of,
     inner_events,
+    kept_loop_variables,
 )
 from minifast.callback.recorder import Recorder
 from minifast.data.load import why_empty
-from minifast.gather import inputs_and_targets
+from minifast.inference import inputs_and_targets
 from minifast.lookup import lookup
 from minifast.losses import wrong_targets
 from minifast.markers import unmarked
 from minifast.metrics import mk_metrics
-from minifast.optimizer import as_optimizer
-from minifast.optimizer.coverage import Coverage, each_once
+from minifast.optimizer.groups import Coverage, as_optimizer, each_once
 from minifast.torch_core import detuplify, length_of, norm_bias_params, plain, to_device
 from minifast.training_state import ReplayedLoader
 
 __all__ = ['Loop']
-
-loop_variables = frozenset('dl iter n_iter xb yb pred loss loss_grad training epoch train_iter pct_train '
-                           'start_batch _n_inp _device final_record'.split())
-"""What a validation inside a fit must leave as it was."""
 
 parts = {part: (f'before_{part}', f'after_cancel_{part}', f'after_{part}')
          for part in ('fit', 'epoch', 'train', 'validate', 'batch', 'backward', 'step')}
@@ -63,9 +59,20 @@ class Loop:
     `fit -> _do_fit -> _do_epoch -> _do_epoch_train | _do_epoch_validate -> all_batches -> one_batch -> _do_one_batch
     -> _do_grad_opt`, each inside `_with_events`. The hooks run from a table that is compiled when a fit or a
     validation starts and when a callback comes or goes.
+
+    Args:
+        dls: the loaders; the first one is trained on, the second validated on.
+        model: called with the inputs of a batch.
+        loss_func: called with the prediction and the targets.
+        opt_func, lr, splitter: make the optimizer; see `Learner`.
+        metrics: what is measured beside the loss.
+        wd: weight decay; None: the optimizer's.
+        wd_bn_bias: decay norm layers and biases too.
+        train_bn: go on training BatchNorm in frozen groups.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dls: Any, model: nn.Module, loss_func: Callable, opt_func: Any, lr: float | slice,
+                 splitter: Callable, metrics: Any, wd: float | None, wd_bn_bias: bool, train_bn: bool) -> None:
         self.cbs, self._depth, self._device, self._own = L(), 0, None, None
         self._compile()
         self.training, self.create_mbar, self.logger, self.opt = False, True, print, None
@@ -73,6 +80,9 @@ class Loop:
         self.fitting, self.checkpoint_runs, self.fine_tune_phase = False, {}, None
         self._coverage = Coverage()
         self._end_cleanup()
+        self.dls, self.model, self.loss_func, self.metrics = dls, model, loss_func, metrics
+        self.opt_func, self.lr, self.splitter = opt_func, lr, splitter
+        self.wd, self.wd_bn_bias, self.train_bn = wd, wd_bn_bias, train_bn
 
     # ------------------------------------------------------------ what the learner is made of
 
@@ -105,8 +115,7 @@ class Loop:
 
     @property
     def own_model(self) -> nn.Module:
-        """The model that the user gave. While a fit runs, callbacks may have wrapped it; one that they made instead
-        is then the user's."""
+        """The model that the user gave, which callbacks may have wrapped for a fit; the one they made in its stead."""
         own = self._own['model'] if self._own else self.model
         return own if own is self.model or any(m is own for m in self.model.modules()) else self.model
 
@@ -124,6 +133,16 @@ class Loop:
     def smooth_loss(self) -> Tensor | None:
         """The recorder's smoothed training loss."""
         return self.recorder.smooth_loss.value
+
+    @property
+    def searching(self) -> bool:
+        """Whether `lr_find` runs: its steps are no training that is averaged, tracked or saved."""
+        return 'lr_finder' in vars(self)
+
+    @property
+    def predicting(self) -> bool:
+        """Whether the pass that runs makes predictions, as `get_preds` and `tta` do."""
+        return 'gather_preds' in vars(self)
 
     def _name_last(self, name: str) -> None:
         for cb in self.cbs:
@@ -177,8 +196,7 @@ class Loop:
     def added_cbs(self, cbs: Any) -> Iterator[Loop]:
         """Attach callbacks for the block.
 
-        What is attached already is not attached again and stays behind the block: an instance, or a class of which
-        there is an instance.
+        What is attached already, an instance or a class that has one, is not attached again and stays behind the block.
         """
         there = {type(cb) for cb in self.cbs}
         cbs = [cb() if isinstance(cb, type) else cb for cb in L(cbs) if not (isinstance(cb, type) and cb in there)]
@@ -284,16 +302,14 @@ class Loop:
 
     @contextmanager
     def _inside_a_fit(self) -> Iterator[None]:
-        """A validation from within a hook: it gets a recorder of its own, and the loop's variables come back behind
-        it."""
-        saved = {name: value for name, value in vars(self).items() if name in loop_variables}
+        """A validation from within a hook, with a recorder of its own; behind it the loop's variables come back."""
         with self.removed_cbs(cb for cb in self.cbs if cb.remove_on_fetch), self.added_cbs(Recorder(add_time=False)):
             try:
-                self(['before_epoch'])
-                yield
-                self(['after_epoch'])
+                with kept_loop_variables(self):
+                    self(['before_epoch'])
+                    yield
+                    self(['after_epoch'])
             finally:
-                self.__dict__.update(saved)
                 self.model.train(self.training)
 
     def _cleanup(self, cbs: list[Callback]) -> None:
@@ -533,7 +549,7 @@ class Loop:
             warnings.warn(f'the validation loader has no batch, so that there is no valid_loss and no metric: '
                           f'{why_empty(self.dls[1])}', stacklevel=4)
 
-    def print_loop(self) -> None:
+    def show_training_loop(self) -> None:
         """Print the loop with the callbacks that take part in each event."""
         depth = 0
         for name in events:

@@ -59,6 +59,15 @@ def _seen(x: Any) -> str:
 class BaseLoss:
     """A torch loss on flattened predictions and targets.
 
+    Args:
+        loss_cls: makes the loss, such as `nn.CrossEntropyLoss`.
+        *args: for it.
+        axis: of the classes; it is moved to the end.
+        flatten: make predictions [N,C] (or [N]) and targets [N].
+        floatify: turn targets into float.
+        is_2d: keep the class axis of predictions when flattening.
+        **kwargs: for `loss_cls`.
+
     Example:
         >>> BaseLoss(nn.MSELoss, floatify=True, is_2d=False)(torch.ones(2, 1), torch.tensor([1, 3])).item()
         2.0
@@ -66,16 +75,6 @@ class BaseLoss:
 
     def __init__(self, loss_cls: Callable, *args: Any, axis: int = -1, flatten: bool = True, floatify: bool = False,
                  is_2d: bool = True, **kwargs: Any) -> None:
-        """
-        Args:
-            loss_cls: makes the loss, such as `nn.CrossEntropyLoss`.
-            args: for it.
-            axis: of the classes; it is moved to the end.
-            flatten: make predictions [N,C] (or [N]) and targets [N].
-            floatify: turn targets into float.
-            is_2d: keep the class axis of predictions when flattening.
-            kwargs: for `loss_cls`.
-        """
         self.axis, self.flatten, self.floatify, self.is_2d = axis, flatten, floatify, is_2d
         if isinstance(loss_cls, type):
             taken = inspect.signature(loss_cls.__init__).parameters
@@ -232,15 +231,15 @@ class _ClassLoss(BaseLoss):
 
 
 class CrossEntropyLossFlat(_ClassLoss):
-    """`nn.CrossEntropyLoss` for predictions of any rank, [..., C at `axis`, ...], and class indices [...]."""
+    """`nn.CrossEntropyLoss` for predictions of any rank, [..., C at `axis`, ...], and class indices [...].
+
+    Args:
+        *args: for `nn.CrossEntropyLoss`.
+        axis: of the classes; 1 for segmentation, [B,C,H,W].
+        **kwargs: `weight` [C], `ignore_index`, `reduction`, `label_smoothing`; and `flatten` of `BaseLoss`.
+    """
 
     def __init__(self, *args: Any, axis: int = -1, **kwargs: Any) -> None:
-        """
-        Args:
-            args: for `nn.CrossEntropyLoss`.
-            axis: of the classes; 1 for segmentation, [B,C,H,W].
-            kwargs: `weight` [C], `ignore_index`, `reduction`, `label_smoothing`; and `flatten` of `BaseLoss`.
-        """
         super().__init__(nn.CrossEntropyLoss, *args, axis=axis, **kwargs)
 
 
@@ -248,18 +247,17 @@ class FocalLoss(Module):
     """Cross entropy that weighs down what is predicted well already.
 
     Source: Lin et al., Focal Loss for Dense Object Detection, https://arxiv.org/abs/1708.02002
+
+    Args:
+        gamma: 0 is cross entropy; larger looks more at hard items.
+        weight: one for each class, [C].
+        reduction: 'mean', 'sum' or 'none'.
     """
 
     y_int = True
 
     @tells_near_match
     def __init__(self, gamma: float = 2.0, weight: Tensor | None = None, reduction: str = 'mean') -> None:
-        """
-        Args:
-            gamma: 0 is cross entropy; larger looks more at hard items.
-            weight: one for each class, [C].
-            reduction: 'mean', 'sum' or 'none'.
-        """
         self.gamma, self.reduction = gamma, reduction
         self.register_buffer('weight', weight)
 
@@ -270,16 +268,16 @@ class FocalLoss(Module):
 
 
 class FocalLossFlat(_ClassLoss):
-    """`FocalLoss` for predictions of any rank, [..., C at `axis`, ...], and class indices [...]."""
+    """`FocalLoss` for predictions of any rank, [..., C at `axis`, ...], and class indices [...].
+
+    Args:
+        *args: for `FocalLoss`, after `gamma`.
+        gamma: as in `FocalLoss`.
+        axis: of the classes.
+        **kwargs: `weight` [C], `reduction`; and `flatten` of `BaseLoss`.
+    """
 
     def __init__(self, *args: Any, gamma: float = 2.0, axis: int = -1, **kwargs: Any) -> None:
-        """
-        Args:
-            args: for `FocalLoss`, after `gamma`.
-            gamma: as in `FocalLoss`.
-            axis: of the classes.
-            kwargs: `weight` [C], `reduction`; and `flatten` of `BaseLoss`.
-        """
         super().__init__(FocalLoss, *args, gamma=gamma, axis=axis, **kwargs)
 
 
@@ -287,18 +285,17 @@ class LabelSmoothingCrossEntropy(Module):
     """Cross entropy with a share `eps` of each target spread evenly over all classes.
 
     Source: Szegedy et al., https://arxiv.org/abs/1512.00567
+
+    Args:
+        eps: the share that is spread.
+        weight: one for each class, [C]; the spread share is not weighted.
+        reduction: 'mean', 'sum' or 'none'.
     """
 
     y_int = True
 
     @tells_near_match
     def __init__(self, eps: float = 0.1, weight: Tensor | None = None, reduction: str = 'mean') -> None:
-        """
-        Args:
-            eps: the share that is spread.
-            weight: one for each class, [C]; the spread share is not weighted.
-            reduction: 'mean', 'sum' or 'none'.
-        """
         self.eps, self.reduction = eps, reduction
         self.register_buffer('weight', weight)
 
@@ -319,30 +316,30 @@ class LabelSmoothingCrossEntropy(Module):
 
 
 class LabelSmoothingCrossEntropyFlat(_ClassLoss):
-    """`LabelSmoothingCrossEntropy` for predictions of any rank, [..., C at `axis`, ...], and class indices [...]."""
+    """`LabelSmoothingCrossEntropy` for predictions of any rank, [..., C at `axis`, ...], and class indices [...].
+
+    Args:
+        *args: for `LabelSmoothingCrossEntropy`.
+        axis: of the classes.
+        **kwargs: `eps`, `weight` [C], `reduction`; and `flatten` of `BaseLoss`.
+    """
 
     def __init__(self, *args: Any, axis: int = -1, **kwargs: Any) -> None:
-        """
-        Args:
-            args: for `LabelSmoothingCrossEntropy`.
-            axis: of the classes.
-            kwargs: `eps`, `weight` [C], `reduction`; and `flatten` of `BaseLoss`.
-        """
         super().__init__(LabelSmoothingCrossEntropy, *args, axis=axis, **kwargs)
 
 
 class BCEWithLogitsLossFlat(BaseLoss):
-    """`nn.BCEWithLogitsLoss` for several labels an item: predictions and 0/1 targets of one size."""
+    """`nn.BCEWithLogitsLoss` for several labels an item: predictions and 0/1 targets of one size.
+
+    Args:
+        *args: for `nn.BCEWithLogitsLoss`.
+        axis: of the labels.
+        floatify: turn targets into float.
+        thresh: a probability above it counts as a label, 0-1.
+        **kwargs: `weight`, `pos_weight` [C], `reduction`; and `flatten` of `BaseLoss`.
+    """
 
     def __init__(self, *args: Any, axis: int = -1, floatify: bool = True, thresh: float = 0.5, **kwargs: Any) -> None:
-        """
-        Args:
-            args: for `nn.BCEWithLogitsLoss`.
-            axis: of the labels.
-            floatify: turn targets into float.
-            thresh: a probability above it counts as a label, 0-1.
-            kwargs: `weight`, `pos_weight` [C], `reduction`; and `flatten` of `BaseLoss`.
-        """
         if kwargs.get('pos_weight') is not None:
             if kwargs.get('flatten'):
                 raise ValueError('BCEWithLogitsLossFlat: pos_weight has one number for each label, so predictions '
@@ -379,18 +376,17 @@ class DiceLoss:
     """One minus the Dice coefficient of every class of every item, for segmentation.
 
     Source: Milletari et al., V-Net, https://arxiv.org/abs/1606.04797
+
+    Args:
+        axis: of the classes.
+        smooth: added above and below the fraction, so that an absent class gives no division by zero.
+        reduction: over items and classes: 'mean', 'sum' or 'none'.
+        square_in_union: square the predictions below the fraction, for a steeper slope.
     """
 
     @tells_near_match
     def __init__(self, axis: int = 1, smooth: float = 1e-6, reduction: str = 'sum',
                  square_in_union: bool = False) -> None:
-        """
-        Args:
-            axis: of the classes.
-            smooth: added above and below the fraction, so that an absent class gives no division by zero.
-            reduction: over items and classes: 'mean', 'sum' or 'none'.
-            square_in_union: square the predictions below the fraction, for a steeper slope.
-        """
         self.axis, self.smooth, self.reduction, self.square_in_union = axis, smooth, reduction, square_in_union
 
     def __call__(self, pred: Tensor, targ: Tensor) -> Tensor:

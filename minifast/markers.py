@@ -168,8 +168,7 @@ def retain_type(new: Any, like: Any) -> Any:
 
 
 def tensor(x: Any, *rest: Any, **kwargs: Any) -> Tensor:
-    """`torch.tensor` that also takes several numbers, arrays, lists of arrays, L and picture objects, sharing memory
-    where it can."""
+    """`torch.tensor` that also takes several numbers, (lists of) arrays, L and pictures; memory is shared if it can."""
     if rest:
         x = (x, *rest)
     if isinstance(x, Tensor):
@@ -202,7 +201,7 @@ _listy = (list, tuple, L)
 
 
 def retain_meta(x: Any, res: Any, as_copy: bool = False) -> Any:
-    """`res`, which is told where it comes from by its `set_meta(x)`, where it has one."""
+    """`res`, after its `set_meta(x)` was called, where it has one."""
     if hasattr(res, 'set_meta'):
         res.set_meta(x, as_copy=as_copy)
     return res

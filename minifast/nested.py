@@ -15,7 +15,10 @@ from torch import Tensor
 from minifast.markers import plain, retain_type
 
 __all__ = ['apply', 'as_tuple', 'batch_to_samples', 'concat', 'detuplify', 'fields_of', 'find_bs', 'get_first',
-           'is_listy', 'item_find', 'leaves_of', 'nested_reorder', 'to_concat']
+           'is_listy', 'item_find', 'leaves_of', 'nested_reorder', 'to_concat', 'tree_map']
+
+
+_LISTS = (list, tuple, L)
 
 
 def is_listy(x: Any) -> bool:
@@ -52,41 +55,51 @@ def as_tuple(x: Any) -> tuple:
 
 
 def leaves_of(x: Any) -> Iterator[Any]:
-    """The leaves of nested lists, tuples, L, dicts and dataclasses, in the order in which `apply` comes to them."""
+    """The leaves of nested lists, tuples, L, dicts and dataclasses, in the order in which `tree_map` comes to them."""
     named = fields_of(x)
-    if named is not None or is_listy(x):
+    if named is not None or isinstance(x, _LISTS):
         for part in x if named is None else named.values():
             yield from leaves_of(part)
     else:
         yield x
 
 
-def apply(func: Callable, x: Any, *args: Any, **kwargs: Any) -> Any:
-    """Map `func` over the leaves of nested lists, tuples, L, dicts and dataclasses, keeping the containers' types."""
+def tree_map(func: Callable, x: Any, *others: Any) -> Any:
+    """`func` of each leaf of `x` and of those in its place in `others`, in containers of the types of `x`'s.
+
+    Containers are lists, tuples, L, dicts and dataclasses; what is none, None too, is a leaf.
+
+    Raises:
+        ValueError: a list of `others` is not as long.
+        KeyError: a dict of `others` lacks a name.
+    """
     if isinstance(x, Tensor):
-        return func(x, *args, **kwargs)
+        return func(x, *others)
     named = fields_of(x)
     if named is not None:
-        mapped = {k: apply(func, v, *args, **kwargs) for k, v in named.items()}
+        others = [fields_of(o) for o in others]
+        mapped = {k: tree_map(func, v, *[o[k] for o in others]) for k, v in named.items()}
         return mapped if type(x) is dict else _with_fields(x, mapped)
-    if is_listy(x):
-        mapped = [apply(func, o, *args, **kwargs) for o in x]
+    if isinstance(x, _LISTS):
+        mapped = [tree_map(func, *parts) for parts in zip(x, *others, strict=True)]
         return type(x)(*mapped) if hasattr(x, '_fields') else type(x)(mapped)
-    return func(x, *args, **kwargs)
+    return func(x, *others)
+
+
+def apply(func: Callable, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """`tree_map` of `func(leaf, *args, **kwargs)` over the leaves of `x`."""
+    return tree_map(lambda leaf: func(leaf, *args, **kwargs), x)
 
 
 def to_concat(xs: list, dim: int = 0) -> Any:
-    """Concatenate a list of equally nested tensors along `dim`; what cannot be concatenated comes back as one flat
-    list."""
-    if not xs:
-        return xs
+    """A list of equally nested tensors concatenated along `dim`; what cannot be comes back as one flat list."""
+    return tree_map(lambda *parts: _joined(parts, dim), *xs) if xs else xs
+
+
+def _joined(xs: tuple, dim: int) -> Any:
     first = xs[0]
-    if is_listy(first):
-        return type(first)([to_concat([x[i] for x in xs], dim=dim) for i in range(len(first))])
-    if isinstance(first, dict):
-        return {k: to_concat([x[k] for x in xs], dim=dim) for k in first}
     if not isinstance(first, Tensor):
-        return [o for x in xs for o in (x if is_listy(x) else [x])]
+        return [o for x in xs for o in as_tuple(x)]
     if first.ndim == 0:
         return retain_type(torch.stack([plain(x) for x in xs]), first)
     if any(x.shape[1:] != first.shape[1:] for x in xs) and dim == 0:

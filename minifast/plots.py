@@ -6,11 +6,13 @@ from typing import Any
 
 from fastcore.foundation import L
 
+from minifast.arguments import tells_near_match
 from minifast.show import get_grid
 
 __all__ = ['plot_loss', 'plot_lr_find', 'plot_metrics', 'plot_sched']
 
 
+@tells_near_match
 def plot_loss(recorder: Any, skip_start: int = 5, with_valid: bool = True, log: bool = False,
               show_epochs: bool = False, ax: Any = None) -> Any:
     """Draw the smoothed training loss by step and the validation loss by epoch; returns the matplotlib axis.
@@ -39,6 +41,7 @@ def plot_loss(recorder: Any, skip_start: int = 5, with_valid: bool = True, log: 
     return ax
 
 
+@tells_near_match
 def plot_metrics(recorder: Any, nrows: int | None = None, ncols: int | None = None, figsize: Any = None) -> Any:
     """Draw every column of the table by epoch, one axis a metric, both losses on one; returns the axes."""
     columns = list(recorder.metric_names[1:-1] if recorder.add_time else recorder.metric_names[1:])
@@ -77,6 +80,7 @@ def plot_lr_find(recorder: Any, skip_end: int = 5, return_fig: bool = True,
     return figure if return_fig else None
 
 
+@tells_near_match
 def plot_sched(recorder: Any, keys: Any = None, figsize: tuple[float, float] | None = None) -> Any:
     """Draw the scheduled hyper-parameters by step; returns the axes.
 

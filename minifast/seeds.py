@@ -36,9 +36,9 @@ def set_seed(s: int, reproducible: bool = False) -> None:
 
 def get_random_states() -> dict[str, Any]:
     """The states of Python's, numpy's and torch's global generators and of cuDNN's switches."""
-    states = {'random_state': random.getstate(), 'numpy_state': np.random.get_state(), 'torch_state':
-    torch.get_rng_state(),
-              'torch_cuda_state': None, 'torch_deterministic': torch.backends.cudnn.deterministic,
+    states = {'random_state': random.getstate(), 'numpy_state': np.random.get_state(),
+              'torch_state': torch.get_rng_state(), 'torch_cuda_state': None,
+              'torch_deterministic': torch.backends.cudnn.deterministic,
               'torch_benchmark': torch.backends.cudnn.benchmark}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states['torch_cuda_state'] = torch.cuda.get_rng_state_all()

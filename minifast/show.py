@@ -22,6 +22,8 @@ def subplots(nrows: int = 1, ncols: int = 1, figsize: tuple[float, float] | None
     """A figure and its axes, as an array also where there is one.
 
     Args:
+        nrows: rows.
+        ncols: columns.
         figsize: width and height in inches; default: `imsize` for each picture.
         imsize: inches a picture.
         suptitle: title of the whole figure.
@@ -138,6 +140,7 @@ def get_grid(n: int, nrows: int | None = None, ncols: int | None = None, figsize
         n: number of axes.
         nrows: rows; default from `ncols`, else the root of `n`.
         ncols: columns; default from `nrows`.
+        figsize: width and height in inches; default: 3 for each axis.
         double: two axes for each of the `n`, side by side (target and prediction).
         title: title of the figure.
         return_fig: return (figure, axes).

@@ -27,9 +27,8 @@ from torch.nn.parameter import is_lazy
 from torch.utils.serialization import config
 
 from minifast.hardware import crc32
-from minifast.tensorguard import ASK, SEAL, DamagedFileError, UnsafeFileError, records_of
-from minifast.tensorindex import KEY_PARTS, ODD_KEYS, Instructions
-from minifast.tensorvalues import LAYOUTS, Values
+from minifast.tensorguard import (ASK, KEY_PARTS, LAYOUTS, ODD_KEYS, SEAL, DamagedFileError, Instructions,
+                                  UnsafeFileError, Values, records_of)
 from minifast.torch_core import plain
 
 __all__ = ['Copies', 'DamagedFileError', 'UnsafeFileError', 'copied', 'read_tensors', 'storable', 'way_out_of',
@@ -262,9 +261,11 @@ def _versions(metadata: Any) -> OrderedDict:
 
 
 class Copies:
-    """Copies nested tensors to the CPU, into the memory of the copy before wherever sizes are the same: fresh memory
-    costs several times what copying does. What is the same memory is copied once; what comes from a GPU goes into
-    page-locked memory, all of it at once, and is there when the call returns."""
+    """Copies nested tensors to the CPU, into the memory of the copy before wherever sizes are the same.
+
+    Fresh memory costs several times what copying does. What is the same memory is copied once; what comes from a GPU
+    goes into page-locked memory, all of it at once, and is there when the call returns.
+    """
 
     def __init__(self) -> None:
         self.kept: list[Tensor] = []
@@ -310,8 +311,10 @@ def _rebuilt(x: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def copied(x: Any) -> Any:
-    """`x` with every tensor in memory of its own on the CPU, as a training may keep it. Tensors that share memory do so
-    afterwards: what a file says about its bytes can never make more of them."""
+    """`x` with every tensor in memory of its own on the CPU, as a training may keep it.
+
+    Tensors that share memory do so afterwards: what a file says about its bytes can never make more of them.
+    """
     storages: dict[int, torch.UntypedStorage] = {}
 
     def copy(x: Any) -> Any:
@@ -450,8 +453,11 @@ _OLD_MAGIC = b'\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.'
 
 
 def _old_index(path: Path, data: bytes) -> tuple[Any, dict[str, tuple[int, int]], int]:
-    """The contents of a file of torch before 1.6, where their records lie, and how long the index is: pickles of a
-    magic number, the version, the machine, the contents and the records' names, then each record behind its length."""
+    """The contents of a file of torch before 1.6, where their records lie, and how long the index is.
+
+    Such a file has pickles of a magic number, the version, the machine, the contents and the records' names; then each
+    record behind its length.
+    """
     index = Instructions(path, data)
     _, version, machine, found, names = (index.follow() for _ in range(5))
     if version != 1001 or not isinstance(machine, dict) or machine.get('little_endian') is not True:

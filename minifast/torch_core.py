@@ -104,8 +104,7 @@ def to_cpu(b: Any) -> Any:
 
 
 def to_detach(b: Any, cpu: bool = True, gather: bool = True) -> Any:
-    """Every tensor of a nested structure detached from its graph, on the CPU if `cpu`, gathered over the ranks if
-    `gather`."""
+    """Every tensor of a nested structure without its graph, on the CPU if `cpu`, of all ranks if `gather`."""
     def _one(o: Any) -> Any:
         if not isinstance(o, Tensor):
             return o

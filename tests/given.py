@@ -45,13 +45,13 @@ def doors() -> dict[str, tuple[Callable, set[str]]]:
 
     A class that inherits its constructor is another name of the class that has it.
     """
-    objects = {name: getattr(public, name) for name in public.__all__}
+    objects = {name: obj for name, obj in vars(public).items() if not name.startswith('_')}
     objects = {name: obj for name, obj in objects.items()
                if callable(obj) and (getattr(obj, '__module__', '') or '').startswith('minifast')}
     found: dict[Any, tuple[str, Callable, set[str]]] = {}
 
     def add(name: str, func: Any, called: str) -> None:
-        func = inspect.unwrap(func)
+        func = inspect.unwrap(func, stop=lambda f: hasattr(f, '__signature__'))  # which shows what is handed on
         if inspect.isfunction(func) and func.__module__.startswith('minifast'):
             found.setdefault(func, (name, func, set()))[2].add(called)
     for name, obj in objects.items():

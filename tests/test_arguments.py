@@ -14,9 +14,8 @@ from torch import nn
 import minifast.vision.all as public
 from minifast.arguments import as_side, as_size, known_kwargs, tells_near_match
 from minifast.callback.hook import dummy_eval
-from minifast.data.core import DataLoaders, TfmdDL
+from minifast.data.core import DataLoaders, TfmdDL, WeightedDL
 from minifast.data.load import DataLoader
-from minifast.data.resampling import WeightedDL
 from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat
 from minifast.markers import TensorImage

@@ -8,9 +8,9 @@ import torch
 from small_learner import Interrupt, deep, learner, pictures, same, weights
 
 from minifast.callback.core import Callback, CancelFitException, CancelValidException, as_measured
-from minifast.callback.ema import EMA, EMACallback
+from minifast.callback.training import EMA, EMACallback
 from minifast.callback.tracker import EarlyStoppingCallback, SaveModelCallback
-from minifast.deploy import to_torch
+from minifast.export import to_torch
 from minifast.learner import load_learner
 
 

@@ -6,10 +6,13 @@ import copy
 import numpy as np
 import pytest
 import torch
+from fastcore.foundation import L
+from torch import Tensor
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import TensorDataset
 
-from minifast.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists, decode_at, show_at, test_set
+from minifast.data.core import (DataLoaders, Datasets, TfmdDL, TfmdLists, decode_at, get_show_batch_func, show_at,
+                                test_set)
 from minifast.data.pipeline import Pipeline, Transform, typedispatch
 from minifast.data.transforms import Categorize, IntToFloatTensor, Normalize, ToTensor, get_c
 from minifast.losses import MSELossFlat
@@ -251,10 +254,14 @@ def test_show_batch_of_a_users_type_through_typedispatch():
     shown = []
 
     @typedispatch
-    def show_batch(x: Sound, y, samples, ctxs=None, max_n=9, **kwargs):
+    def show_batch(x: Sound, y: Tensor, samples: L, ctxs=None, max_n=9, **kwargs):
         shown.append(len(samples))
     TfmdDL([(Sound(torch.rand(2)), 1)] * 4, bs=4, num_workers=0).show_batch(max_n=3)
     assert shown == [3]
+    get_show_batch_func(Sound, y_typ=Tensor, samples_typ=L)(None, None, 'ab')
+    assert shown == [3, 2]
+    for types in [(), (Tensor, Tensor, L), (Sound, str, L), (Sound, Tensor, str)]:  # another class, another function
+        assert get_show_batch_func(*types) is not get_show_batch_func(Sound, Tensor, L)
 
 
 def test_show_at_shows_one_sample():

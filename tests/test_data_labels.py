@@ -11,7 +11,7 @@ from fastcore.foundation import L
 
 from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from minifast.data.core import Datasets
-from minifast.data.labels import column_named, is_missing, labels_of, place_of
+from minifast.data.categorize import column_named, is_missing, labels_of, place_of
 from minifast.data.transforms import (Categorize, ColReader, ColSplitter, GrandparentSplitter, IndexSplitter,
                                       ItemGetter, MaskSplitter, MultiCategorize, RegexLabeller)
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, We
 from torch.utils.data import DataLoader as TorchLoader
 
 from minifast.data.collate import Slots, new_pixels
-from minifast.data.core import Datasets, TfmdDL
+from minifast.data.core import Datasets, TfmdDL, TfmdLists
 from minifast.data.load import DataLoader, SkipItemException, fa_collate
 from minifast.data.pipeline import Pipeline, RandTransform, Transform
 from minifast.data.sampler import ItemKeys, order, share
@@ -281,6 +281,24 @@ def test_streams_are_read_once_whatever_the_workers():
     assert [len(b) for b in DataLoader(Stream(), bs=4, n=6)] == [4, 2]
     with pytest.raises(ValueError, match='no indices'):
         DataLoader(Stream(), bs=4, shuffle=True)
+
+
+@pytest.mark.parametrize('owner, name', [(DataLoader, hook) for hook in (
+    'create_item', 'do_item', 'after_item', 'before_batch', 'create_batch', 'do_batch', 'retain', 'after_batch')]
+    + [(Datasets, '__getitem__'), (TfmdLists, '__getitem__')])
+@pytest.mark.parametrize('dataset', [Datasets([1, 2, 3, 4], [[float]]), TensorDataset(torch.arange(4))],
+                         ids=lambda o: type(o).__name__)
+def test_what_a_script_puts_in_the_place_of_a_method_of_the_class_is_called(owner, name, dataset, monkeypatch):
+    """Nothing that a plan decides passes over it, neither the steps of samples nor slices of whole tensors."""
+    called, original, expected = [], getattr(owner, name), [int(dataset[i][0]) for i in range(4)]
+
+    def patched(self, *args, **kwargs):
+        called.append(name)
+        return original(self, *args, **kwargs)
+    monkeypatch.setattr(owner, name, patched)
+    batches = list(DataLoader(dataset, bs=2))
+    assert torch.cat([b[0] for b in batches]).tolist() == expected
+    assert called or (owner is not DataLoader and not isinstance(dataset, Datasets))
 
 
 def test_hooks_as_arguments_and_as_overrides():

@@ -18,7 +18,7 @@ from minifast.callback.checkpoint import CheckpointCallback, newest_checkpoint
 from minifast.callback.core import Callback
 from minifast.callback.recorder import Recorder, SmoothLoss
 from minifast.callback.resume import checkpoints_in
-from minifast.layers.conv import NormType
+from minifast.layers import NormType
 from minifast.learner import Learner
 
 G = torch.Generator().manual_seed(0)

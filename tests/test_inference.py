@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 from minifast import inference
 from minifast.callback.core import Callback, CancelBatchException
-from minifast.gather import Rows, prepare
+from minifast.callback.core import _Rows as Rows
+from minifast.inference import _prepare as prepare
 from minifast.learner import Learner
 from minifast.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 

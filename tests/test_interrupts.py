@@ -10,10 +10,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from minifast.callback.core import Callback
-from minifast.callback.ema import EMACallback
 from minifast.callback.fp16 import AMPMode, MixedPrecision
 from minifast.callback.mixup import MixUp
-from minifast.callback.training import GradientAccumulation
+from minifast.callback.training import EMACallback, GradientAccumulation
 from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat
 

@@ -58,6 +58,14 @@ def params_with_grad() -> list[torch.Tensor]:
     return made
 
 
+def one_by_one(params, named: Optimizer) -> Optimizer:
+    """The step functions of a named optimizer, called as a user's own: for one parameter after the other."""
+    def users(cb):
+        return lambda p, **values: cb(p, **values)
+    hypers = {name: value for name, value in named.hypers[0].items() if name != 'lr'}
+    return Optimizer(params, cbs=[users(cb) for cb in named.cbs], lr=[hyper['lr'] for hyper in named.hypers], **hypers)
+
+
 # ---------------------------------------------------------------- numbers
 
 @pytest.mark.parametrize('label', OPTIMIZERS)
@@ -76,9 +84,7 @@ def test_list_step_equals_its_step_functions_one_parameter_at_a_time(label):
     name, kwargs = OPTIMIZERS[label]
 
     def composed(groups, lr):
-        named = getattr(optimizers, name)(groups, lr=lr, **kwargs)
-        hypers = {k: v for k, v in named.hypers[0].items() if k != 'lr'}
-        return Optimizer(groups, cbs=named.cbs, lr=lr, **hypers)
+        return one_by_one(groups, getattr(optimizers, name)(groups, lr=lr, **kwargs))
     fast, slow = optimizer_run(partial(getattr(optimizers, name), **kwargs)), optimizer_run(composed)
     for got, want in zip(fast, slow, strict=True):
         for p, q in zip(got, want, strict=True):
@@ -524,12 +530,13 @@ def test_list_step_on_tensors_beyond_the_cache_equals_its_step_functions(label):
         params = [torch.randn(n, generator=g).requires_grad_() for n in sizes]
         start = [p.detach().clone() for p in params]
         opt = getattr(optimizers, name)(params, lr=.1, **kwargs)
+        opt = one_by_one(params, opt) if each else opt
         for i, p in enumerate(params):
             opt.state[p]['do_wd'] = i % 3 != 0
         for _ in range(3):
             for p in params:
                 p.grad = torch.randn(p.shape, generator=g)
-            Optimizer.step(opt) if each else opt.step()
+            opt.step()
         assert all((p != s).any() for p, s in zip(params, start))
         found.append(params)
     for a, b in zip(*found):

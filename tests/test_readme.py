@@ -1,4 +1,4 @@
-"""Everything in the README is run, or looked up: code, diff, commands, pictures and the tree of rooms."""
+"""Everything in the README is run, or looked up: code, diff, commands and pictures."""
 from __future__ import annotations
 
 import re
@@ -13,10 +13,6 @@ from minifast.cli import build_parser, main
 from minifast.demo import write_digits
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'tools'))
-
-import make_tree  # noqa: E402
-
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 
 
@@ -111,11 +107,3 @@ def test_links_and_pictures_are_there():
         if not target.startswith('http'):
             assert (ROOT / target).is_file(), target
             assert (ROOT / target).stat().st_size < 400_000
-
-
-def test_tree_of_rooms_is_up_to_date():
-    """The tree names every room once, with its own first line, in the order of the floors."""
-    tree = README[README.index(make_tree.HEADING):]
-    assert tree == make_tree.tree(), 'run: make namespaces'
-    there = {file.relative_to(ROOT / 'minifast').as_posix() for file in make_tree.rooms()}
-    assert set(re.findall(r'^  ([\w/]+\.py)', tree, re.MULTILINE)) == there

@@ -1,13 +1,19 @@
 """Laws of the small things that scripts know by name: hot codes, types of nested values, functions as modules."""
 from __future__ import annotations
 
+import dataclasses
+from collections import UserDict, namedtuple
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastcore.foundation import L
 from torch import nn
 
 from minifast.markers import TensorCategory, TensorImage, TensorMask, explode_types, retain_meta, retain_types
+from minifast.nested import apply, leaves_of, to_concat, tree_map
 from minifast.torch_core import (
     apply_init, apply_leaf, bn_bias_params, cond_init, default_device, defaults, detach_parallel, display_df,
     find_device, flatten_check, get_model, grad_module, init_default, ismin_torch, join_path_file, length_of, logit,
@@ -76,6 +82,50 @@ def test_types_of_a_nested_batch_and_back():
     assert explode_types(retain_types(bare, typs=types)) == explode_types(retain_types(bare, b)) == types
     assert type(retain_types(torch.zeros(1), TensorImage(torch.zeros(1)))) is TensorImage
     assert explode_types(retain_types([torch.zeros(1)], [TensorImage(torch.zeros(1))])) == {list: [TensorImage]}
+
+
+class Outputs(dict):
+    """A library's own class of outputs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Outputs by name, one of which may be missing."""
+
+    logits: Any
+    aux: Any = None
+
+
+Pair = namedtuple('Pair', 'x y')
+
+
+def test_tree_map_walks_several_trees_at_once_and_keeps_their_containers():
+    """Leaves that lie in the same place come together; by name in dicts, whatever their order; None is a leaf."""
+    a = Pair(L(1, None), [Outputs(p=2, q=(3,)), UserDict(r=4), Scores(5)])
+    b = (L(10, 20), [{'q': [30], 'p': 40}, {'r': 50}, Scores(60, aux=70)])
+    both = tree_map(lambda x, y: (x, y), a, b)
+    assert both == Pair(L([(1, 10), (None, 20)]), [Outputs(p=(2, 40), q=((3, 30),)), UserDict(r=(4, 50)),
+                                                   Scores((5, 60))])
+    assert [type(o) for o in (both, both.x, *both.y)] == [Pair, L, Outputs, UserDict, Scores]
+    assert list(leaves_of(a)) == [1, None, 2, 3, 4, 5] and a.y[0] == {'p': 2, 'q': (3,)}
+    assert apply(lambda x, by, minus: x * by - minus, [2, (3,)], 10, minus=1) == [19, (29,)]
+    with pytest.raises(ValueError, match='zip'):
+        tree_map(max, [1, 2], [1])
+    with pytest.raises(KeyError, match='q'):
+        tree_map(max, {'p': 1, 'q': 2}, {'p': 1})
+
+
+def test_to_concat_joins_batches_of_any_nesting():
+    """Tensors along an axis, numbers stacked, marked as the first; what is no tensor, or does not fit, as one list."""
+    def batch(n):
+        return Pair(TensorImage(torch.full((n, 2), float(n))), Outputs(loss=torch.tensor(float(n)), name='ab'))
+    x, y = to_concat([batch(1), batch(2)])
+    assert type(x) is TensorImage and x.tolist() == [[1, 1], [2, 2], [2, 2]]
+    assert type(y) is Outputs and y['loss'].tolist() == [1, 2] and y['name'] == ['ab', 'ab']
+    assert to_concat([torch.ones(2, 1), torch.zeros(2, 2)], dim=1).tolist() == [[1, 0, 0], [1, 0, 0]]
+    apart = to_concat([torch.ones(1, 2), torch.ones(1, 3)])
+    assert type(apart) is L and [len(o) for o in apart] == [2, 3] and to_concat([]) == []
+    assert to_concat(['a', 'b']) == ['a', 'b'] == to_concat([('a',), ('b',)])[0]
 
 
 def test_meta_is_told_to_what_asks_for_it():

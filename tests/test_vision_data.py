@@ -22,7 +22,7 @@ from minifast.data.pipeline import Pipeline, Transform
 from minifast.data.sampler import ITEM
 from minifast.data.transforms import (Category, IntToFloatTensor, Normalize, RandomSplitter, ToTensor, get_c,
                                       get_image_files, parent_label)
-from minifast.deploy import to_torch
+from minifast.export import to_torch
 from minifast.learner import Learner
 from minifast.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from minifast.markers import (TensorCategory, TensorImage, TensorImageBW, TensorMask, TensorMultiCategory,

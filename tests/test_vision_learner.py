@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from minifast.callback.core import Callback
 from minifast.callback.fp16 import MixedPrecision
 from minifast.interpret import ClassificationInterpretation, SegmentationInterpretation
+from minifast.layers import NormType
 from minifast.learner import load_learner
 from minifast.losses import CrossEntropyLossFlat
 from minifast.metrics import accuracy
@@ -23,7 +24,8 @@ from minifast.vision import learner as room
 from minifast.vision.augment import Resize, aug_transforms
 from minifast.vision.core import PILImage
 from minifast.vision.data import ImageDataLoaders, SegmentationDataLoaders
-from minifast.vision.learner import cnn_learner, create_head, create_vision_model, unet_learner, vision_learner
+from minifast.vision.learner import (cnn_learner, create_head, create_unet_model, create_vision_model, unet_learner,
+                                     vision_learner)
 from minifast.vision.models import resnet18
 from minifast.vision.models.xresnet import xresnet18
 
@@ -298,6 +300,22 @@ def test_unet_learner_is_laid_out_for_the_pictures(masks, tmp_path):
     interp.plot_top_losses(2)
     assert [ax.get_title().split(';')[0] for ax in plt.gcf().axes] == ['input', 'target', 'pred'] * 2
     learn.show_results(max_n=2)
+
+
+@pytest.mark.parametrize('kwargs', [
+    dict(n_in=1, cut=-5, last_cross=False, norm_type=NormType.Weight), dict(bottle=True, init=None),
+    dict(blur=True, blur_final=False, y_range=(0, 1), act_cls=nn.GELU)])
+def test_unet_learner_hands_the_arguments_of_the_model_on(masks, kwargs):
+    """Its model is the one that `create_unet_model` makes of them, to the bit, and no other."""
+    models = []
+    for given in (kwargs, {}):
+        torch.manual_seed(0)
+        models.append(unet_learner(masks, xresnet18, pretrained=False, **given).model)
+        torch.manual_seed(0)
+        models.append(create_unet_model(xresnet18, 2, (16, 16), pretrained=False, **given))
+    learnt, made, plain, _ = ({name: value for name, value in m.state_dict().items()} for m in models)
+    assert repr(models[0]) == repr(models[1]) and all(torch.equal(learnt[name], made[name]) for name in made)
+    assert repr(models[0]) != repr(models[2]) or any(not torch.equal(learnt[name], plain[name]) for name in plain)
 
 
 def test_unet_learner_config_is_the_old_way(masks):

@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import json
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -15,11 +17,12 @@ from torch import nn
 
 from minifast.layers import Mish
 from minifast.vision import models
-from minifast.vision.models.body import TimmBody, cut_model, default_split, has_pool_type, meta_of, update_first_layer
-from minifast.vision.models.create import (arch_from_name, arch_name, create_body, create_cnn_model, create_timm_model,
-                                           create_unet_model, create_vision_model, model_recipe)
-from minifast.vision.models.head import create_head
-from minifast.vision.models.unet import DynamicUnet
+from minifast.vision.learner import unet_learner, vision_learner
+from minifast.vision.models.create import (HeadArguments, TimmBody, add_head, arch_from_name, arch_name,
+                                           create_body, create_cnn_model, create_head, create_timm_model,
+                                           create_unet_model, create_vision_model, cut_model, default_split,
+                                           has_pool_type, meta_of, model_recipe, update_first_layer)
+from minifast.vision.models.unet import DynamicUnet, UnetArguments
 from minifast.vision.models.weights import cached_file
 from minifast.vision.models.xresnet import xresnet18
 
@@ -176,6 +179,38 @@ def test_unet_of_a_timm_name_is_refused():
     """A string is a timm name, which a U-Net cannot be laid out on."""
     with pytest.raises(ValueError, match='models.resnet34'):
         create_unet_model('resnet18', 2, (32, 32), pretrained=False)
+
+
+# ---------------------------------------------------------------- arguments that are handed on
+
+HANDED_ON = [(create_head, HeadArguments, door) for door in (vision_learner, create_vision_model, create_timm_model,
+                                                             add_head)]
+HANDED_ON += [(DynamicUnet, UnetArguments, door) for door in (unet_learner, create_unet_model)]
+
+
+@pytest.mark.parametrize('source, names, door', HANDED_ON, ids=lambda x: getattr(x, '__name__', None))
+def test_arguments_that_are_handed_on_are_shown_as_they_are_where_they_are_used(source, names, door):
+    """Names, types, defaults and words: what `help` shows of a head is what `create_head` says of it."""
+    used, shown = inspect.signature(source).parameters, inspect.signature(door).parameters
+    assert set(names.__annotations__) == {name for name, p in used.items() if p.default is not p.empty}
+    for name, hint in names.__annotations__.items():
+        assert shown[name].default is used[name].default and shown[name].annotation == hint.__forward_arg__
+        assert set(used[name].annotation.split(' | ')) <= set(hint.__forward_arg__.split(' | '))
+        words = re.search(rf'^        {name}: .*(\n {{12}}.*)*', source.__doc__, re.MULTILINE)[0]
+        assert words in door.__doc__
+    assert '**' not in door.__doc__
+
+
+def test_arguments_that_are_handed_on_may_be_given_by_position_and_only_once():
+    """As where they are written out."""
+    given = dict(pretrained=False, weights=None, cut=None, n_in=3, init=None, custom_head=None)
+    by_name = create_vision_model(xresnet18, 2, **given, concat_pool=False, pool=True, lin_ftrs=[8])
+    by_place = create_vision_model(xresnet18, 2, *given.values(), False, True, [8])
+    assert repr(by_place) == repr(by_name) and by_name[1][2].num_features == 512
+    with pytest.raises(TypeError, match='concat_pool'):
+        create_vision_model(xresnet18, 2, *given.values(), False, concat_pool=True)
+    with pytest.raises(TypeError, match="did you mean 'concat_pool'"):
+        create_vision_model(xresnet18, 2, concatpool=False)
 
 
 # ---------------------------------------------------------------- cutting

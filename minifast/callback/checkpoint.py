@@ -15,15 +15,25 @@ from typing import Any
 from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback
 from minifast.callback.resume import _ResumingCallback, newest_checkpoint
-from minifast.carried import (baselines_of, begin_loader, generators, inexact_loaders, own_loader, put_back_generators,
-                              set_generators, start_hidden, storable_states)
 from minifast.distributed import rank_distrib
-from minifast.run.folder import FolderInUseError, checkpoints_in
+from minifast.run.folder import FolderInUseError, RunFolder, checkpoints_in
 from minifast.run.identity import note_what_moved
 from minifast.seeds import get_random_states
 from minifast.tensorfile import Copies, copied, write_atomic
 from minifast.torch_core import length_of
-from minifast.training_state import ReplayedLoader, training_state
+from minifast.training_state import (
+    ReplayedLoader,
+    baselines_of,
+    begin_loader,
+    generators,
+    inexact_loaders,
+    own_loader,
+    put_back_generators,
+    set_generators,
+    start_hidden,
+    storable_states,
+    training_state,
+)
 
 __all__ = ['CheckpointCallback', 'FolderInUseError', 'checkpoints_in', 'fit_was_done', 'newest_checkpoint']
 
@@ -54,10 +64,124 @@ def fit_was_done(learn: Any, resume: bool | str = True, cbs: Sequence[Callback] 
         raise ValueError('resume=True needs to know where the checkpoints are: give checkpoint=FOLDER to the same '
                          'call, or a CheckpointCallback among cbs')
     done = False
-    for cb in writing if not hasattr(learn, 'lr_finder') else []:
+    for cb in [] if learn.searching else writing:
         done = cb.begin(resume, asked, cbs, first=writing[0] if cb is not writing[0] else None) or done
     return done
 
+
+# ---------------------------------------------------------------- how: into the folder, meanwhile
+
+class _Writer:
+    """Writes the checkpoints of one fit into a run's folder, in a thread of its own where that is wanted.
+
+    Args:
+        folder: the run's folder.
+        keep: how many of the newest to keep.
+        background: write copies in a thread, so that training goes on meanwhile.
+    """
+
+    def __init__(self, folder: RunFolder, keep: int, background: bool) -> None:
+        self.folder, self.keep, self._number = folder, keep, folder.next_number()
+        self._pool = ThreadPoolExecutor(1, 'checkpoint') if background else None
+        self._pending: Future | None = None
+        self._copies = Copies()
+
+    def write(self, state: dict[str, Any], must: bool = False) -> None:
+        """Write a state; at once if `must`, which also makes a failing storage an error. What came before is done."""
+        self._number += 1
+        file = self.folder.path / f'checkpoint-{self._number:06d}.pth'
+        if self._pool is not None and not must:
+            # a copy, because the next step changes the tensors; on the host, where the thread writes from. The one
+            # before is written by now, so its memory can be used again
+            self._pending = self._pool.submit(self._write_file, file, self._copies(state))
+            return
+        self._pending = Future()
+        try:
+            self._pending.set_result(self._write_file(file, state))
+        except OSError as error:
+            if must:
+                raise
+            self._pending.set_exception(error)
+
+    def _write_file(self, file: Path, state: dict[str, Any]) -> None:
+        fit = state['position']['phase']
+        self.folder.own(file.name, fit)
+        write_atomic(file, state)
+        self.folder.retire(self.keep, fit)
+
+    def finish(self) -> bool:
+        """Wait for the thread; a storage that failed is told, and the training goes on.
+
+        Returns:
+            Whether what was written last is there.
+        """
+        pending, self._pending = self._pending, None
+        try:
+            if pending is not None:
+                pending.result()
+        except OSError as error:
+            warnings.warn(f'no checkpoint: {error}. The training goes on', stacklevel=3)
+            return False
+        return True
+
+    def close(self) -> None:
+        """Wait for what is being written; the thread ends."""
+        self.finish()
+        if self._pool is not None:
+            self._pool.shutdown()
+
+
+# ---------------------------------------------------------------- when: signals, beside steps, epochs and minutes
+
+class _Signals:
+    """Ctrl-C and SIGTERM while a fit runs: kept for the next batch edge, then what the handlers before would have done.
+
+    Args:
+        came: called when the first one comes.
+
+    Attributes:
+        pending: the signal that waits for its effect.
+    """
+
+    def __init__(self, came: Callable[[], None]) -> None:
+        self.pending: int | None = None
+        self._came, self._leaving, self._replaced = came, False, {}
+
+    def take(self) -> None:
+        """Put our handler in the place of others; not where signals are ignored (nohup), nor where the handler is one
+        that Python cannot put back."""
+        self.pending, self._leaving, self._replaced = None, False, {}
+        if threading.current_thread() is threading.main_thread():
+            found = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+            self._replaced = {signum: signal.signal(signum, self._on_signal) for signum, handler in found.items()
+                              if handler is not None and handler != signal.SIG_IGN}
+
+    def give_back(self) -> bool:
+        """Put the handlers back; returns whether a signal came that no batch edge has answered."""
+        for signum, handler in self._replaced.items():
+            if signal.getsignal(signum) == self._on_signal:  # else somebody has set another one meanwhile
+                signal.signal(signum, handler)
+        return self.pending is not None and not self._leaving
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if self.pending is not None:
+            self.leave(signum)
+            return
+        self.pending = signum
+        self._came()
+
+    def leave(self, signum: int | None = None) -> None:
+        """Do what the signal would have done: call the user's handler, which decides what follows, or end."""
+        signum = self.pending if signum is None else signum
+        handler: Callable | Any = self._replaced.get(signum)
+        self._leaving = True
+        if not callable(handler):
+            raise SystemExit(128 + signum)
+        handler(signum, None)  # Python's own for Ctrl-C raises
+        self.pending, self._leaving = None, False
+
+
+# ---------------------------------------------------------------- the callback
 
 class CheckpointCallback(_ResumingCallback):
     """Writes the whole state of the training from time to time; `learn.fit(..., resume=True)` goes on from the newest.
@@ -75,6 +199,17 @@ class CheckpointCallback(_ResumingCallback):
     setting is told in a warning. A run that does not resume moves the files of earlier runs into a subfolder. Nothing
     that another run has written is deleted.
 
+    Args:
+        path: the folder; made if it is not there.
+        every: a number of steps, or 'epoch'; None with `minutes`.
+        minutes: a checkpoint at the first batch edge after so many minutes.
+        keep: how many of the newest to keep; more than one helps when a disk spoils the newest. The last one of
+            each fit that was completed is kept beside them.
+        background: copy the state and write it in a thread of its own, so that training goes on meanwhile.
+
+    Raises:
+        ValueError: `every` or `keep` make no sense.
+
     Example:
         >>> learn.fit_one_cycle(5, cbs=CheckpointCallback('checkpoints', every=500))
         >>> learn.fit_one_cycle(5, cbs=CheckpointCallback('checkpoints', every=500), resume=True)  # after a crash
@@ -86,35 +221,20 @@ class CheckpointCallback(_ResumingCallback):
     @tells_near_match
     def __init__(self, path: str | Path, every: int | str | None = 'epoch', minutes: float | None = None,
                  keep: int = 3, background: bool = True) -> None:
-        """
-        Args:
-            path: the folder; made if it is not there.
-            every: a number of steps, or 'epoch'; None with `minutes`.
-            minutes: a checkpoint at the first batch edge after so many minutes.
-            keep: how many of the newest to keep; more than one helps when a disk spoils the newest. The last one of
-                each fit that was completed is kept beside them.
-            background: copy the state and write it in a thread of its own, so that training goes on meanwhile.
-
-        Raises:
-            ValueError: `every` or `keep` make no sense.
-        """
         if not (every is None or every == 'epoch' or (isinstance(every, int) and every > 0)):
             raise ValueError(f"every={every!r}: give a number of steps, 'epoch', or None together with minutes=")
         if keep < 1:
             raise ValueError(f'keep={keep!r}: at least one checkpoint must be kept')
         super().__init__(path)
         self.every, self.minutes, self.keep, self.background, self._active = every, minutes, keep, background, False
-        self._hidden_loaders, self._signal, self._leaving = False, None, False
-        self._replaced_handlers: dict[int, Any] = {}
-        self._pool: ThreadPoolExecutor | None = None
-        self._pending: Future | None = None
-        self._copies = Copies()
+        self._hidden_loaders, self._waiting = False, None
+        self._signals, self._writer = _Signals(self._signal_came), None
 
     # ------------------------------------------------------------ the fit
 
     def before_fit(self) -> None:
         learn = self.learn
-        self._active = learn.fitting and not hasattr(learn, 'lr_finder')
+        self._active = learn.fitting and not learn.searching
         if not self._active:
             return
         if self._identity is None:  # a fit that is not our own
@@ -125,12 +245,10 @@ class CheckpointCallback(_ResumingCallback):
             warnings.warn(f'a resume will not be exact: {why}', stacklevel=2)
         if rank_distrib() == 0:
             self._move_in()
-        self._number, self._leaving = self._folder.next_number(), False
-        self._signal, self._waiting, self._written_at, self._epoch_generators = None, None, None, None
+        self._writer = _Writer(self._folder, self.keep, self.background)
+        self._waiting, self._written_at, self._epoch_generators, self._proven = None, None, None, False
         self._before_validation, self._resumed, self._done_epochs = {}, self._found, learn.start_epoch
-        self._pool = ThreadPoolExecutor(1, 'checkpoint') if self.background else None
-        self._pending, self._copies, self._proven = None, Copies(), False
-        self._replaced_handlers = self._take_signals()
+        self._signals.take()
         self._last_s = time.monotonic()
         if self._resumed is not None:
             self._go_to_position()
@@ -236,7 +354,7 @@ class CheckpointCallback(_ResumingCallback):
             # the first step makes the optimizer's state: what no file can hold is told now and not after an epoch
             self._proven = bool(training_state(self.learn, self._position('train', self.learn.epoch)))
         due = training and isinstance(self.every, int) and self.learn.train_iter % self.every == 0
-        if due or self._signal is not None or self._late(training):
+        if due or self._signals.pending is not None or self._late(training):
             self._write_here()
         self._answer_signal()
         if getattr(self.learn.dl, 'num_workers', 0) and self.learn.iter + 1 < self.learn.n_iter:
@@ -264,7 +382,7 @@ class CheckpointCallback(_ResumingCallback):
     def after_epoch(self) -> None:
         if not self._active:
             return
-        if self.every == 'epoch' or self._signal is not None or self._late(True):
+        if self.every == 'epoch' or self._signals.pending is not None or self._late(True):
             self._write(self._position('epoch', self.epoch + 1))
         self._answer_signal()
 
@@ -278,19 +396,20 @@ class CheckpointCallback(_ResumingCallback):
         self._run.update(fits=self._phase + 1, broken_off=False)
 
     def cleanup_fit(self) -> None:
-        active, self._active = self._active, False
+        active, self._active, self._waiting = self._active, False, None
         identity, self._identity = self._identity, None
         self._found = self._resumed = None
         try:
-            self._finish_writing()
-            if self._pool is not None:
-                self._pool.shutdown()
-            self._pool, self._copies = None, Copies()
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.close()
             if active and identity is not None:
                 note_what_moved(identity)
         finally:
             self._folder.release()
-            self._give_signals_back()  # the last thing: a signal that waited has its effect here
+            if self._signals.give_back():  # the last thing: a signal that waited has its effect here
+                print(f'stopped by a signal, behind the last batch; the checkpoints are in {self.path}')
+                self._signals.leave()
 
     # ------------------------------------------------------------ writing
 
@@ -319,78 +438,22 @@ class CheckpointCallback(_ResumingCallback):
         elif random_states is not None:
             state['generators'] = (random_states if 'global' in random_states else
                                    {**self._generators(), 'global': storable_states(random_states)})
-        self._number += 1
-        file = self.path / f'checkpoint-{self._number:06d}.pth'
-        if self._pool is None or must:
-            self._pending = Future()
-            try:
-                self._pending.set_result(self._write_file(file, state))
-            except OSError as error:
-                if must:
-                    raise
-                self._pending.set_exception(error)
-        else:
-            # a copy, because the next step changes the tensors; on the host, where the thread writes from. The one
-            # before is written by now, so its memory can be used again
-            self._pending = self._pool.submit(self._write_file, file, self._copies(state))
-
-    def _write_file(self, file: Path, state: dict[str, Any]) -> None:
-        fit = state['position']['phase']
-        self._folder.own(file.name, fit)
-        write_atomic(file, state)
-        self._folder.retire(self.keep, fit)
+        self._writer.write(state, must)
 
     def _finish_writing(self) -> None:
-        """Wait for the thread; a storage that failed is told, and the training goes on."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            try:
-                pending.result()
-            except OSError as error:
-                self._written_at = None
-                warnings.warn(f'no checkpoint: {error}. The training goes on', stacklevel=2)
+        if not self._writer.finish():
+            self._written_at = None
 
     # ------------------------------------------------------------ signals
 
-    def _take_signals(self) -> dict[int, Any]:
-        """Put our handler in the place of others; not where signals are ignored (nohup), nor where the handler is one
-        that Python cannot put back."""
-        if threading.current_thread() is not threading.main_thread():
-            return {}
-        found = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-        return {signum: signal.signal(signum, self._on_signal) for signum, handler in found.items()
-                if handler is not None and handler != signal.SIG_IGN}
-
-    def _give_signals_back(self) -> None:
-        """Put the handlers back; a signal that no batch edge came after has its effect now."""
-        for signum, handler in self._replaced_handlers.items():
-            if signal.getsignal(signum) == self._on_signal:  # else somebody has set another one meanwhile
-                signal.signal(signum, handler)
-        if self._signal is not None and not self._leaving:
-            print(f'stopped by a signal, behind the last batch; the checkpoints are in {self.path}')
-            self._leave(self._signal)
-
-    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if self._signal is not None:
-            self._leave(signum)
-            return
-        self._signal = signum
+    def _signal_came(self) -> None:
         if self._waiting is not None:
             # between two batches, waiting for worker processes, which Ctrl-C may have ended: this is the batch edge
             self._write_here(self._waiting)
             self._answer_signal()
 
     def _answer_signal(self) -> None:
-        if self._signal is not None:
+        if self._signals.pending is not None:
             self._finish_writing()
             print(f'stopped by a signal; the checkpoint is in {self.path}')
-            self._leave(self._signal)
-
-    def _leave(self, signum: int) -> None:
-        """Do what the signal would have done: call the user's handler, which decides what follows, or end."""
-        handler: Callable | Any = self._replaced_handlers.get(signum)
-        self._leaving = True
-        if not callable(handler):
-            raise SystemExit(128 + signum)
-        handler(signum, None)  # Python's own for Ctrl-C raises
-        self._signal, self._leaving = None, False
+            self._signals.leave()

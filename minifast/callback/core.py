@@ -1,16 +1,17 @@
-"""The events of the loop, the exceptions that leave a part of it, the callback base class and the compiled hook
-table."""
+"""The events of the loop, the exceptions that leave parts of it, the callback base class, the compiled hook table."""
 from __future__ import annotations
 
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from fastcore.basics import noop
 from fastcore.foundation import L
 from torch import Tensor
 
@@ -19,7 +20,8 @@ from minifast.lookup import lookup
 from minifast.losses import fit_weights
 from minifast.seeds import get_random_states as get_random_states
 from minifast.seeds import set_random_states as set_random_states
-from minifast.torch_core import default_device, detuplify, find_bs, plain, to_concat
+from minifast.nested import apply, detuplify, leaves_of
+from minifast.torch_core import default_device, find_bs, plain, retain_type, to_concat, to_cpu
 
 __all__ = ['Callback', 'CancelBackwardException', 'CancelBatchException', 'CancelEpochException', 'CancelFitException',
            'CancelStepException', 'CancelTrainException', 'CancelValidException', 'FetchPredsCallback',
@@ -35,6 +37,10 @@ events = ('after_create', 'before_fit', 'before_epoch', 'before_train', 'before_
 
 event = SimpleNamespace(**{name: name for name in events})
 """The events as attributes, so that a typing mistake fails: `learn(event.before_fit)`."""
+
+loop_variables = ('dl iter n_iter xb yb pred loss loss_grad training epoch n_epoch train_iter pct_train start_batch '
+                  '_n_inp _device final_record').split()
+"""What the loop keeps on the learner while it runs, and what a look from within it must leave as it was."""
 
 inner_events = frozenset(events[events.index('before_batch'):events.index('after_batch') + 1]) - {'after_cancel_step'}
 """Events inside a batch: `run_train` and `run_valid` decide about these alone."""
@@ -73,8 +79,7 @@ class CancelStepException(CancelException):
 
 
 class _FromLearner:
-    """Reads one attribute of the learner on a callback; a value set on the callback itself shadows it (no
-    `__set__`)."""
+    """Reads one attribute of the learner on a callback; a value set on the callback shadows it (no `__set__`)."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -103,8 +108,7 @@ class Callback:
 
     Attributes:
         order: hooks of one event run by rising order, equal ones as they were added. TrainEvalCallback has -10,
-        Recorder 50,
-            ProgressCallback and ParamScheduler 60.
+            Recorder 50, ProgressCallback and ParamScheduler 60.
         run: False silences the callback until the fit ends.
         run_train, run_valid: whether the hooks inside a batch run in training and in validation.
         remove_on_fetch: whether FetchPredsCallback takes the callback off while it predicts.
@@ -163,16 +167,15 @@ class Callback:
 
     @property
     def name(self) -> str:
-        """The attribute under which the learner keeps the callback: the class name in snake case without
-        `_callback`."""
+        """The learner's attribute that holds the callback: the class name in snake case without `_callback`."""
         stem = re.sub('Callback$', '', type(self).__name__) or 'Callback'
         return re.sub('([a-z0-9])([A-Z])', r'\1_\2', re.sub('(.)([A-Z][a-z]+)', r'\1_\2', stem)).lower()
 
     def as_measured(self) -> AbstractContextManager:
         """Around what hands the model on for predictions, as an export does: it is to stand there as validation has it.
 
-        A callback that validates with other weights than it trains puts them in the model here, and the trained ones
-        back behind it.
+        A callback that validates with other weights than it trains puts them in the model here, and behind it the
+        trained ones.
         """
         return nullcontext()
 
@@ -309,6 +312,18 @@ def compile_hooks(cbs: Sequence[Callback]) -> dict[str, tuple[Hook, ...]]:
 
 
 @contextmanager
+def kept_loop_variables(learn: Any) -> Iterator[None]:
+    """Put the loop's variables back behind the block, those that were not there included."""
+    kept = {name: vars(learn)[name] for name in loop_variables if name in vars(learn)}
+    try:
+        yield
+    finally:
+        for name in loop_variables:
+            vars(learn).pop(name, None)
+        vars(learn).update(kept)
+
+
+@contextmanager
 def as_measured(cbs: Sequence[Callback]) -> Iterator[None]:
     """Within it the model is as validation measures it, see `Callback.as_measured`."""
     with ExitStack() as stack:
@@ -371,8 +386,82 @@ class TrainEvalCallback(Callback):
         learn.pct_train = (learn.epoch + (learn.iter + 1) / learn.n_iter) / learn.n_epoch
 
 
+# ---------------------------------------------------------------- the predictions of a pass
+
+class _Rows:
+    """Batches of rows put into one tensor on the CPU that is allocated once, where the number of rows is known.
+
+    Args:
+        n_rows: how many rows will come, None if that is not known.
+        ranks: the place of each row, [n_rows], where they come in another order than they are wanted.
+        dim: the axis along which batches are joined.
+    """
+
+    def __init__(self, n_rows: int | None, ranks: Tensor | None, dim: int) -> None:
+        self.n_rows, self.ranks, self.dim = n_rows, ranks, dim
+        self.parts, self.out, self.filled = [], None, 0
+
+    def add(self, x: Any) -> None:
+        """Take the rows of one batch."""
+        if isinstance(x, Tensor) and x.ndim == 0:
+            x = x[None]
+        if not (isinstance(x, Tensor) and self.n_rows and self.dim == 0 and not self.parts):
+            self.parts.append(to_cpu(x))  # sync: predictions go home
+            return
+        if self.out is None:
+            self.out = torch.empty((self.n_rows, *x.shape[1:]), dtype=x.dtype)
+            self.like = retain_type(torch.empty(0), x)
+        end = self.filled + len(x)
+        if end > self.n_rows or x.shape[1:] != self.out.shape[1:] or x.dtype != self.out.dtype:
+            self.parts = [retain_type(self._ordered(self.out[:self.filled]), self.like), to_cpu(x)]  # sync: goes home
+            self.out = None
+        elif self.ranks is None:
+            self.out[self.filled:end].copy_(plain(x))  # sync: predictions go home
+        else:
+            self.out[self.ranks[self.filled:end]] = plain(x).cpu()  # sync: predictions go home
+        self.filled = end
+
+    def _ordered(self, rows: Tensor) -> Tensor:
+        """The rows so far in the order in which they came."""
+        return rows if self.ranks is None else self.out[self.ranks[:self.filled]]
+
+    def result(self) -> Any:
+        """All rows."""
+        if self.out is not None:
+            rows = self.out if self.filled == self.n_rows else self._ordered(self.out[:self.filled]).clone()
+            return retain_type(rows, self.like)
+        joined = to_concat(self.parts, dim=self.dim)
+        if self.ranks is not None and isinstance(joined, (Tensor, L)) and len(joined) == len(self.ranks):
+            order = self.ranks.argsort()
+            if isinstance(joined, Tensor):
+                return retain_type(plain(joined)[order], joined)
+            return joined[order.tolist()]  # sync: an index that is on the CPU anyway
+        return joined
+
+
+class _Stack:
+    """`_Rows` for every tensor of nested batches."""
+
+    def __init__(self, make: Callable[[], _Rows]) -> None:
+        self.make, self.rows = make, None
+
+    def add(self, x: Any) -> None:
+        """Take one batch."""
+        if self.rows is None:
+            self.rows = apply(lambda _: self.make(), x)
+        if isinstance(x, Tensor) and isinstance(self.rows, _Rows):
+            self.rows.add(x)
+            return
+        for rows, leaf in zip(leaves_of(self.rows), leaves_of(x)):
+            rows.add(leaf)
+
+    def result(self) -> Any:
+        """All batches, nested as they came; a tuple of one is opened."""
+        return detuplify(apply(lambda rows: rows.result(), self.rows)) if self.rows is not None else None
+
+
 class GatherPredsCallback(Callback):
-    """Keeps predictions and targets of a validation pass, on the CPU.
+    """Keeps predictions and targets of a validation pass, on the CPU, batch by batch: no more than the result is held.
 
     Args:
         with_input: keep the inputs too.
@@ -382,48 +471,66 @@ class GatherPredsCallback(Callback):
         with_preds: keep the predictions.
         with_targs: keep the targets.
         concat_dim: the axis along which batches are joined.
+        n_rows: how many rows the pass gives, where that is known.
+        ranks: the place of each row, [n_rows], where they come in another order than they are wanted.
+        act: applied to the predictions where they are, batch by batch.
+        decodes: what makes answers (class indices, ...) of them, which are then kept in `decoded`.
     """
 
     def __init__(self, with_input: bool = False, with_loss: bool = False, save_preds: Any = None,
-                 save_targs: Any = None, with_preds: bool = True, with_targs: bool = True, concat_dim: int = 0) -> None:
+                 save_targs: Any = None, with_preds: bool = True, with_targs: bool = True, concat_dim: int = 0, *,
+                 n_rows: int | None = None, ranks: Tensor | None = None, act: Callable = noop,
+                 decodes: Callable | None = None) -> None:
         self.with_input, self.with_loss = with_input, with_loss
         self.save_preds, self.save_targs = save_preds, save_targs
         self.with_preds, self.with_targs, self.concat_dim = with_preds, with_targs, concat_dim
+        self.n_rows, self.ranks, self.act, self.decodes = n_rows, ranks, act, decodes
 
     def before_validate(self) -> None:
-        self.inputs, self.preds, self.targets, self.losses = [], [], [], []
+        self._last = None
+        self.inputs, self.preds, self.targets, self.decoded = (
+            _Stack(partial(_Rows, self.n_rows, self.ranks, self.concat_dim)) for _ in range(4))
+        self.losses = _Stack(partial(_Rows, self.n_rows, self.ranks, 0))
 
     def before_batch(self) -> None:
-        if self.with_input:
-            self.inputs.append(self.learn.to_detach(self.xb))
+        self._last = self.learn.pred  # a cancelled batch leaves the one before it here
 
     def after_batch(self) -> None:
-        if self.learn.pred is None:
+        learn = self.learn
+        if learn.pred is None or learn.pred is self._last:
             return
-        preds, targets = self.learn.to_detach(self.pred), self.learn.to_detach(self.yb)
-        if self.with_preds:
-            self.preds.append(preds)
-        if self.with_targs:
-            self.targets.append(targets)
+        preds, targets = (learn.to_detach(x, cpu=False) for x in (learn.pred, learn.yb))
         if self.save_preds is not None:
-            torch.save(preds, self.save_preds / str(self.iter))
+            torch.save(to_cpu(preds), self.save_preds / str(learn.iter))  # sync: written to a file
         if self.save_targs is not None:
-            torch.save(targets[0], self.save_targs / str(self.iter))
+            torch.save(to_cpu(targets[0]), self.save_targs / str(learn.iter))  # sync: written to a file
+        preds = self.act(preds)
+        if self.with_input:
+            detached = learn.to_detach(learn.xb, cpu=False)
+            self.inputs.add(tuple(retain_type(new, x) for new, x in zip(detached, learn.xb)))
+        if self.with_preds:
+            self.preds.add(preds)
+        if self.decodes is not None:
+            self.decoded.add(self.decodes(preds))
+        if self.with_targs and len(targets):
+            self.targets.add(targets)
         if self.with_loss:
-            bs = find_bs(self.yb)
-            loss = self.loss if self.loss.numel() == bs else self.loss.view(bs, -1).mean(1)
-            self.losses.append(self.learn.to_detach(loss))
+            self.losses.add(learn.to_detach(self._loss_of_items(), cpu=False))
+
+    def _loss_of_items(self) -> Tensor:
+        if not len(self.learn.yb):
+            raise ValueError('with_loss=True needs targets, and the loader has none')
+        loss, bs = plain(self.learn.loss), find_bs(self.learn.yb)
+        return loss if loss.numel() == bs else loss.view(bs, -1).mean(1)
 
     def after_validate(self) -> None:
-        self.inputs, self.preds, self.targets = (
-            detuplify(to_concat(kept, dim=self.concat_dim)) for kept in (self.inputs, self.preds, self.targets))
-        self.losses = to_concat(self.losses)
+        for name in ('inputs', 'preds', 'targets', 'decoded', 'losses'):
+            setattr(self, name, getattr(self, name).result())
 
     def all_tensors(self) -> list[Tensor | tuple | None]:
         """What was kept: [inputs], preds, targets, [losses]; None for preds or targets that were not asked for."""
-        kept = [self.inputs] if self.with_input else []
-        kept += [self.preds if self.with_preds else None, self.targets if self.with_targs else None]
-        return kept + ([self.losses] if self.with_loss else [])
+        return ([self.inputs] if self.with_input else []) + [self.preds, self.targets] + (
+            [self.losses] if self.with_loss else [])
 
 
 class FetchPredsCallback(Callback):

@@ -4,7 +4,7 @@ from __future__ import annotations
 from fastcore.foundation import L
 
 from minifast.callback.core import Callback
-from minifast.data.resampling import PartialDL, WeightedDL
+from minifast.data.core import PartialDL, WeightedDL
 from minifast.torch_core import to_detach
 
 __all__ = ['CollectDataCallback', 'PartialDL', 'WeightedDL']

@@ -29,6 +29,10 @@ class MixedPrecision(Callback):
     runs in float32. Predictions are float32 for the loss and everything behind it. In float16 each step waits for the
     device once, to hear whether the gradients overflowed; in bfloat16 no step waits.
 
+    Args:
+        amp_mode: 'fp16' or 'bf16'.
+        kwargs: for torch's `GradScaler`, in float16.
+
     Attributes:
         scales: the loss scale of every step that was made.
 
@@ -41,11 +45,6 @@ class MixedPrecision(Callback):
     _scaler_kwargs = ('init_scale', 'growth_factor', 'backoff_factor', 'growth_interval', 'enabled')
 
     def __init__(self, amp_mode: str | AMPMode = AMPMode.FP16, **kwargs: Any) -> None:
-        """
-        Args:
-            amp_mode: 'fp16' or 'bf16'.
-            kwargs: for torch's `GradScaler`, in float16.
-        """
         if not isinstance(amp_mode, AMPMode) and amp_mode not in [mode.value for mode in AMPMode]:
             raise ValueError(f"amp_mode={amp_mode!r}: mixed precision is 'fp16' or 'bf16'")
         check_kwargs('MixedPrecision', kwargs, ('amp_mode', *self._scaler_kwargs))
@@ -157,7 +156,7 @@ class AutoPrecision(MixedPrecision):
         super().before_fit()
 
     def before_batch(self) -> None:
-        if self.paths.bf16 and 'gather_preds' not in vars(self.learn) and not self._too_small():
+        if self.paths.bf16 and not self.learn.predicting and not self._too_small():
             super().before_batch()
 
     def _too_small(self) -> bool:

@@ -15,6 +15,7 @@ from torch.autograd.graph import register_multi_grad_hook
 from minifast.arguments import as_size, tells_near_match
 from minifast.callback.core import Callback
 from minifast.layers import flatten_model, in_channels
+from minifast.nested import leaves_of
 from minifast.torch_core import apply, find_bs, find_device, one_param, to_detach, to_device
 
 __all__ = ['ActivationStats', 'Hook', 'HookCallback', 'Hooks', 'dummy_eval', 'has_params', 'hook_output',
@@ -26,10 +27,7 @@ HookFunc = Callable[[nn.Module, Any, Any], Any]
 # ---------------------------------------------------------------- hooks
 
 def _tensors(o: Any) -> list[Tensor]:
-    if isinstance(o, Tensor):
-        return [o]
-    parts = o.values() if isinstance(o, dict) else o if isinstance(o, (list, tuple)) else ()
-    return [t for part in parts for t in _tensors(part)]
+    return [leaf for leaf in leaves_of(o) if isinstance(leaf, Tensor)]
 
 
 class Hook:
@@ -37,20 +35,19 @@ class Hook:
 
     With `is_forward=False` it is called in the backward pass, with `()` and the tuple of gradients of the output. A
     hook is a context manager that removes itself.
+
+    Args:
+        m: the module to watch.
+        hook_func: what to keep.
+        is_forward: watch the output; False: its gradient.
+        detach: hand over tensors without their graph.
+        cpu: hand over tensors on the CPU.
+        gather: hand over the tensors of all processes.
     """
 
     @tells_near_match
     def __init__(self, m: nn.Module, hook_func: HookFunc, is_forward: bool = True, detach: bool = True,
                  cpu: bool = False, gather: bool = False) -> None:
-        """
-        Args:
-            m: the module to watch.
-            hook_func: what to keep.
-            is_forward: watch the output; False: its gradient.
-            detach: hand over tensors without their graph.
-            cpu: hand over tensors on the CPU.
-            gather: hand over the tensors of all processes.
-        """
         self.hook_func, self.detach, self.cpu, self.gather = hook_func, detach, cpu, gather
         # gradients are watched at the output tensors: torch's own module hooks break on in-place layers behind m
         self.hook = m.register_forward_hook(self.hook_fn if is_forward else self._watch_gradients)
@@ -93,16 +90,16 @@ def hook_output(module: nn.Module, detach: bool = True, cpu: bool = False, grad:
 
 
 class Hooks:
-    """One `Hook` for each of several modules; removes them all."""
+    """One `Hook` for each of several modules; removes them all.
+
+    Args:
+        ms: the modules.
+        hook_func, is_forward, detach, cpu: as for `Hook`.
+    """
 
     @tells_near_match
     def __init__(self, ms: Iterable[nn.Module], hook_func: HookFunc, is_forward: bool = True, detach: bool = True,
                  cpu: bool = False) -> None:
-        """
-        Args:
-            ms: the modules.
-            hook_func, is_forward, detach, cpu: as for `Hook`.
-        """
         self.hooks = [Hook(m, hook_func, is_forward, detach, cpu) for m in ms]
 
     def __getitem__(self, i: int) -> Hook:
@@ -252,21 +249,20 @@ class HookCallback(Callback):
     """Hooks on `modules` for the time of a fit; a subclass says in `hook(m, i, o)` what to keep of each.
 
     What was kept is in `self.hooks.stored`.
+
+    Args:
+        modules: which to watch; default: all leaves of the model with parameters.
+        every: watch every so many training batches only.
+        remove_end: remove the hooks when the fit ends.
+        is_forward, detach, cpu: as for `Hook`.
+        include_paramless: by default also the leaves without parameters.
+        hook: instead of the method.
     """
 
     @tells_near_match
     def __init__(self, modules: Sequence[nn.Module] | None = None, every: int | None = None, remove_end: bool = True,
                  is_forward: bool = True, detach: bool = True, cpu: bool = True, include_paramless: bool = False,
                  hook: HookFunc | None = None) -> None:
-        """
-        Args:
-            modules: which to watch; default: all leaves of the model with parameters.
-            every: watch every so many training batches only.
-            remove_end: remove the hooks when the fit ends.
-            is_forward, detach, cpu: as for `Hook`.
-            include_paramless: by default also the leaves without parameters.
-            hook: instead of the method.
-        """
         self.modules, self.every, self.remove_end, self.is_forward = modules, every, remove_end, is_forward
         self.detach, self.cpu, self.include_paramless, self.hooks = detach, cpu, include_paramless, None
         self._modules_given = modules is not None
@@ -308,14 +304,14 @@ class HookCallback(Callback):
             self.hooks.remove()
 
 
-def _flat(o: Any) -> list[Tensor]:
-    return [t for part in o for t in _flat(part)] if isinstance(o, tuple) else [o] if isinstance(o, Tensor) else []
-
-
 class ActivationStats(HookCallback):
     """Mean, standard deviation and share of near-zero activations of each layer, one entry a training batch.
 
     The numbers are worked out on the device; a watched batch waits for it once.
+
+    Args:
+        with_hist: also count the activations between 0 and 10 in 40 bins.
+        kwargs: for `HookCallback`.
 
     Attributes:
         stats: by batch, by layer: a dict with `mean`, `std`, `near_zero` and, with `with_hist`, `hist` [40].
@@ -324,11 +320,6 @@ class ActivationStats(HookCallback):
     order = -20
 
     def __init__(self, with_hist: bool = False, **kwargs: Any) -> None:
-        """
-        Args:
-            with_hist: also count the activations between 0 and 10 in 40 bins.
-            kwargs: for `HookCallback`.
-        """
         super().__init__(**kwargs)
         self.with_hist = with_hist
         self.cpu = False  # three numbers travel to the host, not the activations
@@ -348,7 +339,7 @@ class ActivationStats(HookCallback):
         if not self.learn.training:
             return None
         if isinstance(o, tuple):
-            return [self.hook(m, i, part) for part in _flat(o)]
+            return [self.hook(m, i, part) for part in _tensors(o)]
         o = o.float()
         std = o.std() if o.numel() > 1 else o.new_zeros(())
         return torch.stack([o.mean(), std, (o <= 0.05).float().mean()]), o.histc(40, 0, 10) if self.with_hist else None

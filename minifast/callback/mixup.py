@@ -35,6 +35,9 @@ class MixHandler(Callback):
     Where the loss takes class indices (it has `y_int`, or is torch's cross entropy) the losses of both targets are
     blended; elsewhere the targets themselves. A subclass sets `lam` (weight of the batch's own targets) and `yb1` (the
     other targets) in `before_batch`. The draws come from torch's global stream.
+
+    Args:
+        alpha: both parameters of the Beta distribution the weights are drawn from, above 0.
     """
 
     run_valid = False
@@ -42,10 +45,6 @@ class MixHandler(Callback):
 
     @tells_near_match
     def __init__(self, alpha: float = 0.5) -> None:
-        """
-        Args:
-            alpha: both parameters of the Beta distribution the weights are drawn from, above 0.
-        """
         self.alpha, self.distrib = alpha, Beta(torch.tensor(float(alpha)), torch.tensor(float(alpha)))
         self.stack_y, self.old_lf, self._replaced = False, None, False
 
@@ -93,15 +92,14 @@ def _for_items(lam: Tensor, like: Tensor) -> Tensor:
 class MixUp(MixHandler):
     """Blends each item with another one of the batch.
 
+    Args:
+        alpha: as for `MixHandler`.
+
     Source: Zhang et al., "mixup: beyond empirical risk minimization", arXiv 1710.09412.
     """
 
     @tells_near_match
     def __init__(self, alpha: float = .4) -> None:
-        """
-        Args:
-            alpha: as for `MixHandler`.
-        """
         super().__init__(alpha)
 
     def before_batch(self) -> None:
@@ -120,16 +118,15 @@ class MixUp(MixHandler):
 class CutMix(MixHandler):
     """Pastes a rectangle of another picture of the batch into each picture.
 
+    Args:
+        alpha: as for `MixHandler`.
+
     Source: Yun et al., "CutMix: regularization strategy to train strong classifiers with localizable features",
     arXiv 1905.04899.
     """
 
     @tells_near_match
     def __init__(self, alpha: float = 1.) -> None:
-        """
-        Args:
-            alpha: as for `MixHandler`.
-        """
         super().__init__(alpha)
 
     def before_batch(self) -> None:

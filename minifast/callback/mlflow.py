@@ -29,21 +29,20 @@ class MLflowCallback(ExperimentLogger):
     Settings become parameters; losses and hyper-parameters metrics by step; the table of epochs metrics at the epoch's
     last step. A run of our own is the active one meanwhile and ends as FINISHED, or as FAILED after an error or Ctrl-C.
     Models are logged as minifast's export, which is data without code, never as a pickle.
+
+    Args:
+        experiment: name of the experiment, made if it is not there; default: MLflow's.
+        run_name: of a run of our own; default: MLflow's choice.
+        log_params: log the settings.
+        log_model: log `learn.export()` as the artifact `model/export.pkl` when the fit ends.
+        registered_model: also register it as a new version of this model; implies `log_model`.
+        tags: of a run of our own.
     """
 
     @tells_near_match
     def __init__(self, experiment: str | None = None, run_name: str | None = None, log_params: bool = True,
                  log_model: bool = False, registered_model: str | None = None,
                  tags: Mapping[str, str] | None = None) -> None:
-        """
-        Args:
-            experiment: name of the experiment, made if it is not there; default: MLflow's.
-            run_name: of a run of our own; default: MLflow's choice.
-            log_params: log the settings.
-            log_model: log `learn.export()` as the artifact `model/export.pkl` when the fit ends.
-            registered_model: also register it as a new version of this model; implies `log_model`.
-            tags: of a run of our own.
-        """
         self.experiment, self.run_name, self.log_params = experiment, run_name, log_params
         self.log_model, self.registered_model, self.tags = log_model, registered_model, tags
         self.run_id: str | None = None

@@ -1,5 +1,4 @@
-"""The table of epochs and the bar under it, in a terminal, in a notebook and as plain lines; the same rows in a CSV
-file."""
+"""The table of epochs and the bar under it, in a terminal, a notebook and as plain lines; its rows in a CSV file."""
 from __future__ import annotations
 
 import html
@@ -182,7 +181,7 @@ class ShowGraphCallback(Callback):
     not_carried = ('*',)  # a figure on this screen
 
     def before_fit(self) -> None:
-        self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
+        self.run = not (self.learn.searching or self.learn.predicting)
         self.display = None
 
     def after_epoch(self) -> None:
@@ -240,7 +239,7 @@ class CSVLogger(Callback):
 
     def before_train(self) -> None:
         # not before_fit: a validate() by hand must not write over the table of the training
-        if self.file is not None or hasattr(self.learn, 'lr_finder'):
+        if self.file is not None or self.learn.searching:
             return
         target = Path(self.path) / self.fname
         target.parent.mkdir(parents=True, exist_ok=True)

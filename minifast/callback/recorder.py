@@ -276,22 +276,7 @@ class Recorder(Callback):
         self.values, self.log = [L(row) for row in state['values']], L(state['log'])
         self.smooth_loss.load_state_dict(state['smooth_loss'])
 
-    @tells_near_match
-    def plot_loss(self, skip_start: int = 5, with_valid: bool = True, log: bool = False, show_epochs: bool = False,
-                  ax: Any = None) -> Any:
-        """Draw the training loss by step and the validation loss by epoch; see `plots.plot_loss`."""
-        return plots.plot_loss(self, skip_start, with_valid, log, show_epochs, ax)
-
-    @tells_near_match
-    def plot_metrics(self, nrows: int | None = None, ncols: int | None = None, figsize: Any = None) -> Any:
-        """Draw every column of the table by epoch; see `plots.plot_metrics`."""
-        return plots.plot_metrics(self, nrows, ncols, figsize)
-
-    @tells_near_match
-    def plot_sched(self, keys: Any = None, figsize: tuple[float, float] | None = None) -> Any:
-        """Draw the scheduled hyper-parameters by step; see `plots.plot_sched`."""
-        return plots.plot_sched(self, keys, figsize)
-
-    def plot_lr_find(self, skip_end: int = 5, **kwargs: Any) -> Any:
-        """Draw the loss by learning rate of the last `lr_find`; see `plots.plot_lr_find`."""
-        return plots.plot_lr_find(self, skip_end, **kwargs)
+    plot_loss = plots.plot_loss
+    plot_metrics = plots.plot_metrics
+    plot_sched = plots.plot_sched
+    plot_lr_find = plots.plot_lr_find

@@ -68,15 +68,14 @@ def _channels_last(state: dict[str, Any]) -> bool:
 class _ResumingCallback(Callback):
     """The half of `CheckpointCallback` that reads: which run a folder is of, and where it goes on.
 
+    Args:
+        path: the folder.
+
     Attributes:
         path: the folder.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """
-        Args:
-            path: the folder.
-        """
         self.path, self._folder = Path(path), RunFolder(path)
         self._identity: RunIdentity | None = None
         self._asked: dict[str, Any] = {}
@@ -236,8 +235,7 @@ class _ResumingCallback(Callback):
                               if difference.severe and difference.part in names)
 
     def _is_expected(self, difference: Difference, at: dict[str, Any]) -> bool:
-        """More epochs for a finished fit whose settings do not depend on their number: nothing is other than it would
-        have been."""
+        """More epochs for a finished fit whose settings do not depend on their number: its bits are the same."""
         scheduled = any(name.startswith('schedule of') for name in self._identity.parts['schedule'])
         return (difference.what == 'n_epoch' and at['done'] and not scheduled
                 and self._asked['n_epoch'] > at['n_epoch'])

@@ -17,10 +17,10 @@ from fastcore.foundation import L
 from torch import Tensor, nn
 
 from minifast.arguments import tells_near_match
-from minifast.callback.core import Callback, CancelFitException, CancelValidException
+from minifast.callback.core import Callback, CancelFitException, CancelValidException, kept_loop_variables
 from minifast.data.load import why_empty
 from minifast.data.workers import set_aside
-from minifast.hidden import find
+from minifast.hidden import find, keeps_state
 from minifast.plots import plot_lr_find
 from minifast.torch_core import length_of, looking
 
@@ -127,8 +127,14 @@ def combined_cos(pct: float, start: Any, middle: Any, end: Any) -> Schedule:
 class ParamScheduler(Callback):
     """Sets hyper-parameters before every training batch, each by its schedule.
 
+    Args:
+        scheds: hyper-parameter name -> function of the position in the fit, 0-1.
+
     Attributes:
         hps: name -> the last group's value at every step; also `recorder.hps` once the fit has ended.
+
+    Raises:
+        ValueError: when a fit starts and the training loader has no length.
 
     Example:
         >>> learn.fit(1, cbs=ParamScheduler({'lr': SchedCos(1e-2, 1e-5)}))
@@ -138,13 +144,6 @@ class ParamScheduler(Callback):
     _by_position = True
 
     def __init__(self, scheds: dict[str, Schedule]) -> None:
-        """
-        Args:
-            scheds: hyper-parameter name -> function of the position in the fit, 0-1.
-
-        Raises:
-            ValueError: when a fit starts and the training loader has no length.
-        """
         self.scheds = scheds
         self.hps: dict[str, list] = {name: [] for name in scheds}
         self._of_last_fit = self.hps
@@ -205,9 +204,8 @@ class _Kept:
                         for t in {id(t): t for t in tensors}.values()]
         self.modes = [(m, m.training) for top in modules for m in top.modules()]
         self.opt, self.opt_state = learn.opt, copy.deepcopy(learn.opt.state_dict())
-        keep_state = [cb for cb in learn.cbs if callable(getattr(type(cb), 'state_dict', None))
-                      and callable(getattr(type(cb), 'load_state_dict', None)) and cb not in recording]
-        self.callbacks = [(cb, copy.deepcopy(cb.state_dict())) for cb in keep_state]
+        self.callbacks = [(cb, copy.deepcopy(cb.state_dict())) for cb in learn.cbs
+                          if keeps_state(cb) and cb not in recording]
 
     def put_back(self) -> None:
         """Undo, in place: the parameters stay the same objects."""
@@ -226,18 +224,17 @@ class LRFinder(ParamScheduler):
     """Trains with an exponentially rising learning rate, stops where the loss explodes, and puts the weights back.
 
     `Learner.lr_find` runs it and also puts back everything around the training.
+
+    Args:
+        start_lr, end_lr: the range, walked in equal factors; a list has one for each parameter group.
+        num_it: number of batches, 6 at least.
+        stop_div: stop when the smoothed loss is four times its lowest value, or is no number.
     """
 
     _by_position = False  # it counts steps itself
 
     @tells_near_match
     def __init__(self, start_lr: Any = 1e-7, end_lr: Any = 10, num_it: int = 100, stop_div: bool = True) -> None:
-        """
-        Args:
-            start_lr, end_lr: the range, walked in equal factors; a list has one for each parameter group.
-            num_it: number of batches, 6 at least.
-            stop_div: stop when the smoothed loss is four times its lowest value, or is no number.
-        """
         start_lr, end_lr = (np.array(lr) if isinstance(lr, (list, tuple, L)) else lr for lr in (start_lr, end_lr))
         super().__init__({'lr': SchedExp(start_lr, end_lr)})
         self.num_it, self.stop_div, self._kept = max(num_it, 6), stop_div, None
@@ -330,10 +327,6 @@ class SuggestionMethod:
     Valley, Slide, Minimum, Steep = map(staticmethod, (valley, slide, minimum, steep))
 
 
-_loop_state = ('epoch', 'n_epoch', 'iter', 'n_iter', 'train_iter', 'pct_train', 'training', 'dl', 'xb', 'yb', 'pred',
-               'loss', 'loss_grad', 'final_record')
-
-
 @contextmanager
 def _no_trace(learn: Any) -> Iterator[None]:
     """Put back what a fit leaves around the training: random streams, optimizer, recorder, the loop's variables."""
@@ -342,27 +335,23 @@ def _no_trace(learn: Any) -> Iterator[None]:
     made_here = learn.opt is None
     if made_here:
         learn.create_opt()
-    opt, opt_state, loop = learn.opt, copy.deepcopy(learn.opt.state_dict()), vars(learn).copy()
+    opt, opt_state = learn.opt, copy.deepcopy(learn.opt.state_dict())
     recorder = learn.recorder
     record = {**vars(recorder), 'smooth_loss': copy.copy(recorder.smooth_loss)}
     generators = [place.value for dl in learn.dls for place in find(dl, data=False).generators]
     try:
-        with looking(), set_aside(generators):
+        with looking(), set_aside(generators), kept_loop_variables(learn):
             yield
     finally:
         opt.load_state_dict(opt_state)  # its learning rates, set before the fit began
         learn.opt = None if made_here else opt
-        for name in _loop_state:
-            if name in loop:
-                setattr(learn, name, loop[name])
-            else:
-                vars(learn).pop(name, None)
         searched = {name: vars(recorder)[name] for name in ('lrs', 'smooth_loss')}
         vars(recorder).clear()
         # where nothing was recorded yet, the search stays readable in `recorder.lrs` and `recorder.losses`
         vars(recorder).update(record if record['lrs'] else {**record, **searched})
 
 
+@tells_near_match
 def lr_find(learn: Any, start_lr: Any = 1e-7, end_lr: Any = 10, num_it: int = 100, stop_div: bool = True,
             show_plot: bool = True, suggest_funcs: Any = valley) -> tuple | None:
     """Train with rising learning rates and suggest one; afterwards everything is as before, also after Ctrl-C.

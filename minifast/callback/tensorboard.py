@@ -104,20 +104,19 @@ class TensorBoardCallback(TensorBoardBaseCallback):
     """Writes event files: smoothed loss and hyper-parameters by step; metrics and pictures with predictions by epoch.
 
     Predictions are drawn where the validation loader can show them; for a type of your own, add a `tensorboard_log`.
+
+    Args:
+        log_dir: folder; default: a new one in `runs`.
+        trace_model: write the graph of the model, in evaluation mode and float32.
+        log_preds: draw predictions on a validation batch after each epoch.
+        n_preds: how many.
+        projector: send the activations of `layer` over the validation set to the projector.
+        layer: default: `model[1][1]`.
     """
 
     @tells_near_match
     def __init__(self, log_dir: str | Path | None = None, trace_model: bool = True, log_preds: bool = True,
                  n_preds: int = 9, projector: bool = False, layer: nn.Module | None = None) -> None:
-        """
-        Args:
-            log_dir: folder; default: a new one in `runs`.
-            trace_model: write the graph of the model, in evaluation mode and float32.
-            log_preds: draw predictions on a validation batch after each epoch.
-            n_preds: how many.
-            projector: send the activations of `layer` over the validation set to the projector.
-            layer: default: `model[1][1]`.
-        """
         self.log_dir, self.trace_model, self.log_preds, self.n_preds = log_dir, trace_model, log_preds, n_preds
         self.projector, self.layer = projector, layer
 
@@ -194,19 +193,19 @@ class TensorBoardCallback(TensorBoardBaseCallback):
 
 
 class TensorBoardProjectorCallback(TensorBoardBaseCallback):
-    """Sends the activations of a layer to the projector while `get_preds` runs."""
+    """Sends the activations of a layer to the projector while `get_preds` runs.
+
+    Args:
+        log_dir: folder; default: a new one in `runs`.
+        layer: default: `model[1][1]`.
+    """
 
     @tells_near_match
     def __init__(self, log_dir: str | Path | None = None, layer: nn.Module | None = None) -> None:
-        """
-        Args:
-            log_dir: folder; default: a new one in `runs`.
-            layer: default: `model[1][1]`.
-        """
         self.log_dir, self.layer = log_dir, layer
 
     def before_fit(self) -> None:
-        self.run = hasattr(self.learn, 'gather_preds') and rank_distrib() == 0
+        self.run = self.learn.predicting and rank_distrib() == 0
 
     def before_batch(self) -> None:
         pass
@@ -215,7 +214,7 @@ class TensorBoardProjectorCallback(TensorBoardBaseCallback):
     after_batch = after_train = after_epoch = Callback.after_epoch
 
     def before_validate(self) -> None:
-        if hasattr(self.learn, 'gather_preds'):
+        if self.learn.predicting:
             self.writer, self.features = _writer(self.log_dir), _Features(self.learn, self.layer)
 
     def cleanup_fit(self) -> None:

@@ -24,17 +24,16 @@ class TerminateOnNaNCallback(Callback):
     Where some inputs of the batch are not finite themselves, their items are named, else all of the batch. A step waits
     for the device once, or twice where gradients are looked at. In float16 the gradients are left to the loss scaler,
     which meets infinite ones by design and skips the step itself.
+
+    Args:
+        skip: leave out the batch and go on instead of ending the fit; the batch does not count in the recorder.
+        grads: look at the gradients too.
     """
 
     order, run_valid = -9, False
 
     @tells_near_match
     def __init__(self, skip: bool = False, grads: bool = True) -> None:
-        """
-        Args:
-            skip: leave out the batch and go on instead of ending the fit; the batch does not count in the recorder.
-            grads: look at the gradients too.
-        """
         self.skip, self.grads = skip, grads
         self.items: list[str] = []
 
@@ -66,8 +65,7 @@ class TerminateOnNaNCallback(Callback):
         raise CancelBatchException
 
     def _suspects(self) -> list[str]:
-        """The items of the batch, where the loader knows them; those with inputs that are not finite, if there are
-        such."""
+        """The items of the batch, where the loader knows them: those whose inputs are not finite, if there are any."""
         names = self.dl.last_items() if hasattr(self.dl, 'last_items') else []
         bad = [~x.detach().flatten(1).isfinite().all(1) for x in self.learn.xb
                if isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 1 and len(x) == len(names)]
@@ -86,6 +84,13 @@ class TrackerCallback(Callback):
 
     Only a fit counts: `validate`, `get_preds` and `lr_find` change nothing.
 
+    Args:
+        monitor: a name of `recorder.metric_names`.
+        comp: `comp(value, best)` says whether a value is better, such as np.less; default: less for names with
+            'loss' or 'error' in them, else greater.
+        min_delta: by how much a value must be better to count.
+        reset_on_fit: forget the best value when a fit starts.
+
     Attributes:
         best: the best value so far in this fit (in all fits with `reset_on_fit=False`).
         new_best: whether the last epoch has improved it.
@@ -99,14 +104,6 @@ class TrackerCallback(Callback):
     @tells_near_match
     def __init__(self, monitor: str = 'valid_loss', comp: Callable[[Any, Any], Any] | None = None,
                  min_delta: float = 0., reset_on_fit: bool = True) -> None:
-        """
-        Args:
-            monitor: a name of `recorder.metric_names`.
-            comp: `comp(value, best)` says whether a value is better, such as np.less; default: less for names with
-                'loss' or 'error' in them, else greater.
-            min_delta: by how much a value must be better to count.
-            reset_on_fit: forget the best value when a fit starts.
-        """
         if comp is None:
             comp = np.less if 'loss' in monitor or 'error' in monitor else np.greater
         if comp == np.less:
@@ -115,7 +112,7 @@ class TrackerCallback(Callback):
         self.best, self.new_best = None, False
 
     def before_fit(self) -> None:
-        self.run = self.learn.fitting and not hasattr(self.learn, 'lr_finder')
+        self.run = self.learn.fitting and not self.learn.searching
         if not self.run:
             return
         if self.reset_on_fit or self.best is None:
@@ -147,18 +144,18 @@ class TrackerCallback(Callback):
 
 
 class EarlyStoppingCallback(TrackerCallback):
-    """Ends the fit when the monitored value has not improved for `patience` epochs."""
+    """Ends the fit when the monitored value has not improved for `patience` epochs.
+
+    Args:
+        monitor, comp, min_delta, reset_on_fit: as for `TrackerCallback`.
+        patience: epochs in a row without improvement.
+    """
 
     order = TrackerCallback.order + 3
 
     @tells_near_match
     def __init__(self, monitor: str = 'valid_loss', comp: Callable[[Any, Any], Any] | None = None,
                  min_delta: float = 0., patience: int = 1, reset_on_fit: bool = True) -> None:
-        """
-        Args:
-            monitor, comp, min_delta, reset_on_fit: as for `TrackerCallback`.
-            patience: epochs in a row without improvement.
-        """
         super().__init__(monitor=monitor, comp=comp, min_delta=min_delta, reset_on_fit=reset_on_fit)
         self.patience, self.wait = patience, 0
 
@@ -182,8 +179,18 @@ class SaveModelCallback(TrackerCallback):
 
     The two fits of `fine_tune` count as one: the best model of both is kept.
 
+    Args:
+        monitor, comp, min_delta, reset_on_fit: as for `TrackerCallback`.
+        fname: name for `Learner.save`.
+        every_epoch: save every (so many) epochs as `fname_<epoch>` instead; nothing is loaded at the end.
+        at_end: save when the fit ends, instead of loading the best model.
+        with_opt: with the state of the optimizer.
+
     Attributes:
         last_saved_path: the file written last.
+
+    Raises:
+        ValueError: both `every_epoch` and `at_end`.
     """
 
     order = TrackerCallback.order + 1
@@ -192,17 +199,6 @@ class SaveModelCallback(TrackerCallback):
     def __init__(self, monitor: str = 'valid_loss', comp: Callable[[Any, Any], Any] | None = None,
                  min_delta: float = 0., fname: str = 'model', every_epoch: bool | int = False, at_end: bool = False,
                  with_opt: bool = False, reset_on_fit: bool = True) -> None:
-        """
-        Args:
-            monitor, comp, min_delta, reset_on_fit: as for `TrackerCallback`.
-            fname: name for `Learner.save`.
-            every_epoch: save every (so many) epochs as `fname_<epoch>` instead; nothing is loaded at the end.
-            at_end: save when the fit ends, instead of loading the best model.
-            with_opt: with the state of the optimizer.
-
-        Raises:
-            ValueError: both `every_epoch` and `at_end`.
-        """
         if every_epoch and at_end:
             raise ValueError('every_epoch and at_end exclude each other: choose one')
         super().__init__(monitor=monitor, comp=comp, min_delta=min_delta, reset_on_fit=reset_on_fit)
@@ -252,7 +248,14 @@ class SaveModelCallback(TrackerCallback):
 
 
 class ReduceLROnPlateau(TrackerCallback):
-    """Divides the learning rate of every group when the monitored value has not improved for `patience` epochs."""
+    """Divides the learning rate of every group when the monitored value has not improved for `patience` epochs.
+
+    Args:
+        monitor, comp, min_delta, reset_on_fit: as for `TrackerCallback`.
+        patience: epochs in a row without improvement.
+        factor: what to divide by.
+        min_lr: the learning rate is not lowered below it.
+    """
 
     order = TrackerCallback.order + 2
 
@@ -260,13 +263,6 @@ class ReduceLROnPlateau(TrackerCallback):
     def __init__(self, monitor: str = 'valid_loss', comp: Callable[[Any, Any], Any] | None = None,
                  min_delta: float = 0., patience: int = 1, factor: float = 10., min_lr: float = 0,
                  reset_on_fit: bool = True) -> None:
-        """
-        Args:
-            monitor, comp, min_delta, reset_on_fit: as for `TrackerCallback`.
-            patience: epochs in a row without improvement.
-            factor: what to divide by.
-            min_lr: the learning rate is not lowered below it.
-        """
         super().__init__(monitor=monitor, comp=comp, min_delta=min_delta, reset_on_fit=reset_on_fit)
         self.patience, self.factor, self.min_lr, self.wait = patience, factor, min_lr, 0
 

@@ -110,7 +110,7 @@ class ExperimentLogger(Callback):
         """The fit has ended; `completed` is False after an error or Ctrl-C."""
 
     def before_fit(self) -> None:
-        self.run = self.learn.fitting and not hasattr(self.learn, 'lr_finder') and rank_distrib() == 0
+        self.run = self.learn.fitting and not self.learn.searching and rank_distrib() == 0
         if self.run:
             self._waiting: list[tuple] = []
             self._n_recorded, self._completed, self._active = 0, False, True
@@ -174,8 +174,7 @@ class ExperimentLogger(Callback):
                 self.finish(self._completed)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the numbers go; what waits is sent, so that none behind the checkpoint was sent and none before it is
-        lost."""
+        """Where the numbers go; what waits is sent now, so that none is lost or sent twice over a resume."""
         if self._started:
             self._flush()
         return {'place': self.place() if self._started else self.goes_on, 'n_recorded': self._n_recorded}

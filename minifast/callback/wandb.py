@@ -31,8 +31,34 @@ class WandbCallback(ExperimentLogger):
 
     Losses and hyper-parameters go by step, metrics by epoch, predictions as a table at the end. Each step is sent when
     it is done, which waits for the device: the run's own step counts them, and what else is logged while a fit runs
-    (`wandb.log` in a callback) closes the step it falls into. With `log_model` the
-    file that a SaveModelCallback wrote is uploaded, without one the weights at the end of the fit.
+    (`wandb.log` in a callback) closes the step it falls into. With `log_model` the file that a SaveModelCallback wrote
+    is uploaded, without one the weights at the end of the fit.
+
+    Args:
+        log: what `wandb.watch` follows: 'gradients', 'parameters', 'all' or None.
+        log_preds: send predictions.
+        log_preds_every_epoch: after each epoch, not only at the end.
+        log_model: upload the model.
+        model_name: its name; default: that of the SaveModelCallback, else 'model'.
+        log_dataset: upload the folder of the data: True for `dls.path`, or a folder.
+        dataset_name: its name; default: the folder's.
+        valid_dl: the loader to predict on; default: `n_preds` items of the validation set, drawn with `seed`.
+        n_preds: how many predictions.
+        seed: of the draw.
+        reorder: as in `get_preds`.
+
+    Args:
+        log: what `wandb.watch` follows: 'gradients', 'parameters', 'all' or None.
+        log_preds: send predictions.
+        log_preds_every_epoch: after each epoch, not only at the end.
+        log_model: upload the model.
+        model_name: its name; default: that of the SaveModelCallback, else 'model'.
+        log_dataset: upload the folder of the data: True for `dls.path`, or a folder.
+        dataset_name: its name; default: the folder's.
+        valid_dl: the loader to predict on; default: `n_preds` items of the validation set, drawn with `seed`.
+        n_preds: how many predictions.
+        seed: of the draw.
+        reorder: as in `get_preds`.
 
     Raises:
         ValueError: when a fit starts and `wandb.init()` was not called, or `log_dataset` is no folder.
@@ -45,20 +71,6 @@ class WandbCallback(ExperimentLogger):
                  log_model: bool = False, model_name: str | None = None, log_dataset: bool | str | Path = False,
                  dataset_name: str | None = None, valid_dl: Any = None, n_preds: int = 36, seed: int = 12345,
                  reorder: bool = True) -> None:
-        """
-        Args:
-            log: what `wandb.watch` follows: 'gradients', 'parameters', 'all' or None.
-            log_preds: send predictions.
-            log_preds_every_epoch: after each epoch, not only at the end.
-            log_model: upload the model.
-            model_name: its name; default: that of the SaveModelCallback, else 'model'.
-            log_dataset: upload the folder of the data: True for `dls.path`, or a folder.
-            dataset_name: its name; default: the folder's.
-            valid_dl: the loader to predict on; default: `n_preds` items of the validation set, drawn with `seed`.
-            n_preds: how many predictions.
-            seed: of the draw.
-            reorder: as in `get_preds`.
-        """
         self.log, self.log_preds, self.log_preds_every_epoch = log, log_preds, log_preds_every_epoch
         self.log_model, self.model_name, self.log_dataset, self.dataset_name = (log_model, model_name, log_dataset,
                                                                                 dataset_name)

@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 from fastcore.basics import noop
 from fastcore.foundation import L
+from torch import Tensor
 
 from minifast.arguments import tells_near_match
+from minifast.data.collate import collate_error, noted
 from minifast.data.categorize import (Categorize, EncodedMultiCategorize, MultiCategorize, OneHotEncode,
                                       RegressionSetup)
-from minifast.data.core import DataLoaders, Datasets, TfmdDL
-from minifast.data.loaders import for_loaders
+from minifast.data.core import DataLoaders, Datasets, TfmdDL, for_loaders
 from minifast.data.pipeline import Pipeline
 from minifast.data.transforms import ItemGetter, RandomSplitter, ToTensor
-from minifast.terminal import listed, say
+from minifast.seeds import looking
+from minifast.terminal import listed, say, visible
+from minifast.torch_core import to_device
 
 __all__ = ['CategoryBlock', 'DataBlock', 'MultiCategoryBlock', 'RegressionBlock', 'TransformBlock']
 
@@ -202,6 +205,7 @@ class DataBlock:
         """Loaders of a source.
 
         Args:
+            source: what `get_items` takes, or the items.
             path: where a `Learner` puts files.
             verbose: print each step.
             **kwargs: see `FilteredBase.dataloaders`: `bs`, `val_bs`, `shuffle`, `device`, `num_workers`, ...;
@@ -216,6 +220,7 @@ class DataBlock:
         """Loaders of a source whose training items are drawn with replacement, as often as their weights say.
 
         Args:
+            source: see `dataloaders`.
             wgts: a weight an item of the source, of any sum; only those of training items are looked at.
             path: where a `Learner` puts files.
             verbose: print each step.
@@ -238,12 +243,12 @@ class DataBlock:
         """Print how a sample and a batch of a source come about, step by step, exactly as `dataloaders` makes them.
 
         Args:
+            source: see `dataloaders`.
             bs: items of the batch.
             show_batch: show it too.
             **kwargs: for `show_batch`.
         """
-        from minifast.data.summary import print_summary
-        print_summary(self, source, bs, show_batch, **kwargs)
+        _tell(self, source, bs, show_batch, **kwargs)
 
 
 def _rows(get_items: Callable | None, source: Any) -> L:
@@ -271,3 +276,77 @@ def _holds(source: Any) -> str:
     parts = [f'{what} {listed(names, 10, ", ...")}'
              for what, names in (('the folders', folders), ('files of the kinds', kinds)) if names]
     return f'; there {"are" if parts else "is nothing"} {" and ".join(parts)}'.rstrip()
+
+
+# ---------------------------------------------------------------- the way of one batch, printed step by step
+
+def _short(x: Any) -> str:
+    if isinstance(x, (tuple, list)):
+        inner = ', '.join(_short(o) for o in x)
+        return f'({inner})' if isinstance(x, tuple) else f'[{inner}]'
+    if not isinstance(x, Tensor) or (x.numel() <= 20 and x.ndim <= 1):
+        return str(x)
+    return f'{type(x).__name__} of size {"x".join(map(str, x.shape))}, {str(x.dtype).removeprefix("torch.")}'
+
+
+def _types(x: Any) -> str:
+    return f'({", ".join(_types(o) for o in x)})' if isinstance(x, tuple) else type(x).__name__
+
+
+def _walk(pipeline: Pipeline, x: Any, item: str) -> Any:
+    """`x` through a pipeline, with each step printed; an error tells step, item and types."""
+    say(f'  {pipeline}')
+    say('    starting from')
+    say(f'      {_short(x)}')
+    for f in pipeline.fs:
+        try:
+            new = f(x, split_idx=pipeline.split_idx)
+        except Exception as error:
+            say(f'    applying {f.name} failed.')
+            raise noted(error, visible(f'raised by {f.name}, given {item} as {_types(x)}: {_short(x)[:300]}')) from None
+        x = new
+        if f.name != 'noop':
+            say(f'    applying {f.name} gives')
+            say(f'      {_short(x)}')
+    return x
+
+
+def _tell(dblock: DataBlock, source: Any, bs: int, show_batch: bool, **kwargs: Any) -> None:
+    say('Setting-up type transforms pipelines')
+    dls = dblock.dataloaders(source, bs=bs, num_workers=0, verbose=True)
+    dl, dset = dls.train, dls.train_ds
+    dl._prepare()
+    bs = min(bs, len(dset))
+    with looking():
+        print('\nBuilding one sample')
+        item = dl._item_name(0)
+        for tl in dset.tls:
+            _walk(tl.tfms, tl.items.iloc[0] if hasattr(tl.items, 'iloc') else tl.items[0], item)
+        sample = dset[0]
+        say()
+        say(f'Final sample: {_short(sample)}')
+        print('\n\n\nBuilding one batch')
+        samples = [_walk(dl.after_item, sample, item)] if len(dl.after_item) else [sample]
+        print(f'\nAdding the next {bs - 1} samples')
+        samples += [dl.after_item(dset[i]) for i in range(1, bs)]
+        if len(dl.before_batch):
+            print('\nApplying before_batch to the list of samples')
+            samples = _walk(dl.before_batch, samples, 'the samples')
+        print('\nCollating items in a batch')
+        b = _collated(dl, samples)
+        if len(dl.after_batch):
+            print('\nApplying batch_tfms to the batch built')
+            _walk(dl.after_batch, to_device(b, dls.device), 'the batch')
+        else:
+            print('\nNo batch_tfms to apply')
+            say(f'  {_short(b)}')
+    if show_batch:
+        dls.show_batch(**kwargs)
+
+
+def _collated(dl: Any, samples: list) -> Any:
+    try:
+        return dl.retain(dl.create_batch(samples), samples)
+    except Exception as error:
+        print("Error! It's not possible to collate your items in a batch")
+        raise collate_error(error, samples, [dl._item_name(i) for i in range(len(samples))]) from None

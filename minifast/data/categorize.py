@@ -1,9 +1,9 @@
-"""Targets: categories, several categories, numbers, and how they are shown."""
+"""Targets: labels, read once and refused where they can hardly be meant; categories and numbers; how they are shown."""
 from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from operator import index
 from typing import Any, ClassVar
 
@@ -12,8 +12,9 @@ import torch
 from fastcore.foundation import CollBase, L
 from torch import Tensor
 
-from minifast.data.labels import (cheap_labels, column_of, is_missing, labels_of, missing_label, place_of,
-                                  tell_of_classes, tell_of_lists)
+from minifast.arguments import near_match
+from minifast.data.collate import noted
+from minifast.data.pipeline import is_known
 from minifast.data.transform import DisplayedTransform, keyed, registered
 from minifast.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from minifast.markers import TensorCategory, TensorMultiCategory, cast, plain, tensor
@@ -21,7 +22,9 @@ from minifast.show import show_title
 from minifast.terminal import listed, warn
 
 __all__ = ['Categorize', 'Category', 'CategoryMap', 'EncodedMultiCategorize', 'MultiCategorize', 'MultiCategory',
-           'OneHotEncode', 'RegressionSetup', 'ShowTitle', 'TitledFloat', 'TitledInt', 'TitledStr', 'TitledTuple']
+           'OneHotEncode', 'RegressionSetup', 'ShowTitle', 'TitledFloat', 'TitledInt', 'TitledStr', 'TitledTuple',
+           'cheap_labels', 'column_named', 'column_of', 'is_missing', 'labels_of', 'missing_label', 'no_column',
+           'place_of', 'warn_of_classes', 'warn_of_lists']
 
 
 # ---------------------------------------------------------------- values that show themselves
@@ -149,6 +152,156 @@ def _sorted(items: list) -> list:
                         'give CategoryBlock(sort=False)') from error
 
 
+# ---------------------------------------------------------------- labels as the data give them
+
+def is_missing(o: Any) -> bool:
+    """Whether a cell is empty: None, NaN, pandas' <NA> and NaT; an empty text is not."""
+    if o is None or type(o).__name__ in ('NAType', 'NaTType'):
+        return True
+    return isinstance(o, (float, np.floating)) and o != o
+
+
+def column_named(table: Any, col: str | int) -> Any:
+    """The column `col` of a DataFrame `table`, by name or position.
+
+    Raises:
+        KeyError: there is none; the message lists those there are.
+    """
+    if isinstance(col, int) and -len(table.columns) <= col < len(table.columns):
+        return table.iloc[:, col]
+    if not isinstance(col, int) and col in table.columns:
+        return table[col]
+    raise KeyError(no_column(col, table.columns))
+
+
+def no_column(col: Any, columns: Iterable) -> str:
+    """The message for a column `col` that a table does not have: it lists the `columns` there are."""
+    names = [str(name) for name in columns]
+    shown = listed(map(repr, names), 20, ', ...')
+    return f'the table has no column {col!r}{near_match(str(col), names)}; it has {shown}'
+
+
+def column_of(dsets: Any) -> Any:
+    """The columns of a table that the transforms read so far, None where something else makes the labels."""
+    reader = next((f for f in reversed(_getters(dsets)) if hasattr(f, 'cols')), None)
+    if reader is None or not hasattr(dsets.items, 'iloc'):
+        return None
+    names = [dsets.items.columns[col] if isinstance(col, int) else col for col in reader.cols]
+    return names[0] if len(names) == 1 else names
+
+
+def place_of(dsets: Any, i: int) -> str:
+    """What the `i`-th of the items `dsets` is called in messages: its row and column, or its number and itself."""
+    items = getattr(dsets, 'items', None)
+    if hasattr(items, 'iloc'):
+        column, row = column_of(dsets), items.index[i]
+        row = row.item() if isinstance(row, np.generic) else row
+        return f'row {row!r}' + ('' if column is None else f' of column {column!r}')
+    shown = str(items[i]) if items is not None else ''
+    return f'item {i}' + (f' ({shown if len(shown) < 200 else shown[:200] + "..."})' if shown else '')
+
+
+def labels_of(dsets: Any) -> Iterator[tuple[int, Any]]:
+    """(number, label) of all items, as the transforms before make them; a column of a table is read as a whole.
+
+    Raises:
+        Exception: whatever a getter raises, with a note of the item.
+    """
+    getters = _getters(dsets)
+    whole = getattr(getters[0], 'whole_column', None) if len(getters) == 1 else None
+    column = whole(dsets.items) if whole is not None else None
+    if column is not None:
+        yield from enumerate(column)
+        return
+    if not hasattr(dsets, 'items'):
+        yield from enumerate(dsets.tolist() if isinstance(dsets, (np.ndarray, Tensor)) else dsets)
+        return
+    for i in range(len(dsets)):
+        try:
+            label = dsets[i]
+        except Exception as error:
+            raise noted(error, f'raised while the label of {place_of(dsets, i)} was read') from None
+        yield i, label
+
+
+def cheap_labels(dsets: Any) -> bool:
+    """Whether reading all labels costs little: names of files, cells of tables and lists, no code of the user's."""
+    getters = _getters(dsets)
+    return hasattr(dsets, 'items') and bool(getters) and all(is_known(f) for f in getters)
+
+
+def _getters(dsets: Any) -> list:
+    return list(getattr(getattr(dsets, 'tfms', None), 'fs', ()))
+
+
+def missing_label(dsets: Any, i: int, label: Any, way_out: str = '') -> ValueError:
+    """The error for an item without a label.
+
+    Args:
+        dsets: the items.
+        i: the number of the one.
+        label: what it has instead.
+        way_out: what else can be done than to leave it out.
+    """
+    column = column_of(dsets)
+    if column is None:
+        leave_out = 'let the function of the labels (get_y) return one, or leave such items out'
+    else:
+        subset = column if isinstance(column, list) else [column]
+        leave_out = f'fill the cell, or leave such rows out with df.dropna(subset={subset!r})'
+    return ValueError(f'{place_of(dsets, i)} has no label, it is empty ({label!r}): {leave_out}'
+                      + (f', or {way_out}' if way_out else ''))
+
+
+_zeros_and_ones = {'0', '1', '0.0', '1.0', 'True', 'False'}
+
+
+def warn_of_lists(lists: Sequence[Iterable]) -> None:
+    """Warn of lists of labels that are hardly meant: names, which become letters, or columns of zeros and ones."""
+    name = next((labels for labels in lists if isinstance(labels, str) and len(labels) > 1), None)
+    if name is not None:
+        warn(f'labels: MultiCategoryBlock takes a list of labels an item and got the text {name!r}, '
+             f'whose letters become the classes: let get_y return [{name!r}], or use CategoryBlock; for '
+             'several labels in one text give label_delim')
+    lengths = {len(labels) for labels in lists}
+    seen = {str(o.item() if isinstance(o, Tensor) and o.numel() == 1 else o) for labels in lists for o in labels}
+    if len(lengths) == 1 and lengths.pop() > 1 and seen and seen <= _zeros_and_ones:
+        warn(f'labels: each item has as many, and all are of {", ".join(sorted(seen))}: such columns of zeros '
+             'and ones become the classes 0 and 1, both of which nearly every item has. If they tell which '
+             'classes an item is of, give MultiCategoryBlock(encoded=True, vocab=[names of the columns]) '
+             '(y_block= of from_df)')
+
+
+def warn_of_classes(classes: Iterable, n_items: int, several: bool = False) -> None:
+    """Warn of classes that are hardly meant: an empty text, one single class, names that differ in blanks or case.
+
+    Args:
+        classes: the classes.
+        n_items: how many items they were collected from.
+        several: an item may have any number of them, so that one class alone makes sense.
+    """
+    classes = list(classes)
+    texts = [o for o in classes if isinstance(o, str)]
+    found = []
+    if any(not o.strip() for o in texts):
+        found.append("one class is an empty text: look at what the labels are made of (parent_label needs a path, a "
+                     'regular expression a group, a table a value in each row)')
+    if len(classes) == 1 and n_items > 1 and not several:
+        found.append(f'all {n_items} labels are {classes[0]!r}: with one class there is nothing to learn')
+    alike: dict[str, list] = {}
+    for o in texts:
+        alike.setdefault(' '.join(o.split()).lower(), []).append(o)
+    twins = [names for names in alike.values() if len(names) > 1]
+    if twins:
+        shown = '; '.join(' and '.join(map(repr, names)) for names in twins[:3]) + ('; ...' if len(twins) > 3 else '')
+        found.append(f'classes differ only in blanks or capitals: {shown}. If one is meant, let get_y strip and lower '
+                     'its labels')
+    for line in found:
+        warn(f'labels: {line}')
+
+
+# ---------------------------------------------------------------- targets
+
 @keyed
 class _Target(DisplayedTransform):
     """A target whose labels are looked at once, when it is set up, so that nothing is found out in mid-training."""
@@ -224,12 +377,13 @@ class Categorize(_Target):
         """
         if self.vocab is None and dsets is not None:
             self._read = True
-            if getattr(getattr(dsets, 'dtype', None), 'categories', None) is not None:
+            dtype = None if hasattr(dsets, 'subset') else getattr(dsets, 'dtype', None)
+            if getattr(dtype, 'categories', None) is not None:
                 labels = dsets  # a Series that knows its classes and their order
             else:
                 labels = [label for _, label in self._labels_of(dsets)]
             self.vocab = CategoryMap(labels, sort=self.sort, add_na=self.add_na)
-            tell_of_classes(list(self.vocab)[self.add_na:], len(labels))
+            warn_of_classes(list(self.vocab)[self.add_na:], len(labels))
         self.c = len(self.vocab)
 
     def _labels_of(self, dsets: Any) -> Iterator[tuple[int, Any]]:
@@ -313,9 +467,9 @@ class MultiCategorize(Categorize):
             self._read = True
             lists = [label for _, label in self._labels_of(dsets)]
             if not self.add_na:
-                tell_of_lists(lists)
+                warn_of_lists(lists)
             self.vocab = CategoryMap([name for names in lists for name in names], add_na=self.add_na)
-            tell_of_classes(list(self.vocab)[self.add_na:], len(lists), several=True)
+            warn_of_classes(list(self.vocab)[self.add_na:], len(lists), several=True)
 
     def _labels_of(self, dsets: Any) -> Iterator[tuple[int, Any]]:
         return _Target._labels_of(self, dsets)
@@ -491,8 +645,7 @@ class RegressionSetup(_Target):
 
 
 def _parts(label: Any) -> Iterable:
-    """The numbers of a label that may be one number or a list of them; what is a tensor or an array is known to hold
-    numbers and is looked at as a whole."""
+    """The numbers of a label that may be one number or a list, tensor or array of them."""
     if isinstance(label, (list, tuple, L)):
         return label
     if isinstance(label, (np.ndarray, Tensor)) and label.ndim:

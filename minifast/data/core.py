@@ -1,34 +1,475 @@
-"""`TfmdLists` and `Datasets`: items through pipelines to samples, split, and turned into loaders."""
+"""Items through pipelines to samples, split, and turned into loaders: `Datasets`, `TfmdDL`, `DataLoaders`."""
 from __future__ import annotations
 
+import functools
+import inspect
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from fastcore.basics import Inf
 from fastcore.foundation import L
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import WeightedRandomSampler
 
-from minifast.arguments import tells_near_match
+from minifast.arguments import known_kwargs, tells_near_match
 from minifast.data.collate import noted
-from minifast.data.load import DataLoader
-from minifast.data.loaders import DataLoaders, TfmdDL, for_loaders
+from minifast.data.load import DataLoader, hook_names
 from minifast.data.pipeline import Pipeline, gather_attrs, is_known
-from minifast.data.resampling import PartialDL, WeightedDL
-from minifast.data.showing import get_show_batch_func, show_batch, show_results
+from minifast.data.sampler import ORDER, order
+from minifast.data.showing import ForeignSamples, get_show_batch_func, guessed_kind, show_batch, show_results
 from minifast.data.transform import RandTransform
 from minifast.lookup import lookup
-from minifast.seeds import looking
+from minifast.markers import TensorBase, explode_types
+from minifast.seeds import keyed_generator, looking
 from minifast.terminal import say
-from minifast.torch_core import default_device
+from minifast.torch_core import batch_to_samples, default_device, detuplify, to_cpu, to_device
 
 __all__ = ['DataLoader', 'DataLoaders', 'Datasets', 'FilteredBase', 'TfmdDL', 'TfmdLists', 'decode_at',
            'get_show_batch_func', 'show_at', 'show_batch', 'show_results', 'test_set']
 
+
+# ---------------------------------------------------------------- loaders
+
+_pipelines = ('after_item', 'before_batch', 'after_batch')
+
+
+class TfmdDL(DataLoader):
+    """A `DataLoader` whose transforms are pipelines: set up with the loader, undone by `decode`, and shown.
+
+    Args:
+        dataset: the data set.
+        bs: items a batch.
+        shuffle: another order each epoch.
+        num_workers: None has it decided by the time the first batch takes.
+        verbose: print what is set up.
+        do_setup: set up the transforms.
+        **kwargs: see `DataLoader`.
+    """
+
+    def __init__(self, dataset: Any = None, bs: int | None = 64, shuffle: bool = False, num_workers: int | None = None,
+                 verbose: bool = False, do_setup: bool = True, **kwargs: Any) -> None:
+        pipelines = {name: Pipeline(kwargs.pop(name, None)) for name in _pipelines}
+        super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=num_workers, **kwargs)
+        for name, pipeline in pipelines.items():
+            setattr(self, name, pipeline)
+        if do_setup:
+            for name, pipeline in pipelines.items():
+                if verbose:
+                    say(f'Setting up {name}: {pipeline}')
+                pipeline.setup(self)
+
+    def new(self, dataset: Any = None, cls: type | None = None, **kwargs: Any) -> TfmdDL:
+        """A loader like this one, of `dataset` if given, with some arguments changed; nothing is set up again."""
+        made = super().new(dataset, cls, **{'do_setup': False, **kwargs})
+        if hasattr(made, '_kinds'):
+            made._kinds = self._kinds
+        return made
+
+    _kinds: Any = None
+
+    def _prepare(self) -> None:
+        split_idx = getattr(self.dataset, 'split_idx', None)
+        for name in _pipelines:
+            pipeline = getattr(self, name)
+            if isinstance(pipeline, Pipeline):
+                pipeline.split_idx = split_idx
+
+    @property
+    def n_inp(self) -> int:
+        """How many elements of a batch are inputs."""
+        found = getattr(self.dataset, 'n_inp', None)
+        if found is not None:
+            return found
+        kinds = self._batch_kinds()
+        return max(len(kinds) - 1, 1) if isinstance(kinds, (tuple, list)) else 1
+
+    def _batch_kinds(self) -> Any:
+        """The marker type of each part of a batch, nested as the batch is."""
+        if self._kinds is None:
+            self._kinds = _kinds_of(self._small_batch(), lambda o: type(o) if isinstance(o, TensorBase) else None)
+        return self._kinds
+
+    def _small_batch(self) -> Any:
+        return self.new(bs=None if self.prebatched else 1, batch_sampler=None, drop_last=False, shuffle=False,
+                        num_workers=0).one_batch()
+
+    @functools.cached_property
+    def _types(self) -> Any:
+        """The types of a batch, `{tuple: [TensorImage, TensorCategory]}`, as scripts of fastai read them."""
+        return explode_types(self._small_batch())
+
+    # ------------------------------------------------------------ undoing
+
+    def decode(self, b: Any) -> Any:
+        """A batch with its batch transforms undone, on the CPU."""
+        return to_cpu(self.after_batch.decode(_marked(b, self._batch_kinds())))
+
+    def decode_batch(self, b: Any, max_n: int = 9, full: bool = True) -> L:
+        """Up to `max_n` samples of a batch with all transforms undone; unless `full`, only until they can be shown."""
+        return self._decode_batch(self.decode(b), max_n, full)
+
+    def _decode_batch(self, b: Any, max_n: int = 9, full: bool = True) -> L:
+        samples = batch_to_samples(b, max_n=max_n)
+        decode = getattr(self.dataset, 'decode', None)
+        return L(self._decode_sample(sample, decode, full) for sample in samples)
+
+    def _decode_sample(self, sample: Any, decode: Any, full: bool) -> Any:
+        sample = self.after_item.decode(self.before_batch.decode(sample))
+        return sample if decode is None else decode(sample, full=full)
+
+    # ------------------------------------------------------------ showing
+
+    def _pre_show_batch(self, b: Any, max_n: int = 9) -> tuple[Any, Any, L | None]:
+        """(inputs, targets, decoded samples) for `show_batch`."""
+        b = self.decode(b)
+        if hasattr(b, 'show'):
+            return b, None, None
+        samples = self._decode_batch(b, max_n, full=False)
+        if not isinstance(b, (tuple, list, L)):
+            b, samples = [b], L((sample,) for sample in samples)
+        return detuplify(b[:self.n_inp]), detuplify(b[self.n_inp:]), samples
+
+    def show_batch(self, b: Any = None, max_n: int = 9, ctxs: Any = None, show: bool = True, unique: bool = False,
+                   **kwargs: Any) -> Any:
+        """Show samples of a batch with their targets.
+
+        Args:
+            b: a batch; default: one of a pass of its own.
+            max_n: how many samples.
+            ctxs: an axis or table row for each.
+            show: False returns what would be shown.
+            unique: the same item again and again, to see its augmentations.
+            **kwargs: for the grid and each element's `show`: `nrows`, `ncols`, `figsize`, `cmap`, ...
+        """
+        if b is None:
+            b = self._repeated().one_batch() if unique else self.one_batch()
+        if not show:
+            return self._pre_show_batch(b, max_n=max_n)
+        return show_batch(*self._pre_show_batch(b, max_n=max_n), ctxs=ctxs, max_n=max_n, **kwargs)
+
+    def _repeated(self) -> TfmdDL:
+        return self.new(get_idxs=lambda: Inf.zeros, num_workers=0, sampler=None, batch_sampler=None, shuffle=False)
+
+    def show_results(self, b: Any, out: Any, max_n: int = 9, ctxs: Any = None, show: bool = True,
+                     **kwargs: Any) -> Any:
+        """Show samples of a batch with their targets and the decoded predictions `out`."""
+        x, y, samples = self._pre_show_batch(b, max_n=max_n)
+        both = type(b)([*b[:self.n_inp], *(out if isinstance(out, (tuple, list, L)) else (out,))])
+        x_out, _, outs = self._pre_show_batch(both, max_n=max_n)
+        if samples is None:
+            results = (x, x_out, None, None)
+        else:
+            results = (x, y, samples, L(tuple(o[self.n_inp:]) for o in outs))
+        return show_results(*results, ctxs=ctxs, max_n=max_n, **kwargs) if show else results
+
+
+def _kinds_of(b: Any, kind_of: Callable[[Any], type | None]) -> Any:
+    return tuple(_kinds_of(o, kind_of) for o in b) if isinstance(b, (tuple, list, L)) else kind_of(b)
+
+
+def _marked(b: Any, kinds: Any) -> Any:
+    """A batch whose plain tensors carry the marker types that the loader's batches have."""
+    if isinstance(b, (tuple, list, L)):
+        kinds = kinds if isinstance(kinds, tuple) else ()
+        return tuple(_marked(o, kind) for o, kind in zip(b, [*kinds, *[None] * len(b)]))
+    return kinds(b) if isinstance(kinds, type) and isinstance(b, Tensor) and not isinstance(b, TensorBase) else b
+
+
+class _DrawnDL(TfmdDL):
+    """A loader one argument of which, `_draw`, is about its items: a loader of others is made without it."""
+
+    _draw: ClassVar[str]
+
+    def new(self, dataset: Any = None, cls: type | None = None, **kwargs: Any) -> TfmdDL:
+        """A loader like this one, of `dataset` if given, with some arguments changed."""
+        draw = {self._draw: getattr(self, self._draw)} if dataset is None and cls is None else {}
+        return super().new(dataset, cls, **{**draw, **kwargs})
+
+
+class WeightedDL(_DrawnDL):
+    """Where it shuffles, draws as many items as there are, with replacement and as often as their weights say.
+
+    Args:
+        dataset: the data set.
+        bs: items a batch.
+        wgts: a weight an item, of any sum; default: all the same.
+        **kwargs: see `TfmdDL`.
+
+    Raises:
+        ValueError: there are not as many weights as items.
+    """
+
+    _draw = 'wgts'
+
+    def __init__(self, dataset: Any = None, bs: int | None = 64, wgts: Sequence[float] | None = None,
+                 **kwargs: Any) -> None:
+        super().__init__(dataset, bs=bs, **kwargs)
+        self.wgts = None if wgts is None else torch.as_tensor(wgts, dtype=torch.double)
+        if wgts is not None and len(wgts) != self.n:
+            raise ValueError(f'{len(wgts)} weights for {self.n} items: give one an item')
+
+    def get_idxs(self) -> Any:
+        """The indices of a pass, a function of the weights, the seed and the epoch."""
+        if self.wgts is None or not self.shuffle:
+            return super().get_idxs()
+        return list(WeightedRandomSampler(self.wgts, self.n,
+                                          generator=keyed_generator(self._at.seed, ORDER, self._at.epoch)))
+
+
+class PartialDL(_DrawnDL):
+    """Draws `partial_n` of the items, another part each epoch, so that an epoch is a short one.
+
+    Args:
+        dataset: the data set.
+        bs: items a batch.
+        partial_n: how many; default: all, as `TfmdDL`.
+        **kwargs: see `TfmdDL`.
+    """
+
+    _draw = 'partial_n'
+
+    def __init__(self, dataset: Any = None, bs: int | None = 64, partial_n: int | None = None, **kwargs: Any) -> None:
+        super().__init__(dataset, bs=bs, **kwargs)
+        self.partial_n = min(partial_n, self.n) if partial_n else None
+
+    def get_idxs(self) -> Any:
+        """The indices of a pass, a function of the seed and the epoch."""
+        if self.partial_n is None:
+            return super().get_idxs()
+        return order(self.n, self._at.seed, self._at.epoch)[:self.partial_n]
+
+    def __len__(self) -> int:
+        return super().__len__() if self.partial_n is None else self._batches_of(self.partial_n)
+
+
+_elsewhere = {'size': 'give item_tfms=Resize(...), or a size to aug_transforms',
+              **dict.fromkeys(('tfms', 'ds_tfms', 'transform'), 'give item_tfms= and batch_tfms=')}
+
+
+def for_loaders(func: Callable, kwargs: dict[str, Any], *inner: Callable, dl_type: Any = None) -> dict[str, Any]:
+    """The keyword arguments that `func` can hand on to loaders; others are warned of and left out, see `known_kwargs`.
+
+    Args:
+        func: what was called with them.
+        kwargs: the keyword arguments.
+        *inner: functions that they are handed on to, which may take more.
+        dl_type: class of the loaders: one of the user's own may take more, so nothing is left out then.
+    """
+    dl_type = kwargs.get('dl_type') or dl_type or TfmdDL
+    if dl_type not in (DataLoader, TfmdDL, WeightedDL, PartialDL):
+        return kwargs
+    makers = (func, *inner, dl_type.__init__, TfmdDL.__init__, DataLoader.__init__)
+    names = {name for f in makers for name in inspect.signature(f).parameters}
+    names = names - {'self', 'kwargs', 'source', 'dblock', 'dataset'} | {*hook_names, 'collate_fn', 'worker_init_fn'}
+    for_valid = {name for name in kwargs if name.startswith('val_') and name[4:] in names}
+    return known_kwargs(func.__qualname__, kwargs, sorted(names | for_valid), _elsewhere)
+
+
+class DataLoaders:
+    """A training loader, a validation loader, and whatever more there are.
+
+    Loaders of torch are as good as ours. An attribute it does not have is looked for on the training loader, and from
+    there on its data set: `dls.vocab`, `dls.c`, `dls.show_batch()`, `dls.one_batch()`.
+
+    Args:
+        *loaders: the loaders.
+        path: where a `Learner` puts files.
+        device: where batches go; default: as the loaders say.
+
+    Example:
+        >>> dls = DataLoaders(train_loader, valid_loader)
+        >>> xb, yb = dls.one_batch()
+    """
+
+    def __init__(self, *loaders: Any, path: str | Path = '.', device: Any = None) -> None:
+        self.loaders, self.path = list(loaders), Path(path)
+        if device is not None:
+            self.device = device
+
+    def __getattr__(self, name: str) -> Any:
+        return lookup(self, name, 'train')
+
+    def __getitem__(self, i: int) -> Any:
+        return self.loaders[i]
+
+    def __len__(self) -> int:
+        return len(self.loaders)
+
+    def __iter__(self) -> Iterator:
+        return iter(self.loaders)
+
+    @property
+    def train(self) -> Any:
+        """The training loader, None where there is no loader at all."""
+        return self.loaders[0] if self.loaders else None
+
+    @train.setter
+    def train(self, dl: Any) -> None:
+        self.loaders[0] = dl
+
+    @property
+    def valid(self) -> Any:
+        """The validation loader."""
+        return self._split(1)
+
+    @valid.setter
+    def valid(self, dl: Any) -> None:
+        self.loaders[1:2] = [dl]
+
+    @property
+    def train_ds(self) -> Any:
+        """The training data set."""
+        return self._split(0).dataset
+
+    @property
+    def valid_ds(self) -> Any:
+        """The validation data set."""
+        return self.valid.dataset
+
+    def _split(self, i: int) -> Any:
+        if i >= len(self.loaders):
+            raise IndexError(f'these DataLoaders have {len(self.loaders)} loaders and no number {i}: '
+                             'DataLoaders(train_loader, valid_loader)')
+        return self.loaders[i]
+
+    # ------------------------------------------------------------ where batches go
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where batches go, None where nothing says."""
+        return self.__dict__.get('_device') or getattr(self.train, '_device', None)
+
+    @device.setter
+    def device(self, device: Any) -> None:
+        self._device = None if device is None else torch.device(device)
+        for dl in self.loaders:
+            if isinstance(dl, DataLoader):
+                dl.to(self._device)
+
+    @tells_near_match
+    def to(self, device: Any) -> DataLoaders:
+        """Send the batches of all loaders to `device`."""
+        self.device = device
+        return self
+
+    def cuda(self) -> DataLoaders:
+        """Send batches to the accelerator where there is one, to the CPU else."""
+        return self.to(default_device())
+
+    def cpu(self) -> DataLoaders:
+        """Send batches to the CPU."""
+        return self.to('cpu')
+
+    # ------------------------------------------------------------ looking
+
+    def one_batch(self) -> Any:
+        """One training batch on the device; leaves no trace in the randomness."""
+        if hasattr(self._split(0), 'one_batch'):
+            return self.train.one_batch()
+        with looking():
+            b = next(iter(self.train))
+        return b if self.device is None else to_device(b, self.device)
+
+    def show_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Show samples of a training batch, see `TfmdDL.show_batch`."""
+        if hasattr(self._split(0), 'show_batch'):
+            return self.train.show_batch(*args, **kwargs)
+        b = args[0] if args else kwargs.pop('b', None)
+        b = self.one_batch() if b is None else b
+        dl = TfmdDL(ForeignSamples(self.train.dataset, len(b)), num_workers=0)
+        dl._kinds = _kinds_of(b, guessed_kind)
+        return dl.show_batch(_marked(b, dl._kinds), *args[1:], **kwargs)
+
+    def show_plan(self) -> None:
+        """Print for each loader what happens to an item and a batch, and where."""
+        for i, dl in enumerate(self.loaders):
+            print(f'{["training", "validation"][i] if i < 2 else f"loader {i}"}:')
+            dl.show_plan() if hasattr(dl, 'show_plan') else say(f'{type(dl).__name__}, left as it is')
+
+    # ------------------------------------------------------------ changing
+
+    @tells_near_match
+    def add_tfms(self, tfms: Any, event: str, loaders: Any = None) -> None:
+        """Add transforms to a pipeline of the loaders.
+
+        Args:
+            tfms: one, or several.
+            event: 'after_item', 'before_batch' or 'after_batch'.
+            loaders: numbers, or 'train' and 'valid'; default: all.
+        """
+        numbers = {'train': 0, 'valid': 1}
+        for i in range(len(self.loaders)) if loaders is None else L(loaders):
+            getattr(self[numbers.get(i, i)], event).add(L(tfms))
+
+    def new_empty(self) -> DataLoaders:
+        """The same loaders without items, with all that was learned from them (vocab, statistics)."""
+        made = [dl.new(dl.dataset.new_empty()) for dl in self.loaders]
+        return type(self)(*made, path=self.path, device=self.device)
+
+    def test_dl(self, test_items: Any, rm_type_tfms: Any = None, with_labels: bool = False, **kwargs: Any) -> Any:
+        """A loader of new items, transformed as the validation items are.
+
+        Args:
+            test_items: items like those of the training: paths, rows of a DataFrame, pictures, ...
+            rm_type_tfms: how many of the first type transforms to leave out; default: found out by the item's type.
+            with_labels: make targets too.
+            **kwargs: changed arguments of the loader: `bs`, `num_workers`, `after_item`, ...
+        """
+        dl = self.valid if len(self.loaders) > 1 else self.train
+        kwargs = for_loaders(self.test_dl, kwargs, dl_type=type(dl))
+        make = getattr(dl.dataset, 'test_set', None)
+        test_ds = test_items if make is None else make(test_items, rm_tfms=rm_type_tfms, with_labels=with_labels)
+        if hasattr(dl, 'new'):
+            # what is predicted once need not be kept
+            return dl.new(test_ds, **{'shuffle': False, 'drop_last': False, 'cache': None, **kwargs})
+        settings = {'bs': dl.batch_size, 'create_batch': dl.collate_fn, 'device': self.device, **kwargs}
+        return DataLoader(test_ds, **settings)
+
+    @classmethod
+    def from_dsets(cls, *ds: Any, path: str | Path = '.', bs: int = 64, device: Any = None, dl_type: type = TfmdDL,
+                   **kwargs: Any) -> DataLoaders:
+        """Loaders of data sets, the first for training (shuffled, without a last batch that is not full).
+
+        Args:
+            *ds: anything with `[i]` and `len`.
+            path: where a `Learner` puts files.
+            bs: items a batch.
+            device: where batches go; default: as the loaders say.
+            dl_type: class of the loaders.
+            **kwargs: arguments of the loaders; a tuple gives each loader its own, but for transforms. A `val_...`, such
+                as `val_bs`, goes to all but the first without its `val_`.
+        """
+        shuffled = (True, *[False] * (len(ds) - 1))
+        kwargs = for_loaders(cls.from_dsets, kwargs, dl_type=dl_type)
+        for_valid = {name[4:]: value for name, value in kwargs.items() if name.startswith('val_')}
+        kwargs = {'shuffle': shuffled, 'drop_last': shuffled, 'bs': bs,
+                  **{name: value for name, value in kwargs.items() if not name.startswith('val_')}}
+
+        def _own(name: str, value: Any, i: int) -> Any:
+            if name in _pipelines:
+                return Pipeline(value)
+            return value[i] if isinstance(value, (tuple, list, L)) and len(value) == len(ds) else value
+        each = [{**kwargs, **(for_valid if i else {})} for i in range(len(ds))]
+        made = [dl_type(d, **{name: _own(name, value, i) for name, value in each[i].items()})
+                for i, d in enumerate(ds)]
+        return cls(*made, path=path, device=device)
+
+    @classmethod
+    def from_dblock(cls, dblock: Any, source: Any, path: str | Path = '.', bs: int = 64, val_bs: int | None = None,
+                    shuffle: bool = True, device: Any = None, **kwargs: Any) -> DataLoaders:
+        """Loaders as `DataBlock.dataloaders` makes them from `source`."""
+        dls = dblock.dataloaders(source, path=path, bs=bs, val_bs=val_bs, shuffle=shuffle, device=device, **kwargs)
+        return dls if isinstance(dls, cls) else cls(*dls.loaders, path=dls.path, device=dls.device)
+
+
+# ---------------------------------------------------------------- items
 
 def _as_items(items: Any) -> Any:
     """Items that can be indexed: tables and arrays as they are, anything else as a list."""
@@ -37,13 +478,20 @@ def _as_items(items: Any) -> Any:
     return [] if items is None else list(items) if isinstance(items, Iterable) else [items]
 
 
-def _pick(items: Any, idx: Any) -> Any:
-    """One item, or the items of several indices, a mask or a slice, in the kind of container they come from."""
-    table = hasattr(items, 'iloc')
-    if isinstance(idx, (int, np.integer)) or (isinstance(idx, Tensor) and idx.ndim == 0):
-        return items.iloc[int(idx)] if table else items[int(idx)]
+def _is_one(idx: Any) -> bool:
+    """Whether `idx` is the index of one item."""
+    return isinstance(idx, (int, np.integer)) or (isinstance(idx, Tensor) and idx.ndim == 0)
+
+
+def _item(items: Any, i: Any) -> Any:
+    """One item; of a table, its row."""
+    return items.iloc[int(i)] if hasattr(items, 'iloc') else items[int(i)]
+
+
+def _subset(items: Any, idx: Any) -> Any:
+    """The items of several indices, a mask or a slice, in the kind of container they come from."""
     idx = _indices(idx)
-    if table:
+    if hasattr(items, 'iloc'):
         return items.iloc[idx]
     return items[idx] if isinstance(items, (np.ndarray, Tensor)) or isinstance(idx, slice) else [items[i] for i in idx]
 
@@ -83,6 +531,14 @@ class FilteredBase:
         """The second subset."""
         return self.subset(1)
 
+    def overlapping_splits(self) -> L:
+        """How often each item occurs that occurs in several splits."""
+        counts = Counter(i for split in self.splits if not isinstance(split, slice) for i in split)
+        return L(n for n in counts.values() if n > 1)
+
+    def __iter__(self) -> Iterator:
+        return (self[i] for i in range(len(self)))
+
     def dataloaders(self, bs: int = 64, shuffle_train: bool | None = None, shuffle: bool = True,
                     val_shuffle: bool = False, n: int | None = None, path: str | Path = '.',
                     dl_type: type | None = None, dl_kwargs: list[dict] | None = None, device: Any = None,
@@ -91,6 +547,7 @@ class FilteredBase:
 
         Args:
             bs: items a batch.
+            shuffle_train: `shuffle` under the name older code uses.
             shuffle: shuffle the training items.
             val_shuffle: shuffle the others.
             n: use the first `n` training items.
@@ -151,6 +608,7 @@ class TfmdLists(FilteredBase):
     Args:
         items: a list, array or DataFrame (whose rows are the items).
         tfms: transforms, functions, or a pipeline that is set up already.
+        use_list: no matter; old scripts give it.
         do_setup: set up the transforms.
         split_idx: 0 for training items, 1 for validation items.
         train_setup: set up with the training items only.
@@ -184,7 +642,7 @@ class TfmdLists(FilteredBase):
         """Set up the transforms, and find out what type an item has before each of them."""
         self.tfms.setup(self, train_setup)
         if len(self):
-            x = _pick(self.items, self._first_training_index())
+            x = _item(self.items, self._first_training_index())
             self.types = []
             with looking():
                 for f in self.tfms.fs:
@@ -203,29 +661,21 @@ class TfmdLists(FilteredBase):
 
     def subset(self, i: int) -> TfmdLists:
         """The items of split `i`, with the same transforms."""
-        return self._new(_pick(self.items, self.splits[i]), split_idx=i)
+        return self._new(_subset(self.items, self.splits[i]), split_idx=i)
 
     def new_empty(self) -> TfmdLists:
         """The same transforms without items."""
         return self._new([])
 
-    def overlapping_splits(self) -> L:
-        """How often each item occurs that occurs in several splits."""
-        counts = Counter(i for split in self.splits if not isinstance(split, slice) for i in split)
-        return L(n for n in counts.values() if n > 1)
-
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, idx: Any) -> Any:
-        picked = _pick(self.items, idx)
-        if isinstance(idx, (int, np.integer)) or (isinstance(idx, Tensor) and idx.ndim == 0):
-            return self.tfms(picked)
+        if type(idx) is int or _is_one(idx):  # nearly always the first, without a call
+            return self.tfms(_item(self.items, idx))
+        picked = _subset(self.items, idx)
         rows = (picked.iloc[i] for i in range(len(picked))) if hasattr(picked, 'iloc') else picked
         return L(self.tfms(o) for o in rows)
-
-    def __iter__(self) -> Iterator:
-        return (self[i] for i in range(len(self)))
 
     def __call__(self, o: Any, **kwargs: Any) -> Any:
         return self.tfms(o, **kwargs)
@@ -243,11 +693,11 @@ class TfmdLists(FilteredBase):
 
     def elements(self) -> tuple[Any, Pipeline] | None:
         """The items, and what becomes of one; None where an item is more than that."""
-        return (self.items, self.tfms) if type(self).__getitem__ is TfmdLists.__getitem__ else None
+        return (self.items, self.tfms) if type(self).__getitem__ is _getitem_of[TfmdLists] else None
 
     def unknown_transforms(self) -> list[str]:
         """Transforms that may draw from the global generators."""
-        own = [] if type(self).__getitem__ is TfmdLists.__getitem__ else [type(self).__name__]
+        own = [] if type(self).__getitem__ is _getitem_of[TfmdLists] else [type(self).__name__]
         return own + [f.name for f in self.tfms.fs if not is_known(f) or isinstance(f, RandTransform)]
 
     def infer_idx(self, x: Any) -> int:
@@ -282,7 +732,7 @@ class TfmdLists(FilteredBase):
         """New items through the same transforms, see `test_set`."""
         made = self._new(test_items, split_idx=1)
         if rm_tfms is None:
-            rm_tfms = self.infer_idx(_pick(made.items, 0)) if len(made) else 0
+            rm_tfms = self.infer_idx(_item(made.items, 0)) if len(made) else 0
         made.tfms.fs = made.tfms.fs[rm_tfms:]
         return made
 
@@ -332,14 +782,10 @@ class Datasets(FilteredBase):
 
     def __getitem__(self, it: Any) -> Any:
         parts = [tl[it] for tl in self.tls]
-        single = isinstance(it, (int, np.integer)) or (isinstance(it, Tensor) and it.ndim == 0)
-        return tuple(parts) if single else list(zip(*parts))
+        return tuple(parts) if type(it) is int or _is_one(it) else list(zip(*parts))
 
     def __len__(self) -> int:
         return len(self.tls[0])
-
-    def __iter__(self) -> Iterator:
-        return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
         shown = ', '.join(str(self[i]) for i in range(min(len(self), 10)))
@@ -376,10 +822,6 @@ class Datasets(FilteredBase):
         """The same transforms without items."""
         return self._with(tl.new_empty() for tl in self.tls)
 
-    def overlapping_splits(self) -> L:
-        """How often each item occurs that occurs in several splits."""
-        return self.tls[0].overlapping_splits()
-
     def decode(self, o: Any, full: bool = True) -> tuple:
         """A sample with all transforms undone; unless `full`, only until it can be shown."""
         return tuple(tl.decode(part, full=full) for part, tl in zip(o, self.tls))
@@ -404,12 +846,12 @@ class Datasets(FilteredBase):
 
     def elements(self) -> list[tuple[Any, Pipeline]] | None:
         """For each element of a sample what `TfmdLists.elements` says; None where a sample is more than them."""
-        found = [tl.elements() for tl in self.tls] if type(self).__getitem__ is Datasets.__getitem__ else [None]
+        found = [tl.elements() for tl in self.tls] if type(self).__getitem__ is _getitem_of[Datasets] else [None]
         return None if None in found else found
 
     def unknown_transforms(self) -> list[str]:
         """Transforms that may draw from the global generators."""
-        own = [] if type(self).__getitem__ is Datasets.__getitem__ else [type(self).__name__]
+        own = [] if type(self).__getitem__ is _getitem_of[Datasets] else [type(self).__name__]
         return own + [name for tl in self.tls for name in tl.unknown_transforms()]
 
     def test_set(self, test_items: Any, rm_tfms: Any = None, with_labels: bool = False) -> Datasets:
@@ -418,6 +860,10 @@ class Datasets(FilteredBase):
         removed = rm_tfms if isinstance(rm_tfms, (tuple, list, L)) else [rm_tfms] * len(tls)
         made = [tl.test_set(test_items, rm) for tl, rm in zip(tls, removed)]
         return self._with(made, self.n_inp if with_labels else max(len(made), 1))
+
+
+_getitem_of = {cls: cls.__getitem__ for cls in (TfmdLists, Datasets)}
+"""As they are written above: a script may have put another in the place of one."""
 
 
 def decode_at(o: Any, idx: int) -> Any:
@@ -434,6 +880,8 @@ def test_set(dsets: Datasets | TfmdLists, test_items: Any, rm_tfms: Any = None, 
     """New items through the transforms of `dsets`, as validation items.
 
     Args:
+        dsets: whose transforms they are.
+        test_items: items like those of the training.
         rm_tfms: how many of the first transforms to leave out; default: those that the item's type is beyond.
         with_labels: make targets too.
     """

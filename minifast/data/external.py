@@ -122,8 +122,7 @@ class URLs:
 
     @staticmethod
     def path(url: str = '.', c_key: str = 'archive') -> Path:
-        """Where the file of an address is kept: beside the script (`data/` or `models/`) if it is there, else by
-        `c_key`."""
+        """Where the file of an address is kept: in `data/` or `models/` beside the script if there, else by `c_key`."""
         name = '' if url == '.' else _file_name_of(url)
         beside = URLs.LOCAL_PATH / ('models' if c_key == 'model' else 'data') / name
         return beside if beside.exists() else fastai_path(c_key) / name
@@ -241,9 +240,12 @@ def download_file(url: str, dest: str | Path, checksum: str | None = None, force
     What an interrupted attempt left in `dest.part` is continued.
 
     Args:
+        url: an address with http or https.
+        dest: the file.
         checksum: SHA-256 of the file in hex; checked also when the file is there already.
         force: fetch again what is there.
         timeout: seconds without a byte before an attempt is given up.
+        progress: show a bar.
         retries: attempts after a broken connection.
         max_bytes: the largest file that is taken; default: what the disk has room for.
 
@@ -301,6 +303,7 @@ def untar_data(url: str, archive: str | Path | None = None, data: str | Path | N
     The only folder of an archive becomes that folder, as long as no link in it leads further up.
 
     Args:
+        url: of a zip or tar archive.
         archive: folder for archives, over the configuration's.
         data: folder to extract into, over the configuration's.
         c_key: the configuration's entry to extract into ('data', 'model').

@@ -34,8 +34,7 @@ from minifast.markers import plain
 from minifast.terminal import say, visible, warn
 from minifast.torch_core import defaults, length_of, retain_type, to_device
 
-__all__ = ['BatchMaker', 'DataLoader', 'Plan', 'SkipItemException', 'collate_error', 'fa_collate', 'fa_convert',
-           'why_empty']
+__all__ = ['DataLoader', 'SkipItemException', 'collate_error', 'fa_collate', 'fa_convert', 'why_empty']
 
 _hooks = ('wif', 'before_iter', 'after_item', 'before_batch', 'after_batch', 'after_iter')
 hook_names = (*_hooks, 'create_item', 'create_batch', 'retain', 'get_idxs', 'sample', 'shuffle_fn', 'do_batch',
@@ -136,7 +135,7 @@ def _plan_of(dl: DataLoader, opened: OpenedPictures | None = None, here: bool = 
 
 def _own(dl: Any, hook: str) -> bool:
     """Whether a hook is still the loader's own."""
-    return getattr(getattr(dl, hook), '__func__', None) is vars(DataLoader)[hook]
+    return getattr(getattr(dl, hook), '__func__', None) is _hooks_of_ours[hook]
 
 
 def _empty(f: Any) -> bool:
@@ -168,7 +167,8 @@ def _batch_of(dl: Any) -> tuple:
     after = dl.after_batch
     fs = getattr(after, 'fs', ())
     hung = itertools.chain.from_iterable(map(dict.values, map(vars, fs)))
-    return (after, dl._device, getattr(after, 'split_idx', None), *fs, *hung)
+    # a bound method is another object each time it is asked for
+    return (getattr(after, '__func__', after), dl._device, getattr(after, 'split_idx', None), *fs, *hung)
 
 
 _makes_items = ('after_item', 'before_batch', 'create_item', 'create_batch', 'retain', 'do_item', 'do_batch')
@@ -694,6 +694,10 @@ def _through(steps: Sequence[Step], b: Any, seed: int) -> Any:
     for step in bound(steps, generator=torch.Generator().manual_seed(seed)):
         b = step(b)
     return b
+
+
+_hooks_of_ours = {hook: vars(DataLoader)[hook] for hook in (*_makes_items, 'after_batch')}
+"""As they are written above: a script may put another in the place of one, on an object or on the class."""
 
 
 # ---------------------------------------------------------------- making one batch, wherever that is

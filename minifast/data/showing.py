@@ -2,17 +2,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from fastcore.foundation import L
+import torch
+from torch import Tensor
 
+from minifast.data.categorize import Category
 from minifast.data.transform import typedispatch
+from minifast.markers import TensorCategory, TensorImage
+from minifast.show import show_title
 
 __all__ = ['get_show_batch_func', 'show_batch', 'show_results']
 
 
-def _show_columns(columns: Any, ctxs: list, max_n: int, **kwargs: Any) -> list:
+def _show(columns: Iterable[Sequence], ctxs: list, max_n: int, **kwargs: Any) -> list:
     """Show each element of each sample in the context of its sample."""
     for column in columns:
         ctxs = [part.show(ctx=ctx, **kwargs) if hasattr(part, 'show') else _as_title(part, ctx)
@@ -21,13 +25,8 @@ def _show_columns(columns: Any, ctxs: list, max_n: int, **kwargs: Any) -> list:
 
 
 def _as_title(part: Any, ctx: Any) -> Any:
-    from minifast.show import show_title
     shape = getattr(part, 'shape', None)
     return show_title(f'{type(part).__name__} {tuple(shape)}' if shape else str(part), ctx=ctx)
-
-
-def _columns(samples: Any) -> list[list]:
-    return [list(column) for column in zip(*samples)]
 
 
 @typedispatch
@@ -39,15 +38,15 @@ def show_batch(x: Any, y: Any, samples: Any, ctxs: Any = None, max_n: int = 9, *
         y: its targets.
         samples: decoded samples, each a tuple (or one thing that shows itself).
         ctxs: an axis or table row for each sample.
+        max_n: how many at most.
         **kwargs: go to each element's `show`.
 
     Returns:
         The contexts drawn on.
     """
     ctxs = list(itertools.repeat(None, max_n)) if ctxs is None else ctxs
-    if len(samples) and hasattr(samples[0], 'show'):
-        return _show_columns([list(samples)], ctxs, max_n, **kwargs)
-    return _show_columns(_columns(samples), ctxs, max_n, **kwargs)
+    alone = len(samples) and hasattr(samples[0], 'show')
+    return _show([samples] if alone else zip(*samples), ctxs, max_n, **kwargs)
 
 
 @typedispatch
@@ -56,16 +55,38 @@ def show_results(x: Any, y: Any, samples: Any, outs: Any, ctxs: Any = None, max_
 
     Args:
         outs: decoded predictions, one tuple a sample.
-        x, y, samples, ctxs, **kwargs: see `show_batch`.
+        x, y, samples, ctxs, max_n, **kwargs: see `show_batch`.
 
     Returns:
         The contexts drawn on.
     """
     ctxs = list(itertools.repeat(None, max_n)) if ctxs is None else ctxs
-    ctxs = _show_columns(_columns(samples), ctxs, max_n, **kwargs)
-    return _show_columns(_columns(L(o if isinstance(o, tuple) else (o,) for o in outs)), ctxs, max_n, **kwargs)
+    outs = [o if isinstance(o, tuple) else (o,) for o in outs]
+    return _show([*zip(*samples), *zip(*outs)], ctxs, max_n, **kwargs)
 
 
 def get_show_batch_func(x_typ: type = object, y_typ: type = object, samples_typ: type = object) -> Callable:
     """The `show_batch` for these types."""
     return show_batch.find(x_typ, y_typ, samples_typ).func
+
+
+class ForeignSamples:
+    """What a foreign data set tells about showing its samples: the names of its classes, where it has them."""
+
+    def __init__(self, dataset: Any, n_parts: int) -> None:
+        self.classes, self.n_inp = getattr(dataset, 'classes', None), max(n_parts - 1, 1)
+
+    def decode(self, o: Any, full: bool = True) -> tuple:
+        """A sample with its class as text."""
+        names = self.classes
+        return tuple(Category(names[int(part)] if names is not None else int(part))
+                     if isinstance(part, TensorCategory) else part for part in o)
+
+
+def guessed_kind(x: Any) -> type | None:
+    """What a tensor of a foreign batch seems to be: [B,1 or 3,H,W] pictures, int64 [B] classes."""
+    if not isinstance(x, Tensor):
+        return None
+    if x.ndim == 4 and x.shape[1] in (1, 3):
+        return TensorImage
+    return TensorCategory if x.dtype == torch.long and x.ndim == 1 else None

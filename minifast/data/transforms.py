@@ -17,8 +17,7 @@ from torch import Tensor
 from minifast.arguments import tells_near_match
 from minifast.data.categorize import (Categorize, Category, CategoryMap, EncodedMultiCategorize, MultiCategorize,
                                       MultiCategory, OneHotEncode, RegressionSetup, ShowTitle, TitledFloat, TitledInt,
-                                      TitledStr, TitledTuple)
-from minifast.data.labels import column_named, is_missing, no_column
+                                      TitledStr, TitledTuple, column_named, is_missing, no_column)
 from minifast.data.pipeline import DisplayedTransform, ItemTransform, Transform, registered
 from minifast.markers import TensorImage, TensorImageBW, TensorMask, plain, tensor
 from minifast.seeds import looking

@@ -131,14 +131,14 @@ exp_rmspe = AccumMetric(_exp_rmspe)
 # ---------------------------------------------------------------- segmentation
 
 class Dice(Metric):
-    """Dice coefficient of binary masks over the whole set: [B,2,H,W] and [B,H,W] of 0 and 1."""
+    """Dice coefficient of binary masks over the whole set: [B,2,H,W] and [B,H,W] of 0 and 1.
+
+    Args:
+        axis: of the classes.
+    """
 
     @tells_near_match
     def __init__(self, axis: int = 1) -> None:
-        """
-        Args:
-            axis: of the classes.
-        """
         self.axis = axis
         self.reset()
 
@@ -177,14 +177,13 @@ class DiceMulti(Metric):
     """Dice coefficient averaged over the classes that occur in the set: [B,C,H,W] and class indices [B,H,W].
 
     A subclass may compute its `value` from `inter` and `union`.
+
+    Args:
+        axis: of the classes.
     """
 
     @tells_near_match
     def __init__(self, axis: int = 1) -> None:
-        """
-        Args:
-            axis: of the classes.
-        """
         self.axis = axis
         self.reset()
 

@@ -134,13 +134,13 @@ class _Average(Metric):
 
 
 class AvgMetric(_Average):
-    """The mean of a function of prediction and targets, weighted by batch size."""
+    """The mean of a function of prediction and targets, weighted by batch size.
+
+    Args:
+        func: `func(pred, *yb) -> number`, the mean over a batch.
+    """
 
     def __init__(self, func: Callable) -> None:
-        """
-        Args:
-            func: `func(pred, *yb) -> number`, the mean over a batch.
-        """
         self.func = func
         self.reset()
 
@@ -178,14 +178,14 @@ class AvgLoss(_Average):
 
 
 class AvgSmoothLoss(Metric):
-    """The loss smoothed exponentially over steps, without its bias towards zero; this process's own."""
+    """The loss smoothed exponentially over steps, without its bias towards zero; this process's own.
+
+    Args:
+        beta: weight of the past, 0-1.
+    """
 
     @tells_near_match
     def __init__(self, beta: float = 0.98) -> None:
-        """
-        Args:
-            beta: weight of the past, 0-1.
-        """
         self.beta = beta
         self.reset()
 
@@ -207,15 +207,15 @@ class AvgSmoothLoss(Metric):
 
 
 class ValueMetric(Metric):
-    """A number computed elsewhere, such as in a callback."""
+    """A number computed elsewhere, such as in a callback.
+
+    Args:
+        func: gives the value.
+        metric_name: of the column, default the function's name.
+    """
 
     @tells_near_match
     def __init__(self, func: Callable[[], Any], metric_name: str | None = None) -> None:
-        """
-        Args:
-            func: gives the value.
-            metric_name: of the column, default the function's name.
-        """
         self.func, self.metric_name = func, metric_name
 
     @property
@@ -230,15 +230,15 @@ class ValueMetric(Metric):
 
 
 class LossMetric(_Average):
-    """The mean of an attribute of the loss function, such as one term of a sum."""
+    """The mean of an attribute of the loss function, such as one term of a sum.
+
+    Args:
+        attr: set by the loss function at every call.
+        nm: of the column, default `attr`.
+    """
 
     @tells_near_match
     def __init__(self, attr: str, nm: str | None = None) -> None:
-        """
-        Args:
-            attr: set by the loss function at every call.
-            nm: of the column, default `attr`.
-        """
         self.attr, self.nm = attr, nm
         self.reset()
 
@@ -268,6 +268,17 @@ class ActivationType:
 class AccumMetric(Metric):
     """A function of all predictions and targets of an epoch; they are kept on the device and moved once, for `value`.
 
+    Args:
+        func: `func(preds, targs, **kwargs) -> number`, on CPU tensors.
+        dim_argmax: the class axis, if the index of the largest prediction is wanted.
+        activation: one of `ActivationType`; `BinarySoftmax` keeps the last class's probability.
+        thresh: turn predictions into whether they reach it.
+        to_np: give `func` numpy arrays.
+        invert_arg: give `func` targets first, as scikit-learn wants them.
+        flatten: flatten predictions and targets.
+        name: of the column, default the function's name.
+        **kwargs: for `func`.
+
     Example:
         >>> worst = AccumMetric(lambda preds, targs: (preds - targs).abs().max(), name='worst')
         >>> worst(torch.tensor([1., 2.]), torch.tensor([1., 4.])).item()
@@ -277,18 +288,6 @@ class AccumMetric(Metric):
     def __init__(self, func: Callable, dim_argmax: int | None = None, activation: str = ActivationType.No,
                  thresh: float | None = None, to_np: bool = False, invert_arg: bool = False, flatten: bool = True,
                  name: str | None = None, **kwargs: Any) -> None:
-        """
-        Args:
-            func: `func(preds, targs, **kwargs) -> number`, on CPU tensors.
-            dim_argmax: the class axis, if the index of the largest prediction is wanted.
-            activation: one of `ActivationType`; `BinarySoftmax` keeps the last class's probability.
-            thresh: turn predictions into whether they reach it.
-            to_np: give `func` numpy arrays.
-            invert_arg: give `func` targets first, as scikit-learn wants them.
-            flatten: flatten predictions and targets.
-            name: of the column, default the function's name.
-            kwargs: for `func`.
-        """
         self.func, self.dim_argmax, self.activation = func, dim_argmax, activation
         self.thresh, self.flatten = thresh, flatten
         self._name = _func_name(func) if name is None else name
@@ -349,15 +348,15 @@ class AccumMetric(Metric):
 
 
 class TorchMetric(Metric):
-    """A torchmetrics object (or anything with `update(pred, *targets)`, `compute()` and `reset()`) as a metric."""
+    """A torchmetrics object (or anything with `update(pred, *targets)`, `compute()` and `reset()`) as a metric.
+
+    Args:
+        metric: the object; it is moved to the predictions' device.
+        name: of the column, default its class name in snake case.
+    """
 
     @tells_near_match
     def __init__(self, metric: Any, name: str | None = None) -> None:
-        """
-        Args:
-            metric: the object; it is moved to the predictions' device.
-            name: of the column, default its class name in snake case.
-        """
         self.metric, self._name = metric, name or class2attr(metric, 'Metric')
 
     def reset(self) -> None:

@@ -1,31 +1,567 @@
-"""Optimizers under fastai's names, defaults and numbers, on torch's fused and multi-tensor kernels."""
+"""Optimizers under fastai's names, defaults and numbers, on torch's fused and multi-tensor kernels.
+
+An optimizer is composed of step functions. One is called as `f(p, **state, **hypers)`, once a step for every parameter
+that has a gradient; it changes `p` or its gradient in place, or returns a dict, which becomes part of the parameter's
+state. A `defaults` attribute on it gives the hypers it needs a value. The functions of this room do the same for lists
+of parameters at once (`f.on_lists`), and an optimizer that is composed of such functions alone runs those.
+"""
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial, wraps
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from fastcore.foundation import L
 from torch import Tensor
 from torch.optim.adam import adam as torch_adam
+from torch.optim.sgd import sgd as torch_sgd
 
 from minifast.arguments import tells_near_match
-from minifast.optimizer.base import Hypers, Optimizer, _BaseOptimizer, _evaluate, _update, detuplify_pg, set_item_pg
-from minifast.optimizer.lists import SGD, Lamb, Larc, QHAdam, RAdam, RMSProp, _fused
-from minifast.optimizer.steps import (adam_step, average_grad, average_sqr_grad, debias, l2_reg, lamb_step,
-                                      larc_layer_lr, larc_step, momentum_step, qhadam_step, radam_step, rms_prop_step,
-                                      sgd_step, step_stat, weight_decay)
-from minifast.optimizer.wrap import OptimWrapper, as_optimizer, pytorch_hp_map
+from minifast.optimizer.groups import (Hypers, OptimWrapper, _as_groups, _BaseOptimizer, as_optimizer, detuplify_pg,
+                                       pytorch_hp_map, set_item_pg)
 
 __all__ = ['Adam', 'Hypers', 'Lamb', 'Larc', 'Lookahead', 'OptimWrapper', 'Optimizer', 'QHAdam', 'RAdam', 'RMSProp',
            'SGD', '_update', 'adam_step', 'as_optimizer', 'average_grad', 'average_sqr_grad', 'debias', 'detuplify_pg',
            'l2_reg', 'lamb_step', 'larc_layer_lr', 'larc_step', 'momentum_step', 'pytorch_hp_map', 'qhadam_step',
            'radam_step', 'ranger', 'rms_prop_step', 'set_item_pg', 'sgd_step', 'step_stat', 'weight_decay']
 
+# ---------------------------------------------------------------- optimizers composed of step functions
 
-class Adam(Optimizer):
+
+def _update(state: dict, new: Any = None) -> dict:
+    """Merge what a step function returned into the parameter's state; anything but a dict is ignored."""
+    if isinstance(new, dict):
+        state.update(new)
+    return state
+
+
+# A list that fits into a core's cache: on the CPU several passes over it then cost one pass over memory.
+_CPU_PART_NUMEL = 2**16
+
+
+def _parts(params: list[Tensor]) -> Iterator[slice]:
+    """Slices of a list of parameters to step at once: all of it on an accelerator, cache-sized ones on the CPU."""
+    start, numel = 0, 0
+    for i, p in enumerate(params):
+        if numel and p.device.type == 'cpu' and numel + p.numel() > _CPU_PART_NUMEL:
+            yield slice(start, i)
+            start, numel = i, 0
+        numel += p.numel()
+    yield slice(start, None)
+
+
+class Optimizer(_BaseOptimizer, torch.optim.Optimizer):
+    """An optimizer composed of step functions, and the base of the named ones; it is a `torch.optim.Optimizer`.
+
+    `state[p]` holds what the steps keep (`grad_avg`, `sqr_avg`, `step`) and two settings: `do_wd` False means no weight
+    decay for `p`, `force_train` True means `p` trains while its group is frozen.
+
+    Args:
+        params: parameters, a list of lists of them (one for each group), or torch's list of dicts.
+        cbs: step functions, called in turn for each parameter with a gradient.
+        train_bn: has no effect here; it belongs to the Learner.
+        defaults: hyper-parameters, each a number, a list or a slice as in `set_hyper`.
+
+    Example:
+        >>> w = torch.ones(2, requires_grad=True); w.grad = torch.ones(2)
+        >>> def sign_step(p, lr, **kwargs): p.data.sub_(p.grad.sign() * lr)
+        >>> Optimizer([w], cbs=[sign_step], lr=0.5).step(); w.tolist()
+        [0.5, 0.5]
+    """
+
+    _keep_on_clear = ('force_train', 'do_wd')
+    _one_pass = False  # the step without weight decay reads its lists once, so parts that fit the cache gain nothing
+
+    def __init__(self, params: Any, cbs: Callable | Iterable[Callable], train_bn: bool | None = None,
+                 **defaults: Any) -> None:
+        if train_bn is not None:
+            warnings.warn('train_bn has no effect on an optimizer: give it to the Learner', stacklevel=2)
+        self.cbs = L(cbs)
+        for cb in self.cbs:
+            defaults = {**getattr(_function(cb), 'defaults', {}), **defaults}
+        super().__init__(_as_groups(params), {})
+        own = [dict(group) for group in self.param_groups]
+        self.set_hypers(**defaults)
+        for group, given in zip(self.param_groups, own):  # what the caller wrote into a group wins over the defaults
+            group.update(given)
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None) -> Any:
+        """One step; `closure` re-evaluates the model first, as in torch."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._step_group(group)
+        return loss
+
+    def _step_group(self, group: dict[str, Any]) -> None:
+        functions = [_function(cb) for cb in self.cbs]
+        if not all([hasattr(function, 'on_lists') for function in functions]):
+            self._step_one_by_one(group)
+            return
+        hypers = {name: value for name, value in group.items() if name != 'params'}
+        averages = [name for function in functions for name in function.averages]
+        for (do_wd, step), (params, states) in self._alike(group, averages).items():
+            at_once = self._one_pass and not (do_wd and group['wd'])
+            for part in [slice(None)] if at_once else _parts(params):
+                own = states[part]
+                values = {'do_wd': do_wd, 'step': step, **hypers}
+                for name in averages:
+                    values[name] = [state[name] for state in own]
+                self._step_lists(params[part], [p.grad for p in params[part]], values)
+                if values['step'] != step:
+                    for state in own:
+                        state['step'] = values['step']
+
+    def _step_one_by_one(self, group: dict[str, Any]) -> None:
+        hypers = dict(Hypers(group))
+        for p in group['params']:
+            if p.grad is not None:
+                state = self.state[p]
+                for cb in self.cbs:
+                    state = _update(state, cb(p, **{**state, **hypers}))
+
+    def _alike(self, group: dict[str, Any], averages: list[str]) -> dict[tuple[bool, int], tuple[list, list]]:
+        """(weight decay?, steps taken) -> the parameters with a gradient and their states; mostly two lists."""
+        lists: dict[tuple[bool, int], tuple[list[Tensor], list[dict]]] = {}
+        for p in group['params']:
+            if p.grad is not None:
+                state = self.state[p]
+                for name in averages:
+                    if name not in state:
+                        state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
+                params, states = lists.setdefault((state.get('do_wd', True), state.get('step', 0)), ([], []))
+                params.append(p)
+                states.append(state)
+        return lists
+
+    def _step_lists(self, params: list[Tensor], grads: list[Tensor], values: dict[str, Any]) -> None:
+        """Run the step functions on a list of parameters; `values` are their hypers, numbers and lists of averages."""
+        for cb in self.cbs:
+            on_lists, given = _function(cb).on_lists, getattr(cb, 'keywords', None)
+            values.update(on_lists(params, grads, **({**given, **values} if given else values)) or {})
+
+    def clear_state(self) -> None:
+        """Forget averages and counts; `do_wd` and `force_train` stay."""
+        for p, _, state, _ in self.all_params():
+            self.state[p] = {k: state[k] for k in self._keep_on_clear if k in state}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Torch's format, without what is kept for parameters that no group holds, such as frozen norm layers."""
+        everything, held = self.state, {p for group in self.param_groups for p in group['params']}
+        try:
+            self.state = {p: values for p, values in everything.items() if p in held or not isinstance(p, Tensor)}
+            return super().state_dict()
+        finally:
+            self.state = everything
+
+    def load_state_dict(self, sd: dict[str, Any]) -> None:
+        """Load a state made by `state_dict()` (torch's format), or one saved by fastai (`hypers` and a list `state`).
+
+        Raises:
+            ValueError: the groups or their sizes differ.
+        """
+        if 'hypers' in sd:
+            sd = self._from_fastai(sd)
+        super().load_state_dict(sd)
+        self._after_load()
+
+    def _after_load(self) -> None:
+        """For subclasses whose state has to live in a certain form."""
+
+    def _from_fastai(self, sd: dict[str, Any]) -> dict[str, Any]:
+        packed = super().state_dict()['param_groups']
+        n_params = sum(len(group['params']) for group in packed)
+        if len(sd['hypers']) != len(packed) or len(sd['state']) != n_params:
+            raise ValueError(f'the saved optimizer has {len(sd["hypers"])} groups and {len(sd["state"])} parameters, '
+                             f'this one {len(packed)} and {n_params}')
+        groups = [{**group, **hyper} for group, hyper in zip(packed, sd['hypers'])]
+        return {'state': dict(enumerate(sd['state'])), 'param_groups': groups}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # torch keeps three attributes only; a copy of ours also needs its step functions and settings
+        own = {k: v for k, v in self.__dict__.items() if not k.startswith('_optimizer_')}
+        return {**own, **super().__getstate__()}
+
+    def __repr__(self) -> str:
+        return _BaseOptimizer.__repr__(self)
+
+# ---------------------------------------------------------------- step functions
+
+
+def _function(cb: Callable) -> Any:
+    """The step function in a partial of one."""
+    return getattr(cb, 'func', cb)
+
+
+def _one_of(value: Any) -> Any:
+    return value[0] if isinstance(value, list) else value
+
+
+def _steps_lists(*averages: str, **defaults: float) -> Callable:
+    """Make a step function of a function that steps lists: `f(p, **state, **hypers)` steps lists of one.
+
+    The function itself, as `f.on_lists(params, grads, **state, **hypers)`, gets the tensors of the state as lists.
+
+    Args:
+        averages: tensors of the state that it updates, which start at zero.
+        defaults: hypers for an optimizer that is given none.
+    """
+    def decorate(on_lists: Callable) -> Callable:
+        @wraps(on_lists)
+        def step(p: Tensor, *args: Any, **values: Any) -> dict | None:
+            grads = [p.grad if p.grad is None else p.grad.data]
+            args = [[arg] if isinstance(arg, Tensor) else arg for arg in args]
+            values = {name: [value] if isinstance(value, Tensor) else value for name, value in values.items()}
+            new = on_lists([p.data], grads, *args, **values)
+            return new and {name: _one_of(value) for name, value in new.items()}
+        signature = inspect.signature(on_lists)
+        of_p = inspect.Parameter('p', inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation='Tensor')
+        step.__signature__ = signature.replace(parameters=[of_p, *[*signature.parameters.values()][2:]])
+        step.on_lists, step.averages, step.defaults = on_lists, averages, defaults
+        return step
+    return decorate
+
+
+def debias(mom: float, damp: float, step: int) -> float:
+    """The total weight an average with momentum `mom` has seen after `step` steps, each step weighing `damp`."""
+    return damp * (1 - mom**step) / (1 - mom)
+
+
+def _rectification(sqr_mom: float, step: int) -> float | None:
+    """RAdam's factor on the step, None while the variance of the squares is still unbounded.
+
+    Source: Liu et al., On the Variance of the Adaptive Learning Rate and Beyond, https://arxiv.org/abs/1908.03265
+    """
+    r_inf = 2 / (1 - sqr_mom) - 1
+    r = r_inf - 2 * step * sqr_mom**step / (1 - sqr_mom**step)
+    return math.sqrt((r - 4) * (r - 2) * r_inf / ((r_inf - 4) * (r_inf - 2) * r)) if r > 5 else None
+
+
+def _root(sqr_avgs: list[Tensor], bias: float, eps: float) -> list[Tensor]:
+    """`sqrt(sqr_avg / bias) + eps`: the denominator of the Adam family."""
+    denoms = torch._foreach_sqrt(sqr_avgs)  # one new list: on the CPU fresh memory costs more than arithmetic
+    if bias != 1:
+        torch._foreach_div_(denoms, math.sqrt(bias))
+    torch._foreach_add_(denoms, eps)
+    return denoms
+
+
+@_steps_lists(wd=0.)
+def weight_decay(params: list[Tensor], grads: list[Tensor], lr: float, wd: float, do_wd: bool = True,
+                 **kwargs: Any) -> None:
+    """Shrink `p` by the factor `1 - lr*wd` (decoupled weight decay)."""
+    if do_wd and wd != 0:
+        torch._foreach_mul_(params, 1 - lr * wd)
+
+
+@_steps_lists(wd=0.)
+def l2_reg(params: list[Tensor], grads: list[Tensor], lr: float, wd: float, do_wd: bool = True, **kwargs: Any) -> None:
+    """Add `wd*p` to the gradient of `p` (weight decay as a term of the loss)."""
+    if do_wd and wd != 0:  # in place, so that a callback after the step sees the same gradients as in fastai
+        torch._foreach_add_(grads, params, alpha=wd)
+
+
+@_steps_lists('grad_avg', mom=0.9)
+def average_grad(params: list[Tensor], grads: list[Tensor], mom: float, dampening: bool = False,
+                 grad_avg: list[Tensor] | None = None, **kwargs: Any) -> dict:
+    """Moving average of the gradient in the state `grad_avg`; a sum with decay unless `dampening`."""
+    grad_avg = [torch.zeros_like(grad) for grad in grads] if grad_avg is None else grad_avg
+    torch._foreach_mul_(grad_avg, mom)
+    torch._foreach_add_(grad_avg, grads, alpha=1 - mom if dampening else 1.)
+    return {'grad_avg': grad_avg}
+
+
+@_steps_lists('sqr_avg', sqr_mom=0.99)
+def average_sqr_grad(params: list[Tensor], grads: list[Tensor], sqr_mom: float, dampening: bool = True,
+                     sqr_avg: list[Tensor] | None = None, **kwargs: Any) -> dict:
+    """Moving average of the squared gradient in the state `sqr_avg`."""
+    sqr_avg = [torch.zeros_like(grad) for grad in grads] if sqr_avg is None else sqr_avg
+    torch._foreach_mul_(sqr_avg, sqr_mom)
+    torch._foreach_addcmul_(sqr_avg, grads, grads, value=1 - sqr_mom if dampening else 1.)
+    return {'sqr_avg': sqr_avg}
+
+
+@_steps_lists()
+def step_stat(params: list[Tensor], grads: list[Tensor], step: int = 0, **kwargs: Any) -> dict:
+    """Count the steps `p` has taken in the state `step`."""
+    return {'step': step + 1}
+
+
+@_steps_lists()
+def sgd_step(params: list[Tensor], grads: list[Tensor], lr: float, **kwargs: Any) -> None:
+    """Step against the gradient."""
+    torch._foreach_add_(params, grads, alpha=-lr)
+
+
+@_steps_lists()
+def momentum_step(params: list[Tensor], grads: list[Tensor], lr: float, grad_avg: list[Tensor], **kwargs: Any) -> None:
+    """Step against the averaged gradient."""
+    torch._foreach_add_(params, grad_avg, alpha=-lr)
+
+
+@_steps_lists(eps=1e-8)
+def rms_prop_step(params: list[Tensor], grads: list[Tensor], lr: float, sqr_avg: list[Tensor], eps: float,
+                  grad_avg: list[Tensor] | None = None, **kwargs: Any) -> None:
+    """Step against the (averaged) gradient over the root of its averaged square."""
+    torch._foreach_addcdiv_(params, grads if grad_avg is None else grad_avg, _root(sqr_avg, 1., eps), value=-lr)
+
+
+@_steps_lists()
+def adam_step(params: list[Tensor], grads: list[Tensor], lr: float, mom: float, step: int, sqr_mom: float,
+              grad_avg: list[Tensor], sqr_avg: list[Tensor], eps: float, **kwargs: Any) -> None:
+    """Adam's step: both averages without their bias towards zero.
+
+    Source: Kingma and Ba, https://arxiv.org/abs/1412.6980
+    """
+    denoms = _root(sqr_avg, debias(sqr_mom, 1 - sqr_mom, step), eps)
+    torch._foreach_addcdiv_(params, grad_avg, denoms, value=-lr / debias(mom, 1 - mom, step))
+
+
+@_steps_lists()
+def radam_step(params: list[Tensor], grads: list[Tensor], lr: float, mom: float, step: int, sqr_mom: float,
+               grad_avg: list[Tensor], sqr_avg: list[Tensor], eps: float, beta: float, **kwargs: Any) -> None:
+    """Adam's step, rectified in its first steps; a nonzero `beta` smooths the denominator (SAdam)."""
+    debias1, rectified = debias(mom, 1 - mom, step), _rectification(sqr_mom, step)
+    if rectified is None:
+        torch._foreach_add_(params, grad_avg, alpha=-lr / debias1)
+        return
+    denoms = _root(sqr_avg, debias(sqr_mom, 1 - sqr_mom, step), eps)
+    if beta:
+        denoms = [F.softplus(denom, beta) for denom in denoms]
+    torch._foreach_addcdiv_(params, grad_avg, denoms, value=-lr * rectified / debias1)
+
+
+@_steps_lists()
+def qhadam_step(params: list[Tensor], grads: list[Tensor], lr: float, mom: float, sqr_mom: float,
+                sqr_avg: list[Tensor], nu_1: float, nu_2: float, step: int, grad_avg: list[Tensor], eps: float,
+                **kwargs: Any) -> None:
+    """Adam's step on mixtures of the plain gradient and the averages.
+
+    Source: Ma and Yarats, Quasi-hyperbolic momentum and Adam for deep learning, https://arxiv.org/abs/1810.06801
+    """
+    means = torch._foreach_mul(grads, 1 - nu_1)
+    torch._foreach_add_(means, grad_avg, alpha=nu_1 / debias(mom, 1 - mom, step))
+    squares = torch._foreach_mul(sqr_avg, nu_2 / debias(sqr_mom, 1 - sqr_mom, step))
+    torch._foreach_addcmul_(squares, grads, grads, value=1 - nu_2)
+    torch._foreach_addcdiv_(params, means, _root(squares, 1., eps), value=-lr)
+
+
+@_steps_lists(trust_coeff=0.02, wd=0., eps=1e-8)
+def larc_layer_lr(params: list[Tensor], grads: list[Tensor], lr: float, trust_coeff: float, wd: float, eps: float,
+                  clip: bool = True, **kwargs: Any) -> dict:
+    """The learning rate of one tensor from the norms of weight and gradient, at most `lr` if `clip`.
+
+    Source: You et al., Large Batch Training of Convolutional Networks, https://arxiv.org/abs/1708.03888
+    """
+    p_norms, g_norms = torch.stack(torch._foreach_norm(params)), torch.stack(torch._foreach_norm(grads))
+    local_lrs = lr * trust_coeff * p_norms / (g_norms + p_norms * wd + eps)
+    return {'local_lr': list((local_lrs.clamp(max=lr) if clip else local_lrs).unbind())}
+
+
+@_steps_lists()
+def larc_step(params: list[Tensor], grads: list[Tensor], local_lr: list[Tensor] | float,
+              grad_avg: list[Tensor] | None = None, **kwargs: Any) -> None:
+    """Step against the (averaged) gradient by the tensor's own learning rate."""
+    local_lrs = local_lr if isinstance(local_lr, list) else [p.new_tensor(local_lr) for p in params]
+    torch._foreach_addcmul_(params, grads if grad_avg is None else grad_avg, local_lrs, value=-1)
+
+
+@_steps_lists()
+def lamb_step(params: list[Tensor], grads: list[Tensor], lr: float, mom: float, step: int, sqr_mom: float,
+              grad_avg: list[Tensor], sqr_avg: list[Tensor], eps: float, **kwargs: Any) -> None:
+    """Adam's step scaled by the ratio of the sizes of weight and step, at most 10.
+
+    Source: You et al., Large Batch Optimization for Deep Learning, https://arxiv.org/abs/1904.00962
+    """
+    updates = torch._foreach_div(grad_avg, debias(mom, 1 - mom, step))
+    torch._foreach_div_(updates, _root(sqr_avg, debias(sqr_mom, 1 - sqr_mom, step), eps))
+    # sizes are roots of means over equally many elements, so their ratio is the ratio of the norms
+    p_norms, update_norms = torch.stack(torch._foreach_norm(params)), torch.stack(torch._foreach_norm(updates))
+    usable = (p_norms != 0) & (update_norms != 0)
+    trust = torch.where(usable, (p_norms / update_norms).clamp(max=10), torch.ones_like(p_norms))
+    torch._foreach_addcmul_(params, updates, list((trust * lr).unbind()), value=-1)
+
+
+# ---------------------------------------------------------------- the named ones
+
+# Devices whose fused Adam and SGD kernels torch has had for long; elsewhere torch chooses.
+_FUSED_DEVICES = ('cpu', 'cuda')
+
+
+def _fused(params: list[Tensor]) -> bool:
+    return params[0].device.type in _FUSED_DEVICES and all(p.is_floating_point() for p in params)
+
+
+class _Decayed(Optimizer):
+    """Weight decay, decoupled or as a term of the loss, before the step functions of a named optimizer."""
+
+    def __init__(self, params: Any, cbs: list[Callable], decouple_wd: bool, **defaults: Any) -> None:
+        self.decouple_wd = decouple_wd
+        super().__init__(params, [weight_decay if decouple_wd else l2_reg, *cbs], **defaults)
+
+
+class SGD(_Decayed):
+    """Stochastic gradient descent, with momentum if `mom` is nonzero when it is made.
+
+    Args:
+        params: parameters, or a list of lists of them.
+        lr: learning rate.
+        mom: momentum; with 0 no averages are kept and a later schedule of `mom` has no effect.
+        wd: weight decay.
+        decouple_wd: decay the weights directly; False adds `wd*p` to the gradient.
+    """
+
+    _one_pass = True
+
+    @tells_near_match
+    def __init__(self, params: Any, lr: float | slice, mom: float = 0., wd: float = 0.,
+                 decouple_wd: bool = True) -> None:
+        steps = [average_grad, momentum_step] if mom != 0 else [sgd_step]
+        super().__init__(params, steps, decouple_wd, lr=lr, mom=mom, wd=wd)
+
+    def _step_lists(self, params: list[Tensor], grads: list[Tensor], values: dict[str, Any]) -> None:
+        _function(self.cbs[0]).on_lists(params, grads, **values)
+        grad_avg = values.get('grad_avg')
+        mom = values['mom'] if grad_avg else 0.
+        torch_sgd(params, grads, grad_avg or [None] * len(params), fused=_fused(params), weight_decay=0., momentum=mom,
+                  lr=values['lr'], dampening=0., nesterov=False, maximize=False)
+        if grad_avg and mom == 0:  # torch leaves the buffers alone then; the average of that step is its gradient
+            torch._foreach_copy_(grad_avg, grads)
+
+
+class RMSProp(_Decayed):
+    """RMSProp, with momentum on the gradient if `mom` is nonzero when it is made.
+
+    Args:
+        params: parameters, or a list of lists of them.
+        lr: learning rate.
+        mom: momentum of the gradient's average; with 0 none is kept.
+        sqr_mom: momentum of the squared gradient's average.
+        eps: added to the denominator.
+        wd: weight decay.
+        decouple_wd: decay the weights directly; False adds `wd*p` to the gradient.
+    """
+
+    @tells_near_match
+    def __init__(self, params: Any, lr: float | slice, mom: float = 0., sqr_mom: float = 0.99, eps: float = 1e-8,
+                 wd: float = 0., decouple_wd: bool = True) -> None:
+        steps = [*([average_grad] if mom != 0 else []), average_sqr_grad, rms_prop_step]
+        super().__init__(params, steps, decouple_wd, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
+
+
+class RAdam(_Decayed):
+    """Rectified Adam, or SAdam with a nonzero `beta`.
+
+    Args:
+        params: parameters, or a list of lists of them.
+        lr: learning rate.
+        mom: momentum of the gradient's average.
+        sqr_mom: momentum of the squared gradient's average.
+        eps: added to the denominator.
+        wd: weight decay.
+        beta: sharpness of the softplus on the denominator, 0 for none.
+        decouple_wd: decay the weights directly; False adds `wd*p` to the gradient.
+
+    Source: Liu et al., https://arxiv.org/abs/1908.03265
+    """
+
+    @tells_near_match
+    def __init__(self, params: Any, lr: float | slice, mom: float = 0.9, sqr_mom: float = 0.99, eps: float = 1e-5,
+                 wd: float = 0., beta: float = 0., decouple_wd: bool = True) -> None:
+        steps = [partial(average_grad, dampening=True), average_sqr_grad, step_stat, radam_step]
+        super().__init__(params, steps, decouple_wd, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, beta=beta)
+
+
+class QHAdam(_Decayed):
+    """Quasi-hyperbolic Adam: steps along mixtures of the gradient and its averages.
+
+    Args:
+        params: parameters, or a list of lists of them.
+        lr: learning rate.
+        mom: momentum of the gradient's average.
+        sqr_mom: momentum of the squared gradient's average.
+        nu_1: the average's share in the gradient.
+        nu_2: the average's share in the squared gradient.
+        eps: added to the denominator.
+        wd: weight decay.
+        decouple_wd: decay the weights directly; False adds `wd*p` to the gradient.
+
+    Source: Ma and Yarats, https://arxiv.org/abs/1810.06801
+    """
+
+    @tells_near_match
+    def __init__(self, params: Any, lr: float | slice, mom: float = 0.999, sqr_mom: float = 0.999, nu_1: float = 0.7,
+                 nu_2: float = 1.0, eps: float = 1e-8, wd: float = 0., decouple_wd: bool = True) -> None:
+        steps = [partial(average_grad, dampening=True), average_sqr_grad, step_stat, qhadam_step]
+        super().__init__(params, steps, decouple_wd, lr=lr, mom=mom, sqr_mom=sqr_mom, nu_1=nu_1, nu_2=nu_2,
+                         eps=eps, wd=wd)
+
+
+class Larc(_Decayed):
+    """Layer-wise learning rates: LARC, or LARS with `clip=False`.
+
+    Args:
+        params: parameters, or a list of lists of them.
+        lr: learning rate.
+        mom: momentum; with 0 no averages are kept.
+        clip: let no tensor's learning rate exceed `lr`.
+        trust_coeff: how far a tensor may move relative to its norm.
+        eps: added to the denominator.
+        wd: weight decay.
+        decouple_wd: decay the weights directly; False adds `wd*p` to the gradient.
+
+    Source: You et al., https://arxiv.org/abs/1708.03888
+    """
+
+    @tells_near_match
+    def __init__(self, params: Any, lr: float | slice, mom: float = 0.9, clip: bool = True, trust_coeff: float = 0.02,
+                 eps: float = 1e-8, wd: float = 0., decouple_wd: bool = True) -> None:
+        self.clip = clip
+        steps = [*([average_grad] if mom != 0 else []), partial(larc_layer_lr, clip=clip), larc_step]
+        super().__init__(params, steps, decouple_wd, lr=lr, mom=mom, trust_coeff=trust_coeff, eps=eps, wd=wd)
+
+
+class Lamb(_Decayed):
+    """Adam's step scaled, tensor by tensor, to the size of the weights.
+
+    Args:
+        params: parameters, or a list of lists of them.
+        lr: learning rate.
+        mom: momentum of the gradient's average.
+        sqr_mom: momentum of the squared gradient's average.
+        eps: added to the denominator.
+        wd: weight decay.
+        decouple_wd: decay the weights directly; False adds `wd*p` to the gradient.
+
+    Source: You et al., https://arxiv.org/abs/1904.00962
+    """
+
+    @tells_near_match
+    def __init__(self, params: Any, lr: float | slice, mom: float = 0.9, sqr_mom: float = 0.99, eps: float = 1e-5,
+                 wd: float = 0., decouple_wd: bool = True) -> None:
+        steps = [partial(average_grad, dampening=True), average_sqr_grad, step_stat, lamb_step]
+        super().__init__(params, steps, decouple_wd, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
+
+
+class Adam(_Decayed):
     """Adam with decoupled weight decay (AdamW), on torch's fused kernel.
+
+    Args:
+        params: parameters, or a list of lists of them.
+        lr: learning rate.
+        mom: momentum of the gradient's average (beta 1).
+        sqr_mom: momentum of the squared gradient's average (beta 2).
+        eps: added to the denominator.
+        wd: weight decay.
+        decouple_wd: decay the weights directly (AdamW); False adds `wd*p` to the gradient (Adam).
 
     Source: Kingma and Ba, https://arxiv.org/abs/1412.6980; Loshchilov and Hutter, https://arxiv.org/abs/1711.05101
     """
@@ -33,48 +569,31 @@ class Adam(Optimizer):
     @tells_near_match
     def __init__(self, params: Any, lr: float | slice, mom: float = 0.9, sqr_mom: float = 0.99, eps: float = 1e-5,
                  wd: float = 0.01, decouple_wd: bool = True) -> None:
-        """
-        Args:
-            params: parameters, or a list of lists of them.
-            lr: learning rate.
-            mom: momentum of the gradient's average (beta 1).
-            sqr_mom: momentum of the squared gradient's average (beta 2).
-            eps: added to the denominator.
-            wd: weight decay.
-            decouple_wd: decay the weights directly (AdamW); False adds `wd*p` to the gradient (Adam).
-        """
-        self.decouple_wd = decouple_wd
-        steps = [weight_decay if decouple_wd else l2_reg, partial(average_grad, dampening=True), average_sqr_grad,
-                 step_stat, adam_step]
-        super().__init__(params, steps, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
+        steps = [partial(average_grad, dampening=True), average_sqr_grad, step_stat, adam_step]
+        super().__init__(params, steps, decouple_wd, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
-    @torch.no_grad()
-    def step(self, closure: Callable | None = None) -> Any:
-        """One step; `closure` re-evaluates the model first, as in torch."""
-        loss = _evaluate(closure)
-        for group in self.param_groups:
-            lists: dict[bool, tuple[list, ...]] = {True: ([], [], [], [], []), False: ([], [], [], [], [])}
-            for p in group['params']:
-                grad = p.grad
-                if grad is None:
-                    continue
-                state = self.state[p]
-                if 'step' not in state:
-                    self._init_state(p, state)
-                params, grads, grad_avgs, sqr_avgs, steps = lists[state.get('do_wd', True)]
-                params.append(p)
-                grads.append(grad)
-                grad_avgs.append(state['grad_avg'])
-                sqr_avgs.append(state['sqr_avg'])
-                steps.append(state['step'])
-            for do_wd, (params, grads, grad_avgs, sqr_avgs, steps) in lists.items():
-                if params:
-                    torch_adam(params, grads, grad_avgs, sqr_avgs, [], steps, fused=_fused(params), amsgrad=False,
-                               grad_scale=getattr(self, 'grad_scale', None), found_inf=getattr(self, 'found_inf', None),
-                               has_complex=any(map(torch.is_complex, params)), maximize=False, lr=group['lr'],
-                               beta1=group['mom'], beta2=group['sqr_mom'], eps=group['eps'],
-                               weight_decay=group['wd'] if do_wd else 0., decoupled_weight_decay=self.decouple_wd)
-        return loss
+    def _step_group(self, group: dict[str, Any]) -> None:
+        lists: dict[bool, tuple[list, ...]] = {True: ([], [], [], [], []), False: ([], [], [], [], [])}
+        for p in group['params']:
+            grad = p.grad
+            if grad is None:
+                continue
+            state = self.state[p]
+            if 'step' not in state:
+                self._init_state(p, state)
+            params, grads, grad_avgs, sqr_avgs, steps = lists[state.get('do_wd', True)]
+            params.append(p)
+            grads.append(grad)
+            grad_avgs.append(state['grad_avg'])
+            sqr_avgs.append(state['sqr_avg'])
+            steps.append(state['step'])
+        for do_wd, (params, grads, grad_avgs, sqr_avgs, steps) in lists.items():
+            if params:
+                torch_adam(params, grads, grad_avgs, sqr_avgs, [], steps, fused=_fused(params), amsgrad=False,
+                           grad_scale=getattr(self, 'grad_scale', None), found_inf=getattr(self, 'found_inf', None),
+                           has_complex=any(map(torch.is_complex, params)), maximize=False, lr=group['lr'],
+                           beta1=group['mom'], beta2=group['sqr_mom'], eps=group['eps'],
+                           weight_decay=group['wd'] if do_wd else 0., decoupled_weight_decay=self.decouple_wd)
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -100,16 +619,15 @@ class Adam(Optimizer):
 class Lookahead(_BaseOptimizer):
     """Every `k` steps pull the weights back towards a slow copy of them.
 
+    Args:
+        opt: the optimizer that takes the fast steps.
+        k: fast steps to each slow one.
+        alpha: how far the slow weights move towards the fast ones, 0-1.
+
     Source: Zhang et al., Lookahead Optimizer: k steps forward, 1 step back, https://arxiv.org/abs/1907.08610
     """
 
     def __init__(self, opt: _BaseOptimizer, k: int = 6, alpha: float = 0.5) -> None:
-        """
-        Args:
-            opt: the optimizer that takes the fast steps.
-            k: fast steps to each slow one.
-            alpha: how far the slow weights move towards the fast ones, 0-1.
-        """
         self.opt, self.k, self.alpha = opt, k, alpha
         self._start()
 

@@ -2,13 +2,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from minifast.run.fingerprint import UNKNOWN
-from minifast.run.identity import RunIdentity
-from minifast.run.items import Column, Tables
+from minifast.run.identity import UNKNOWN, Column, RunIdentity, Tables
 from minifast.terminal import listed, visible
 
 __all__ = ['Difference', 'differences']
@@ -52,11 +51,17 @@ def _same_name(a: Any, b: Any) -> bool:
     return isinstance(a, str) and isinstance(b, str) and (a.endswith(f'.{b}') or b.endswith(f'.{a}'))
 
 
+_rooms = re.compile(r'\bminifast\.(\w+\.)+')
+"""The modules in the name of a class or function of ours: from release to release it may move to another one."""
+
+
 def _alike(a: Any, b: Any) -> bool:
     """Whether two leaves say the same, as far as both are known."""
     if a == b or UNKNOWN in (a, b):
         return True
     texts = isinstance(a, str) and isinstance(b, str)
+    if texts and _rooms.sub('minifast.', a) == _rooms.sub('minifast.', b):
+        return True
     return texts and '(~)' in a + b and a.partition('(')[0] == b.partition('(')[0]  # a layer before its first batch
 
 
@@ -81,8 +86,9 @@ def _path_name(part: str, path: tuple) -> str:
 
 def differences(then: Mapping[str, Any], now: RunIdentity, tables: Tables | None,
                 state_keepers: Iterable[str] = ()) -> list[Difference]:
-    """How the run `now` differs from the parts of the one of `then`: of data, model, loss and optimizer the first
-    difference each, of everything else one a setting.
+    """How the run `now` differs from the parts of the one of `then`.
+
+    Of data, model, loss and optimizer the first difference each, of everything else one a setting.
 
     Args:
         then: the parts from a checkpoint.
@@ -112,8 +118,7 @@ def differences(then: Mapping[str, Any], now: RunIdentity, tables: Tables | None
 
 
 def _is_function(loss: Any) -> bool:
-    """Whether a loss is a plain function: it has no state that a checkpoint could put into another one, and which one
-    is used is a setting."""
+    """Whether a loss is a plain function: it has no state that another one could take, which one it is is a setting."""
     return isinstance(loss, dict) and 'function' in loss
 
 

@@ -279,8 +279,11 @@ def _host() -> str:
 
 
 def _lock(handle: int) -> bool | None:
-    """Lock a file for this process alone, children excluded; False: another process has it; None: the file system
-    knows no locks."""
+    """Lock a file for this process alone, children excluded.
+
+    Returns:
+        False: another process has it; None: the file system knows no locks.
+    """
     try:
         if os.name == 'posix':
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

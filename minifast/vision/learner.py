@@ -1,14 +1,16 @@
 """Learners for pictures: a pretrained body, a fresh head, the data normalized as the body knows it."""
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fastcore.foundation import L
 from torch import nn
+from typing_extensions import Unpack
 
 from minifast.callback.core import Callback
 from minifast.callback.fp16 import AutoPrecision, MixedPrecision
@@ -19,12 +21,13 @@ from minifast.learner import Learner
 from minifast.optimizer import Adam
 from minifast.torch_core import check_kwargs, defaults
 from minifast.vision.data import show_results
-from minifast.vision.models.body import _resnet_split as _resnet_split  # private in fastai, and taken from here too
-from minifast.vision.models.body import TimmBody, cut_model, default_split, has_pool_type, meta_of, model_meta
-from minifast.vision.models.body import update_first_layer as _update_first_layer  # noqa: F401
-from minifast.vision.models.create import (arch_from_name, create_body, create_cnn_model, create_timm_model,
-                                           create_unet_model, create_vision_model, model_recipe)
-from minifast.vision.models.head import add_head, create_head
+from minifast.vision.models.create import _resnet_split as _resnet_split  # private in fastai, and taken from here too
+from minifast.vision.models.create import (HeadAndMore, HeadArguments, TimmBody, UnetLearnerArguments, add_head,
+                                           arch_from_name, create_body, create_cnn_model, create_head,
+                                           create_timm_model, create_unet_model, create_vision_model, cut_model,
+                                           default_split, hands_on, has_pool_type, head_arguments, meta_of, model_meta,
+                                           model_recipe)
+from minifast.vision.models.create import update_first_layer as _update_first_layer  # noqa: F401
 from minifast.vision.models.weights import WeightsNotFoundError
 
 __all__ = ['TimmBody', 'WeightsNotFoundError', 'add_head', 'cnn_learner', 'create_body', 'create_cnn_model',
@@ -78,6 +81,7 @@ def _finish(learn: Learner, arch: Any, normalize: bool, n_out: int, pretrained: 
     return learn
 
 
+@hands_on(create_head, HeadArguments, after='custom_head', more=True)
 def vision_learner(dls: DataLoaders, arch: Callable | str, normalize: bool = True, n_out: int | None = None,
                    pretrained: bool = True, weights: Any = None, loss_func: Callable | None = None,
                    opt_func: Callable = Adam, lr: float | slice = defaults.lr, splitter: Callable | None = None,
@@ -85,10 +89,8 @@ def vision_learner(dls: DataLoaders, arch: Callable | str, normalize: bool = Tru
                    model_dir: str | Path = 'models', wd: float | None = None, wd_bn_bias: bool = False,
                    train_bn: bool = True, moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
                    cut: int | Callable | None = None, init: Callable | None = nn.init.kaiming_normal_,
-                   custom_head: nn.Module | None = None, concat_pool: bool = True, pool: bool = True,
-                   lin_ftrs: Sequence[int] | None = None, ps: float | Sequence[float] = 0.5, first_bn: bool = True,
-                   bn_final: bool = False, lin_first: bool = False, y_range: Sequence[float] | None = None,
-                   n_in: int = 3, precision: str = 'auto', **kwargs: Any) -> Learner:
+                   custom_head: nn.Module | None = None, n_in: int = 3, precision: str = 'auto',
+                   **kwargs: Unpack[HeadAndMore]) -> Learner:
     """A learner for transfer learning: `Sequential(body, head)`, the body frozen where it is pretrained.
 
     Args:
@@ -97,13 +99,17 @@ def vision_learner(dls: DataLoaders, arch: Callable | str, normalize: bool = Tru
         normalize: normalize as the pretrained body knows it, where the data do not normalize yet.
         n_out: numbers to predict for each item; default: what the data say.
         pretrained: load the weights that the architecture is known for.
-        weights: which: a torchvision enum member or its name, or the path of a file (see `create_vision_model`).
+        weights: which: a torchvision enum member or its name, or the path of a file with a state dict.
+        loss_func, opt_func, lr, cbs, metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms: see `Learner`.
         splitter: model -> parameter groups; default: the architecture's own, body in two and head.
-        cut, init, custom_head, n_in: see `create_vision_model`.
+        cut: where the body ends: the index of the first child that belongs to the head, or a function model -> body;
+            default: as `model_meta` says.
+        init: for the weights of the head.
+        custom_head: a head of your own; takes the body's features.
+        **head: of `create_head`.
+        n_in: input channels.
         precision: 'auto' trains in bfloat16 and channels-last where the hardware is fast at it (see `AutoPrecision`);
             'fp32', 'bf16', 'fp16' say it.
-        concat_pool, pool, lin_ftrs, ps, first_bn, bn_final, lin_first, y_range: see `create_head`.
-        loss_func, opt_func, lr, cbs, metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms: see `Learner`.
         kwargs: for `timm.create_model`.
 
     Raises:
@@ -116,25 +122,24 @@ def vision_learner(dls: DataLoaders, arch: Callable | str, normalize: bool = Tru
     """
     dls, arch = _as_dls(dls), arch_from_name(arch)
     meta, n_out = meta_of(arch), _outputs(dls, n_out)
-    head_args = dict(concat_pool=concat_pool, pool=pool, lin_ftrs=lin_ftrs, ps=ps, first_bn=first_bn, bn_final=bn_final,
-                     lin_first=lin_first, y_range=y_range)
-    model_args = dict(init=init, custom_head=custom_head, n_in=n_in, **head_args)
+    head, kwargs = head_arguments(kwargs)
+    model_args = dict(init=init, custom_head=custom_head, n_in=n_in, **head)
     if isinstance(arch, str):
         model, cfg = create_timm_model(arch, n_out, cut, pretrained, weights=weights, **model_args, **kwargs)
         meta = {**meta, 'stats': (cfg['mean'], cfg['std'])}
     else:
-        check_kwargs('vision_learner', kwargs, vision_learner.__annotations__)
+        check_kwargs('vision_learner', kwargs, inspect.signature(vision_learner).parameters)
         model = create_vision_model(arch, n_out, pretrained=pretrained, weights=weights, cut=cut, **model_args)
     if normalize:
         _add_norm(dls, meta, pretrained, n_in)
     learn = Learner(dls, model, loss_func=loss_func, opt_func=opt_func, lr=lr, splitter=splitter or meta['split'],
                     cbs=_with_precision(cbs, precision), metrics=metrics, path=path, model_dir=model_dir, wd=wd,
                     wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
-    recipe = model_recipe(create_vision_model, arch, n_out=n_out, n_in=n_in, cut=cut, custom_head=custom_head,
-                          **head_args)
+    recipe = model_recipe(create_vision_model, arch, n_out=n_out, n_in=n_in, cut=cut, custom_head=custom_head, **head)
     return _finish(learn, arch, normalize, n_out, pretrained, None if kwargs else recipe, n_in=n_in, **kwargs)
 
 
+@hands_on(create_unet_model, UnetLearnerArguments, more=True)
 def unet_learner(dls: DataLoaders, arch: Callable, normalize: bool = True, n_out: int | None = None,
                  pretrained: bool = True, weights: Any = None, config: dict | None = None,
                  loss_func: Callable | None = None, opt_func: Callable = Adam, lr: float | slice = defaults.lr,
@@ -142,18 +147,22 @@ def unet_learner(dls: DataLoaders, arch: Callable, normalize: bool = True, n_out
                  path: str | Path | None = None, model_dir: str | Path = 'models', wd: float | None = None,
                  wd_bn_bias: bool = False, train_bn: bool = True,
                  moms: tuple[float, float, float] = (0.95, 0.85, 0.95), precision: str = 'auto',
-                 **kwargs: Any) -> Learner:
+                 **kwargs: Unpack[UnetLearnerArguments]) -> Learner:
     """A learner with a `DynamicUnet`, laid out for the size of the pictures in the first batch.
 
     Args:
         dls: the data: pictures [B,n_in,H,W].
         arch: `resnet34` or another function that makes a model.
+        normalize: normalize as the pretrained body knows it, where the data do not normalize yet.
         n_out: output channels; default: what the data say (the number of classes).
-        config: older code's way to give `kwargs`.
-        normalize, pretrained, weights, splitter, precision: see `vision_learner`.
+        pretrained: load the weights that the architecture is known for.
+        weights: which: a torchvision enum member or its name, or the path of a file with a state dict.
+        config: older code's way to give the arguments of the model.
         loss_func, opt_func, lr, cbs, metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms: see `Learner`.
-        kwargs: for `create_unet_model`: `n_in`, `cut`, `blur`, `blur_final`, `self_attention`, `y_range`, `last_cross`,
-            `bottle`, `act_cls`, `init`, `norm_type`, and those of `ConvLayer`.
+        splitter: model -> parameter groups; default: the architecture's own, body in two and head.
+        precision: see `vision_learner`.
+        **unet: of `create_unet_model`.
+        kwargs: for every `ConvLayer` of the U-Net.
 
     Raises:
         WeightsNotFoundError: the pretrained weights are neither in torch's cache nor to be had; says what to do.
@@ -162,7 +171,7 @@ def unet_learner(dls: DataLoaders, arch: Callable, normalize: bool = True, n_out
     if config:
         warnings.warn('config= is an old way: give its entries to unet_learner directly', stacklevel=2)
         kwargs = {**config, **kwargs}
-    check_kwargs('unet_learner', kwargs, [*create_unet_model.__annotations__, *_conv_kwargs])
+    check_kwargs('unet_learner', kwargs, [*inspect.signature(create_unet_model).parameters, *_conv_kwargs])
     dls, arch = _as_dls(dls), arch_from_name(arch)
     meta, n_out = meta_of(arch), _outputs(dls, n_out)
     if normalize:

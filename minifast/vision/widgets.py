@@ -92,8 +92,7 @@ class ImagesCleaner:
 
 
 class ImageClassifierCleaner(ImagesCleaner):
-    """An `ImagesCleaner` for the pictures of a trained classifier: a class of one split at a time, the largest losses
-    first.
+    """An `ImagesCleaner` for a trained classifier: one class of a split at a time, the largest losses first.
 
     Args:
         learn: its items are picture files with one class each.

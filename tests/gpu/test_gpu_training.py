@@ -18,10 +18,9 @@ from torch.utils.data import TensorDataset
 
 from minifast.callback.channelslast import ChannelsLast
 from minifast.callback.core import Callback
-from minifast.callback.ema import EMACallback
 from minifast.callback.fp16 import AutoPrecision, MixedPrecision
 from minifast.callback.mixup import CutMix, MixUp
-from minifast.callback.training import GradientAccumulation, GradientClip
+from minifast.callback.training import EMACallback, GradientAccumulation, GradientClip
 from minifast.commands import environment
 from minifast.data.core import DataLoaders
 from minifast.hardware import fast_paths

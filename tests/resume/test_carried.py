@@ -17,7 +17,6 @@ from torch.utils.data import BatchSampler, RandomSampler, WeightedRandomSampler
 from minifast.callback.checkpoint import CheckpointCallback, newest_checkpoint
 from minifast.callback.core import Callback
 from minifast.callback.data import CollectDataCallback
-from minifast.callback.ema import EMACallback
 from minifast.callback.hook import ActivationStats
 from minifast.callback.mixup import CutMix, MixUp
 from minifast.callback.progress import CSVLogger
@@ -25,8 +24,7 @@ from minifast.callback.recorder import Recorder
 from minifast.callback.schedule import ParamScheduler, SchedCos
 from minifast.callback.tracker import (EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback,
                                        TerminateOnNaNCallback, TrackerCallback)
-from minifast.callback.training import GradientAccumulation
-from minifast.carried import generators, set_generators
+from minifast.callback.training import EMACallback, GradientAccumulation
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
 from minifast.learner import Learner
@@ -34,6 +32,7 @@ from minifast.metrics import accuracy
 from minifast.optimizer import Adam
 from minifast.seeds import set_seed
 from minifast.tensorfile import storable
+from minifast.training_state import generators, set_generators
 from tests.resume.training import Kill, differences, same
 
 N = 32

@@ -25,7 +25,6 @@ import minifast.vision.all as public
 from minifast.arguments import kept_arguments
 from minifast.callback.checkpoint import CheckpointCallback, FolderInUseError, checkpoints_in, newest_checkpoint
 from minifast.callback.core import Callback
-from minifast.callback.ema import EMACallback
 from minifast.callback.fp16 import AutoPrecision, MixedPrecision
 from minifast.callback.hook import ActivationStats
 from minifast.callback.mixup import CutMix, MixUp
@@ -34,13 +33,14 @@ from minifast.callback.schedule import ParamScheduler, SchedLin
 from minifast.callback.tensorboard import TensorBoardCallback
 from minifast.callback.tracker import (EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback,
                                        TerminateOnNaNCallback)
-from minifast.callback.training import BnFreeze, GradientAccumulation, GradientClip
+from minifast.callback.training import BnFreeze, EMACallback, GradientAccumulation, GradientClip
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
 from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat, FocalLossFlat
 from minifast.metrics import accuracy
 from minifast.optimizer import SGD, Adam
+from minifast.run import differences as room
 from minifast.run import identity
 from minifast.run.folder import LOCK, RunFolder
 from minifast.seeds import looking, set_seed
@@ -429,8 +429,7 @@ def test_a_number_that_a_fit_may_change_makes_no_other_optimizer(tmp_path, name)
 def test_what_each_callback_of_ours_is_told_is_compared():
     """Found in the namespace: those that act on a training keep each of their arguments under its name."""
     seen = set()
-    for name in public.__all__:
-        kind = getattr(public, name)
+    for name, kind in vars(public).items():
         if not (inspect.isclass(kind) and issubclass(kind, Callback)) or kind.__module__ in identity._watchers:
             continue
         told = [p for p in inspect.signature(kind).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -439,6 +438,19 @@ def test_what_each_callback_of_ours_is_told_is_compared():
             assert {p.name for p in told} <= set(kept_arguments(made)), name
             seen |= {p.name for p in told}
     assert {'alpha', 'decay', 'max_norm', 'n_acc', 'patience', 'pct'} <= seen
+
+
+def test_a_class_of_ours_that_has_moved_is_the_same():
+    """Checkpoints of earlier releases name the modules in which optimizers, callbacks and losses lived then."""
+    learn = make(opt_func=partial(SGD, mom=.9), cbs=[EMACallback(), GradientClip()])
+    learn.create_opt()
+    now = identity.run_identity(learn, {'n_epoch': 1})
+    text = json.dumps(now.parts)
+    moved = json.loads(text.replace('minifast.optimizer.', 'minifast.optimizer.lists.').replace(
+        'minifast.callback.training.', 'minifast.callback.ema.'))
+    other = json.loads(text.replace('minifast.optimizer.SGD', 'minifast.optimizer.Adam'))
+    assert json.dumps(moved) != text and [str(found) for found in room.differences(moved, now, None)] == []
+    assert 'optimizer' in [found.part for found in room.differences(other, now, None)]
 
 
 @pytest.mark.parametrize('kind, value', [('lr', 1.), ('wd', .5)])
@@ -770,7 +782,7 @@ def test_cleaning_up_a_fit_that_never_began_covers_no_error(tmp_path, cb):
 
 def test_other_times_of_files_that_were_not_read_are_one_warning(tmp_path, monkeypatch):
     """Many or large files are compared by size; a copy with other times is told once, and is no error."""
-    monkeypatch.setattr('minifast.run.items.CONTENT_FILES', 0)
+    monkeypatch.setattr('minifast.run.identity.CONTENT_FILES', 0)
     d = pictures(tmp_path / 'd')
     train(on_pictures(d), tmp_path / 'c', kill=(2, 'before_validate'))
     assert not train(on_pictures(d), tmp_path / 'c', kill=(1, 'before_validate'), resume=True)
@@ -823,14 +835,14 @@ def test_names_of_files_reach_the_terminal_as_letters(tmp_path):
 
 def test_a_function_says_the_same_in_every_process():
     """A set in its code has another order there, which is no change."""
-    from minifast.run.fingerprint import fingerprint
+    from minifast.run.identity import fingerprint
     one, turned, other = (fingerprint(eval(f'lambda x: x in {{{numbers}}}')) for numbers in ('0, 8', '8, 0', '0, 1'))
     assert one == turned != other
 
 
 def test_of_many_files_none_is_read_and_each_is_asked_once(monkeypatch):
     """An identity costs one look at each file, once a fit."""
-    from minifast.run import items as run_items
+    from minifast.run import identity as run_items
     asked = []
     monkeypatch.setattr(run_items, '_checksum', lambda path: 1 / 0)
     monkeypatch.setattr(run_items, '_stat', lambda path: asked.append(path))

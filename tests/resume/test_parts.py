@@ -24,14 +24,13 @@ import minifast.callback
 from minifast.callback.checkpoint import CheckpointCallback, newest_checkpoint
 from minifast.callback.core import Callback, CancelBatchException
 from minifast.callback.data import CollectDataCallback
-from minifast.callback.ema import EMACallback
 from minifast.callback.fp16 import MixedPrecision
 from minifast.callback.progress import CSVLogger
 from minifast.callback.recorder import Recorder
 from minifast.callback.schedule import ParamScheduler, SchedCos
 from minifast.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
 from minifast.callback.tracking import ExperimentLogger
-from minifast.callback.training import GradientAccumulation
+from minifast.callback.training import EMACallback, GradientAccumulation
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
 from minifast.hidden import path_of

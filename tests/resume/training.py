@@ -25,10 +25,9 @@ from torch.utils.data import Dataset
 
 from minifast.callback.checkpoint import CheckpointCallback
 from minifast.callback.core import Callback
-from minifast.callback.ema import EMACallback
 from minifast.callback.fp16 import AMPMode, MixedPrecision
 from minifast.callback.mixup import MixUp
-from minifast.callback.training import GradientAccumulation
+from minifast.callback.training import EMACallback, GradientAccumulation
 from minifast.data.block import CategoryBlock, DataBlock
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from minifast.arguments import as_size, tells_near_match
 from minifast.callback.hook import dummy_eval, model_sizes
@@ -21,25 +22,25 @@ __all__ = ['DynamicUnet', 'ResizeToOrig', 'UnetBlock']
 
 
 class UnetBlock(Module):
-    """Double the size of the features, put those of the encoder beside them, and convolve twice."""
+    """Double the size of the features, put those of the encoder beside them, and convolve twice.
+
+    Args:
+        up_in_c: channels from below.
+        x_in_c: channels from the encoder.
+        hook: its `stored` are the encoder's features where `forward` is not given them.
+        final_div: keep all channels; else half of them.
+        blur: average after upsampling.
+        act_cls: makes the activations.
+        self_attention: after the second convolution.
+        init: for the weights of the two convolutions.
+        norm_type: of the convolutions.
+        kwargs: for the two `ConvLayer`s.
+    """
 
     def __init__(self, up_in_c: int, x_in_c: int, hook: Any = None, final_div: bool = True, blur: bool = False,
                  act_cls: Callable = nn.ReLU, self_attention: bool = False,
                  init: Callable | None = nn.init.kaiming_normal_, norm_type: NormType | None = None,
                  **kwargs: Any) -> None:
-        """
-        Args:
-            up_in_c: channels from below.
-            x_in_c: channels from the encoder.
-            hook: its `stored` are the encoder's features where `forward` is not given them.
-            final_div: keep all channels; else half of them.
-            blur: average after upsampling.
-            act_cls: makes the activations.
-            self_attention: after the second convolution.
-            init: for the weights of the two convolutions.
-            norm_type: of the convolutions.
-            kwargs: for the two `ConvLayer`s.
-        """
         self.hook = hook
         self.shuf = PixelShuffle_ICNR(up_in_c, up_in_c // 2, blur=blur, act_cls=act_cls, norm_type=norm_type)
         self.bn = BatchNorm(x_in_c)
@@ -61,14 +62,14 @@ class UnetBlock(Module):
 
 
 class ResizeToOrig(Module):
-    """In a `SequentialEx`: resize to the height and width of the block's input."""
+    """In a `SequentialEx`: resize to the height and width of the block's input.
+
+    Args:
+        mode: of `torch.nn.functional.interpolate`.
+    """
 
     @tells_near_match
     def __init__(self, mode: str = 'nearest') -> None:
-        """
-        Args:
-            mode: of `torch.nn.functional.interpolate`.
-        """
         self.mode = mode
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,29 +80,29 @@ class ResizeToOrig(Module):
 
 
 class DynamicUnet(SequentialEx):
-    """A U-Net whose way up is laid out from the sizes that the encoder's layers give: [B,n_in,H,W] -> [B,n_out,H,W]."""
+    """A U-Net whose way up is laid out from the sizes that the encoder's layers give: [B,n_in,H,W] -> [B,n_out,H,W].
+
+    Args:
+        encoder: a body; features are taken before each of its layers that changes the size.
+        n_out: output channels.
+        img_size: (height, width) to lay out for; other sizes work too.
+        blur: average after upsampling, against checkerboards.
+        blur_final: also in the last block.
+        self_attention: in the third block from the end.
+        y_range: (low, high) of a sigmoid on the output.
+        last_cross: put the picture itself beside the last features.
+        bottle: halve the channels inside the last residual block.
+        act_cls: makes the activations.
+        init: for the weights of the convolutions.
+        norm_type: of the convolutions.
+        kwargs: for every `ConvLayer`.
+    """
 
     def __init__(self, encoder: nn.Sequential, n_out: int, img_size: tuple[int, int], blur: bool = False,
                  blur_final: bool = True, self_attention: bool = False, y_range: Sequence[float] | None = None,
                  last_cross: bool = True, bottle: bool = False, act_cls: Callable = nn.ReLU,
                  init: Callable | None = nn.init.kaiming_normal_, norm_type: NormType | None = None,
                  **kwargs: Any) -> None:
-        """
-        Args:
-            encoder: a body; features are taken before each of its layers that changes the size.
-            n_out: output channels.
-            img_size: (height, width) to lay out for; other sizes work too.
-            blur: average after upsampling, against checkerboards.
-            blur_final: also in the last block.
-            self_attention: in the third block from the end.
-            y_range: (low, high) of a sigmoid on the output.
-            last_cross: put the picture itself beside the last features.
-            bottle: halve the channels inside the last residual block.
-            act_cls: makes the activations.
-            init: for the weights of the convolutions.
-            norm_type: of the convolutions.
-            kwargs: for every `ConvLayer`.
-        """
         img_size = as_size(img_size, 'img_size')
         sizes = model_sizes(encoder, size=img_size)
         skips = [i for i in range(len(sizes) - 1) if sizes[i][-1] != sizes[i + 1][-1]][::-1]
@@ -154,3 +155,20 @@ class DynamicUnet(SequentialEx):
             result.orig = after.orig = None  # or each tensor would keep the picture alive
             result = after
         return result
+
+
+class UnetArguments(TypedDict, total=False, extra_items=Any):
+    """What `DynamicUnet` takes beside the body and the sizes, and what `ConvLayer` takes.
+
+    The type of `**` in functions that hand it on, which take names for `act_cls` and `norm_type` too.
+    """
+
+    blur: bool
+    blur_final: bool
+    self_attention: bool
+    y_range: Sequence[float] | None
+    last_cross: bool
+    bottle: bool
+    act_cls: Callable | str
+    init: Callable | None
+    norm_type: NormType | str | None

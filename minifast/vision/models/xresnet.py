@@ -35,32 +35,32 @@ def init_cnn(m: nn.Module) -> None:
 
 
 class XResNet(nn.Sequential):
-    """[B,c_in,...] -> [B,n_out]: three convolutions, a max pool, stages of residual blocks, pooling, a linear layer."""
+    """[B,c_in,...] -> [B,n_out]: three convolutions, a max pool, stages of residual blocks, pooling, a linear layer.
+
+    Args:
+        block: makes a residual block, as `ResBlock` does.
+        expansion: 1 for blocks of two convolutions, 4 for bottlenecks.
+        layers: how many blocks each stage has.
+        p: dropout before the linear layer.
+        c_in: input channels.
+        n_out: output features.
+        stem_szs: channels of the three first convolutions.
+        widen: factor on the channels of the stages.
+        sa: self attention at the end of the first stage (for four stages).
+        act_cls: makes the activations.
+        ndim: 1, 2 or 3 dimensions.
+        ks: kernel size, odd.
+        stride: of the stem, the pooling and the stages after the first.
+        kwargs: for every block.
+
+    Raises:
+        ValueError: `ks` is even.
+    """
 
     def __init__(self, block: Callable[..., nn.Module], expansion: int, layers: Sequence[int], p: float = 0.0,
                  c_in: int = 3, n_out: int = 1000, stem_szs: Sequence[int] = (32, 32, 64), widen: float = 1.0,
                  sa: bool = False, act_cls: Callable = nn.ReLU, ndim: int = 2, ks: int = 3, stride: int = 2,
                  **kwargs: Any) -> None:
-        """
-        Args:
-            block: makes a residual block, as `ResBlock` does.
-            expansion: 1 for blocks of two convolutions, 4 for bottlenecks.
-            layers: how many blocks each stage has.
-            p: dropout before the linear layer.
-            c_in: input channels.
-            n_out: output features.
-            stem_szs: channels of the three first convolutions.
-            widen: factor on the channels of the stages.
-            sa: self attention at the end of the first stage (for four stages).
-            act_cls: makes the activations.
-            ndim: 1, 2 or 3 dimensions.
-            ks: kernel size, odd.
-            stride: of the stem, the pooling and the stages after the first.
-            kwargs: for every block.
-
-        Raises:
-            ValueError: `ks` is even.
-        """
         if ks % 2 == 0:
             raise ValueError(f'ks={ks}: an XResNet needs an odd kernel size')
         sizes = [c_in, *stem_szs]

@@ -14,8 +14,7 @@ from torch import nn
 
 from minifast.tensorfile import UnsafeFileError, read_tensors
 from minifast.tensorguard import DamagedFileError, _large
-from minifast.tensorindex import _NAMES, Instructions, Kind
-from minifast.tensorvalues import Values
+from minifast.tensorguard import _NAMES, Instructions, Kind, Values
 from tests.hostile.make import again, number, tensor_index, text, torch_zip
 
 
