@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, WeightedRandomSampler
 from torch.utils.data import DataLoader as TorchLoader
 
+from minifast.data.collate import Slots, new_pixels
 from minifast.data.core import Datasets, TfmdDL, TfmdLists
 from minifast.data.load import DataLoader, SkipItemException, fa_collate
 from minifast.data.pipeline import Pipeline, RandTransform, Transform
@@ -401,6 +402,23 @@ def test_collate_keeps_markers_and_containers():
     assert type(b) is tuple and type(b[0]) is TensorImage and b[0].shape == (2, 3, 4, 4) and b[0].is_contiguous()
     assert type(b[1]) is TensorCategory and b[2].dtype == torch.long and b[3].dtype == torch.float64
     assert b[4] == ['a', 'b'] and b[5]['k'].tolist() == [1, 2]
+
+
+def test_pictures_in_their_slots_are_collated_without_a_copy():
+    """Those that lie in the batch's memory one after the other are the batch; in another order they are copied."""
+    slots, samples = Slots(3), []
+    for i in range(3):
+        place = new_pixels((3, 4, 4), slots)
+        place[:] = i
+        samples.append((TensorImage(torch.from_numpy(place)), i))
+    assert slots.take((3, 4, 4)) is None  # full
+    dl = DataLoader(samples, bs=3)
+    copied = fa_collate(samples)[0]
+    for collated in (fa_collate, dl.create_batch, dl.do_batch):
+        b = collated(samples, slots=slots)
+        assert b[0].data_ptr() == slots.block.data_ptr() != copied.data_ptr() and type(b[0]) is TensorImage
+        assert torch.equal(b[0], copied) and b[1].tolist() == [0, 1, 2]
+    assert fa_collate(samples[::-1], slots=slots)[0][0].max() == 2
 
 
 def test_batches_equal_those_of_torchs_loader():

@@ -17,7 +17,7 @@ from minifast.data.transforms import ToTensor
 from minifast.markers import TensorImage, TensorImageBW, TensorMask, TensorMultiCategory, array
 from minifast.vision.core import (AddMaskCodes, BBoxLabeler, LabeledBBox, OpenImage, OpenMask, PILBase, PILImage,
                                   PILImageBW, PILMask, PointScaler, TensorBBox, TensorPoint, get_annotations,
-                                  image2tensor, load_image, to_image)
+                                  gives_methods_to, image2tensor, load_image, to_image)
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (12, 20, 3), np.uint8)
 
@@ -266,3 +266,26 @@ def test_what_is_no_form_of_a_picture_is_refused(x):
     """A number is no open file."""
     with pytest.raises(TypeError, match='is no picture'):
         PILImage.create(x)
+
+
+def test_methods_given_to_other_classes_replace_none_of_theirs():
+    """What is public is given, and only where the class has no such name."""
+    class Other:
+        def kept(self) -> str:
+            return 'its own'
+
+    @gives_methods_to(Other)
+    class Methods:
+        size = property(lambda self: 7)
+
+        def kept(self) -> str:
+            return 'given'
+
+        def new(self) -> str:
+            return 'given'
+
+        def _hidden(self) -> None:
+            """Stays where it is."""
+
+    assert (Other().kept(), Other().new(), Other().size) == ('its own', 'given', 7) and not hasattr(Other, '_hidden')
+    assert Methods().kept() == 'given' and Image.fromarray(PIXELS).aspect == 20 / 12

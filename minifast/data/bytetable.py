@@ -13,6 +13,7 @@ from minifast.data.pipeline import Pipeline
 from minifast.data.transform import Transform, keyed
 from minifast.hardware import keep_freed_memory
 from minifast.markers import TensorImage, plain, retain_type
+from minifast.nested import tree_map
 
 __all__ = ['ByteTable', 'opencv']
 
@@ -56,7 +57,7 @@ class ByteTable(Transform):
         if opencv() is None:
             return self.tfms(b, split_idx=split_idx, generator=generator)
         keep_freed_memory()  # the floats of a batch are the largest piece of memory that comes and goes
-        return _looked_up(b, self.tfms(_probe(b), split_idx=split_idx, generator=generator))
+        return tree_map(_looked_up, b, self.tfms(tree_map(_probe, b), split_idx=split_idx, generator=generator))
 
 
 def _is_bytes(x: Any) -> bool:
@@ -64,20 +65,16 @@ def _is_bytes(x: Any) -> bool:
     return marked and x.dtype == torch.uint8 and x.ndim == 4 and x.device.type == 'cpu'
 
 
-def _probe(b: Any) -> Any:
-    """The batch with pictures of 16x16 pixels that hold the values 0..255."""
-    if isinstance(b, (tuple, list)):
-        return type(b)(*map(_probe, b)) if hasattr(b, '_fields') else type(b)(map(_probe, b))
-    if not _is_bytes(b):
-        return b
-    return retain_type(torch.arange(256, dtype=torch.uint8).view(16, 16).repeat(*b.shape[:2], 1, 1), b)
+def _probe(x: Any) -> Any:
+    """In place of pictures others of 16x16 pixels that hold the values 0..255."""
+    if not _is_bytes(x):
+        return x
+    return retain_type(torch.arange(256, dtype=torch.uint8).view(16, 16).repeat(*x.shape[:2], 1, 1), x)
 
 
-def _looked_up(b: Any, made: Any) -> Any:
-    """`made` from a probe of `b`, with its pictures as large as those of `b`."""
-    if isinstance(b, (tuple, list)):
-        return type(b)(*map(_looked_up, b, made)) if hasattr(b, '_fields') else type(b)(map(_looked_up, b, made))
-    return retain_type(_look_up(plain(b), plain(made).flatten(2)), made) if _is_bytes(b) else made
+def _looked_up(x: Any, made: Any) -> Any:
+    """`made` from a probe of `x`, as large as `x` where that is pictures."""
+    return retain_type(_look_up(plain(x), plain(made).flatten(2)), made) if _is_bytes(x) else made
 
 
 def _look_up(x: Tensor, table: Tensor) -> Tensor:

@@ -80,9 +80,9 @@ class Plan:
     draws: bool
     unknown: tuple[str, ...]
     workers: Workers | None
-    batch: tuple[Step, ...] = ()
-    batch_keyed: bool = True
-    batch_of: tuple = ()
+    batch: tuple[Step, ...]
+    batch_keyed: bool
+    batch_of: tuple
 
     def why(self, dl: Any) -> dict[str, str]:
         """What `show_plan` prints, by its first word; put together when it is asked for, as names of transforms tell
