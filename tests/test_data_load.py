@@ -504,16 +504,16 @@ class Plus(Transform):
 
 def test_nothing_is_decided_after_the_first_batch_of_a_pass(monkeypatch):
     """Whose randomness it is, in what order transforms run, which of them are for the split: once, for all batches."""
-    from minifast.data import load, pipeline
+    from minifast.data import load as loading
+    from minifast.data import pipeline
     dl = noisy_loader()
     batches = iter(dl)
     next(batches)
-    for room, names in ((load, ('_plan_of', '_batch_plan', '_bytes_first', '_unknown_parts', 'is_known', 'workers_of')),
-                        (pipeline, ('is_known', 'mk_transform'))):
+    of_loading = ('_plan_of', '_batch_plan', '_bytes_first', '_unknown_parts', 'is_known', 'workers_of')
+    for where, names in ((loading, of_loading), (pipeline, ('is_known', 'mk_transform')), (Transform, ('step',)),
+                         (RandTransform, ('step',)), (Pipeline, ('steps',))):
         for name in names:
-            monkeypatch.setattr(room, name, lambda *args, name=name: pytest.fail(f'{name} was asked again'))
-    for kind, name in ((Transform, 'step'), (RandTransform, 'step'), (Pipeline, 'steps')):
-        monkeypatch.setattr(kind, name, lambda *args, name=name: pytest.fail(f'{name} was asked again'))
+            monkeypatch.setattr(where, name, lambda *args, name=name: pytest.fail(f'{name} was asked again'))
     assert len(list(batches)) == 4
 
 
