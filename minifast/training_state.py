@@ -310,18 +310,18 @@ def _own(cls: type) -> bool:
     return package_of(cls) == 'minifast'
 
 
-def hidden_state(learn: Any) -> dict[str, Any]:
+def _hidden_state(learn: Any) -> dict[str, Any]:
     """What callbacks without a `state_dict`, loss function, metrics and modules hold: generators, changed data."""
     found = {name: hidden.state() for name, (_, hidden) in _parts(learn).items()}
     return {name: state for name, state in found.items() if state}
 
 
-def load_hidden_state(learn: Any, state: dict[str, Any], kinds: Sequence[str] = ALL,
+def _load_hidden_state(learn: Any, state: dict[str, Any], kinds: Sequence[str] = ALL,
                       leaving: Sequence[Any] = ()) -> None:
-    """Put back what `hidden_state` returned; what has no place here is named in a warning.
+    """Put back what `_hidden_state` returned; what has no place here is named in a warning.
 
     Args:
-        state: what `hidden_state` returned.
+        state: what `_hidden_state` returned.
         kinds: put back these kinds alone.
         leaving: callbacks, or classes of some, that go at once: what has no place in them is no loss.
     """
@@ -353,7 +353,7 @@ def start_hidden(learn: Any) -> list[str]:
 
 def put_back_generators(learn: Any, state: dict[str, Any]) -> None:
     """Put back the generators that `state`, a `training_state` of `learn`, holds, wherever they hang; nothing else."""
-    load_hidden_state(learn, state.get('hidden', {}), kinds=('generators',))
+    _load_hidden_state(learn, state.get('hidden', {}), kinds=('generators',))
     set_generators(state['generators'], learn.dls, baselines_of(learn), kinds=('generators', 'batches'))
 
 
@@ -427,7 +427,7 @@ def training_state(learn: Any, position: dict[str, Any], epoch_generators: dict 
         'loaders': [storable(dl.state_dict(), f'the state_dict of {type(dl).__name__}')
                     if keeps_state(dl) and not own_loader(dl) else None for dl in learn.dls],
         'generators': generators(learn.dls, baselines=baselines_of(learn)), 'epoch_generators': epoch_generators,
-        'hidden': hidden_state(learn),
+        'hidden': _hidden_state(learn),
         'watchers': {name: storable(cb.state_dict(), f'the state_dict of {type(cb).__name__}')
                      for name, cb in said_states(learn, watches_only=True).items()},
     }
@@ -498,7 +498,7 @@ def _load_parts(learn: Any, model: nn.Module, state: dict[str, Any], file: Any, 
         vars(metric).update({k: v for k, v in kept.items() if k in _metric_state(metric)})
     learn.fit_seed, learn.train_iter = state['fit_seed'], state['train_iter']
     learn.pct_train = _pct_train(state['position'])
-    load_hidden_state(learn, state.get('hidden', {}), leaving=leaving)
+    _load_hidden_state(learn, state.get('hidden', {}), leaving=leaving)
     set_generators(state['generators'], learn.dls, baselines_of(learn))
 
 

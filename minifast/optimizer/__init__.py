@@ -83,7 +83,7 @@ class Optimizer(_BaseOptimizer, torch.optim.Optimizer):
             warnings.warn('train_bn has no effect on an optimizer: give it to the Learner', stacklevel=2)
         self.cbs = L(cbs)
         for cb in self.cbs:
-            defaults = {**getattr(_function(cb), 'defaults', {}), **defaults}
+            defaults = {**getattr(getattr(cb, 'func', cb), 'defaults', {}), **defaults}
         super().__init__(_as_groups(params), {})
         own = [dict(group) for group in self.param_groups]
         self.set_hypers(**defaults)
@@ -102,7 +102,7 @@ class Optimizer(_BaseOptimizer, torch.optim.Optimizer):
         return loss
 
     def _step_group(self, group: dict[str, Any]) -> None:
-        functions = [_function(cb) for cb in self.cbs]
+        functions = [getattr(cb, 'func', cb) for cb in self.cbs]
         if not all([hasattr(function, 'on_lists') for function in functions]):
             self._step_one_by_one(group)
             return
@@ -145,7 +145,7 @@ class Optimizer(_BaseOptimizer, torch.optim.Optimizer):
     def _step_lists(self, params: list[Tensor], grads: list[Tensor], values: dict[str, Any]) -> None:
         """Run the step functions on a list of parameters; `values` are their hypers, numbers and lists of averages."""
         for cb in self.cbs:
-            on_lists, given = _function(cb).on_lists, getattr(cb, 'keywords', None)
+            on_lists, given = getattr(cb, 'func', cb).on_lists, getattr(cb, 'keywords', None)
             values.update(on_lists(params, grads, **({**given, **values} if given else values)) or {})
 
     def clear_state(self) -> None:
@@ -194,11 +194,6 @@ class Optimizer(_BaseOptimizer, torch.optim.Optimizer):
         return _BaseOptimizer.__repr__(self)
 
 # ---------------------------------------------------------------- step functions
-
-
-def _function(cb: Callable) -> Any:
-    """The step function in a partial of one."""
-    return getattr(cb, 'func', cb)
 
 
 def _one_of(value: Any) -> Any:
@@ -428,7 +423,7 @@ class SGD(_Decayed):
         super().__init__(params, steps, decouple_wd, lr=lr, mom=mom, wd=wd)
 
     def _step_lists(self, params: list[Tensor], grads: list[Tensor], values: dict[str, Any]) -> None:
-        _function(self.cbs[0]).on_lists(params, grads, **values)
+        (weight_decay if self.decouple_wd else l2_reg).on_lists(params, grads, **values)
         grad_avg = values.get('grad_avg')
         mom = values['mom'] if grad_avg else 0.
         torch_sgd(params, grads, grad_avg or [None] * len(params), fused=_fused(params), weight_decay=0., momentum=mom,
