@@ -320,9 +320,10 @@ def test_unet_learner_hands_the_arguments_of_the_model_on(masks, kwargs):
 
 def test_unet_learner_config_is_the_old_way(masks):
     """`config=` still works, with a warning."""
-    with pytest.warns(UserWarning, match='config='):
+    with pytest.warns(UserWarning, match='config=') as told:
         learn = unet_learner(masks, xresnet18, pretrained=False, config={'self_attention': True})
     assert any(type(m).__name__ == 'SelfAttention' for m in learn.model.modules())
+    assert told[0].filename == __file__
 
 
 def test_create_vision_model_is_the_room_s_builder():

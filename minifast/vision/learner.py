@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from minifast.data.transforms import Normalize, get_c
 from minifast.interpret import plot_top_losses
 from minifast.learner import Learner
 from minifast.optimizer import Adam
+from minifast.terminal import warn
 from minifast.torch_core import check_kwargs, defaults
 from minifast.vision.data import show_results
 from minifast.vision.models.create import _resnet_split as _resnet_split  # private in fastai, and taken from here too
@@ -169,7 +169,7 @@ def unet_learner(dls: DataLoaders, arch: Callable, normalize: bool = True, n_out
         ValueError: the number of outputs is not known.
     """
     if config:
-        warnings.warn('config= is an old way: give its entries to unet_learner directly', stacklevel=2)
+        warn('config= is an old way: give its entries to unet_learner directly')
         kwargs = {**config, **kwargs}
     check_kwargs('unet_learner', kwargs, [*inspect.signature(create_unet_model).parameters, *_conv_kwargs])
     dls, arch = _as_dls(dls), arch_from_name(arch)
@@ -197,5 +197,5 @@ def _as_dls(dls: Any) -> DataLoaders:
 
 def cnn_learner(*args: Any, **kwargs: Any) -> Learner:
     """`vision_learner` under the name older code uses."""
-    warnings.warn('cnn_learner is now called vision_learner', stacklevel=2)
+    warn('cnn_learner is now called vision_learner')
     return vision_learner(*args, **kwargs)

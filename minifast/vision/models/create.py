@@ -5,7 +5,6 @@ import functools
 import importlib
 import inspect
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from functools import partial
@@ -20,6 +19,7 @@ from typing_extensions import TypedDict, Unpack
 from minifast.arguments import as_size, check_kwargs, near_match, tells_near_match
 from minifast.callback.hook import num_features_model
 from minifast.layers import AdaptiveConcatPool2d, Flatten, LinBnDrop, NormType, SigmoidRange
+from minifast.terminal import warn
 from minifast.torch_core import apply_init, params
 from minifast.vision.core import imagenet_stats
 from minifast.vision.models import tvm, xresnet
@@ -238,8 +238,7 @@ def _body(arch: Arch, pretrained: bool, weights: Any, cut: int | Callable | None
     meta = meta_of(arch)
     cut = meta['cut'] if cut is None else cut
     if weights is not None and not pretrained:
-        warnings.warn(f'weights={weights!r} are loaded although pretrained=False; leave them away for a random start',
-                      stacklevel=3)
+        warn(f'weights={weights!r} are loaded although pretrained=False; leave them away for a random start')
     file = as_weights_file(weights)
     if file is not None:
         return _filled_body(arch, state_of(read_weights(file)), str(file), cut, n_in)
@@ -546,7 +545,7 @@ def create_unet_model(arch: Arch | str, n_out: int, img_size: tuple[int, int], p
 
 def create_cnn_model(*args: Any, **kwargs: Any) -> nn.Sequential:
     """`create_vision_model` under the name older code uses."""
-    warnings.warn('create_cnn_model is now called create_vision_model', stacklevel=2)
+    warn('create_cnn_model is now called create_vision_model')
     return create_vision_model(*args, **kwargs)
 
 
