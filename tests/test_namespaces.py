@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SPACES = {'torch_basics': 'minifast.losses', 'data.all': 'minifast.data.block', 'callback.all': 'minifast.callback.mixup',
-          'basics': 'minifast.learner', 'vision.all': 'minifast.vision.data'}
+SPACES = {'torch_basics': 'minifast.losses', 'data.all': 'minifast.data.block',
+          'callback.all': 'minifast.callback.mixup', 'basics': 'minifast.learner', 'vision.all': 'minifast.vision.data'}
 """The namespaces, each with one of its rooms."""
 
 RELIED_ON = """
