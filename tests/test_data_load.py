@@ -313,6 +313,17 @@ def test_on_error_skip_counts_and_lists(workers):
     assert dl.skipped == [(2, 'item 2 (broken.png)', 'ValueError: bad bytes')]
 
 
+@pytest.mark.parametrize('length, shown', [(299, 'x' * 299), (300, 'x' * 300 + '...'), (999, 'x' * 300 + '...')])
+def test_long_items_are_named_in_short(length, shown):
+    """As they are below 300 characters."""
+    class Named(Broken):
+        items = ['a', 'b', 'x' * length]
+    dl = DataLoader(Named(), bs=2, on_error='skip')
+    with pytest.warns(UserWarning, match='1 items were left out'):
+        list(dl)
+    assert dl.skipped == [(2, f'item 2 ({shown})', 'ValueError: bad bytes')]
+
+
 def test_collate_error_names_the_items_and_their_sizes():
     """Pictures of two sizes: which, and what to do."""
     data = [(torch.zeros(3, 4, 4), 0), (torch.zeros(3, 4, 5), 1)]
