@@ -243,7 +243,7 @@ def test_terminate_on_nan_looks_at_inputs_of_every_shape(inputs, capsys):
     x, y = data()
     pictures = torch.zeros(32, 3, 2, 2)
     pictures[9, 2, 1, 1] = float('inf')
-    first = {'one number a row': x[:, 0], 'codes': y[:, None], 'a picture beside numbers': pictures}[inputs]
+    first = {'one number a row': x[:, 0, 0, 0], 'codes': y[:, None], 'a picture beside numbers': pictures}[inputs]
 
     class Takes(nn.Module):
         def __init__(self):
