@@ -1,8 +1,10 @@
 """Laws of the loader: one stream of batches for any number and kind of workers, from any batch on, leaving no trace."""
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
+import pickle
 import random
 import signal
 import time
@@ -644,3 +646,34 @@ def test_length_is_the_number_of_batches_that_come(n, bs, drop_last, lengths):
     """Full ones, and the rest unless `drop_last`."""
     dl = DataLoader(list(range(n)), bs=bs, drop_last=drop_last)
     assert [len(b) for b in run(dl)] == lengths and len(dl) == len(lengths)
+
+
+@pytest.mark.parametrize('again', [copy.deepcopy, lambda dl: pickle.loads(pickle.dumps(dl))], ids=['copied', 'pickled'])
+def test_a_loader_whose_workers_wait_is_copied_without_them(again):
+    """The copy starts its own, and gives the same batches."""
+    dl = DataLoader([*range(7)], bs=2, num_workers=2, persistent_workers=True)
+    wanted = [b.tolist() for b in dl]
+    twin = again(dl)
+    assert dl._pool is not None and twin._pool is None and [b.tolist() for b in twin] == wanted
+
+
+def _blocks_of_a_worker(samples):
+    made = fa_collate(samples)
+    return made, [part.is_shared() for part in (made[0], made[1]['x'])]
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_what_a_worker_stacks_lies_where_the_loader_sees_it_without_a_copy(workers):
+    """Tensors and arrays of every depth; in the loader's own process there is nobody to share it with."""
+    data = [(torch.full((3,), i), {'x': np.full((2, 2), i)}) for i in range(4)]
+    dl = DataLoader(data, bs=2, num_workers=workers, create_batch=_blocks_of_a_worker)
+    for i, ((first, second), shared) in enumerate(dl):
+        assert shared == [bool(workers)] * 2
+        assert first[:, 0].tolist() == second['x'][:, 0, 0].tolist() == [2 * i, 2 * i + 1]
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_tensors_of_different_sizes_form_no_batch(workers):
+    """Of which sizes they are is told, whoever collates them."""
+    with pytest.raises(RuntimeError, match='stack expects each tensor to be equal size'):
+        list(DataLoader([torch.zeros(2), torch.zeros(3)], bs=2, num_workers=workers))

@@ -207,7 +207,8 @@ def test_every_instruction_of_a_pickle_gives_its_value(name):
     assert [*map(type, found)] == [*map(type, wanted)]
 
 
-@pytest.mark.parametrize('of', [lambda i: i, lambda i: -i, lambda i: 2 ** 32 - 1 - i, str], ids='up down 32bit text'.split())
+@pytest.mark.parametrize('of', [lambda i: i, lambda i: -i, lambda i: 2 ** 32 - 1 - i, str],
+                         ids='up down 32bit text'.split())
 def test_any_number_of_whole_numbers_and_texts_are_keys(of):
     """Whole numbers of 32 bits, as those of the state of an optimizer."""
     wanted = {of(i): i for i in range(ODD_KEYS + 500)}

@@ -67,14 +67,6 @@ class Record:
         """The tests of a test file."""
         return [test for test in self.seconds if test.startswith(f'{file}::')]
 
-    def best_file(self, file: Path) -> str | None:
-        """The test file that runs most lines of a file of the package."""
-        seen: dict[str, set[int]] = defaultdict(set)
-        for test, lines in self._lines[file.relative_to(ROOT).as_posix()].items():
-            if test in self.seconds:
-                seen[test.partition('::')[0]] |= lines
-        return max(sorted(seen), key=lambda f: len(seen[f]), default=None)
-
     def tests_of(self, file: Path, line: int) -> tuple[list[str], bool]:
         """The tests that run the statement at a line, fastest first, and whether any does.
 
