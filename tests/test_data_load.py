@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader as TorchLoader
 from minifast.data.core import Datasets, TfmdDL
 from minifast.data.load import DataLoader, SkipItemException, fa_collate
 from minifast.data.pipeline import RandTransform, Transform
+from minifast.data.plan import choose_workers
 from minifast.data.sampler import ItemKeys, order, share
 from minifast.data.transforms import Categorize, ToTensor
 from minifast.data.workers import find_unpicklable, in_threads
@@ -677,3 +678,27 @@ def test_tensors_of_different_sizes_form_no_batch(workers):
     """Of which sizes they are is told, whoever collates them."""
     with pytest.raises(RuntimeError, match='stack expects each tensor to be equal size'):
         list(DataLoader([torch.zeros(2), torch.zeros(3)], bs=2, num_workers=workers))
+
+
+@pytest.mark.parametrize('method, cpus, n_batches, n, start_s', [
+    ('fork', 4, 100, 4, .05 + .02 * 4), ('fork', 2, 100, 2, .05 + .02 * 2), ('fork', 99, 100, 16, .05 + .02 * 16),
+    ('fork', 8, 5, 5, .05 + .02 * 5), ('spawn', 4, 100, 4, 3 + .5 * 4), ('forkserver', 2, 100, 2, 3 + .5 * 2)])
+def test_workers_are_chosen_where_they_save_a_second(method, cpus, n_batches, n, start_s):
+    """At most 16, one a core, one a batch behind the first; what they cost to start is counted."""
+    class Mine(Dataset):  # may draw from the global generators: processes
+        def __len__(self):
+            return n_batches + 1
+
+        def __getitem__(self, i):
+            return torch.tensor(i)
+    dl = DataLoader(Mine(), bs=1, multiprocessing_context=method)
+    worth = (1 + start_s) / (n_batches * (1 - 1 / n))
+    assert choose_workers(dl, worth * 1.001, cpus) == n and choose_workers(dl, worth * .999, cpus) == 0
+
+
+def test_no_workers_are_chosen_for_what_they_cannot_share():
+    """One core, one further batch, batches without a number."""
+    dl = DataLoader([*range(30)], bs=10)
+    assert choose_workers(dl, 1e9, 1) == 0 and choose_workers(dl, 1e9, 8) == 2
+    assert choose_workers(DataLoader([*range(20)], bs=10), 1e9, 8) == 0
+    assert choose_workers(DataLoader(iter(range(9)), bs=3), 1e9, 8) == 0

@@ -14,6 +14,7 @@ from fastcore.foundation import L
 from PIL import Image
 from torch import nn
 
+from minifast.data import bytetable
 from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from minifast.data.bytetable import ByteTable
 from minifast.data.core import DataLoaders, Datasets
@@ -270,6 +271,20 @@ def test_bytes_become_floats_by_a_table_of_the_same_numbers():
             plain = tfm(plain, split_idx=0, **({'generator': generator} if tfm.keyed else {}))
         assert type(made) is type(plain[0]) and made.is_contiguous(memory_format=memory_format)
         assert torch.equal(made, plain[0])
+
+
+def test_without_opencv_a_table_is_what_its_transforms_are(monkeypatch):
+    """The same generator, the same split, the same numbers."""
+    x = TensorImage(torch.randint(0, 256, (4, 3, 20, 24), dtype=torch.uint8))
+    tfms = [IntToFloatTensor(), Brightness(p=.5), Normalize.from_stats(*imagenet_stats, cuda=False)]
+    for split_idx in (0, 1):
+        made = []
+        for there in (True, False):
+            if not there:
+                monkeypatch.setattr(bytetable, 'opencv', lambda: None)
+            made.append(ByteTable(tfms)(x, split_idx=split_idx, generator=torch.Generator().manual_seed(1)))
+        assert torch.equal(*made) and type(made[0]) is type(made[1]) is TensorImage
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize('tabled', (True, False))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+import torchvision
 from torch import nn
 
 from minifast.layers import Mish
@@ -20,7 +21,7 @@ from minifast.vision.models.create import (arch_from_name, arch_name, create_bod
                                            create_unet_model, create_vision_model, model_recipe)
 from minifast.vision.models.head import create_head
 from minifast.vision.models.unet import DynamicUnet
-from minifast.vision.models.weights import cached_file
+from minifast.vision.models.weights import cached_file, named_weights
 from minifast.vision.models.xresnet import xresnet18
 
 FACTS = json.loads((Path(__file__).parent / 'data' / 'models.json').read_text())
@@ -617,3 +618,23 @@ def test_head_is_initialised_as_told_or_is_the_users(arch):
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model = create_vision_model(arch, 7, pretrained=False, custom_head=head, n_in=1)
     assert model[1] is head and model.eval()(torch.zeros(1, 1, 64, 64)).ndim == 2
+
+
+@pytest.mark.parametrize('arch', [models.resnet18, models.resnet50, models.densenet121], ids=lambda a: a.__name__)
+def test_weights_by_any_of_their_names_and_others_are_refused_with_those_there_are(arch):
+    """A member, its name with and without that of its class; torchvision's first ones where nothing is said."""
+    enum = torchvision.models.get_model_weights(arch)
+    for name, member in enum.__members__.items():
+        assert named_weights(arch, name) is named_weights(arch, f'{enum.__name__}.{name}') is member
+        assert named_weights(arch, member) is member
+    assert named_weights(arch) is enum.IMAGENET1K_V1
+    there = ', '.join(map(repr, enum.__members__))
+    assert there.startswith("'IMAGENET1K_V1'")
+    for wrong, text in (('IMAGENET1K_V9', f"there are no weights 'IMAGENET1K_V9' for {arch.__name__}"),
+                        (3, f'weights=3 are not for {arch.__name__}: choose from {there}, or give the path of a file')):
+        with pytest.raises(ValueError) as told:
+            named_weights(arch, wrong)
+        assert str(told.value).startswith(text)
+        assert str(told.value).endswith(f'hoose from {there}, or give the path of a file')
+    with pytest.raises(ValueError, match="did you mean 'IMAGENET1K_V1'"):
+        named_weights(arch, 'IMAGENET1K_1')
