@@ -142,7 +142,8 @@ def test_summary_walks_the_way_of_dataloaders(folder, capsys):
     assert 'Found 10 items\n2 datasets of sizes 8,2\n' in out
     first = re.search(r'(\S+/(cat|dog)/\d.png)', out)
     resize, categorize = re.search('Resize -- {.*?}', out)[0], re.search("Categorize -- {'vocab': \\['cat.*?}", out)[0]
-    picture, code = f'PILImage mode=RGB size=24x{20 + int(first[1][-5])}', f'TensorCategory({"cat dog".split().index(first[2])})'
+    picture = f'PILImage mode=RGB size=24x{20 + int(first[1][-5])}'
+    code = f'TensorCategory({["cat", "dog"].index(first[2])})'
     codes = re.search(r'TensorCategory\(\[.*?\]\)', out)[0]
     assert out[out.index('Building one sample'):] == f"""Building one sample
   Pipeline: PILImage.create
