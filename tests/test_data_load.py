@@ -702,3 +702,18 @@ def test_no_workers_are_chosen_for_what_they_cannot_share():
     assert choose_workers(dl, 1e9, 1) == 0 and choose_workers(dl, 1e9, 8) == 2
     assert choose_workers(DataLoader([*range(20)], bs=10), 1e9, 8) == 0
     assert choose_workers(DataLoader(iter(range(9)), bs=3), 1e9, 8) == 0
+
+
+@pytest.mark.parametrize('n_threads, ahead', [(1, 1), (2, 3), (3, 2)])
+def test_threads_make_as_many_batches_ahead_as_told(n_threads, ahead):
+    """Behind the one that is handed out, and no more until it is used; all come, in order."""
+    taken = []
+
+    def jobs():
+        for i in range(20):
+            taken.append(i)
+            yield i
+    batches = in_threads(lambda job: 10 * job, jobs(), n_threads, ahead)
+    for i in range(5):
+        assert next(batches) == 10 * i and len(taken) == i + 1 + n_threads * ahead
+    assert list(batches) == [10 * i for i in range(5, 20)]
