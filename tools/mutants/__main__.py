@@ -104,8 +104,7 @@ class Verdicts:
         return chosen
 
     def _limited(self, file: str | None, tests: Collection[str]) -> dict[str, float]:
-        took = self.record.seconds
-        return {test: 20 + 10 * took[test] for test in sorted(tests, key=took.__getitem__)
+        return {test: self.record.limit_s(test) for test in sorted(tests, key=self.record.seconds.__getitem__)
                 if test.startswith(f'{file}::') and test not in self.unfit}
 
     def _alone(self, i: int, tests: Tests) -> None:
