@@ -168,3 +168,25 @@ def test_large_data_of_a_module_are_not_carried(n, kept):
     module.seen = list(range(n))
     assert ('seen' in paths(module, 'data')) == kept
     assert paths(Thing(seen=list(range(n))), 'data') == ['seen']
+
+
+def test_classes_and_modules_are_not_looked_into():
+    """Whatever they hold belongs to the program; what has a state is asked as an object, not as a class."""
+    owner = Thing(kind=nn.Linear, by_class=ByClass, room=random, several=[nn.Dropout, np.random], rng=random.Random(0))
+    found = find(owner)
+    assert paths(owner) == ['rng'] and not found.opaque and not found.asked and not found.files
+    assert not Hidden(owner, Baselines()).start().opaque
+
+
+def test_generators_of_a_method_are_found_at_its_object_and_in_its_closure():
+    """A method of the user's that is kept, as a hook is."""
+    rng = np.random.RandomState(3)
+
+    class Draws:
+        def __init__(self):
+            self.own = random.Random(1)
+
+        def draw(self):
+            return rng.rand() + self.own.random()
+    owner = Thing(hook=Draws().draw)
+    assert [place.value for place in find(owner).generators] == [owner.hook.__self__.own, rng]

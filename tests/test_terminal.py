@@ -273,3 +273,14 @@ def test_say_ends_a_line_and_nothing_is_an_empty_one(capsys):
     """To where it is told."""
     say(), say('a\nb'), say(3, file=sys.stderr, flush=True)
     assert capsys.readouterr() == ('\na\\nb\n', '3\n')
+
+
+def test_rows_without_a_terminal_are_lines_of_columns(capsys):
+    """As wide as their headings and two blanks, at least ten; cells stand at the left, numbers have six digits."""
+    from minifast.callback.progress import _PlainTable
+    table = _PlainTable()
+    for row in (['epoch', 'train_loss', 'a_very_long_name'], [0, 1.5, None], [10, 1 / 3, 'x', 'more']):
+        table.write(row)
+    assert capsys.readouterr().out.splitlines() == [
+        'epoch     train_loss  a_very_long_name  ', '0         1.500000    None              ',
+        '10        0.333333    x                 more      ']

@@ -14,6 +14,7 @@ from minifast.markers import TensorImage, TensorMask, plain
 from minifast.vision import augment as A
 from minifast.vision.affine import dihedral_mat, flip_mat, resample, rotate_mat, zoom_mat
 from minifast.vision.core import PILImage, PILMask, TensorBBox, TensorPoint
+from minifast.vision.item_tfms import _window_by
 
 FASTAI = np.load(Path(__file__).parent / 'data' / 'vision.npz')
 FOUR = [0., 3., -20., 45.]
@@ -572,3 +573,25 @@ def test_a_mirrored_picture_is_read_like_the_picture(scale):
         found.append(resample(x.flip(flipped), m, size=20).flip(flipped))
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize('align_corners', [True, False])
+def test_affine_grid_is_torchs(align_corners):
+    """Positions of the corner pixels' centres, or of their edges."""
+    theta = torch.tensor([[[.9, .2, .1], [0., 1.1, -.2]]])
+    found = A.affine_grid(TensorImage(theta), (1, 3, 4, 5), align_corners=align_corners)
+    wanted = torch.nn.functional.affine_grid(theta, [1, 3, 4, 5], align_corners=align_corners)
+    assert torch.equal(plain(found), wanted)
+    assert type(found).__name__ == 'TensorFlowField'
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 50), (50, 1), (1, 2), (2, 1), (3, 3)], ids=str)
+@pytest.mark.parametrize('ratio', [(3 / 4, 4 / 3), (1, 1), (9, 10), (.1, .11)], ids=str)
+def test_a_random_window_lies_in_the_picture_and_has_pixels(size, ratio):
+    """However thin the picture; where no draw fits, the middle in the nearest shape."""
+    for u in range(20):
+        (w, h), (left, top) = _window_by([.5] * 2 + [u / 20, .5] * 10, size, (.5, 1.), ratio)
+        assert 1 <= w <= size[0] and 1 <= h <= size[1] and 0 <= left <= size[0] - w and 0 <= top <= size[1] - h
+    crop = A.RandomResizedCrop(8, min_scale=.5, ratio=ratio)
+    picture = PILImage.create(np.zeros((*size[::-1], 3), np.uint8))
+    assert crop(picture, split_idx=0, generator=_generator(0)).size == (8, 8)

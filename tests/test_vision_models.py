@@ -2,9 +2,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
+import http.server
 import json
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from minifast.vision.models.create import (arch_from_name, arch_name, create_bod
                                            create_unet_model, create_vision_model, model_recipe)
 from minifast.vision.models.head import create_head
 from minifast.vision.models.unet import DynamicUnet
-from minifast.vision.models.weights import cached_file, named_weights
+from minifast.vision.models.weights import WeightsNotFoundError, cached_file, fetch_weights, named_weights
 from minifast.vision.models.xresnet import xresnet18
 
 FACTS = json.loads((Path(__file__).parent / 'data' / 'models.json').read_text())
@@ -638,3 +641,30 @@ def test_weights_by_any_of_their_names_and_others_are_refused_with_those_there_a
         assert str(told.value).endswith(f'hoose from {there}, or give the path of a file')
     with pytest.raises(ValueError, match="did you mean 'IMAGENET1K_V1'"):
         named_weights(arch, 'IMAGENET1K_1')
+
+
+def test_weights_are_fetched_once_into_torchs_cache_whether_or_not_its_folder_is_there(torch_home, tmp_path):
+    """Checked by the digits of the hash in the name; a file of another hash is refused and not kept."""
+    source = tmp_path / 'source'
+    source.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=source)) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            for i in range(2):
+                torch.save({'w': torch.full((2,), float(i))}, source / 'net.pth')
+                digest = hashlib.sha256((source / 'net.pth').read_bytes()).hexdigest()
+                file = (source / 'net.pth').rename(source / f'net{i}-{digest[:8]}.pth')
+                url = f'http://127.0.0.1:{server.server_port}/{file.name}'
+                assert fetch_weights(url)['w'].tolist() == [i, i]
+                file.unlink()
+                assert fetch_weights(url)['w'].tolist() == [i, i] and (torch_home / file.name).exists()
+            torch.save({}, source / 'other-00000000.pth')
+            with pytest.raises(WeightsNotFoundError, match='invalid hash'):
+                fetch_weights(f'http://127.0.0.1:{server.server_port}/other-00000000.pth')
+        finally:
+            server.shutdown()
+    assert len(list(torch_home.iterdir())) == 2

@@ -20,5 +20,14 @@ EQUIVALENT: dict[tuple[str, ...], str] = {
      '-super().__init__(nn.BCEWithLogitsLoss, *args, axis=axis, floatify=floatify, is_2d=False, **kwargs)',
      '+super().__init__(nn.BCEWithLogitsLoss, *args, axis=axis, floatify=floatify, is_2d=None, **kwargs)'):
         'is_2d is only asked whether it is true; it is no setting of this loss, so that no export holds it',
+    ('Recorder.before_epoch', '-self.cancel_train = self.cancel_valid = False',
+     '+self.cancel_train = self.cancel_valid = None'):
+        'both are only asked whether they are true',
+    ('PILBase._share', '-self.readonly = im.readonly = 1  # Pillow copies before it writes',
+     '+self.readonly = im.readonly = 2  # Pillow copies before it writes'):
+        'Pillow asks only whether it is true, and sets 0 when it has copied',
+    ('find_bs', '-found = plain(found if isinstance(found, Tensor) else item_find(found))',
+     '+found = plain(found if isinstance(None, Tensor) else item_find(found))'):
+        'item_find of a tensor is the tensor: asking first only saves a call',
 }
 """(function, the lines that go, the lines that come) -> why no test can tell them apart."""
