@@ -38,3 +38,13 @@ def test_channels_last_trains_the_same_also_behind_other_fits(device):
     to_memory_format(learn, torch.contiguous_format)
     learn.fit(1)
     assert learn.model[0].weight.is_contiguous()
+
+
+@pytest.mark.parametrize('last', [True, False])
+def test_a_fit_that_was_done_is_passed_over_into_the_format_of_then(last, tmp_path):
+    """Weights and the optimizer's state lie as they did at its end, so that what follows is the same."""
+    first, second = learner(model=deep(), opt_func=Adam), learner(model=deep(), opt_func=Adam)
+    first.fit(1, checkpoint=tmp_path, cbs=ChannelsLast() if last else None)
+    second.fit(1, checkpoint=tmp_path, cbs=ChannelsLast() if last else None, resume=True)
+    assert is_last(first) == is_last(second) == last and second.model[0].weight.is_contiguous() != last
+    assert all(torch.equal(a, b) for a, b in zip(weights(first).values(), weights(second).values()))

@@ -13,6 +13,7 @@ from minifast.callback.core import (
 )
 from minifast.callback.fp16 import AMPMode, AutoPrecision, MixedPrecision
 from minifast.callback.training import GradientAccumulation, GradientClip
+from minifast.data.core import DataLoaders
 from minifast.hardware import FastPaths
 
 
@@ -198,3 +199,21 @@ def test_fast_paths_lay_pictures_out_with_the_channels_last(monkeypatch):
         learn.fit(1, cbs=AutoPrecision())
         weight = learn.model[0].weight
         assert weight.is_contiguous(memory_format=torch.channels_last) == fast
+
+
+@pytest.mark.parametrize('size, half', [((64, 64), True), ((64, 63), False), ((63, 64), False), ((6, 6), False),
+                                        ((300,), True)], ids=str)
+@pytest.mark.parametrize('fast', [True, False])
+def test_fast_paths_train_in_bfloat16_what_is_large_enough(fast, size, half, monkeypatch):
+    """On a CPU pictures of 64 pixels a side and rows of numbers; predictions are float32."""
+    monkeypatch.setattr(fp16, 'fast_paths', lambda device: FastPaths(fast, False, 'told'))
+    learn, see = learner(cbs=AutoPrecision()), See()
+    learn.model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(2))
+    items = torch.utils.data.TensorDataset(torch.randn(8, 3, *size), torch.arange(8) % 2)
+    learn.dls = DataLoaders(torch.utils.data.DataLoader(items, 4), torch.utils.data.DataLoader(items, 4))
+    learn.fit(1, lr=.1, cbs=see)
+    assert see.kinds == {torch.bfloat16 if fast and half else torch.float32}
+    see.kinds.clear()
+    handle = learn.model[-1].register_forward_hook(lambda m, i, o: see.kinds.add(o.dtype))
+    learn.get_preds(), handle.remove()
+    assert see.kinds == {torch.float32}

@@ -79,8 +79,11 @@ def test_tensorboard_draws_predictions_and_projects_features(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*the callback interrupt 'at' was")  # each attempt ends elsewhere
 @pytest.mark.parametrize('every, kills', [(1, (6, 1)), (3, (6, 1, 4)), ('epoch', (3, 9))])
-def test_tensorboard_of_a_resumed_training_equals_that_of_an_undisturbed_one(every, kills, tmp_path):
+def test_tensorboard_of_a_resumed_training_equals_that_of_an_undisturbed_one(every, kills, tmp_path, monkeypatch):
     """In the same folder, though none was named: no step and no epoch lost, none twice; another's file stays."""
+    from tensorboard.summary.writer import event_file_writer
+    # files of one process and second are read in the order of their numbers as texts: the tenth before the ninth
+    monkeypatch.setattr(event_file_writer, '_global_uid', event_file_writer.AtomicCounter(0))
     from minifast.callback.checkpoint import CheckpointCallback
 
     def fit(folder, kill=None, resume=False):

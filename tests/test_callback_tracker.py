@@ -237,6 +237,30 @@ def test_terminate_on_nan_names_the_items_whose_inputs_are_not_finite(num_worker
     assert 'Its items: item ' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('inputs', ['one number a row', 'codes', 'a picture beside numbers'])
+def test_terminate_on_nan_looks_at_inputs_of_every_shape(inputs, capsys):
+    """What is no row of numbers names nothing, and all items are told; pictures are looked at whole."""
+    x, y = data()
+    pictures = torch.zeros(32, 3, 2, 2)
+    pictures[9, 2, 1, 1] = float('inf')
+    first = {'one number a row': x[:, 0, 0, 0], 'codes': y[:, None], 'a picture beside numbers': pictures}[inputs]
+
+    class Takes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = linear()
+
+        def forward(self, first, x):
+            return self.last(x)
+    items = list(zip(first, x, y))
+    learn = learner(model=Takes())
+    learn.dls = DataLoaders(DataLoader(items, bs=8), DataLoader(items, bs=8))
+    learn.fit(1, cbs=[Poison(1), stop := TerminateOnNaNCallback()])
+    named = [name.split(' (')[0] for name in stop.items]
+    assert named == (['item 9'] if inputs == 'a picture beside numbers' else [f'item {i}' for i in range(8, 16)])
+    assert 'epoch 0, batch 1' in capsys.readouterr().out
+
+
 def test_terminate_on_nan_names_all_items_of_a_batch_with_finite_inputs(capsys):
     """The names are those of the rows that were on the device."""
     x, y = data()

@@ -161,6 +161,8 @@ def test_set_bn_eval_both_ways():
     assert [m.training for m in (model[0][1], model[1], model[2])] == [False, True, True]
     set_bn_eval(model, use_eval=False)
     assert model[0][1].training
+    set_bn_eval(model[0][1])
+    assert model[0][1].training, 'it is what lies inside that is put into evaluation mode'
 
 
 def test_names_of_other_releases_skip_epochs_and_cast():

@@ -350,6 +350,21 @@ def test_a_picture_of_other_channels_is_opened_each_time(folder, tmp_path):
     assert made[0].shape[1] == 4 and torch.equal(*made) and not entries(tmp_path / 'cache')
 
 
+def test_what_a_process_is_writing_stays_and_what_ended_ones_have_left_goes(folder, tmp_path):
+    """Told apart by the process in its name; a folder that is full of what is being written is full."""
+    cache = tmp_path / 'cache'
+    batches(loaders(folder, cache=cache))
+    first = entries(cache)[0]
+    with subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE) as other:
+        mine = [first.with_name(f'{first.name}.{pid}-{i}.tmp') for i, pid in enumerate((other.pid, other.pid))]
+        for file in mine:
+            file.write_bytes(b'x' * 1000)
+        held = sum(entry.stat().st_size for entry in cache.glob('??/*'))
+        assert PictureCache(cache)._tidy() == held and all(file.exists() for file in mine)
+        other.communicate(b'')
+    assert PictureCache(cache)._tidy() == held - 2000 and not any(file.exists() for file in mine) and first.exists()
+
+
 KILLED = '''
 import sys
 from minifast.vision.all import *

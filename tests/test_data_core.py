@@ -284,3 +284,20 @@ def test_types_of_a_batch_are_told_as_fastai_tells_them():
     assert dl._types == {tuple: [TensorImage, TensorCategory]} and dl._types is dl._types
     dl._types = {tuple: [TensorImage]}
     assert dl._types == {tuple: [TensorImage]}
+
+
+@pytest.mark.parametrize('n_inp', [1, 2, 3])
+def test_what_belongs_to_a_data_set_goes_with_its_parts(n_inp):
+    """The number of inputs, the kind of loader: in splits, without items, with new ones."""
+    class Loader(TfmdDL):
+        pass
+    dsets = Datasets(range(6), [[lambda i: i], [lambda i: -i], [str]], n_inp=n_inp, splits=[[0, 1, 2], [3, 4, 5]],
+                     dl_type=Loader)
+    for part in (dsets, dsets.train, dsets.valid, dsets.subset(1), dsets.new_empty(),
+                 dsets.test_set([7], with_labels=True)):
+        assert part.n_inp == n_inp and len(part.tls) == 3 and part._dl_type is Loader
+    without = dsets.test_set([7])
+    assert without.n_inp == n_inp == len(without.tls) and without._dl_type is Loader and len(without[0]) == n_inp
+    dls = dsets.dataloaders(bs=2, num_workers=0)
+    assert {type(dl) for dl in dls} == {type(dls.test_dl([7]))} == {Loader}
+    assert [dl.n_inp for dl in (*dls, dls.test_dl([7]), dls.test_dl([7], with_labels=True))] == [n_inp] * 4

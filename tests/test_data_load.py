@@ -1,8 +1,10 @@
 """Laws of the loader: one stream of batches for any number and kind of workers, from any batch on, leaving no trace."""
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
+import pickle
 import random
 import signal
 import time
@@ -19,7 +21,7 @@ from minifast.data.load import DataLoader, SkipItemException, fa_collate
 from minifast.data.pipeline import Pipeline, RandTransform, Transform
 from minifast.data.sampler import ItemKeys, order, share
 from minifast.data.transforms import Categorize, ToTensor
-from minifast.data.workers import find_unpicklable, in_threads
+from minifast.data.workers import choose_workers, find_unpicklable, in_threads
 from minifast.markers import TensorCategory, TensorImage
 from minifast.torch_core import get_random_states
 
@@ -360,6 +362,17 @@ def test_on_error_skip_counts_and_lists(workers):
     with pytest.warns(UserWarning, match='1 items were left out.*broken.png'):
         assert [b.tolist() for b in dl] == [[0, 1]]
     assert dl.skipped == [(2, 'item 2 (broken.png)', 'ValueError: bad bytes')]
+
+
+@pytest.mark.parametrize('length, shown', [(299, 'x' * 299), (300, 'x' * 300 + '...'), (999, 'x' * 300 + '...')])
+def test_long_items_are_named_in_short(length, shown):
+    """As they are below 300 characters."""
+    class Named(Broken):
+        items = ['a', 'b', 'x' * length]
+    dl = DataLoader(Named(), bs=2, on_error='skip')
+    with pytest.warns(UserWarning, match='1 items were left out'):
+        list(dl)
+    assert dl.skipped == [(2, f'item 2 ({shown})', 'ValueError: bad bytes')]
 
 
 def test_collate_error_names_the_items_and_their_sizes():
@@ -762,3 +775,73 @@ def test_length_is_the_number_of_batches_that_come(n, bs, drop_last, lengths):
     """Full ones, and the rest unless `drop_last`."""
     dl = DataLoader(list(range(n)), bs=bs, drop_last=drop_last)
     assert [len(b) for b in run(dl)] == lengths and len(dl) == len(lengths)
+
+
+@pytest.mark.parametrize('again', [copy.deepcopy, lambda dl: pickle.loads(pickle.dumps(dl))], ids=['copied', 'pickled'])
+def test_a_loader_whose_workers_wait_is_copied_without_them(again):
+    """The copy starts its own, and gives the same batches."""
+    dl = DataLoader([*range(7)], bs=2, num_workers=2, persistent_workers=True)
+    wanted = [b.tolist() for b in dl]
+    twin = again(dl)
+    assert dl._pool is not None and twin._pool is None and [b.tolist() for b in twin] == wanted
+
+
+def _blocks_of_a_worker(samples):
+    made = fa_collate(samples)
+    return made, [part.is_shared() for part in (made[0], made[1]['x'])]
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_what_a_worker_stacks_lies_where_the_loader_sees_it_without_a_copy(workers):
+    """Tensors and arrays of every depth; in the loader's own process there is nobody to share it with."""
+    data = [(torch.full((3,), i), {'x': np.full((2, 2), i)}) for i in range(4)]
+    dl = DataLoader(data, bs=2, num_workers=workers, create_batch=_blocks_of_a_worker)
+    for i, ((first, second), shared) in enumerate(dl):
+        assert shared == [bool(workers)] * 2
+        assert first[:, 0].tolist() == second['x'][:, 0, 0].tolist() == [2 * i, 2 * i + 1]
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_tensors_of_different_sizes_form_no_batch(workers):
+    """Of which sizes they are is told, whoever collates them."""
+    with pytest.raises(RuntimeError, match='stack expects each tensor to be equal size'):
+        list(DataLoader([torch.zeros(2), torch.zeros(3)], bs=2, num_workers=workers))
+
+
+@pytest.mark.parametrize('method, cpus, n_batches, n, start_s', [
+    ('fork', 4, 100, 4, .05 + .02 * 4), ('fork', 2, 100, 2, .05 + .02 * 2), ('fork', 99, 100, 16, .05 + .02 * 16),
+    ('fork', 8, 5, 5, .05 + .02 * 5), ('spawn', 4, 100, 4, 3 + .5 * 4), ('forkserver', 2, 100, 2, 3 + .5 * 2)])
+def test_workers_are_chosen_where_they_save_a_second(method, cpus, n_batches, n, start_s):
+    """At most 16, one a core, one a batch behind the first; what they cost to start is counted."""
+    class Mine(Dataset):  # may draw from the global generators: processes
+        def __len__(self):
+            return n_batches + 1
+
+        def __getitem__(self, i):
+            return torch.tensor(i)
+    dl = DataLoader(Mine(), bs=1, multiprocessing_context=method)
+    worth = (1 + start_s) / (n_batches * (1 - 1 / n))
+    assert choose_workers(dl, worth * 1.001, cpus, False) == n and choose_workers(dl, worth * .999, cpus, False) == 0
+
+
+def test_no_workers_are_chosen_for_what_they_cannot_share():
+    """One core, one further batch, batches without a number."""
+    dl = DataLoader([*range(30)], bs=10)
+    assert choose_workers(dl, 1e9, 1, True) == 0 and choose_workers(dl, 1e9, 8, True) == 2
+    assert choose_workers(DataLoader([*range(20)], bs=10), 1e9, 8, True) == 0
+    assert choose_workers(DataLoader(iter(range(9)), bs=3), 1e9, 8, True) == 0
+
+
+@pytest.mark.parametrize('n_threads, ahead', [(1, 1), (2, 3), (3, 2)])
+def test_threads_make_as_many_batches_ahead_as_told(n_threads, ahead):
+    """Behind the one that is handed out, and no more until it is used; all come, in order."""
+    taken = []
+
+    def jobs():
+        for i in range(20):
+            taken.append(i)
+            yield i
+    batches = in_threads(lambda job: 10 * job, jobs(), n_threads, ahead)
+    for i in range(5):
+        assert next(batches) == 10 * i and len(taken) == i + 1 + n_threads * ahead
+    assert list(batches) == [10 * i for i in range(5, 20)]

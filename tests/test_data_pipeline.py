@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fastcore.foundation import L
 from PIL import Image
 from torchvision import transforms as v1
 from torchvision.transforms import v2
@@ -154,6 +155,32 @@ def test_item_transform_sees_the_whole_sample():
             x, y = xy
             return y, x
     assert Swap()((1, 2)) == (2, 1)
+
+
+@pytest.mark.parametrize('back', [tuple, list, L], ids=lambda t: t.__name__)
+def test_item_transform_keeps_the_kind_of_a_sample(back):
+    """Of a class of the user's, whatever the elements come back in; one thing alone, and what keeps nothing, stays."""
+    class Sample(tuple):
+        pass
+
+    class Swap(ItemTransform):
+        def encodes(self, xy):
+            assert type(xy) is list
+            return back([xy[1], xy[0]])
+
+        def decodes(self, xy):
+            return back([xy[1], xy[0]])
+
+    class Bare(Swap):
+        _retain = False
+
+    class First(ItemTransform):
+        def encodes(self, xy):
+            return xy[0]
+    for kind in (tuple, Sample):
+        for found in (Swap()(kind((1, 2))), Swap().decode(kind((1, 2)))):
+            assert type(found) is kind and found == (2, 1)
+        assert First()(kind((1, 2))) == 1 and type(Bare()(kind((1, 2)))) is back
 
 
 def test_inplace_transform_returns_what_it_was_given():
@@ -499,3 +526,15 @@ def test_displayed_transform_shows_its_arguments():
             super().__init__()
             self.a, self.b = a, b
     assert Shown(torch.tensor([1.])).name == "Shown -- {'a': [1.0], 'b': 2}"
+
+
+def test_what_merely_bears_the_name_of_one_of_ours_is_not_ours():
+    """An object of the user's that was told to look like a function of this package."""
+    class Noisy:
+        def __init__(self, f):
+            functools.update_wrapper(self, f)
+
+        def __call__(self, x):
+            return x + np.random.rand()
+    assert Noisy(transforms.get_image_files).__module__.startswith('minifast')
+    assert not is_known(mk_transform(Noisy(transforms.get_image_files)))

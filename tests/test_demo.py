@@ -30,6 +30,23 @@ def test_write_digits_writes_every_scan_once(digits):
     assert [f.name for f in digits.parent.iterdir()] == ['digits']
 
 
+def test_digits_lie_hidden_beside_their_folder_until_all_are_written(tmp_path, monkeypatch):
+    """Under its name; what is left of a writing that failed is deleted."""
+    save, seen = Image.Image.save, []
+
+    def stopped(self, file):
+        seen.append(file)
+        if len(seen) == 3:
+            raise OSError('no space left')
+        save(self, file)
+    monkeypatch.setattr(Image.Image, 'save', stopped)
+    with pytest.raises(OSError, match='no space left'):
+        write_digits(tmp_path / 'there' / 'digits')
+    assert {file.parents[2] for file in seen} == {tmp_path / 'there'}
+    assert all(file.parents[1].name.startswith('.digits-') for file in seen)
+    assert not list((tmp_path / 'there').iterdir())
+
+
 def test_digit_loaders_take_the_first_pictures_of_each_class(digits):
     """`per_class` pictures of every asked-for class train, the rest validates."""
     dls = digit_loaders(digits, '56789', per_class=20, bs=20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+import types
 from collections import deque
 
 import numpy as np
@@ -168,3 +169,33 @@ def test_large_data_of_a_module_are_not_carried(n, kept):
     module.seen = list(range(n))
     assert ('seen' in paths(module, 'data')) == kept
     assert paths(Thing(seen=list(range(n))), 'data') == ['seen']
+
+
+def test_classes_and_modules_are_not_looked_into():
+    """Whatever they hold belongs to the program; what has a state is asked as an object, not as a class."""
+    class Meta(type):
+        pass
+
+    class Held(metaclass=Meta):
+        rng, n = random.Random(2), 0
+    owner = Thing(kind=nn.Linear, by_class=ByClass, room=random, several=[nn.Dropout, np.random], held=Held,
+                  rng=random.Random(0))
+    found = find(owner)
+    assert paths(owner) == ['rng'] and not found.opaque and not found.asked and not found.files
+    assert not Hidden(owner, Baselines()).start().opaque
+
+
+def test_generators_of_a_method_are_found_at_its_object_and_in_its_closure():
+    """A method of the user's that is kept, as a hook is."""
+    rng = np.random.RandomState(3)
+
+    class Draws:
+        def __init__(self):
+            self.own = random.Random(1)
+
+        def draw(self):
+            return rng.rand() + self.own.random()
+    owner = Thing(hook=Draws().draw)
+    assert [place.value for place in find(owner).generators] == [owner.hook.__self__.own, rng]
+    free = types.MethodType(drawing(), Thing())  # bound by hand: its class does not know it
+    assert [type(place.value) for place in find(Thing(hook=free)).generators] == [np.random.RandomState]

@@ -4,15 +4,17 @@ from __future__ import annotations
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
+from fastcore.foundation import L
 from torch import Tensor, nn
 
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
 from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat
-from minifast.markers import TensorCategory, TensorImage, TensorImageBW, TensorMask, plain
+from minifast.markers import TensorCategory, TensorImage, TensorImageBW, TensorMask, plain, tensor
 from minifast.vision.core import TensorBBox, TensorPoint
 
 
@@ -107,3 +109,26 @@ def test_markers_travel_from_workers_and_model_and_loss_see_plain_tensors(worker
     assert set(seen) == {Tensor}
     x, _, y = learn.get_preds(with_input=True)
     assert isinstance(x, TensorImage) and isinstance(x[0].permute(1, 2, 0), TensorImage) and type(y) is Tensor
+
+
+@pytest.mark.parametrize('x, wanted', [
+    (3, torch.int64), (3., torch.float32), (True, torch.bool), ([1, 2], torch.int64), ([1., 2], torch.float32),
+    ((1, 2), torch.int64), (L(1., 2.), torch.float32), (L(True, False), torch.bool), (np.arange(2), torch.int64),
+    (np.ones(2), torch.float32), (np.ones(2, np.uint8), torch.uint8), (np.ones(2, np.uint16), torch.int32),
+    ([np.ones(2), np.ones(2)], torch.float32), ([torch.ones(2), torch.zeros(2)], torch.float32),
+    (torch.ones(2, dtype=torch.float64), torch.float64), (torch.ones(2, dtype=torch.int8), torch.int8)], ids=repr)
+def test_tensor_keeps_the_kind_of_number_but_for_double_precision_that_nobody_asked_for(x, wanted):
+    """Integers and booleans stay; 64-bit floats of Python and numpy become float32, unless `dtype` says otherwise."""
+    assert tensor(x).dtype == wanted
+    assert tensor(x, dtype=torch.float64).dtype == torch.float64 and tensor(x, dtype=torch.int16).dtype == torch.int16
+
+
+def test_tensor_takes_several_numbers_and_shares_memory_where_it_can():
+    """Memory that may not be written is copied."""
+    assert tensor(1, 2, 3).tolist() == [1, 2, 3] and tensor(1., 2).dtype == torch.float32
+    x = np.arange(3)
+    tensor(x)[0] = 7
+    assert x[0] == 7
+    x.flags.writeable = False
+    tensor(x)[0] = 8
+    assert x[0] == 7 and tensor(kept := torch.ones(1)) is kept

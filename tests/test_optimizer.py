@@ -640,3 +640,14 @@ def test_groups_that_are_set_bring_their_numbers_and_their_parameters():
     assert [group['lr'] for group in opt.param_groups] == [.2, .1] == [h['lr'] for h in opt.hypers]
     assert [group['momentum'] for group in opt.param_groups] == [.9, .5]
     assert [len(group['params']) for group in opt.param_groups] == [1, 2] and opt.param_groups[1]['params'][1] is ps[2]
+
+
+def test_what_else_a_group_of_torchs_says_is_one_of_its_hyper_parameters():
+    """Names that torch does not know stay under themselves; short names are torch's own under another name."""
+    groups = [{'params': [torch.ones(2, requires_grad=True)], 'wd': .3, 'mom': .8, 'scale': 7}]
+    opt = OptimWrapper(groups, torch.optim.SGD, lr=.1)
+    assert opt.hypers[0].items() >= {'lr': .1, 'wd': .3, 'mom': .8, 'scale': 7}.items()
+    group, = opt.opt.param_groups
+    assert group['weight_decay'] == .3 and group['momentum'] == .8 and not {'wd', 'mom'} & group.keys()
+    opt.set_hypers(wd=.4, scale=8)
+    assert group['weight_decay'] == .4 and group['scale'] == 8 and opt.hypers[0]['scale'] == 8

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from minifast.tensorfile import UnsafeFileError, read_tensors
+from minifast.tensorfile import UnsafeFileError, read_tensors, storable
 from minifast.tensorguard import DamagedFileError, _large
-from minifast.tensorguard import _NAMES, Instructions, Kind, Values
+from minifast.tensorguard import _NAMES, ODD_KEYS, Instructions, Kind, Values
 from tests.hostile.make import again, number, tensor_index, text, torch_zip
 
 
@@ -204,6 +204,24 @@ def test_every_instruction_of_a_pickle_gives_its_value(name):
     found = read_tensors(stored(wanted))
     assert found == wanted and repr(found) == repr(wanted)
     assert [*map(type, found)] == [*map(type, wanted)]
+
+
+@pytest.mark.parametrize('of', [lambda i: i, lambda i: -i, lambda i: 2 ** 32 - 1 - i, str],
+                         ids='up down 32bit text'.split())
+def test_any_number_of_whole_numbers_and_texts_are_keys(of):
+    """Whole numbers of 32 bits, as those of the state of an optimizer."""
+    wanted = {of(i): i for i in range(ODD_KEYS + 500)}
+    assert read_tensors(stored(wanted)) == wanted and list(storable(wanted)) == list(wanted)
+
+
+@pytest.mark.parametrize('of', [lambda i: (i,), lambda i: i + .5, lambda i: 2 ** 32 + i, lambda i: -2 ** 33 - i],
+                         ids='tuple float large negative'.split())
+def test_other_keys_are_as_many_as_can_be_read_back(of):
+    """Tuples, floats and large numbers, whose places in a dict anybody may choose: what is written is read."""
+    wanted = {of(i): i for i in range(ODD_KEYS)}
+    assert read_tensors(stored(wanted)) == wanted and list(storable(wanted)) == list(wanted)
+    with pytest.raises(TypeError, match=f'more than {ODD_KEYS} keys that are neither'):
+        storable({of(i): i for i in range(ODD_KEYS + 1)})
 
 
 def wide_zip(end=(), **changes):

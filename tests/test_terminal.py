@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+import types
 import warnings
 
 import numpy as np
@@ -273,3 +274,38 @@ def test_say_ends_a_line_and_nothing_is_an_empty_one(capsys):
     """To where it is told."""
     say(), say('a\nb'), say(3, file=sys.stderr, flush=True)
     assert capsys.readouterr() == ('\na\\nb\n', '3\n')
+
+
+def test_rows_without_a_terminal_are_lines_of_columns(capsys):
+    """As wide as their headings and two blanks, at least ten; cells stand at the left, numbers have six digits."""
+    from minifast.callback.progress import _PlainTable
+    table = _PlainTable()
+    for row in (['epoch', 'train_loss', 'a_very_long_name'], [0, 1.5, None], [10, 1 / 3, 'x', 'more']):
+        table.write(row)
+    assert capsys.readouterr().out.splitlines() == [
+        'epoch     train_loss  a_very_long_name  ', '0         1.500000    None              ',
+        '10        0.333333    x                 more      ']
+
+
+def test_rows_in_a_notebook_are_one_table_that_grows_with_a_bar_below(monkeypatch):
+    """Headings in its first row; what names hold is text and no markup; a pass without rows shows no empty table."""
+    from minifast.callback.progress import _NotebookTable
+    shown = []
+    handle = types.SimpleNamespace(update=lambda page: shown.append(('again', page)))
+    monkeypatch.setitem(sys.modules, 'IPython.display', types.SimpleNamespace(
+        HTML=str, display=lambda page, display_id: shown.append(('new', page)) or handle))
+    table = _NotebookTable()
+    table.end_bar()
+    assert not shown
+    table.start_bar(4)
+    table.update_bar(1, '<b>')
+    table.write(['epoch', 'loss<i>'])
+    table.write([0, .5])
+    table.start_bar(None)
+    table.update_bar(3, '0.25')
+    table.end_bar()
+    grid = '<table border="1"><tr><th>epoch</th><th>loss&lt;i&gt;</th></tr><tr><td>0</td><td>0.500000</td></tr></table>'
+    assert shown == [
+        ('new', '<progress value="1" max="4" style="width:300px"></progress> 1/4 &lt;b&gt;'),
+        ('again', '<table border="1"><tr><th>epoch</th><th>loss&lt;i&gt;</th></tr></table>'), ('again', grid),
+        ('again', grid + '3/? 0.25'), ('again', grid)]

@@ -13,7 +13,8 @@ from minifast.data.pipeline import is_known, transform_config, transform_from_co
 from minifast.markers import TensorImage, TensorMask, plain
 from minifast.vision import augment as A
 from minifast.vision.core import PILImage, PILMask, TensorBBox, TensorPoint
-from minifast.vision.geometry import dihedral_mat, flip_mat, rotate_mat, zoom_mat
+from minifast.vision.crop import _window_by
+from minifast.vision.geometry import dihedral_mat, flip_mat, resample, rotate_mat, zoom_mat
 
 FASTAI = np.load(Path(__file__).parent / 'data' / 'vision.npz')
 FOUR = [0., 3., -20., 45.]
@@ -558,3 +559,50 @@ def test_aug_transforms_take_each_of_their_arguments():
     for name, left_out in {'Rotate': {'max_rotate': 0}, 'Zoom': {'max_zoom': 1.}, 'Warp': {'max_warp': 0},
                            'Brightness': {'max_lighting': 0}}.items():
         assert name in parts() and name not in parts(**left_out)
+    for kwargs in ({'size': 8}, {'size': (8, 6), 'min_scale': .5}):
+        window = parts(**kwargs).get('RandomResizedCropGPU')
+        assert (window is None) == ('min_scale' not in kwargs)
+    assert window.min_scale == .5 and window.ratio == (1, 1) and window.max_scale == 1.
+    x = TensorImage(torch.rand(2, 3, 20, 20))
+    tfm, *_ = A.aug_transforms(size=(8, 6), min_scale=.5)
+    assert tfm(x, split_idx=0).shape[-2:] == tfm(x, split_idx=1).shape[-2:] == (8, 6)
+    extra = A.RandomErasing(p=1.)
+    assert [type(t).__name__ for t in A.aug_transforms(xtra_tfms=extra)][-1] == 'RandomErasing'
+    assert len(A.aug_transforms(xtra_tfms=[extra, A.Hue()])) == len(A.aug_transforms()) + 2
+
+
+@pytest.mark.parametrize('scale', [.3, .48, .7])
+def test_a_mirrored_picture_is_read_like_the_picture(scale):
+    """Whether it is shrunk before it is read does not hang on which corner reaches farthest: a skew each way."""
+    x, skew = torch.rand(1, 3, 48, 48, generator=_generator(0)), scale * torch.tensor([[1., 1], [0, 1]])
+    found = []
+    for sx, sy in ((1., 1.), (-1., 1.), (1., -1.), (-1., -1.)):
+        turn = torch.diag(torch.tensor([sx, sy]))
+        m = torch.eye(3)[None].clone()
+        m[0, :2, :2] = turn @ skew @ turn
+        flipped = [axis for axis, sign in ((3, sx), (2, sy)) if sign < 0]
+        found.append(resample(x.flip(flipped), m, size=20).flip(flipped))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize('align_corners', [True, False])
+def test_affine_grid_is_torchs(align_corners):
+    """Positions of the corner pixels' centres, or of their edges."""
+    theta = torch.tensor([[[.9, .2, .1], [0., 1.1, -.2]]])
+    found = A.affine_grid(TensorImage(theta), (1, 3, 4, 5), align_corners=align_corners)
+    wanted = torch.nn.functional.affine_grid(theta, [1, 3, 4, 5], align_corners=align_corners)
+    assert torch.equal(plain(found), wanted)
+    assert type(found).__name__ == 'TensorFlowField'
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 50), (50, 1), (1, 2), (2, 1), (3, 3)], ids=str)
+@pytest.mark.parametrize('ratio', [(3 / 4, 4 / 3), (1, 1), (9, 10), (.1, .11)], ids=str)
+def test_a_random_window_lies_in_the_picture_and_has_pixels(size, ratio):
+    """However thin the picture; where no draw fits, the middle in the nearest shape."""
+    for u in range(20):
+        (w, h), (left, top) = _window_by([.5] * 2 + [u / 20, .5] * 10, size, (.5, 1.), ratio)
+        assert 1 <= w <= size[0] and 1 <= h <= size[1] and 0 <= left <= size[0] - w and 0 <= top <= size[1] - h
+    crop = A.RandomResizedCrop(8, min_scale=.5, ratio=ratio)
+    picture = PILImage.create(np.zeros((*size[::-1], 3), np.uint8))
+    assert crop(picture, split_idx=0, generator=_generator(0)).size == (8, 8)

@@ -14,6 +14,7 @@ from fastcore.foundation import L
 from PIL import Image
 from torch import nn
 
+from minifast.data import bytetable
 from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from minifast.data.bytetable import ByteTable
 from minifast.data.collate import Slots, Target
@@ -28,6 +29,7 @@ from minifast.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELoss
 from minifast.markers import (TensorCategory, TensorImage, TensorImageBW, TensorMask, TensorMultiCategory,
                               plain)
 from minifast.seeds import keyed_generator
+from minifast.show import get_grid
 from minifast.vision.augment import (Brightness, DihedralItem, FlipItem, RandomCrop, RandomResizedCrop, RatioResize,
                                      Resize, aug_transforms)
 from minifast.vision.core import (BadImageError, OpenImage, PILImage, PILImageBW, PILMask, TensorBBox, TensorPoint,
@@ -273,6 +275,20 @@ def test_bytes_become_floats_by_a_table_of_the_same_numbers():
         assert torch.equal(made, plain[0])
 
 
+def test_without_opencv_a_table_is_what_its_transforms_are(monkeypatch):
+    """The same generator, the same split, the same numbers."""
+    x = TensorImage(torch.randint(0, 256, (4, 3, 20, 24), dtype=torch.uint8))
+    tfms = [IntToFloatTensor(), Brightness(p=.5), Normalize.from_stats(*imagenet_stats, cuda=False)]
+    for split_idx in (0, 1):
+        made = []
+        for there in (True, False):
+            if not there:
+                monkeypatch.setattr(bytetable, 'opencv', lambda: None)
+            made.append(ByteTable(tfms)(x, split_idx=split_idx, generator=torch.Generator().manual_seed(1)))
+        assert torch.equal(*made) and type(made[0]) is type(made[1]) is TensorImage
+        monkeypatch.undo()
+
+
 @pytest.mark.parametrize('tabled', (True, False))
 @pytest.mark.parametrize('channels, stats', ((1, (3, 3)), (1, (1, 1)), (3, (1, 1)), (3, (3, 3)), (1, (4, 4)),
                                              (1, (1, 3)), (1, (3, 1))))
@@ -361,6 +377,30 @@ def test_show_batch_each_kind_of_target_is_drawn_on_its_picture(kind, folder):
             'picture': lambda ax: len(ax.images) == 1}[kind]
     assert all(map(seen, axs))
     assert all(ax.get_xlim() == (-.5, 31.5) and ax.get_ylim() == (31.5, -.5) for ax in axs)
+
+
+@pytest.mark.parametrize('kind', TARGETS)
+def test_batches_and_results_are_drawn_where_and_as_many_as_asked(kind, folder):
+    """On the axes given, `max_n` of them; else in a grid of so many rows, of that size; nothing with `show=False`."""
+    import matplotlib.pyplot as plt
+    blocks, kwargs = TARGETS[kind]
+    dls = _block(*blocks, **kwargs).dataloaders(folder / 'train', bs=4, device='cpu')
+    b, wide = dls.one_batch(), kind in ('mask', 'points')
+    doors = {'batch': (lambda **kw: dls.show_batch(b, **kw), 2 if kind == 'picture' else 1),
+             'results': (lambda **kw: dls.show_results(b, b[1] if len(b) == 2 else b[1:], **kw),
+                         3 if kind == 'picture' else 2 if wide else 1)}
+    for show, width in doors.values():
+        for n in (1, 2):
+            axs = list(get_grid(n * width, figsize=(3, 5)))
+            before = plt.get_fignums()
+            assert {*show(max_n=n, ctxs=axs[:])} <= {*axs} and plt.get_fignums() == before
+            assert all(ax.images for ax in axs)
+        show(max_n=2, figsize=(3, 5))
+        assert tuple(plt.gcf().get_size_inches()) == (3, 5)
+        before = plt.get_fignums()
+        x, y, samples, *outs = show(max_n=2, show=False)
+        assert type(x) is type(b[0]) and len(samples) == 2 and plt.get_fignums() == before
+        assert all(len(o) == 2 and len(o[0]) == len(b) - 1 for o in outs)
 
 
 @pytest.mark.parametrize('kind', ['category', 'mask', 'points', 'picture'])

@@ -2,17 +2,21 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
+import http.server
 import inspect
 import json
 import re
 import sys
+import threading
 import warnings
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+import torchvision
 from torch import nn
 
 from minifast.layers import Mish
@@ -23,7 +27,7 @@ from minifast.vision.models.create import (HeadArguments, TimmBody, add_head, ar
                                            create_unet_model, create_vision_model, cut_model, default_split,
                                            has_pool_type, meta_of, model_recipe, update_first_layer)
 from minifast.vision.models.unet import DynamicUnet, UnetArguments
-from minifast.vision.models.weights import cached_file
+from minifast.vision.models.weights import WeightsNotFoundError, cached_file, fetch_weights, named_weights
 from minifast.vision.models.xresnet import xresnet18
 
 FACTS = json.loads((Path(__file__).parent / 'data' / 'models.json').read_text())
@@ -652,3 +656,50 @@ def test_head_is_initialised_as_told_or_is_the_users(arch):
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model = create_vision_model(arch, 7, pretrained=False, custom_head=head, n_in=1)
     assert model[1] is head and model.eval()(torch.zeros(1, 1, 64, 64)).ndim == 2
+
+
+@pytest.mark.parametrize('arch', [models.resnet18, models.resnet50, models.densenet121], ids=lambda a: a.__name__)
+def test_weights_by_any_of_their_names_and_others_are_refused_with_those_there_are(arch):
+    """A member, its name with and without that of its class; torchvision's first ones where nothing is said."""
+    enum = torchvision.models.get_model_weights(arch)
+    for name, member in enum.__members__.items():
+        assert named_weights(arch, name) is named_weights(arch, f'{enum.__name__}.{name}') is member
+        assert named_weights(arch, member) is member
+    assert named_weights(arch) is enum.IMAGENET1K_V1
+    there = ', '.join(map(repr, enum.__members__))
+    assert there.startswith("'IMAGENET1K_V1'")
+    for wrong, text in (('IMAGENET1K_V9', f"there are no weights 'IMAGENET1K_V9' for {arch.__name__}"),
+                        (3, f'weights=3 are not for {arch.__name__}: choose from {there}, or give the path of a file')):
+        with pytest.raises(ValueError) as told:
+            named_weights(arch, wrong)
+        assert str(told.value).startswith(text)
+        assert str(told.value).endswith(f'hoose from {there}, or give the path of a file')
+    with pytest.raises(ValueError, match="did you mean 'IMAGENET1K_V1'"):
+        named_weights(arch, 'IMAGENET1K_1')
+
+
+def test_weights_are_fetched_once_into_torchs_cache_whether_or_not_its_folder_is_there(torch_home, tmp_path):
+    """Checked by the digits of the hash in the name; a file of another hash is refused and not kept."""
+    source = tmp_path / 'source'
+    source.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=source)) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            for i in range(2):
+                torch.save({'w': torch.full((2,), float(i))}, source / 'net.pth')
+                digest = hashlib.sha256((source / 'net.pth').read_bytes()).hexdigest()
+                file = (source / 'net.pth').rename(source / f'net{i}-{digest[:8]}.pth')
+                url = f'http://127.0.0.1:{server.server_port}/{file.name}'
+                assert fetch_weights(url)['w'].tolist() == [i, i]
+                file.unlink()
+                assert fetch_weights(url)['w'].tolist() == [i, i] and (torch_home / file.name).exists()
+            torch.save({}, source / 'other-00000000.pth')
+            with pytest.raises(WeightsNotFoundError, match='invalid hash'):
+                fetch_weights(f'http://127.0.0.1:{server.server_port}/other-00000000.pth')
+        finally:
+            server.shutdown()
+    assert len(list(torch_home.iterdir())) == 2

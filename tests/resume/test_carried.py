@@ -28,11 +28,11 @@ from minifast.callback.training import EMACallback, GradientAccumulation
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
 from minifast.learner import Learner
-from minifast.metrics import accuracy
+from minifast.metrics import AvgMetric, accuracy
 from minifast.optimizer import Adam
 from minifast.seeds import set_seed
 from minifast.tensorfile import storable
-from minifast.training_state import generators, set_generators
+from minifast.training_state import _hidden_state, generators, set_generators, start_hidden
 from tests.resume.training import Kill, differences, same
 
 N = 32
@@ -794,3 +794,42 @@ def test_pythons_generator_is_one_tensor_in_a_checkpoint_and_numbers_of_earlier_
     for kept in (numbers, tuple(numbers.tolist()), numbers.tolist()):
         set_generators({'global': {**states['global'], 'random_state': (version, kept, gauss)}, 'loaders': []})
         assert random.random() == drawn
+
+
+def test_what_parts_hold_is_kept_under_their_names():
+    """A checkpoint knows the model, the loss function, callbacks and metrics by these names."""
+    class Counts(Callback):
+        n, name = 0, 'counts'
+
+        def before_batch(self):
+            self.n += 1
+
+    class Noise(nn.Linear):
+        rng = None
+
+        def forward(self, x):
+            self.seen = getattr(self, 'seen', 0) + 1
+            return super().forward(x)
+
+    class Loss(nn.CrossEntropyLoss):
+        def forward(self, *args):
+            self.often = getattr(self, 'often', 0) + 1
+            return super().forward(*args)
+
+    class Metric(AvgMetric):
+        def __init__(self):
+            super().__init__(accuracy)
+            self.rng = np.random.default_rng(1)
+
+        def accumulate(self, learn):
+            self.rng.random()
+            super().accumulate(learn)
+    items = list(zip(X, Y))
+    learn = Learner(DataLoaders(DataLoader(items, bs=8), DataLoader(items, bs=8)), Noise(6, 3), loss_func=Loss(),
+                    metrics=Metric(), cbs=Counts())
+    learn.remove_cb(learn.progress)
+    learn.logger = lambda row: None
+    seen = []
+    learn.fit(1, cbs=Callback(after_train=lambda self: seen.append(start_hidden(learn)),
+                              after_validate=lambda self: seen.append(_hidden_state(learn))))
+    assert seen[0] == [] and seen[1].keys() == {'the callback counts', 'the model', 'the loss function', 'metric 0'}

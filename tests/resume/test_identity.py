@@ -3,6 +3,7 @@ that names the first difference; another setting is one warning; what is unchang
 import inspect
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fastcore.foundation import L
 from PIL import Image
 from torch import nn
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
@@ -34,7 +36,7 @@ from minifast.callback.tensorboard import TensorBoardCallback
 from minifast.callback.tracker import (EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback,
                                        TerminateOnNaNCallback)
 from minifast.callback.training import BnFreeze, EMACallback, GradientAccumulation, GradientClip
-from minifast.data.core import DataLoaders
+from minifast.data.core import DataLoaders, Datasets
 from minifast.data.load import DataLoader
 from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat, FocalLossFlat
@@ -893,3 +895,85 @@ def test_the_list_of_a_run_is_appended_to_and_knows_its_checkpoints_wherever_a_k
     listed.unlink()
     own(9, 1)
     assert RunFolder(tmp_path).files_of(folder.run) == {**kept, 'checkpoint-000009.pth': 1}
+
+
+# ---------------------------------------------------------------- what is written down about a run
+
+def identity_of(learn, **asked):
+    learn.create_opt()
+    set_seed(7)
+    return identity.run_identity(learn, {'n_epoch': 2, **asked})
+
+
+def test_an_identity_says_each_thing_under_its_name():
+    """A checkpoint holds it for years: names and values are as written here, nothing is left out."""
+    learn = make(cbs=[MixUp(.4)], opt_func=partial(SGD, mom=.9), wd_bn_bias=True, train_bn=False)
+    parts = identity_of(learn, lr=.1, wd=None, start_epoch=0).parts
+    assert parts['settings'] == {
+        'batch size of training': 8, 'batch size of validation': 8, 'shuffle of training': True,
+        'shuffle of validation': False, 'drop_last of training': False, 'drop_last of validation': False,
+        'metrics': ['accuracy'], 'precision': 'float32', 'seed': 7,
+        'callback mix_up': {'class': 'minifast.callback.mixup.MixUp', 'alpha': .4}}
+    assert parts['schedule'] == {'n_epoch': 2, 'lr': .1, 'wd': None, 'start_epoch': 0}
+    assert parts['loss'] == {'function': 'torch.nn.functional.cross_entropy'}
+    assert parts['optimizer'] == {
+        'class': 'minifast.optimizer.lists.SGD', 'made by': {'class': 'minifast.optimizer.lists.SGD'},
+        'arguments': {'mom': .9}, 'groups': [4, 2], 'wd_bn_bias': True, 'train_bn': False}
+    assert parts['model']['modules'][''] == 'torch.nn.modules.container.Sequential()'
+    assert parts['model']['modules']['3'] == 'torch.nn.modules.dropout.Dropout(p=0.2, inplace=False)'
+    assert parts['model']['weights']['0.weight'] == 'float32 [16, 6]'
+    assert parts['model']['weights']['1.num_batches_tracked'] == 'int64 []'
+    assert parts['data'].keys() == {'training', 'validation', 'vocab', 'items'} and parts['data']['items'] == {}
+    of_training = parts['data']['training']
+    assert of_training.keys() == {'class', 'n', 'data set', 'order', 'draw'} and of_training['n'] == 48
+    assert of_training['class'] == f'{__name__}.Rows' and of_training['draw'] == [None, None]
+    assert of_training['data set'].keys() == {'x', 'y', 'n_read', 'kept'} and of_training['order'] == []
+    assert parts['environment'].keys() == {'torch', 'minifast', 'git revision', 'python', 'device'}
+    assert parts['environment']['device'] == 'cpu' and parts['environment']['torch'] == torch.__version__
+    assert parts['environment']['python'] == '{}.{}'.format(*sys.version_info)
+
+
+def test_an_identity_tells_of_torchs_loaders_what_decides_about_their_batches():
+    """Batch size, whether the last one is dropped, the number of workers; the sampler, without its generator."""
+    learn = make(torch_loader=True)
+
+    class Weighted(torch.utils.data.WeightedRandomSampler):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.rng, self.other, self.third = torch.Generator(), np.random.default_rng(0), random.Random(0)
+    sampler = Weighted(torch.arange(48.), 20, generator=torch.Generator())
+    learn.dls.loaders[0] = TorchLoader(Rows(), batch_size=12, sampler=sampler, drop_last=True)
+    parts = identity_of(learn).parts
+    assert {k: v for k, v in parts['settings'].items() if k.endswith(('training', 'validation'))} == {
+        'batch size of training': 12, 'batch size of validation': 8, 'drop_last of training': True,
+        'drop_last of validation': False, 'workers of training': 0, 'workers of validation': 0}
+    first, batches = parts['data']['training']['order']
+    assert first.pop('weights').startswith('float64 [48]')
+    assert first.pop('class').endswith('.Weighted') and first == {'num_samples': 20, 'replacement': True}
+    assert batches == {'class': 'torch.utils.data.sampler.BatchSampler'} and parts['data']['training']['draw'] == []
+
+
+def test_a_schedule_that_is_another_is_told_by_its_ends_and_its_top(tmp_path):
+    """Of the last group: the largest rate, as users say it."""
+    attempt({'fit': 'fit_one_cycle', 'lr': slice(1e-3, 1e-2)}, tmp_path, kill=(2, 'before_validate'))
+    said, = attempt({'fit': 'fit_one_cycle', 'lr': slice(1e-3, .5)}, tmp_path, resume=True)[1]
+    assert 'schedule of lr was 0.0004 ... 0.01 ... 1e-07 and is 0.02 ... 0.5 ... 5e-06; the new one counts' in said
+
+
+@pytest.mark.parametrize('fs, told', [
+    ([lambda i: str(i)], ['1', '2', '3']), ([lambda i: i + 5., lambda i: torch.tensor(i)], [6., 7., 8.]),
+    ([lambda i: torch.tensor(i)], None), ([lambda i: L('a', i), lambda x: x], [L('a', 1), L('a', 2), L('a', 3)]),
+    ([lambda i: {1: 'x'}[i]], None)], ids='text, number and tensor, tensor, several, error in some'.split(', '))
+def test_labels_are_known_as_far_as_functions_name_something(fs, told):
+    """Texts and numbers are told; from the first tensor on, or where a function fails, nothing is made up."""
+    columns = identity.columns_of(Datasets([1, 2, 3], [[lambda i: torch.tensor(i)], fs]))
+    assert columns == {'item': [1, 2, 3], **({} if told is None else {'label': told})}
+
+
+@pytest.mark.parametrize('rows, columns', [
+    ([(1, 'a'), (2, 'b')], {'item': [1, 2], 'label': ['a', 'b']}),
+    ([(1, 2, 'a'), [3, 4, 'b']], {'item': [[1, 2], [3, 4]], 'label': ['a', 'b']}),
+    ([(1,), (2,)], {'item': [(1,), (2,)]}), (['ab', 'cd'], {'item': ['ab', 'cd']}), ([], {'item': []})])
+def test_pairs_are_items_and_labels(rows, columns):
+    """The last of several is the label; the rest is the item."""
+    assert identity.columns_of(rows) == columns

@@ -2,17 +2,21 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from minifast.callback.checkpoint import CheckpointCallback, newest_checkpoint
 from minifast.callback.core import Callback, CancelFitException
-from minifast.seeds import set_seed
+from minifast.training_state import storable_states
+from minifast.seeds import get_random_states, set_seed
 from tests.resume.training import DEFAULTS, differences, make_learner, outcome, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -215,3 +219,25 @@ def test_a_second_signal_stops_at_once_also_behind_the_last_batch(tmp_path, hand
     with pytest.raises(KeyboardInterrupt):
         make_learner(DEFAULTS).fit(1, cbs=[CheckpointCallback(tmp_path), Twice()])
     assert not reached
+
+
+def test_a_checkpoint_that_a_signal_asks_for_between_batches_holds_the_generators_of_their_edge(tmp_path):
+    """What was drawn since, in whatever waits for the next batch, is drawn again by the one that goes on."""
+    learn = make_learner(dict(DEFAULTS))
+    seen = []
+
+    class Between(Callback):
+        order = 99
+
+        def after_batch(self):
+            if self.learn.training and self.train_iter == 2:
+                seen.append(get_random_states())
+                torch.rand(3), np.random.rand(), random.random()
+                keeper._write_here(seen[0])
+                keeper._finish_writing()
+                seen.append(newest_checkpoint(tmp_path)[1]['generators'])
+    keeper = CheckpointCallback(tmp_path)
+    learn.fit(1, cbs=[keeper, Between()])
+    wanted = storable_states(seen[0])
+    assert seen[1].keys() == {'global', 'loaders'} and not differences(wanted, seen[1]['global'])
+    assert differences(storable_states(), seen[1]['global'])

@@ -2,8 +2,8 @@
 
 One run of the whole suite records which test runs which lines. Then each mutant is put into a copy of the tree and
 meets its room's own tests, those that run its statement first and the fastest first, up to the first that fails; then
-the fastest of the other tests that run its statement. What is left meets all of these, many mutants at once; alone,
-those of these tests that failed.
+the fastest of the other tests that run its statement (these at once where no test file is named after the room). What
+is left meets all of these, many mutants at once; alone, those of these tests that failed.
 """
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Verdicts:
         for i, mutant in enumerate(mutants):  # here and not in the threads, in which Python 3.11 cannot parse safely
             seen, any_does = record.tests_of(mutant.file, mutant.line)
             self.seen.append(seen)
-            self.own_file.append(named_after(room_of(mutant.file)) or record.best_file(mutant.file))
+            self.own_file.append(named_after(room_of(mutant.file)))
             if not any_does:
                 self.unseen.add(i)
 
@@ -66,7 +66,8 @@ class Verdicts:
             while left:
                 list(pool.map(lambda i: self._alone(i, self._own(i)), left))
                 if not quick:
-                    few = [(i, self._fastest(self._others(i), 20)) for i in left if i not in self.killed]
+                    few = [(i, self._fastest(self._others(i), 20)) for i in left
+                           if i not in self.killed and self.own_file[i]]
                     list(pool.map(lambda pair: self._alone(*pair), few))
                     for group in self._groups([i for i in left if i not in self.killed]):
                         self._together(group, pool)
@@ -79,10 +80,12 @@ class Verdicts:
                     del self.killed[i]
 
     def _own(self, i: int) -> Tests:
-        """The tests of the room: those that run the statement, then the others of a file that is named after it."""
+        """The tests of the file named after the room, those that run the statement first; without such a file the
+        fastest of all that run it."""
         own, seen = self.own_file[i], self.seen[i]
-        others = set(self.record.tests_in(named_after(room_of(self.mutants[i].file)))) - set(seen)
-        tests = self._limited(own, seen) | self._limited(own, others)
+        if own is None:
+            return self._fastest(self._others(i), 20)
+        tests = self._limited(own, seen) | self._limited(own, set(self.record.tests_in(own)) - set(seen))
         return {own: tests} if tests else {}
 
     def _others(self, i: int) -> Tests:
@@ -101,8 +104,7 @@ class Verdicts:
         return chosen
 
     def _limited(self, file: str | None, tests: Collection[str]) -> dict[str, float]:
-        took = self.record.seconds
-        return {test: 20 + 10 * took[test] for test in sorted(tests, key=took.__getitem__)
+        return {test: self.record.limit_s(test) for test in sorted(tests, key=self.record.seconds.__getitem__)
                 if test.startswith(f'{file}::') and test not in self.unfit}
 
     def _alone(self, i: int, tests: Tests) -> None:

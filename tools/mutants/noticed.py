@@ -25,7 +25,7 @@ from typing import Any
 
 from tools.mutants.faults import FAULTS
 from tools.mutants.operations import Fault, Mutant
-from tools.mutants.trees import ABOUT_THE_TEXT, ROOT
+from tools.mutants.trees import ROOT
 
 __all__ = ['NOTICED', 'Runner', 'fault_of', 'put_in']
 
@@ -138,12 +138,12 @@ class Runner:
 
 def _noticed_by(runner: Runner, fault: Fault, longest_s: float) -> str | None:
     """The first test of the fault's room that notices it, and in less than so many seconds; None if there is none."""
-    from tools.mutants.__main__ import own_tests, room_of
+    from tools.mutants.__main__ import named_after, room_of
     mutant = fault.applied()
-    files = tuple(f for f in own_tests(room_of(mutant.file)) if f not in ABOUT_THE_TEXT)
-    if len(files) != 1:  # no file of its own: the tests that import the room take minutes
+    file = named_after(room_of(mutant.file))
+    if file is None:  # no file of its own: the tests that import the room take minutes
         return None
-    status, text, _ = runner.run(mutant, files)
+    status, text, _ = runner.run(mutant, (file,))
     found = re.search(r'^FAILED (.+?)(?: - .*)?$', text, re.M) if status == 1 else None
     if found is None:
         return None

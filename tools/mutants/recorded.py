@@ -67,13 +67,12 @@ class Record:
         """The tests of a test file."""
         return [test for test in self.seconds if test.startswith(f'{file}::')]
 
-    def best_file(self, file: Path) -> str | None:
-        """The test file that runs most lines of a file of the package."""
-        seen: dict[str, set[int]] = defaultdict(set)
-        for test, lines in self._lines[file.relative_to(ROOT).as_posix()].items():
-            if test in self.seconds:
-                seen[test.partition('::')[0]] |= lines
-        return max(sorted(seen), key=lambda f: len(seen[f]), default=None)
+    def limit_s(self, test: str) -> float:
+        """How long a test may take: well beyond what it took. A fixture that tests of a file share, like an import, is
+        paid for by the one that happens to be the first."""
+        file = test.partition('::')[0]
+        longest = file in _with_shared_fixtures() and max(self.seconds[other] for other in self.tests_in(file))
+        return 60 + 10 * max(self.seconds[test], longest)
 
     def tests_of(self, file: Path, line: int) -> tuple[list[str], bool]:
         """The tests that run the statement at a line, fastest first, and whether any does.

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from queue import Queue
 
-__all__ = ['ABOUT_THE_TEXT', 'ROOT', 'Ran', 'Trees', 'test_files']
+__all__ = ['ROOT', 'Ran', 'Trees', 'test_files']
 
 ROOT = Path(__file__).resolve().parents[2]
 
