@@ -134,7 +134,7 @@ HIDDEN = ('minifast.as_fastai.Anything', 'minifast.__main__.main', 'minifast.vis
           'minifast.vision.core.Image.open', 'minifast.vision.core.PILImage.open', 'minifast.vision.core._cache',
           'minifast.data.transforms.__builtins__', 'minifast.vision.augment.Learner',
           'minifast.vision.core.fit.create', 'minifast.vision.item_tfms._Window',
-          'minifast.vision.item_tfms.Resize.__init__', 'minifast.vision.resize.opencv',
+          'minifast.vision.item_tfms.Resize.__init__', 'minifast.vision.crop.opencv',
           'minifast.vision.item_tfms.Resize.create', 'torch.hub.load', 'torchvision.transforms.Resize',
           'timm.create_model',
           'os.system', 'builtins.eval', 'minifast', '', '.', '..create', 'minifast.vision.core.', None, 3, [], {})
