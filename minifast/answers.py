@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minifast.data.categorize import Categorize, MultiCategorize
 from minifast.losses import level_of, takes_classes
-from minifast.nested import as_tuple, fields_of, is_listy
+from minifast.torch_core import as_tuple, fields_of, is_listy
 from minifast.vision.core import AddMaskCodes
 
 __all__ = ['activation_of', 'check_answers', 'class_names', 'decoder_of', 'with_name']

@@ -21,9 +21,9 @@ from minifast.answers import activation_of, check_answers, class_names, decoder_
 from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback, GatherPredsCallback
 from minifast.callback.hook import module_summary
-from minifast.nested import apply, as_tuple, detuplify, fields_of, find_bs, item_find, tree_map
 from minifast.terminal import say
-from minifast.torch_core import get_model, length_of, looking, plain
+from minifast.torch_core import (apply, as_tuple, detuplify, fields_of, find_bs, get_model, item_find, length_of,
+                                 looking, plain, tree_map)
 
 __all__ = ['get_preds', 'predict', 'show_results', 'summary', 'tta']
 

@@ -16,9 +16,8 @@ from minifast.data.pipeline import dispatch
 from minifast.inference import whole_loader
 from minifast.show import get_grid, show_image
 from minifast.terminal import visible
-from minifast.nested import as_tuple, is_listy, item_find
-from minifast.torch_core import (TensorCategory, TensorImage, TensorMask, TensorMultiCategory, display_df,
-                                 flatten_check, plain)
+from minifast.torch_core import (TensorCategory, TensorImage, TensorMask, TensorMultiCategory, as_tuple, display_df,
+                                 flatten_check, is_listy, item_find, plain)
 
 __all__ = ['ClassificationInterpretation', 'Interpretation', 'SegmentationInterpretation', 'plot_top_losses']
 

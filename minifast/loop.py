@@ -14,7 +14,7 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor, nn
 
-from minifast.arguments import near_match, tells_near_match
+from minifast.arguments import lookup, near_match, tells_near_match
 from minifast.callback.checkpoint import CheckpointCallback, fit_was_done
 from minifast.callback.core import (
     Callback,
@@ -35,7 +35,6 @@ from minifast.callback.core import (
 from minifast.callback.recorder import Recorder
 from minifast.data.load import why_empty
 from minifast.inference import inputs_and_targets
-from minifast.lookup import lookup
 from minifast.losses import wrong_targets
 from minifast.markers import unmarked
 from minifast.metrics import mk_metrics

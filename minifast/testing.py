@@ -14,8 +14,8 @@ import torch
 from minifast.callback.checkpoint import CheckpointCallback
 from minifast.callback.core import Callback
 from minifast.learner import Learner
-from minifast.seeds import set_seed
 from minifast.test_utils import synth_learner
+from minifast.torch_core import set_seed
 
 __all__ = ['check_callback']
 

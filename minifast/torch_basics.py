@@ -17,7 +17,6 @@ from torch.utils.data import (
 from minifast.arguments import *
 from minifast.torch_core import *
 from minifast.markers import *
-from minifast.seeds import *
 from minifast.show import *
 from minifast.layers import *
 from minifast.losses import *

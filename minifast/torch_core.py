@@ -1,37 +1,38 @@
-"""Devices, modules and parameters; seeds, marker tensors and nested values come from the rooms beside this one."""
+"""Nested values, devices, randomness, modules and parameters: what many rooms need of torch."""
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 import inspect
 import itertools
 import os
-from collections.abc import Callable, Iterable
+import random
+from collections import UserDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
+from types import GeneratorType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from fastcore.foundation import L
 from fastcore.imports import in_notebook
 from torch import Tensor, nn
 
 from minifast.arguments import check_kwargs, near_match
-from minifast.distributed import barrier as distrib_barrier
 from minifast.distributed import gather, num_distrib, rank_distrib
+from minifast.distributed import barrier as distrib_barrier
 from minifast.markers import (TensorBase, TensorCategory, TensorFlowField, TensorImage, TensorImageBase, TensorImageBW,
                               TensorMask, TensorMultiCategory, TitledTensorScalar, array, cast, plain, retain_type,
                               tensor)
-from minifast.nested import (apply, batch_to_samples, concat, detuplify, fields_of, find_bs, get_first, item_find,
-                             nested_reorder, to_concat)
-from minifast.nested import is_listy as is_listy
-from minifast.terminal import say
 from minifast.show import show_image as show_image
 from minifast.show import show_images as show_images
 from minifast.show import show_title as show_title
 from minifast.show import show_titled_image as show_titled_image
 from minifast.show import subplots as subplots
-from minifast.seeds import (get_random_states, key_seed, keyed_generator, looking, no_random, seeded, set_random_states,
-                            set_seed)
+from minifast.terminal import say
 
 __all__ = ['Module', 'TensorBase', 'TensorCategory', 'TensorFlowField', 'TensorImage', 'TensorImageBW',
            'TensorImageBase', 'TensorMask', 'TensorMultiCategory', 'TitledTensorScalar', 'apply', 'apply_init',
@@ -58,6 +59,148 @@ defaults = SimpleNamespace(cpus=_cpu_count(), device=None, use_cuda=None, lr=1e-
 norm_types = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
               nn.LayerNorm)
 batchnorm_types = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+# ---------------------------------------------------------------- nested values
+
+_LISTS = (list, tuple, L)
+
+
+def is_listy(x: Any) -> bool:
+    """Whether `x` is a list, tuple, L, slice or generator. Fastcore's asks `typing`, at microseconds a leaf."""
+    return isinstance(x, (list, tuple, L, slice, GeneratorType))
+
+
+def fields_of(x: Any) -> dict[str, Any] | None:
+    """What a dict (`UserDict` too) or a dataclass holds by name, without fields of None; None for anything else."""
+    if isinstance(x, Tensor) or type(x) in (tuple, list):
+        return None  # at once: asked of each part of each batch
+    if isinstance(x, (dict, UserDict)):
+        return dict(x)
+    if dataclasses.is_dataclass(x) and not isinstance(x, type):
+        found = {field.name: getattr(x, field.name, None) for field in dataclasses.fields(x)}
+        return {name: value for name, value in found.items() if value is not None}
+    return None
+
+
+def _with_fields(x: Any, values: dict[str, Any]) -> Any:
+    """A copy of a dict or dataclass with other values: a library's own class of outputs stays what it is."""
+    made = copy.copy(x)
+    for name, value in values.items():
+        if isinstance(x, (dict, UserDict)):
+            made[name] = value
+        else:
+            object.__setattr__(made, name, value)  # frozen ones too
+    return made
+
+
+def as_tuple(x: Any) -> tuple:
+    """The elements of a list or tuple; anything else is the only one."""
+    return tuple(x) if is_listy(x) else (x,)
+
+
+def leaves_of(x: Any) -> Iterator[Any]:
+    """The leaves of nested lists, tuples, L, dicts and dataclasses, in the order in which `tree_map` comes to them."""
+    named = fields_of(x)
+    if named is not None or isinstance(x, _LISTS):
+        for part in x if named is None else named.values():
+            yield from leaves_of(part)
+    else:
+        yield x
+
+
+def tree_map(func: Callable, x: Any, *others: Any) -> Any:
+    """`func` of each leaf of `x` and of those in its place in `others`, in containers of the types of `x`'s.
+
+    Containers are lists, tuples, L, dicts and dataclasses; what is none, None too, is a leaf.
+
+    Raises:
+        ValueError: a list of `others` is not as long.
+        KeyError: a dict of `others` lacks a name.
+    """
+    if isinstance(x, Tensor):
+        return func(x, *others)
+    named = fields_of(x)
+    if named is not None:
+        others = [fields_of(o) for o in others]
+        mapped = {k: tree_map(func, v, *[o[k] for o in others]) for k, v in named.items()}
+        return mapped if type(x) is dict else _with_fields(x, mapped)
+    if isinstance(x, _LISTS):
+        mapped = [tree_map(func, *parts) for parts in zip(x, *others, strict=True)]
+        return type(x)(*mapped) if hasattr(x, '_fields') else type(x)(mapped)
+    return func(x, *others)
+
+
+def apply(func: Callable, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """`tree_map` of `func(leaf, *args, **kwargs)` over the leaves of `x`."""
+    return tree_map(lambda leaf: func(leaf, *args, **kwargs), x)
+
+
+def to_concat(xs: list, dim: int = 0) -> Any:
+    """A list of equally nested tensors concatenated along `dim`; what cannot be comes back as one flat list."""
+    return tree_map(lambda *parts: _joined(parts, dim), *xs) if xs else xs
+
+
+def _joined(xs: tuple, dim: int) -> Any:
+    first = xs[0]
+    if not isinstance(first, Tensor):
+        return [o for x in xs for o in as_tuple(x)]
+    if first.ndim == 0:
+        return retain_type(torch.stack([plain(x) for x in xs]), first)
+    if any(x.shape[1:] != first.shape[1:] for x in xs) and dim == 0:
+        return L(o for x in xs for o in x)
+    return retain_type(torch.cat([plain(x) for x in xs], dim=dim), first)
+
+
+def item_find(x: Any, idx: int = 0) -> Any:
+    """The `idx`-th leaf found by walking down the first elements of a nested structure."""
+    while not isinstance(x, Tensor):
+        named = fields_of(x)
+        parts = x if named is None else list(named.values())
+        if not is_listy(parts):
+            break
+        if len(parts) == 0:
+            return None
+        x = parts[idx]
+    return x
+
+
+def find_bs(b: Any) -> int:
+    """The length of the first tensor in a nested batch."""
+    found = b[0] if type(b) is tuple and b else b
+    found = plain(found if isinstance(found, Tensor) else item_find(found))
+    return found.shape[0] if isinstance(found, Tensor) and found.ndim else len(found)
+
+
+def concat(*parts: Any) -> list:
+    """The elements of all lists in one list."""
+    return [o for part in parts for o in part]
+
+
+def batch_to_samples(b: Any, max_n: int = 10) -> Any:
+    """Turn a batch of stacked tensors into a list of its first `max_n` samples."""
+    if isinstance(b, Tensor):
+        return [retain_type(o, b) for o in plain(b)[:max_n]]
+    return L(batch_to_samples(part, max_n) for part in b).zip()
+
+
+def detuplify(x: Any) -> Any:
+    """The only element of a tuple of one, None for an empty one, anything else as it is."""
+    if isinstance(x, (tuple, list)) and len(x) < 2:
+        return x[0] if x else None
+    return x
+
+
+def nested_reorder(t: Any, idxs: Any) -> Any:
+    """Every tensor or L of a nested structure indexed by `idxs`."""
+    if isinstance(t, (Tensor, L)):
+        return t[idxs]
+    return type(t)(nested_reorder(o, idxs) for o in t) if is_listy(t) else t
+
+
+def get_first(c: Any) -> Any:
+    """The first element of a container, the object itself where it is none."""
+    return c[0] if is_listy(c) else c
 
 
 # ---------------------------------------------------------------- devices
@@ -143,6 +286,128 @@ def length_of(x: Any) -> int | None:
         return len(x)
     except TypeError:
         return None
+
+
+# ---------------------------------------------------------------- seeds and states of the generators
+
+def set_seed(s: int, reproducible: bool = False) -> None:
+    """Seed Python's, numpy's and torch's generators.
+
+    Args:
+        s: the seed, any non-negative int.
+        reproducible: also choose deterministic algorithms in torch and cuDNN (slower on a GPU).
+    """
+    global _last_look
+    _last_look = None  # what is looked at from here on is the same each time
+    torch.manual_seed(s)
+    random.seed(s)
+    np.random.seed(s % (2 ** 32))
+    if reproducible:
+        # cuBLAS reads this when its first handle is made; without it deterministic algorithms raise on CUDA
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+
+
+def get_random_states() -> dict[str, Any]:
+    """The states of Python's, numpy's and torch's global generators and of cuDNN's switches."""
+    states = {'random_state': random.getstate(), 'numpy_state': np.random.get_state(),
+              'torch_state': torch.get_rng_state(), 'torch_cuda_state': None,
+              'torch_deterministic': torch.backends.cudnn.deterministic,
+              'torch_benchmark': torch.backends.cudnn.benchmark}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states['torch_cuda_state'] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def set_random_states(random_state: Any, numpy_state: Any, torch_state: Tensor, torch_cuda_state: Any = None,
+                      torch_deterministic: bool = False, torch_benchmark: bool = False) -> None:
+    """Put back what `get_random_states` returned: `set_random_states(**states)`."""
+    random.setstate(random_state)
+    np.random.set_state(numpy_state)
+    torch.set_rng_state(torch_state)
+    if torch_cuda_state is not None:
+        torch.cuda.set_rng_state_all(torch_cuda_state)
+    torch.backends.cudnn.deterministic = torch_deterministic
+    torch.backends.cudnn.benchmark = torch_benchmark
+
+
+@contextmanager
+def looking(anew: bool = False):
+    """Leave no trace in the randomness: the global generators are put back afterwards, also after an error.
+
+    Args:
+        anew: where nothing was drawn since the last such block, go on from its end: passes of Monte Carlo dropout
+            must not draw the same numbers each time.
+    """
+    global _last_look
+    states = get_random_states()
+    if anew and _last_look is not None and _same_streams(states, _last_look[0]):
+        set_random_states(**_last_look[1])
+    try:
+        yield
+    finally:
+        if anew:
+            _last_look = states, get_random_states()
+        set_random_states(**states)
+        if states['torch_cuda_state'] is None and torch.cuda.is_available():
+            # no GPU had been used: its stream begins, whenever it does, with the seed from before and none of the block
+            torch.cuda.manual_seed_all(torch.initial_seed())
+
+
+_last_look: tuple[dict[str, Any], dict[str, Any]] | None = None
+"""The states of the generators before and at the end of the last block that looked anew."""
+
+
+def _same_streams(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether torch's generators stand at the same place."""
+    return all(torch.equal(x, y) for x, y in zip([a['torch_state'], *(a['torch_cuda_state'] or [])],
+                                                 [b['torch_state'], *(b['torch_cuda_state'] or [])]))
+
+
+@contextmanager
+def no_random(seed: int = 42, reproducible: bool = True):
+    """Run the block under `seed` and put the global generators back."""
+    with looking():
+        set_seed(seed, reproducible=reproducible)
+        yield
+
+
+_MASK64 = (1 << 64) - 1
+
+
+def key_seed(seed: int, *key: int) -> int:
+    """Mix a seed and a key such as (epoch, index) into one 63-bit seed; a pure function.
+
+    Neighbouring keys give unrelated seeds (the finaliser of SplitMix64 is applied after every part).
+    Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+    """
+    z = seed & _MASK64
+    for part in (0x5bd1e995, *key):
+        z = (z ^ (part & _MASK64)) + 0x9e3779b97f4a7c15 & _MASK64
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9 & _MASK64
+        z = (z ^ (z >> 27)) * 0x94d049bb133111eb & _MASK64
+        z ^= z >> 31
+    return z >> 1
+
+
+def keyed_generator(seed: int, *key: int) -> torch.Generator:
+    """A torch CPU generator whose whole stream is a function of (seed, *key)."""
+    return torch.Generator().manual_seed(key_seed(seed, *key))
+
+
+@contextmanager
+def seeded(seed: int):
+    """Run the block with all global generators seeded from `seed`, then put them back.
+
+    For code that draws from `random`, `numpy.random` or `torch` and cannot be handed a generator.
+    """
+    with looking():
+        random.seed(seed)
+        np.random.seed(seed & 0xffffffff)
+        torch.manual_seed(seed)
+        yield
 
 
 # ---------------------------------------------------------------- modules and parameters

@@ -16,17 +16,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset
 
+from minifast.arguments import lookup
 from minifast.checkpoint import check_model_state, check_opt_state, load_opt_state, load_weights, make_room
 from minifast.codetext import package_of
 from minifast.data.load import DataLoader
 from minifast.data.sampler import ORDER_NAMES
 from minifast.environment import environment
 from minifast.hidden import Baselines, Hidden, appends, find, keeps_state
-from minifast.lookup import lookup
-from minifast.seeds import get_random_states, set_random_states
 from minifast.tensorfile import copied, storable
 from minifast.terminal import listed
-from minifast.torch_core import get_model
+from minifast.torch_core import get_model, get_random_states, set_random_states
 
 __all__ = ['ReplayedLoader', 'baselines_of', 'begin_loader', 'generators', 'inexact_loaders', 'load_training_state',
            'own_loader', 'put_back_generators', 'said_states', 'set_generators', 'start_hidden', 'storable_states',

@@ -7,7 +7,7 @@ import torch
 from small_learner import deep, learner
 
 from minifast.callback.preds import MCDropoutCallback
-from minifast.seeds import set_seed
+from minifast.torch_core import set_seed
 
 
 def test_predictions_vary_with_dropout_left_on_and_only_then():

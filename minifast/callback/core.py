@@ -15,13 +15,12 @@ from fastcore.basics import noop
 from fastcore.foundation import L
 from torch import Tensor
 
-from minifast.arguments import near_match
-from minifast.lookup import lookup
+from minifast.arguments import lookup, near_match
 from minifast.losses import fit_weights
-from minifast.seeds import get_random_states as get_random_states
-from minifast.seeds import set_random_states as set_random_states
-from minifast.nested import apply, detuplify, leaves_of
-from minifast.torch_core import default_device, find_bs, plain, retain_type, to_concat, to_cpu
+from minifast.torch_core import (apply, default_device, detuplify, find_bs, leaves_of, plain, retain_type, to_concat,
+                                 to_cpu)
+from minifast.torch_core import get_random_states as get_random_states
+from minifast.torch_core import set_random_states as set_random_states
 
 __all__ = ['Callback', 'CancelBackwardException', 'CancelBatchException', 'CancelEpochException', 'CancelFitException',
            'CancelStepException', 'CancelTrainException', 'CancelValidException', 'FetchPredsCallback',

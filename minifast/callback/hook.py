@@ -15,8 +15,7 @@ from torch.autograd.graph import register_multi_grad_hook
 from minifast.arguments import as_size, tells_near_match
 from minifast.callback.core import Callback
 from minifast.layers import flatten_model, in_channels
-from minifast.nested import leaves_of
-from minifast.torch_core import apply, find_bs, find_device, one_param, to_detach, to_device
+from minifast.torch_core import apply, find_bs, find_device, leaves_of, one_param, to_detach, to_device
 
 __all__ = ['ActivationStats', 'Hook', 'HookCallback', 'Hooks', 'dummy_eval', 'has_params', 'hook_output',
            'hook_outputs', 'layer_info', 'model_sizes', 'module_summary', 'num_features_model', 'total_params']

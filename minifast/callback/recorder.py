@@ -13,7 +13,7 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from minifast.arguments import tells_near_match
-from minifast import plots
+from minifast import show
 from minifast.callback.core import Callback
 from minifast.metrics import AvgLoss, Metric
 
@@ -276,7 +276,7 @@ class Recorder(Callback):
         self.values, self.log = [L(row) for row in state['values']], L(state['log'])
         self.smooth_loss.load_state_dict(state['smooth_loss'])
 
-    plot_loss = plots.plot_loss
-    plot_metrics = plots.plot_metrics
-    plot_sched = plots.plot_sched
-    plot_lr_find = plots.plot_lr_find
+    plot_loss = show.plot_loss
+    plot_metrics = show.plot_metrics
+    plot_sched = show.plot_sched
+    plot_lr_find = show.plot_lr_find

@@ -21,7 +21,7 @@ from minifast.callback.core import Callback, CancelFitException, CancelValidExce
 from minifast.data.load import why_empty
 from minifast.data.workers import set_aside
 from minifast.hidden import find, keeps_state
-from minifast.plots import plot_lr_find
+from minifast.show import plot_lr_find
 from minifast.torch_core import length_of, looking
 
 __all__ = ['LRFinder', 'ParamScheduler', 'SchedCos', 'SchedExp', 'SchedLin', 'SchedNo', 'SchedPoly',

@@ -14,7 +14,7 @@ from minifast.callback.tracking import ExperimentLogger, Step, settings_of
 from minifast.data.transform import typedispatch
 from minifast.markers import TensorCategory, TensorImage, TensorMask
 from minifast.terminal import say
-from minifast.nested import as_tuple
+from minifast.torch_core import as_tuple
 
 __all__ = ['WandbCallback', 'log_dataset', 'log_model', 'wandb_process']
 

@@ -19,9 +19,8 @@ from minifast.data.categorize import (Categorize, EncodedMultiCategorize, MultiC
 from minifast.data.core import DataLoaders, Datasets, TfmdDL, for_loaders
 from minifast.data.pipeline import Pipeline
 from minifast.data.transforms import ItemGetter, RandomSplitter, ToTensor
-from minifast.seeds import looking
 from minifast.terminal import listed, say, visible
-from minifast.torch_core import to_device
+from minifast.torch_core import looking, to_device
 
 __all__ = ['CategoryBlock', 'DataBlock', 'MultiCategoryBlock', 'RegressionBlock', 'TransformBlock']
 

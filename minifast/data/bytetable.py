@@ -13,7 +13,7 @@ from minifast.data.pipeline import Pipeline
 from minifast.data.transform import Transform, keyed
 from minifast.hardware import keep_freed_memory
 from minifast.markers import TensorImage, plain, retain_type
-from minifast.nested import tree_map
+from minifast.torch_core import tree_map
 
 __all__ = ['ByteTable', 'opencv']
 

@@ -18,18 +18,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import WeightedRandomSampler
 
-from minifast.arguments import known_kwargs, tells_near_match
+from minifast.arguments import known_kwargs, lookup, tells_near_match
 from minifast.data.collate import noted
 from minifast.data.load import DataLoader, hook_names
 from minifast.data.pipeline import Pipeline, gather_attrs, is_known
 from minifast.data.sampler import ORDER, order
 from minifast.data.showing import ForeignSamples, get_show_batch_func, guessed_kind, show_batch, show_results
 from minifast.data.transform import RandTransform
-from minifast.lookup import lookup
 from minifast.markers import TensorBase, explode_types
-from minifast.seeds import keyed_generator, looking
 from minifast.terminal import say
-from minifast.torch_core import batch_to_samples, default_device, detuplify, to_cpu, to_device
+from minifast.torch_core import batch_to_samples, default_device, detuplify, keyed_generator, looking, to_cpu, to_device
 
 __all__ = ['DataLoader', 'DataLoaders', 'Datasets', 'FilteredBase', 'TfmdDL', 'TfmdLists', 'decode_at',
            'get_show_batch_func', 'show_at', 'show_batch', 'show_results', 'test_set']

@@ -18,7 +18,7 @@ from fastcore.foundation import L
 from torch import Tensor
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 
-from minifast.arguments import known_kwargs
+from minifast.arguments import known_kwargs, lookup
 from minifast.data.cache import OpenedPictures, PictureCache
 from minifast.data.bytetable import ByteTable
 from minifast.data.collate import (HostBatch, Job, SkipItemException, Slots, Target, collate_error, fa_collate,
@@ -29,11 +29,9 @@ from minifast.data.sampler import (BATCH, ITEM, ORDER, ORDER_NAMES, ItemKeys, Po
 from minifast.data.transform import Step, bound
 from minifast.data.workers import ProcessPool, Workers, choose_workers, in_threads, seed_cpu, set_aside, workers_of
 from minifast.hidden import find
-from minifast.lookup import lookup
-from minifast.seeds import key_seed, seeded
 from minifast.markers import plain
 from minifast.terminal import say, visible, warn
-from minifast.torch_core import defaults, length_of, retain_type, to_device
+from minifast.torch_core import defaults, key_seed, length_of, retain_type, seeded, to_device
 
 __all__ = ['DataLoader', 'SkipItemException', 'collate_error', 'fa_collate', 'fa_convert', 'why_empty']
 

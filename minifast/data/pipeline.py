@@ -19,12 +19,11 @@ from PIL import Image
 from torch import Tensor
 
 from minifast import markers
-from minifast.arguments import kept_arguments
+from minifast.arguments import kept_arguments, lookup
 from minifast.data.transform import (DisplayedTransform, InplaceTransform, ItemTransform, Overloads, RandTransform,
                                      Step, Transform, dispatch, is_declared, is_sample, keyed, registered,
                                      registered_as, retain, typedispatch)
 from minifast.limits import TRANSFORM, Kind, check_arguments
-from minifast.lookup import lookup
 from minifast.markers import TensorBase, TensorImage, TensorImageBase, TensorMask, plain, retain_type
 from minifast.torch_core import one_hot, to_cpu, to_device, to_float, to_half, to_np
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from minifast.hidden import Baselines, Hidden
-from minifast.seeds import get_random_states, key_seed, keyed_generator, looking, seeded, set_random_states
+from minifast.torch_core import get_random_states, key_seed, keyed_generator, looking, seeded, set_random_states
 
 __all__ = ['BATCH', 'ITEM', 'ORDER', 'ORDER_NAMES', 'ItemKeys', 'Position', 'chunks', 'order', 'order_state',
            'order_untouched', 'privately', 'share', 'tell_epoch', 'whole']

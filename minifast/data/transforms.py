@@ -20,9 +20,8 @@ from minifast.data.categorize import (Categorize, Category, CategoryMap, Encoded
                                       TitledStr, TitledTuple, column_named, is_missing, no_column)
 from minifast.data.pipeline import DisplayedTransform, ItemTransform, Transform, registered
 from minifast.markers import TensorImage, TensorImageBW, TensorMask, plain, tensor
-from minifast.seeds import looking
 from minifast.terminal import listed, warn
-from minifast.torch_core import to_device
+from minifast.torch_core import looking, to_device
 
 __all__ = ['AttrGetter', 'Categorize', 'Category', 'CategoryMap', 'ColReader', 'ColSplitter', 'EncodedMultiCategorize',
            'EndSplitter', 'FileGetter', 'FileSplitter', 'FuncSplitter', 'GrandparentSplitter', 'ImageGetter',

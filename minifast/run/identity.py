@@ -33,8 +33,7 @@ from minifast.data.pipeline import Pipeline, transform_config
 from minifast.environment import environment
 from minifast.hardware import crc32
 from minifast.plaindata import GENERATORS
-from minifast.seeds import looking
-from minifast.torch_core import get_model
+from minifast.torch_core import get_model, looking
 from minifast.training_state import own_loader
 
 __all__ = ['UNKNOWN', 'Column', 'Files', 'RunIdentity', 'Tables', 'columns_of', 'fingerprint', 'is_path',

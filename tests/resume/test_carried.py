@@ -30,8 +30,8 @@ from minifast.data.load import DataLoader
 from minifast.learner import Learner
 from minifast.metrics import AvgMetric, accuracy
 from minifast.optimizer import Adam
-from minifast.seeds import set_seed
 from minifast.tensorfile import storable
+from minifast.torch_core import set_seed
 from minifast.training_state import _hidden_state, generators, set_generators, start_hidden
 from tests.resume.training import Kill, differences, same
 

@@ -15,8 +15,8 @@ import torch
 
 from minifast.callback.checkpoint import CheckpointCallback, newest_checkpoint
 from minifast.callback.core import Callback, CancelFitException
+from minifast.torch_core import get_random_states, set_seed
 from minifast.training_state import storable_states
-from minifast.seeds import get_random_states, set_seed
 from tests.resume.training import DEFAULTS, differences, make_learner, outcome, run
 
 ROOT = Path(__file__).resolve().parents[2]
