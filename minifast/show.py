@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ['get_grid', 'plot_loss', 'plot_lr_find', 'plot_metrics', 'plot_sched', 'show_image', 'show_image_batch',
-           'show_images', 'show_title', 'show_titled_image', 'subplots']
+__all__ = ['get_grid', 'show_image', 'show_image_batch', 'show_images', 'show_title', 'show_titled_image', 'subplots']
 
 
 def subplots(nrows: int = 1, ncols: int = 1, figsize: tuple[float, float] | None = None, imsize: float = 3,

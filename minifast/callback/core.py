@@ -80,7 +80,7 @@ class CancelStepException(CancelException):
 class _FromLearner:
     """Reads one attribute of the learner on a callback; a value set on the callback shadows it (no `__set__`)."""
 
-    def __init__(self, name: str) -> None:
+    def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
     def __get__(self, cb: Callback | None, owner: type) -> Any:
@@ -129,6 +129,34 @@ class Callback:
     watches_only: bool = False
     not_carried: tuple[str, ...] = ()
     learn: Any = None
+
+    # What hooks read most of the learner, each as an attribute of its own; everything else is looked for there too.
+    model = _FromLearner()
+    opt = _FromLearner()
+    loss_func = _FromLearner()
+    dls = _FromLearner()
+    metrics = _FromLearner()
+    recorder = _FromLearner()
+    path = _FromLearner()
+    model_dir = _FromLearner()
+    logger = _FromLearner()
+    create_mbar = _FromLearner()
+    training = _FromLearner()  # whether it is a training batch
+    n_epoch = _FromLearner()
+    epoch = _FromLearner()
+    dl = _FromLearner()  # of the part of the epoch that runs
+    n_iter = _FromLearner()  # batches in it
+    iter = _FromLearner()
+    train_iter = _FromLearner()  # training batches of this fit so far
+    pct_train = _FromLearner()  # 0..1
+    xb = _FromLearner()  # inputs of the batch, a tuple
+    yb = _FromLearner()  # its targets, a tuple
+    x = _FromLearner()  # the input, where it is one
+    y = _FromLearner()
+    pred = _FromLearner()
+    loss_grad = _FromLearner()  # is differentiated
+    loss = _FromLearner()  # is reported
+    smooth_loss = _FromLearner()
 
     def __init__(self, **hooks: Callable[[Callback], Any]) -> None:
         """Take hooks as functions of the callback: `Callback(after_epoch=lambda self: print(self.epoch))`.
@@ -252,11 +280,6 @@ class Callback:
 
     def cleanup_fit(self) -> None:
         """The fit has ended in whatever way, an error and Ctrl-C included: put back here what you have changed."""
-
-
-for _name in ('model training x y xb yb opt dls dl loss loss_grad loss_func pred iter n_iter epoch n_epoch train_iter '
-              'pct_train smooth_loss metrics recorder path model_dir logger create_mbar').split():
-    setattr(Callback, _name, _FromLearner(_name))
 
 
 def before_batch_cb(f: Callable[[Callback, Any, Any], tuple]) -> Callback:
