@@ -85,26 +85,33 @@ def test_page_and_drawing_are_up_to_date():
 
 # ---------------------------------------------------------------- the way of one batch
 
+OF_MANY_KINDS = {
+    'losses.py': 'a training has one loss of many', 'optimizer/__init__.py': 'and one optimizer',
+    'callback/core.py': 'what a callback is, most of it in words; on the way is the one that counts batches',
+    'callback/recorder.py': 'works once an epoch, and adds one number a batch',
+}
+"""Rooms of which one batch needs less than a tenth, and why they are one room all the same."""
+
+
 def test_way_of_one_batch_passes_few_rooms_and_each_for_a_reason():
-    """Who follows a picture from its path to the weights opens 20 files, and reads a part of each that is worth it."""
+    """Who follows a picture from its path to the weights opens 25 files, and reads a part of each that is worth it."""
     rooms = way()['rooms']
-    assert len(rooms) <= 20, places(rooms)
-    glanced_at = {name: room for name, room in rooms.items() if room['ran'] < room['lines'] / 10}
-    assert not glanced_at
+    assert len(rooms) <= 25, places(rooms)
+    assert {name for name, room in rooms.items() if room['ran'] < room['lines'] / 10} <= OF_MANY_KINDS.keys()
 
 
 def test_way_of_one_batch_is_short():
     """What runs is read in an evening, and does not jump to and fro."""
     found = way()
-    assert found['lines that ran'] < 2500
-    assert found['moves'] <= 450
-    assert found['calls a batch'] <= 1200
+    assert found['lines that ran'] < 2550
+    assert found['moves'] <= 380
+    assert found['calls a batch'] <= 950
 
 
 def test_house_is_not_larger_than_its_plan():
-    """Of many small rooms nobody knows where to look; lines are those that the second round began with."""
-    assert len(FILES) <= 75
-    assert sum(map(len, LINES.values())) <= 31_000
+    """Of many small rooms nobody knows where to look."""
+    assert len(FILES) <= 104
+    assert sum(map(len, LINES.values())) <= 30_400
 
 
 @cache
@@ -335,9 +342,17 @@ def test_all_names_exist_and_every_public_definition_is_listed(module):
 
 
 def imported_from(module: str) -> set[str]:
-    """The names that other rooms import from `module`: public in the house, whether or not a notebook gets them."""
-    return {alias.name for tree in TREES.values() for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and node.module == module for alias in node.names}
+    """The names that other rooms take from `module`: public in the house, whether or not a notebook gets them."""
+    found = set()
+    for tree in TREES.values():
+        ways_in = {alias.asname or alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+                   for alias in node.names if f'{node.module}.{alias.name}' == module}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module == module:
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.Attribute) and getattr(node.value, 'id', None) in ways_in:
+                found.add(node.attr)
+    return found
 
 
 def documented(owner, name: str) -> bool:

@@ -20,7 +20,7 @@ LEFT_OUT = {
                      'Recorder.plot_lr_find(lr_min=)', 'Recorder.plot_lr_find(lr_steep=)'), _NOT_THERE),
     # names with one source
     **dict.fromkeys(('basic_critic', 'basic_generator', 'generate_noise'), _GAN),
-    **dict.fromkeys(('_FakeLoader', '_fa_rebuild_qtensor', '_fa_rebuild_tensor', '_get_norm', '_get_sz_change_idxs'),
+    **dict.fromkeys(('_FakeLoader', '_fa_rebuild_qtensor', '_fa_rebuild_tensor', '_get_sz_change_idxs'),
                     _INTERNAL),
     'ImageClassifierCleaner': 'in minifast.vision.widgets, as in fastai, and not in vision.all',
     # re-exports

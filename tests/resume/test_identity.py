@@ -917,7 +917,7 @@ def test_an_identity_says_each_thing_under_its_name():
     assert parts['schedule'] == {'n_epoch': 2, 'lr': .1, 'wd': None, 'start_epoch': 0}
     assert parts['loss'] == {'function': 'torch.nn.functional.cross_entropy'}
     assert parts['optimizer'] == {
-        'class': 'minifast.optimizer.lists.SGD', 'made by': {'class': 'minifast.optimizer.lists.SGD'},
+        'class': 'minifast.optimizer.SGD', 'made by': {'class': 'minifast.optimizer.SGD'},
         'arguments': {'mom': .9}, 'groups': [4, 2], 'wd_bn_bias': True, 'train_bn': False}
     assert parts['model']['modules'][''] == 'torch.nn.modules.container.Sequential()'
     assert parts['model']['modules']['3'] == 'torch.nn.modules.dropout.Dropout(p=0.2, inplace=False)'
