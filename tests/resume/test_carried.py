@@ -27,6 +27,7 @@ from minifast.callback.tracker import (EarlyStoppingCallback, ReduceLROnPlateau,
 from minifast.callback.training import EMACallback, GradientAccumulation
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
+from minifast.hidden import Baselines
 from minifast.learner import Learner
 from minifast.metrics import AvgMetric, accuracy
 from minifast.optimizer import Adam
@@ -833,3 +834,35 @@ def test_what_parts_hold_is_kept_under_their_names():
     learn.fit(1, cbs=Callback(after_train=lambda self: seen.append(start_hidden(learn)),
                               after_validate=lambda self: seen.append(_hidden_state(learn))))
     assert seen[0] == [] and seen[1].keys() == {'the callback counts', 'the model', 'the loss function', 'metric 0'}
+
+
+@pytest.mark.parametrize('kind', ["torch's", 'ours'])
+def test_what_a_data_set_keeps_of_its_own_is_not_carried_by_way_of_its_sampler(kind):
+    """A sampler holds the data set that it draws from: caches and counters in it may be large, and are its own."""
+    class Counting(torch.utils.data.Dataset):
+        def __init__(self):
+            self.n, self.cache, self.inner = 0, {}, [0]
+
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, i):
+            self.n += 1
+            self.inner.append(int(i))
+            return self.cache.setdefault(int(i), X[i])
+
+    class Order(RandomSampler):
+        n_passes = 0
+
+        def __iter__(self):
+            self.n_passes += 1
+            return super().__iter__()
+    ds = Counting()
+    dl = {"torch's": lambda: Torch(ds, batch_size=4, sampler=Order(ds)),
+          'ours': lambda: DataLoader(ds, bs=4, sampler=Order(ds), num_workers=0)}[kind]()
+    baselines = Baselines()
+    generators([dl], baselines=baselines)
+    assert len(list(dl)) == 2 and ds.n >= 8
+    carried, = generators([dl], baselines=baselines)['loaders']
+    changed = [path for part in carried['order'] for path, _ in part.get('data', ())]
+    assert len(changed) == 1 and changed[0][-1][-1] == 'n_passes'
