@@ -48,6 +48,12 @@ class Interpretation:
     def from_learner(cls, learn: Any, ds_idx: int = 1, dl: Any = None, act: Any = None) -> Interpretation:
         """Predict a split, or the loader `dl`, and keep the losses.
 
+        Args:
+            learn: the learner.
+            ds_idx: which of its loaders, 0 for training and 1 for validation.
+            dl: another loader instead.
+            act: applied to predictions; default: the loss function's activation.
+
         Raises:
             ValueError: the loader has no targets.
         """
@@ -118,7 +124,14 @@ class Interpretation:
 
 
 class ClassificationInterpretation(Interpretation):
-    """`Interpretation` of a classifier: which classes are taken for which. `vocab` holds the classes' names."""
+    """`Interpretation` of a classifier: which classes are taken for which. `vocab` holds the classes' names.
+
+    Args:
+        learn: the learner.
+        dl: the loader that was predicted.
+        losses: one loss an item, float [n].
+        act: applied to predictions; default: the loss function's activation.
+    """
 
     @tells_near_match
     def __init__(self, learn: Any, dl: Any = None, losses: Tensor | None = None, act: Any = None) -> None:

@@ -256,6 +256,7 @@ class DataLoader:
         bs: items a batch; None: each item is a batch already.
         num_workers: worker processes; 0: none; None: decided by the time the first batch takes (see `show_plan`).
         pin_memory: page-locked host memory; default: where the device is CUDA.
+        pin_memory_device: taken as torch takes it, and without meaning there too.
         timeout: seconds without a batch from the workers after which they count as hung, 0 for ever.
         batch_size: torch's name of `bs`.
         shuffle: another order each epoch.

@@ -83,7 +83,16 @@ def get_files(path: str | Path, extensions: Iterable[str] | str | None = None, r
 
 @tells_near_match
 def get_image_files(path: str | Path, recurse: bool = True, folders: Iterable[str] | str | None = None) -> L:
-    """All picture files below `path`, by their suffix; see `get_files`."""
+    """All picture files below `path`, by their suffix, sorted by folder and name.
+
+    Args:
+        path: a folder.
+        recurse: look into folders (hidden ones aside).
+        folders: of the folders directly in `path`, only these; '.' stands for `path` itself.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no such folder.
+    """
     return get_files(path, extensions=image_extensions, recurse=recurse, folders=folders)
 
 
@@ -153,7 +162,12 @@ def _permutation(n: int, seed: int | None) -> L:
 
 @tells_near_match
 def RandomSplitter(valid_pct: float = 0.2, seed: int | None = None) -> Callable[[Sequence], Split]:
-    """Split at random; the same `seed` and number of items give the same split everywhere, and fastai's."""
+    """Split at random; the same `seed` and number of items give the same split everywhere, and fastai's.
+
+    Args:
+        valid_pct: the share of the validation set, 0..1.
+        seed: of the draw; None: another split each time.
+    """
     def _split(o: Sequence) -> Split:
         order, cut = _permutation(len(o), seed), int(valid_pct * len(o))
         return order[cut:], order[:cut]
@@ -210,7 +224,12 @@ def EndSplitter(valid_pct: float = 0.2, valid_last: bool = True) -> Callable[[Se
 @tells_near_match
 def GrandparentSplitter(train_name: str | Sequence[str] = 'train',
                         valid_name: str | Sequence[str] = 'valid') -> Callable[[Sequence], Split]:
-    """By the name of the folder above the class folder: `train/cat/1.jpg`, `valid/cat/2.jpg`."""
+    """By the name of the folder above the class folder: `train/cat/1.jpg`, `valid/cat/2.jpg`.
+
+    Args:
+        train_name: the folder, or the folders, of the training set.
+        valid_name: those of the validation set.
+    """
     def _split(o: Sequence) -> Split:
         names = [Path(f).parent.parent.name for f in o]
         splits = tuple(L(i for name in L(wanted) for i, found in enumerate(names) if found == name)
@@ -283,7 +302,7 @@ def _check_validity(column: Any) -> None:
 
 @registered
 def parent_label(o: str | Path) -> str:
-    """The name of the folder a file lies in."""
+    """The name of the folder that the file `o` lies in."""
     return (o if isinstance(o, Path) else Path(o)).parent.name
 
 
@@ -475,7 +494,15 @@ class Normalize(DisplayedTransform):
 
     @classmethod
     def from_stats(cls, mean: Any, std: Any, dim: int = 1, ndim: int = 4, cuda: bool = True) -> Normalize:
-        """From known statistics, such as `Normalize.from_stats(*imagenet_stats)`."""
+        """From known statistics, such as `Normalize.from_stats(*imagenet_stats)`.
+
+        Args:
+            mean: a number for each channel, of pixels in 0..1.
+            std: likewise.
+            dim: the dimension of the channels in a batch.
+            ndim: dimensions of a batch.
+            cuda: put them on the default device now; they follow the batch to its device anyway.
+        """
         return cls(*broadcast_vec(dim, ndim, mean, std, cuda=cuda))
 
     def setups(self, dl: Any) -> None:

@@ -53,7 +53,7 @@ def accuracy(inp: Tensor, targ: Tensor, axis: int = -1) -> Tensor:
 
 
 def error_rate(inp: Tensor, targ: Tensor, axis: int = -1) -> Tensor:
-    """One minus `accuracy`."""
+    """One minus `accuracy(inp, targ, axis)`."""
     return 1 - accuracy(inp, targ, axis=axis)
 
 

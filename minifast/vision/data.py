@@ -183,7 +183,12 @@ class ImageDataLoaders(DataLoaders):
             train: name of the folder of the training part.
             valid: name of that of the validation part.
             valid_pct: split all pictures below `path` at random instead.
+            seed: of that split; None: another one each time.
             vocab: the classes in their order; default: the sorted names of the folders.
+            item_tfms: transforms of one item, before it becomes part of a batch.
+            batch_tfms: transforms of a batch, on its device.
+            img_cls: what pictures are opened as.
+            **kwargs: of `DataLoaders`: `bs`, `num_workers`, `device`, ...
         """
         kwargs = _known(cls.from_folder, kwargs)
         if valid_pct is None:
@@ -204,8 +209,15 @@ class ImageDataLoaders(DataLoaders):
         """Pictures labelled by a function of their path.
 
         Args:
+            path: folder of the loaders; models and exports are saved there.
             fnames: paths of the pictures.
             label_func: called with a path.
+            valid_pct: the share of the validation set, drawn at random.
+            seed: of that split; None: another one each time.
+            item_tfms: transforms of one item, before it becomes part of a batch.
+            batch_tfms: transforms of a batch, on its device.
+            img_cls: what pictures are opened as.
+            **kwargs: of `DataLoaders`: `bs`, `num_workers`, `device`, ...
         """
         kwargs = _known(cls.from_path_func, kwargs)
         dblock = DataBlock(blocks=(ImageBlock(img_cls), CategoryBlock), splitter=RandomSplitter(valid_pct, seed=seed),
@@ -214,7 +226,14 @@ class ImageDataLoaders(DataLoaders):
 
     @classmethod
     def from_name_func(cls, path: str | Path, fnames: Sequence, label_func: Callable, **kwargs: Any) -> DataLoaders:
-        """Pictures labelled by a function of their file name; see `from_path_func` for the rest."""
+        """Pictures labelled by a function of their file name.
+
+        Args:
+            path: the folder of the loaders.
+            fnames: the files.
+            label_func: from a file's name to its label.
+            **kwargs: see `from_path_func`.
+        """
         kwargs = _known(cls.from_name_func, kwargs, cls.from_path_func)
         return cls.from_path_func(path, fnames, using_attr(label_func, 'name'), **kwargs)
 
@@ -244,6 +263,11 @@ class ImageDataLoaders(DataLoaders):
             label_delim: what parts several labels in one column.
             y_block: block of the labels; default: one or several categories.
             valid_col: column that is True for the validation set; default: `valid_pct` at random.
+            seed: of that split; None: another one each time.
+            item_tfms: transforms of one item, before it becomes part of a batch.
+            batch_tfms: transforms of a batch, on its device.
+            img_cls: what pictures are opened as.
+            **kwargs: of `DataLoaders`: `bs`, `num_workers`, `device`, ...
         """
         kwargs = _known(cls.from_df, kwargs)
         _check_columns(df, fn_col, [fn_col, *L(label_col), *L(valid_col)])

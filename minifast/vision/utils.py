@@ -325,11 +325,17 @@ def resize_image(file: str | Path, dest: str | Path, src: str | Path = '.', max_
 def resize_images(path: str | Path, max_workers: int | None = None, max_size: int | None = None, recurse: bool = False,
                   dest: str | Path = '.', n_channels: int = 3, ext: str | None = None, img_format: str | None = None,
                   resample: int = BILINEAR, resume: bool | None = None, **kwargs: Any) -> None:
-    """`resize_image` for each picture of a folder; for the other arguments see there.
+    """`resize_image` for each picture of a folder.
 
     Args:
         path: the folder.
         max_workers: threads; default `defaults.cpus`.
+        max_size: the longer side at most, in pixels; None: as it is.
+        n_channels: convert to RGB when 3.
+        ext: suffix of the written files; default: as it was.
+        img_format: Pillow's name of the format; default: by the suffix.
+        resample: Pillow's filter.
+        resume: leave out what is in `dest` already.
         recurse: the folders below it too.
         dest: folder to write to; may be `path` itself.
     """
