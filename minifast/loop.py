@@ -286,10 +286,6 @@ class Loop:
         self._compile()
         try:
             yield
-        except BaseException:
-            if self.opt is not None:
-                self.opt.zero_grad()  # half a step's gradients must not leak into the next fit
-            raise
         finally:
             self._depth -= 1
             for cb in self.cbs:  # after_fit, which does the same, may not have been reached
@@ -536,7 +532,7 @@ class Loop:
             try:
                 self._with_events(self._do_fit, 'fit', CancelFitException, self._end_cleanup)
             finally:
-                self.opt.zero_grad()  # of a batch that a hook has cancelled behind its backward pass
+                self.opt.zero_grad()  # of half a step, and of a batch that a hook has cancelled behind its backward pass
                 self.fitting = False
                 self.fit_seed, self.start_epoch, self.start_batch = None, 0, 0
 

@@ -19,7 +19,6 @@ FAULTS: list[Fault] = [
     Fault('Loop._do_one_batch', instead('self.loss_grad.clone()', 'self.loss_grad'),
           'a hook that scales the loss changes the loss that is reported'),
     Fault('Loop._do_one_batch', instead('self.training and len(self.yb)', 'len(self.yb)'), 'validation trains'),
-    Fault('Loop._running', drop('self.opt.zero_grad'), "half a step's gradients leak into the next fit"),
     Fault('Loop._inside_a_fit', drop('self.model.train'), 'the model stays in evaluation mode after a look in a hook'),
     Fault('kept_loop_variables', instead('vars(learn).update(kept)', 'pass'),
           "a look overwrites the loop's variables"),
