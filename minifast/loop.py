@@ -532,7 +532,7 @@ class Loop:
             try:
                 self._with_events(self._do_fit, 'fit', CancelFitException, self._end_cleanup)
             finally:
-                self.opt.zero_grad()  # of half a step, and of a batch that a hook has cancelled behind its backward pass
+                self.opt.zero_grad()  # of half a step, and of a batch cancelled behind its backward pass
                 self.fitting = False
                 self.fit_seed, self.start_epoch, self.start_batch = None, 0, 0
 
