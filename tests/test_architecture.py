@@ -5,12 +5,9 @@ import ast
 import configparser
 import importlib
 import inspect
-import json
-import os
 import re
 import subprocess
 import sys
-from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -97,14 +94,14 @@ OF_MANY_KINDS = {
 
 def test_way_of_one_batch_passes_few_rooms_and_each_for_a_reason():
     """Who follows a picture from its path to the weights opens 25 files, and reads a part of each that is worth it."""
-    rooms = way()['rooms']
+    rooms = make_architecture.measured()['rooms']
     assert len(rooms) <= 25, places(rooms)
     assert {name for name, room in rooms.items() if room['ran'] < room['lines'] / 10} <= OF_MANY_KINDS.keys()
 
 
 def test_way_of_one_batch_is_short():
     """What runs is read in an evening, and does not jump to and fro."""
-    found = way()
+    found = make_architecture.measured()
     assert found['lines that ran'] < 2600
     assert found['moves'] <= 380
     assert found['calls a batch'] <= 950
@@ -114,15 +111,6 @@ def test_house_is_not_larger_than_its_plan():
     """Of many small rooms nobody knows where to look."""
     assert len(FILES) <= 104
     assert sum(map(len, LINES.values())) <= 30_500
-
-
-@cache
-def way() -> dict:
-    """What tests/way.py measures, in a process of its own, in which nothing else was profiled or imported."""
-    done = subprocess.run([sys.executable, '-W', 'ignore', 'tests/way.py', '--json'], cwd=ROOT, capture_output=True,
-                          text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 # ---------------------------------------------------------------- magic budget
@@ -377,6 +365,14 @@ def test_docstrings_on_everything_public(module):
             missing |= {f'{module}.{name}.{method}' for method, value in vars(thing).items()
                         if not method.startswith('_') and inspect.isroutine(value) and not documented(thing, method)}
     assert not missing, places(missing)
+
+
+def test_docstrings_have_each_section_once():
+    """Two lists of arguments, one of which will be forgotten at the next change."""
+    found = {f'{module}:{node.lineno}: {section}' for module, tree in TREES.items() for node in ast.walk(tree)
+             if isinstance(node, (ast.ClassDef, ast.FunctionDef)) for section in ('Args:', 'Raises:', 'Attributes:')
+             if len(re.findall(f'^{section}$', ast.get_docstring(node) or '', re.MULTILINE)) > 1}
+    assert not found, places(found)
 
 
 DOORS_OF_MOST = """

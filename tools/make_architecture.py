@@ -65,12 +65,17 @@ def imports() -> set[tuple[str, str]]:
 
 
 @cache
-def way() -> list[str]:
-    """The rooms on the way of one batch, in the order in which it reaches them."""
+def measured() -> dict:
+    """What tests/way.py measures, in a process of its own, in which nothing else was profiled or imported."""
     done = subprocess.run([sys.executable, '-W', 'ignore', str(ROOT / 'tests' / 'way.py'), '--json'], cwd=ROOT,
                           capture_output=True, text=True, check=True,
                           env={**os.environ, 'MPLBACKEND': 'Agg', 'PYTHONPATH': str(ROOT)})
-    return [module_of(PACKAGE / name) for name in json.loads(done.stdout)['rooms']]
+    return json.loads(done.stdout)
+
+
+def way() -> list[str]:
+    """The rooms on the way of one batch, in the order in which it reaches them."""
+    return [module_of(PACKAGE / name) for name in measured()['rooms']]
 
 
 def short(module: str) -> str:

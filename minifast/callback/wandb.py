@@ -47,19 +47,6 @@ class WandbCallback(ExperimentLogger):
         seed: of the draw.
         reorder: as in `get_preds`.
 
-    Args:
-        log: what `wandb.watch` follows: 'gradients', 'parameters', 'all' or None.
-        log_preds: send predictions.
-        log_preds_every_epoch: after each epoch, not only at the end.
-        log_model: upload the model.
-        model_name: its name; default: that of the SaveModelCallback, else 'model'.
-        log_dataset: upload the folder of the data: True for `dls.path`, or a folder.
-        dataset_name: its name; default: the folder's.
-        valid_dl: the loader to predict on; default: `n_preds` items of the validation set, drawn with `seed`.
-        n_preds: how many predictions.
-        seed: of the draw.
-        reorder: as in `get_preds`.
-
     Raises:
         ValueError: when a fit starts and `wandb.init()` was not called, or `log_dataset` is no folder.
     """

@@ -173,6 +173,7 @@ def _batch_of(dl: Any) -> tuple:
 
 _makes_items = ('after_item', 'before_batch', 'create_item', 'create_batch', 'retain', 'do_item', 'do_batch')
 
+
 def _unknown_parts(dl: Any) -> list[str]:
     """What of the making of items may draw from the global generators, by name; empty: all randomness is ours."""
     parts = [f'dataset: {name}' for name in _unknown_dataset(dl.dataset)]

@@ -193,6 +193,7 @@ class Optimizer(_BaseOptimizer, torch.optim.Optimizer):
     def __repr__(self) -> str:
         return _BaseOptimizer.__repr__(self)
 
+
 # ---------------------------------------------------------------- step functions
 
 
