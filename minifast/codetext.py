@@ -1,4 +1,4 @@
-"""Code: whose it is, and its digest, the same in every process and another one once a class or function was changed."""
+"""Code: whose it is; what is said of it (`keyed`, `registered`); its digest, another one once it was changed."""
 from __future__ import annotations
 
 import functools
@@ -7,9 +7,9 @@ import inspect
 import sys
 from collections.abc import Iterator
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ['code_digest', 'is_of_the_user', 'package_of']
+__all__ = ['code_digest', 'is_keyed', 'is_of_the_user', 'keyed', 'package_of', 'registered', 'registered_as']
 
 
 def package_of(thing: Any) -> str:
@@ -28,6 +28,57 @@ def is_of_the_user(module: str) -> bool:
     files = [getattr(sys.modules.get(name), '__file__', None) or '' for name in (module, package)]
     return not any(folder in file for folder in ('site-packages', 'dist-packages') for file in files)
 
+
+# ---------------------------------------------------------------- what is said of it: what it draws from, its name
+
+_T = TypeVar('_T')
+
+_declared: dict[int, Any] = {}
+"""By identity, so that neither a subclass nor a wrapper that copies attributes has what was said of another."""
+_registered: dict[str, Any] = {}
+"""What files may name, by its name."""
+
+
+def keyed(f: _T) -> _T:
+    """Decorator: declare that a function draws from no global generator (`random`, `numpy.random`, torch's), nor calls
+    anything that does. Of a class it says so of making and calling its instances, and not of its subclasses'.
+
+    Loaders made of such functions alone may use threads, and do not seed the global generators for each item.
+
+    Example:
+        >>> @keyed
+        ... def label(file): return file.name.split('_')[0]
+    """
+    _declared[id(f)] = f
+    if hasattr(type(f), 'was_keyed'):  # a class whose metaclass takes down what it consists of at this moment
+        f.was_keyed()
+    return f
+
+
+def is_keyed(f: Any) -> bool:
+    """Whether `keyed` was said of this very function or class."""
+    return _declared.get(id(f)) is f
+
+
+def registered(o: _T) -> _T:
+    """Decorator for what is minifast's own: it is `keyed`, and files may name it.
+
+    Exports call it by its name alone, so it may move from room to room, and nothing is imported to find it.
+
+    Raises:
+        ValueError: another thing has that name.
+    """
+    if _registered.setdefault(o.__name__, o) is not o:
+        raise ValueError(f'{o.__name__!r} stands for {_registered[o.__name__]!r} in files: give the other another name')
+    return keyed(o)
+
+
+def registered_as(name: str) -> Any:
+    """What files call by this name, None for nothing."""
+    return _registered.get(name)
+
+
+# ---------------------------------------------------------------- its digest
 
 def code_digest(thing: Any) -> str:
     """A digest of a class or function: its code, its plain values, and those of what it names.

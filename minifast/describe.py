@@ -25,8 +25,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from minifast import losses, markers
-from minifast.data.pipeline import Pipeline, mk_transform, named_in_file, transform_config, transform_from_config
-from minifast.data.transform import Transform
+from minifast.data.config import named_in_file, transform_config, transform_from_config
+from minifast.data.transform import Pipeline, Transform, mk_transform
 from minifast.layers import NormType
 from minifast.limits import RECIPE
 from minifast.tensorguard import UnsafeFileError

@@ -23,7 +23,7 @@ from minifast.callback.core import as_measured
 from minifast.callback.fp16 import AutoPrecision
 from minifast.checkpoint import check_model_state, load_weights
 from minifast.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
-from minifast.data.pipeline import Pipeline
+from minifast.data.transform import Pipeline
 from minifast.data.transforms import IntToFloatTensor, Normalize
 from minifast.describe import (build_kinds, build_loss, build_model, build_pipeline, build_types, describe_kinds,
                                describe_loss, describe_model, describe_pipeline, describe_types, refusing)

@@ -5,6 +5,7 @@ import ctypes
 import os
 import sys
 from functools import cache
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ try:
 except ImportError:  # no wheel for this machine: the same numbers in six times the time
     from zlib import crc32
 
-__all__ = ['FastPaths', 'crc32', 'fast_paths', 'is_running', 'keep_freed_memory', 'to_memory_format']
+__all__ = ['FastPaths', 'crc32', 'fast_paths', 'is_running', 'keep_freed_memory', 'opencv', 'to_memory_format']
 
 
 class FastPaths(NamedTuple):
@@ -65,6 +66,16 @@ def keep_freed_memory() -> bool:
     if not hasattr(libc, 'mallopt') or not hasattr(libc, 'gnu_get_libc_version'):
         return False
     return bool(libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES) and libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES))
+
+
+@cache
+def opencv() -> ModuleType | None:
+    """OpenCV, None where it has no wheel for this machine."""
+    try:
+        import cv2
+    except ImportError:
+        return None
+    return cv2
 
 
 def is_running(pid: int) -> bool:

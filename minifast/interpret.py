@@ -12,7 +12,7 @@ from torch.utils.data import default_collate
 
 from minifast.answers import check_answers, class_names, with_name
 from minifast.arguments import tells_near_match
-from minifast.data.pipeline import dispatch
+from minifast.data.transform import dispatch
 from minifast.inference import whole_loader
 from minifast.show import get_grid, show_image
 from minifast.terminal import visible

@@ -7,7 +7,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from fastcore.foundation import L
+from PIL import Image
 from torch import Tensor
+
+from minifast.codetext import keyed, registered
 
 __all__ = ['TensorBase', 'TensorCategory', 'TensorFlowField', 'TensorImage', 'TensorImageBW', 'TensorImageBase',
            'TensorMask', 'TensorMultiCategory', 'TitledTensorScalar', 'array', 'cast', 'explode_types', 'plain',
@@ -31,6 +34,7 @@ _views = {getattr(owner, name) for owner in (Tensor, torch) for name in _view_na
 """What shows, moves, copies or joins the elements of a picture and leaves them a picture."""
 
 
+@registered
 class TensorBase(Tensor):
     """A tensor whose class says what it means (a picture, a mask, a class index); the class carries no arithmetic.
 
@@ -96,6 +100,7 @@ def _rebuild_marker(cls: type, x: Tensor, attributes: dict[str, Any]) -> Tensor:
     return marked
 
 
+@registered
 class TensorImageBase(TensorBase):
     """A picture-like tensor, [..., C, H, W] or [..., H, W]."""
 
@@ -107,34 +112,41 @@ class TensorImageBase(TensorBase):
         return show_image(plain(self), ctx=ctx, **{**self._show_args, **kwargs})
 
 
+@registered
 class TensorImage(TensorImageBase):
     """A colour picture, [C,H,W] or [B,C,H,W]; uint8 in 0-255 or float."""
 
 
+@registered
 class TensorImageBW(TensorImage):
     """A grey picture, [1,H,W] or [B,1,H,W]."""
 
     _show_args: ClassVar[dict[str, Any]] = {'cmap': 'Greys'}
 
 
+@registered
 class TensorMask(TensorImageBase):
     """A segmentation mask, int64 or uint8 class codes [H,W] or [B,H,W]."""
 
     _show_args: ClassVar[dict[str, Any]] = {'alpha': 0.5, 'cmap': 'tab20', 'interpolation': 'nearest'}
 
 
+@registered
 class TensorFlowField(TensorBase):
     """Sampling positions for `grid_sample`, [B,H,W,2] in -1..1."""
 
 
+@registered
 class TensorCategory(TensorBase):
     """Class indices, int64 [] or [B]."""
 
 
+@registered
 class TensorMultiCategory(TensorCategory):
     """Several classes an item: indices [k], or one-hot [B,C]."""
 
 
+@registered
 class TitledTensorScalar(TensorBase):
     """A scalar that is shown as a title."""
 
@@ -144,11 +156,13 @@ class TitledTensorScalar(TensorBase):
         return show_title(self.item(), ctx=ctx, **kwargs)  # sync: shown to a person
 
 
+@keyed
 def plain(x: Any) -> Any:
     """A tensor without its marker, on the same storage; what is no tensor comes back as it is."""
     return x if type(x) is Tensor or not isinstance(x, Tensor) else x.as_subclass(Tensor)
 
 
+@keyed
 def cast(x: Tensor, cls: type) -> Tensor:
     """The same storage marked as `cls`; the attributes of a marker stay."""
     if type(x) is cls:
@@ -167,6 +181,7 @@ def retain_type(new: Any, like: Any) -> Any:
     return new
 
 
+@keyed
 def tensor(x: Any, *rest: Any, **kwargs: Any) -> Tensor:
     """`torch.tensor` that also takes several numbers, (lists of) arrays, L and pictures; memory is shared if it can."""
     if rest:
@@ -189,6 +204,7 @@ def tensor(x: Any, *rest: Any, **kwargs: Any) -> Tensor:
     return made.to(**kwargs) if kwargs else made
 
 
+@keyed
 def array(a: Any, dtype: Any = None, **kwargs: Any) -> np.ndarray:
     """`np.array` that also takes generators."""
     if isinstance(a, Tensor):
@@ -225,3 +241,55 @@ def retain_types(new: Any, old: Any = None, typs: Any = None) -> Any:
         container, kinds = type(old) if isinstance(old, type(new)) else type(new), [None] * len(new)
     olds = old if isinstance(old, _listy) else [None] * len(new)
     return container(retain_types(n, o, kind) for n, o, kind in zip(new, olds, kinds))
+
+
+# ---------------------------------------------------------------- as torchvision knows them
+
+def _picture_size(parts: tuple) -> tuple[int, int]:
+    """(height, width) of the picture of a sample or batch."""
+    for part in parts:
+        if isinstance(part, Image.Image):
+            return part.size[1], part.size[0]
+        if isinstance(part, TensorImageBase):
+            return tuple(part.shape[-2:])
+    raise TypeError('boxes and points are moved with a picture, and the sample has none')
+
+
+def as_torchvision(part: Any, parts: tuple) -> Any:
+    """A part of a sample or batch as what torchvision's transforms know it as (`tv_tensors`); `parts`: all of them."""
+    from torchvision import tv_tensors
+    if isinstance(part, TensorMask):
+        return tv_tensors.Mask(plain(part))
+    if isinstance(part, TensorImageBase):
+        return tv_tensors.Image(plain(part))
+    if isinstance(part, Image.Image) and issubclass(getattr(part, '_tensor_cls', object), TensorMask):
+        return tv_tensors.Mask(plain(part.to_tensor()))
+    kind = getattr(part, 'torchvision_kind', None)
+    if kind is None:
+        return plain(part) if isinstance(part, Tensor) else part
+    size = _picture_size(parts)
+    if part.ndim == 3:  # a batch, in -1..1
+        scale = plain(part).new_tensor([size[1], size[0]]).repeat(part.shape[-1] // 2)
+        flat = ((plain(part) + 1) / 2 * scale).flatten(0, 1)
+    else:
+        flat = plain(part)
+    if kind == 'KeyPoints':
+        return tv_tensors.KeyPoints(flat, canvas_size=size)
+    return tv_tensors.BoundingBoxes(flat, format='XYXY', canvas_size=size)
+
+
+def from_torchvision(new: Tensor, old: Any) -> Any:
+    """A tensor that torchvision returned, as the class of what it was given."""
+    x = new.as_subclass(Tensor)
+    if getattr(old, 'torchvision_kind', None) is not None:
+        h, w = new.canvas_size
+        if old.ndim == 3:
+            x = (x * 2 / x.new_tensor([w, h]).repeat(x.shape[-1] // 2) - 1).view(*old.shape[:2], -1)
+        made = x.as_subclass(type(old))
+        made.__dict__.update({**old.__dict__, 'img_size': (w, h)})
+        return made
+    if isinstance(old, TensorBase):
+        return retain_type(x, old)
+    if isinstance(old, Image.Image):
+        return x.as_subclass(getattr(old, '_tensor_cls', TensorImage))
+    return x

@@ -22,6 +22,7 @@ from fastcore.imports import in_notebook
 from torch import Tensor, nn
 
 from minifast.arguments import check_kwargs, near_match
+from minifast.codetext import keyed
 from minifast.distributed import gather, num_distrib, rank_distrib
 from minifast.distributed import barrier as distrib_barrier
 from minifast.markers import (TensorBase, TensorCategory, TensorFlowField, TensorImage, TensorImageBase, TensorImageBW,
@@ -235,12 +236,14 @@ def _to(o: Any, device: torch.device, non_blocking: bool) -> Any:
     return o
 
 
+@keyed
 def to_device(b: Any, device: torch.device | str | int | None = None, non_blocking: bool = False) -> Any:
     """Move every tensor of a nested batch to `device` (default: `default_device()`); marker types are kept."""
     device = default_device() if device is None else torch.device(device)
     return apply(_to, b, device, non_blocking)
 
 
+@keyed
 def to_cpu(b: Any) -> Any:
     """Every tensor of a nested batch on the CPU."""
     return to_device(b, 'cpu')
@@ -257,16 +260,19 @@ def to_detach(b: Any, cpu: bool = True, gather: bool = True) -> Any:
     return apply(_one, b)
 
 
+@keyed
 def to_float(b: Any) -> Any:
     """Every floating tensor of a nested structure as float32."""
     return apply(lambda o: retain_type(o.float(), o) if isinstance(o, Tensor) and o.is_floating_point() else o, b)
 
 
+@keyed
 def to_half(b: Any) -> Any:
     """Every floating tensor of a nested structure as float16."""
     return apply(lambda o: retain_type(o.half(), o) if isinstance(o, Tensor) and o.is_floating_point() else o, b)
 
 
+@keyed
 def to_np(x: Any) -> Any:
     """Every tensor of a nested structure as a numpy array."""
     def _one(o: Any) -> Any:
@@ -643,6 +649,7 @@ def master_bar(gen: Iterable, total: int | None = None, **kwargs: Any) -> Iterab
 
 # ---------------------------------------------------------------- small things that scripts know by name
 
+@keyed
 def one_hot(x: Any, c: int) -> Tensor:
     """Ones at the indices `x` (a number, or several), uint8 [c]."""
     hot = torch.zeros(c, dtype=torch.uint8)

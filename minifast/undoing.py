@@ -14,8 +14,7 @@ from torch import Tensor
 from minifast.callback.core import Callback
 from minifast.codetext import package_of
 from minifast.data.core import Datasets, TfmdLists
-from minifast.data.pipeline import TorchvisionTransform
-from minifast.data.pipeline import Pipeline, RandTransform
+from minifast.data.transform import Pipeline, RandTransform, TorchvisionTransform
 from minifast.markers import TensorImageBase, cast, plain
 from minifast.vision.core import TensorBBox, TensorPoint, TensorProbe
 from minifast.vision.crop import RandomCrop, RandomResizedCrop

@@ -10,7 +10,7 @@ from PIL import Image
 
 from minifast.data.block import (CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock)
 from minifast.data.core import TfmdDL
-from minifast.data.pipeline import Pipeline, Transform
+from minifast.data.transform import Pipeline, Transform
 from minifast.data.transforms import (ColReader, ColSplitter, IndexSplitter, ItemGetter, RandomSplitter, ToTensor,
                                       get_image_files, parent_label)
 from minifast.losses import BaseLoss

@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 from minifast.data.core import (DataLoaders, Datasets, TfmdDL, TfmdLists, decode_at, get_show_batch_func, show_at,
                                 test_set)
-from minifast.data.pipeline import Pipeline, Transform, typedispatch
+from minifast.data.transform import Pipeline, Transform, typedispatch
 from minifast.data.transforms import Categorize, IntToFloatTensor, Normalize, ToTensor, get_c
 from minifast.losses import MSELossFlat
 from minifast.markers import TensorCategory, TensorImage

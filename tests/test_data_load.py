@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader as TorchLoader
 from minifast.data.collate import Slots, new_pixels
 from minifast.data.core import Datasets, TfmdDL, TfmdLists
 from minifast.data.load import DataLoader, SkipItemException, fa_collate
-from minifast.data.pipeline import Pipeline, RandTransform, Transform
+from minifast.data.transform import Pipeline, RandTransform, Transform
 from minifast.data.sampler import ItemKeys, order, share
 from minifast.data.transforms import Categorize, ToTensor
 from minifast.data.workers import choose_workers, find_unpicklable, in_threads
@@ -518,12 +518,12 @@ class Plus(Transform):
 def test_nothing_is_decided_after_the_first_batch_of_a_pass(monkeypatch):
     """Whose randomness it is, in what order transforms run, which of them are for the split: once, for all batches."""
     from minifast.data import load as loading
-    from minifast.data import pipeline
+    from minifast.data import transform
     dl = noisy_loader()
     batches = iter(dl)
     next(batches)
     of_loading = ('_plan_of', '_batch_plan', '_bytes_first', '_unknown_parts', 'is_known', 'workers_of')
-    for where, names in ((loading, of_loading), (pipeline, ('is_known', 'mk_transform')), (Transform, ('step',)),
+    for where, names in ((loading, of_loading), (transform, ('is_known', 'mk_transform')), (Transform, ('step',)),
                          (RandTransform, ('step',)), (Pipeline, ('steps',))):
         for name in names:
             monkeypatch.setattr(where, name, lambda *args, name=name: pytest.fail(f'{name} was asked again'))

@@ -7,8 +7,9 @@ import warnings
 import pytest
 import torch
 
-from minifast.data.pipeline import transform_config, transform_from_config
-from minifast.data.transform import Transform, _registered
+from minifast.codetext import _registered
+from minifast.data.config import transform_config, transform_from_config
+from minifast.data.transform import Transform
 from minifast.limits import MODEL, TRANSFORM, Kind, check_arguments, check_name, check_tree
 from minifast.vision import all as everything
 from minifast.vision.augment import RandomResizedCrop, Resize, aug_transforms
@@ -129,7 +130,7 @@ def test_names_do_not_move_a_cursor():
 
 
 HIDDEN = ('minifast.as_fastai.Anything', 'minifast.__main__.main', 'minifast.vision.widgets.ImagesCleaner',
-          'minifast.data.load.os.system', 'minifast.data.pipeline.sys.exit', 'minifast.data.external.untar_data',
+          'minifast.data.load.os.system', 'minifast.data.transform.inspect.exit', 'minifast.data.external.untar_data',
           'minifast.data.external.urllib.request.urlopen', 'minifast.data.transforms.Path', 'minifast.learner.Learner',
           'minifast.vision.core.Image.open', 'minifast.vision.core.PILImage.open', 'minifast.vision.core._cache',
           'minifast.data.transforms.__builtins__', 'minifast.vision.augment.Learner',

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 from minifast.data.block import CategoryBlock, DataBlock
-from minifast.data.pipeline import RandTransform, Transform
+from minifast.data.transform import RandTransform, Transform
 from minifast.data.transforms import get_image_files
 from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat, MSELossFlat

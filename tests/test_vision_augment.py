@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from minifast.data.pipeline import is_known, transform_config, transform_from_config
+from minifast.data.config import transform_config, transform_from_config
+from minifast.data.transform import is_known
 from minifast.markers import TensorImage, TensorMask, plain
 from minifast.vision import augment as A
 from minifast.vision.core import PILImage, PILMask, TensorBBox, TensorPoint

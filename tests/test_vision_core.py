@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from minifast.data.pipeline import transform_config, transform_from_config
+from minifast.data.config import transform_config, transform_from_config
 from minifast.data.transforms import ToTensor
 from minifast.markers import TensorImage, TensorImageBW, TensorMask, TensorMultiCategory, array
 from minifast.vision.core import (AddMaskCodes, BBoxLabeler, LabeledBBox, OpenImage, OpenMask, PILBase, PILImage,

@@ -14,14 +14,13 @@ from fastcore.foundation import L
 from PIL import Image
 from torch import nn
 
-from minifast.data import bytetable
+from minifast.data import transforms
 from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
-from minifast.data.bytetable import ByteTable
 from minifast.data.collate import Slots, Target
 from minifast.data.core import DataLoaders, Datasets
-from minifast.data.pipeline import Pipeline, Transform
+from minifast.data.transform import Pipeline, Transform
 from minifast.data.sampler import ITEM
-from minifast.data.transforms import (Category, IntToFloatTensor, Normalize, RandomSplitter, ToTensor, get_c,
+from minifast.data.transforms import (ByteTable, Category, IntToFloatTensor, Normalize, RandomSplitter, ToTensor, get_c,
                                       get_image_files, parent_label)
 from minifast.export import to_torch
 from minifast.learner import Learner
@@ -283,7 +282,7 @@ def test_without_opencv_a_table_is_what_its_transforms_are(monkeypatch):
         made = []
         for there in (True, False):
             if not there:
-                monkeypatch.setattr(bytetable, 'opencv', lambda: None)
+                monkeypatch.setattr(transforms, 'opencv', lambda: None)
             made.append(ByteTable(tfms)(x, split_idx=split_idx, generator=torch.Generator().manual_seed(1)))
         assert torch.equal(*made) and type(made[0]) is type(made[1]) is TensorImage
         monkeypatch.undo()

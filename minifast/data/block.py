@@ -17,7 +17,7 @@ from minifast.data.collate import collate_error, noted
 from minifast.data.categorize import (Categorize, EncodedMultiCategorize, MultiCategorize, OneHotEncode,
                                       RegressionSetup)
 from minifast.data.core import DataLoaders, Datasets, TfmdDL, for_loaders
-from minifast.data.pipeline import Pipeline
+from minifast.data.transform import Pipeline
 from minifast.data.transforms import ItemGetter, RandomSplitter, ToTensor
 from minifast.terminal import listed, say, visible
 from minifast.torch_core import looking, to_device

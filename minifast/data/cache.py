@@ -20,8 +20,8 @@ from torch.utils.data import get_worker_info
 
 from minifast import __version__
 from minifast.codetext import code_digest
-from minifast.data.pipeline import Pipeline, is_known, transform_config
-from minifast.data.transform import RandTransform
+from minifast.data.config import transform_config
+from minifast.data.transform import Pipeline, RandTransform, is_known
 from minifast.distributed import num_distrib
 from minifast.hardware import crc32, is_running
 from minifast.terminal import warn

@@ -13,9 +13,9 @@ from fastcore.foundation import CollBase, L
 from torch import Tensor
 
 from minifast.arguments import near_match
+from minifast.codetext import keyed, registered
 from minifast.data.collate import noted
-from minifast.data.pipeline import is_known
-from minifast.data.transform import DisplayedTransform, keyed, registered
+from minifast.data.transform import DisplayedTransform, is_known
 from minifast.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from minifast.markers import TensorCategory, TensorMultiCategory, cast, plain, tensor
 from minifast.show import show_title

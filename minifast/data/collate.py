@@ -10,7 +10,7 @@ from fastcore.foundation import L
 from torch import Tensor
 from torch.utils.data import default_collate, default_convert, get_worker_info
 
-from minifast.data.transform import keyed
+from minifast.codetext import keyed
 from minifast.markers import plain, retain_type, unmarked
 from minifast.torch_core import apply
 

@@ -21,10 +21,9 @@ from torch.utils.data import WeightedRandomSampler
 from minifast.arguments import known_kwargs, lookup, tells_near_match
 from minifast.data.collate import noted
 from minifast.data.load import DataLoader, hook_names
-from minifast.data.pipeline import Pipeline, gather_attrs, is_known
 from minifast.data.sampler import ORDER, order
 from minifast.data.showing import ForeignSamples, get_show_batch_func, guessed_kind, show_batch, show_results
-from minifast.data.transform import RandTransform
+from minifast.data.transform import Pipeline, RandTransform, gather_attrs, is_known
 from minifast.markers import TensorBase, explode_types
 from minifast.terminal import say
 from minifast.torch_core import batch_to_samples, default_device, detuplify, keyed_generator, looking, to_cpu, to_device

@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 
 from minifast.arguments import known_kwargs, lookup
+from minifast.codetext import keyed
 from minifast.data.cache import OpenedPictures, PictureCache
-from minifast.data.bytetable import ByteTable
 from minifast.data.collate import (HostBatch, Job, SkipItemException, Slots, Target, collate_error, fa_collate,
                                    fa_convert, noted)
-from minifast.data.pipeline import Pipeline, is_known, keyed
 from minifast.data.sampler import (BATCH, ITEM, ORDER, ORDER_NAMES, ItemKeys, Position, chunks, order, order_state,
                                    order_untouched, tell_epoch, whole)
-from minifast.data.transform import Step, bound
+from minifast.data.transform import Pipeline, Step, bound, is_known
+from minifast.data.transforms import ByteTable
 from minifast.data.workers import ProcessPool, Workers, choose_workers, in_threads, seed_cpu, set_aside, workers_of
 from minifast.hidden import find
 from minifast.markers import plain

@@ -1,25 +1,31 @@
-"""Functions chosen by the types of their arguments; `Transform`, a typed, reversible function on items and batches."""
+"""Functions chosen by the types of arguments; `Transform`, typed and reversible; `Pipeline`, transforms in a row."""
 from __future__ import annotations
 
 import collections.abc
 import inspect
+import operator
+import pathlib
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from fastcore.basics import camel2snake, noop
 from fastcore.foundation import L
+from PIL import Image
 from torch import Tensor
 
-from minifast.arguments import kept_arguments, refuse_unknown
-from minifast.markers import retain_type as _retain_marker
+from minifast.arguments import kept_arguments, lookup, refuse_unknown
+from minifast.codetext import is_keyed, keyed, registered
+from minifast.markers import TensorBase, TensorImageBase, as_torchvision, from_torchvision, plain, retain_type
 from minifast.torch_core import check_kwargs, constructor_signature
 
-__all__ = ['DisplayedTransform', 'InplaceTransform', 'ItemTransform', 'Overload', 'Overloads', 'RandTransform', 'Step',
-           'Transform', 'bound', 'dispatch', 'is_sample', 'keyed', 'retain', 'typedispatch']
+__all__ = ['DisplayedTransform', 'InplaceTransform', 'ItemTransform', 'Overloads', 'Pipeline', 'RandTransform',
+           'Transform', 'compose_tfms', 'dispatch', 'gather_attrs', 'is_known', 'keyed', 'mk_transform', 'retain',
+           'typedispatch']
 
 # ---------------------------------------------------------------- functions chosen by types
 
@@ -27,7 +33,7 @@ _FAR = 1 << 20
 """Rank of a match by `object` or by an abstract base class, behind every class of the argument's own ancestry."""
 
 
-class Overload(NamedTuple):
+class _Overload(NamedTuple):
     """One function of a table.
 
     Attributes:
@@ -60,8 +66,8 @@ class Overloads:
 
     def __init__(self, name: str, parents: tuple[Overloads, ...] = (), n_args: int | None = 1) -> None:
         self.name, self.parents, self.n_args = name, parents, n_args
-        self.entries: list[Overload] = []
-        self._decided: dict[Any, Overload | None] = {}
+        self.entries: list[_Overload] = []
+        self._decided: dict[Any, _Overload | None] = {}
         self._decided_at = -1
 
     def add(self, func: Callable, takes_self: bool = False) -> Overloads:
@@ -69,11 +75,11 @@ class Overloads:
         if isinstance(func, staticmethod):
             func, takes_self = func.__func__, False
         choosing, returns = _signature_types(func, takes_self, self.n_args)
-        self.entries.append(Overload(func, choosing, takes_self, returns))
+        self.entries.append(_Overload(func, choosing, takes_self, returns))
         Overloads._version += 1
         return self
 
-    def find(self, *classes: type) -> Overload | None:
+    def find(self, *classes: type) -> _Overload | None:
         """The overload for arguments of these classes, None where there is none."""
         if self._decided_at != Overloads._version:
             self._decided, self._decided_at = {}, Overloads._version
@@ -97,11 +103,11 @@ class Overloads:
                            f'{self.describe()}')
         return found.func
 
-    def all_entries(self) -> list[Overload]:
+    def all_entries(self) -> list[_Overload]:
         """Own functions, then those of the base classes."""
         return [*reversed(self.entries), *(entry for parent in self.parents for entry in parent.all_entries())]
 
-    def _decide(self, classes: tuple[type, ...]) -> Overload | None:
+    def _decide(self, classes: tuple[type, ...]) -> _Overload | None:
         ranked = [(_ranks(entry.types, classes), entry) for entry in self.all_entries()]
         fitting = [(ranks, entry) for ranks, entry in ranked if ranks is not None]
         return min(fitting, key=lambda pair: pair[0])[1] if fitting else None
@@ -118,7 +124,7 @@ class Overloads:
         found = self._fitting(args)
         return found.func(obj, *args, **kwargs) if found.takes_self else found.func(*args, **kwargs)
 
-    def _fitting(self, args: tuple) -> Overload:
+    def _fitting(self, args: tuple) -> _Overload:
         found = self.find(*map(type, args[:self.n_args]))
         if found is None:
             seen = ', '.join(type(a).__name__ for a in args[:self.n_args])
@@ -248,63 +254,16 @@ dispatch = typedispatch
 """`typedispatch` under the name of later releases."""
 
 
-# ---------------------------------------------------------------- what is said of code: what it draws from, its name
+# ---------------------------------------------------------------- samples, and the classes of their parts
 
 _methods = ('encodes', 'decodes', 'setups')
-_T = TypeVar('_T')
 
-_declared: dict[int, Any] = {}
-"""By identity, so that neither a subclass nor a wrapper that copies attributes has what was said of another."""
-_registered: dict[str, Any] = {}
-"""What files may name, by its name."""
-
-
-def keyed(f: _T) -> _T:
-    """Decorator: declare that a function draws from no global generator (`random`, `numpy.random`, torch's), nor calls
-    anything that does. Of a class it says so of making and calling its instances, and not of its subclasses'.
-
-    Loaders made of such functions alone may use threads, and do not seed the global generators for each item.
-
-    Example:
-        >>> @keyed
-        ... def label(file): return file.name.split('_')[0]
-    """
-    _declared[id(f)] = f
-    if isinstance(f, _TransformMeta):
-        f._declare()
-    return f
-
-
-def is_declared(f: Any) -> bool:
-    """Whether `keyed` was said of this very function or class."""
-    return _declared.get(id(f)) is f
-
-
-def registered(o: _T) -> _T:
-    """Decorator for what is minifast's own: it is `keyed`, and files may name it.
-
-    Exports call it by its name alone, so it may move from room to room, and nothing is imported to find it.
-
-    Raises:
-        ValueError: another thing has that name.
-    """
-    if _registered.setdefault(o.__name__, o) is not o:
-        raise ValueError(f'{o.__name__!r} stands for {_registered[o.__name__]!r} in files: give the other another name')
-    return keyed(o)
-
-
-def registered_as(name: str) -> Any:
-    """What files call by this name, None for nothing."""
-    return _registered.get(name)
-
-
-# ---------------------------------------------------------------- samples, and the classes of their parts
 
 def _name_of(o: Any) -> str:
     return getattr(o, '__qualname__', None) or getattr(o, '__name__', None) or type(o).__name__
 
 
-def is_sample(x: Any) -> bool:
+def _is_sample(x: Any) -> bool:
     """Tuples are samples or batches, of which each element is transformed; named tuples are items."""
     return isinstance(x, tuple) and not hasattr(x, '_fields')
 
@@ -320,7 +279,7 @@ def retain(new: Any, old: Any, returns: type | None = object) -> Any:
         return new
     if returns is object:
         if isinstance(new, Tensor):
-            return _retain_marker(new, old) if isinstance(old, type(new)) else new
+            return retain_type(new, old) if isinstance(old, type(new)) else new
         if not isinstance(old, type(new)) or wanted.__module__ == 'builtins' or type(new) is object:
             return new
     if isinstance(new, wanted) or not isinstance(wanted, type) or wanted.__module__ in ('typing', 'builtins'):
@@ -369,12 +328,12 @@ class _TransformMeta(type):
             takes = any(_takes(entry.func, 'target') for entry in namespace['encodes'].entries)
             type.__setattr__(cls, 'takes_target', takes)
         if namespace.get('keyed'):
-            cls._declare()
+            cls.was_keyed()
         else:
             type.__setattr__(cls, 'keyed', False)  # said of a class, not of its subclasses, whose code may be another's
         return cls
 
-    def _declare(cls) -> None:
+    def was_keyed(cls) -> None:
         """Take down what the class consists of now: functions that are added later are not meant."""
         tables = [table for method in _methods if (table := getattr(cls, method, None)) is not None]
         functions = [entry.func for table in tables for entry in table.all_entries()]
@@ -553,7 +512,7 @@ class Transform(metaclass=_TransformMeta):
     def _apply(self, name: str, x: Any, *args: Any, **kwargs: Any) -> Any:
         """What the function of that name for the class of `x` makes of it, or of each element of a sample."""
         cls = type(x)
-        if cls is tuple or (isinstance(x, tuple) and is_sample(x)):
+        if cls is tuple or (isinstance(x, tuple) and _is_sample(x)):
             done = tuple([self._apply(name, o, *args, **kwargs) for o in x])
             return done if cls is tuple else cls(done)
         # as `_table`, which is called no more than it has to be
@@ -596,7 +555,7 @@ class ItemTransform(Transform):
     _retain = True
 
     def _apply(self, name: str, x: Any, *args: Any, **kwargs: Any) -> Any:
-        if not is_sample(x):
+        if not _is_sample(x):
             return super()._apply(name, x, *args, **kwargs)
         table = self._table(name)
         found = None if table is None else table.find(list) or table.find(tuple)
@@ -688,7 +647,7 @@ class RandTransform(DisplayedTransform):
 
     def _apply_drawn(self, x: Any, params: Any) -> Any:
         cls = type(x)
-        if cls is tuple or (isinstance(x, tuple) and is_sample(x)):
+        if cls is tuple or (isinstance(x, tuple) and _is_sample(x)):
             done = tuple([self._apply_drawn(o, params) for o in x])
             return done if cls is tuple else cls(done)
         table = self._table('encodes') if hasattr(type(self), 'encodes') or 'encodes' in self.__dict__ else None
@@ -700,3 +659,235 @@ class RandTransform(DisplayedTransform):
             return x
         new = self.apply(x, params)
         return new if type(new) is cls else retain(new, x)
+
+
+# ---------------------------------------------------------------- transforms in a row
+
+class Pipeline:
+    """Transforms applied one after the other, sorted by `order`; indexes and iterates like a list of them.
+
+    An attribute that it does not have is looked for on its transforms: `pipeline.vocab`; and each transform is an
+    attribute under its snake-case class name: `pipeline.categorize`.
+
+    Args:
+        funcs: one or several transforms, functions or transform types; another pipeline's are shared.
+        split_idx: 0 in training, 1 in validation: transforms with another `split_idx` of their own are left out.
+        as_item: True hands samples (tuples) to the transforms as a whole.
+    """
+
+    def __init__(self, funcs: Any = None, split_idx: int | None = None, as_item: bool | None = None) -> None:
+        self.split_idx, self.as_item = split_idx, as_item
+        if isinstance(funcs, Pipeline):
+            self.fs = L(funcs.fs)
+        else:
+            funcs = [] if funcs is None else funcs if isinstance(funcs, (list, tuple, L)) else [funcs]
+            self.fs = L(_in_order(mk_transform(f) for f in funcs))
+
+    def setup(self, items: Any = None, train_setup: bool = False) -> None:
+        """Set up each transform with the items as those before it leave them."""
+        tfms, self.fs = list(self.fs), L()
+        try:
+            for done, tfm in enumerate(tfms):
+                self.add(tfm, items, train_setup)
+        except Exception:
+            self.fs = L(tfms)
+            raise
+
+    def add(self, ts: Any, items: Any = None, train_setup: bool = False) -> None:
+        """Set up one or several transforms with `items` and put them where their `order` says."""
+        for t in ts if isinstance(ts, (list, tuple, L)) else [ts]:
+            t = mk_transform(t)
+            t.setup(items, train_setup)
+            self.fs = L(_in_order([*self.fs, t]))
+
+    def __call__(self, o: Any, split_idx: int | None = None, generator: torch.Generator | None = None) -> Any:
+        split_idx = self.split_idx if split_idx is None else split_idx
+        for f in self.fs:
+            if generator is not None and f.takes_generator:
+                o = f(o, split_idx=split_idx, generator=generator)
+            else:
+                o = f(o, split_idx=split_idx) if not self.as_item else f([*o], split_idx=split_idx)
+        return o
+
+    def steps(self) -> tuple[Step, ...]:
+        """What a pass calls one after the other, without those that are for another split."""
+        if self.as_item or type(self).__call__ is not Pipeline.__call__:
+            return (Step(partial(self, split_idx=self.split_idx), ('generator',) * self.takes_generator),)
+        steps = (f.step(self.split_idx) if isinstance(f, Transform) else
+                 Step(partial(f, split_idx=self.split_idx), ('generator',) * f.takes_generator)
+                 for f in self.fs)
+        return tuple(step for step in steps if step is not None)
+
+    def decode(self, o: Any, full: bool = True, split_idx: int | None = None) -> Any:
+        """Undo the transforms, last first; unless `full`, only as far as it takes until `o` can show itself."""
+        split_idx = self.split_idx if split_idx is None else split_idx
+        for f in reversed(self.fs):
+            if not full and _is_showable(o):
+                return o
+            o = f.decode(o, split_idx=split_idx)
+        return o
+
+    def show(self, o: Any, ctx: Any = None, **kwargs: Any) -> Any:
+        """Decode `o` until it can show itself and show it in `ctx`."""
+        o = self.decode(o, full=False)
+        for part in [o] if hasattr(o, 'show') or not _is_sample(o) else o:
+            if hasattr(part, 'show'):
+                ctx = part.show(ctx=ctx, **kwargs)
+        return ctx
+
+    @property
+    def name(self) -> str:
+        """What its transforms are called."""
+        return ' -> '.join(f.name for f in self.fs if f.name != 'noop')
+
+    @property
+    def takes_generator(self) -> bool:
+        """Whether a generator may be handed to it."""
+        return any(f.takes_generator for f in self.fs)
+
+    order = 0
+
+    def __repr__(self) -> str:
+        return f'Pipeline: {self.name}'
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.fs[i]
+
+    def __len__(self) -> int:
+        return len(self.fs)
+
+    def __iter__(self) -> Any:
+        return iter(self.fs)
+
+    def __bool__(self) -> bool:
+        return True  # a pipeline without transforms is still one
+
+    def __getattr__(self, name: str) -> Any:
+        own = [f for f in self.__dict__.get('fs', ()) if camel2snake(type(f).__name__) == name]
+        if own:
+            return own[0] if len(own) == 1 else L(own)
+        return gather_attrs(self, name, 'fs')
+
+
+def _in_order(fs: Iterable) -> list:
+    return sorted(fs, key=lambda f: f.order)
+
+
+def _is_showable(o: Any) -> bool:
+    return hasattr(o, 'show') or (_is_sample(o) and all(hasattr(part, 'show') for part in o))
+
+
+def compose_tfms(x: Any, tfms: Iterable, is_enc: bool = True, reverse: bool = False, **kwargs: Any) -> Any:
+    """Apply all transforms to `x`, in reverse order if `reverse`, their decodes unless `is_enc`."""
+    for f in reversed(list(tfms)) if reverse else tfms:
+        x = (f if is_enc else f.decode)(x, **kwargs)
+    return x
+
+
+def mk_transform(f: Any) -> Any:
+    """`f` as a transform: a transform class is instantiated, any other callable wrapped.
+
+    Raises:
+        TypeError: `f` cannot be called.
+    """
+    if isinstance(f, type) and issubclass(f, (Transform, Pipeline)):
+        f = f()
+    if isinstance(f, (Transform, Pipeline)):
+        return f
+    if _is_torchvision(f):
+        return TorchvisionTransform(f)
+    if not callable(f):
+        raise TypeError(f'{f!r} is no transform: give a function, a Transform, or a list of them')
+    return Transform(f)
+
+
+def gather_attrs(o: Any, name: str, parts: str) -> Any:
+    """The attribute `name` of those of `o.<parts>` that have it: the one, or an `L` of several.
+
+    Raises:
+        AttributeError: none has it.
+    """
+    found = []
+    if not name.startswith('_'):
+        found = [v for part in o.__dict__.get(parts, ()) if (v := getattr(part, name, None)) is not None]
+    if not found:
+        return lookup(o, name)  # raises, with a failing property's own error where there is one
+    return found[0] if len(found) == 1 else L(found)
+
+
+# ---------------------------------------------------------------- torchvision's transforms
+
+def _is_torchvision(f: Any) -> bool:
+    """Whether `f` is a transform object of torchvision."""
+    return type(f).__module__.startswith('torchvision.transforms.')
+
+
+class TorchvisionTransform(Transform):
+    """A transform of torchvision on whole samples or batches.
+
+    Those of `torchvision.transforms.v2` see each part as what it is (`tv_tensors.Image`, `Mask`, `BoundingBoxes`,
+    `KeyPoints`), so a flip flips all of them or none, and labels pass. The older ones are given the pictures alone.
+    """
+
+    def __init__(self, tfm: Any) -> None:
+        super().__init__()
+        self.tfm, self._name = tfm, type(tfm).__name__
+        self.joint = '.v2.' in type(tfm).__module__
+
+    input_types = None
+
+    def __call__(self, x: Any, split_idx: int | None = None, **kwargs: Any) -> Any:
+        if not self.joint:
+            return self._pictures(x)
+        parts = tuple(x) if _is_sample(x) else (x,)
+        seen = [as_torchvision(part, parts) for part in parts]
+        new = self.tfm(tuple(seen)) if len(seen) > 1 else (self.tfm(seen[0]),)
+        new = tuple(self._ours(n, part) for n, part in zip(new, parts))
+        return new if _is_sample(x) else new[0]
+
+    def decode(self, x: Any, **kwargs: Any) -> Any:
+        """Nothing is undone."""
+        return x
+
+    def _pictures(self, x: Any) -> Any:
+        if _is_sample(x):
+            return tuple(self._pictures(part) for part in x)
+        if isinstance(x, TensorImageBase):
+            return self._ours(self.tfm(plain(x)), x)
+        return self._ours(self.tfm(x), x) if isinstance(x, Image.Image) else x
+
+    @staticmethod
+    def _ours(new: Any, old: Any) -> Any:
+        return from_torchvision(new, old) if isinstance(new, Tensor) else retain(new, old)
+
+    def __repr__(self) -> str:
+        return repr(self.tfm)
+
+
+# ---------------------------------------------------------------- whose randomness is under control
+
+_harmless = (str, int, float, bool, len, tuple, list, set, repr, noop, operator.itemgetter, operator.attrgetter,
+             operator.methodcaller, pathlib.Path, pathlib.PurePath, pathlib.PosixPath, pathlib.WindowsPath,
+             pathlib.PurePosixPath, pathlib.PureWindowsPath)
+"""Of Python and fastcore: what draws nothing, called itself or, of a class, by its instances."""
+_harmless_methods = tuple(f for cls in (pathlib.PurePath, pathlib.Path, TensorBase) for name in dir(cls)
+                          if inspect.isfunction(f := getattr(getattr(cls, name), '__func__', getattr(cls, name))))
+
+
+def is_known(tfm: Any) -> bool:
+    """Whether a transform draws from no global generator, as it or its class says (`Transform.keyed`).
+
+    Anything else (user code, torchvision's transforms) may draw from `random`, `numpy.random` or torch.
+    """
+    if isinstance(tfm, Pipeline):
+        return all(is_known(f) for f in tfm.fs)
+    if isinstance(tfm, Transform):
+        if not tfm.keyed or (isinstance(tfm, RandTransform) and not tfm.takes_generator):
+            return False
+        tables = [table for name in ('encodes', 'setups') if (table := tfm._table(name)) is not None]
+        return all(any(entry.func is f for f in tfm._keyed_functions) or is_known(entry.func)
+                   for table in tables for entry in table.all_entries())
+    if isinstance(tfm, partial):
+        return all(is_known(o) for o in (tfm.func, *tfm.args, *tfm.keywords.values()) if callable(o))
+    f = getattr(tfm, '__func__', tfm)
+    return any(is_keyed(o) or any(o is known for known in (*_harmless, *_harmless_methods)) for o in (f, type(f)))

@@ -29,7 +29,8 @@ from torch.utils.data import ConcatDataset, Subset
 
 from minifast.arguments import kept_arguments
 from minifast.codetext import code_digest, package_of
-from minifast.data.pipeline import Pipeline, transform_config
+from minifast.data.config import transform_config
+from minifast.data.transform import Pipeline
 from minifast.environment import environment
 from minifast.hardware import crc32
 from minifast.plaindata import GENERATORS

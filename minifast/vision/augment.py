@@ -9,7 +9,7 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from minifast.arguments import tells_near_match
-from minifast.data.pipeline import RandTransform, Transform
+from minifast.data.transform import RandTransform, Transform
 from minifast.markers import TensorFlowField, plain
 from minifast.vision.core import picture_size
 from minifast.vision.crop import (CropPad, DihedralItem, FlipItem, OldRandomCrop, PadMode, RandomCrop,

@@ -16,9 +16,10 @@ from fastcore.foundation import L
 from PIL import Image
 from torch import Tensor
 
+from minifast.codetext import keyed, registered
 from minifast.data.categorize import MultiCategorize
 from minifast.data.collate import Slots, Target
-from minifast.data.pipeline import RandTransform, Transform, keyed, registered
+from minifast.data.transform import RandTransform, Transform
 from minifast.data.transforms import ToTensor
 from minifast.losses import CrossEntropyLossFlat, MSELossFlat
 from minifast.markers import (TensorBase, TensorImage, TensorImageBase, TensorImageBW, TensorMask, TensorMultiCategory,

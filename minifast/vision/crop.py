@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from minifast.arguments import as_side, as_size
-from minifast.data.bytetable import opencv
+from minifast.codetext import keyed, registered
 from minifast.data.collate import Slots, new_pixels
-from minifast.data.pipeline import RandTransform, keyed, registered
+from minifast.data.transform import RandTransform
+from minifast.hardware import opencv
 from minifast.markers import TensorImage, TensorImageBase, TensorMask, cast, plain
 from minifast.vision.core import BILINEAR, NEAREST, PILBase, PILMask, TensorBBox, TensorPoint, picture_size, size_around
 from minifast.vision.decode import MIRROR, TURNS, ScaledPixels, Turn

@@ -14,12 +14,12 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from minifast.arguments import tells_near_match
+from minifast.codetext import registered
 from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from minifast.data.categorize import column_named, is_missing
 from minifast.data.collate import noted
 from minifast.data.core import DataLoaders, Datasets, for_loaders, show_batch, show_results
 from minifast.data.transform import typedispatch
-from minifast.data.pipeline import registered
 from minifast.data.transforms import (ColReader, ColSplitter, GrandparentSplitter, IntToFloatTensor, MultiCategorize,
                                       RandomSplitter, RegexLabeller, get_image_files, parent_label)
 from minifast.markers import TensorCategory, TensorImage, TensorMask, cast, plain

@@ -18,8 +18,9 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from minifast.arguments import as_size
-from minifast.data.bytetable import opencv
-from minifast.data.pipeline import RandTransform, registered
+from minifast.codetext import registered
+from minifast.data.transform import RandTransform
+from minifast.hardware import opencv
 from minifast.markers import TensorImage, TensorMask, cast, plain
 from minifast.vision.core import TensorBBox, TensorPoint, gives_methods_to, to_augment
 from minifast.vision.crop import PadMode, random_window

@@ -10,7 +10,8 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor
 
-from minifast.data.pipeline import RandTransform, registered
+from minifast.codetext import registered
+from minifast.data.transform import RandTransform
 from minifast.markers import TensorImage, plain, retain_type
 from minifast.vision.core import gives_methods_to, to_augment
 from minifast.vision.crop import uniforms

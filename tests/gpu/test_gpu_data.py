@@ -12,7 +12,7 @@ from torch import nn
 from minifast.callback.core import Callback
 from minifast.callback.mixup import CutMix, MixUp
 from minifast.data.load import DataLoader
-from minifast.data.pipeline import Pipeline
+from minifast.data.transform import Pipeline
 from minifast.learner import load_learner
 from minifast.markers import TensorImage, TensorMask
 from minifast.vision.augment import (

@@ -21,7 +21,7 @@ from minifast.callback.checkpoint import newest_checkpoint
 from minifast.checkpoint import load_model
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
-from minifast.data.pipeline import Pipeline
+from minifast.data.transform import Pipeline
 from minifast.data.transforms import Normalize, ToTensor
 from minifast.learner import Learner, load_learner
 from minifast.losses import CrossEntropyLossFlat

@@ -31,7 +31,7 @@ from minifast.callback.training import EMACallback, GradientAccumulation
 from minifast.data.block import CategoryBlock, DataBlock
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
-from minifast.data.pipeline import Transform
+from minifast.data.transform import Transform
 from minifast.data.transforms import RandomSplitter
 from minifast.learner import Learner
 from minifast.markers import TensorImage

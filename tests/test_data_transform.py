@@ -14,11 +14,11 @@ from PIL import Image
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
+from minifast.codetext import keyed, registered
 from minifast.data import transforms
-from minifast.data.transform import typedispatch
-from minifast.data.pipeline import (DisplayedTransform, InplaceTransform, ItemTransform, Pipeline, RandTransform,
-                                    Transform, compose_tfms, is_known, keyed, mk_transform, registered,
-                                    transform_config, transform_from_config)
+from minifast.data.config import transform_config, transform_from_config
+from minifast.data.transform import (DisplayedTransform, InplaceTransform, ItemTransform, Pipeline, RandTransform,
+                                     Transform, compose_tfms, is_known, mk_transform, typedispatch)
 from minifast.data.transforms import Categorize, IntToFloatTensor, MultiCategorize, Normalize, ToTensor
 from minifast.markers import TensorCategory, TensorImage, TensorImageBW, TensorMask
 from minifast.torch_core import keyed_generator
