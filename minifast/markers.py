@@ -239,8 +239,9 @@ def retain_types(new: Any, old: Any = None, typs: Any = None) -> Any:
         (container, kinds), = typs.items()
     else:
         container, kinds = type(old) if isinstance(old, type(new)) else type(new), [None] * len(new)
-    olds = old if isinstance(old, _listy) else [None] * len(new)
-    return container(retain_types(n, o, kind) for n, o, kind in zip(new, olds, kinds))
+    olds = old if isinstance(old, _listy) and len(old) == len(new) else [None] * len(new)
+    parts = [retain_types(n, o, kind) for n, o, kind in zip(new, olds, kinds, strict=True)]
+    return container(*parts) if hasattr(container, '_fields') else container(parts)
 
 
 # ---------------------------------------------------------------- as torchvision knows them

@@ -11,10 +11,10 @@ from small_learner import Interrupt, Losses, learner, pictures
 from minifast.callback import core
 from minifast.callback.core import Callback, CancelBatchException
 from minifast.callback.hook import ActivationStats
-from minifast.callback.recorder import Recorder, SmoothLoss
+from minifast.callback.recorder import Recorder
 from minifast.callback.schedule import ParamScheduler, SchedLin
 from minifast.interpret import Interpretation
-from minifast.metrics import Metric, accuracy, error_rate
+from minifast.metrics import AvgSmoothLoss, Metric, accuracy, error_rate
 
 
 def record(learn):
@@ -233,7 +233,7 @@ def test_the_smoothed_loss_is_fastais_average():
 
 def test_smoothed_losses_that_are_set_are_those_that_are_read():
     """Older scripts put a list in; the next step comes behind."""
-    smooth = SmoothLoss(.9)
+    smooth = AvgSmoothLoss(.9)
     smooth.losses = [torch.tensor(1.), torch.tensor(2.)]
     assert [float(x) for x in smooth.losses] == [1., 2.] and smooth.count == 2 and float(smooth.value) == 2.
     smooth.accumulate(SimpleNamespace(loss=torch.tensor(5.)))

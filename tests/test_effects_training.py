@@ -16,10 +16,11 @@ import minifast.vision.all as public
 import minifast.vision.learner as room
 from minifast.callback.checkpoint import CheckpointCallback, newest_checkpoint
 from minifast.callback.core import Callback
-from minifast.callback.recorder import Recorder, SmoothLoss
+from minifast.callback.recorder import Recorder
 from minifast.callback.resume import checkpoints_in
 from minifast.layers import NormType
 from minifast.learner import Learner
+from minifast.metrics import AvgSmoothLoss
 
 G = torch.Generator().manual_seed(0)
 
@@ -281,7 +282,7 @@ def test_smoothing_and_columns_of_the_recorder_are_those_that_are_told():
             expected.append(average / (1 - beta**i))
         found[beta] = [float(loss) for loss in learn.recorder.losses]
         assert found[beta] == pytest.approx(expected, rel=1e-5)
-    assert found[.5] != found[.98] and SmoothLoss(.5).beta == .5
+    assert found[.5] != found[.98] and AvgSmoothLoss(.5).beta == .5
     learn = learner(metrics=public.accuracy)
     learn.remove_cb(learn.recorder).add_cb(Recorder(valid_metrics=False, train_metrics=True, add_time=False))
     learn.fit(1, .1)

@@ -81,7 +81,8 @@ def test_accumulating_keeps_no_graph():
         metric.reset()
         metric.accumulate(batch(pred * 2, torch.tensor([0, 1, 1, 0]), loss=(pred * 2).sum()))
         kept = [v for v in vars(metric).values() if isinstance(v, torch.Tensor)] + list(getattr(metric, 'preds', []))
-        assert not any(t.requires_grad for t in kept)
+        kept += getattr(metric, '_kept', [])
+        assert kept and not any(t.requires_grad for t in kept)
 
 
 def test_metrics_take_marked_tensors():

@@ -81,6 +81,9 @@ def test_types_of_a_nested_batch_and_back():
     assert explode_types(retain_types(bare, typs=types)) == explode_types(retain_types(bare, b)) == types
     assert type(retain_types(torch.zeros(1), TensorImage(torch.zeros(1)))) is TensorImage
     assert explode_types(retain_types([torch.zeros(1)], [TensorImage(torch.zeros(1))])) == {list: [TensorImage]}
+    pair, image = namedtuple('Pair', 'a b'), TensorImage(torch.zeros(1))
+    assert explode_types(retain_types(pair(bare[0], 3), pair(image, 3))) == {pair: [TensorImage, int]}
+    assert len(retain_types([torch.zeros(1), torch.zeros(1)], [image])) == 2
 
 
 class Outputs(dict):

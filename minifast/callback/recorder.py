@@ -15,9 +15,9 @@ from torch import Tensor
 from minifast.arguments import tells_near_match
 from minifast import show
 from minifast.callback.core import Callback
-from minifast.metrics import AvgLoss, Metric
+from minifast.metrics import AvgLoss, AvgSmoothLoss, Metric
 
-__all__ = ['Recorder', 'SmoothLoss', 'format_time']
+__all__ = ['Recorder', 'format_time']
 
 
 def format_time(seconds: float) -> str:
@@ -25,84 +25,6 @@ def format_time(seconds: float) -> str:
     seconds = int(seconds)
     hours, minutes, seconds = seconds // 3600, seconds // 60 % 60, seconds % 60
     return f'{hours}:{minutes:02d}:{seconds:02d}' if hours else f'{minutes:02d}:{seconds:02d}'
-
-
-class SmoothLoss(Metric):
-    """Exponentially smoothed training loss, debiased.
-
-    A step only keeps its loss, a scalar on the device; the smoothing is done for all kept ones at once when somebody
-    looks, so that no step waits for the device.
-
-    Args:
-        beta: weight of the past, 0-1.
-    """
-
-    name = 'train_loss'
-
-    @tells_near_match
-    def __init__(self, beta: float = 0.98) -> None:
-        self.beta = beta
-        self.reset()
-
-    def reset(self) -> None:
-        self._kept: list[Tensor] = []
-        self._average, self._smoothed, self._tensors, self._warned = 0., [], [], False
-
-    def accumulate(self, learn: Any) -> None:
-        self._kept.append(learn.loss.detach())
-
-    @property
-    def count(self) -> int:
-        """Steps seen."""
-        return len(self._smoothed) + len(self._kept)
-
-    def _catch_up(self) -> list[float]:
-        """The smoothed loss after every step, the kept ones taken in."""
-        if self._kept:
-            kept, self._kept = [loss if loss.ndim == 0 else loss.mean() for loss in self._kept], []
-            beta, average, first = self.beta, self._average, len(self._smoothed) + 1
-            for step, loss in enumerate(torch.stack(kept).double().tolist(), first):  # sync: somebody looks
-                average = beta * average + (1 - beta) * loss
-                self._smoothed.append(average / (1 - beta ** step))
-            self._average = average
-        return self._smoothed
-
-    @property
-    def losses(self) -> list[Tensor]:
-        """The smoothed loss after every step, 0-d float32 tensors on the CPU."""
-        new = self._catch_up()[len(self._tensors):]
-        if new:
-            self._tensors.extend(torch.tensor(new, dtype=torch.float32).unbind())
-        return self._tensors
-
-    @losses.setter
-    def losses(self, losses: Iterable[Tensor]) -> None:
-        self._kept, self._tensors = [], list(losses)
-        self._smoothed = [float(loss) for loss in self._tensors]  # sync: none, they are on the host
-
-    @property
-    def value(self) -> Tensor | None:
-        """The smoothed loss now, None before the first step."""
-        smoothed = self._catch_up()
-        return torch.tensor(smoothed[-1]) if smoothed else None
-
-    def warn_of_nan(self) -> None:
-        """Say once a fit that the loss is no number any more: training goes on, as the script wants it, not unseen."""
-        smoothed = self._catch_up()
-        if smoothed and not math.isfinite(smoothed[-1]) and not self._warned:
-            self._warned = True
-            first = next(i for i, loss in enumerate(smoothed) if not math.isfinite(loss))
-            warnings.warn(f'the training loss is not finite since step {first} of this fit, and so are the weights: '
-                          'cbs=TerminateOnNaNCallback() stops before such a step and names its items', stacklevel=2)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The losses so far and the running average."""
-        losses = torch.tensor(self._catch_up(), dtype=torch.float32)
-        return {'average': self._average, 'losses': losses}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        self.losses, self._average = state['losses'].unbind(), state['average']
 
 
 def _to_host(values: Iterable[Any]) -> list[Any]:
@@ -153,10 +75,11 @@ class Recorder(Callback):
     def __init__(self, add_time: bool = True, train_metrics: bool = False, valid_metrics: bool = True,
                  beta: float = 0.98) -> None:
         self.add_time, self.train_metrics, self.valid_metrics = add_time, train_metrics, valid_metrics
-        self.loss, self.smooth_loss = AvgLoss(), SmoothLoss(beta)
+        self.loss, self.smooth_loss = AvgLoss(), AvgSmoothLoss(beta)
         self.lrs, self.iters, self.values, self.log = [], [], [], L()
         self.cancel_train = self.cancel_valid = False
         self._measuring: tuple[Metric, ...] = ()
+        self._warned = False
 
     @property
     def losses(self) -> list[Tensor]:
@@ -190,6 +113,7 @@ class Recorder(Callback):
             names = ['train_loss', *(f'train_{name}' if self.train_metrics else name for name in names)]
         self.metric_names = L(['epoch', *names, *(['time'] if self.add_time else [])])
         self.smooth_loss.reset()
+        self._warned = False
 
     def before_epoch(self) -> None:
         self.cancel_train = self.cancel_valid = False
@@ -244,7 +168,16 @@ class Recorder(Callback):
         self.log += _to_host(met.value for met in self._train_mets)
         if self.cancel_train:
             self._leave_empty(1 + len(self.metrics) * bool(self.train_metrics))
-        self.smooth_loss.warn_of_nan()
+        self._warn_of_nan()
+
+    def _warn_of_nan(self) -> None:
+        """Say once a fit that the loss is no number any more: training goes on, as the script wants it, not unseen."""
+        smoothed = self.smooth_loss.smoothed()
+        if smoothed and not math.isfinite(smoothed[-1]) and not self._warned:
+            self._warned = True
+            first = next(i for i, loss in enumerate(smoothed) if not math.isfinite(loss))
+            warnings.warn(f'the training loss is not finite since step {first} of this fit, and so are the weights: '
+                          'cbs=TerminateOnNaNCallback() stops before such a step and names its items', stacklevel=2)
 
     def after_validate(self) -> None:
         self.log += _to_host(met.value for met in self._valid_mets)

@@ -496,9 +496,9 @@ class MultiCategorize(Categorize):
             raise KeyError(_unknown(missing, self.vocab))
         return TensorMultiCategory(torch.tensor([self.vocab.o2i[label] for label in o], dtype=torch.long))
 
-    def decodes(self, o: Any) -> MultiCategory:
-        """The classes of codes."""
-        return MultiCategory([self.vocab[code] for code in o])
+    def decodes(self, o: Any) -> Any:
+        """The classes of codes; what shows itself already, as labels that were decoded with their boxes, stays."""
+        return o if hasattr(o, 'show') else MultiCategory([self.vocab[code] for code in o])
 
     def config_kwargs(self) -> dict[str, Any]:
         """Constructor arguments that give these very codes."""

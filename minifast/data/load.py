@@ -29,7 +29,7 @@ from minifast.data.transform import Pipeline, Step, bound, is_known
 from minifast.data.transforms import ByteTable
 from minifast.data.workers import ProcessPool, Workers, choose_workers, in_threads, seed_cpu, set_aside, workers_of
 from minifast.hidden import find
-from minifast.markers import plain
+from minifast.markers import plain, retain_types
 from minifast.terminal import say, visible, warn
 from minifast.torch_core import defaults, key_seed, length_of, retain_type, seeded, to_device
 
@@ -382,7 +382,7 @@ class DataLoader:
         """Give the parts of a batch the marker types of the samples' parts."""
         if self.prebatched or not samples:
             return b
-        return _retain(b, samples[0])
+        return retain_types(b, samples[0])
 
     @keyed
     def do_batch(self, samples: Any, slots: Slots | None = None) -> Any:
@@ -866,10 +866,3 @@ def why_empty(dl: Any) -> str:
                 'train it, give it data: learn.dls = dls')
     return (f'{"no length" if n is None else f"{n} items"}, bs={bs}: what it iterates over ({type(dataset).__name__}) '
             'yields nothing, or was used up by a pass before, as a generator is')
-
-
-def _retain(b: Any, like: Any) -> Any:
-    if isinstance(b, (tuple, list)) and isinstance(like, (tuple, list)) and len(b) == len(like):
-        parts = [_retain(o, p) for o, p in zip(b, like)]
-        return type(b)(*parts) if hasattr(b, '_fields') else type(b)(parts)
-    return retain_type(b, like)

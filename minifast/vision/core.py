@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 
 from minifast.codetext import keyed, registered
-from minifast.data.categorize import MultiCategorize
 from minifast.data.collate import Slots, Target
 from minifast.data.transform import RandTransform, Transform
 from minifast.data.transforms import ToTensor
@@ -679,14 +678,6 @@ class PointScaler(RandTransform):
         marked = cast(xy.reshape(-1, 4) if isinstance(like, TensorBBox) else xy, type(like))
         marked.img_size = tuple(size)
         return marked
-
-
-def _as_it_is(self: MultiCategorize, o: LabeledBBox) -> LabeledBBox:
-    return o
-
-
-# labels that were decoded with their boxes pass through the labels' own transform
-MultiCategorize.decodes.add(_as_it_is, takes_self=True)
 
 
 @registered
