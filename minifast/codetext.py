@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import CodeType, ModuleType
 from typing import Any, TypeVar
 
-__all__ = ['code_digest', 'is_keyed', 'is_of_the_user', 'keyed', 'package_of', 'registered', 'registered_as']
+__all__ = ['KEYED', 'code_digest', 'is_of_the_user', 'keyed', 'package_of', 'registered', 'registered_as']
 
 
 def package_of(thing: Any) -> str:
@@ -33,8 +33,8 @@ def is_of_the_user(module: str) -> bool:
 
 _T = TypeVar('_T')
 
-_declared: dict[int, Any] = {}
-"""By identity, so that neither a subclass nor a wrapper that copies attributes has what was said of another."""
+KEYED: dict[int, Any] = {}
+"""What `keyed` was said of, by identity: not a subclass, nor a wrapper that copies attributes."""
 _registered: dict[str, Any] = {}
 """What files may name, by its name."""
 
@@ -49,15 +49,10 @@ def keyed(f: _T) -> _T:
         >>> @keyed
         ... def label(file): return file.name.split('_')[0]
     """
-    _declared[id(f)] = f
+    KEYED[id(f)] = f
     if hasattr(type(f), 'was_keyed'):  # a class whose metaclass takes down what it consists of at this moment
         f.was_keyed()
     return f
-
-
-def is_keyed(f: Any) -> bool:
-    """Whether `keyed` was said of this very function or class."""
-    return _declared.get(id(f)) is f
 
 
 def registered(o: _T) -> _T:

@@ -30,7 +30,7 @@ from minifast.data.transform import Pipeline, Transform, mk_transform
 from minifast.layers import NormType
 from minifast.limits import RECIPE
 from minifast.tensorguard import UnsafeFileError
-from minifast.torch_core import get_model, looking
+from minifast.torch_core import fork_rng, get_model
 from minifast.vision import augment as _augment  # noqa: F401  the rooms whose transforms a file may name are loaded
 from minifast.vision import data as _data  # noqa: F401
 
@@ -73,7 +73,7 @@ def describe_model(learn: Any) -> dict[str, Any]:
     model = get_model(learn.own_model)
     recipe = vars(learn).get('recipe')
     if recipe is not None:
-        with torch.device('meta'), looking():
+        with torch.device('meta'), fork_rng():
             again = _call_recipe(recipe)
         # the text of a module tells classes and arguments of all layers: a changed model is not what the recipe makes
         if repr(again) != repr(model) or _shapes(again) != _shapes(model) or not _readable(recipe):
@@ -111,12 +111,12 @@ def build_model(recipe: Any, state: Mapping[str, Tensor], file: Any) -> nn.Modul
     wanted = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
     if _shapes(outline) != wanted:
         raise UnsafeFileError(f'{file}: its weights are not those of the model that it describes')
-    with refusing(file, 'its model cannot be built'), looking():
+    with refusing(file, 'its model cannot be built'), fork_rng():
         return _call_recipe(_small(recipe, outline, file))
 
 
 def _outline(recipe: Mapping[str, Any], file: Any) -> nn.Module:
-    with refusing(file, 'its model cannot be built'), torch.device('meta'), looking():
+    with refusing(file, 'its model cannot be built'), torch.device('meta'), fork_rng():
         return _call_recipe(recipe)
 
 

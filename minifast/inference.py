@@ -22,8 +22,8 @@ from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback, GatherPredsCallback
 from minifast.callback.hook import module_summary
 from minifast.terminal import say
-from minifast.torch_core import (apply, as_tuple, detuplify, fields_of, find_bs, get_model, item_find, length_of,
-                                 looking, plain, tree_map)
+from minifast.torch_core import (apply, as_tuple, detuplify, fields_of, find_bs, fork_rng, get_model, item_find,
+                                 length_of, plain, tree_map)
 
 __all__ = ['get_preds', 'predict', 'show_results', 'summary', 'tta']
 
@@ -134,7 +134,7 @@ def _plain_batch(learn: Any, item: Any) -> tuple:
             raise TypeError(f'predict takes what the dataset yields as input, a tensor; got a {type(item).__name__}, '
                             f'and {type(dataset).__name__} has no `transform` that would make a tensor of it')
         from minifast.vision.core import PILImage, PILImageBW
-        with looking():
+        with fork_rng():
             seen = dataset[0]
         seen = item_find(seen)
         grey = isinstance(seen, Tensor) and seen.ndim == 3 and seen.shape[0] == 1
@@ -239,7 +239,7 @@ def show_results(learn: Any, ds_idx: int = 1, dl: Any = None, max_n: int = 9, sh
         shuffle: choose them at random.
         kwargs: for the drawing, such as `figsize`, `nrows`, `ncols`.
     """
-    with looking():
+    with fork_rng():
         if dl is None:
             dl = learn.dls[ds_idx]
             dl = dl.new(shuffle=shuffle) if _is_ours(dl) else dl
@@ -276,7 +276,7 @@ def _show_plain(learn: Any, b: tuple, decoded: Any, max_n: int, **kwargs: Any) -
 
 def summary(learn: Any) -> str:
     """A table of the layers with output shapes and parameters, then optimizer, loss function and callbacks."""
-    with looking():
+    with fork_rng():
         dl = learn.dls[0]
         b = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(_Batches(dl, 0)))
     inputs, _ = inputs_and_targets(b, learn.model, getattr(learn.dls, 'n_inp', None))

@@ -36,17 +36,17 @@ from minifast.callback.core import (
 )
 from minifast.callback.fp16 import AMPMode, MixedPrecision
 from minifast.callback.progress import ProgressCallback
-from minifast.callback.recorder import Recorder
+from minifast.callback.recorder import AvgSmoothLoss, Recorder
 from minifast.callback.recorder import _maybe_item as _maybe_item
 from minifast.callback.schedule import ParamScheduler, SchedCos, combine_scheds, combined_cos
 from minifast.checkpoint import load_model, save_model
 from minifast.data.core import DataLoaders
 from minifast.export import export_learner, read_export, to_onnx, to_torch
 from minifast.loop import Loop
-from minifast.metrics import AvgLoss, AvgMetric, AvgSmoothLoss, Metric, ValueMetric, mk_metric
+from minifast.metrics import AvgLoss, AvgMetric, Metric, ValueMetric, mk_metric
 from minifast.optimizer import Adam
 from minifast.distributed import num_distrib
-from minifast.torch_core import defaults, join_path_file, looking, to_detach, trainable_params
+from minifast.torch_core import defaults, fork_rng, join_path_file, to_detach, trainable_params
 
 __all__ = ['AvgLoss', 'AvgMetric', 'AvgSmoothLoss', 'Callback', 'CancelBackwardException', 'CancelBatchException',
            'CancelEpochException', 'CancelFitException', 'CancelStepException', 'CancelTrainException',
@@ -236,7 +236,7 @@ class Learner(Loop):
             cbs: callbacks for the block.
             inner: a fit or a validation is already running and its callbacks know.
         """
-        with (self.no_logging(), self.no_mbar(), looking(anew=True), _replaced(self, 'fit_seed', None),
+        with (self.no_logging(), self.no_mbar(), fork_rng(anew=True), _replaced(self, 'fit_seed', None),
               self.added_cbs(cbs)):
             if inner:
                 yield self

@@ -41,7 +41,7 @@ __all__ = ['Module', 'TensorBase', 'TensorCategory', 'TensorFlowField', 'TensorI
            'concat', 'cond_init', 'default_device', 'defaults', 'detach_parallel', 'detuplify', 'display_df',
            'distrib_barrier', 'doc', 'fields_of', 'find_bs', 'find_device', 'flatten_check', 'get_empty_df',
            'get_first', 'get_model', 'get_random_states', 'grad_module', 'init_default', 'ismin_torch', 'item_find',
-           'join_path_file', 'key_seed', 'keyed_generator', 'length_of', 'logit', 'looking', 'make_cross_image',
+           'join_path_file', 'key_seed', 'keyed_generator', 'length_of', 'logit', 'make_cross_image',
            'master_bar', 'maybe_gather', 'near_match', 'nested_reorder', 'no_random', 'norm_bias_params', 'norm_types',
            'notmax_torch', 'np_func', 'num_distrib', 'one_hot', 'one_hot_decode', 'one_param', 'params', 'plain',
            'progress_bar', 'rank_distrib', 'requires_grad', 'retain_type', 'seeded', 'set_random_states', 'set_seed',
@@ -340,7 +340,7 @@ def set_random_states(random_state: Any, numpy_state: Any, torch_state: Tensor, 
 
 
 @contextmanager
-def looking(anew: bool = False):
+def fork_rng(anew: bool = False):
     """Leave no trace in the randomness: the global generators are put back afterwards, also after an error.
 
     Args:
@@ -375,7 +375,7 @@ def _same_streams(a: dict[str, Any], b: dict[str, Any]) -> bool:
 @contextmanager
 def no_random(seed: int = 42, reproducible: bool = True):
     """Run the block under `seed` and put the global generators back."""
-    with looking():
+    with fork_rng():
         set_seed(seed, reproducible=reproducible)
         yield
 
@@ -409,7 +409,7 @@ def seeded(seed: int):
 
     For code that draws from `random`, `numpy.random` or `torch` and cannot be handed a generator.
     """
-    with looking():
+    with fork_rng():
         random.seed(seed)
         np.random.seed(seed & 0xffffffff)
         torch.manual_seed(seed)

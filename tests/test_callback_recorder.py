@@ -11,10 +11,10 @@ from small_learner import Interrupt, Losses, learner, pictures
 from minifast.callback import core
 from minifast.callback.core import Callback, CancelBatchException
 from minifast.callback.hook import ActivationStats
-from minifast.callback.recorder import Recorder
+from minifast.callback.recorder import AvgSmoothLoss, Recorder
 from minifast.callback.schedule import ParamScheduler, SchedLin
 from minifast.interpret import Interpretation
-from minifast.metrics import AvgSmoothLoss, Metric, accuracy, error_rate
+from minifast.metrics import Metric, accuracy, error_rate
 
 
 def record(learn):
@@ -116,9 +116,9 @@ def test_a_look_inside_a_fit_leaves_the_record(event_name):
     def look(self):
         if self.recorder.add_time and (self.learn.training or event_name != 'after_batch'):  # not inside its own look
             rows.append(self.learn.validate())
-    looking = Callback(**{event_name: look})
-    looking.order = 70
-    learn, twin = learner(metrics=accuracy, cbs=looking), learner(metrics=accuracy)
+    fork_rng = Callback(**{event_name: look})
+    fork_rng.order = 70
+    learn, twin = learner(metrics=accuracy, cbs=fork_rng), learner(metrics=accuracy)
     for each in (learn, twin):
         torch.manual_seed(1)
         each.fit_one_cycle(2)

@@ -16,11 +16,10 @@ import minifast.vision.all as public
 import minifast.vision.learner as room
 from minifast.callback.checkpoint import CheckpointCallback, newest_checkpoint
 from minifast.callback.core import Callback
-from minifast.callback.recorder import Recorder
+from minifast.callback.recorder import AvgSmoothLoss, Recorder
 from minifast.callback.resume import checkpoints_in
 from minifast.layers import NormType
 from minifast.learner import Learner
-from minifast.metrics import AvgSmoothLoss
 
 G = torch.Generator().manual_seed(0)
 

@@ -15,9 +15,10 @@ from torch import nn
 
 import sklearn.metrics as skm
 
-import minifast.metrics as metrics
+from minifast import basics, metrics
+from minifast.callback.recorder import AvgSmoothLoss
 from minifast.losses import BCELossFlat, BCEWithLogitsLossFlat, CrossEntropyLossFlat
-from minifast.metrics import (AccumMetric, AvgLoss, AvgMetric, AvgSmoothLoss, Dice, DiceMulti, F1Score, F1ScoreMulti,
+from minifast.metrics import (AccumMetric, AvgLoss, AvgMetric, Dice, DiceMulti, F1Score, F1ScoreMulti,
                               FBetaMulti, JaccardCoeffMulti, LossMetrics, Metric, Perplexity, RocAuc, RocAucMulti,
                               TorchMetric, ValueMetric, accuracy, accuracy_multi, foreground_acc, mk_metric, mk_metrics,
                               mse, optim_metric, rmse, skm_to_fastai, top_k_accuracy)
@@ -44,7 +45,7 @@ def over(metric, kind='class'):
 @pytest.mark.parametrize('label', METRICS)
 def test_metric_equals_fastai(label):
     """Column name and value over batches of different sizes are fastai's."""
-    got, want = metric_run(metrics, mk_metric, *METRICS[label]), NUMBERS[label]
+    got, want = metric_run(basics, mk_metric, *METRICS[label]), NUMBERS[label]
     assert got['name'] == want['name']
     torch.testing.assert_close(torch.tensor(got['value']).double(), torch.tensor(want['value']).double(),
                                rtol=1e-6, atol=1e-6)

@@ -215,6 +215,7 @@ class CheckpointCallback(_ResumingCallback):
     """
 
     not_carried = ('*',)
+    identifies_run = False
     order, remove_on_fetch = 1000, True  # behind all others, whose work of the event is then in the state
 
     @tells_near_match

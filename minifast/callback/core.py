@@ -112,6 +112,8 @@ class Callback:
         run_train, run_valid: whether the hooks inside a batch run in training and in validation.
         remove_on_fetch: whether FetchPredsCallback takes the callback off while it predicts.
         watches_only: the callback changes nothing about the training, so a resume with or without it is as exact.
+        identifies_run: a run with it, or with other arguments of it, is another run; False for what changes nothing or
+            is told apart otherwise, as schedules are. Of a class derived from one of ours it is taken to be true.
         not_carried: names of attributes that a checkpoint leaves alone, such as a time or a folder of this process.
         learn: the learner, None before the callback is given to one.
 
@@ -127,6 +129,7 @@ class Callback:
     run_valid: bool = True
     remove_on_fetch: bool = False
     watches_only: bool = False
+    identifies_run: bool = True
     not_carried: tuple[str, ...] = ()
     learn: Any = None
 
@@ -372,7 +375,7 @@ _no_ops = {event_name: vars(Callback)[event_name] for event_name in events}
 class TrainEvalCallback(Callback):
     """Puts the model on the device and into training or evaluation mode, and counts the iterations."""
 
-    order, run_valid = -10, False
+    order, run_valid, identifies_run = -10, False, False
 
     def after_create(self) -> None:
         self.learn.n_epoch = 1
@@ -499,6 +502,8 @@ class GatherPredsCallback(Callback):
         decodes: what makes answers (class indices, ...) of them, which are then kept in `decoded`.
     """
 
+    identifies_run = False
+
     def __init__(self, with_input: bool = False, with_loss: bool = False, save_preds: Any = None,
                  save_targs: Any = None, with_preds: bool = True, with_targs: bool = True, concat_dim: int = 0, *,
                  n_rows: int | None = None, ranks: Tensor | None = None, act: Callable = noop,
@@ -565,7 +570,7 @@ class FetchPredsCallback(Callback):
         cbs: callbacks taken off meanwhile, beside those with `remove_on_fetch`.
     """
 
-    remove_on_fetch = True
+    remove_on_fetch, identifies_run = True, False
 
     def __init__(self, ds_idx: int = 1, dl: Any = None, with_input: bool = False, with_decoded: bool = False,
                  cbs: Any = None, reorder: bool = True) -> None:

@@ -17,6 +17,8 @@ class CollectDataCallback(Callback):
         data: (inputs, targets, predictions, loss) a batch, training and validation, on the CPU.
     """
 
+    identifies_run = False
+
     def before_fit(self) -> None:
         self.data = L()
 

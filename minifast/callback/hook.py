@@ -258,6 +258,8 @@ class HookCallback(Callback):
         hook: instead of the method.
     """
 
+    identifies_run = False
+
     @tells_near_match
     def __init__(self, modules: Sequence[nn.Module] | None = None, every: int | None = None, remove_end: bool = True,
                  is_forward: bool = True, detach: bool = True, cpu: bool = True, include_paramless: bool = False,

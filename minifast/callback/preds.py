@@ -17,6 +17,8 @@ class MCDropoutCallback(Callback):
         >>> torch.stack(draws).std(0)
     """
 
+    identifies_run = False
+
     def before_validate(self) -> None:
         for layer in self._dropouts():
             layer.train()

@@ -15,9 +15,10 @@ from torch import Tensor
 from minifast.arguments import tells_near_match
 from minifast import show
 from minifast.callback.core import Callback
-from minifast.metrics import AvgLoss, AvgSmoothLoss, Metric
+from minifast.markers import plain
+from minifast.metrics import AvgLoss, Metric
 
-__all__ = ['Recorder', 'format_time']
+__all__ = ['AvgSmoothLoss', 'Recorder', 'format_time']
 
 
 def format_time(seconds: float) -> str:
@@ -25,6 +26,75 @@ def format_time(seconds: float) -> str:
     seconds = int(seconds)
     hours, minutes, seconds = seconds // 3600, seconds // 60 % 60, seconds % 60
     return f'{hours}:{minutes:02d}:{seconds:02d}' if hours else f'{minutes:02d}:{seconds:02d}'
+
+
+class AvgSmoothLoss(Metric):
+    """The training loss smoothed exponentially over steps, without its bias towards zero; this process's own.
+
+    A step only keeps its loss, a scalar on the device; the smoothing is done for all kept ones at once when somebody
+    looks, so that no step waits for the device.
+
+    Args:
+        beta: weight of the past, 0-1.
+    """
+
+    @tells_near_match
+    def __init__(self, beta: float = 0.98) -> None:
+        self.beta = beta
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew."""
+        self._kept: list[Tensor] = []
+        self._average, self._smoothed, self._tensors = 0., [], []
+
+    def accumulate(self, learn: Any) -> None:
+        """Add one step."""
+        self._kept.append(learn.loss.detach())
+
+    @property
+    def count(self) -> int:
+        """Steps seen."""
+        return len(self._smoothed) + len(self._kept)
+
+    def smoothed(self) -> list[float]:
+        """The smoothed loss after every step, on the host."""
+        if self._kept:
+            kept, self._kept = [loss if loss.ndim == 0 else loss.mean() for loss in map(plain, self._kept)], []
+            beta, average, first = self.beta, self._average, len(self._smoothed) + 1
+            for step, loss in enumerate(torch.stack(kept).double().tolist(), first):  # sync: somebody looks
+                average = beta * average + (1 - beta) * loss
+                self._smoothed.append(average / (1 - beta ** step))
+            self._average = average
+        return self._smoothed
+
+    @property
+    def losses(self) -> list[Tensor]:
+        """The smoothed loss after every step, 0-d float32 tensors on the CPU."""
+        new = self.smoothed()[len(self._tensors):]
+        if new:
+            self._tensors.extend(torch.tensor(new, dtype=torch.float32).unbind())
+        return self._tensors
+
+    @losses.setter
+    def losses(self, losses: Iterable[Tensor]) -> None:
+        self._kept, self._tensors = [], list(losses)
+        self._smoothed = [float(loss) for loss in self._tensors]  # sync: none, they are on the host
+
+    @property
+    def value(self) -> Tensor | None:
+        """The smoothed loss now, a 0-d tensor on the CPU; None before the first step."""
+        smoothed = self.smoothed()
+        return torch.tensor(smoothed[-1]) if smoothed else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The losses so far and the running average."""
+        losses = torch.tensor(self.smoothed(), dtype=torch.float32)
+        return {'average': self._average, 'losses': losses}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self.losses, self._average = state['losses'].unbind(), state['average']
 
 
 def _to_host(values: Iterable[Any]) -> list[Any]:
@@ -65,7 +135,7 @@ class Recorder(Callback):
         iters: number of steps done at the end of every epoch.
     """
 
-    order, remove_on_fetch = 50, True
+    order, remove_on_fetch, identifies_run = 50, True, False
     _set_aside: dict[str, Any] | None = None
     _last_loss: Any = None
     _left_out = False

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback, CancelFitException, CancelValidException, kept_loop_variables
 from minifast.data.load import why_empty
-from minifast.data.workers import set_aside
+from minifast.data.workers import fork_cpu_rng
 from minifast.hidden import find, keeps_state
 from minifast.show import plot_lr_find
-from minifast.torch_core import length_of, looking
+from minifast.torch_core import fork_rng, length_of
 
 __all__ = ['LRFinder', 'ParamScheduler', 'SchedCos', 'SchedExp', 'SchedLin', 'SchedNo', 'SchedPoly',
            'SuggestionMethod', 'annealer', 'combine_scheds', 'combined_cos', 'lr_find', 'minimum',
@@ -140,7 +140,7 @@ class ParamScheduler(Callback):
         >>> learn.fit(1, cbs=ParamScheduler({'lr': SchedCos(1e-2, 1e-5)}))
     """
 
-    order, run_valid = 60, False
+    order, run_valid, identifies_run = 60, False, False  # the course of a schedule is compared instead
     _by_position = True
 
     def __init__(self, scheds: dict[str, Schedule]) -> None:
@@ -340,7 +340,7 @@ def _no_trace(learn: Any) -> Iterator[None]:
     record = {**vars(recorder), 'smooth_loss': copy.copy(recorder.smooth_loss)}
     generators = [place.value for dl in learn.dls for place in find(dl, data=False).generators]
     try:
-        with looking(), set_aside(generators), kept_loop_variables(learn):
+        with fork_rng(), fork_cpu_rng(generators), kept_loop_variables(learn):
             yield
     finally:
         opt.load_state_dict(opt_state)  # its learning rates, set before the fit began

@@ -20,7 +20,7 @@ from minifast.distributed import rank_distrib
 from minifast.markers import TensorCategory, TensorImage
 from minifast.show import get_grid
 from minifast.terminal import visible
-from minifast.torch_core import find_device, looking, plain, to_cpu, to_device
+from minifast.torch_core import find_device, fork_rng, plain, to_cpu, to_device
 
 __all__ = ['TensorBoardBaseCallback', 'TensorBoardCallback', 'TensorBoardProjectorCallback', 'tensorboard_log']
 
@@ -147,7 +147,7 @@ class TensorBoardCallback(TensorBoardBaseCallback):
         modes = [(m, m.training) for m in model.modules()]
         model.eval()
         try:
-            with (looking(), torch.no_grad(), torch.autocast(find_device(xb).type, enabled=False),
+            with (fork_rng(), torch.no_grad(), torch.autocast(find_device(xb).type, enabled=False),
                   warnings.catch_warnings()):
                 # torch's writer still uses torch's old tracer; nobody here can change that
                 warnings.filterwarnings('ignore', '.*torch.jit.trace', FutureWarning)
@@ -174,7 +174,7 @@ class TensorBoardCallback(TensorBoardBaseCallback):
 
     def _log_predictions(self) -> None:
         learn, dl = self.learn, self.learn.dls[1]
-        with looking(), torch.no_grad():
+        with fork_rng(), torch.no_grad():
             b = dl.one_batch()
             xb = to_device(b[:dl.n_inp], find_device(list(learn.model.parameters())))
             modes = [(m, m.training) for m in learn.model.modules()]

@@ -13,14 +13,14 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from minifast.arguments import tells_near_match
-from minifast.data.collate import collate_error, noted
+from minifast.data.collate import add_note, collate_error
 from minifast.data.categorize import (Categorize, EncodedMultiCategorize, MultiCategorize, OneHotEncode,
                                       RegressionSetup)
 from minifast.data.core import DataLoaders, Datasets, TfmdDL, for_loaders
 from minifast.data.transform import Pipeline
 from minifast.data.transforms import ItemGetter, RandomSplitter, ToTensor
 from minifast.terminal import listed, say, visible
-from minifast.torch_core import looking, to_device
+from minifast.torch_core import fork_rng, to_device
 
 __all__ = ['CategoryBlock', 'DataBlock', 'MultiCategoryBlock', 'RegressionBlock', 'TransformBlock']
 
@@ -302,7 +302,8 @@ def _walk(pipeline: Pipeline, x: Any, item: str) -> Any:
             new = f(x, split_idx=pipeline.split_idx)
         except Exception as error:
             say(f'    applying {f.name} failed.')
-            raise noted(error, visible(f'raised by {f.name}, given {item} as {_types(x)}: {_short(x)[:300]}')) from None
+            given = visible(f'raised by {f.name}, given {item} as {_types(x)}: {_short(x)[:300]}')
+            raise add_note(error, given) from None
         x = new
         if f.name != 'noop':
             say(f'    applying {f.name} gives')
@@ -316,7 +317,7 @@ def _tell(dblock: DataBlock, source: Any, bs: int, show_batch: bool, **kwargs: A
     dl, dset = dls.train, dls.train_ds
     dl._prepare()
     bs = min(bs, len(dset))
-    with looking():
+    with fork_rng():
         print('\nBuilding one sample')
         item = dl._item_name(0)
         for tl in dset.tls:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from minifast.arguments import near_match
 from minifast.codetext import keyed, registered
-from minifast.data.collate import noted
+from minifast.data.collate import add_note
 from minifast.data.transform import DisplayedTransform, is_known
 from minifast.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from minifast.markers import TensorCategory, TensorMultiCategory, cast, plain, tensor
@@ -220,7 +220,7 @@ def labels_of(dsets: Any) -> Iterator[tuple[int, Any]]:
         try:
             label = dsets[i]
         except Exception as error:
-            raise noted(error, f'raised while the label of {place_of(dsets, i)} was read') from None
+            raise add_note(error, f'raised while the label of {place_of(dsets, i)} was read') from None
         yield i, label
 
 

@@ -14,15 +14,15 @@ from minifast.codetext import keyed
 from minifast.markers import plain, retain_type, unmarked
 from minifast.torch_core import apply
 
-__all__ = ['HostBatch', 'Job', 'SkipItemException', 'Slots', 'Target', 'collate_error', 'fa_collate', 'fa_convert',
-           'new_block', 'new_pixels']
+__all__ = ['BatchRequest', 'FetchedBatch', 'SkipItemException', 'Slots', 'Target', 'collate_error',
+           'fa_collate', 'fa_convert', 'new_block', 'new_pixels']
 
 
 class SkipItemException(Exception):
     """Raise it while an item is made to leave the item out of its batch."""
 
 
-class Job(NamedTuple):
+class BatchRequest(NamedTuple):
     """One batch to be made.
 
     Attributes:
@@ -36,7 +36,7 @@ class Job(NamedTuple):
     pairs: list
 
 
-class HostBatch:
+class FetchedBatch:
     """A batch as a worker hands it over.
 
     Attributes:
@@ -49,7 +49,7 @@ class HostBatch:
     def __init__(self, number: int, data: Any, skipped: list | None = None, ended: bool = False) -> None:
         self.number, self.data, self.skipped, self.ended = number, data, skipped or [], ended
 
-    def pin_memory(self) -> HostBatch:
+    def pin_memory(self) -> FetchedBatch:
         """Called by torch in its pinning thread; its own way would lose the marker types."""
         self.data = apply(_pinned, self.data)
         return self
@@ -205,7 +205,7 @@ def collate_error(error: Exception, samples: Sequence, names: Sequence[str] | No
             shape, other = getattr(part, 'shape', None), getattr(sample[place], 'shape', None)
             if shape != other:
                 a, b = (names[0], names[number]) if names else ('sample 0', f'sample {number}')
-                return noted(error, f'element {place} ({type(part).__name__}) has shape {_size(shape)} in {a} and '
+                return add_note(error, f'element {place} ({type(part).__name__}) has shape {_size(shape)} in {a} and '
                                     f'{_size(other)} in {b}: {_way_out(part)}')
     return error
 
@@ -224,7 +224,7 @@ def _size(shape: Any) -> str:
     return 'none' if shape is None else 'x'.join(map(str, shape)) or '[]'
 
 
-def noted(error: BaseException, note: str) -> BaseException:
+def add_note(error: BaseException, note: str) -> BaseException:
     """`error` with a note under its message; in Python 3.10, which has no notes, behind its message."""
     if hasattr(error, 'add_note'):
         error.add_note(note)

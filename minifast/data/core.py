@@ -19,14 +19,15 @@ from torch import Tensor
 from torch.utils.data import WeightedRandomSampler
 
 from minifast.arguments import known_kwargs, lookup, tells_near_match
-from minifast.data.collate import noted
+from minifast.data.collate import add_note
 from minifast.data.load import DataLoader, hook_names
 from minifast.data.sampler import ORDER, order
 from minifast.data.showing import ForeignSamples, get_show_batch_func, guessed_kind, show_batch, show_results
 from minifast.data.transform import Pipeline, RandTransform, gather_attrs, is_known
 from minifast.markers import TensorBase, explode_types
 from minifast.terminal import say
-from minifast.torch_core import batch_to_samples, default_device, detuplify, keyed_generator, looking, to_cpu, to_device
+from minifast.torch_core import (batch_to_samples, default_device, detuplify, fork_rng, keyed_generator, to_cpu,
+                                 to_device)
 
 __all__ = ['DataLoader', 'DataLoaders', 'Datasets', 'FilteredBase', 'TfmdDL', 'TfmdLists', 'decode_at',
            'get_show_batch_func', 'show_at', 'show_batch', 'show_results', 'test_set']
@@ -370,7 +371,7 @@ class DataLoaders:
         """One training batch on the device; leaves no trace in the randomness."""
         if hasattr(self._split(0), 'one_batch'):
             return self.train.one_batch()
-        with looking():
+        with fork_rng():
             b = next(iter(self.train))
         return b if self.device is None else to_device(b, self.device)
 
@@ -641,7 +642,7 @@ class TfmdLists(FilteredBase):
         if len(self):
             x = _item(self.items, self._first_training_index())
             self.types = []
-            with looking():
+            with fork_rng():
                 for f in self.tfms.fs:
                     self.types.append(getattr(f, 'input_types', None) or type(x))
                     x = _tried(f, x)
@@ -745,7 +746,7 @@ def _tried(f: Any, x: Any) -> Any:
     try:
         return f(x)
     except Exception as error:
-        raise noted(error, f'raised by the transform {f.name} on the first item, a {type(x).__name__}: '
+        raise add_note(error, f'raised by the transform {f.name} on the first item, a {type(x).__name__}: '
                            f'{str(x)[:300]}') from None
 
 

@@ -21,13 +21,13 @@ from torch.utils.data import IterableDataset, Subset, TensorDataset
 from minifast.arguments import known_kwargs, lookup
 from minifast.codetext import keyed
 from minifast.data.cache import OpenedPictures, PictureCache
-from minifast.data.collate import (HostBatch, Job, SkipItemException, Slots, Target, collate_error, fa_collate,
-                                   fa_convert, noted)
+from minifast.data.collate import (BatchRequest, FetchedBatch, SkipItemException, Slots, Target, add_note,
+                                   collate_error, fa_collate, fa_convert)
 from minifast.data.sampler import (BATCH, ITEM, ORDER, ORDER_NAMES, ItemKeys, Position, chunks, order, order_state,
-                                   order_untouched, tell_epoch, whole)
+                                   order_untouched, read_order, tell_epoch)
 from minifast.data.transform import Pipeline, Step, bound, is_known
 from minifast.data.transforms import ByteTable
-from minifast.data.workers import ProcessPool, Workers, choose_workers, in_threads, seed_cpu, set_aside, workers_of
+from minifast.data.workers import ProcessPool, Workers, choose_workers, fork_cpu_rng, in_threads, seed_cpu, workers_of
 from minifast.hidden import find
 from minifast.markers import plain, retain_types
 from minifast.terminal import say, visible, warn
@@ -394,7 +394,7 @@ class DataLoader:
         """The indices of a pass, in order."""
         if self.sampler is not None:
             tell_epoch(self)
-            return whole(self.sampler, key_seed(self._at.seed, ORDER, self._at.epoch))
+            return read_order(self.sampler, key_seed(self._at.seed, ORDER, self._at.epoch))
         indices = Inf.count if self.n is None else range(self.n)
         return self.shuffle_fn(indices) if self.shuffle else indices
 
@@ -575,15 +575,15 @@ class DataLoader:
     def _prepare(self) -> None:
         """Whatever a kind of loader has to do before each pass."""
 
-    def _jobs(self, position: Position, draws: bool = True) -> Iterator[Job]:
+    def _jobs(self, position: Position, draws: bool = True) -> Iterator[BatchRequest]:
         """The batches still to be made, as lists of indices and seeds; the seeds are 0 where items draw nothing."""
         seed, epoch = position.seed, position.epoch
         key = key_seed(seed, ORDER, epoch)
         if self.batch_sampler is not None:
             tell_epoch(self)
-            lists: Any = whole(self.batch_sampler, key)
+            lists: Any = read_order(self.batch_sampler, key)
         else:
-            with set_aside():
+            with fork_cpu_rng():
                 seed_cpu(key)
                 indices = self.sample()
             lists = ([i] for i in indices) if self.bs is None else chunks(indices, self.bs, self.drop_last)
@@ -591,9 +591,9 @@ class DataLoader:
         for number, indices in enumerate(lists):
             pairs = [(i, keys(i) if keys else 0) for i in indices]
             if number >= position.batch:
-                yield Job(number, key_seed(seed, BATCH, epoch, number), pairs)
+                yield BatchRequest(number, key_seed(seed, BATCH, epoch, number), pairs)
 
-    def _once_ordered(self, jobs: Iterator[Job]) -> Iterator[Job]:
+    def _once_ordered(self, jobs: Iterator[BatchRequest]) -> Iterator[BatchRequest]:
         told, self._ordered = self._ordered, None
         order = self.sampler if self.batch_sampler is None else self.batch_sampler
         if order is not None and not hasattr(order, '__len__'):
@@ -605,7 +605,7 @@ class DataLoader:
     def _find_generators(self) -> list[Any]:
         return [place.value for place in find(self, skip=(*ORDER_NAMES, *_stays_here, 'it'), data=False).generators]
 
-    def _host_batches(self, run: _Pass, here: bool) -> Iterator[HostBatch]:
+    def _host_batches(self, run: _Pass, here: bool) -> Iterator[FetchedBatch]:
         plan = run.plan
         run.generators = [] if plan.keyed else self._find_generators()
         jobs = self._jobs(run.at, plan.draws)
@@ -653,7 +653,7 @@ class DataLoader:
         on_cuda = self.device is not None and self.device.type == 'cuda' and torch.cuda.is_available()
         return on_cuda if self.pin_memory is None else self.pin_memory and torch.cuda.is_available()
 
-    def _stream(self, run: _Pass) -> Iterator[HostBatch]:
+    def _stream(self, run: _Pass) -> Iterator[FetchedBatch]:
         """One stream is read by one process: with workers by one of them, whatever their number."""
         run.generators = self._find_generators()
         if run.plan.workers is None or run.plan.workers.kind == 'here':
@@ -674,7 +674,7 @@ class DataLoader:
 
     # ------------------------------------------------------------ to the device
 
-    def _upload(self, host: HostBatch) -> HostBatch:
+    def _upload(self, host: FetchedBatch) -> FetchedBatch:
         if self.device is not None and host.data is not None:
             host.data = to_device(host.data, self.device, non_blocking=self.device.type == 'cuda')
         return host
@@ -715,20 +715,20 @@ class BatchMaker:
     def __init__(self, dl: DataLoader, run: _Pass) -> None:
         self.dl, self.plan, self.at, self.opened, self.generators = dl, run.plan, run.at, run.opened, run.generators
 
-    def __call__(self, job: Job) -> HostBatch:
+    def __call__(self, job: BatchRequest) -> FetchedBatch:
         """The batch of a job."""
         if self.plan.tensors is not None:
-            return HostBatch(job.number, self._slices([index for index, _ in job.pairs]))
+            return FetchedBatch(job.number, self._slices([index for index, _ in job.pairs]))
         if self.plan.keyed:
             return self._assemble(job)
-        with set_aside(self.generators):
+        with fork_cpu_rng(self.generators):
             return self._assemble(job)
 
-    def pinned(self, job: Job) -> HostBatch:
+    def pinned(self, job: BatchRequest) -> FetchedBatch:
         """The batch of a job in page-locked memory."""
         return self(job).pin_memory()
 
-    def _assemble(self, job: Job) -> HostBatch:
+    def _assemble(self, job: BatchRequest) -> FetchedBatch:
         dl, plan = self.dl, self.plan
         generator = torch.Generator() if plan.draws else None
         slots = Slots(len(job.pairs)) if plan.slots else None  # not for code of the user's, which might keep an item
@@ -747,7 +747,7 @@ class BatchMaker:
                 ended = True
                 break
             except Exception as error:
-                noted(error, f'raised while {dl._item_name(index)} was made')
+                add_note(error, f'raised while {dl._item_name(index)} was made')
                 if dl.on_error == 'raise' or not isinstance(error, (OSError, ValueError)):
                     raise
                 skipped.append((index, dl._item_name(index), f'{type(error).__name__}: {error}'))
@@ -756,13 +756,13 @@ class BatchMaker:
                 samples.append(sample)
                 kept.append(index)
         if not samples:
-            return HostBatch(job.number, None, skipped, ended)
+            return FetchedBatch(job.number, None, skipped, ended)
         if not plan.keyed:
             seed_cpu(job.seed, self.generators)
         try:
             if slots is not None:
-                return HostBatch(job.number, dl.do_batch(samples, slots), skipped, ended)
-            return HostBatch(job.number, dl.do_batch(samples[0] if dl.prebatched else samples), skipped, ended)
+                return FetchedBatch(job.number, dl.do_batch(samples, slots), skipped, ended)
+            return FetchedBatch(job.number, dl.do_batch(samples[0] if dl.prebatched else samples), skipped, ended)
         except Exception as error:
             if not dl.prebatched:
                 collate_error(error, samples, [dl._item_name(i) for i in kept])
@@ -808,30 +808,30 @@ class BatchMaker:
 
     # ------------------------------------------------------------ data without indices
 
-    def stream(self) -> Iterator[HostBatch]:
+    def stream(self) -> Iterator[FetchedBatch]:
         """The batches of data that are read from start to end."""
         dl, own = self.dl, self.generators
         seed, epoch, start = self.at.seed, self.at.epoch, self.at.batch
-        with set_aside(own):
+        with fork_cpu_rng(own):
             seed_cpu(key_seed(seed, ORDER, epoch), own)
             dl.it = None if dl.dataset is None else iter(dl.dataset)  # create_item may need none
         size = dl.bs or 1
         for number in itertools.count():
             n = size if dl.n is None else max(min(size, dl.n - number * size), 0)
             pairs = [(None, key_seed(seed, ITEM, epoch, number * size + i)) for i in range(n)]
-            with set_aside(own):
+            with fork_cpu_rng(own):
                 if number < start and dl.it is not None:
                     made = self._passed_over(number, pairs)
                 else:
-                    made = self._assemble(Job(number, key_seed(seed, BATCH, epoch, number), pairs))
+                    made = self._assemble(BatchRequest(number, key_seed(seed, BATCH, epoch, number), pairs))
             if made.data is not None and number >= start and not (made.ended and dl.drop_last):
                 yield made
             if made.ended or not pairs:
                 return
 
-    def _passed_over(self, number: int, pairs: list) -> HostBatch:
+    def _passed_over(self, number: int, pairs: list) -> FetchedBatch:
         """A batch of a stream that was handed out before a resume: read, and not made."""
-        made = HostBatch(number, None)
+        made = FetchedBatch(number, None)
         for _, seed in pairs:
             seed_cpu(seed, self.generators)
             made.ended = made.ended or next(self.dl.it, self) is self

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from minifast.hidden import Baselines, Hidden
-from minifast.torch_core import get_random_states, key_seed, keyed_generator, looking, seeded, set_random_states
+from minifast.torch_core import fork_rng, get_random_states, key_seed, keyed_generator, seeded, set_random_states
 
-__all__ = ['BATCH', 'ITEM', 'ORDER', 'ORDER_NAMES', 'ItemKeys', 'Position', 'chunks', 'order', 'order_state',
-           'order_untouched', 'privately', 'share', 'tell_epoch', 'whole']
+__all__ = ['BATCH', 'ITEM', 'ORDER', 'ORDER_NAMES', 'ItemKeys', 'Position', 'chunks', 'iterate_seeded',
+           'order', 'order_state', 'order_untouched', 'read_order', 'share', 'tell_epoch']
 
 ORDER, ITEM, BATCH = 1, 2, 3
 """What a seed is derived for; the first part of every key, so that no two uses share a stream."""
@@ -86,21 +86,21 @@ def chunks(indices: Iterable, bs: int, drop_last: bool) -> Iterator[list]:
         yield chunk
 
 
-def whole(iterable: Iterable, seed: int) -> Iterable:
+def read_order(iterable: Iterable, seed: int) -> Iterable:
     """All of a user's sampler, read with the global generators seeded and put back; lazily where it has no length."""
     if not hasattr(iterable, '__len__'):
-        return privately(iterable, seed)
+        return iterate_seeded(iterable, seed)
     with seeded(seed):
         return list(iterable)
 
 
-def privately(iterable: Iterable, seed: int) -> Iterator:
+def iterate_seeded(iterable: Iterable, seed: int) -> Iterator:
     """Iterate over something that may draw from the global generators, lending it a stream of its own."""
-    with looking():
+    with fork_rng():
         with seeded(seed):
             iterator, states = iter(iterable), get_random_states()
     while True:
-        with looking():
+        with fork_rng():
             set_random_states(**states)
             try:
                 o = next(iterator)

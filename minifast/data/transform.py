@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from minifast.arguments import kept_arguments, lookup, refuse_unknown
-from minifast.codetext import is_keyed, keyed, registered
+from minifast.codetext import KEYED, keyed, registered
 from minifast.markers import TensorBase, TensorImageBase, as_torchvision, from_torchvision, plain, retain_type
 from minifast.torch_core import check_kwargs, constructor_signature
 
@@ -890,4 +890,5 @@ def is_known(tfm: Any) -> bool:
     if isinstance(tfm, partial):
         return all(is_known(o) for o in (tfm.func, *tfm.args, *tfm.keywords.values()) if callable(o))
     f = getattr(tfm, '__func__', tfm)
-    return any(is_keyed(o) or any(o is known for known in (*_harmless, *_harmless_methods)) for o in (f, type(f)))
+    return any(KEYED.get(id(o)) is o or any(o is known for known in (*_harmless, *_harmless_methods))
+               for o in (f, type(f)))

@@ -23,7 +23,7 @@ from minifast.data.transform import DisplayedTransform, ItemTransform, Pipeline,
 from minifast.hardware import keep_freed_memory, opencv
 from minifast.markers import TensorImage, TensorImageBW, TensorMask, plain, retain_type, tensor
 from minifast.terminal import listed, warn
-from minifast.torch_core import looking, to_device, tree_map
+from minifast.torch_core import fork_rng, to_device, tree_map
 
 __all__ = ['AttrGetter', 'Categorize', 'Category', 'CategoryMap', 'ColReader', 'ColSplitter', 'EncodedMultiCategorize',
            'EndSplitter', 'FileGetter', 'FileSplitter', 'FuncSplitter', 'GrandparentSplitter', 'ImageGetter',
@@ -157,7 +157,7 @@ def _permutation(n: int, seed: int | None) -> L:
     """`n` indices in the order torch's generator gives after `seed`; with a seed the global one is put back."""
     if seed is None:
         return L(torch.randperm(n).tolist())
-    with looking():
+    with fork_rng():
         torch.manual_seed(seed)
         return L(torch.randperm(n).tolist())
 

@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import Dataset, IterableDataset
 
-from minifast.data.collate import HostBatch, Job, noted
+from minifast.data.collate import BatchRequest, FetchedBatch, add_note
 from minifast.plaindata import get_generator, seed_generator, set_generator
 from minifast.terminal import listed
 
-__all__ = ['ProcessPool', 'Workers', 'choose_workers', 'find_unpicklable', 'in_threads', 'seed_cpu', 'set_aside',
-           'workers_of']
+__all__ = ['ProcessPool', 'Workers', 'choose_workers', 'find_unpicklable', 'fork_cpu_rng', 'in_threads',
+           'seed_cpu', 'workers_of']
 
 
 # ---------------------------------------------------------------- where, and how many
@@ -106,7 +106,7 @@ def seed_cpu(seed: int, own: Sequence[Any] = ()) -> None:
 
 
 @contextmanager
-def set_aside(own: Sequence[Any] = ()) -> Iterator[None]:
+def fork_cpu_rng(own: Sequence[Any] = ()) -> Iterator[None]:
     """Put the global CPU generators, and those of a data set's `own`, back behind the block."""
     states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
     own_states = [get_generator(g) for g in own]
@@ -122,8 +122,8 @@ def set_aside(own: Sequence[Any] = ()) -> Iterator[None]:
 
 # ---------------------------------------------------------------- threads
 
-def in_threads(make: Callable[[Job], HostBatch], jobs: Iterable[Job], n_threads: int,
-               ahead: int) -> Iterator[HostBatch]:
+def in_threads(make: Callable[[BatchRequest], FetchedBatch], jobs: Iterable[BatchRequest], n_threads: int,
+               ahead: int) -> Iterator[FetchedBatch]:
     """Make batches in threads, in order, `ahead` of them a thread before they are asked for."""
     waiting: deque = deque()
     pool = ThreadPoolExecutor(n_threads, thread_name_prefix='minifast-data')
@@ -158,9 +158,9 @@ class _Failure:
             self.error = error
         except Exception as problem:
             self.error = RuntimeError(f'{type(error).__name__}: {error}')
-            noted(self.error, f'(a {type(error).__name__} cannot be sent between processes: {problem})')
+            add_note(self.error, f'(a {type(error).__name__} cannot be sent between processes: {problem})')
             for note in getattr(error, '__notes__', []):
-                noted(self.error, note)
+                add_note(self.error, note)
 
     def pin_memory(self) -> _Failure:
         """Nothing to pin."""
@@ -170,10 +170,10 @@ class _Failure:
 class _Jobs(Dataset):
     """What torch's loader takes for a data set: asked for a job, it makes the batch."""
 
-    def __init__(self, make: Callable[[Job], HostBatch]) -> None:
+    def __init__(self, make: Callable[[BatchRequest], FetchedBatch]) -> None:
         self.make = make
 
-    def __getitem__(self, job: Job) -> HostBatch | _Failure:
+    def __getitem__(self, job: BatchRequest) -> FetchedBatch | _Failure:
         try:
             return self.make(job)
         except Exception as error:
@@ -183,10 +183,10 @@ class _Jobs(Dataset):
 class _Stream(IterableDataset):
     """Likewise for data without indices, which one worker reads from start to end."""
 
-    def __init__(self, stream: Callable[[], Iterator[HostBatch]]) -> None:
+    def __init__(self, stream: Callable[[], Iterator[FetchedBatch]]) -> None:
         self.stream = stream
 
-    def __iter__(self) -> Iterator[HostBatch | _Failure]:
+    def __iter__(self) -> Iterator[FetchedBatch | _Failure]:
         try:
             yield from self.stream()
         except Exception as error:
@@ -196,13 +196,13 @@ class _Stream(IterableDataset):
 class _Source:
     """A sampler whose jobs are exchanged from pass to pass, as the workers stay."""
 
-    jobs: Iterable[Job] = ()
+    jobs: Iterable[BatchRequest] = ()
 
-    def __iter__(self) -> Iterator[Job]:
+    def __iter__(self) -> Iterator[BatchRequest]:
         return iter(self.jobs)
 
 
-def _noted_in(underway: deque[Job], jobs: Iterable[Job]) -> Iterator[Job]:
+def _kept_in(underway: deque[BatchRequest], jobs: Iterable[BatchRequest]) -> Iterator[BatchRequest]:
     """The jobs, each noted as it is handed to the workers."""
     for job in jobs:
         underway.append(job)
@@ -252,12 +252,12 @@ class ProcessPool:
                 multiprocessing_context=context, worker_init_fn=functools.partial(_start, wif),
                 generator=torch.Generator().manual_seed(0), **settings)
 
-    def _lost(self, underway: Iterable[Job]) -> str:
+    def _lost(self, underway: Iterable[BatchRequest]) -> str:
         """Which items the workers had in hand: a worker that dies takes finished batches on their way with it."""
         names = [self.name_of(index) for job in underway for index, _ in job.pairs]
         return f'the workers had these items in hand: {listed(names, 32)}; num_workers=0 finds which it is'
 
-    def run(self, jobs: Iterable[Job] = ()) -> Iterator[HostBatch]:
+    def run(self, jobs: Iterable[BatchRequest] = ()) -> Iterator[FetchedBatch]:
         """The batches of the jobs, in order.
 
         Raises:
@@ -265,8 +265,8 @@ class ProcessPool:
             RuntimeError: a worker was killed, or gave no batch in time; a note names the items in hand.
             Exception: what was raised in a worker, as the type it was raised as.
         """
-        underway: deque[Job] = deque()
-        self.source.jobs = _noted_in(underway, jobs)
+        underway: deque[BatchRequest] = deque()
+        self.source.jobs = _kept_in(underway, jobs)
         try:
             with _obeyed():
                 iterator = iter(self.loader)
@@ -285,7 +285,7 @@ class ProcessPool:
                 except StopIteration:
                     return
                 except RuntimeError as error:  # torch's word for a worker that is gone or silent
-                    noted(error, self._lost(underway))
+                    add_note(error, self._lost(underway))
                     raise
                 if isinstance(made, _Failure):
                     raise made.error from _WorkerTraceback(made.text)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minifast.arguments import tells_near_match
-from minifast.metrics.base import (AccumMetric, ActivationType, AvgLoss, AvgMetric, AvgSmoothLoss, LossMetric,
+from minifast.metrics.base import (AccumMetric, ActivationType, AvgLoss, AvgMetric, LossMetric,
                                    LossMetrics, Metric, TorchMetric, ValueMetric, as_classes, mk_metric, mk_metrics,
                                    sum_over_ranks)
 from minifast.metrics.scores import (APScoreBinary, APScoreMulti, BalancedAccuracy, BrierScore, BrierScoreMulti,
@@ -20,7 +20,7 @@ from minifast.metrics.scores import (APScoreBinary, APScoreMulti, BalancedAccura
                                      RecallMulti, RocAuc, RocAucBinary, RocAucMulti, SpearmanCorrCoef, skm_to_fastai)
 from minifast.torch_core import flatten_check, plain
 
-__all__ = ['APScoreBinary', 'APScoreMulti', 'AccumMetric', 'ActivationType', 'AvgLoss', 'AvgMetric', 'AvgSmoothLoss',
+__all__ = ['APScoreBinary', 'APScoreMulti', 'AccumMetric', 'ActivationType', 'AvgLoss', 'AvgMetric',
            'BalancedAccuracy', 'BrierScore', 'BrierScoreMulti', 'CohenKappa', 'Dice', 'DiceMulti',
            'ExplainedVariance', 'F1Score', 'F1ScoreMulti', 'FBeta', 'FBetaMulti', 'HammingLoss', 'HammingLossMulti',
            'Jaccard', 'JaccardCoeff', 'JaccardCoeffMulti', 'JaccardMulti', 'LossMetric', 'LossMetrics',

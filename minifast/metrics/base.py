@@ -20,7 +20,7 @@ from minifast.distributed import gather, is_distributed
 from minifast.losses import BaseLoss, BCEWithLogitsLossFlat, level_of, takes_classes
 from minifast.torch_core import find_bs, flatten_check, plain
 
-__all__ = ['AccumMetric', 'ActivationType', 'AvgLoss', 'AvgMetric', 'AvgSmoothLoss', 'LossMetric', 'LossMetrics',
+__all__ = ['AccumMetric', 'ActivationType', 'AvgLoss', 'AvgMetric', 'LossMetric', 'LossMetrics',
            'Metric', 'TorchMetric', 'ValueMetric', 'as_classes', 'mk_metric', 'mk_metrics', 'sum_over_ranks']
 
 
@@ -175,75 +175,6 @@ class AvgLoss(_Average):
     def name(self) -> str:
         """`loss`."""
         return 'loss'
-
-
-class AvgSmoothLoss(Metric):
-    """The training loss smoothed exponentially over steps, without its bias towards zero; this process's own.
-
-    A step only keeps its loss, a scalar on the device; the smoothing is done for all kept ones at once when somebody
-    looks, so that no step waits for the device.
-
-    Args:
-        beta: weight of the past, 0-1.
-    """
-
-    @tells_near_match
-    def __init__(self, beta: float = 0.98) -> None:
-        self.beta = beta
-        self.reset()
-
-    def reset(self) -> None:
-        """Start anew."""
-        self._kept: list[Tensor] = []
-        self._average, self._smoothed, self._tensors = 0., [], []
-
-    def accumulate(self, learn: Any) -> None:
-        """Add one step."""
-        self._kept.append(learn.loss.detach())
-
-    @property
-    def count(self) -> int:
-        """Steps seen."""
-        return len(self._smoothed) + len(self._kept)
-
-    def smoothed(self) -> list[float]:
-        """The smoothed loss after every step, on the host."""
-        if self._kept:
-            kept, self._kept = [loss if loss.ndim == 0 else loss.mean() for loss in map(plain, self._kept)], []
-            beta, average, first = self.beta, self._average, len(self._smoothed) + 1
-            for step, loss in enumerate(torch.stack(kept).double().tolist(), first):  # sync: somebody looks
-                average = beta * average + (1 - beta) * loss
-                self._smoothed.append(average / (1 - beta ** step))
-            self._average = average
-        return self._smoothed
-
-    @property
-    def losses(self) -> list[Tensor]:
-        """The smoothed loss after every step, 0-d float32 tensors on the CPU."""
-        new = self.smoothed()[len(self._tensors):]
-        if new:
-            self._tensors.extend(torch.tensor(new, dtype=torch.float32).unbind())
-        return self._tensors
-
-    @losses.setter
-    def losses(self, losses: Iterable[Tensor]) -> None:
-        self._kept, self._tensors = [], list(losses)
-        self._smoothed = [float(loss) for loss in self._tensors]  # sync: none, they are on the host
-
-    @property
-    def value(self) -> Tensor | None:
-        """The smoothed loss now, a 0-d tensor on the CPU; None before the first step."""
-        smoothed = self.smoothed()
-        return torch.tensor(smoothed[-1]) if smoothed else None
-
-    def state_dict(self) -> dict[str, Any]:
-        """The losses so far and the running average."""
-        losses = torch.tensor(self.smoothed(), dtype=torch.float32)
-        return {'average': self._average, 'losses': losses}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        self.losses, self._average = state['losses'].unbind(), state['average']
 
 
 class ValueMetric(Metric):

@@ -52,7 +52,7 @@ def _same_name(a: Any, b: Any) -> bool:
 
 
 _rooms = re.compile(r'\bminifast\.(\w+\.)+')
-"""The modules in the name of a class or function of ours: from release to release it may move to another one."""
+"""The modules in the name of a class or function of ours, which files of earlier releases hold."""
 
 
 def _alike(a: Any, b: Any) -> bool:

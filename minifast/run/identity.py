@@ -31,10 +31,11 @@ from minifast.arguments import kept_arguments
 from minifast.codetext import code_digest, package_of
 from minifast.data.config import transform_config
 from minifast.data.transform import Pipeline
+from minifast.data.transforms import AttrGetter, ColReader, ItemGetter, RegexLabeller
 from minifast.environment import environment
 from minifast.hardware import crc32
 from minifast.plaindata import GENERATORS
-from minifast.torch_core import get_model, looking
+from minifast.torch_core import fork_rng, get_model
 from minifast.training_state import own_loader
 
 __all__ = ['UNKNOWN', 'Column', 'Files', 'RunIdentity', 'Tables', 'columns_of', 'fingerprint', 'is_path',
@@ -53,9 +54,12 @@ _libraries = ('torch', 'torchvision', 'minifast', 'fastai', 'fastcore', 'timm', 
 
 
 def _name_of(x: Any) -> str:
-    """The import name of a class or function; what the script itself defines goes by its own name alone."""
-    module = getattr(x, '__module__', None) or 'builtins'
+    """The import name of a class or function, without the room where it is ours, as it may lie in another one tomorrow;
+    what the script itself defines goes by its own name alone."""
+    package, module = package_of(x), getattr(x, '__module__', None) or 'builtins'
     name = getattr(x, '__qualname__', type(x).__name__)
+    if package == 'minifast':
+        return f'{package}.{name}'
     return name if module in ('__main__', '__mp_main__', 'builtins') else f'{module}.{name}'
 
 
@@ -308,7 +312,7 @@ def _told(tl: Any, items: Sequence) -> list | None:
     """The items through the leading functions of a pipeline that name something: labels, files; None without such."""
     values, told = list(items), False
     deadline = time.monotonic() + LOOK_S
-    with looking():
+    with fork_rng():
         for f in map(_namer, tl.tfms.fs):
             if not len(values) or f is None:
                 break
@@ -323,13 +327,13 @@ def _told(tl: Any, items: Sequence) -> list | None:
 
 def _namer(f: Any) -> Callable | None:
     """The function of a transform that names something, where it is one; None where it may do more."""
-    if type(f).__name__ in ('ColReader', 'RegexLabeller', 'ItemGetter', 'AttrGetter'):
+    if type(f) in (AttrGetter, ColReader, ItemGetter, RegexLabeller):
         return f
     funcs = [entry.func for entry in f.encodes.entries] if '_name' in vars(f) else []
     if len(funcs) != 1 or not isinstance(funcs[0], (types.FunctionType, functools.partial)):
         return None
     # without a choice by types the function itself says the same in a third of the time
-    return funcs[0] if (getattr(funcs[0], '__module__', '') or '').startswith('minifast.') else f
+    return funcs[0] if package_of(funcs[0]) == 'minifast' else f
 
 
 def _is_a_name(x: Any) -> bool:
@@ -603,9 +607,8 @@ def _arguments(x: Any) -> dict[str, Any]:
     return {name: fingerprint(value) for name, value in kept_arguments(x).items()}
 
 
-_watchers = tuple(f'minifast.callback.{room}' for room in (
-    'core', 'progress', 'recorder', 'tracking', 'tensorboard', 'wandb', 'mlflow', 'data', 'preds', 'hook', 'checkpoint',
-    'schedule'))
+def _identifies(cb: Any) -> bool:
+    return package_of(type(cb)) != 'minifast' or (cb.identifies_run and not cb.watches_only)
 
 
 def _settings(learn: Any) -> dict[str, Any]:
@@ -625,7 +628,7 @@ def _settings(learn: Any) -> dict[str, Any]:
     seed = torch.initial_seed()
     found['seed'] = seed if seed < 1 << 32 else UNKNOWN  # a larger one nobody chose
     for cb in learn.cbs:
-        if type(cb).__module__ not in _watchers:
+        if _identifies(cb):
             found[f'callback {cb.name}'] = {'class': _name_of(type(cb)), **_arguments(cb)}
     return found
 
@@ -681,7 +684,7 @@ def run_identity(learn: Any, asked: Mapping[str, Any]) -> RunIdentity:
         asked: what the fit was asked for: `n_epoch`, `lr`, `wd`, `start_epoch`.
     """
     watched = _Watched()
-    with looking():
+    with fork_rng():
         data, tables = _data(learn, watched)
         loss = learn.loss_func
         described = watched(loss, lambda f: fingerprint(f)) if hasattr(loss, '__dict__') else fingerprint(loss)

@@ -17,7 +17,7 @@ from minifast.arguments import tells_near_match
 from minifast.codetext import registered
 from minifast.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from minifast.data.categorize import column_named, is_missing
-from minifast.data.collate import noted
+from minifast.data.collate import add_note
 from minifast.data.core import DataLoaders, Datasets, for_loaders, show_batch, show_results
 from minifast.data.transform import typedispatch
 from minifast.data.transforms import (ColReader, ColSplitter, GrandparentSplitter, IntToFloatTensor, MultiCategorize,
@@ -72,7 +72,7 @@ def _clipped(sample: tuple, i: int) -> tuple[Tensor, Tensor]:
     try:
         return clip_remove_empty(*sample[1:3])
     except ValueError as error:
-        raise noted(error, f'it is sample {i} of its batch') from None
+        raise add_note(error, f'it is sample {i} of its batch') from None
 
 
 @registered
@@ -294,7 +294,7 @@ class ImageDataLoaders(DataLoaders):
             return cls.from_df(df, path=path, **kwargs)
         except (KeyError, TypeError, ValueError) as error:
             hint = '; it has one column: is delimiter= right?' if len(df.columns) == 1 else ''
-            raise noted(error, f'the table is {file}{hint}') from None
+            raise add_note(error, f'the table is {file}{hint}') from None
 
     @classmethod
     def from_lists(cls, path: str | Path, fnames: Sequence, labels: Sequence, valid_pct: float = 0.2,

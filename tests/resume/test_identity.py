@@ -46,7 +46,7 @@ from minifast.run import differences as room
 from minifast.run import identity
 from minifast.run.folder import LOCK, RunFolder
 from minifast.tensorfile import read_tensors, write_atomic
-from minifast.torch_core import looking, set_seed
+from minifast.torch_core import fork_rng, set_seed
 from minifast.vision.augment import Brightness, Resize
 from minifast.vision.data import ImageDataLoaders
 from tests.resume.training import Kill, differences, outcome, same
@@ -105,7 +105,7 @@ def train(learn, folder, kill=None, resume=False, fit='fit', seed=7, every='epoc
 
 def undisturbed(n_epoch):
     """The outcome of a fit that nobody disturbs."""
-    with looking():
+    with fork_rng():
         learn = make()
         set_seed(7)
         learn.fit(n_epoch)
@@ -432,7 +432,7 @@ def test_what_each_callback_of_ours_is_told_is_compared():
     """Found in the namespace: those that act on a training keep each of their arguments under its name."""
     seen = set()
     for name, kind in vars(public).items():
-        if not (inspect.isclass(kind) and issubclass(kind, Callback)) or kind.__module__ in identity._watchers:
+        if not (inspect.isclass(kind) and issubclass(kind, Callback)) or kind.watches_only or not kind.identifies_run:
             continue
         told = [p for p in inspect.signature(kind).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
         made = kind(**{p.name: 1 for p in told if p.default is p.empty})
@@ -442,15 +442,33 @@ def test_what_each_callback_of_ours_is_told_is_compared():
     assert {'alpha', 'decay', 'max_norm', 'n_acc', 'patience', 'pct'} <= seen
 
 
+def test_what_is_derived_from_a_callback_that_only_watches_may_do_more():
+    """It is another run with it, or with another argument of it."""
+    class Changing(ActivationStats):
+        def __init__(self, much=1, **kwargs):
+            super().__init__(**kwargs)
+            self.much = much
+
+    def callbacks(cb):
+        learn = make(cbs=cb)
+        learn.create_opt()
+        return {k: v for k, v in identity.run_identity(learn, {'n_epoch': 1}).parts['settings'].items()
+                if k.startswith('callback')}
+    assert callbacks(ActivationStats()) == callbacks(TensorBoardCallback()) == callbacks(None)
+    assert callbacks(Changing(2))['callback changing']['much'] == 2
+    assert 'callback gradient_clip' in callbacks(GradientClip())
+
+
 def test_a_class_of_ours_that_has_moved_is_the_same():
     """Checkpoints of earlier releases name the modules in which optimizers, callbacks and losses lived then."""
     learn = make(opt_func=partial(SGD, mom=.9), cbs=[EMACallback(), GradientClip()])
     learn.create_opt()
     now = identity.run_identity(learn, {'n_epoch': 1})
     text = json.dumps(now.parts)
-    moved = json.loads(text.replace('minifast.optimizer.', 'minifast.optimizer.lists.').replace(
-        'minifast.callback.training.', 'minifast.callback.ema.'))
-    other = json.loads(text.replace('minifast.optimizer.SGD', 'minifast.optimizer.Adam'))
+    assert '"minifast.SGD"' in text and '"minifast.EMA"' in text  # the room is not written, and in no digest
+    moved = json.loads(text.replace('minifast.SGD', 'minifast.optimizer.lists.SGD').replace(
+        'minifast.EMA', 'minifast.callback.ema.EMA'))
+    other = json.loads(text.replace('minifast.SGD', 'minifast.Adam'))
     assert json.dumps(moved) != text and [str(found) for found in room.differences(moved, now, None)] == []
     assert 'optimizer' in [found.part for found in room.differences(other, now, None)]
 

@@ -21,7 +21,7 @@ from minifast.callback.progress import CSVLogger, ProgressCallback
 from minifast.callback.recorder import Recorder
 from minifast.callback.tracker import SaveModelCallback, TerminateOnNaNCallback
 from minifast.tensorfile import DamagedFileError, read_tensors
-from minifast.torch_core import looking, set_seed
+from minifast.torch_core import fork_rng, set_seed
 from tests.resume.training import (DEFAULTS, Kill, differences, killed_and_resumed, make_learner, outcome, reads, run,
                                    undisturbed)
 
@@ -87,7 +87,7 @@ class Watcher(Callback):
     run_valid = True
 
     def look(self):
-        with torch.no_grad(), looking():
+        with torch.no_grad(), fork_rng():
             self.seen = [float(p.sum()) for p in self.learn.model.parameters()]
             torch.rand(3), random.random(), np.random.rand()
             set_seed(5)
@@ -95,7 +95,7 @@ class Watcher(Callback):
     def after_epoch(self):
         self.look()
         if self.learn.fitting:
-            with looking():
+            with fork_rng():
                 self.learn.predict_twin()
 
 
@@ -130,7 +130,7 @@ def test_more_validation_changes_no_bit(tmp_path):
     """Another learner with the same weights validates, predicts and searches its rate between the epochs."""
     class Validates(Callback):
         def after_epoch(self):
-            with looking():
+            with fork_rng():
                 twin = make_learner(DEFAULTS)  # seeds by itself
             twin.model.load_state_dict(self.learn.model.state_dict())
             twin.validate()

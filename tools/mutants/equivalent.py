@@ -7,7 +7,7 @@ EQUIVALENT: dict[tuple[str, ...], str] = {
     ('WandbCallback._has_epoch', "-return last.get('epoch', 0) > epoch or last.get('epoch', 0) == epoch and same",
      "+return last.get('epoch', 0) > epoch or last.get('epoch', None) == epoch and same"):
         'epochs are counted from 1, so that a run without one equals neither default',
-    ('HostBatch.__init__',
+    ('FetchedBatch.__init__',
      '-def __init__(self, number: int, data: Any, skipped: list | None = None, ended: bool = False) -> None:',
      '+def __init__(self, number: int, data: Any, skipped: list | None = None, ended: bool = True) -> None:'):
         'a class of our own that no namespace names, and both places that make one say whether the data ended',
