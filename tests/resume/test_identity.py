@@ -931,11 +931,11 @@ def test_an_identity_says_each_thing_under_its_name():
         'batch size of training': 8, 'batch size of validation': 8, 'shuffle of training': True,
         'shuffle of validation': False, 'drop_last of training': False, 'drop_last of validation': False,
         'metrics': ['accuracy'], 'precision': 'float32', 'seed': 7,
-        'callback mix_up': {'class': f'{MixUp.__module__}.MixUp', 'alpha': .4}}
+        'callback mix_up': {'class': 'minifast.MixUp', 'alpha': .4}}
     assert parts['schedule'] == {'n_epoch': 2, 'lr': .1, 'wd': None, 'start_epoch': 0}
     assert parts['loss'] == {'function': 'torch.nn.functional.cross_entropy'}
     assert parts['optimizer'] == {
-        'class': f'{SGD.__module__}.SGD', 'made by': {'class': f'{SGD.__module__}.SGD'},
+        'class': 'minifast.SGD', 'made by': {'class': 'minifast.SGD'},
         'arguments': {'mom': .9}, 'groups': [4, 2], 'wd_bn_bias': True, 'train_bn': False}
     assert parts['model']['modules'][''] == 'torch.nn.modules.container.Sequential()'
     assert parts['model']['modules']['3'] == 'torch.nn.modules.dropout.Dropout(p=0.2, inplace=False)'
