@@ -420,38 +420,35 @@ class SampleGenerator(torch.Generator):
     def __init__(self, seed: int, keys: Sequence[int]) -> None:
         self.manual_seed(seed)
         self.keys, self.drawn = np.array(keys, np.uint64), 0
+        self._made = np.empty((0, len(self.keys)), np.uint64)
 
-    def next_seeds(self, n: int) -> np.ndarray:
+    def next_numbers(self, n: int) -> np.ndarray:
         """`n` further 64-bit numbers of each sample, uint64 [n,B]: SplitMix64, whose stream is a counter."""
-        with np.errstate(over='ignore'):
-            count = np.arange(self.drawn + 1, self.drawn + 1 + n, dtype=np.uint64)[:, None]
-            z = self.keys + count * np.uint64(0x9e3779b97f4a7c15)
-            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xbf58476d1ce4e5b9)
-            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94d049bb133111eb)
-        self.drawn += n
-        return z ^ (z >> np.uint64(31))
-
-
-def _of_samples(n: int, generator: torch.Generator | None) -> SampleGenerator | None:
-    return generator if isinstance(generator, SampleGenerator) and len(generator.keys) == n else None
+        start, self.drawn = self.drawn, self.drawn + n
+        while len(self._made) < self.drawn:  # a block of them costs hardly more than one
+            with np.errstate(over='ignore'):
+                count = np.arange(1 + len(self._made), 33 + len(self._made), dtype=np.uint64)[:, None]
+                z = self.keys + count * np.uint64(0x9e3779b97f4a7c15)
+                z = (z ^ (z >> np.uint64(30))) * np.uint64(0xbf58476d1ce4e5b9)
+                z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94d049bb133111eb)
+            self._made = np.concatenate([self._made, z ^ (z >> np.uint64(31))])
+        return self._made[start:self.drawn]
 
 
 def rand_by_sample(rows: int, n: int, generator: torch.Generator | None) -> Tensor:
     """Numbers in 0..1 for `n` samples, float32 [rows,n]: each sample's own from a `SampleGenerator` of so many samples,
     else drawn one after the other."""
-    own = _of_samples(n, generator)
-    if own is None:
+    if not isinstance(generator, SampleGenerator) or len(generator.keys) != n:
         return torch.rand(rows, n, generator=generator)
-    return torch.from_numpy((own.next_seeds(rows) >> np.uint64(40)).astype(np.float32) * np.float32(2 ** -24))
+    return torch.from_numpy((generator.next_numbers(rows) >> np.uint64(40)).astype(np.float32) * np.float32(2 ** -24))
 
 
 def randn_by_sample(shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
     """Numbers of mean 0 and deviation 1, float32 [B,...]: each sample's own as in `rand_by_sample`."""
-    own = _of_samples(shape[0], generator)
-    if own is None:
+    if not isinstance(generator, SampleGenerator) or len(generator.keys) != shape[0]:
         return torch.randn(tuple(shape), generator=generator)
     one, made = torch.Generator(), torch.empty(tuple(shape))
-    for row, seed in zip(made, own.next_seeds(1)[0].tolist()):  # sync: none, numbers of the host
+    for row, seed in zip(made, generator.next_numbers(1)[0].tolist()):  # sync: none, numbers of the host
         torch.randn(row.shape, generator=one.manual_seed(seed >> 1), out=row)
     return made
 

@@ -5,8 +5,10 @@ that this package looks at, and it leaves decorated functions out. Its table of 
 """
 from __future__ import annotations
 
-import random
+import hashlib
+from collections import Counter
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 
 import libcst as cst
@@ -74,23 +76,28 @@ def rooms() -> Iterator[Path]:
 
 
 def sampled(seed: int, n: int) -> list[Mutant]:
-    """`n` mutants: a room by its size, then one of its places; the same for a seed as long as the code is the same."""
-    draw = random.Random(seed)
-    files = list(rooms())
-    sizes = [len(f.read_text(encoding='utf-8').splitlines()) for f in files]
-    places: dict[Path, tuple[cst.Module, list]] = {}
-    found: dict[tuple, Mutant] = {}
-    while len(found) < n:
-        file = draw.choices(files, sizes)[0]
-        module, choices = places.setdefault(file, None) or places.__setitem__(file, _places(file)) or places[file]
-        if not choices:
-            continue
-        qualname, line, old, new = choices[draw.randrange(len(choices))]
+    """`n` mutants of all there are, ordered by a digest of (seed, function, text that goes, text that comes).
+
+    So a sample stays what it is but for the functions that changed: a test that was written for one of its mutants is
+    met again after the next commit.
+    """
+    ranked = []
+    for file in rooms():
+        module, found = _places(file)
+        seen: Counter[tuple] = Counter()
+        for qualname, line, old, new in found:
+            change = (qualname, module.code_for_node(old), module.code_for_node(new))
+            seen[change] += 1
+            rank = hashlib.sha256(repr((seed, *change, seen[change])).encode()).digest()
+            ranked.append((rank, file, qualname, line, old, new, module))
+    mutants: dict[tuple, Mutant] = {}
+    for _, file, qualname, line, old, new, module in sorted(ranked, key=itemgetter(0)):
         code = module.deep_replace(old, new).code
-        if code == module.code or not _compiles(code):
-            continue
-        found[file, code] = Mutant(file, qualname, line, code)
-    return list(found.values())
+        if code != module.code and _compiles(code):
+            mutants[file, code] = Mutant(file, qualname, line, code)
+        if len(mutants) == n:
+            break
+    return list(mutants.values())
 
 
 def _compiles(code: str) -> bool:
