@@ -690,15 +690,15 @@ class DataLoader:
         plan = run.plan
         if not plan.batch:
             return b
-        # None: a transform that draws came in the middle of the pass
-        generator = SampleGenerator(seed, () if None in seeds else seeds)
+        # a seed is None where a transform that draws came in the middle of the pass
+        generator = SampleGenerator(seed, () if None in seeds else seeds) if plan.batch_draws else None
         if plan.batch_keyed:
             return _through(plan.batch, b, generator)
         with seeded(seed):
             return _through(plan.batch, b, generator)
 
 
-def _through(steps: Sequence[Step], b: Any, generator: torch.Generator) -> Any:
+def _through(steps: Sequence[Step], b: Any, generator: torch.Generator | None) -> Any:
     for step in bound(steps, generator=generator):
         b = step(b)
     return b
