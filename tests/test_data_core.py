@@ -213,6 +213,15 @@ def test_torch_loaders_are_left_as_they_are():
     assert [len(b[0]) for b in dls.test_dl(dls.valid_ds, bs=5)] == [5, 5]
 
 
+def test_the_plan_of_all_loaders_names_each_and_those_of_torch(capsys):
+    """By what they are for; what is not ours is left as it is."""
+    items = TensorDataset(torch.arange(4.))
+    DataLoaders(TfmdDL(items, bs=2), TorchLoader(items), [1, 2]).show_plan()
+    out = capsys.readouterr().out
+    assert out.startswith('training:\norder ') and out.endswith(
+        '\nvalidation:\nDataLoader, left as it is\nloader 2:\nlist, left as it is\n')
+
+
 def test_torch_loaders_show_their_pictures():
     """A batch of pictures is drawn, with its classes above."""
     axs = foreign().show_batch(max_n=2)
