@@ -228,6 +228,17 @@ def test_torch_loaders_show_their_pictures():
     assert len(axs) == 2 and all(ax.images for ax in axs)
 
 
+@pytest.mark.parametrize('named', [True, False])
+def test_classes_of_a_foreign_data_set_are_shown_by_their_names(named):
+    """Where it has them, as those of torchvision do; else by their numbers."""
+    import minifast.vision.data  # noqa: F401  registers how pictures are shown
+    items = TensorDataset(torch.rand(4, 3, 8, 8), torch.tensor([2, 0, 1, 2]))
+    if named:
+        items.classes = ['ant', 'bee', 'cat']
+    axs = DataLoaders(TorchLoader(items, 4), TorchLoader(items, 4)).show_batch(max_n=4)
+    assert [ax.get_title() for ax in axs] == (['cat', 'ant', 'bee', 'cat'] if named else ['2', '0', '1', '2'])
+
+
 # ---------------------------------------------------------------- showing
 
 def test_show_batch_draws_samples_with_titles(capsys):
