@@ -112,7 +112,8 @@ def test_a_file_and_its_place_are_on_the_disk_before_a_write_returns(tmp_path, m
 
 
 KINDS = {'list': lambda: [1, 2], 'L': lambda: L(1, 2), 'deque': lambda: collections.deque([1, 2], 5),
-         'set': lambda: {1}, 'dict': lambda: {'a': 1}, 'array': lambda: np.ones(2), 'tensor': lambda: torch.ones(2), 'text': lambda: 'ab'}
+         'set': lambda: {1}, 'dict': lambda: {'a': 1},
+         'array': lambda: np.ones(2), 'tensor': lambda: torch.ones(2), 'text': lambda: 'ab'}
 
 
 @pytest.mark.parametrize('now', KINDS)
