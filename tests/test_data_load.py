@@ -419,7 +419,7 @@ class _LookedInto:
 
 def test_what_cannot_be_pickled_is_found_below_anything_looking_once_at_each():
     """In containers, partials, methods and objects that hold each other, however often they are held."""
-    o, ring = _LookedInto(), []
+    o, ring, _LookedInto.n = _LookedInto(), [], 0
     found = find_unpicklable([o, {'a': o}, (o, functools.partial(print, o, key=o)), {o}])
     assert found == find_unpicklable(o) and len(found) == 1 and 'lambda at' in found[0] and _LookedInto.n == 2
     ring.append({'ring': ring})
