@@ -1,6 +1,7 @@
 """Mixed precision is entered and left with every batch, however the batch ends."""
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -119,6 +120,22 @@ def test_loss_is_scaled_in_float16_on_accelerators(mode, device, scaled, asked, 
     cb.learn = SimpleNamespace(model=SimpleNamespace(parameters=lambda: iter([parameter])))
     cb.before_fit()
     assert made == [(device, scaled and asked is not False, {'init_scale': 4.})]
+
+
+@pytest.mark.parametrize('device', ['meta', None], ids=str)
+@pytest.mark.parametrize('make', [MixedPrecision, partial(MixedPrecision, 'bf16'), AutoPrecision])
+def test_precision_is_that_of_the_models_device(make, device, monkeypatch):
+    """The fast paths, autocast and the scaler of where its parameters are; without parameters, of the CPU."""
+    asked = []
+    paths = FastPaths(False, False, 'told')
+    monkeypatch.setattr(fp16, 'fast_paths', lambda device: asked.append(device) or paths)
+    monkeypatch.setattr(fp16, 'autocast', lambda device, **kwargs: asked.append(device))
+    monkeypatch.setattr(fp16, 'GradScaler', lambda device, **kwargs: asked.append(device))
+    cb = make()
+    model = torch.nn.Flatten() if device is None else torch.nn.Linear(1, 1, device=device)
+    cb.learn = SimpleNamespace(model=model)
+    cb.before_fit()
+    assert set(asked) == {device or 'cpu'} and len(asked) == 2 + (make is AutoPrecision)
 
 
 class Scaled(Callback):

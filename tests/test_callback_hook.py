@@ -1,9 +1,11 @@
 """Hooks see what runs through a model and leave when they are told to."""
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from small_learner import Interrupt, data, deep, learner, same, weights
+from small_learner import Interrupt, data, deep, learner, linear, same, weights
 from torch import nn
 
 from minifast.callback.hook import (
@@ -42,6 +44,17 @@ def test_hook_output_keeps_activations_and_gradients():
     torch.testing.assert_close(act.stored, torch.relu(h.detach()))  # the in-place ReLU behind has changed it
     torch.testing.assert_close(grad.stored[0], wanted)
     assert flat.stored[0].shape == (32, 64) and n_hooks(model) == 0
+
+
+def test_hooks_hand_over_the_module_that_they_watch():
+    """Forward with its inputs and output, backward with the gradient of its output and no inputs."""
+    model, seen = deep().eval(), []
+    with Hook(model[0], lambda *args: seen.append(args)), Hook(model[0], lambda *args: seen.append(args), False):
+        out = model[0](data()[0])
+        out.sum().backward()
+    (module, (x,), y), (again, none, (grad,)) = seen
+    assert module is again is model[0] and torch.equal(x, data()[0]) and torch.equal(y, out) and none == ()
+    assert torch.equal(grad, torch.ones_like(out))
 
 
 def test_hooks_watch_many_modules():
@@ -114,6 +127,14 @@ Total non-trainable params: 112
 
 """.splitlines()
     assert same(state, weights(learn)) and learn.model.training and n_hooks(learn.model) == 0
+
+
+def test_layers_are_told_for_inputs_of_any_device():
+    """Inputs follow the parameters; a model without any runs where they are."""
+    learn = SimpleNamespace(model=linear().to('meta'))
+    assert [row[:2] for row in layer_info(learn, data()[0])] == [('Flatten', ''), ('Linear', 436)]
+    learn = SimpleNamespace(model=nn.Sequential(nn.Flatten()))
+    assert list(layer_info(learn, data()[0].to('meta'))) == [('Flatten', '', '', (1, 108), False)]
 
 
 # ---------------------------------------------------------------- during training

@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 import torch
-from small_learner import deep, learner
+from small_learner import data, deep, learner
 
+from minifast.callback.core import GatherPredsCallback
 from minifast.callback.preds import MCDropoutCallback
 from minifast.torch_core import set_seed
 
@@ -47,3 +49,18 @@ def test_validation_in_a_fit_has_dropout_too():
         weights.append(torch.cat([p.flatten() for p in learn.model.parameters()]).detach())
         losses.append(learn.recorder.values[-1][1])
     assert torch.equal(*weights) and losses[0] != losses[1]
+
+
+@pytest.mark.parametrize('with_input', [False, True])
+@pytest.mark.parametrize('with_loss', [False, True])
+def test_gathered_tensors_are_listed_in_their_order(with_input, with_loss):
+    """Inputs and losses where they were asked for, predictions and targets always."""
+    learn = learner()
+    gather = GatherPredsCallback(with_input=with_input, with_loss=with_loss)
+    with learn.loss_not_reduced():
+        learn.validate(cbs=gather)
+    x, y = data()
+    preds = learn.model.eval()(x)
+    wanted = [*[x] * with_input, preds, y, *[torch.nn.functional.cross_entropy(preds, y, reduction='none')] * with_loss]
+    for got, want in zip(gather.all_tensors(), wanted, strict=True):
+        torch.testing.assert_close(got, want.detach())

@@ -183,6 +183,18 @@ def test_lr_find_interrupted_leaves_no_trace(event_name):
     assert same(weights(learn), weights(twin))
 
 
+def test_a_search_puts_back_once():
+    """What is trained behind it stays, also where the search is told again that it is over."""
+    learn, finder = learner(), LRFinder(num_it=6)
+    before = weights(learn)
+    learn.fit(1, cbs=finder)
+    assert same(before, weights(learn))
+    learn.fit(1, lr=.1)
+    trained = weights(learn)
+    finder.cleanup_fit()
+    assert same(trained, weights(learn)) and not same(before, trained)
+
+
 def test_lr_find_leaves_a_loaders_own_generator_alone():
     """A plain loader shuffles on as if there had been no search."""
     items = TensorDataset(torch.randn(16, 4), torch.randint(0, 2, (16,)))

@@ -1,11 +1,13 @@
 """Event files that TensorBoard itself reads back."""
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from small_learner import Interrupt, deep, learner, pictures, same, weights
 
-from minifast.callback.tensorboard import TensorBoardCallback, TensorBoardProjectorCallback
+from minifast.callback.tensorboard import TensorBoardCallback, TensorBoardProjectorCallback, tensorboard_log
 from minifast.metrics import accuracy
 from minifast.optimizer import Adam
 
@@ -111,3 +113,39 @@ def test_tensorboard_of_a_resumed_training_equals_that_of_an_undisturbed_one(eve
         rows, expected = ([(e.step, e.value) for e in found.Scalars(tag)] for found in (killed, whole))
         assert rows == expected, tag
     assert others.read_text() == 'mine'
+
+
+@pytest.mark.parametrize('n', [1, 2, 5])
+def test_samples_of_any_kind_are_drawn_beside_their_predictions(n):
+    """The parts that can show themselves, each on an axis of its own: left the sample, right its input with answers."""
+    class Part:
+        def __init__(self, name):
+            self.name = name
+
+        def show(self, ctx):
+            drawn.append((self.name, ctx))
+    drawn, added = [], []
+    samples = [(Part(f'x{i}'), Part(f'y{i}'), i) for i in range(n)]
+    outs = [(Part(f'p{i}'), 'text') for i in range(n)]
+    writer = SimpleNamespace(add_figure=lambda *args: added.append(args))
+    tensorboard_log(object(), object(), samples, outs, writer, 7)
+    (tag, figure, step), = added
+    assert (tag, step) == ('Sample results', 7)
+    assert [name for name, _ in drawn] == [f'{part}{i}' for i in range(n) for part in 'xyxp']
+    pairs = [[ax for _, ax in drawn[at:at + 2]] for at in range(0, 4 * n, 2)]
+    assert all(a is b and a.figure is figure for a, b in pairs) and len({id(a) for a, _ in pairs}) == 2 * n
+    places = [ax.get_subplotspec() for ax, _ in pairs]
+    for left, right in zip(places[::2], places[1::2]):
+        assert left.rowspan == right.rowspan and left.colspan.start + 1 == right.colspan.start
+
+
+def test_projecting_that_was_interrupted_leaves_nothing_and_can_be_done_again(tmp_path):
+    """No hook, no half of an embedding, no open file."""
+    learn = pictures(tmp_path / 'data')
+    cb = TensorBoardProjectorCallback(tmp_path / 'b', layer=learn.model[1])
+    with pytest.raises(KeyboardInterrupt):
+        learn.get_preds(cbs=[cb, Interrupt('after_pred')])
+    assert cb.features is None and cb.writer is None and not learn.model[1]._forward_hooks
+    cb.log_dir = tmp_path / 'c'
+    learn.get_preds(cbs=cb)
+    assert len((tmp_path / 'c' / '00000' / 'default' / 'tensors.tsv').read_text().splitlines()) == 8

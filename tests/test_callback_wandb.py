@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from small_learner import Interrupt, learner, pictures, same, weights
 
-from minifast.callback.core import Callback
+from minifast.callback.core import Callback, CancelFitException
 from minifast.callback.tracker import SaveModelCallback
 from minifast.callback.wandb import WandbCallback, log_dataset, log_model
 from minifast.metrics import accuracy
@@ -126,6 +126,15 @@ def test_wandb_uploads_the_model(cbs, offline, tmp_path, capsys):
     _, artifacts = records(tmp_path)
     assert artifacts == [('model', 'best' if cbs else 'model')]
     capsys.readouterr()
+
+
+def test_wandb_uploads_the_model_of_a_fit_that_was_left_before_an_epoch_was_over(offline, tmp_path):
+    """Without numbers, as there are none yet."""
+    class Leave(Callback):
+        def after_batch(self):
+            raise CancelFitException
+    learner(path=tmp_path).fit(1, cbs=[Leave(), WandbCallback(log_preds=False, log_model=True)])
+    assert records(tmp_path)[1] == [('model', 'model')]
 
 
 def test_wandb_helpers_refuse_what_is_not_there(offline, tmp_path):

@@ -202,6 +202,15 @@ def test_files_come_with_the_rights_of_new_files(make, tmp_path):
     assert (out / 'd' / 'plain').read_bytes() == b'new'
 
 
+@pytest.mark.parametrize('make', [tar_of, zip_of])
+@pytest.mark.parametrize('flag', ['O_NOFOLLOW', 'O_BINARY'])
+def test_files_are_written_on_systems_without_some_flags(flag, make, tmp_path, monkeypatch):
+    """Windows has no `O_NOFOLLOW`, all others no `O_BINARY`; bytes come as they are."""
+    monkeypatch.delattr(os, flag, raising=False)
+    (tmp_path / 'x').write_bytes(make(file('a', b'one\r\ntwo\n')))
+    assert (extract_archive(tmp_path / 'x', tmp_path / 'out') / 'a').read_bytes() == b'one\r\ntwo\n'
+
+
 def test_hard_links_are_files_and_times_are_kept(tmp_path):
     """Changing one of the two leaves the other; a time of another world is passed over."""
     data = bytearray(tar_of(file('a', b'body'), link('h', 'a', tarfile.LNKTYPE), compressed=bytes))

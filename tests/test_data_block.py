@@ -109,8 +109,8 @@ def test_pipeline_as_getter():
 
 
 @pytest.mark.parametrize('kwargs, message', [
-    ({'get_y': [str, len]}, 'get_y contains 2 functions, but must contain 1'),
-    ({'get_x': [str, len]}, 'get_x contains 2 functions'),
+    ({'get_y': [str, len]}, r'get_y contains 2 functions, but must contain 1 \(one for each target\)'),
+    ({'get_x': [str, len]}, r'get_x contains 2 functions, but must contain 1 \(one for each input\)'),
     ({'getters': [str]}, '1 getters for 2 blocks')])
 def test_numbers_of_functions_must_fit(kwargs, message):
     """Each input and target has one getter."""

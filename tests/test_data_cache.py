@@ -1,6 +1,7 @@
 """The cache of opened pictures: the same batches from cold and warm, whatever happens to the files."""
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import os
 import random
@@ -195,6 +196,20 @@ def test_other_decoders_and_other_code_of_ours_open_anew(folder, tmp_path, monke
         key = OpenedPictures(PictureCache(tmp_path), loaders(folder).train.after_item).key
         monkeypatch.undo()
         assert key != OpenedPictures(PictureCache(tmp_path), loaders(folder).train.after_item).key
+
+
+def test_every_package_that_decodes_or_resizes_is_part_of_the_key(monkeypatch):
+    """With its version, where it is installed."""
+    packages = {'Pillow', 'simplejpeg', 'opencv-python-headless', 'opencv-python'}
+    for missing in packages:
+        def version(name, missing=missing):
+            if name == missing:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return f'{name} 7'
+        monkeypatch.setattr(importlib.metadata, 'version', version)
+        found = _decoders.__wrapped__()
+        assert {name: found[name] for name in packages & set(found)} == {
+            name: f'{name} 7' for name in packages - {missing}}
 
 
 def test_a_cache_of_the_release_before_is_not_hit(folder, tmp_path):

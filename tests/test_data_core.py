@@ -213,10 +213,30 @@ def test_torch_loaders_are_left_as_they_are():
     assert [len(b[0]) for b in dls.test_dl(dls.valid_ds, bs=5)] == [5, 5]
 
 
+def test_the_plan_of_all_loaders_names_each_and_those_of_torch(capsys):
+    """By what they are for; what is not ours is left as it is."""
+    items = TensorDataset(torch.arange(4.))
+    DataLoaders(TfmdDL(items, bs=2), TorchLoader(items), [1, 2]).show_plan()
+    out = capsys.readouterr().out
+    assert out.startswith('training:\norder ') and out.endswith(
+        '\nvalidation:\nDataLoader, left as it is\nloader 2:\nlist, left as it is\n')
+
+
 def test_torch_loaders_show_their_pictures():
     """A batch of pictures is drawn, with its classes above."""
     axs = foreign().show_batch(max_n=2)
     assert len(axs) == 2 and all(ax.images for ax in axs)
+
+
+@pytest.mark.parametrize('named', [True, False])
+def test_classes_of_a_foreign_data_set_are_shown_by_their_names(named):
+    """Where it has them, as those of torchvision do; else by their numbers."""
+    import minifast.vision.data  # noqa: F401  registers how pictures are shown
+    items = TensorDataset(torch.rand(4, 3, 8, 8), torch.tensor([2, 0, 1, 2]))
+    if named:
+        items.classes = ['ant', 'bee', 'cat']
+    axs = DataLoaders(TorchLoader(items, 4), TorchLoader(items, 4)).show_batch(max_n=4)
+    assert [ax.get_title() for ax in axs] == (['cat', 'ant', 'bee', 'cat'] if named else ['2', '0', '1', '2'])
 
 
 # ---------------------------------------------------------------- showing

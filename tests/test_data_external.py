@@ -290,7 +290,8 @@ def test_each_download_asks_for_the_proxy_anew(server, tmp_path, monkeypatch):
 def test_what_is_too_large_is_given_up_at_once(announced, server, tmp_path, monkeypatch):
     """By the length that is announced, by what comes, and by what the disk has room for."""
     server.files['x.bin'], server.tells_length = CONTENT, announced
-    with pytest.raises(ValueError, match='more than the 1,000 bytes'):
+    said = f'{len(CONTENT):,} bytes' if announced else 'no length and goes on'
+    with pytest.raises(ValueError, match=f'sends {said}: more than the 1,000 bytes'):
         download_file(server.url('x.bin'), tmp_path / 'x', max_bytes=1000, progress=False)
     assert list(tmp_path.iterdir()) == [] and server.hits == 1
     if announced:
@@ -401,3 +402,40 @@ def test_download_data_goes_to_the_archive_folder(server, tmp_path, monkeypatch)
     assert download_data(server.url('m.bin')) == tmp_path / 'archive' / 'm.bin'
     assert download_data(server.url('m.bin'), c_key='model') == tmp_path / 'models' / 'm.bin'
     assert download_data(server.url('m.bin'), tmp_path / 'mine' / 'x') == tmp_path / 'mine' / 'x'
+
+
+def test_files_beside_the_script_come_first(tmp_path, monkeypatch):
+    """Archives in `data`, models in `models`; what is not there is where the configuration says."""
+    monkeypatch.setattr(URLs, 'LOCAL_PATH', tmp_path / 'here')
+    monkeypatch.setenv('FASTAI_HOME', str(tmp_path / 'home'))
+    places = {'archive': ('data', 'archive'), 'model': ('models', 'models')}
+    for c_key, (beside, configured) in places.items():
+        (tmp_path / 'here' / beside).mkdir(parents=True)
+        (tmp_path / 'here' / beside / f'{c_key}.bin').write_bytes(b'')
+    for c_key, (beside, configured) in places.items():
+        assert URLs.path(f'http://h/{c_key}.bin', c_key) == tmp_path / 'here' / beside / f'{c_key}.bin'
+        assert URLs.path('http://h/other.bin', c_key) == tmp_path / 'home' / configured / 'other.bin'
+
+
+@pytest.mark.parametrize('python', ['3.10', '3.11'])
+def test_download_right_checksum_keeps_the_file(python, server, tmp_path, monkeypatch):
+    """In upper or lower case, by the function of Python 3.11 or without it."""
+    if python == '3.10':
+        monkeypatch.delattr(hashlib, 'file_digest', raising=False)
+    elif not hasattr(hashlib, 'file_digest'):
+        pytest.skip('this Python has no hashlib.file_digest')
+    server.files['x.bin'], checksum = CONTENT, hashlib.sha256(CONTENT).hexdigest()
+    for said in (checksum, checksum.upper()):
+        got = download_file(server.url('x.bin'), tmp_path / 'x.bin', checksum=said, progress=False)
+        assert got.read_bytes() == CONTENT
+    assert server.hits == 1
+
+
+def test_progress_of_a_download_is_told_in_bytes(server, tmp_path, capsys):
+    """How much of how much, and how fast; nothing where none was asked for."""
+    server.files['x.bin'] = CONTENT
+    download_file(server.url('x.bin'), tmp_path / 'silent', progress=False)
+    assert capsys.readouterr() == ('', '')
+    download_file(server.url('x.bin'), tmp_path / 'told')
+    said = capsys.readouterr().err
+    assert said.startswith('\rtold: ') and '1.05M/1.05M [' in said and said.rstrip().endswith('B/s]')

@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import multiprocessing
 import os
 import pickle
 import random
 import signal
+import threading
 import time
 
 import numpy as np
@@ -15,9 +17,9 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, WeightedRandomSampler
 from torch.utils.data import DataLoader as TorchLoader
 
-from minifast.data.collate import Slots, new_pixels
+from minifast.data.collate import Slots, collate_error, new_pixels
 from minifast.data.core import Datasets, TfmdDL, TfmdLists
-from minifast.data.load import DataLoader, SkipItemException, fa_collate
+from minifast.data.load import DataLoader, SkipItemException, _one_ahead, fa_collate
 from minifast.data.transform import Pipeline, RandTransform, Transform
 from minifast.data.sampler import ItemKeys, order, share
 from minifast.data.transforms import Categorize, ToTensor
@@ -153,7 +155,7 @@ def test_declared_transforms_of_the_user_run_in_threads(capsys):
 
 
 @pytest.mark.parametrize('cpus, own, where', [(2, False, '2 threads'), (3, True, '3 worker processes'),
-                                              (6, False, 'worker processes')])
+                                              (4, False, '4 threads'), (5, False, '5 worker processes')])
 def test_workers_nobody_asked_for_are_a_few_threads_where_all_code_is_ours(cpus, own, where, monkeypatch, capsys):
     """Else processes; the plan says which, and batches are the same."""
     from minifast.data import workers
@@ -386,12 +388,42 @@ def test_collate_error_names_the_items_and_their_sizes():
         fa_collate([object(), object()])
 
 
+def test_a_part_without_a_shape_is_told_as_such():
+    """Of what a sample has instead of numbers there is no size; numbers alone have an empty one."""
+    error = collate_error(RuntimeError('stack expects each tensor to be equal size'), [(torch.zeros(2),), ('text',)])
+    assert error.__notes__[0].startswith('element 0 (Tensor) has shape 2 in sample 0 and none in sample 1: ')
+    error = collate_error(RuntimeError('equal size'), [torch.zeros(()), torch.zeros(3, 1)], ['a', 'b'])
+    assert error.__notes__[0].startswith('element 0 (Tensor) has shape [] in a and 3x1 in b: ')
+
+
 def test_lambda_for_spawned_workers_is_named():
     """What cannot be sent to a spawned worker is named with its place, before any worker runs."""
     dl = DataLoader([1, 2, 3, 4], bs=2, num_workers=1, multiprocessing_context='spawn', after_item=lambda x: x)
     with pytest.raises(TypeError, match=r'the lambda at .*test_data_load.py:\d+ cannot be sent to worker processes'):
         list(dl)
     assert find_unpicklable([to_image, {'a': to_label}]) == []
+
+
+class _LookedInto:
+    """Counts how often its attributes are asked for."""
+
+    n = 0
+
+    @property
+    def __dict__(self):
+        self.__class__.n += 1
+        return {'f': _LookedInto.f}
+
+    f = staticmethod(lambda: 1)
+
+
+def test_what_cannot_be_pickled_is_found_below_anything_looking_once_at_each():
+    """In containers, partials, methods and objects that hold each other, however often they are held."""
+    o, ring, _LookedInto.n = _LookedInto(), [], 0
+    found = find_unpicklable([o, {'a': o}, (o, functools.partial(print, o, key=o)), {o}])
+    assert found == find_unpicklable(o) and len(found) == 1 and 'lambda at' in found[0] and _LookedInto.n == 2
+    ring.append({'ring': ring})
+    assert find_unpicklable(ring) == []
 
 
 def test_lambda_with_forked_workers_works():
@@ -824,6 +856,14 @@ def test_workers_are_chosen_where_they_save_a_second(method, cpus, n_batches, n,
     assert choose_workers(dl, worth * 1.001, cpus, False) == n and choose_workers(dl, worth * .999, cpus, False) == 0
 
 
+def test_threads_start_as_fast_as_forked_processes():
+    """What they cost is counted as little, asked for or not."""
+    for kwargs in ({'multiprocessing_context': 'thread', 'num_workers': 1}, {'num_workers': None, 'device': 'cpu'}):
+        dl = DataLoader([*range(11)], bs=1, **kwargs)
+        worth = (1 + .05 + .02 * 4) / (10 * (1 - 1 / 4))
+        assert choose_workers(dl, worth * 1.001, 4, True) == 4 and choose_workers(dl, worth * .999, 4, True) == 0
+
+
 def test_no_workers_are_chosen_for_what_they_cannot_share():
     """One core, one further batch, batches without a number."""
     dl = DataLoader([*range(30)], bs=10)
@@ -845,3 +885,44 @@ def test_threads_make_as_many_batches_ahead_as_told(n_threads, ahead):
     for i in range(5):
         assert next(batches) == 10 * i and len(taken) == i + 1 + n_threads * ahead
     assert list(batches) == [10 * i for i in range(5, 20)]
+
+
+def test_batches_that_nobody_waits_for_any_more_are_not_made():
+    """Threads end with what they have begun; what was only ordered is dropped."""
+    made, go = [], threading.Event()
+
+    def make(job):
+        if job:
+            go.wait(10)
+        made.append(job)
+        return job
+    batches = in_threads(make, range(20), 1, 5)
+    assert next(batches) == 0
+    threading.Timer(.2, go.set).start()
+    batches.close()
+    assert made in ([0], [0, 1])
+
+
+@pytest.mark.parametrize('n', [0, 1, 4])
+def test_the_next_upload_has_begun_when_a_batch_is_handed_out(n):
+    """All come, in order, one ahead."""
+    begun = []
+
+    def uploads():
+        for i in range(n):
+            begun.append(i)
+            yield i
+    for i, batch in enumerate(_one_ahead(uploads())):
+        assert batch == i and len(begun) == min(i + 2, n)
+    assert begun == [*range(n)]
+
+
+def test_the_plan_names_whatever_is_called(capsys):
+    """Functions and methods by their name, objects that have none by their class, pipelines by their parts."""
+    dl = DataLoader([1., 2.], create_item=functools.partial(float), after_item=Plus(1), before_batch=to_label,
+                    after_batch=dict().get)
+    dl.show_plan()
+    told = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert {hook: told[hook] for hook in ('create_item', 'after_item', 'before_batch', 'create_batch', 'after_batch')} \
+        == {'create_item': 'partial', 'after_item': 'Plus', 'before_batch': 'to_label',
+            'create_batch': 'DataLoader.create_batch', 'after_batch': 'dict.get'}

@@ -1,10 +1,11 @@
 """Laws of transforms: who is applied to what, what class comes out, in what order, and what can be written as data."""
 from __future__ import annotations
 
+import collections.abc
 import functools
 import pickle
 import random
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from minifast.data.transform import (DisplayedTransform, InplaceTransform, ItemT
 from minifast.data.transforms import Categorize, IntToFloatTensor, MultiCategorize, Normalize, ToTensor
 from minifast.markers import TensorCategory, TensorImage, TensorImageBW, TensorMask
 from minifast.torch_core import keyed_generator
+from minifast.vision.core import PILImage
 
 
 class Halve(Transform):
@@ -277,6 +279,41 @@ def test_rand_transform_draws_once_for_all_parts():
     assert Keyed()((0,), split_idx=1) == (0,)
 
 
+class Plain(Keyed):
+    """Computes on plain values: what comes out is of no class of its own."""
+
+    supports = (TensorImage, PILImage)
+
+    def apply(self, x, params):
+        return x.as_subclass(torch.Tensor) + 1 if isinstance(x, torch.Tensor) else Image.fromarray(255 - np.array(x))
+
+
+def test_rand_transform_gives_back_the_class_of_its_argument():
+    """A picture in, the same kind of picture out, whatever `apply` computes with."""
+    opened = PILImage.create(np.zeros((2, 2, 3), np.uint8))
+    for x in (image(), image(cls=TensorImageBW), opened):
+        assert type(Plain()(x, split_idx=0)) is type(x)
+    assert np.asarray(Plain()(opened, split_idx=0)).min() == 255
+
+
+def test_rand_transform_that_draws_takes_functions_for_further_types():
+    """Given to an instance, or added to a class; the annotation of the result decides about its class."""
+    def mask(x: float) -> TensorMask:
+        return torch.full((1,), x)
+
+    class Wider(Keyed):
+        pass
+
+    @Wider
+    def encodes(self, x: str) -> TensorImage:
+        return torch.ones(len(x))
+    given, added = Keyed(enc=mask)((3., 'ab'), split_idx=0), Wider()((3., 'ab'), split_idx=0)
+    assert type(given[0]) is TensorMask and given[0].tolist() == [3.] and given[1] == 'ab'
+    assert type(added[1]) is TensorImage and added[1].tolist() == [1., 1.] and added[0] == 3.
+    assert Keyed(enc=mask)(0, split_idx=0, generator=keyed_generator(1)) == Keyed()(
+        0, split_idx=0, generator=keyed_generator(1))
+
+
 def test_rand_transform_before_call_style():
     """`before_call` sets the state that `encodes` reads; `p` decides whether anything happens."""
     assert Stateful()((1, 'a'), split_idx=0) == (6, 'a')
@@ -429,6 +466,33 @@ def test_typedispatch_chooses_by_all_annotated_arguments():
     def fancy_show(x: TensorImage, y):  # noqa: F811
         return 'newer'
     assert fancy_show(image(), 2) == 'newer'
+
+
+class Sized(Protocol):
+    """A protocol that `isinstance` may not ask about."""
+
+    def __len__(self): ...
+
+
+def test_typedispatch_knows_classes_by_what_they_can_do():
+    """Abstract classes and protocols of Python, further than any base and nearer than anything."""
+    @typedispatch
+    def told(x):
+        return 'any'
+
+    @typedispatch
+    def told(x: collections.abc.Sized):  # noqa: F811
+        return 'sized'
+
+    @typedispatch
+    def told(x: Sized):  # noqa: F811
+        return 'never'
+    assert [told(x) for x in ('ab', [], {}, image(), 3)] == ['sized'] * 4 + ['any']
+
+    @typedispatch
+    def told(x: torch.Tensor):  # noqa: F811
+        return 'tensor'
+    assert [told(x) for x in (image(), 'ab', 3)] == ['tensor', 'sized', 'any']
 
 
 def test_a_function_of_a_table_is_taken_out_by_its_classes():

@@ -26,9 +26,11 @@ from minifast.callback.progress import CSVLogger
 from minifast.data.block import DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from minifast.data.core import DataLoaders
 from minifast.data.transforms import IndexSplitter, Normalize, get_image_files, parent_label
-from minifast.describe import _registered, build_loss, build_model, describe_loss, is_known_arch
+from minifast.describe import (_registered, build_kinds, build_loss, build_model, describe_kinds, describe_loss,
+                               is_known_arch)
 from minifast.learner import Learner, load_learner
 from minifast.limits import EXPORT, json_schema
+from minifast.markers import TensorImage, TensorMultiCategory
 from minifast.tensorfile import DamagedFileError, UnsafeFileError, copied, read_tensors, write_atomic
 from minifast.vision.augment import Resize, aug_transforms
 from minifast.vision.core import PILImageBW, imagenet_stats
@@ -355,6 +357,16 @@ def test_a_pickle_module_is_refused(exported):
     """The old argument is answered with the reason."""
     with pytest.raises(ValueError, match='no pickle'):
         load_learner(exported[1], pickle_module=json)
+
+
+def test_kinds_of_a_batch_come_back_by_name_and_nothing_else_does():
+    """Nested as they were; one of the user's is a plain tensor; other classes and names of ours are refused."""
+    kinds = (TensorImage, (None, TensorMultiCategory))
+    assert build_kinds(json.loads(json.dumps(describe_kinds(kinds))), 'file') == kinds
+    assert build_kinds(['my.Marker', None], 'file') == (None, None)
+    for name in ('minifast.vision.core.PILImage', 'minifast.markers.TensorNothing', 'minifast', ''):
+        with pytest.raises(UnsafeFileError, match='file: .* is no kind of tensor'):
+            build_kinds([name], 'file')
 
 
 # ---------------------------------------------------------------- losses

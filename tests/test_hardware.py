@@ -1,8 +1,10 @@
 """Laws of the fast paths: they change speed and memory, never what is predicted or saved."""
 import os
+import platform
 import subprocess
 import sys
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -75,6 +77,24 @@ def test_malloc_thresholds_are_left_alone_where_the_user_set_them():
     done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == 'False'
     assert keep_freed_memory() in (True, False)
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux') or platform.libc_ver()[0] != 'glibc', reason='no glibc')
+def test_freed_memory_stays_with_the_process():
+    """In blocks below glibc's threshold for mappings of their own, and above it: what was freed is not handed back."""
+    code = """
+from pathlib import Path
+from minifast.hardware import keep_freed_memory
+kept = keep_freed_memory()
+resident = lambda: int(Path('/proc/self/statm').read_text().split()[1]) * 4096 >> 20
+before, blocks = resident(), [bytearray(b'x' * (100 << 20)), *(bytearray(b'x' * 4096) for i in range(25 * 1024))]
+del blocks
+print(kept, resident() - before)"""
+    env = {k: v for k, v in os.environ.items() if not k.startswith('MALLOC_') and k not in (
+        'LD_PRELOAD', 'GLIBC_TUNABLES')}
+    done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, check=True)
+    kept, grown = done.stdout.split()
+    assert kept == 'True' and int(grown) > 150
 
 
 def test_a_process_is_running_until_it_has_ended():

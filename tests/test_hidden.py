@@ -199,3 +199,28 @@ def test_generators_of_a_method_are_found_at_its_object_and_in_its_closure():
     assert [place.value for place in find(owner).generators] == [owner.hook.__self__.own, rng]
     free = types.MethodType(drawing(), Thing())  # bound by hand: its class does not know it
     assert [type(place.value) for place in find(Thing(hook=free)).generators] == [np.random.RandomState]
+
+
+def test_what_changed_in_objects_inside_containers_is_put_back_there():
+    """In lists, tuples, deques and dicts, and in objects without a dict: the containers and objects stay."""
+    def made():
+        return Thing(several=[Thing(n=0)], pair=(1, Thing(n=0)), queue=deque([Thing(n=0)]), named={'a': Thing(n=0)},
+                     slotted=Slotted())
+
+    def all_in(o):
+        return [o.several[0], o.pair[1], o.queue[0], o.named['a'], o.slotted]
+    first, second = made(), made()
+    known, there = Hidden(first, Baselines()), all_in(second)
+    known.start()
+    for i, thing in enumerate(all_in(first), 1):
+        thing.n = i
+    assert Hidden(second, Baselines()).load(known.state()) == []
+    assert [thing.n for thing in all_in(second)] == [1, 2, 3, 4, 5]
+    assert all(thing is before for thing, before in zip(all_in(second), there, strict=True))
+
+
+def test_generators_below_what_a_function_keeps_are_found():
+    """In an object or a container of its closure; a generator itself is found there too."""
+    inner, rngs, rng = Thing(rng=random.Random(1)), [np.random.default_rng(0)], random.Random(2)
+    owner = Thing(f=lambda: (inner, rngs, rng))
+    assert {id(place.value) for place in find(owner).generators} == {id(inner.rng), id(rngs[0]), id(rng)}

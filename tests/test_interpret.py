@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgba
 from sklearn.metrics import classification_report, confusion_matrix
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -161,6 +162,17 @@ def test_plot_confusion_matrix_writes_every_count():
     interp.plot_confusion_matrix(normalize=True, norm_dec=3)
     rows = np.array([float(t.get_text()) for t in plt.gcf().axes[0].texts]).reshape(4, 4)
     np.testing.assert_allclose(rows.sum(1), 1, atol=2e-3)
+
+
+@pytest.mark.parametrize('normalize', [False, True])
+def test_numbers_of_a_confusion_matrix_can_be_read_on_their_colours(normalize):
+    """White where the cell is dark, in more than half of the highest, black elsewhere."""
+    interp = ClassificationInterpretation.from_learner(learner())
+    interp.plot_confusion_matrix(normalize)
+    ax = plt.gcf().axes[0]
+    shades = ax.images[0].get_array().ravel()
+    assert [to_rgba(t.get_color()) for t in ax.texts] == [to_rgba('w' if x > shades.max() / 2 else 'k') for x in shades]
+    assert len({t.get_color() for t in ax.texts}) == 2
 
 
 def test_plot_top_losses_of_unknown_types_says_how_to_add_them():

@@ -163,3 +163,14 @@ def test_a_warning_of_an_argument_is_no_other_error():
         warnings.simplefilter('error')
         with pytest.raises((ValueError, UserWarning)):
             transform_from_config({'class': 'minifast.vision.item_tfms.Resize', 'kwargs': {'size': 4, 'method': 'x'}})
+
+
+@pytest.mark.parametrize('wrap', [lambda x: [x], lambda x: {'a': x}], ids=['lists', 'names'])
+def test_arguments_nest_their_values_four_times_and_no_deeper(wrap):
+    """As the message says: lists in lists and names in names, where one level holds the values themselves."""
+    value = wrap(1)
+    for _ in range(4):
+        value = wrap(value)
+    check_arguments({'x': value}, {'x': Kind(0, 1, 9, (int,))})
+    with pytest.raises(ValueError, match='nests them more than four times'):
+        check_arguments({'x': wrap(value)}, {'x': Kind(0, 1, 9, (int,))})

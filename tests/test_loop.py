@@ -568,3 +568,56 @@ def test_no_logging_holds_the_rows_back_for_its_block():
     assert not rows
     learn.fit(1)
     assert rows
+
+
+def test_the_printed_loop_nests_events_and_names_who_takes_part(capsys):
+    """All events in their order, each one deeper than the part it is in, with the callbacks in the order they run."""
+    learn = make_learner()
+    learn.show_training_loop()
+    lines = [line.split(': ', 1) for line in capsys.readouterr().out.splitlines()]
+    depths = {name.strip(): (len(name) - len(name.lstrip())) // 2 for name, _ in lines}
+    assert tuple(depths) == events
+    for depth, part in enumerate(('fit', 'epoch', 'train', 'batch')):
+        assert depths[f'before_{part}'] == depths[f'after_{part}'] == depth
+    assert depths['before_validate'] == depths['after_validate'] == 2 and depths['cleanup_fit'] == 0
+    assert {depths[name] for name in ('after_pred', 'after_loss', 'before_step', 'after_step')} == {4}
+    told = dict((name.strip(), who) for name, who in lines)
+    assert told['before_fit'] == 'TrainEvalCallback, Recorder' and told['after_loss'] == '-'
+
+
+def test_the_users_model_is_the_one_that_a_callback_wraps_and_not_one_that_it_replaces():
+    """Within a fit; what a callback trains instead is what will be saved."""
+    class Instead(Callback):
+        def __init__(self, make):
+            self.make = make
+
+        def before_fit(self):
+            self.before = self.learn.model
+            self.learn.model = self.make(self.learn.model)
+
+        def after_fit(self):
+            self.own, self.now = self.learn.own_model, self.learn.model
+
+    for make, kept in ((nn.Sequential, True), (copy.deepcopy, False), (lambda model: model, True)):
+        learn, cb = make_learner(), Instead(make)
+        learn.fit(1, cbs=cb)
+        assert cb.own is (cb.before if kept else cb.now)
+
+
+def test_a_callback_called_by_hand_gives_what_its_hook_gives():
+    """Or None where it does not take part; behind a fit it takes part again."""
+    cb = Callback(after_epoch=lambda self: 7, after_pred=lambda self: '')
+    assert cb('after_epoch') == 7 and cb('after_pred') == '' and cb('before_fit') is None
+    cb.run = False
+    assert cb('after_epoch') is None and cb('after_fit') is None
+    assert cb.run and cb('after_epoch') == 7
+
+
+@pytest.mark.parametrize('said', ['meta', None])
+def test_a_fit_brings_model_and_loss_to_the_device_of_the_loaders(said, monkeypatch):
+    """And where they say none, to the default one."""
+    monkeypatch.setattr(core, 'default_device', lambda: torch.device('meta' if said is None else 'cpu'))
+    learn = make_learner()
+    learn.loss_func, learn.dls.device = nn.CrossEntropyLoss(weight=torch.ones(3)), said
+    learn.train_eval('before_fit')
+    assert learn.model[0].weight.device.type == learn.loss_func.weight.device.type == 'meta'

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from make_fastai_numbers import METRICS, metric_batches, metric_run
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import sklearn.metrics as skm
 
@@ -433,3 +434,26 @@ def test_optim_metric_comes_as_close_as_it_is_told(tol):
     assert abs(x - .4321) <= tol and best == f(None, None, x) == max(map(lambda x: -(x - .4321) ** 2, tried))
     shrinkings = next(k for k in range(99) if .618034 ** k <= tol)
     assert len(tried) - 1 == 2 + shrinkings
+
+
+class _Operations(TorchDispatchMode):
+    """Counts the operations that run on tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.n += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_batch_is_added_to_an_average_in_one_operation():
+    """Each one more is a kernel on a GPU; the sum is that of the products."""
+    metric, mode = AvgMetric(lambda pred, targ: pred[0]), _Operations()
+    for value in (.5, .25, 3.):
+        seen, mode.n = batch(torch.tensor([value]), torch.ones(3)), 0
+        with mode:
+            metric.accumulate(seen)
+    assert mode.n == 2  # the other one is `pred[0]`
+    assert float(metric.value) == (.5 + .25 + 3.) / 3

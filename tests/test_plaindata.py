@@ -109,3 +109,18 @@ def test_a_file_and_its_place_are_on_the_disk_before_a_write_returns(tmp_path, m
     monkeypatch.setattr(os, 'fsync', spy)
     write_atomic(tmp_path / 'x.pth', {'a': 1})
     assert synced == [(False, False), (True, True)]
+
+
+KINDS = {'list': lambda: [1, 2], 'L': lambda: L(1, 2), 'deque': lambda: collections.deque([1, 2], 5),
+         'set': lambda: {1}, 'dict': lambda: {'a': 1},
+         'array': lambda: np.ones(2), 'tensor': lambda: torch.ones(2), 'text': lambda: 'ab'}
+
+
+@pytest.mark.parametrize('now', KINDS)
+def test_a_value_of_another_kind_is_put_back_as_it_is(now):
+    """What stood in its place keeps what it held."""
+    for kind in set(KINDS) - {now}:
+        there, value = KINDS[now](), KINDS[kind]()
+        found = restored(there, value)
+        assert type(found) is type(value) and repr(found) == repr(KINDS[kind]()), kind
+        assert repr(there) == repr(KINDS[now]()), kind

@@ -148,6 +148,19 @@ def test_views_conjugates_and_odd_storages_of_other_writers_are_read():
         assert found.is_conj() == view.is_conj() and found.is_neg() == view.is_neg()
 
 
+def test_a_record_that_is_mentioned_as_several_kinds_is_read_as_each():
+    """The same bytes as numbers of two kinds, whole or in part, as other writers store views."""
+    def mention(kind, n):
+        return tensor_index((n,), (1,), n, kind=kind)[:-1].partition(b'ctorch._utils')
+    index = b'\x80\x02]('
+    for kind, n in (('Float', 2), ('Int', 2), ('Int', 1), ('Float', 2)):
+        _, name, rest = mention(kind, n)
+        index += name + rest.removesuffix(b's')
+    a, b, c, d = read(index + b'e.', {'0': struct.pack('<2f', 1., -2.)})
+    assert a.tolist() == [1, -2] and a is d and a.dtype == torch.float32
+    assert b.dtype == c.dtype == torch.int32 and torch.equal(b, a.view(torch.int32)) and torch.equal(c, b[:1])
+
+
 @pytest.mark.faults
 def test_a_long_list_of_tensors_in_a_wide_zip_is_read():
     """More records than the short end of a zip can count."""

@@ -287,6 +287,21 @@ def test_rows_without_a_terminal_are_lines_of_columns(capsys):
         '10        0.333333    x                 more      ']
 
 
+def test_the_bar_is_as_wide_as_the_window_is_now(monkeypatch, capsys):
+    """It follows when the window is made smaller or larger within a pass, and goes away behind it."""
+    from minifast.callback.progress import _TerminalTable
+    window, table = [100], _TerminalTable()
+    monkeypatch.setattr('tqdm.std._screen_shape_wrapper', lambda: lambda file: (window[0], 24))
+    table.start_bar(4)
+    for done, window[0] in enumerate((100, 50, 80), 1):
+        capsys.readouterr()
+        table.update_bar(done, 'x')
+        line = capsys.readouterr().out.strip('\r').rstrip()
+        assert f'{done}/4' in line and window[0] - 2 <= len(line) <= window[0]
+    table.end_bar()
+    assert capsys.readouterr().out.split('\r')[1].isspace() and table.bar is None
+
+
 def test_rows_in_a_notebook_are_one_table_that_grows_with_a_bar_below(monkeypatch):
     """Headings in its first row; what names hold is text and no markup; a pass without rows shows no empty table."""
     from minifast.callback.progress import _NotebookTable

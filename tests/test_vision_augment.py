@@ -18,7 +18,7 @@ from minifast.vision import all as public
 from minifast.vision import augment as A
 from minifast.vision.core import PILImage, PILMask, TensorBBox, TensorPoint
 from minifast.vision.crop import _window_by
-from minifast.vision.geometry import dihedral_mat, flip_mat, resample, rotate_mat, zoom_mat
+from minifast.vision.geometry import dihedral_mat, flip_mat, move, resample, rotate_mat, zoom_mat
 
 FASTAI = np.load(Path(__file__).parent / 'data' / 'vision.npz')
 FOUR = [0., 3., -20., 45.]
@@ -114,6 +114,16 @@ def test_item_tfm_dot_is_found_where_its_point_and_box_say(tfm, split_idx):
         corners = moved_box[0].numpy()
         assert np.abs(found - (((corners[:2] + corners[2:]) / 2 + 1) * half - .5)).max() < 1
         assert np.abs(found - np.array(_centre(mask))).max() < 1
+
+
+@pytest.mark.parametrize('cls', [A.RandomCrop, A.OldRandomCrop, A.Resize, A.RandomResizedCrop, A.FlipItem,
+                                 A.DihedralItem])
+def test_the_name_shows_how_often_and_another_name_takes_its_place(cls):
+    """`p` as it was given, also where every sample is treated."""
+    size = () if cls in (A.FlipItem, A.DihedralItem) else (8,)
+    assert cls(*size, p=.25).p == .25 and "'p': 0.25" in cls(*size, p=.25).name
+    if size:
+        assert cls(*size, nm='mine').name == 'mine'
 
 
 BATCH_TFMS = [A.aug_transforms(flip_vert=True, max_rotate=30, max_warp=.2)[0], A.aug_transforms(size=100)[0],
@@ -656,3 +666,25 @@ def test_a_random_window_lies_in_the_picture_and_has_pixels(size, ratio):
     crop = A.RandomResizedCrop(8, min_scale=.5, ratio=ratio)
     picture = PILImage.create(np.zeros((*size[::-1], 3), np.uint8))
     assert crop(picture, split_idx=0, generator=_generator(0)).size == (8, 8)
+
+
+@pytest.mark.parametrize('marker, channels', [(TensorImage, (3,)), (TensorMask, ())])
+@pytest.mark.parametrize('size', [None, (12, 30), (5, 6)])
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.float32])
+def test_no_matrix_is_that_of_standing_still(marker, channels, size, dtype):
+    """Bytes and floats, of pictures and masks, in their own size, larger, and so small that pixels are averaged."""
+    x = marker(torch.randint(0, 256, (2, *channels, 16, 20), generator=torch.Generator().manual_seed(0)).to(dtype))
+    same = torch.eye(3).expand(2, 3, 3)
+    without, still = (move(x, m, size, 'bilinear', 'nearest', 'reflection', True) for m in (None, same))
+    assert without.shape == (2, *channels, *(size or (16, 20))) and type(without) is type(still) is marker
+    assert torch.equal(without, still)
+    if size is None:
+        torch.testing.assert_close(plain(without), plain(x).to(without.dtype), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize('times', [2, 4, 8])
+def test_a_picture_made_many_times_smaller_is_the_mean_of_its_pixels(times):
+    """None is passed over, so that it does not shimmer."""
+    x = torch.rand(2, 3, 64, 32, generator=torch.Generator().manual_seed(0))
+    small = resample(x, size=(64 // times, 32 // times), align_corners=False)
+    torch.testing.assert_close(small, x.unfold(2, times, times).unfold(3, times, times).mean((-2, -1)))

@@ -17,7 +17,7 @@ from minifast.data.transforms import ToTensor
 from minifast.markers import TensorImage, TensorImageBW, TensorMask, TensorMultiCategory, array
 from minifast.vision.core import (AddMaskCodes, BBoxLabeler, LabeledBBox, OpenImage, OpenMask, PILBase, PILImage,
                                   PILImageBW, PILMask, PointScaler, TensorBBox, TensorPoint, get_annotations,
-                                  gives_methods_to, image2tensor, load_image, to_image)
+                                  gives_methods_to, image2tensor, load_image, picture_size, to_augment, to_image)
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (12, 20, 3), np.uint8)
 
@@ -289,3 +289,14 @@ def test_methods_given_to_other_classes_replace_none_of_theirs():
 
     assert (Other().kept(), Other().new(), Other().size) == ('its own', 'given', 7) and not hasattr(Other, '_hidden')
     assert Methods().kept() == 'given' and Image.fromarray(PIXELS).aspect == 20 / 12
+
+
+def test_random_numbers_are_drawn_for_the_first_picture_or_else_the_first_tensor():
+    """However deeply it lies; a batch without a tensor is a TypeError with the way out."""
+    first, second, picture = torch.zeros(1), torch.zeros(2), TensorImage(torch.zeros(3, 4, 5))
+    assert to_augment((3, [first, (second,)], 'x')) is first and to_augment(second) is second
+    assert to_augment((first, [second, (picture,)], TensorMask(torch.zeros(1)))) is picture
+    assert picture_size((first, [picture])) == (5, 4) and picture_size((first,)) is None
+    assert picture_size([3, (PILImage.create(PIXELS), picture)]) == (20, 12)
+    with pytest.raises(TypeError, match='is ToTensor among the transforms'):
+        to_augment((3, ['x']))

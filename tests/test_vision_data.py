@@ -274,6 +274,29 @@ def test_bytes_become_floats_by_a_table_of_the_same_numbers():
         assert torch.equal(made, plain[0])
 
 
+class _Sees(Transform):
+    """Notes the shapes of what it is given."""
+
+    def encodes(self, x: torch.Tensor):
+        self.seen = [*getattr(self, 'seen', ()), tuple(x.shape)]
+        return x
+
+
+@pytest.mark.parametrize('x, seen', [
+    (TensorImage(torch.zeros(2, 3, 20, 24, dtype=torch.uint8)), (2, 3, 16, 16)),
+    (TensorImageBW(torch.zeros(2, 1, 20, 24, dtype=torch.uint8)), (2, 1, 16, 16)),
+    (TensorImage(torch.zeros(2, 3, 20, 24, dtype=torch.uint8, device='meta')), (2, 3, 20, 24)),
+    (TensorImage(torch.zeros(2, 3, 20, 24)), (2, 3, 20, 24)),
+    (torch.zeros(2, 3, 20, 24, dtype=torch.uint8), (2, 3, 20, 24)),
+    (TensorMask(torch.zeros(2, 20, 24, dtype=torch.uint8)), (2, 20, 24))],
+    ids='bytes grey device floats unmarked mask'.split())
+def test_transforms_of_a_table_see_the_256_values_alone(x, seen):
+    """Of marked bytes on the CPU, however many pixels there are; anything else is theirs as it is."""
+    sees = _Sees()
+    made = ByteTable([sees])(x)
+    assert sees.seen == [seen] and made.shape == x.shape and type(made) is type(x)
+
+
 def test_without_opencv_a_table_is_what_its_transforms_are(monkeypatch):
     """The same generator, the same split, the same numbers."""
     x = TensorImage(torch.randint(0, 256, (4, 3, 20, 24), dtype=torch.uint8))

@@ -249,6 +249,15 @@ def test_fast_path_gives_pillows_pixels():
         assert np.array_equal(load_image(data), np.asarray(Image.open(io.BytesIO(data))))
 
 
+def test_fast_path_is_for_what_it_decodes_to_pillows_pixels():
+    """Colours as they are or of grey, grey of grey; grey of colours and other modes are left to Pillow."""
+    grey = _bytes(PHOTO[..., 0], 'JPEG')
+    for data, mode, shape in ((JPEG, 'RGB', 3), (JPEG, None, 3), (JPEG, 'L', None), (JPEG, 'RGBA', None),
+                              (grey, 'L', 2), (grey, None, 2), (grey, 'RGB', 3), (grey, 'CMYK', None)):
+        found = decode_jpeg(data, jpeg_header(data), mode)
+        assert (found if found is None else found.ndim) == shape
+
+
 @pytest.mark.parametrize('orientation', range(1, 9))
 def test_orientation_fast_path_agrees_with_pillow(orientation):
     """All eight orientations of EXIF come out upright, as ImageOps.exif_transpose has them, also when scaled."""

@@ -172,6 +172,17 @@ def test_unet_can_be_copied_after_a_training_step_and_keeps_nothing():
     assert torch.equal(twin(x), model.eval()(x))
 
 
+@pytest.mark.parametrize('kwargs', [{}, {'last_cross': False, 'y_range': (0, 1)}, {'self_attention': True}], ids=str)
+def test_every_layer_of_a_unet_takes_part(kwargs):
+    """Each runs, once a picture, and each parameter gets a gradient."""
+    model, ran = create_unet_model(xresnet18, 2, (32, 32), pretrained=False, **kwargs), []
+    for layer in [*model.layers[0], *model.layers[1:]]:
+        layer.register_forward_hook(lambda layer, i, o: ran.append(layer))
+    model(torch.randn(2, 3, 32, 32)).square().sum().backward()
+    assert ran == [*model.layers[0], *model.layers[1:]]
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
 def test_unet_runs_other_sizes_than_it_was_laid_out_for():
     """The way up follows the picture's size, odd ones too."""
     model = create_unet_model(models.resnet18, 2, (64, 64), pretrained=False).eval()

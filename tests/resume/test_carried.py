@@ -33,7 +33,7 @@ from minifast.metrics import AvgMetric, accuracy
 from minifast.optimizer import Adam
 from minifast.tensorfile import storable
 from minifast.torch_core import set_seed
-from minifast.training_state import _hidden_state, generators, set_generators, start_hidden
+from minifast.training_state import _hidden_state, generators, inexact_loaders, set_generators, start_hidden
 from tests.resume.training import Kill, differences, same
 
 N = 32
@@ -544,6 +544,13 @@ def test_a_loader_that_cannot_be_carried_is_named_before_training(dl, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             make(dl()).fit(1, cbs=Stops(), checkpoint=tmp_path / 'c')
     assert len(found) == 1
+
+
+@pytest.mark.parametrize('dl', [lambda: [(X[:8], Y[:8])], lambda: ((X[:8], Y[:8]),), lambda: torchs(), lambda: ours()],
+                         ids=['list', 'tuple', 'torchs', 'ours'])
+def test_of_loaders_that_are_carried_nothing_is_said(dl):
+    """Batches in a row have nothing to carry, and no attributes either."""
+    assert inexact_loaders([dl(), dl()]) == []
 
 
 # ---------------------------------------------------------------- callbacks of ours
