@@ -9,7 +9,7 @@ import itertools
 import os
 import random
 from collections import UserDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import GeneratorType, SimpleNamespace
@@ -401,6 +401,59 @@ def key_seed(seed: int, *key: int) -> int:
 def keyed_generator(seed: int, *key: int) -> torch.Generator:
     """A torch CPU generator whose whole stream is a function of (seed, *key)."""
     return torch.Generator().manual_seed(key_seed(seed, *key))
+
+
+class SampleGenerator(torch.Generator):
+    """The generator of a batch transform: the numbers of a sample are the same in whatever batch it stands.
+
+    What is drawn from it as from any generator is the batch's; `rand_by_sample` and `randn_by_sample` draw for each
+    sample from its own key, so that neither the size of a batch nor the number of processes changes a picture.
+
+    Args:
+        seed: the batch's.
+        keys: a seed a sample.
+    """
+
+    def __new__(cls, seed: int, keys: Sequence[int]) -> SampleGenerator:
+        return super().__new__(cls)
+
+    def __init__(self, seed: int, keys: Sequence[int]) -> None:
+        self.manual_seed(seed)
+        self.keys, self.drawn = np.array(keys, np.uint64), 0
+
+    def next_seeds(self, n: int) -> np.ndarray:
+        """`n` further 64-bit numbers of each sample, uint64 [n,B]: SplitMix64, whose stream is a counter."""
+        with np.errstate(over='ignore'):
+            count = np.arange(self.drawn + 1, self.drawn + 1 + n, dtype=np.uint64)[:, None]
+            z = self.keys + count * np.uint64(0x9e3779b97f4a7c15)
+            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xbf58476d1ce4e5b9)
+            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94d049bb133111eb)
+        self.drawn += n
+        return z ^ (z >> np.uint64(31))
+
+
+def _of_samples(n: int, generator: torch.Generator | None) -> SampleGenerator | None:
+    return generator if isinstance(generator, SampleGenerator) and len(generator.keys) == n else None
+
+
+def rand_by_sample(rows: int, n: int, generator: torch.Generator | None) -> Tensor:
+    """Numbers in 0..1 for `n` samples, float32 [rows,n]: each sample's own from a `SampleGenerator` of so many samples,
+    else drawn one after the other."""
+    own = _of_samples(n, generator)
+    if own is None:
+        return torch.rand(rows, n, generator=generator)
+    return torch.from_numpy((own.next_seeds(rows) >> np.uint64(40)).astype(np.float32) * np.float32(2 ** -24))
+
+
+def randn_by_sample(shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+    """Numbers of mean 0 and deviation 1, float32 [B,...]: each sample's own as in `rand_by_sample`."""
+    own = _of_samples(shape[0], generator)
+    if own is None:
+        return torch.randn(tuple(shape), generator=generator)
+    one, made = torch.Generator(), torch.empty(tuple(shape))
+    for row, seed in zip(made, own.next_seeds(1)[0].tolist()):  # sync: none, numbers of the host
+        torch.randn(row.shape, generator=one.manual_seed(seed >> 1), out=row)
+    return made
 
 
 @contextmanager

@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from minifast.data.config import transform_config, transform_from_config
-from minifast.data.transform import is_known
+from minifast.data.transform import Pipeline, is_known
+from minifast.data.transforms import IntToFloatTensor
 from minifast.markers import TensorImage, TensorMask, plain
+from minifast.torch_core import SampleGenerator, key_seed
+from minifast.vision import all as public
 from minifast.vision import augment as A
 from minifast.vision.core import PILImage, PILMask, TensorBBox, TensorPoint
 from minifast.vision.crop import _window_by
@@ -36,6 +39,52 @@ def _centre(pixels) -> tuple[float, float]:
 
 def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+# ---------------------------------------------------------------- each sample its own numbers
+
+OF_BATCHES = {
+    'Brightness': A.Brightness(.5, p=.7), 'Contrast': A.Contrast(.5, p=.7), 'Saturation': A.Saturation(.5, p=.7),
+    'Hue': A.Hue(.3, p=.7), 'Flip': A.Flip(), 'Dihedral': A.Dihedral(.7), 'Rotate': A.Rotate(40, p=.7),
+    'Zoom': A.Zoom(.8, 2.5, p=.7, size=40), 'Warp': A.Warp(.3, p=.7), 'RandomErasing': A.RandomErasing(1., sl=.1),
+    'RandomResizedCropGPU': A.RandomResizedCropGPU(40, min_scale=.3)}
+BASES = {'AffineCoordTfm', 'SpaceTfm', 'LightingTfm', 'HSVTfm', 'DeterministicFlip', 'DeterministicDihedral'}
+"""The last two draw nothing: they go through their values batch by batch."""
+
+
+def test_batch_transforms_are_all_listed():
+    """A new one meets the law below."""
+    found = {name for name, cls in vars(public).items() if isinstance(cls, type) and issubclass(
+        cls, (A.AffineCoordTfm, A.SpaceTfm, A.RandomErasing))}
+    assert found - BASES == OF_BATCHES.keys()
+
+
+@pytest.mark.parametrize('name, dtype', [*((name, torch.float32) for name in (*OF_BATCHES, 'all')),
+                                         *((name, torch.uint8) for name in (*OF_BATCHES, 'all')
+                                           if name not in ('Hue', 'RandomErasing'))])
+def test_a_sample_is_augmented_alike_in_whatever_part_of_a_batch_it_stands(name, dtype):
+    """Two or three processes, each with its share of the rows, make bit for bit what one makes of them all."""
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (11, 3, 96, 120), generator=draw, dtype=torch.uint8)
+    batch = (TensorImage(pixels if dtype == torch.uint8 else pixels / 255),
+             TensorMask(pixels[:, 0] // 64), TensorPoint(torch.rand(11, 5, 2, generator=draw) * 2 - 1))
+    keys = [key_seed(3, i) for i in range(11)]
+    if name == 'all':
+        tfm = Pipeline([IntToFloatTensor(), *A.aug_transforms(size=40, max_zoom=2.5, max_warp=.3)])
+    else:
+        tfm = OF_BATCHES[name]
+
+    def made(rows):
+        part = tuple(o[rows].clone() for o in batch)
+        return tfm(part, split_idx=0, generator=SampleGenerator(7, [keys[i] for i in range(11)[rows]]))
+
+    whole = made(slice(None))
+    for n in (2, 3):
+        for rank in range(n):
+            for new, all_new in zip(made(slice(rank, None, n)), whole, strict=True):
+                assert torch.equal(plain(new), plain(all_new)[rank::n])
+    other = tfm(tuple(o.clone() for o in batch), split_idx=0, generator=SampleGenerator(8, [k + 1 for k in keys]))
+    assert any(not torch.equal(plain(a), plain(b)) for a, b in zip(other, whole))
 
 
 # ---------------------------------------------------------------- together

@@ -28,7 +28,7 @@ class BatchRequest(NamedTuple):
     Attributes:
         number: which batch of the pass.
         seed: of everything random about the batch as a whole.
-        pairs: (index, seed) of each item.
+        pairs: (index, seed) of each item; the seed is None where nothing draws.
     """
 
     number: int
@@ -44,10 +44,12 @@ class FetchedBatch:
         data: the collated batch, None where every item was left out.
         skipped: (index, item, message) of each item left out because of an error.
         ended: the data ended in this batch, where they do not say their number.
+        seeds: of each sample in it, as `BatchRequest` has them.
     """
 
-    def __init__(self, number: int, data: Any, skipped: list | None = None, ended: bool = False) -> None:
-        self.number, self.data, self.skipped, self.ended = number, data, skipped or [], ended
+    def __init__(self, number: int, data: Any, skipped: list | None = None, ended: bool = False,
+                 seeds: Sequence[int | None] = ()) -> None:
+        self.number, self.data, self.skipped, self.ended, self.seeds = number, data, skipped or [], ended, seeds
 
     def pin_memory(self) -> FetchedBatch:
         """Called by torch in its pinning thread; its own way would lose the marker types."""

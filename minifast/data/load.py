@@ -31,7 +31,7 @@ from minifast.data.workers import ProcessPool, Workers, choose_workers, fork_cpu
 from minifast.hidden import find
 from minifast.markers import plain, retain_types
 from minifast.terminal import say, visible, warn
-from minifast.torch_core import defaults, key_seed, length_of, retain_type, seeded, to_device
+from minifast.torch_core import SampleGenerator, defaults, key_seed, length_of, retain_type, seeded, to_device
 
 __all__ = ['DataLoader', 'SkipItemException', 'collate_error', 'fa_collate', 'fa_convert', 'why_empty']
 
@@ -62,6 +62,7 @@ class Plan:
         slots: pixels go straight to their place in the batch.
         batch: the steps of a batch, on the device, in the order they run.
         batch_keyed: generators are handed to them; else the global ones are seeded and put back.
+        batch_draws: some of them draw from one, and so need the seeds of their samples.
         batch_of: what `batch` was made of.
         keyed: the same of items: there is no global generator to be seeded for each of them.
         draws: items draw at all.
@@ -80,6 +81,7 @@ class Plan:
     workers: Workers | None
     batch: tuple[Step, ...]
     batch_keyed: bool
+    batch_draws: bool
     batch_of: tuple
 
     def why(self, dl: Any) -> dict[str, str]:
@@ -158,7 +160,8 @@ def _batch_plan(dl: Any) -> dict[str, Any]:
         steps = _bytes_first(after, dl.device).steps()
     else:
         steps = () if _own(dl, 'after_batch') else (Step(after),)
-    return {'batch': steps, 'batch_keyed': is_known(after), 'batch_of': _batch_of(dl)}
+    return {'batch': steps, 'batch_keyed': is_known(after), 'batch_of': _batch_of(dl),
+            'batch_draws': any('generator' in step.takes for step in steps)}
 
 
 def _batch_of(dl: Any) -> tuple:
@@ -561,7 +564,7 @@ class DataLoader:
                 if host.data is None:
                     continue
                 seed = key_seed(position.seed, BATCH, position.epoch, host.number, 1)
-                b = self._transformed(run, host.data, seed)
+                b = self._transformed(run, host.data, seed, host.seeds)
                 self._pass, run.at = run, Position(position.seed, position.epoch, host.number + 1)
                 yield b
         finally:
@@ -576,7 +579,7 @@ class DataLoader:
         """Whatever a kind of loader has to do before each pass."""
 
     def _jobs(self, position: Position, draws: bool = True) -> Iterator[BatchRequest]:
-        """The batches still to be made, as lists of indices and seeds; the seeds are 0 where items draw nothing."""
+        """The batches still to be made, as lists of indices and seeds; the seeds are None where nothing draws."""
         seed, epoch = position.seed, position.epoch
         key = key_seed(seed, ORDER, epoch)
         if self.batch_sampler is not None:
@@ -589,7 +592,7 @@ class DataLoader:
             lists = ([i] for i in indices) if self.bs is None else chunks(indices, self.bs, self.drop_last)
         keys = ItemKeys(seed, epoch) if draws else None
         for number, indices in enumerate(lists):
-            pairs = [(i, keys(i) if keys else 0) for i in indices]
+            pairs = [(i, keys(i) if keys else None) for i in indices]
             if number >= position.batch:
                 yield BatchRequest(number, key_seed(seed, BATCH, epoch, number), pairs)
 
@@ -608,7 +611,7 @@ class DataLoader:
     def _host_batches(self, run: _Pass, here: bool) -> Iterator[FetchedBatch]:
         plan = run.plan
         run.generators = [] if plan.keyed else self._find_generators()
-        jobs = self._jobs(run.at, plan.draws)
+        jobs = self._jobs(run.at, plan.draws or plan.batch_draws)
         if self._ordered is not None and not here:
             jobs = self._once_ordered(jobs)
         maker = BatchMaker(self, run)
@@ -679,21 +682,23 @@ class DataLoader:
             host.data = to_device(host.data, self.device, non_blocking=self.device.type == 'cuda')
         return host
 
-    def _transformed(self, run: _Pass, b: Any, seed: int) -> Any:
+    def _transformed(self, run: _Pass, b: Any, seed: int, seeds: Sequence[int | None]) -> Any:
         now = _batch_of(self)
         if len(now) != len(run.plan.batch_of) or not all(map(operator.is_, now, run.plan.batch_of)):
             run.plan = replace(run.plan, **_batch_plan(self))
         plan = run.plan
         if not plan.batch:
             return b
+        # None: a transform that draws came in the middle of the pass
+        generator = SampleGenerator(seed, () if None in seeds else seeds)
         if plan.batch_keyed:
-            return _through(plan.batch, b, seed)
+            return _through(plan.batch, b, generator)
         with seeded(seed):
-            return _through(plan.batch, b, seed)
+            return _through(plan.batch, b, generator)
 
 
-def _through(steps: Sequence[Step], b: Any, seed: int) -> Any:
-    for step in bound(steps, generator=torch.Generator().manual_seed(seed)):
+def _through(steps: Sequence[Step], b: Any, generator: torch.Generator) -> Any:
+    for step in bound(steps, generator=generator):
         b = step(b)
     return b
 
@@ -718,7 +723,8 @@ class BatchMaker:
     def __call__(self, job: BatchRequest) -> FetchedBatch:
         """The batch of a job."""
         if self.plan.tensors is not None:
-            return FetchedBatch(job.number, self._slices([index for index, _ in job.pairs]))
+            indices, seeds = zip(*job.pairs) if job.pairs else ((), ())
+            return FetchedBatch(job.number, self._slices(list(indices)), seeds=seeds)
         if self.plan.keyed:
             return self._assemble(job)
         with fork_cpu_rng(self.generators):
@@ -733,7 +739,7 @@ class BatchMaker:
         generator = torch.Generator() if plan.draws else None
         slots = Slots(len(job.pairs)) if plan.slots else None  # not for code of the user's, which might keep an item
         sample_of = self._steps(generator, Target(slots, self.opened))
-        samples, kept, skipped, ended = [], [], [], False
+        samples, kept, seeds, skipped, ended = [], [], [], [], False
         for index, seed in job.pairs:
             if not plan.keyed:
                 seed_cpu(seed, self.generators)
@@ -755,14 +761,16 @@ class BatchMaker:
             if sample is not None:
                 samples.append(sample)
                 kept.append(index)
+                seeds.append(seed)
         if not samples:
             return FetchedBatch(job.number, None, skipped, ended)
         if not plan.keyed:
             seed_cpu(job.seed, self.generators)
         try:
             if slots is not None:
-                return FetchedBatch(job.number, dl.do_batch(samples, slots), skipped, ended)
-            return FetchedBatch(job.number, dl.do_batch(samples[0] if dl.prebatched else samples), skipped, ended)
+                return FetchedBatch(job.number, dl.do_batch(samples, slots), skipped, ended, seeds)
+            made = dl.do_batch(samples[0] if dl.prebatched else samples)
+            return FetchedBatch(job.number, made, skipped, ended, seeds)
         except Exception as error:
             if not dl.prebatched:
                 collate_error(error, samples, [dl._item_name(i) for i in kept])

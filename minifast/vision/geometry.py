@@ -22,6 +22,7 @@ from minifast.codetext import registered
 from minifast.data.transform import RandTransform
 from minifast.hardware import opencv
 from minifast.markers import TensorImage, TensorMask, cast, plain
+from minifast.torch_core import rand_by_sample
 from minifast.vision.core import TensorBBox, TensorPoint, gives_methods_to, to_augment
 from minifast.vision.crop import PadMode, random_window
 from minifast.vision.decode import TURNS
@@ -47,11 +48,11 @@ def draw_values(x: Tensor, low: float, high: float, draw: Draw = None, p: float 
         x: the batch; only its length, and its device for the result, are used.
         draw: instead of the uniform values.
         batch: one value for the whole batch.
-        generator: a CPU generator, None for torch's global one. Random numbers are drawn on the CPU, so that they
-            are the same for every device.
+        generator: a CPU generator, None for torch's global one; a sample's own numbers from a `SampleGenerator`.
+            Random numbers are drawn on the CPU, so that they are the same for every device.
     """
     n = x.shape[0]
-    uniform, coin = torch.rand(2, 1 if batch else n, generator=generator)
+    uniform, coin = torch.rand(2, 1, generator=generator) if batch else rand_by_sample(2, n, generator)
     if draw is None:
         values = (low + (high - low) * uniform).expand(n)
     elif callable(draw):
@@ -72,8 +73,8 @@ def mask_tensor(x: Tensor, p: float = 0.5, neutral: float = 0., batch: bool = Fa
     """`x` with each element replaced by `neutral` with probability `1-p` (`batch`: all or none)."""
     if p == 1.:
         return x
-    coin = torch.rand(1 if batch else x.shape, generator=generator).to(x.device)
-    return torch.where(coin < p, x, torch.full_like(x, neutral))
+    coin = torch.rand(1, generator=generator) if batch else rand_by_sample(x[0].numel(), len(x), generator).T
+    return torch.where(coin.reshape(-1 if batch else x.shape).to(x.device) < p, x, torch.full_like(x, neutral))
 
 
 def affine_mat(*ms: Tensor) -> Tensor:
@@ -206,19 +207,31 @@ def _grid(m: Tensor | None, x: Tensor, size: tuple[int, int], align_corners: boo
     return grid
 
 
-def _too_coarse(m: Tensor | None, x: Tensor, size: tuple[int, int]) -> float:
-    """By how much to shrink `x` before it is sampled, 1 for not at all.
+def _shrink(x: Tensor, size: tuple[int, int]) -> float:
+    """By how much a picture is made smaller before it is sampled where that would skip pixels."""
+    return min(x.shape[-2] / size[0], x.shape[-1] / size[1]) / 2
+
+
+def _too_coarse(m: Tensor | None, x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Which samples to shrink before they are sampled, bool [B].
 
     Bilinear sampling reads four pixels; where the output is less than half as large that skips some, and the picture
-    shimmers.
+    shimmers. Whether it does is said of each sample, so that a picture is the same in whatever batch it stands.
     """
-    shrink = min(x.shape[-2] / size[0], x.shape[-1] / size[1]) / 2
-    if shrink <= 1 or (m is not None and m.device.type != 'cpu'):
-        return 1 if shrink <= 1 else shrink
-    corners = torch.tensor([[-1., -1], [-1, 1], [1, -1], [1, 1]]).expand(x.shape[0], 4, 2)
-    reach = corners if m is None else move_by(corners, m)
-    zoomed = 2 / float(reach.max() - reach.min())
-    return shrink if shrink > zoomed else 1
+    shrink = _shrink(x, size)
+    if shrink <= 1 or m is None or m.device.type != 'cpu':
+        return torch.full((len(x),), shrink > 1)
+    reach = move_by(torch.tensor([[-1., -1], [-1, 1], [1, -1], [1, 1]]).expand(len(x), 4, 2), m)
+    return shrink > 2 / (reach.amax((1, 2)) - reach.amin((1, 2)))
+
+
+def _in_two(which: Tensor, moved: Callable[[Tensor], Tensor]) -> Tensor:
+    """`moved(places)` of the samples that are in `which`, bool [B], and of the others, in their order again."""
+    parts = [(at, moved(at)) for at in (which.nonzero()[:, 0], (~which).nonzero()[:, 0])]
+    made = parts[0][1].new_empty(len(which), *parts[0][1].shape[1:])
+    for at, part in parts:
+        made[at] = part
+    return made
 
 
 def resample(x: Tensor, m: Tensor | None = None, size: int | tuple[int, int] | None = None, mode: str = 'bilinear',
@@ -237,9 +250,11 @@ def resample(x: Tensor, m: Tensor | None = None, size: int | tuple[int, int] | N
     """
     size = tuple(x.shape[-2:]) if size is None else as_size(size)
     if mode == 'bilinear':
-        shrink = _too_coarse(m, x, size)
-        if shrink > 1:
-            x = F.interpolate(x, scale_factor=1 / shrink, mode='area', recompute_scale_factor=True)
+        coarse = _too_coarse(m, x, size)
+        if coarse.any() and not coarse.all() and not coord_fs:
+            return _in_two(coarse, lambda at: resample(x[at], m[at], size, mode, pad_mode, align_corners))
+        if coarse.any():
+            x = F.interpolate(x, scale_factor=1 / _shrink(x, size), mode='area', recompute_scale_factor=True)
     coords = _grid(m, x, size, bool(align_corners))
     for f in coord_fs:
         coords = f(coords)
@@ -261,7 +276,7 @@ def _move_boxes(x: Tensor, m: Tensor | None, coord_fs: Sequence[Callable]) -> Te
 
 
 def move(x: Tensor, m: Tensor | None, size: Any, mode: str | None, mode_mask: str, pad_mode: str,
-           align_corners: bool | None, coord_fs: Sequence[Callable] = ()) -> Tensor:
+         align_corners: bool | None, coord_fs: Sequence[Callable] = ()) -> Tensor:
     """`x` moved in the way of its marker: pictures and masks resampled, points and boxes by the inverse.
 
     Args:
@@ -288,7 +303,11 @@ def _move_pixels(b: Tensor, is_mask: bool, m: Tensor | None, size: Any, mode: st
     if b.dtype == torch.uint8 and b.device.type == 'cpu' and not coord_fs:
         size = tuple(b.shape[-2:]) if size is None else as_size(size)
         on_cpu = torch.eye(3).expand(len(b), 3, 3) if m is None else m
-        if mode == 'nearest' or _too_coarse(m, b, size) == 1:
+        coarse = _too_coarse(m, b, size) if mode != 'nearest' else torch.zeros(len(b), dtype=torch.bool)
+        if coarse.any() and not coarse.all():
+            return _in_two(coarse, lambda at: _move_pixels(b[at], is_mask, m[at], size, mode, mode_mask, pad_mode,
+                                                           align_corners, ()))
+        if not coarse.any():
             warped = warp_bytes(b, on_cpu, size, mode, pad_mode, bool(align_corners))
             if warped is not None:
                 return warped

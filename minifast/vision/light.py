@@ -13,6 +13,7 @@ from torch import Tensor
 from minifast.codetext import registered
 from minifast.data.transform import RandTransform
 from minifast.markers import TensorImage, plain, retain_type
+from minifast.torch_core import randn_by_sample
 from minifast.vision.core import gives_methods_to, to_augment
 from minifast.vision.crop import uniforms
 from minifast.vision.geometry import Draw, draw_values, is_ours, joined_name
@@ -348,7 +349,7 @@ def cutout_gaussian(x: Tensor, areas: Sequence[tuple[int, int, int, int]],
     """Fill each (top, bottom, left, right) of `x` [...,H,W] with noise of mean 0 and deviation 1, in place."""
     for top, bottom, left, right in areas:
         hole = plain(x)[..., top:bottom, left:right]
-        hole.copy_(torch.randn(hole.shape, generator=generator), non_blocking=True)
+        hole.copy_(randn_by_sample(hole.shape, generator), non_blocking=True)
     return x
 
 
