@@ -1,16 +1,32 @@
-"""One process or many: rank, world size and the reductions that are the identity in one process."""
+"""One process or many: how processes join, and the reductions that are the identity in one process."""
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ['is_distributed', 'rank_distrib', 'num_distrib', 'barrier', 'gather', 'rank0_first']
+__all__ = ['barrier', 'gather', 'gather_objects', 'gather_rows', 'is_distributed', 'join', 'num_distrib', 'on_own',
+           'rank0_first', 'rank_distrib', 'reducing']
 
+_needed = ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
+_host: list[Any] = []
+"""The group of all ranks for numbers on the host, behind whatever trains; made by `join`."""
+
+before_collective: list[Callable[[], None]] = []
+"""Called before each collective here: a training asks there whether all ranks are well, see `DistributedTrainer`."""
+
+_own_passes: list[None] = []
+"""One for each block of `on_own` that runs."""
+
+
+# ---------------------------------------------------------------- who there is
 
 def is_distributed() -> bool:
     """Whether a process group is running."""
@@ -27,9 +43,69 @@ def num_distrib() -> int:
     return int(os.environ.get('WORLD_SIZE', 0))
 
 
+def join(timeout_s: float = 600) -> int:
+    """Join the processes that were started together, as torchrun does it; returns their number.
+
+    A group of the script's own stays as it is. Else: NCCL where there is CUDA, on the device LOCAL_RANK, gloo on CPUs.
+    All ranks must call it, as each `Learner` does.
+
+    Args:
+        timeout_s: seconds after which a collective that some rank never comes to is an error.
+
+    Raises:
+        RuntimeError: WORLD_SIZE says more than one process and the environment does not tell where they meet.
+    """
+    if not is_distributed():
+        missing = [name for name in _needed if name not in os.environ]
+        if missing:
+            raise RuntimeError(f'WORLD_SIZE={num_distrib()} processes are to train together and {", ".join(missing)} '
+                               f'{"is" if len(missing) == 1 else "are"} not set, so they cannot meet: start the script '
+                               'by torchrun --nproc-per-node N script.py, or take WORLD_SIZE out of the environment')
+        local = int(os.environ.get('LOCAL_RANK', 0))
+        on_cuda = torch.cuda.is_available() and local < torch.cuda.device_count()
+        if on_cuda:
+            torch.cuda.set_device(local)
+        dist.init_process_group('nccl' if on_cuda else 'gloo', timeout=timedelta(seconds=timeout_s))
+        atexit.register(_leave)
+    if not _host:
+        _host.append(dist.new_group(backend='gloo', timeout=timedelta(seconds=timeout_s)))
+    return dist.get_world_size()
+
+
+def _leave() -> None:
+    if is_distributed():
+        _host.clear()
+        dist.destroy_process_group()
+
+
+# ---------------------------------------------------------------- what a process does on its own
+
+@contextmanager
+def on_own() -> Iterator[None]:
+    """In the block this process measures and predicts what it has, and waits for no other."""
+    _own_passes.append(None)
+    try:
+        yield
+    finally:
+        _own_passes.pop()
+
+
+def reducing() -> bool:
+    """Whether numbers of several processes are to be put together."""
+    return is_distributed() and not _own_passes
+
+
+# ---------------------------------------------------------------- putting together
+
+def _ask() -> None:
+    for ask in before_collective:
+        ask()
+
+
 def barrier() -> None:
     """Wait for all ranks; nothing to wait for in one process."""
     if is_distributed():
+        _ask()
         dist.barrier()
 
 
@@ -37,9 +113,55 @@ def gather(x: Tensor, axis: int = 0) -> Tensor:
     """The tensors of all ranks concatenated along `axis`; `x` itself in one process."""
     if not is_distributed() or dist.get_world_size() == 1:
         return x
+    _ask()
     parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, x.contiguous())
     return torch.cat([part[None] if part.ndim == 0 else part for part in parts], dim=axis)
+
+
+def gather_objects(o: Any) -> list[Any]:
+    """What each rank gives, in their order; data that pickle takes, between processes of one training."""
+    if not is_distributed():
+        return [o]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, o, group=host_group())
+    return found
+
+
+def host_group() -> Any:
+    """The group for numbers on the host; None, the default group, where nobody has joined by `join`."""
+    return _host[0] if _host else None
+
+
+def gather_rows(x: Tensor | None, group: Any = None) -> Tensor | None:
+    """The rows of all ranks as they lie in a data set shared out by `rows[rank::n_ranks]`; on every rank.
+
+    Args:
+        x: rows [n,...] of this rank; None where it has none.
+        group: of the processes; default: all, which must suit the device.
+
+    Returns:
+        All rows; one rank's after the other's where their numbers are not those of such shares. None: nobody has any.
+    """
+    _ask()
+    shape = None if x is None else (len(x), tuple(x.shape[1:]), x.dtype)
+    shapes = gather_objects(shape)
+    known = next((s for s in shapes if s is not None), None)
+    if known is None:
+        return None
+    lengths = [0 if s is None else s[0] for s in shapes]
+    device = torch.device('cpu') if x is None else x.device
+    if x is None and dist.get_backend(group) == 'nccl':
+        device = torch.device('cuda', torch.cuda.current_device())
+    padded = torch.zeros(max(lengths), *known[1], dtype=known[2], device=device)
+    if x is not None:
+        padded[:len(x)] = x
+    parts = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(parts, padded, group=group)
+    n, world = sum(lengths), len(lengths)
+    if lengths != [len(range(rank, n, world)) for rank in range(world)]:
+        return torch.cat([part[:length] for part, length in zip(parts, lengths)])
+    return torch.stack(parts, 1).flatten(0, 1)[:n]
 
 
 def rank0_first(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -24,10 +24,11 @@ from minifast.data.cache import OpenedPictures, PictureCache
 from minifast.data.collate import (BatchRequest, FetchedBatch, SkipItemException, Slots, Target, add_note,
                                    collate_error, fa_collate, fa_convert)
 from minifast.data.sampler import (BATCH, ITEM, ORDER, ORDER_NAMES, ItemKeys, Position, chunks, order, order_state,
-                                   order_untouched, read_order, tell_epoch)
+                                   order_untouched, read_order, share, tell_epoch)
 from minifast.data.transform import Pipeline, Step, bound, is_known
 from minifast.data.transforms import ByteTable
 from minifast.data.workers import ProcessPool, Workers, choose_workers, fork_cpu_rng, in_threads, seed_cpu, workers_of
+from minifast.distributed import num_distrib
 from minifast.hidden import find
 from minifast.markers import plain, retain_types
 from minifast.terminal import say, visible, warn
@@ -236,6 +237,7 @@ class _Pass:
         opened: the cache as the pass uses it.
         plan: what is done.
         generators: those that hang on the data set and on what makes items; what items draw from them is keyed too.
+        stand_ins: the batches of which this process has no items of its own, see `DataLoader.share_out`.
     """
 
     at: Position
@@ -243,6 +245,7 @@ class _Pass:
     opened: OpenedPictures | None = None
     plan: Plan | None = None
     generators: Sequence[Any] = ()
+    stand_ins: set[int] = field(default_factory=set)
 
 
 class DataLoader:
@@ -257,7 +260,8 @@ class DataLoader:
 
     Args:
         dataset: anything with `[i]` and `len`, or an iterable.
-        bs: items a batch; None: each item is a batch already.
+        bs: items a batch, of each process; None: each item is a batch already.
+        global_bs: items a batch of all processes together, instead of `bs`.
         num_workers: worker processes; 0: none; None: decided by the time the first batch takes (see `show_plan`).
         pin_memory: page-locked host memory; default: where the device is CUDA.
         pin_memory_device: taken as torch takes it, and without meaning there too.
@@ -291,11 +295,12 @@ class DataLoader:
                  device: Any = None, persistent_workers: bool | None = None, pin_memory_device: str = '',
                  sampler: Iterable | None = None, batch_sampler: Iterable | None = None,
                  prefetch_factor: int | None = None, multiprocessing_context: Any = None, on_error: str = 'raise',
-                 cache: str | Path | PictureCache | None = None, **kwargs: Any) -> None:
+                 cache: str | Path | PictureCache | None = None, global_bs: int | None = None, **kwargs: Any) -> None:
         torch_names = {'collate_fn': 'create_batch', 'worker_init_fn': 'wif'}
         kwargs = {torch_names.get(name, name): f for name, f in kwargs.items()}
         kwargs = known_kwargs(type(self).__name__, kwargs, [*hook_names, *DataLoader.__init__.__annotations__])
-        self.dataset, self.bs, self.shuffle, self.drop_last = dataset, batch_size or bs, shuffle, drop_last
+        bs = batch_size or bs if global_bs is None else _of_one_process(global_bs)
+        self.dataset, self.bs, self.shuffle, self.drop_last = dataset, bs, shuffle, drop_last
         can_index = hasattr(dataset, '__getitem__') and not isinstance(dataset, IterableDataset)
         self.indexed = can_index if indexed is None else indexed
         self.sampler, self.batch_sampler, self.n = sampler, batch_sampler, length_of(dataset) if n is None else n
@@ -309,6 +314,7 @@ class DataLoader:
         self._next: Position | None = None
         self._ordered: Callable[[], Any] | None = None
         self._pass, self._passes, self._pool = _Pass(Position(0)), 0, None
+        self.share_out(0, 1)
         for name, f in kwargs.items():
             if f is not None:
                 setattr(self, name, f)
@@ -444,6 +450,25 @@ class DataLoader:
         self.device = device
         return self
 
+    def share_out(self, rank: int, n_ranks: int, fill: bool = False) -> None:
+        """Make this process's share of each batch from now on: of all processes' batch i the items `[rank::n_ranks]`.
+
+        The order, and so every item's seed, is that of one process with batches of `bs * n_ranks` items; `len` is the
+        number of those. A batch of a user's `batch_sampler` is a batch of all processes.
+
+        Args:
+            rank: of this process.
+            n_ranks: how many processes there are.
+            fill: where there is no item for this process in a batch that others have, items of theirs stand in, and
+                `stands_in` is true while it is trained on; else the batch is left out.
+        """
+        self.rank, self.n_ranks, self._fill, self.stands_in = rank, n_ranks, fill, False
+
+    @property
+    def shared_out(self) -> bool:
+        """Whether other processes have the rest of each batch."""
+        return self.n_ranks > 1
+
     def __len__(self) -> int:
         if self.batch_sampler is not None:
             return len(self.batch_sampler)
@@ -454,9 +479,8 @@ class DataLoader:
 
     def _batches_of(self, n: int) -> int:
         """How many batches `n` items are."""
-        if self.bs is None:
-            return n
-        return n // self.bs if self.drop_last else -(-n // self.bs)
+        per_batch = (self.bs or 1) * self.n_ranks
+        return n // per_batch if self.drop_last else -(-n // per_batch)
 
     def new(self, dataset: Any = None, cls: type | None = None, **kwargs: Any) -> DataLoader:
         """A loader like this one, of `dataset` if given, with some arguments changed."""
@@ -473,7 +497,9 @@ class DataLoader:
         same.update({name: self.__dict__[name] for name in hook_names if name in self.__dict__})
         if 'batch_size' in kwargs:
             kwargs['bs'] = kwargs.pop('batch_size')
-        return (cls or type(self))(dataset, **{**same, **kwargs})
+        made = (cls or type(self))(dataset, **{**same, **kwargs})
+        made.share_out(self.rank, self.n_ranks)
+        return made
 
     def show_plan(self) -> None:
         """Print what happens to an item and a batch, where, and why there."""
@@ -535,7 +561,8 @@ class DataLoader:
         """
         if self.n is not None and len(self) == 0:
             raise ValueError(f'this loader has no batch: {why_empty(self)}')
-        running, waiting = self._pass, self._next
+        running, waiting, shared = self._pass, self._next, (self.rank, self.n_ranks, self._fill)
+        self.share_out(0, 1)  # whoever looks need not wait for other processes
         with order_untouched(self):
             try:
                 if type(self).__iter__ is not DataLoader.__iter__:
@@ -547,6 +574,7 @@ class DataLoader:
                     passing.close()
             finally:
                 self._pass, self._next = running, waiting
+                self.share_out(*shared)
 
     def _batches(self, position: Position, here: bool = False) -> Iterator:
         run = self._pass = _Pass(position, order_state(self))
@@ -566,6 +594,7 @@ class DataLoader:
                 seed = key_seed(position.seed, BATCH, position.epoch, host.number, 1)
                 b = self._transformed(run, host.data, seed, host.seeds)
                 self._pass, run.at = run, Position(position.seed, position.epoch, host.number + 1)
+                self.stands_in = host.number in run.stand_ins
                 yield b
         finally:
             made.close()  # workers end with the pass, also where it is left in the middle
@@ -589,12 +618,21 @@ class DataLoader:
             with fork_cpu_rng():
                 seed_cpu(key)
                 indices = self.sample()
-            lists = ([i] for i in indices) if self.bs is None else chunks(indices, self.bs, self.drop_last)
+            lists = chunks(indices, (self.bs or 1) * self.n_ranks, self.drop_last)
         keys = ItemKeys(seed, epoch) if draws else None
         for number, indices in enumerate(lists):
             pairs = [(i, keys(i) if keys else None) for i in indices]
-            if number >= position.batch:
+            if self.n_ranks > 1:
+                pairs = self._own_share(number, pairs)
+            if number >= position.batch and pairs:
                 yield BatchRequest(number, key_seed(seed, BATCH, epoch, number), pairs)
+
+    def _own_share(self, number: int, pairs: list) -> list:
+        own = share(pairs, self.rank, self.n_ranks, even=False)
+        if own or not self._fill:
+            return own
+        self._pass.stand_ins.add(number)
+        return pairs[:2]  # batch norm would refuse one
 
     def _once_ordered(self, jobs: Iterator[BatchRequest]) -> Iterator[BatchRequest]:
         told, self._ordered = self._ordered, None
@@ -844,6 +882,14 @@ class BatchMaker:
             seed_cpu(seed, self.generators)
             made.ended = made.ended or next(self.dl.it, self) is self
         return made
+
+
+def _of_one_process(global_bs: int) -> int:
+    n_ranks = max(num_distrib(), 1)
+    if global_bs % n_ranks:
+        raise ValueError(f'global_bs={global_bs} cannot be shared out evenly by {n_ranks} processes: give a multiple of '
+                         f'{n_ranks}, or bs=, which is that of each process')
+    return global_bs // n_ranks
 
 
 def _is_one(index: Any) -> bool:
