@@ -4,16 +4,17 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils.data import DistributedSampler
 
-__all__ = ['barrier', 'gather', 'gather_objects', 'gather_rows', 'is_distributed', 'join', 'num_distrib', 'on_own',
-           'rank0_first', 'rank_distrib', 'reducing']
+__all__ = ['barrier', 'gather', 'gather_objects', 'gather_rows', 'host_group', 'is_distributed', 'is_shared', 'join',
+           'num_distrib', 'on_own', 'rank0_first', 'rank_distrib', 'reducing', 'together']
 
 _needed = ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
 _host: list[Any] = []
@@ -90,6 +91,16 @@ def on_own() -> Iterator[None]:
         _own_passes.pop()
 
 
+def together(dl: Any) -> AbstractContextManager:
+    """Around a pass over a loader: all processes' where it is shared out, else this one's own."""
+    return nullcontext() if is_shared(dl) else on_own()
+
+
+def is_shared(dl: Any) -> bool:
+    """Whether each process has another part of what a loader gives."""
+    return getattr(dl, 'shared_out', False) or isinstance(getattr(dl, 'sampler', None), DistributedSampler)
+
+
 def reducing() -> bool:
     """Whether numbers of several processes are to be put together."""
     return is_distributed() and not _own_passes
@@ -106,7 +117,7 @@ def barrier() -> None:
     """Wait for all ranks; nothing to wait for in one process."""
     if is_distributed():
         _ask()
-        dist.barrier()
+        dist.barrier(group=host_group())
 
 
 def gather(x: Tensor, axis: int = 0) -> Tensor:
