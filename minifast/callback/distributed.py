@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from fastcore.basics import noop
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import DistributedSampler
@@ -18,7 +18,7 @@ from minifast.arguments import tells_near_match
 from minifast.callback.core import (Callback, CancelBackwardException, CancelBatchException, CancelEpochException,
                                     CancelException, CancelFitException, CancelStepException, CancelTrainException,
                                     CancelValidException)
-from minifast.distributed import gather_objects, host_group, is_shared, reducing
+from minifast.distributed import gather_objects, gather_rows, host_group, is_shared, reducing
 from minifast.markers import plain
 from minifast.torch_core import find_bs, length_of
 
@@ -63,6 +63,7 @@ class DistributedTrainer(Callback):
         find_unused_parameters: for models of which a step may leave parameters unused; costs a walk over the graph.
 
     Attributes:
+        seed: the first rank's, for what is drawn for a batch of all.
         n_items: items of the running batch in all processes, known from `after_loss` on.
         sync: set False in `before_batch` where no step follows the batch, so that gradients are not sent.
 
@@ -77,6 +78,7 @@ class DistributedTrainer(Callback):
         self.rank, self.n_ranks = dist.get_rank(), dist.get_world_size()
         self.n_items, self.sync, self._weight = 0, True, 1.
         self._wrapped_for: Any = None
+        self.seed: int | None = None
         self._answering, self._told, self._on_own = False, None, False
         self._meets = {BACKWARD: False, STEP: False}
         self._kept: dict[str, Any] = {}
@@ -136,11 +138,11 @@ class DistributedTrainer(Callback):
                  STEP: ('after_cancel_backward', 'after_backward', 'before_step')}
         others = {place: any(not isinstance(cb, (DistributedTrainer, LastWord)) for name in names
                              for cb in learn.ordered_cbs(name)) for place, names in heard.items()}
-        facts = gather_objects({'seed': learn.fit_seed, 'heard': others, 'what': self._what_is_trained()})
+        facts = gather_objects({'seed': learn.fit_seed, 'own': torch.initial_seed(), 'heard': others, 'what': self._what_is_trained()})
         for rank, found in enumerate(facts):
             self._compare(rank, facts[0]['what'], found['what'])
         self._check_loader(learn.dls.train)
-        learn.fit_seed = facts[0]['seed']
+        learn.fit_seed, self.seed = facts[0]['seed'], facts[0]['own']
         self._meets = {place: any(found['heard'][place] for found in facts) for place in heard}
 
     def _what_is_trained(self) -> dict[str, Any]:
@@ -213,6 +215,17 @@ class DistributedTrainer(Callback):
             loss = torch.zeros_like(loss)  # whatever the stand-in's is
         dist.all_reduce(loss)
         learn.loss = loss
+
+    def batch_of_all(self, parts: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """The batch of all ranks, in the order of the data, and where in it this rank's rows are.
+
+        Args:
+            parts: tensors [n,...] of this rank's batch.
+        """
+        stands_in, n = getattr(self.learn.dl, 'stands_in', False), len(parts[0])
+        gathered = [gather_rows(None if stands_in else part) for part in parts]
+        own = torch.arange(len(gathered[0]))[slice(self.rank, None, self.n_ranks)]
+        return gathered, torch.arange(n) if stands_in else own
 
     def after_train(self) -> None:
         self._end_of_part()
