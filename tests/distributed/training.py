@@ -127,6 +127,78 @@ def predictions():
     return found
 
 
+@part
+def torch_loader():
+    """A plain torch loader with the sampler that torch wants for it; 44 items, so that none is taken twice."""
+    from torch.utils.data import DataLoader as TorchLoader
+    from torch.utils.data import DistributedSampler
+    ranks, data = max(num_distrib(), 1), items(44)
+    sampler = DistributedSampler(data, num_replicas=ranks, rank=rank_distrib(), shuffle=False)
+    valid = DataLoader(items(), global_bs=BS)
+    return fitted(dls=DataLoaders(TorchLoader(data, BS // ranks, sampler=sampler), valid))
+
+
+@part
+def foreign_validation():
+    """Torch's loader without a sampler: every process validates all of it."""
+    from torch.utils.data import DataLoader as TorchLoader
+    train = DataLoader(items(), global_bs=BS, shuffle=True)
+    return fitted(dls=DataLoaders(train, TorchLoader(items(), 10)), metrics=accuracy)
+
+
+@part
+def search():
+    """`lr_find`, which ends at the same step on all ranks and leaves no trace, then a training."""
+    learn = learner(loss_func=nn.CrossEntropyLoss(label_smoothing=.5))
+    before = weights(learn).clone() if rank_distrib() == 0 else weights(learn)
+    found = learn.lr_find(num_it=200, show_plot=False, end_lr=1e6)
+    n_steps = gather_objects(len(learn.recorder.lr_search[0]))
+    assert n_steps == n_steps[:1] * len(n_steps) and n_steps[0] < 200, n_steps
+    assert torch.equal(before, weights(learn)) or rank_distrib()
+    learn.fit(1)
+    return {'found': torch.tensor([found.valley]), 'n_steps': torch.tensor(n_steps[0]), 'weights': weights(learn)}
+
+
+@part
+def tuned():
+    """`fine_tune`: the body frozen, then not."""
+    learn = learner(splitter=lambda m: [list(m[:2].parameters()), list(m[2:].parameters())])
+    learn.fine_tune(2, 1e-2)
+    return {'weights': weights(learn), 'row': torch.tensor(learn.recorder.values[-1], dtype=torch.float64)}
+
+
+def picture_learner():
+    """Pictures that are cropped and augmented, item by item and batch by batch, with batch norm and dropout."""
+    import numpy as np
+    from minifast.data.block import DataBlock
+    from minifast.data.categorize import CategoryBlock
+    from minifast.data.transforms import IndexSplitter
+    from minifast.vision.augment import RandomResizedCrop, aug_transforms
+    from minifast.vision.core import PILImage
+    from minifast.vision.data import ImageBlock
+    pixels = np.random.default_rng(1).integers(0, 256, (N, 20, 20, 3), np.uint8)
+    block = DataBlock((ImageBlock, CategoryBlock), splitter=IndexSplitter(range(30, N)),
+                      get_x=lambda i: PILImage.create(pixels[i]), get_y=lambda i: str(i % 3),
+                      item_tfms=RandomResizedCrop(16, min_scale=.6), batch_tfms=aug_transforms(xtra_tfms=None))
+    dls = block.dataloaders(range(N), global_bs=BS, drop_last=False, num_workers=0)
+    torch.manual_seed(2)
+    net = nn.Sequential(nn.Conv2d(3, 2, 5, 4), nn.Flatten(), nn.Linear(18, 3))
+    learn = Learner(dls, net, opt_func=SGD, lr=.01, metrics=accuracy)
+    learn.remove_cb(learn.progress)
+    learn.logger = lambda row: None
+    set_seed(5)
+    return learn
+
+
+@part
+def pictures():
+    """The same pixels, and predictions on augmented ones."""
+    learn, seen = picture_learner(), Seen()
+    learn.fit(2, cbs=seen)
+    found = dict(zip(('tta', 'targets'), learn.tta(n=2)))
+    return {'seen': seen.rows(), 'weights': weights(learn), **found}
+
+
 if __name__ == '__main__':
     from safetensors.torch import save_file
     torch.use_deterministic_algorithms(True)
