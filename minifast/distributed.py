@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-__all__ = ['barrier', 'gather', 'gather_objects', 'gather_rows', 'host_group', 'is_distributed', 'is_shared', 'join',
+__all__ = ['alone', 'barrier', 'gather', 'gather_objects', 'gather_rows', 'host_group', 'is_distributed', 'is_shared', 'join',
            'num_distrib', 'on_own', 'rank0_first', 'rank_distrib', 'reducing', 'together']
 
 _needed = ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
@@ -83,7 +83,7 @@ def _leave() -> None:
 
 @contextmanager
 def on_own() -> Iterator[None]:
-    """In the block this process measures and predicts what it has, and waits for no other."""
+    """In the block this process predicts and measures all there is itself, and waits for no other."""
     _own_passes.append(None)
     try:
         yield
@@ -98,7 +98,13 @@ def together(dl: Any) -> AbstractContextManager:
 
 def is_shared(dl: Any) -> bool:
     """Whether each process has another part of what a loader gives."""
-    return getattr(dl, 'shared_out', False) or isinstance(getattr(dl, 'sampler', None), DistributedSampler)
+    foreign = isinstance(getattr(dl, 'sampler', None), DistributedSampler)
+    return getattr(dl, 'shared_out', False) or foreign and not alone()
+
+
+def alone() -> bool:
+    """Whether a block of `on_own` runs."""
+    return bool(_own_passes)
 
 
 def reducing() -> bool:
@@ -115,14 +121,14 @@ def _ask() -> None:
 
 def barrier() -> None:
     """Wait for all ranks; nothing to wait for in one process."""
-    if is_distributed():
+    if reducing():
         _ask()
         dist.barrier(group=host_group())
 
 
 def gather(x: Tensor, axis: int = 0) -> Tensor:
     """The tensors of all ranks concatenated along `axis`; `x` itself in one process."""
-    if not is_distributed() or dist.get_world_size() == 1:
+    if not reducing() or dist.get_world_size() == 1:
         return x
     _ask()
     parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]

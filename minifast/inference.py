@@ -21,7 +21,7 @@ from minifast.answers import activation_of, check_answers, class_names, decoder_
 from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback, GatherPredsCallback
 from minifast.callback.hook import module_summary
-from minifast.distributed import together
+from minifast.distributed import on_own, together
 from minifast.terminal import say
 from minifast.torch_core import (apply, as_tuple, detuplify, fields_of, find_bs, fork_rng, get_model, item_find,
                                  length_of, plain, tree_map)
@@ -101,9 +101,8 @@ def predict(learn: Any, item: Any, rm_type_tfms: Any = None, with_input: bool = 
     dls = learn.dls
     ours = hasattr(dls[1 if len(dls) > 1 else 0], 'decode_batch')
     dl = dls.test_dl([item], rm_type_tfms=rm_type_tfms, num_workers=0) if ours else [_plain_batch(learn, item)]
-    if ours:
-        dl.share_out(0, 1)  # whoever asks need not wait for other processes
-    inputs, preds, _, decoded = get_preds(learn, dl=dl, with_input=True, with_decoded=True)
+    with on_own():  # whoever asks need not wait for other processes
+        inputs, preds, _, decoded = get_preds(learn, dl=dl, with_input=True, with_decoded=True)
     first, probs = _row(decoded, 0), _row(preds, 0)
     if ours:
         check_answers(learn, decoded)

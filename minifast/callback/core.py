@@ -16,8 +16,8 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from minifast.arguments import lookup, near_match
-from minifast.distributed import (gather_objects, gather_rows, host_group, is_shared, num_distrib, rank_distrib,
-                                  reducing)
+from minifast.distributed import (gather_objects, gather_rows, host_group, is_shared, num_distrib, on_own,
+                                  rank_distrib, reducing)
 from minifast.losses import fit_weights
 from minifast.torch_core import (apply, default_device, detuplify, find_bs, leaves_of, plain, retain_type, to_concat,
                                  to_cpu)
@@ -113,6 +113,8 @@ class Callback:
         run: False silences the callback until the fit ends.
         run_train, run_valid: whether the hooks inside a batch run in training and in validation.
         remove_on_fetch: whether FetchPredsCallback takes the callback off while it predicts.
+        only_rank0: of several processes that train together only the first runs the hooks, as suits what prints, writes
+            or sends. Whatever a hook predicts or measures is then the first process's own work.
         watches_only: the callback changes nothing about the training, so a resume with or without it is as exact.
         identifies_run: a run with it, or with other arguments of it, is another run; False for what changes nothing or
             is told apart otherwise, as schedules are. Of a class derived from one of ours it is taken to be true.
@@ -130,6 +132,7 @@ class Callback:
     run_train: bool = True
     run_valid: bool = True
     remove_on_fetch: bool = False
+    only_rank0: bool = False
     watches_only: bool = False
     identifies_run: bool = True
     not_carried: tuple[str, ...] = ()
@@ -330,6 +333,9 @@ def hooks_of(cbs: Sequence[Callback], event_name: str) -> tuple[Hook, ...]:
         hook = getattr(cb, event_name)
         if getattr(hook, '__func__', hook) is not _no_ops[event_name]:
             found.append((cb, hook))
+    if num_distrib() > 1:
+        found = [(cb, on_own()(hook) if cb.only_rank0 else hook) for cb, hook in found
+                 if not (cb.only_rank0 and rank_distrib())]
     return tuple(found)
 
 

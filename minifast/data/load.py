@@ -28,7 +28,7 @@ from minifast.data.sampler import (BATCH, ITEM, ORDER, ORDER_NAMES, ItemKeys, Po
 from minifast.data.transform import Pipeline, Step, bound, is_known
 from minifast.data.transforms import ByteTable
 from minifast.data.workers import ProcessPool, Workers, choose_workers, fork_cpu_rng, in_threads, seed_cpu, workers_of
-from minifast.distributed import num_distrib
+from minifast.distributed import alone, num_distrib, on_own
 from minifast.hidden import find
 from minifast.markers import plain, retain_types
 from minifast.terminal import say, visible, warn
@@ -467,7 +467,7 @@ class DataLoader:
     @property
     def shared_out(self) -> bool:
         """Whether other processes have the rest of each batch."""
-        return self.n_ranks > 1
+        return self.n_ranks > 1 and not alone()
 
     def __len__(self) -> int:
         if self.batch_sampler is not None:
@@ -479,7 +479,7 @@ class DataLoader:
 
     def _batches_of(self, n: int) -> int:
         """How many batches `n` items are."""
-        per_batch = (self.bs or 1) * self.n_ranks
+        per_batch = (self.bs or 1) * (self.n_ranks if self.shared_out else 1)
         return n // per_batch if self.drop_last else -(-n // per_batch)
 
     def new(self, dataset: Any = None, cls: type | None = None, **kwargs: Any) -> DataLoader:
@@ -561,9 +561,8 @@ class DataLoader:
         """
         if self.n is not None and len(self) == 0:
             raise ValueError(f'this loader has no batch: {why_empty(self)}')
-        running, waiting, shared = self._pass, self._next, (self.rank, self.n_ranks, self._fill)
-        self.share_out(0, 1)  # whoever looks need not wait for other processes
-        with order_untouched(self):
+        running, waiting = self._pass, self._next
+        with order_untouched(self), on_own():  # whoever looks need not wait for other processes
             try:
                 if type(self).__iter__ is not DataLoader.__iter__:
                     return next(iter(self))
@@ -574,7 +573,6 @@ class DataLoader:
                     passing.close()
             finally:
                 self._pass, self._next = running, waiting
-                self.share_out(*shared)
 
     def _batches(self, position: Position, here: bool = False) -> Iterator:
         run = self._pass = _Pass(position, order_state(self))
@@ -618,11 +616,11 @@ class DataLoader:
             with fork_cpu_rng():
                 seed_cpu(key)
                 indices = self.sample()
-            lists = chunks(indices, (self.bs or 1) * self.n_ranks, self.drop_last)
-        keys = ItemKeys(seed, epoch) if draws else None
+            lists = chunks(indices, (self.bs or 1) * (self.n_ranks if self.shared_out else 1), self.drop_last)
+        keys, shared_out = ItemKeys(seed, epoch) if draws else None, self.shared_out
         for number, indices in enumerate(lists):
             pairs = [(i, keys(i) if keys else None) for i in indices]
-            if self.n_ranks > 1:
+            if shared_out:
                 pairs = self._own_share(number, pairs)
             if number >= position.batch and pairs:
                 yield BatchRequest(number, key_seed(seed, BATCH, epoch, number), pairs)

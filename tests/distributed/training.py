@@ -129,10 +129,10 @@ def predictions():
 
 @part
 def torch_loader():
-    """A plain torch loader with the sampler that torch wants for it; 44 items, so that none is taken twice."""
+    """A plain torch loader with the sampler that torch wants for it; 36 items, so that none is taken twice."""
     from torch.utils.data import DataLoader as TorchLoader
     from torch.utils.data import DistributedSampler
-    ranks, data = max(num_distrib(), 1), items(44)
+    ranks, data = max(num_distrib(), 1), items(36)
     sampler = DistributedSampler(data, num_replicas=ranks, rank=rank_distrib(), shuffle=False)
     valid = DataLoader(items(), global_bs=BS)
     return fitted(dls=DataLoaders(TorchLoader(data, BS // ranks, sampler=sampler), valid))
