@@ -37,6 +37,8 @@ _raised_for = {status: error for error, status in _cancels.items()}
 
 FORWARD, LOSS, BACKWARD, STEP, END, COLLECTIVE, START = range(7)
 """Where in the loop ranks meet."""
+NO_PART, TRAINING, VALIDATION = range(3)
+_parts = 'no part', 'training', 'validation'
 _places = ('before a forward pass', 'behind a loss', 'before a backward pass', 'before a step', 'at the end of a part',
            'before numbers are put together', 'at the start of a fit')
 
@@ -78,6 +80,7 @@ class DistributedTrainer(Callback):
         self.rank, self.n_ranks = dist.get_rank(), dist.get_world_size()
         self.n_items, self.sync, self._weight = 0, True, 1.
         self._wrapped_for: Any = None
+        self._at = [0, NO_PART, 0]  # epoch, part, batch
         self.seed: int | None = None
         self._answering, self._told, self._on_own = False, None, False
         self._meets = {BACKWARD: False, STEP: False}
@@ -127,7 +130,7 @@ class DistributedTrainer(Callback):
         if not reducing():
             return
         distributed.before_collective.append(self._ask)
-        learn = self.learn
+        learn, self._at = self.learn, [0, NO_PART, 0]
         self._kept['logger'] = learn.logger
         if self.rank:
             learn.logger = noop
@@ -164,8 +167,16 @@ class DistributedTrainer(Callback):
             raise ValueError(f'rank 0 and rank {rank} do not train the same: {", ".join(differs)} differ. All processes '
                              'need the same script and the same data')
 
+    def before_epoch(self) -> None:
+        if reducing():
+            self._at = [self.learn.epoch if self.learn.fitting else 0, NO_PART, 0]
+
+    def before_batch(self) -> None:
+        self._at[2] = self.learn.iter
+
     def before_train(self) -> None:
         learn = self.learn
+        self._at[1:] = TRAINING, 0
         dl = learn.dl
         if self._is_shareable(dl):
             dl.share_out(self.rank, self.n_ranks, fill=True)
@@ -175,6 +186,7 @@ class DistributedTrainer(Callback):
         made_for = (id(learn.model), *trained)
         if self._wrapped_for != made_for:
             self._unwrap()
+            self._ask()
             self._wrap(made_for)
 
     def _wrap(self, made_for: Any) -> None:
@@ -234,11 +246,14 @@ class DistributedTrainer(Callback):
 
     def broadcast_buffers(self) -> None:
         """Give all ranks the buffers of the first, after which what they measure is one model's."""
+        self._ask()
         for b in self.learn.model.buffers():
             dist.broadcast(b, 0)
 
     def before_validate(self) -> None:
         dl = self.learn.dl
+        if reducing():
+            self._at[1:] = VALIDATION, 0  # in which ranks may have fewer batches than others
         if self._is_shareable(dl) and getattr(dl, 'shared_out', False):
             dl.share_out(self.rank, self.n_ranks)
         if reducing() and not is_shared(dl):  # each rank has all of it
@@ -265,12 +280,7 @@ class DistributedTrainer(Callback):
     # ------------------------------------------------------------ ending together
 
     def _where(self, place: int) -> tuple[int, int, int]:
-        learn = self.learn
-        if place == START:
-            return 0, 0, 0
-        part = 0 if learn.dl is None else 1 if learn.training else 2
-        # ranks may have fewer batches to validate
-        return learn.epoch if learn.fitting else 0, part, learn.iter if part == 1 else 0
+        return (0, 0, 0) if place == START else tuple(self._at)
 
     def _exchange(self, place: int, n_items: int, status: int) -> list[list[int]]:
         own = torch.tensor([status, place, *self._where(place), n_items])
@@ -316,7 +326,7 @@ class DistributedTrainer(Callback):
             return False
         depth = {CancelFitException: 0, CancelEpochException: 1, CancelTrainException: 2,
                  CancelValidException: 2}.get(_raised_for[status], 3)
-        return where[:depth] == here[:depth] and not (depth == 3 and (place == END or here[1] != 1))
+        return where[:depth] == here[:depth] and not (depth == 3 and (place == END or here[1] != TRAINING))
 
     def _check_same_place(self, rows: list[list[int]]) -> None:
         own = rows[self.rank]
@@ -431,7 +441,7 @@ class LastWord(Callback):
 
 def _told_place(row: list[int]) -> str:
     _, place, epoch, part, i, _ = row
-    return f'{_places[place]} in epoch {epoch}, batch {i} of {("no part", "training", "validation")[part]}'
+    return f'{_places[place]} in epoch {epoch}, batch {i} of {_parts[part]}'
 
 
 def _checksum(dl: Any) -> int | None:
