@@ -151,14 +151,15 @@ class DistributedTrainer(Callback):
     def _what_is_trained(self) -> dict[str, Any]:
         """What must be the same on all ranks, in few bytes."""
         learn = self.learn
-        shapes = ' '.join(f'{name}{tuple(p.shape)}{p.dtype}{p.requires_grad}' for name, p in
-                          learn.model.named_parameters())
+        weights = list(learn.model.named_parameters())
+        shapes = ' '.join(f'{name}{tuple(p.shape)}{p.dtype}{p.requires_grad}' for name, p in weights)
+        told = f'{len(weights)} of {sum(p.numel() for _, p in weights)} numbers, checksum {zlib.crc32(shapes.encode())}'
         return {'number of training items': length_of(getattr(learn.dls.train, 'dataset', None)),
                 'training items': _checksum(learn.dls.train), 'number of training batches': length_of(learn.dls.train),
                 'batch size': getattr(learn.dls.train, 'batch_size', None),
                 'number of validation items': length_of(getattr(learn.dls[1], 'dataset', None))
                 if len(learn.dls) > 1 else None,
-                'parameters of the model': zlib.crc32(shapes.encode()), 'number of epochs': learn.n_epoch,
+                'parameters of the model': told, 'number of epochs': learn.n_epoch,
                 'optimizer': type(learn.opt).__name__}
 
     def _compare(self, rank: int, first: dict[str, Any], found: dict[str, Any]) -> None:
@@ -285,7 +286,11 @@ class DistributedTrainer(Callback):
     def _exchange(self, place: int, n_items: int, status: int) -> list[list[int]]:
         own = torch.tensor([status, place, *self._where(place), n_items])
         rows = [torch.empty_like(own) for _ in range(self.n_ranks)]
-        dist.all_gather(rows, own, group=host_group())
+        try:
+            dist.all_gather(rows, own, group=host_group())
+        except RuntimeError as error:  # as torch has it for a connection that is closed, and for the timeout
+            raise PeerError(f'rank {self.rank} waited for the others {_places[place]}, and one has gone without a word, '
+                            f'or did not come in time: {error}') from error
         return torch.stack(rows).tolist()  # sync: none, numbers of the hosts
 
     def _meet(self, place: int, n_items: int = 0) -> int:
@@ -344,6 +349,7 @@ class DistributedTrainer(Callback):
         self._meet(COLLECTIVE)
 
     def _end_of_part(self) -> None:
+        self._at[2] = 0
         self._meet(END)
 
     def _tell(self, error: type[CancelException]) -> None:
@@ -387,13 +393,15 @@ class DistributedTrainer(Callback):
 
     def failed(self, error: BaseException) -> None:
         """Tell the others that this rank ends with an error; they end too."""
+        if 'find_unused_parameters' in str(error) and hasattr(error, 'add_note'):
+            error.add_note('with minifast: learn.to_distributed(find_unused_parameters=True)')
         if isinstance(error, PeerError) or error is self._told or not reducing():
             return
         self._told = error
         try:
             self._exchange(START, 0, FAILED)
             gather_objects(f'{type(error).__name__}: {error}')
-        except RuntimeError as lost:  # the others have gone, and this rank has an error of its own
+        except PeerError as lost:  # the others have gone, and this rank has an error of its own
             if hasattr(error, 'add_note'):
                 error.add_note(f'the other ranks could not be told: {lost}')
 

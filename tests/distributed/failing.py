@@ -56,7 +56,7 @@ class Once(Callback):
 class Counts(Callback):
     """How often the events that matter came."""
 
-    order = 80
+    order = -200
 
     def before_fit(self):
         self.n = {'steps': 0, 'cancelled': []}
