@@ -13,12 +13,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-__all__ = ['alone', 'barrier', 'gather', 'gather_objects', 'gather_rows', 'host_group', 'is_distributed', 'is_shared', 'join',
-           'num_distrib', 'on_own', 'rank0_first', 'rank_distrib', 'reducing', 'together']
+__all__ = ['barrier', 'gather', 'gather_objects', 'gather_rows', 'host_group', 'is_alone', 'is_distributed',
+           'is_shared', 'num_distrib', 'on_own', 'pass_of_all', 'rank0_first', 'rank_distrib', 'reducing',
+           'setup_distrib', 'teardown_distrib']
 
 _needed = ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
 _host: list[Any] = []
-"""The group of all ranks for numbers on the host, behind whatever trains; made by `join`."""
+"""Torch's default group, and behind it one of the same processes for numbers on the host; made by `setup_distrib`."""
 
 before_collective: list[Callable[[], None]] = []
 """Called before each collective here: a training asks there whether all ranks are well, see `DistributedTrainer`."""
@@ -44,36 +45,40 @@ def num_distrib() -> int:
     return int(os.environ.get('WORLD_SIZE', 0))
 
 
-def join(timeout_s: float = 600) -> int:
-    """Join the processes that were started together, as torchrun does it; returns their number.
+def setup_distrib(gpu: int | None = None, timeout_s: float = 600) -> int:
+    """Join the processes that were started together, as torchrun does it; returns their number, 1 in one process.
 
     A group of the script's own stays as it is. Else: NCCL where there is CUDA, on the device LOCAL_RANK, gloo on CPUs.
     All ranks must call it, as each `Learner` does.
 
     Args:
+        gpu: number of the GPU; default: LOCAL_RANK.
         timeout_s: seconds after which a collective that some rank never comes to is an error.
 
     Raises:
         RuntimeError: WORLD_SIZE says more than one process and the environment does not tell where they meet.
     """
+    if num_distrib() < 2 and not is_distributed():
+        return 1
     if not is_distributed():
         missing = [name for name in _needed if name not in os.environ]
         if missing:
             raise RuntimeError(f'WORLD_SIZE={num_distrib()} processes are to train together and {", ".join(missing)} '
                                f'{"is" if len(missing) == 1 else "are"} not set, so they cannot meet: start the script '
                                'by torchrun --nproc-per-node N script.py, or take WORLD_SIZE out of the environment')
-        local = int(os.environ.get('LOCAL_RANK', 0))
+        local = int(os.environ.get('LOCAL_RANK', 0)) if gpu is None else gpu
         on_cuda = torch.cuda.is_available() and local < torch.cuda.device_count()
         if on_cuda:
             torch.cuda.set_device(local)
         dist.init_process_group('nccl' if on_cuda else 'gloo', timeout=timedelta(seconds=timeout_s))
-        atexit.register(_leave)
-    if not _host:
-        _host.append(dist.new_group(backend='gloo', timeout=timedelta(seconds=timeout_s)))
+        atexit.register(teardown_distrib)
+    if not _host or _host[0] is not dist.group.WORLD:
+        _host[:] = dist.group.WORLD, dist.new_group(backend='gloo', timeout=timedelta(seconds=timeout_s))
     return dist.get_world_size()
 
 
-def _leave() -> None:
+def teardown_distrib() -> None:
+    """Leave the other processes."""
     if is_distributed():
         _host.clear()
         dist.destroy_process_group()
@@ -91,7 +96,7 @@ def on_own() -> Iterator[None]:
         _own_passes.pop()
 
 
-def together(dl: Any) -> AbstractContextManager:
+def pass_of_all(dl: Any) -> AbstractContextManager:
     """Around a pass over a loader: all processes' where it is shared out, else this one's own."""
     return nullcontext() if is_shared(dl) else on_own()
 
@@ -99,10 +104,10 @@ def together(dl: Any) -> AbstractContextManager:
 def is_shared(dl: Any) -> bool:
     """Whether each process has another part of what a loader gives."""
     foreign = isinstance(getattr(dl, 'sampler', None), DistributedSampler)
-    return getattr(dl, 'shared_out', False) or foreign and not alone()
+    return getattr(getattr(dl, 'share', None), 'parts', 1) > 1 or foreign and not is_alone()
 
 
-def alone() -> bool:
+def is_alone() -> bool:
     """Whether a block of `on_own` runs."""
     return bool(_own_passes)
 
@@ -112,7 +117,7 @@ def reducing() -> bool:
     return is_distributed() and not _own_passes
 
 
-# ---------------------------------------------------------------- putting together
+# ---------------------------------------------------------------- putting pass_of_all
 
 def _ask() -> None:
     for ask in before_collective:
@@ -146,8 +151,8 @@ def gather_objects(o: Any) -> list[Any]:
 
 
 def host_group() -> Any:
-    """The group for numbers on the host; None, the default group, where nobody has joined by `join`."""
-    return _host[0] if _host else None
+    """The group for numbers on the host; None, the default group, where nobody has joined by `setup_distrib`."""
+    return _host[1] if _host and _host[0] is dist.group.WORLD else None
 
 
 def gather_rows(x: Tensor | None, group: Any = None) -> Tensor | None:

@@ -21,7 +21,7 @@ from minifast.answers import activation_of, check_answers, class_names, decoder_
 from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback, GatherPredsCallback
 from minifast.callback.hook import module_summary
-from minifast.distributed import on_own, together
+from minifast.distributed import on_own, pass_of_all
 from minifast.terminal import say
 from minifast.torch_core import (apply, as_tuple, detuplify, fields_of, find_bs, fork_rng, get_model, item_find,
                                  length_of, plain, tree_map)
@@ -77,7 +77,7 @@ def get_preds(learn: Any, ds_idx: int = 1, dl: Any = None, with_input: bool = Fa
 
 def _run(learn: Any, dl: Any, gather: GatherPredsCallback, inner: bool, cbs: Any = None) -> None:
     """One validation pass over `dl` that fills `gather`."""
-    with together(dl), learn.validation_context(cbs=L(cbs) + [gather], inner=inner):
+    with pass_of_all(dl), learn.validation_context(cbs=L(cbs) + [gather], inner=inner):
         if gather.with_loss:
             with learn.loss_not_reduced():
                 learn._do_epoch_validate(dl=dl)
@@ -185,7 +185,7 @@ def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any 
         return _tta_in_place(learn, Undo(dl, place), n_rows, ranks, n, beta, use_max)
 
     augmented = None
-    with together(dl), learn.validation_context(cbs=_Tta()):
+    with pass_of_all(dl), learn.validation_context(cbs=_Tta()):
         for i in range(n):
             learn.epoch = i
             dl.begin(torch.initial_seed(), i)  # other augmentations each time, the same ones in every run
@@ -224,7 +224,7 @@ def _tta_in_place(learn: Any, undo: Any, n_rows: int | None, ranks: Tensor | Non
         undo.dl.begin(torch.initial_seed(), i)
         return _pass_of_split(learn, undo.dl, n_rows, ranks, 0, undo.back).preds
 
-    with together(undo.dl), learn.validation_context(cbs=[_Tta(), undo]):
+    with pass_of_all(undo.dl), learn.validation_context(cbs=[_Tta(), undo]):
         plain_pass = _pass_of_split(learn, undo.dl, n_rows, ranks, 1, undo.keep)
         augmented = undo.mean(augmented_pass, n, plain_pass.preds, use_max)
     return _blended(augmented, plain_pass.preds, beta, use_max), plain_pass.targets

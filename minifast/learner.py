@@ -42,7 +42,7 @@ from minifast.callback.recorder import _maybe_item as _maybe_item
 from minifast.callback.schedule import ParamScheduler, SchedCos, combine_scheds, combined_cos
 from minifast.checkpoint import load_model, save_model
 from minifast.data.core import DataLoaders
-from minifast.distributed import barrier, join, num_distrib, together
+from minifast.distributed import barrier, num_distrib, pass_of_all, setup_distrib
 from minifast.export import export_learner, read_export, to_onnx, to_torch
 from minifast.loop import Loop
 from minifast.metrics import AvgLoss, AvgMetric, Metric, ValueMetric, mk_metric
@@ -267,7 +267,7 @@ class Learner(Loop):
             cbs: callbacks for this pass.
         """
         dl = self.dls[ds_idx] if dl is None else dl
-        with together(dl), self.validation_context(cbs=cbs):
+        with pass_of_all(dl), self.validation_context(cbs=cbs):
             rows = self.recorder.values  # those of this pass: behind it the recorder shows the training's again
             self._do_epoch_validate(ds_idx, dl)
         return rows[-1]
@@ -419,7 +419,7 @@ class Learner(Loop):
             RuntimeError: several processes were started, and the environment does not tell where they meet.
         """
         if num_distrib() > 1:
-            join()
+            setup_distrib()
             self.detach_distributed()
             self.ranks = DistributedTrainer(sync_bn, find_unused_parameters)
             self.add_cbs([self.ranks, LastWord(self.ranks)])

@@ -57,7 +57,7 @@ class DistributedTrainer(Callback):
     one all_reduce of the loss. There is one more exchange before a backward pass and before a step if callbacks have a
     say there, and one before each collective outside of a step. A rank whose callback raises ends with its own error,
     the others with a `PeerError` that names it; a Cancel exception cancels on all. So no rank waits for one that has
-    left, but where torch itself or code of the user's is in a collective; that ends by `join`'s timeout.
+    left, but where torch itself or code of the user's is in a collective; that ends by `setup_distrib`'s timeout.
 
     Args:
         sync_bn: batch norm over the batch of all processes: torch's SyncBatchNorm, which needs a GPU; on a CPU layers
@@ -118,8 +118,8 @@ class DistributedTrainer(Callback):
         if isinstance(dl, TorchLoader):
             raise ValueError('the training loader is one of torch without a DistributedSampler, so each of '
                              f'{self.n_ranks} processes would train on all of it: give it '
-                             'sampler=torch.utils.data.DistributedSampler(dataset), or use minifast.data.load.DataLoader, '
-                             'which is shared out by itself')
+                             'sampler=torch.utils.data.DistributedSampler(dataset), or use '
+                             'minifast.data.load.DataLoader, which is shared out by itself')
         raise ValueError(f'the training loader ({type(dl).__name__}) cannot be shared out by {self.n_ranks} processes: '
                          'it needs data with indices in a loader of minifast, or a torch loader with a '
                          'DistributedSampler')
@@ -141,7 +141,8 @@ class DistributedTrainer(Callback):
                  STEP: ('after_cancel_backward', 'after_backward', 'before_step')}
         others = {place: any(not isinstance(cb, (DistributedTrainer, LastWord)) for name in names
                              for cb in learn.ordered_cbs(name)) for place, names in heard.items()}
-        facts = gather_objects({'seed': learn.fit_seed, 'own': torch.initial_seed(), 'heard': others, 'what': self._what_is_trained()})
+        facts = gather_objects({'seed': learn.fit_seed, 'own': torch.initial_seed(), 'heard': others,
+                                'what': self._what_is_trained()})
         for rank, found in enumerate(facts):
             self._compare(rank, facts[0]['what'], found['what'])
         self._check_loader(learn.dls.train)
@@ -165,8 +166,8 @@ class DistributedTrainer(Callback):
     def _compare(self, rank: int, first: dict[str, Any], found: dict[str, Any]) -> None:
         differs = [f'{name} ({first[name]} and {found[name]})' for name in first if first[name] != found[name]]
         if differs:
-            raise ValueError(f'rank 0 and rank {rank} do not train the same: {", ".join(differs)} differ. All processes '
-                             'need the same script and the same data')
+            raise ValueError(f'rank 0 and rank {rank} do not train the same: {", ".join(differs)} differ. All '
+                             'processes need the same script and the same data')
 
     def before_epoch(self) -> None:
         if reducing():
@@ -255,7 +256,7 @@ class DistributedTrainer(Callback):
         dl = self.learn.dl
         if reducing():
             self._at[1:] = VALIDATION, 0  # in which ranks may have fewer batches than others
-        if self._is_shareable(dl) and getattr(dl, 'shared_out', False):
+        if self._is_shareable(dl) and is_shared(dl):
             dl.share_out(self.rank, self.n_ranks)
         if reducing() and not is_shared(dl):  # each rank has all of it
             self._on_own = distributed.on_own()
@@ -289,8 +290,8 @@ class DistributedTrainer(Callback):
         try:
             dist.all_gather(rows, own, group=host_group())
         except RuntimeError as error:  # as torch has it for a connection that is closed, and for the timeout
-            raise PeerError(f'rank {self.rank} waited for the others {_places[place]}, and one has gone without a word, '
-                            f'or did not come in time: {error}') from error
+            raise PeerError(f'rank {self.rank} waited for the others {_places[place]}, and one has gone without a '
+                            f'word, or did not come in time: {error}') from error
         return torch.stack(rows).tolist()  # sync: none, numbers of the hosts
 
     def _meet(self, place: int, n_items: int = 0) -> int:

@@ -23,12 +23,12 @@ from minifast.codetext import keyed
 from minifast.data.cache import OpenedPictures, PictureCache
 from minifast.data.collate import (BatchRequest, FetchedBatch, SkipItemException, Slots, Target, add_note,
                                    collate_error, fa_collate, fa_convert)
-from minifast.data.sampler import (BATCH, ITEM, ORDER, ORDER_NAMES, ItemKeys, Position, chunks, order, order_state,
-                                   order_untouched, read_order, share, tell_epoch)
+from minifast.data.sampler import (BATCH, ITEM, ORDER, ORDER_NAMES, ItemKeys, Position, Share, chunks, of_one_process,
+                                   order, order_state, order_untouched, read_order, tell_epoch)
 from minifast.data.transform import Pipeline, Step, bound, is_known
 from minifast.data.transforms import ByteTable
 from minifast.data.workers import ProcessPool, Workers, choose_workers, fork_cpu_rng, in_threads, seed_cpu, workers_of
-from minifast.distributed import alone, num_distrib, on_own
+from minifast.distributed import on_own
 from minifast.hidden import find
 from minifast.markers import plain, retain_types
 from minifast.terminal import say, visible, warn
@@ -237,7 +237,7 @@ class _Pass:
         opened: the cache as the pass uses it.
         plan: what is done.
         generators: those that hang on the data set and on what makes items; what items draw from them is keyed too.
-        stand_ins: the batches of which this process has no items of its own, see `DataLoader.share_out`.
+        stand_ins: the batches of which this process has no items of its own, see `Share`.
     """
 
     at: Position
@@ -289,6 +289,9 @@ class DataLoader:
         ValueError: arguments that contradict each other.
     """
 
+    share = Share()
+    stands_in = False
+
     def __init__(self, dataset: Any = None, bs: int | None = None, num_workers: int | None = 0,
                  pin_memory: bool | None = None, timeout: float = 600, batch_size: int | None = None,
                  shuffle: bool = False, drop_last: bool = False, indexed: bool | None = None, n: int | None = None,
@@ -299,7 +302,7 @@ class DataLoader:
         torch_names = {'collate_fn': 'create_batch', 'worker_init_fn': 'wif'}
         kwargs = {torch_names.get(name, name): f for name, f in kwargs.items()}
         kwargs = known_kwargs(type(self).__name__, kwargs, [*hook_names, *DataLoader.__init__.__annotations__])
-        bs = batch_size or bs if global_bs is None else _of_one_process(global_bs)
+        bs = batch_size or bs if global_bs is None else of_one_process(global_bs)
         self.dataset, self.bs, self.shuffle, self.drop_last = dataset, bs, shuffle, drop_last
         can_index = hasattr(dataset, '__getitem__') and not isinstance(dataset, IterableDataset)
         self.indexed = can_index if indexed is None else indexed
@@ -314,7 +317,6 @@ class DataLoader:
         self._next: Position | None = None
         self._ordered: Callable[[], Any] | None = None
         self._pass, self._passes, self._pool = _Pass(Position(0)), 0, None
-        self.share_out(0, 1)
         for name, f in kwargs.items():
             if f is not None:
                 setattr(self, name, f)
@@ -451,23 +453,8 @@ class DataLoader:
         return self
 
     def share_out(self, rank: int, n_ranks: int, fill: bool = False) -> None:
-        """Make this process's share of each batch from now on: of all processes' batch i the items `[rank::n_ranks]`.
-
-        The order, and so every item's seed, is that of one process with batches of `bs * n_ranks` items; `len` is the
-        number of those. A batch of a user's `batch_sampler` is a batch of all processes.
-
-        Args:
-            rank: of this process.
-            n_ranks: how many processes there are.
-            fill: where there is no item for this process in a batch that others have, items of theirs stand in, and
-                `stands_in` is true while it is trained on; else the batch is left out.
-        """
-        self.rank, self.n_ranks, self._fill, self.stands_in = rank, n_ranks, fill, False
-
-    @property
-    def shared_out(self) -> bool:
-        """Whether other processes have the rest of each batch."""
-        return self.n_ranks > 1 and not alone()
+        """Make this process's `Share` of each batch from now on; `len` is the number of batches of all processes."""
+        self.share = Share(rank, n_ranks, fill)
 
     def __len__(self) -> int:
         if self.batch_sampler is not None:
@@ -479,7 +466,7 @@ class DataLoader:
 
     def _batches_of(self, n: int) -> int:
         """How many batches `n` items are."""
-        per_batch = (self.bs or 1) * (self.n_ranks if self.shared_out else 1)
+        per_batch = (self.bs or 1) * self.share.parts
         return n // per_batch if self.drop_last else -(-n // per_batch)
 
     def new(self, dataset: Any = None, cls: type | None = None, **kwargs: Any) -> DataLoader:
@@ -498,7 +485,7 @@ class DataLoader:
         if 'batch_size' in kwargs:
             kwargs['bs'] = kwargs.pop('batch_size')
         made = (cls or type(self))(dataset, **{**same, **kwargs})
-        made.share_out(self.rank, self.n_ranks)
+        made.share = self.share
         return made
 
     def show_plan(self) -> None:
@@ -616,21 +603,14 @@ class DataLoader:
             with fork_cpu_rng():
                 seed_cpu(key)
                 indices = self.sample()
-            lists = chunks(indices, (self.bs or 1) * (self.n_ranks if self.shared_out else 1), self.drop_last)
-        keys, shared_out = ItemKeys(seed, epoch) if draws else None, self.shared_out
+            lists = chunks(indices, (self.bs or 1) * self.share.parts, self.drop_last)
+        keys, parts = ItemKeys(seed, epoch) if draws else None, self.share.parts
         for number, indices in enumerate(lists):
             pairs = [(i, keys(i) if keys else None) for i in indices]
-            if shared_out:
-                pairs = self._own_share(number, pairs)
+            if parts > 1:
+                pairs = self.share.of(pairs, number, self._pass.stand_ins)
             if number >= position.batch and pairs:
                 yield BatchRequest(number, key_seed(seed, BATCH, epoch, number), pairs)
-
-    def _own_share(self, number: int, pairs: list) -> list:
-        own = share(pairs, self.rank, self.n_ranks, even=False)
-        if own or not self._fill:
-            return own
-        self._pass.stand_ins.add(number)
-        return pairs[:2]  # batch norm would refuse one
 
     def _once_ordered(self, jobs: Iterator[BatchRequest]) -> Iterator[BatchRequest]:
         told, self._ordered = self._ordered, None
@@ -880,14 +860,6 @@ class BatchMaker:
             seed_cpu(seed, self.generators)
             made.ended = made.ended or next(self.dl.it, self) is self
         return made
-
-
-def _of_one_process(global_bs: int) -> int:
-    n_ranks = max(num_distrib(), 1)
-    if global_bs % n_ranks:
-        raise ValueError(f'global_bs={global_bs} cannot be shared out evenly by {n_ranks} processes: give a multiple of '
-                         f'{n_ranks}, or bs=, which is that of each process')
-    return global_bs // n_ranks
 
 
 def _is_one(index: Any) -> bool:

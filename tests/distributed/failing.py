@@ -19,7 +19,7 @@ from minifast.callback.core import (Callback, CancelBackwardException, CancelBat
 from minifast.callback.mixup import MixUp
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
-from minifast.distributed import gather_objects, join, rank_distrib
+from minifast.distributed import gather_objects, rank_distrib, setup_distrib
 
 CANCELS = {'fit': CancelFitException, 'epoch': CancelEpochException, 'train': CancelTrainException,
            'validate': CancelValidException, 'batch': CancelBatchException, 'backward': CancelBackwardException,
@@ -103,7 +103,6 @@ def errors():
     for mix in (False, True):
         learn = learner(cbs=MixUp() if mix else None)
         for event in EVENTS if not mix else ('after_step', 'after_batch'):
-            if '-v' in sys.argv: print('EVENT', event, flush=True)
             error = met(lambda: learn.fit(2, cbs=Once(event, ValueError(f'in {event}'))))
             found[f'{event}{" mixed" if mix else ""}'] = [error, agreed(learn)]
     learn = learner()
@@ -144,8 +143,8 @@ def cancels():
             once = Once(event, CANCELS[part], training=part != 'validate')
             error = met(lambda: learn.fit(3, cbs=[once, counts]))
             row = [len(r) for r in learn.recorder.values]
-            found[f'{part} in {event}'] = [error, counts.n['steps'], counts.n['cancelled'], row, weights(learn).tolist(),
-                                           agreed(learn)]
+            found[f'{part} in {event}'] = [error, counts.n['steps'], counts.n['cancelled'], row,
+                                           weights(learn).tolist(), agreed(learn)]
     return found
 
 
@@ -175,6 +174,6 @@ def different():
 
 
 if __name__ == '__main__':
-    join(timeout_s=20)
+    setup_distrib(timeout_s=20)
     told = {name: globals()[name]() for name in sys.argv[2].split(',')}
     Path(sys.argv[1], f'rank_{rank_distrib()}.json').write_text(json.dumps(told), encoding='utf-8')

@@ -4,13 +4,11 @@ The batch of all processes has 12 items whatever their number, and 43 items are 
 """
 from __future__ import annotations
 
-import json
 import sys
 from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import TensorDataset
 
