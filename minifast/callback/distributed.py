@@ -53,11 +53,11 @@ class DistributedTrainer(Callback):
     process's at the end of each training part.
 
     What happens on one rank happens on all. Ranks tell each other that they are well once a step, behind the loss: one
-    exchange of 48 bytes a rank between hosts, no more than a tenth of a millisecond between processes of a machine, and
-    one all_reduce of the loss. There is one more exchange before a backward pass and before a step if callbacks have a
-    say there, and one before each collective outside of a step. A rank whose callback raises ends with its own error,
-    the others with a `PeerError` that names it; a Cancel exception cancels on all. So no rank waits for one that has
-    left, but where torch itself or code of the user's is in a collective; that ends by `setup_distrib`'s timeout.
+    exchange of 56 bytes a rank between hosts, in which the loss goes along on a CPU; on a GPU there is one all_reduce
+    of it more. There is another exchange before a backward pass and before a step if callbacks have a say there, and
+    one before each collective outside of a step. A rank whose callback raises ends with its own error, the others with
+    a `PeerError` that names it; a Cancel exception cancels on all. So no rank waits for one that has left, but where
+    torch itself or code of the user's is in a collective; that ends by `setup_distrib`'s timeout.
 
     Args:
         sync_bn: batch norm over the batch of all processes: torch's SyncBatchNorm, which needs a GPU; on a CPU layers
@@ -219,16 +219,19 @@ class DistributedTrainer(Callback):
         if not len(learn.yb):
             return
         own = 0 if getattr(learn.dl, 'stands_in', False) else find_bs(learn.yb)
-        self.n_items = self._meet(LOSS, own)
-        sums = getattr(learn.own_loss, 'reduction', 'mean') == 'sum'
-        share = float(own > 0) if sums else own / max(self.n_items, 1)
-        self._weight = share * self.n_ranks
         loss = plain(learn.loss).detach()
-        loss = (loss if loss.ndim == 0 else loss.mean()) * share
-        if not own:
-            loss = torch.zeros_like(loss)  # whatever the stand-in's is
-        dist.all_reduce(loss)
-        learn.loss = loss
+        loss = loss if loss.ndim == 0 else loss.mean()
+        sums = getattr(learn.own_loss, 'reduction', 'mean') == 'sum'
+        weighted = loss * (min(own, 1) if sums else own) if own else torch.zeros_like(loss)  # not the stand-in's
+        here = loss.device.type == 'cpu'
+        self.n_items, total = self._meet(LOSS, own, float(weighted) if here else 0.)  # sync: none, on the CPU
+        n = 1 if sums else max(self.n_items, 1)
+        self._weight = (min(own, 1) if sums else own) / n * self.n_ranks
+        if here:
+            learn.loss = torch.tensor(total / n, dtype=loss.dtype)
+        else:
+            dist.all_reduce(weighted)
+            learn.loss = weighted / n
 
     def batch_of_all(self, parts: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         """The batch of all ranks, in the order of the data, and where in it this rank's rows are.
@@ -284,8 +287,8 @@ class DistributedTrainer(Callback):
     def _where(self, place: int) -> tuple[int, int, int]:
         return (0, 0, 0) if place == START else tuple(self._at)
 
-    def _exchange(self, place: int, n_items: int, status: int) -> list[list[int]]:
-        own = torch.tensor([status, place, *self._where(place), n_items])
+    def _exchange(self, place: int, status: int, n_items: int = 0, loss: float = 0.) -> list[list[float]]:
+        own = torch.tensor([status, place, *self._where(place), n_items, loss], dtype=torch.float64)
         rows = [torch.empty_like(own) for _ in range(self.n_ranks)]
         try:
             dist.all_gather(rows, own, group=host_group())
@@ -294,22 +297,22 @@ class DistributedTrainer(Callback):
                             f'word, or did not come in time: {error}') from error
         return torch.stack(rows).tolist()  # sync: none, numbers of the hosts
 
-    def _meet(self, place: int, n_items: int = 0) -> int:
-        """Ask whether all ranks are well and here; returns their items together.
+    def _meet(self, place: int, n_items: int = 0, loss: float = 0.) -> tuple[int, float]:
+        """Ask whether all ranks are well and here; returns their items and losses, summed.
 
         Raises:
             PeerError: one has failed, or is elsewhere in the loop.
             CancelException: one has cancelled a part of the loop that this rank is in.
         """
         if not reducing():
-            return n_items
+            return n_items, loss
         while True:
-            rows = self._exchange(place, n_items, WELL)
+            rows = self._exchange(place, WELL, n_items, loss)
             if any(row[0] == FAILED for row in rows):
                 self._raise_failure(gather_objects(None))
             if not any(row[0] for row in rows):
                 self._check_same_place(rows)
-                return sum(row[5] for row in rows)
+                return int(sum(row[5] for row in rows)), sum(row[6] for row in rows)
             self._answer(max((row[0] for row in rows if self._concerns(row, place)), default=WELL), place)
 
     def _answer(self, status: int, place: int) -> None:
@@ -324,9 +327,9 @@ class DistributedTrainer(Callback):
         self._answering = True
         raise error
 
-    def _concerns(self, row: list[int], place: int) -> bool:
+    def _concerns(self, row: list[float], place: int) -> bool:
         """Whether this rank is in the part of the loop that another one has cancelled."""
-        status, _, *where, _ = row
+        status, _, *where, _, _ = row
         here = list(self._where(place))
         if status in (WELL, FAILED) or place == START:
             return False
@@ -334,7 +337,7 @@ class DistributedTrainer(Callback):
                  CancelValidException: 2}.get(_raised_for[status], 3)
         return where[:depth] == here[:depth] and not (depth == 3 and (place == END or here[1] != TRAINING))
 
-    def _check_same_place(self, rows: list[list[int]]) -> None:
+    def _check_same_place(self, rows: list[list[float]]) -> None:
         own = rows[self.rank]
         for rank, row in enumerate(rows):
             if row[1:5] != own[1:5]:
@@ -359,7 +362,7 @@ class DistributedTrainer(Callback):
             self._answering = False
             return
         own = _cancels[error]
-        rows = self._exchange(COLLECTIVE, 0, own)
+        rows = self._exchange(COLLECTIVE, own)
         if any(row[0] == FAILED for row in rows):
             self._raise_failure(gather_objects(None))
         graver = max((row[0] for row in rows if self._concerns(row, COLLECTIVE)), default=own)
@@ -400,7 +403,7 @@ class DistributedTrainer(Callback):
             return
         self._told = error
         try:
-            self._exchange(START, 0, FAILED)
+            self._exchange(START, FAILED)
             gather_objects(f'{type(error).__name__}: {error}')
         except PeerError as lost:  # the others have gone, and this rank has an error of its own
             if hasattr(error, 'add_note'):
@@ -448,8 +451,8 @@ class LastWord(Callback):
         self.trainer.leave_own()
 
 
-def _told_place(row: list[int]) -> str:
-    _, place, epoch, part, i, _ = row
+def _told_place(row: list[float]) -> str:
+    _, place, epoch, part, i, _, _ = map(int, row)
     return f'{_places[place]} in epoch {epoch}, batch {i} of {_parts[part]}'
 
 

@@ -59,7 +59,7 @@ def share(indices: Sequence[int], rank: int = 0, n_ranks: int = 1, even: bool = 
 
 @dataclass(frozen=True)
 class Share:
-    """The part of a loader's batches that one of several processes makes: of a batch of all the items `[rank::n_ranks]`.
+    """The part of a loader's batches that one of several processes makes: of a batch of all items `[rank::n_ranks]`.
 
     The order, and so every item's seed, is that of one process with batches of `bs * n_ranks` items. A batch of a
     user's `batch_sampler` is a batch of all processes.

@@ -59,6 +59,23 @@ def test_laws_can_fail(outcomes):
                if name in ('sgd', 'adamw', 'weighted', 'accumulation'))
 
 
+@pytest.mark.dist
+def test_six_lines_of_the_readme_give_the_accuracy_they_give_alone(tmp_path):
+    """At the same batch of all; batch norm has the statistics of a process, so that the bits are others."""
+    readme = (HERE.parent.parent / 'README.md').read_text(encoding='utf-8')
+    script = re.search(r'```python\n(.*?)```', readme, re.DOTALL)[1]
+    assert len(script.splitlines()) == 6
+    script = script.replace('Resize(32))', 'Resize(32), global_bs=64)')
+    tell = "print('error', learn.recorder.values[-1][-1] if rank_distrib() == 0 else '')"
+    (tmp_path / 'six.py').write_text(script + tell)
+    found = []
+    for n in (1, 2):
+        out = run_together(n, tmp_path / 'six.py', cwd=tmp_path, timeout_s=240)
+        found.append(float(re.search(r'^error (\S+)', out, re.MULTILINE)[1]))
+    print(f'error rate of the six lines: {found[0]:.4f} alone, {found[1]:.4f} on two processes')
+    assert max(found) < .12 and abs(found[0] - found[1]) < .06
+
+
 # ---------------------------------------------------------------- ending together
 
 def by_rank(n, script, folder, *args):
