@@ -5,6 +5,7 @@ import atexit
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -13,9 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-__all__ = ['barrier', 'gather', 'gather_objects', 'gather_rows', 'host_group', 'is_alone', 'is_distributed',
-           'is_shared', 'num_distrib', 'on_own', 'pass_of_all', 'rank0_first', 'rank_distrib', 'reducing',
-           'setup_distrib', 'teardown_distrib']
+__all__ = ['Share', 'barrier', 'gather', 'gather_objects', 'gather_rows', 'host_group', 'is_alone', 'is_distributed',
+           'is_shared', 'num_distrib', 'of_one_process', 'on_own', 'pass_of_all', 'rank0_first', 'rank_distrib',
+           'reducing', 'setup_distrib', 'teardown_distrib']
 
 _needed = ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
 _host: list[Any] = []
@@ -115,6 +116,51 @@ def is_alone() -> bool:
 def reducing() -> bool:
     """Whether numbers of several processes are to be put together."""
     return is_distributed() and not _own_passes
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of a loader's batches that one of several processes makes: of a batch of all items `[rank::n_ranks]`.
+
+    The order, and so every item's seed, is that of one process with batches of `bs * n_ranks` items. A batch of a
+    user's `batch_sampler` is a batch of all processes.
+
+    Attributes:
+        rank: of the process.
+        n_ranks: how many processes there are.
+        fill: where there is no item for this process in a batch that others have, items of theirs stand in, and the
+            loader's `stands_in` is true while the batch is trained on; else the batch is left out.
+    """
+
+    rank: int = 0
+    n_ranks: int = 1
+    fill: bool = False
+
+    @property
+    def parts(self) -> int:
+        """Of how many parts this is one: one in a block of `on_own`, in which a process makes all."""
+        return 1 if is_alone() else self.n_ranks
+
+    def of(self, batch: list, number: int, stand_ins: set[int]) -> list:
+        """The part of batch `number`; the number is added to `stand_ins` where others' items stand in."""
+        own = batch[self.rank::self.n_ranks]
+        if own or not self.fill:
+            return own
+        stand_ins.add(number)
+        return batch[:2]  # batch norm would refuse one
+
+
+def of_one_process(global_bs: int) -> int:
+    """The batch size of each process where that of all is `global_bs`.
+
+    Raises:
+        ValueError: it cannot be shared out evenly.
+    """
+    n_ranks = max(num_distrib(), 1)
+    if global_bs % n_ranks:
+        raise ValueError(f'global_bs={global_bs} cannot be shared out evenly by {n_ranks} processes: give a multiple '
+                         f'of {n_ranks}, or bs=, which is that of each process')
+    return global_bs // n_ranks
 
 
 # ---------------------------------------------------------------- putting pass_of_all

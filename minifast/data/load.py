@@ -23,12 +23,12 @@ from minifast.codetext import keyed
 from minifast.data.cache import OpenedPictures, PictureCache
 from minifast.data.collate import (BatchRequest, FetchedBatch, SkipItemException, Slots, Target, add_note,
                                    collate_error, fa_collate, fa_convert)
-from minifast.data.sampler import (BATCH, ITEM, ORDER, ORDER_NAMES, ItemKeys, Position, Share, chunks, of_one_process,
-                                   order, order_state, order_untouched, read_order, tell_epoch)
+from minifast.data.sampler import (BATCH, ITEM, ORDER, ORDER_NAMES, ItemKeys, Position, chunks, order, order_state,
+                                   order_untouched, read_order, tell_epoch)
 from minifast.data.transform import Pipeline, Step, bound, is_known
 from minifast.data.transforms import ByteTable
 from minifast.data.workers import ProcessPool, Workers, choose_workers, fork_cpu_rng, in_threads, seed_cpu, workers_of
-from minifast.distributed import on_own
+from minifast.distributed import Share, of_one_process, on_own
 from minifast.hidden import find
 from minifast.markers import plain, retain_types
 from minifast.terminal import say, visible, warn

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from minifast.distributed import is_alone, num_distrib
 from minifast.hidden import Baselines, Hidden
 from minifast.torch_core import fork_rng, get_random_states, key_seed, keyed_generator, seeded, set_random_states
 
-__all__ = ['BATCH', 'ITEM', 'ORDER', 'ORDER_NAMES', 'ItemKeys', 'Position', 'Share', 'chunks', 'iterate_seeded',
-           'of_one_process', 'order', 'order_state', 'order_untouched', 'read_order', 'share', 'tell_epoch']
+__all__ = ['BATCH', 'ITEM', 'ORDER', 'ORDER_NAMES', 'ItemKeys', 'Position', 'chunks', 'iterate_seeded',
+           'order', 'order_state', 'order_untouched', 'read_order', 'share', 'tell_epoch']
 
 ORDER, ITEM, BATCH = 1, 2, 3
 """What a seed is derived for; the first part of every key, so that no two uses share a stream."""
@@ -55,51 +54,6 @@ def share(indices: Sequence[int], rank: int = 0, n_ranks: int = 1, even: bool = 
     if even and missing and indices:
         indices += (indices * (missing // len(indices) + 1))[:missing]
     return indices[rank::n_ranks]
-
-
-@dataclass(frozen=True)
-class Share:
-    """The part of a loader's batches that one of several processes makes: of a batch of all items `[rank::n_ranks]`.
-
-    The order, and so every item's seed, is that of one process with batches of `bs * n_ranks` items. A batch of a
-    user's `batch_sampler` is a batch of all processes.
-
-    Attributes:
-        rank: of the process.
-        n_ranks: how many processes there are.
-        fill: where there is no item for this process in a batch that others have, items of theirs stand in, and the
-            loader's `stands_in` is true while the batch is trained on; else the batch is left out.
-    """
-
-    rank: int = 0
-    n_ranks: int = 1
-    fill: bool = False
-
-    @property
-    def parts(self) -> int:
-        """Of how many parts this is one: one in a block of `on_own`, in which a process makes all."""
-        return 1 if is_alone() else self.n_ranks
-
-    def of(self, batch: list, number: int, stand_ins: set[int]) -> list:
-        """The part of batch `number`; the number is added to `stand_ins` where others' items stand in."""
-        own = share(batch, self.rank, self.n_ranks, even=False)
-        if own or not self.fill:
-            return own
-        stand_ins.add(number)
-        return batch[:2]  # batch norm would refuse one
-
-
-def of_one_process(global_bs: int) -> int:
-    """The batch size of each process where that of all is `global_bs`.
-
-    Raises:
-        ValueError: it cannot be shared out evenly.
-    """
-    n_ranks = max(num_distrib(), 1)
-    if global_bs % n_ranks:
-        raise ValueError(f'global_bs={global_bs} cannot be shared out evenly by {n_ranks} processes: give a multiple '
-                         f'of {n_ranks}, or bs=, which is that of each process')
-    return global_bs // n_ranks
 
 
 class ItemKeys:

@@ -9,8 +9,7 @@ from torch.utils.data import TensorDataset
 from minifast.callback.distributed import _with_synced_norms
 from minifast.data.core import DataLoaders, PartialDL, WeightedDL
 from minifast.data.load import DataLoader
-from minifast.data.sampler import Share
-from minifast.distributed import on_own
+from minifast.distributed import Share, on_own
 from minifast.learner import Learner
 
 ITEMS = TensorDataset(torch.arange(43))
