@@ -6,6 +6,7 @@
 # make test-plugins  published packages that import fastai, unedited (they are many: in .venv-plugins)
 # make test-elsewhere   a part of the suite in another locale and time zone, as an ordinary user, backwards, on one core (ARGS=locale)
 # make test-faults   kills processes and damages files: resumes to the same bits, whole saves, hostile files
+# make test-dist     several processes train as one: 2, 3 and 4 of them, and how equal they are
 # make test-gpu   what differs on a GPU; without one each test says why it is skipped
 # make test-mutants  puts faults into the code, to see whether the tests notice (SEED=1 N=300 draws; FAULTS=1: the list)
 #
@@ -16,7 +17,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test test-slow test-plugins test-elsewhere test-faults test-gpu test-mutants bench bench-quick generated clean
+.PHONY: help demo test test-slow test-plugins test-elsewhere test-faults test-dist test-gpu test-mutants bench bench-quick generated clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
@@ -25,7 +26,7 @@ demo: $(STAMP)-alone
 	@$(BIN)/python -m minifast demo --out demo $(ARGS)
 
 test: $(STAMP)-test
-	@$(BIN)/python -m pytest -m "not slow and not faults and not plugins and not gpu" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not faults and not plugins and not gpu and not dist" $(ARGS)
 
 test-slow: $(STAMP)-test
 	@$(BIN)/python -m pytest -m slow $(ARGS)
@@ -39,6 +40,9 @@ test-elsewhere: $(STAMP)-test
 
 test-faults: $(STAMP)-test
 	@$(BIN)/python -m pytest -m "faults or tally" $(ARGS)
+
+test-dist: $(STAMP)-test
+	@$(BIN)/python -m pytest tests/distributed -rP -q $(ARGS)
 
 # One process: what is allocated on the GPU is measured.
 test-gpu: $(STAMP)-test

@@ -59,7 +59,11 @@ def write_digits(folder: str | Path) -> Path:
             grey.resize((64, 64), Image.Resampling.BICUBIC).save(file)
             seen[label] += 1
         unfinished.chmod(0o755)
-        unfinished.rename(folder)
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster
+                raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder

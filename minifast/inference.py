@@ -21,6 +21,7 @@ from minifast.answers import activation_of, check_answers, class_names, decoder_
 from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback, GatherPredsCallback
 from minifast.callback.hook import module_summary
+from minifast.distributed import on_own, pass_of_all
 from minifast.terminal import say
 from minifast.torch_core import (apply, as_tuple, detuplify, fields_of, find_bs, fork_rng, get_model, item_find,
                                  length_of, plain, tree_map)
@@ -52,6 +53,7 @@ def get_preds(learn: Any, ds_idx: int = 1, dl: Any = None, with_input: bool = Fa
         inner: called while a fit or a validation runs: fire no events around the pass.
         reorder: bring the rows of a shuffled loader into the dataset's order.
         cbs: callbacks for this pass.
+            Of several processes each predicts its share, and each gets the rows of all, so all must ask.
         kwargs: `save_preds`, `save_targs`, `with_preds`, `with_targs`, `concat_dim` of `GatherPredsCallback`.
 
     Returns:
@@ -75,7 +77,7 @@ def get_preds(learn: Any, ds_idx: int = 1, dl: Any = None, with_input: bool = Fa
 
 def _run(learn: Any, dl: Any, gather: GatherPredsCallback, inner: bool, cbs: Any = None) -> None:
     """One validation pass over `dl` that fills `gather`."""
-    with learn.validation_context(cbs=L(cbs) + [gather], inner=inner):
+    with pass_of_all(dl), learn.validation_context(cbs=L(cbs) + [gather], inner=inner):
         if gather.with_loss:
             with learn.loss_not_reduced():
                 learn._do_epoch_validate(dl=dl)
@@ -99,7 +101,8 @@ def predict(learn: Any, item: Any, rm_type_tfms: Any = None, with_input: bool = 
     dls = learn.dls
     ours = hasattr(dls[1 if len(dls) > 1 else 0], 'decode_batch')
     dl = dls.test_dl([item], rm_type_tfms=rm_type_tfms, num_workers=0) if ours else [_plain_batch(learn, item)]
-    inputs, preds, _, decoded = get_preds(learn, dl=dl, with_input=True, with_decoded=True)
+    with on_own():  # whoever asks need not wait for other processes
+        inputs, preds, _, decoded = get_preds(learn, dl=dl, with_input=True, with_decoded=True)
     first, probs = _row(decoded, 0), _row(preds, 0)
     if ours:
         check_answers(learn, decoded)
@@ -182,7 +185,7 @@ def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any 
         return _tta_in_place(learn, Undo(dl, place), n_rows, ranks, n, beta, use_max)
 
     augmented = None
-    with learn.validation_context(cbs=_Tta()):
+    with pass_of_all(dl), learn.validation_context(cbs=_Tta()):
         for i in range(n):
             learn.epoch = i
             dl.begin(torch.initial_seed(), i)  # other augmentations each time, the same ones in every run
@@ -221,7 +224,7 @@ def _tta_in_place(learn: Any, undo: Any, n_rows: int | None, ranks: Tensor | Non
         undo.dl.begin(torch.initial_seed(), i)
         return _pass_of_split(learn, undo.dl, n_rows, ranks, 0, undo.back).preds
 
-    with learn.validation_context(cbs=[_Tta(), undo]):
+    with pass_of_all(undo.dl), learn.validation_context(cbs=[_Tta(), undo]):
         plain_pass = _pass_of_split(learn, undo.dl, n_rows, ranks, 1, undo.keep)
         augmented = undo.mean(augmented_pass, n, plain_pass.preds, use_max)
     return _blended(augmented, plain_pass.preds, beta, use_max), plain_pass.targets

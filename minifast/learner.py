@@ -34,6 +34,7 @@ from minifast.callback.core import (
     TrainEvalCallback,
     event,
 )
+from minifast.callback.distributed import DistributedTrainer, LastWord
 from minifast.callback.fp16 import AMPMode, MixedPrecision
 from minifast.callback.progress import ProgressCallback
 from minifast.callback.recorder import AvgSmoothLoss, Recorder
@@ -41,11 +42,11 @@ from minifast.callback.recorder import _maybe_item as _maybe_item
 from minifast.callback.schedule import ParamScheduler, SchedCos, combine_scheds, combined_cos
 from minifast.checkpoint import load_model, save_model
 from minifast.data.core import DataLoaders
+from minifast.distributed import barrier, num_distrib, pass_of_all, setup_distrib
 from minifast.export import export_learner, read_export, to_onnx, to_torch
 from minifast.loop import Loop
 from minifast.metrics import AvgLoss, AvgMetric, Metric, ValueMetric, mk_metric
 from minifast.optimizer import Adam
-from minifast.distributed import num_distrib
 from minifast.torch_core import defaults, fork_rng, join_path_file, to_detach, trainable_params
 
 __all__ = ['AvgLoss', 'AvgMetric', 'AvgSmoothLoss', 'Callback', 'CancelBackwardException', 'CancelBatchException',
@@ -76,8 +77,11 @@ class Learner(Loop):
         train_bn: go on training BatchNorm in frozen groups.
         moms: default momentum schedule (start, middle, end).
         default_cbs: add `defaults.callbacks`.
+        strategy: how processes that torchrun started train together: 'ddp', each on its share of every batch, or None,
+            not at all, which makes a fit an error there. One process trains as ever.
 
     Raises:
+        RuntimeError: the environment says that several processes train and not where they meet.
         ValueError: no loss function was given and the data suggest none.
 
     Example:
@@ -90,7 +94,10 @@ class Learner(Loop):
                  lr: float | slice = defaults.lr, splitter: Callable = trainable_params, cbs: Any = None,
                  metrics: Any = None, path: str | Path | None = None, model_dir: str | Path = 'models',
                  wd: float | None = None, wd_bn_bias: bool = False, train_bn: bool = True,
-                 moms: tuple[float, float, float] = (0.95, 0.85, 0.95), default_cbs: bool = True) -> None:
+                 moms: tuple[float, float, float] = (0.95, 0.85, 0.95), default_cbs: bool = True,
+                 strategy: str | None = 'ddp') -> None:
+        if strategy not in ('ddp', None):
+            raise ValueError(f"strategy={strategy!r} is neither 'ddp' nor None")
         dls = dls if hasattr(dls, 'train') else DataLoaders(*dls)
         if loss_func is None:
             loss_func = getattr(dls, 'loss_func', None)
@@ -99,7 +106,10 @@ class Learner(Loop):
         super().__init__(dls, model, loss_func, opt_func, lr, splitter, metrics, wd, wd_bn_bias, train_bn)
         self.path = Path(path) if path is not None else Path(getattr(dls, 'path', None) or '.')
         self.model_dir, self.moms, self.default_cbs = model_dir, moms, default_cbs
-        self.add_cbs(defaults.callbacks if default_cbs else None).add_cbs(cbs)
+        self.add_cbs(defaults.callbacks if default_cbs else None)
+        if strategy is not None and num_distrib() > 1:
+            self.to_distributed(sync_bn=False)
+        self.add_cbs(cbs)
         self('after_create')
 
     # ------------------------------------------------------------ training
@@ -256,7 +266,8 @@ class Learner(Loop):
             dl: the loader to measure on.
             cbs: callbacks for this pass.
         """
-        with self.validation_context(cbs=cbs):
+        dl = self.dls[ds_idx] if dl is None else dl
+        with pass_of_all(dl), self.validation_context(cbs=cbs):
             rows = self.recorder.values  # those of this pass: behind it the recorder shows the training's again
             self._do_epoch_validate(ds_idx, dl)
         return rows[-1]
@@ -300,6 +311,8 @@ class Learner(Loop):
             self.create_opt()
         device = getattr(self.dls, 'device', None) if device is None else device
         file = join_path_file(file, self.path / self.model_dir, ext='.pth')
+        if self.ranks is not None:
+            barrier()  # the first process may still be writing it
         load_model(file, self.own_model, self.opt, with_opt=with_opt, device=device, strict=strict)
         return self
 
@@ -377,27 +390,48 @@ class Learner(Loop):
     def distrib_ctx(self, sync_bn: bool = True, in_notebook: bool = False) -> Iterator[Learner]:
         """A block that scripts put around training for several processes; in one process it changes nothing.
 
+        Args:
+            sync_bn: as in `to_distributed`.
+            in_notebook: taken as fastai takes it, and without meaning.
+
         Raises:
-            RuntimeError: several processes were started; that is not supported yet.
+            RuntimeError: several processes were started, and the environment does not tell where they meet.
         """
-        if num_distrib() > 1:
-            raise RuntimeError(f'{num_distrib()} processes were started and minifast trains in one so far: '
-                               'start the script without torchrun')
-        yield self
+        before = self.ranks
+        self.to_distributed(sync_bn)
+        try:
+            yield self
+        finally:
+            if before is None:
+                self.detach_distributed()
+            else:
+                self.ranks.sync_bn = before.sync_bn
 
     @tells_near_match
-    def to_distributed(self, sync_bn: bool = True) -> Learner:
-        """Train on several processes, which is not supported yet; in one process it changes nothing.
+    def to_distributed(self, sync_bn: bool = True, find_unused_parameters: bool = False) -> Learner:
+        """Train with the processes that were started together, as a `Learner` does by itself; nothing in one process.
+
+        Args:
+            sync_bn: batch norm over the batch of all processes, where the model is on a GPU.
+            find_unused_parameters: for models of which a step may leave parameters unused.
 
         Raises:
-            RuntimeError: several processes were started.
+            RuntimeError: several processes were started, and the environment does not tell where they meet.
         """
-        with self.distrib_ctx(sync_bn):
-            return self
+        if num_distrib() > 1:
+            setup_distrib()
+            self.detach_distributed()
+            self.ranks = DistributedTrainer(sync_bn, find_unused_parameters)
+            self.add_cbs([self.ranks, LastWord(self.ranks)])
+            self.ranks.share_out(self.dls)
+        return self
 
     def detach_distributed(self) -> Learner:
-        """Undo `to_distributed`."""
-        return self
+        """Undo `to_distributed`; a fit in several processes is an error then."""
+        if self.ranks is not None:
+            self.ranks.take_back(self.dls)
+            self.ranks = None
+        return self.remove_cbs([DistributedTrainer, LastWord])
 
     def compile(self, **kwargs: Any) -> Learner:
         """Compile the model in place with `torch.compile`'s arguments; names of parameters stay as they are."""

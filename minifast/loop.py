@@ -34,6 +34,7 @@ from minifast.callback.core import (
 )
 from minifast.callback.recorder import Recorder
 from minifast.data.load import why_empty
+from minifast.distributed import num_distrib
 from minifast.inference import inputs_and_targets
 from minifast.losses import wrong_targets
 from minifast.markers import unmarked
@@ -73,6 +74,7 @@ class Loop:
     def __init__(self, dls: Any, model: nn.Module, loss_func: Callable, opt_func: Any, lr: float | slice,
                  splitter: Callable, metrics: Any, wd: float | None, wd_bn_bias: bool, train_bn: bool) -> None:
         self.cbs, self._depth, self._device, self._own = L(), 0, None, None
+        self.ranks, self.wrapped = None, None
         self._compile()
         self.training, self.create_mbar, self.logger, self.opt = False, True, print, None
         self.fit_seed, self.start_epoch, self.start_batch = None, 0, 0
@@ -95,6 +97,8 @@ class Loop:
 
     @dls.setter
     def dls(self, dls: Any) -> None:
+        if self.ranks is not None:
+            self.ranks.share_out(dls)
         self._dls, self._counted = dls, {}
         self._n_inp = getattr(dls, 'n_inp', None)
 
@@ -286,6 +290,10 @@ class Loop:
         self._compile()
         try:
             yield
+        except BaseException as error:
+            if self.ranks is not None:
+                self.ranks.failed(error)
+            raise
         finally:
             self._depth -= 1
             for cb in self.cbs:  # after_fit, which does the same, may not have been reached
@@ -356,7 +364,8 @@ class Loop:
         self.opt.zero_grad()
 
     def _do_one_batch(self) -> None:
-        self.pred = self.model(*map(plain, self.xb))
+        model = self.model if self.wrapped is None or not self.training else self.wrapped
+        self.pred = model(*map(plain, self.xb))
         if self._heard['after_pred']:
             self._call_one('after_pred')
         if len(self.yb):
@@ -504,9 +513,15 @@ class Loop:
 
         Raises:
             ValueError: the checkpoints there are of another run.
+            PeerError: another process of the training has failed.
+            RuntimeError: several processes were started and the learner has not joined them.
             FolderInUseError: another training is using the folder.
             OSError: the folder cannot be written to.
         """
+        if self.ranks is None and num_distrib() > 1:
+            raise RuntimeError(f'{num_distrib()} processes were started and this learner has not joined them, so each '
+                               "would train a model of its own: leave strategy='ddp' as it is where the Learner is "
+                               'made, or write with learn.distrib_ctx(): around the fit')
         cbs = L(cbs) + (L() if checkpoint is None else L(CheckpointCallback(checkpoint)))
         with self.added_cbs(cbs), self._running():
             opt = self.opt
@@ -531,6 +546,8 @@ class Loop:
             self.fitting = True
             try:
                 self._with_events(self._do_fit, 'fit', CancelFitException, self._end_cleanup)
+                if self.ranks is not None:
+                    self.ranks.fit_ends()
             finally:
                 self.opt.zero_grad()  # of half a step, and of a batch cancelled behind its backward pass
                 self.fitting = False

@@ -7,7 +7,9 @@ import warnings
 from collections.abc import Iterable
 from typing import Any, TextIO
 
-__all__ = ['listed', 'say', 'visible', 'warn']
+from minifast.distributed import rank_distrib
+
+__all__ = ['listed', 'say', 'say_once', 'visible', 'warn']
 
 _STEERING = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
 """Controls (C0 with escape and newlines, DEL, C1), line separators, what turns the direction of writing round, and
@@ -54,6 +56,12 @@ def say(text: Any = '', file: TextIO | None = None, flush: bool = False) -> None
     """
     file = sys.stdout if file is None else file
     print(printable(text, file), file=file, flush=flush)
+
+
+def say_once(text: Any = '') -> None:
+    """`say`, of several processes by the first."""
+    if rank_distrib() == 0:
+        say(text)
 
 
 def printable(text: Any, file: TextIO) -> str:

@@ -14,7 +14,8 @@ import minifast.vision.all as public
 
 ELSEWHERE = {
     'minifast.torch_core': 'tools under the names that old scripts import',
-    'minifast.distributed': 'need several processes, see tests/dist',
+    'minifast.distributed': 'need several processes, see tests/distributed',
+    'minifast.callback.distributed': 'need several processes, see tests/distributed',
     'minifast.show': 'how a figure looks', 'minifast.data.showing': 'how a figure looks',
     'minifast.callback.wandb': 'what a service is sent, see its own room',
     'minifast.callback.mlflow': 'what a service is sent, see its own room',

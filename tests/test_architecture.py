@@ -109,8 +109,8 @@ def test_way_of_one_batch_is_short():
 
 def test_house_is_not_larger_than_its_plan():
     """Of many small rooms nobody knows where to look."""
-    assert len(FILES) <= 103
-    assert sum(map(len, LINES.values())) <= 30_500
+    assert len(FILES) <= 104
+    assert sum(map(len, LINES.values())) <= 31_300
 
 
 # ---------------------------------------------------------------- magic budget

@@ -195,7 +195,8 @@ def test_cutmix_pastes_a_rectangle_of_the_drawn_area_into_pictures_of_any_shape(
     x = torch.arange(5.)[:, None, None, None].expand(5, 1, h, w).contiguous()
     for seed in range(20):
         torch.manual_seed(seed)
-        learn = type('', (), {'xb': (x, x[:, 0, 0, 0]), 'yb': (torch.arange(5),), 'loss_func': None})()
+        learn = type('', (), {'xb': (x, x[:, 0, 0, 0]), 'yb': (torch.arange(5),), 'loss_func': None,
+                              'fit_seed': None, 'ranks': None})()
         mix.learn, mix.stack_y = learn, True
         mix.before_batch()
         pasted = learn.xb[0]

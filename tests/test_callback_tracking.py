@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_learner import Interrupt, learner
 
-from minifast.callback import tracking
+from minifast.callback import core, tracking
 from minifast.callback.core import Callback, CancelBatchException
 from minifast.callback.tracking import ExperimentLogger, settings_of
 from minifast.callback.training import GradientClip
@@ -105,7 +105,8 @@ def test_what_is_no_step_of_a_fit_is_not_told():
 def test_only_the_first_process_tells(monkeypatch):
     """The others train in silence."""
     for rank, n in ((1, 0), (0, 4)):
-        monkeypatch.setattr(tracking, 'rank_distrib', lambda rank=rank: rank)
+        monkeypatch.setattr(core, 'num_distrib', lambda: 2)
+        monkeypatch.setattr(core, 'rank_distrib', lambda rank=rank: rank)
         learner().fit(1, cbs=(log := Log()))
         assert len(log.steps) == n
 

@@ -306,7 +306,7 @@ def test_cleanup_runs_for_every_callback_even_if_one_fails():
 
 
 def test_the_block_for_several_processes_changes_nothing_in_one(monkeypatch):
-    """A script written for several processes runs in one; under a launcher it is told what to do."""
+    """A script written for several processes runs in one; where several cannot meet it is told what to do."""
     learn, twin = make_learner(), make_learner()
     torch.manual_seed(2)
     with learn.distrib_ctx(sync_bn=False):
@@ -316,8 +316,14 @@ def test_the_block_for_several_processes_changes_nothing_in_one(monkeypatch):
     assert same_weights(learn.model, twin.model)
     assert learn.to_distributed().detach_distributed() is learn
     monkeypatch.setenv('WORLD_SIZE', '2')
-    with pytest.raises(RuntimeError, match='without torchrun'), learn.distrib_ctx():
+    with pytest.raises(RuntimeError, match='RANK, MASTER_ADDR, MASTER_PORT are not set.*torchrun'), learn.distrib_ctx():
         pass
+    with pytest.raises(RuntimeError, match='cannot meet'):
+        make_learner()
+    with pytest.raises(RuntimeError, match='2 processes were started and this learner has not joined them'):
+        learn.fit(1)
+    with pytest.raises(ValueError, match="strategy='dpp' is neither"):
+        make_learner(strategy='dpp')
 
 
 @pytest.mark.parametrize('call, near', [

@@ -3,6 +3,7 @@ from minifast.callback.channelslast import *
 from minifast.callback.checkpoint import *
 from minifast.callback.core import *
 from minifast.callback.data import *
+from minifast.callback.distributed import *
 from minifast.callback.fp16 import *
 from minifast.callback.hook import *
 from minifast.callback.mixup import *

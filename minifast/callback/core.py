@@ -16,6 +16,8 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from minifast.arguments import lookup, near_match
+from minifast.distributed import (gather_objects, gather_rows, host_group, is_shared, num_distrib, on_own,
+                                  rank_distrib, reducing)
 from minifast.losses import fit_weights
 from minifast.torch_core import (apply, default_device, detuplify, find_bs, leaves_of, plain, retain_type, to_concat,
                                  to_cpu)
@@ -111,6 +113,8 @@ class Callback:
         run: False silences the callback until the fit ends.
         run_train, run_valid: whether the hooks inside a batch run in training and in validation.
         remove_on_fetch: whether FetchPredsCallback takes the callback off while it predicts.
+        only_rank0: of several processes that train together only the first runs the hooks, as suits what prints, writes
+            or sends. Whatever a hook predicts or measures is then the first process's own work.
         watches_only: the callback changes nothing about the training, so a resume with or without it is as exact.
         identifies_run: a run with it, or with other arguments of it, is another run; False for what changes nothing or
             is told apart otherwise, as schedules are. Of a class derived from one of ours it is taken to be true.
@@ -128,6 +132,7 @@ class Callback:
     run_train: bool = True
     run_valid: bool = True
     remove_on_fetch: bool = False
+    only_rank0: bool = False
     watches_only: bool = False
     identifies_run: bool = True
     not_carried: tuple[str, ...] = ()
@@ -328,6 +333,9 @@ def hooks_of(cbs: Sequence[Callback], event_name: str) -> tuple[Hook, ...]:
         hook = getattr(cb, event_name)
         if getattr(hook, '__func__', hook) is not _no_ops[event_name]:
             found.append((cb, hook))
+    if num_distrib() > 1:
+        found = [(cb, on_own()(hook) if cb.only_rank0 else hook) for cb, hook in found
+                 if not (cb.only_rank0 and rank_distrib())]
     return tuple(found)
 
 
@@ -485,6 +493,32 @@ class _Stack:
         return detuplify(apply(lambda rows: rows.result(), self.rows)) if self.rows is not None else None
 
 
+def _of_all_ranks(rows: Any, ranks: Tensor | None) -> Any:
+    """The rows of all processes on each, nested as they are.
+
+    Args:
+        rows: this process's; None where it has none.
+        ranks: the place of each row, see `_Rows`.
+    """
+    made = gather_objects(None if rows is None else apply(lambda x: x[:0] if isinstance(x, Tensor) else x, rows))
+    like = next((o for o in made if o is not None), None)
+    return None if like is None else _gathered(like if rows is None else rows, ranks)
+
+
+def _gathered(rows: Any, ranks: Tensor | None) -> Any:
+    if isinstance(rows, tuple):
+        return tuple(_gathered(part, ranks) for part in rows)
+    if isinstance(rows, dict):
+        return {name: _gathered(part, ranks) for name, part in rows.items()}
+    if isinstance(rows, Tensor):
+        found = gather_rows(plain(rows), host_group())
+        return retain_type(found if ranks is None else found[ranks.argsort()], rows)
+    parts = gather_objects(list(rows))
+    n = sum(map(len, parts))
+    found = [parts[i % len(parts)][i // len(parts)] for i in range(n)]
+    return L(found if ranks is None else [found[i] for i in ranks.argsort().tolist()])  # sync: on the CPU anyway
+
+
 class GatherPredsCallback(Callback):
     """Keeps predictions and targets of a validation pass, on the CPU, batch by batch: no more than the result is held.
 
@@ -515,9 +549,14 @@ class GatherPredsCallback(Callback):
 
     def before_validate(self) -> None:
         self._last = None
+        self._shared = reducing() and is_shared(self.learn.dl)
+        n_rows, ranks = self.n_rows, self.ranks
+        if self._shared:  # this process's rows, in the order in which they come; all processes' are put in theirs then
+            own = slice(rank_distrib(), None, num_distrib())
+            n_rows, ranks = None if n_rows is None else len(range(n_rows)[own]), None
         self.inputs, self.preds, self.targets, self.decoded = (
-            _Stack(partial(_Rows, self.n_rows, self.ranks, self.concat_dim)) for _ in range(4))
-        self.losses = _Stack(partial(_Rows, self.n_rows, self.ranks, 0))
+            _Stack(partial(_Rows, n_rows, ranks, self.concat_dim)) for _ in range(4))
+        self.losses = _Stack(partial(_Rows, n_rows, ranks, 0))
 
     def before_batch(self) -> None:
         self._last = self.learn.pred  # a cancelled batch leaves the one before it here
@@ -526,14 +565,14 @@ class GatherPredsCallback(Callback):
         learn = self.learn
         if learn.pred is None or learn.pred is self._last:
             return
-        preds, targets = (learn.to_detach(x, cpu=False) for x in (learn.pred, learn.yb))
+        preds, targets = (learn.to_detach(x, cpu=False, gather=False) for x in (learn.pred, learn.yb))
         if self.save_preds is not None:
             torch.save(to_cpu(preds), self.save_preds / str(learn.iter))  # sync: written to a file
         if self.save_targs is not None:
             torch.save(to_cpu(targets[0]), self.save_targs / str(learn.iter))  # sync: written to a file
         preds = self.act(preds)
         if self.with_input:
-            detached = learn.to_detach(learn.xb, cpu=False)
+            detached = learn.to_detach(learn.xb, cpu=False, gather=False)
             self.inputs.add(tuple(retain_type(new, x) for new, x in zip(detached, learn.xb)))
         if self.with_preds:
             self.preds.add(preds)
@@ -542,7 +581,7 @@ class GatherPredsCallback(Callback):
         if self.with_targs and len(targets):
             self.targets.add(targets)
         if self.with_loss:
-            self.losses.add(learn.to_detach(self._loss_of_items(), cpu=False))
+            self.losses.add(learn.to_detach(self._loss_of_items(), cpu=False, gather=False))
 
     def _loss_of_items(self) -> Tensor:
         if not len(self.learn.yb):
@@ -552,7 +591,8 @@ class GatherPredsCallback(Callback):
 
     def after_validate(self) -> None:
         for name in ('inputs', 'preds', 'targets', 'decoded', 'losses'):
-            setattr(self, name, getattr(self, name).result())
+            rows = getattr(self, name).result()
+            setattr(self, name, _of_all_ranks(rows, self.ranks) if self._shared else rows)
 
     def all_tensors(self) -> list[Tensor | tuple | None]:
         """What was kept: [inputs], preds, targets, [losses]; None for preds or targets that were not asked for."""

@@ -1,6 +1,8 @@
 """MixUp and CutMix: training on blends of two pictures and their targets."""
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,8 +13,10 @@ from torch.distributions.beta import Beta
 
 from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback
+from minifast.data.sampler import BATCH
+from minifast.data.workers import fork_cpu_rng, seed_cpu
 from minifast.layers import NoneReduce
-from minifast.torch_core import find_bs, plain
+from minifast.torch_core import key_seed, plain
 
 __all__ = ['CutMix', 'MixHandler', 'MixUp', 'reduce_loss']
 
@@ -34,7 +38,12 @@ class MixHandler(Callback):
 
     Where the loss takes class indices (it has `y_int`, or is torch's cross entropy) the losses of both targets are
     blended; elsewhere the targets themselves. A subclass sets `lam` (weight of the batch's own targets) and `yb1` (the
-    other targets) in `before_batch`. The draws come from torch's global stream.
+    other targets) in `before_batch`. The draws are a function of the fit's seed, the epoch and the number of the batch
+    where the loader is ours or several processes train, and come from torch's global stream where it is not.
+
+    Of several processes each draws for the batch of all and blends its own items, so that the partner of an item is the
+    same for any number of processes. For that every process gets the inputs and targets of all in each step: an
+    all_gather of `(n_ranks - 1) / n_ranks` of the batch of all.
 
     Args:
         alpha: both parameters of the Beta distribution the weights are drawn from, above 0.
@@ -47,6 +56,22 @@ class MixHandler(Callback):
     def __init__(self, alpha: float = 0.5) -> None:
         self.alpha, self.distrib = alpha, Beta(torch.tensor(float(alpha)), torch.tensor(float(alpha)))
         self.stack_y, self.old_lf, self._replaced = False, None, False
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        learn, seed = self.learn, self.learn.fit_seed
+        seed = learn.ranks.seed if seed is None and learn.ranks is not None else seed
+        if seed is None:
+            yield
+            return
+        with fork_cpu_rng():
+            seed_cpu(key_seed(seed, BATCH, learn.epoch, learn.iter, 2))
+            yield
+
+    def _of_all(self, parts: tuple) -> tuple[list[Tensor], slice | Tensor]:
+        """The tensors of the batch of all processes, and which of their rows are this one's."""
+        parts, ranks = [plain(part) for part in parts], self.learn.ranks
+        return (parts, slice(None)) if ranks is None else ranks.batch_of_all(parts)
 
     def before_train(self) -> None:
         names = [type(cb).__name__ for cb in self.learn.cbs if isinstance(cb, MixHandler) and cb.run]
@@ -103,14 +128,15 @@ class MixUp(MixHandler):
         super().__init__(alpha)
 
     def before_batch(self) -> None:
-        learn = self.learn
-        bs, device = find_bs(learn.yb), learn.xb[0].device
-        lam = self.distrib.sample((bs,)).to(device, non_blocking=True)
+        learn, n_inp = self.learn, len(self.learn.xb)
+        parts, own = self._of_all((*learn.xb, *learn.yb))
+        bs, device = len(parts[n_inp]), learn.xb[0].device
+        with self._drawing():
+            lam, shuffle = self.distrib.sample((bs,)), torch.randperm(bs)
+        lam, shuffle = (o[own].to(device, non_blocking=True) for o in (lam, shuffle))
         self.lam = torch.maximum(lam, 1 - lam)  # the own item weighs more, so no pair comes twice
-        shuffle = torch.randperm(bs).to(device, non_blocking=True)
-        xb = [plain(x) for x in learn.xb]
-        self.yb1 = tuple(plain(y)[shuffle] for y in learn.yb)
-        learn.xb = tuple(torch.lerp(x[shuffle], x, _for_items(self.lam, x)) for x in xb)
+        self.yb1 = tuple(y[shuffle] for y in parts[n_inp:])
+        learn.xb = tuple(torch.lerp(x[shuffle], x[own], _for_items(self.lam, x)) for x in parts[:n_inp])
         if not self.stack_y:
             self._blend_targets()
 
@@ -131,15 +157,16 @@ class CutMix(MixHandler):
 
     def before_batch(self) -> None:
         learn = self.learn
-        x_BCHW = plain(learn.xb[0])
+        (x_BCHW, *targets), own = self._of_all((learn.xb[0], *learn.yb))
         bs, _, h, w = x_BCHW.shape
-        lam = self.distrib.sample((1,))
-        shuffle = torch.randperm(bs).to(x_BCHW.device, non_blocking=True)
-        x1, y1, x2, y2 = self.rand_bbox(w, h, lam)
-        pasted = x_BCHW.clone()  # the loader may still own the batch
+        with self._drawing():
+            lam = self.distrib.sample((1,))
+            shuffle = torch.randperm(bs)[own].to(x_BCHW.device, non_blocking=True)
+            x1, y1, x2, y2 = self.rand_bbox(w, h, lam)
+        pasted = x_BCHW[own].clone()  # the loader may still own the batch
         pasted[..., y1:y2, x1:x2] = x_BCHW[..., y1:y2, x1:x2][shuffle]
         learn.xb = (pasted, *learn.xb[1:])
-        self.yb1 = tuple(plain(y)[shuffle] for y in learn.yb)
+        self.yb1 = tuple(y[shuffle] for y in targets)
         self.lam = torch.full((1,), 1 - (x2 - x1) * (y2 - y1) / (w * h), device=x_BCHW.device)
         if not self.stack_y:
             self._blend_targets()

@@ -124,7 +124,7 @@ class ProgressCallback(Callback):
     plain line an epoch. A refresh, at most ten a second, is the only time the loss is fetched from the device.
     """
 
-    order, watches_only = 60, True
+    order, watches_only, only_rank0 = 60, True, True
     not_carried = ('*',)  # times of this process and a bar on this screen
     table: _PlainTable | None = None
 
@@ -177,7 +177,7 @@ class ShowGraphCallback(Callback):
     """Draws training and validation loss after every epoch: one growing figure in a notebook, one figure at the end
     elsewhere."""
 
-    order, run_valid, watches_only = 65, False, True
+    order, run_valid, watches_only, only_rank0 = 65, False, True, True
     not_carried = ('*',)  # a figure on this screen
 
     def before_fit(self) -> None:
@@ -219,7 +219,7 @@ class CSVLogger(Callback):
         append: keep what the file holds; the header is then written to an empty file only.
     """
 
-    order, watches_only = 60, True
+    order, watches_only, only_rank0 = 60, True, True
     file: BinaryIO | None = None
 
     @tells_near_match

@@ -16,7 +16,6 @@ from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback
 from minifast.callback.tracking import ExperimentLogger, Step
 from minifast.data.transform import typedispatch
-from minifast.distributed import rank_distrib
 from minifast.markers import TensorCategory, TensorImage
 from minifast.show import get_grid
 from minifast.terminal import visible
@@ -205,7 +204,7 @@ class TensorBoardProjectorCallback(TensorBoardBaseCallback):
         self.log_dir, self.layer = log_dir, layer
 
     def before_fit(self) -> None:
-        self.run = self.learn.predicting and rank_distrib() == 0
+        self.run = self.learn.predicting
 
     def before_batch(self) -> None:
         pass

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minifast.arguments import near_match, tells_near_match
 from minifast.callback.core import Callback, CancelBatchException, CancelFitException
-from minifast.terminal import listed, say
+from minifast.terminal import listed, say, say_once
 
 __all__ = ['EarlyStoppingCallback', 'ReduceLROnPlateau', 'SaveModelCallback', 'TerminateOnNaNCallback',
            'TrackerCallback']
@@ -170,7 +170,7 @@ class EarlyStoppingCallback(TrackerCallback):
             return
         self.wait = 0 if self.new_best else self.wait + 1
         if self.wait >= self.patience:
-            say(f'early stopping: {self.monitor} has not improved since epoch {self.epoch - self.wait}')
+            say_once(f'early stopping: {self.monitor} has not improved since epoch {self.epoch - self.wait}')
             raise CancelFitException
 
 
@@ -224,7 +224,7 @@ class SaveModelCallback(TrackerCallback):
             return
         super().after_epoch()
         if self.new_best:
-            say(f'epoch {self.epoch}: best {self.monitor} so far, {self.best}; model saved')
+            say_once(f'epoch {self.epoch}: best {self.monitor} so far, {self.best}; model saved')
             self._save(self.fname)
             self._best_path = self.last_saved_path
 
@@ -283,4 +283,4 @@ class ReduceLROnPlateau(TrackerCallback):
         for hyper in self.opt.hypers:
             hyper['lr'] = max(hyper['lr'] / self.factor, self.min_lr)
         if self.opt.hypers[-1]['lr'] < old:
-            say(f'epoch {self.epoch}: learning rate lowered to {self.opt.hypers[-1]["lr"]}')
+            say_once(f'epoch {self.epoch}: learning rate lowered to {self.opt.hypers[-1]["lr"]}')

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from minifast.arguments import kept_arguments
 from minifast.callback.core import Callback
-from minifast.distributed import rank_distrib
 from minifast.torch_core import find_bs, length_of
 
 __all__ = ['ExperimentLogger', 'Step', 'settings_of']
@@ -86,7 +85,7 @@ class ExperimentLogger(Callback):
         goes_on: what `place` returned at the checkpoint that the training is resumed from, else empty.
     """
 
-    order, remove_on_fetch, watches_only = 51, True, True  # behind the recorder
+    order, remove_on_fetch, watches_only, only_rank0 = 51, True, True, True  # behind the recorder
     not_carried = ('goes_on', '_active', '_started', '_waiting', '_completed', '_last_flush_s', '_batch_began_s')
     flush_s = 2.
     _active = _started = False
@@ -110,7 +109,7 @@ class ExperimentLogger(Callback):
         """The fit has ended; `completed` is False after an error or Ctrl-C."""
 
     def before_fit(self) -> None:
-        self.run = self.learn.fitting and not self.learn.searching and rank_distrib() == 0
+        self.run = self.learn.fitting and not self.learn.searching
         if self.run:
             self._waiting: list[tuple] = []
             self._n_recorded, self._completed, self._active = 0, False, True

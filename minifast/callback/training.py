@@ -47,8 +47,10 @@ class GradientAccumulation(Callback):
     A step is made once `n_acc` items have been seen, and at the end of an epoch with what is there by then, averaged
     over the items it has; so batches of 4 with `n_acc=16` train like batches of 16 (batch norm aside).
 
+    Several processes count the items of all, and send their gradients to each other only where a step follows.
+
     Args:
-        n_acc: items a step.
+        n_acc: items a step, of all processes together.
     """
 
     order, run_valid = 6, False  # before the loss scaler and the clipping, which belong to a whole step
@@ -60,12 +62,23 @@ class GradientAccumulation(Callback):
     def before_fit(self) -> None:
         self.count = 0
 
+    def _items(self) -> int:
+        """Items of the batch, of all processes."""
+        learn = self.learn
+        return find_bs(learn.yb) if learn.ranks is None else learn.ranks.n_items
+
+    def before_batch(self) -> None:
+        learn = self.learn
+        if learn.ranks is not None:
+            most = learn.ranks.n_ranks * (getattr(learn.dl, 'batch_size', None) or self.n_acc)
+            learn.ranks.sync = self.count + most >= self.n_acc or learn.iter + 1 >= learn.n_iter
+
     def after_loss(self) -> None:
-        self.learn.loss_grad = self.learn.loss_grad * (find_bs(self.learn.yb) / self.n_acc)
+        self.learn.loss_grad = self.learn.loss_grad * (self._items() / self.n_acc)
 
     def before_step(self) -> None:
         learn = self.learn
-        bs = find_bs(learn.yb)
+        bs = self._items()
         learn.loss_grad = learn.loss_grad.detach() * (self.n_acc / bs)  # callbacks behind see the batch's own loss
         self.count += bs
         if self.count < self.n_acc:

@@ -28,6 +28,7 @@ from minifast.data.sampler import (BATCH, ITEM, ORDER, ORDER_NAMES, ItemKeys, Po
 from minifast.data.transform import Pipeline, Step, bound, is_known
 from minifast.data.transforms import ByteTable
 from minifast.data.workers import ProcessPool, Workers, choose_workers, fork_cpu_rng, in_threads, seed_cpu, workers_of
+from minifast.distributed import Share, of_one_process, on_own
 from minifast.hidden import find
 from minifast.markers import plain, retain_types
 from minifast.terminal import say, visible, warn
@@ -236,6 +237,7 @@ class _Pass:
         opened: the cache as the pass uses it.
         plan: what is done.
         generators: those that hang on the data set and on what makes items; what items draw from them is keyed too.
+        stand_ins: the batches of which this process has no items of its own, see `Share`.
     """
 
     at: Position
@@ -243,6 +245,7 @@ class _Pass:
     opened: OpenedPictures | None = None
     plan: Plan | None = None
     generators: Sequence[Any] = ()
+    stand_ins: set[int] = field(default_factory=set)
 
 
 class DataLoader:
@@ -258,7 +261,8 @@ class DataLoader:
 
     Args:
         dataset: anything with `[i]` and `len`, or an iterable.
-        bs: items a batch; None: each item is a batch already.
+        bs: items a batch, of each process; None: each item is a batch already.
+        global_bs: items a batch of all processes together, instead of `bs`.
         num_workers: worker processes; 0: none; None: decided by the time the first batch takes (see `show_plan`).
         pin_memory: page-locked host memory; default: where the device is CUDA.
         pin_memory_device: taken as torch takes it, and without meaning there too.
@@ -286,17 +290,21 @@ class DataLoader:
         ValueError: arguments that contradict each other.
     """
 
+    share = Share()
+    stands_in = False
+
     def __init__(self, dataset: Any = None, bs: int | None = None, num_workers: int | None = 0,
                  pin_memory: bool | None = None, timeout: float = 600, batch_size: int | None = None,
                  shuffle: bool = False, drop_last: bool = False, indexed: bool | None = None, n: int | None = None,
                  device: Any = None, persistent_workers: bool | None = None, pin_memory_device: str = '',
                  sampler: Iterable | None = None, batch_sampler: Iterable | None = None,
                  prefetch_factor: int | None = None, multiprocessing_context: Any = None, on_error: str = 'raise',
-                 cache: str | Path | PictureCache | None = None, **kwargs: Any) -> None:
+                 cache: str | Path | PictureCache | None = None, global_bs: int | None = None, **kwargs: Any) -> None:
         torch_names = {'collate_fn': 'create_batch', 'worker_init_fn': 'wif'}
         kwargs = {torch_names.get(name, name): f for name, f in kwargs.items()}
         kwargs = known_kwargs(type(self).__name__, kwargs, [*hook_names, *DataLoader.__init__.__annotations__])
-        self.dataset, self.bs, self.shuffle, self.drop_last = dataset, batch_size or bs, shuffle, drop_last
+        bs = batch_size or bs if global_bs is None else of_one_process(global_bs)
+        self.dataset, self.bs, self.shuffle, self.drop_last = dataset, bs, shuffle, drop_last
         can_index = hasattr(dataset, '__getitem__') and not isinstance(dataset, IterableDataset)
         self.indexed = can_index if indexed is None else indexed
         self.sampler, self.batch_sampler, self.n = sampler, batch_sampler, length_of(dataset) if n is None else n
@@ -445,6 +453,10 @@ class DataLoader:
         self.device = device
         return self
 
+    def share_out(self, rank: int, n_ranks: int, fill: bool = False) -> None:
+        """Make this process's `Share` of each batch from now on; `len` is the number of batches of all processes."""
+        self.share = Share(rank, n_ranks, fill)
+
     def __len__(self) -> int:
         if self.batch_sampler is not None:
             return len(self.batch_sampler)
@@ -455,9 +467,8 @@ class DataLoader:
 
     def _batches_of(self, n: int) -> int:
         """How many batches `n` items are."""
-        if self.bs is None:
-            return n
-        return n // self.bs if self.drop_last else -(-n // self.bs)
+        per_batch = (self.bs or 1) * self.share.parts
+        return n // per_batch if self.drop_last else -(-n // per_batch)
 
     def new(self, dataset: Any = None, cls: type | None = None, **kwargs: Any) -> DataLoader:
         """A loader like this one, of `dataset` if given, with some arguments changed."""
@@ -474,7 +485,9 @@ class DataLoader:
         same.update({name: self.__dict__[name] for name in hook_names if name in self.__dict__})
         if 'batch_size' in kwargs:
             kwargs['bs'] = kwargs.pop('batch_size')
-        return (cls or type(self))(dataset, **{**same, **kwargs})
+        made = (cls or type(self))(dataset, **{**same, **kwargs})
+        made.share = self.share
+        return made
 
     def show_plan(self) -> None:
         """Print what happens to an item and a batch, where, and why there."""
@@ -537,7 +550,7 @@ class DataLoader:
         if self.n is not None and len(self) == 0:
             raise ValueError(f'this loader has no batch: {why_empty(self)}')
         running, waiting = self._pass, self._next
-        with order_untouched(self):
+        with order_untouched(self), on_own():  # whoever looks need not wait for other processes
             try:
                 if type(self).__iter__ is not DataLoader.__iter__:
                     return next(iter(self))
@@ -567,6 +580,7 @@ class DataLoader:
                 seed = key_seed(position.seed, BATCH, position.epoch, host.number, 1)
                 b = self._transformed(run, host.data, seed, host.seeds)
                 self._pass, run.at = run, Position(position.seed, position.epoch, host.number + 1)
+                self.stands_in = host.number in run.stand_ins
                 yield b
         finally:
             made.close()  # workers end with the pass, also where it is left in the middle
@@ -590,11 +604,13 @@ class DataLoader:
             with fork_cpu_rng():
                 seed_cpu(key)
                 indices = self.sample()
-            lists = ([i] for i in indices) if self.bs is None else chunks(indices, self.bs, self.drop_last)
-        keys = ItemKeys(seed, epoch) if draws else None
+            lists = chunks(indices, (self.bs or 1) * self.share.parts, self.drop_last)
+        keys, parts = ItemKeys(seed, epoch) if draws else None, self.share.parts
         for number, indices in enumerate(lists):
             pairs = [(i, keys(i) if keys else None) for i in indices]
-            if number >= position.batch:
+            if parts > 1:
+                pairs = self.share.of(pairs, number, self._pass.stand_ins)
+            if number >= position.batch and pairs:
                 yield BatchRequest(number, key_seed(seed, BATCH, epoch, number), pairs)
 
     def _once_ordered(self, jobs: Iterator[BatchRequest]) -> Iterator[BatchRequest]:

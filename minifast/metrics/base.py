@@ -16,7 +16,7 @@ from fastcore.foundation import L
 from torch import Tensor, nn
 
 from minifast.arguments import tells_near_match
-from minifast.distributed import gather, is_distributed
+from minifast.distributed import gather, gather_rows, reducing
 from minifast.losses import BaseLoss, BCEWithLogitsLossFlat, level_of, takes_classes
 from minifast.torch_core import find_bs, flatten_check, plain
 
@@ -26,16 +26,24 @@ __all__ = ['AccumMetric', 'ActivationType', 'AvgLoss', 'AvgMetric', 'LossMetric'
 
 def sum_over_ranks(x: Tensor) -> Tensor:
     """The sum of a tensor over all processes; `x` itself in one process."""
-    return gather(x[None]).sum(0) if is_distributed() else x
+    return gather(x[None]).sum(0) if reducing() else x
 
 
-def _rows_of_all_ranks(x: Tensor) -> Tensor:
-    """The rows of all processes, which may hold different numbers of them."""
-    if not is_distributed():
-        return x
-    lengths = gather(torch.tensor([len(x)], device=x.device)).tolist()  # sync: sizes must be known on the host
-    padded = torch.cat([x, x.new_zeros(max(lengths) - len(x), *x.shape[1:])])
-    return torch.cat([part[:n] for part, n in zip(gather(padded[None]), lengths)])
+def _rows_of_all_ranks(batches: list[Tensor], n_items: int) -> Tensor | None:
+    """The rows of all processes in the order of the data set; None where nobody has any.
+
+    Args:
+        batches: this process's rows.
+        n_items: of how many items they are.
+    """
+    rows = torch.cat(batches) if batches else None
+    if not reducing():
+        return rows
+    each = len(rows) // n_items if n_items and len(rows) % n_items == 0 else 1
+    if rows is not None and each > 1:  # an item's rows stay together
+        rows = rows.view(n_items, each, *rows.shape[1:])
+    found = gather_rows(rows)
+    return found if found is None or each <= 1 else found.flatten(0, 1)
 
 
 def _func_name(func: Callable) -> str:
@@ -124,13 +132,13 @@ class _Average(Metric):
     @property
     def value(self) -> Tensor | float | None:
         """The mean so far, a 0-d tensor on the device (a float for functions that give floats); None before a batch."""
-        if not is_distributed():
+        if not reducing():
             return self.total / self.count if self.count else None
         total = torch.as_tensor(self.total, dtype=torch.float32)
         if total.device.type == 'cpu' and torch.distributed.get_backend() == 'nccl':
             total = total.to(torch.accelerator.current_accelerator())
         both = sum_over_ranks(torch.stack([total, total.new_tensor(float(self.count))]))
-        return both[0] / both[1]
+        return both[0] / both[1] if both[1] else None  # sync: once an epoch
 
 
 class AvgMetric(_Average):
@@ -267,7 +275,7 @@ class AccumMetric(Metric):
 
     def reset(self) -> None:
         """Forget predictions and targets."""
-        self.preds, self.targs = [], []
+        self.preds, self.targs, self.n_items = [], [], 0
 
     def accumulate(self, learn: Any) -> None:
         """Keep one batch after activation, argmax and threshold."""
@@ -281,6 +289,7 @@ class AccumMetric(Metric):
             pred = torch.sigmoid(pred)
         elif self.dim_argmax is not None:
             pred = pred.argmax(dim=self.dim_argmax)
+        self.n_items += find_bs(learn.yb)
         self.accum_values(pred if self.thresh is None else pred >= self.thresh, learn.y, learn)
 
     def accum_values(self, preds: Tensor, targs: Tensor, learn: Any = None) -> None:
@@ -300,10 +309,10 @@ class AccumMetric(Metric):
     @property
     def value(self) -> Any:
         """What `func` gives for everything since `reset`; None before a batch."""
-        if not self.preds:
+        preds, targs = (_rows_of_all_ranks(batches, self.n_items) for batches in (self.preds, self.targs))
+        if preds is None:
             return None
-        preds = _rows_of_all_ranks(torch.cat(self.preds)).cpu()  # sync: once an epoch, the function runs on the host
-        targs = _rows_of_all_ranks(torch.cat(self.targs)).cpu()  # sync: once an epoch
+        preds, targs = preds.cpu(), targs.cpu()  # sync: once an epoch, the function runs on the host
         if self.to_np:
             preds, targs = preds.numpy(), targs.numpy()  # sync: none, both are on the host
         return self.func(*((targs, preds) if self.invert_args else (preds, targs)), **self.kwargs)

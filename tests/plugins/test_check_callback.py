@@ -185,6 +185,8 @@ INSIDE = {
     'TrainEvalCallback': 'each learner has one, and none can do without',
     'Recorder': 'each learner has one',
     'ProgressCallback': 'each learner has one',
+    'DistributedTrainer': 'a learner has one where several processes train; tests/distributed',
+    'LastWord': 'DistributedTrainer brings it',
     'LRFinder': 'ends its fit by itself; tests of schedules run it',
     'FetchPredsCallback': 'runs get_preds with itself in an epoch; tests of inference run it',
     'GatherPredsCallback': 'get_preds adds and removes it',
