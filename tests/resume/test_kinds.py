@@ -246,6 +246,7 @@ class HoldsLoader(DataLoader):
     state_dict, load_state_dict = Holds.state_dict, Holds.load_state_dict
 
 
+@pytest.mark.filterwarnings('ignore:no optimizer holds the parameters scale')
 @pytest.mark.parametrize('whose, change', [
     ("the loss function's state", lambda learn: setattr(learn, 'loss_func', HoldsLoss())),
     ("the loss function's state", lambda learn: learn.add_cb(Callback(
