@@ -13,6 +13,7 @@ from torch import nn
 
 import minifast.vision.all as public
 from minifast.arguments import as_side, as_size, known_kwargs, tells_near_match
+from minifast.callback.core import Callback
 from minifast.callback.hook import dummy_eval
 from minifast.data.core import DataLoaders, TfmdDL, WeightedDL
 from minifast.data.load import DataLoader
@@ -214,3 +215,27 @@ def test_what_is_no_side_is_refused_in_words(door, side, error, words, tmp_path,
     with pytest.raises(error, match=words):
         SIDES[door](side)
     assert RatioResize(np.float64(8)).max_sz == 8
+
+
+# ---------------------------------------------------------------- attributes that are looked for elsewhere
+
+class OfClass(property):
+    """A property of a class, as libraries have them: it is asked with the class."""
+
+    def __get__(self, obj, owner=None):
+        return self.fget(owner.__name__)
+
+
+@pytest.mark.parametrize('of', [property, OfClass])
+@pytest.mark.parametrize('base', [Callback, DataLoader, DataLoaders])
+def test_a_property_that_fails_says_so_in_its_own_words(base, of):
+    """On classes that pass attributes on, a property of any kind is not called missing where it raises."""
+    class Mine(base):
+        def __init__(self):
+            """Nothing to look in."""
+
+        @of
+        def size(self):
+            raise AttributeError(f'{self if isinstance(self, str) else "it"} knows no size yet')
+    with pytest.raises(AttributeError, match='^(Mine|it) knows no size yet$'):
+        Mine().size

@@ -397,3 +397,15 @@ def test_early_stopping_that_keeps_the_best_waits_anew_in_each_fit(capsys):
     ran, _ = _with_rows(EarlyStoppingCallback(patience=2, reset_on_fit=False), [1., 2., 2., 2.], fits=2)
     assert [epoch for epoch, _ in ran] == [0, 1, 2, 0, 1]
     capsys.readouterr()
+
+
+@pytest.mark.parametrize('again', [1, 2])
+def test_epochs_without_improvement_are_counted_anew_in_each_fit(again, capsys):
+    """Though the best value of the fit before stays: a second fit has its patience, and no more than that."""
+    stop, plateau = (make(patience=2, reset_on_fit=False) for make in (EarlyStoppingCallback, ReduceLROnPlateau))
+    for n, values in ((2, [1., 2.]), (again, [2.] * again)):
+        learn = learner()
+        learn.fit(n, lr=.1, cbs=[Script(values), stop, plateau])
+    said = capsys.readouterr().out
+    assert ('early stopping' in said) == ('rate lowered' in said) == (again == 2)
+    assert learn.opt.hypers[-1]['lr'] == (.1 if again == 1 else .01)

@@ -264,6 +264,22 @@ def test_env_names_versions_devices_and_fast_paths(capsys):
     assert found['versions']['torch'] in capsys.readouterr().out
 
 
+def test_env_names_the_weights_at_hand_and_nothing_is_without_a_name(capsys, tmp_path, monkeypatch):
+    """Pretrained weights in torch's cache, in order; scripts read the rest by these names too."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    assert main(['env', '--json']) == 0
+    assert json.loads(capsys.readouterr().out)['pretrained weights'] == []
+    weights = tmp_path / 'hub' / 'checkpoints'
+    weights.mkdir(parents=True)
+    for name in ('resnet18-b.pth', 'resnet18-a.pth', 'notes.txt'):
+        (weights / name).touch()
+    assert main(['env', '--json']) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found['pretrained weights'] == ['resnet18-a.pth', 'resnet18-b.pth']
+    assert list(found) == ['minifast', 'python', 'system', 'versions', 'git revision here', 'devices', 'used device',
+                           'fast paths', 'pretrained weights']
+
+
 @pytest.mark.parametrize('command', ['train', 'predict', 'check', 'demo', 'env'])
 def test_help_of_every_command(command, capsys):
     """Every command explains itself and its options."""

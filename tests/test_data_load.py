@@ -818,6 +818,26 @@ def test_a_loader_whose_workers_wait_is_copied_without_them(again):
     assert dl._pool is not None and twin._pool is None and [b.tolist() for b in twin] == wanted
 
 
+class _OfTraining(Transform):
+    split_idx = 0
+
+    def encodes(self, x: TensorImage):
+        return x + 100
+
+
+def test_workers_that_wait_see_that_the_split_is_another_one():
+    """As for a pass over training items without augmentation and back: what workers of an earlier pass know is old."""
+    dsets = Datasets(list(range(8)), [[to_image, _OfTraining()]], splits=[list(range(8)), []])
+    dl = TfmdDL(dsets.train, bs=8, num_workers=1, persistent_workers=True, multiprocessing_context='fork')
+
+    def seen():
+        return [int(x[0, 0, 0]) for (batch,) in dl for x in batch]
+    assert seen() == list(range(100, 108))
+    with dl.dataset.set_split_idx(1):
+        assert seen() == list(range(8))
+    assert seen() == list(range(100, 108))
+
+
 def _blocks_of_a_worker(samples):
     made = fa_collate(samples)
     return made, [part.is_shared() for part in (made[0], made[1]['x'])]

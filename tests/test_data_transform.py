@@ -150,6 +150,24 @@ def test_split_idx_limits_where_a_transform_runs():
     assert pipeline(1) == 20
 
 
+def test_a_pass_calls_a_transform_only_where_it_has_something_to_do():
+    """In the other split it is no step; it is handed what it asks for; a call of its own is always made."""
+    class OfTraining(Halve):
+        split_idx = 0
+
+    class Decides(OfTraining):
+        def __call__(self, x, split_idx=None, **kwargs):
+            return 'called', split_idx
+
+    class Asks(Transform):
+        def encodes(self, x: int, target=None):
+            return target
+    assert OfTraining().step(1) is None and Halve().step(1).call(3) == OfTraining().step(0).call(3) == 30
+    assert [Decides().step(i).call(3) for i in (0, 1)] == [('called', 0), ('called', 1)]
+    step = Asks().step(None)
+    assert step.takes == ('target',) and step.call(3, target='there') == 'there'
+
+
 def test_item_transform_sees_the_whole_sample():
     """An ItemTransform is given all elements at once and returns a sample."""
     class Swap(ItemTransform):

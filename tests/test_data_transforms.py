@@ -161,6 +161,20 @@ def test_categorize_there_and_back():
         tfm('z')
 
 
+@pytest.mark.parametrize('tfm, label, named', [
+    (t.Categorize, 'z', "Label 'z'"), (t.MultiCategorize, ['a', 'z'], "Label 'z'"),
+    (t.MultiCategorize, ['y', 'a', 'z'], "Labels 'y', 'z'"),
+    (t.MultiCategorize, np.array(['y', 'z']), "Labels 'y', 'z'")])
+def test_labels_that_no_class_has_are_named_with_the_classes_and_the_way_out(tfm, label, named):
+    """One or several of them: those that are not known, and those alone."""
+    made = tfm(vocab=['a', 'b'])
+    made.setup(None)
+    with pytest.raises(KeyError) as refused:
+        made(label)
+    assert refused.value.args == (f"{named} not included in the training dataset, which has 2 classes: 'a', 'b'. Give "
+                                  'CategoryBlock(vocab=...) with all of them, or add_na=True',)
+
+
 def test_multi_categorize_and_one_hot():
     """Labels of the training items, zeros and ones, and back."""
     dsets = Datasets([['a', 'c'], ['b'], []], [[noop], [noop, t.MultiCategorize(), t.OneHotEncode()]])

@@ -2,6 +2,7 @@
 where it cannot be carried."""
 from __future__ import annotations
 
+import argparse
 import functools
 import random
 import types
@@ -65,6 +66,18 @@ def test_generators_are_found_wherever_they_hang():
     assert paths(owner) == ['a', 'rngs[0]', "by_name['x']", 'slotted.rng', 'nested.deep.r', 'sampler.generator',
                             "f['rng']", 'part[1][0]', 'net.0.own', 'of_class.rng', "of_class.draw['OUTSIDE']"]
     assert paths(Thing(r=random.SystemRandom())) == []
+
+
+def test_namespaces_are_the_scripts_own_and_objects_of_frames_and_outlets_are_not():
+    """Arguments of the command line are carried; of a frame's object generators alone, of a tracker's nothing."""
+    found = Thing(args=argparse.Namespace(rng=random.Random(1), n=1),
+                  more=types.SimpleNamespace(rng=random.Random(2), n=2))
+    assert paths(found) == ['args.rng', 'more.rng'] and paths(found, 'data') == ['args.n', 'more.n']
+    for package, generators in (('wandb', []), ('tqdm.auto', []), ('torchvision.x', ['run.rng']),
+                                ('minifast.y', ['run.rng'])):
+        kind = type('Foreign', (Thing,), {'__module__': package})
+        found = Thing(run=kind(rng=random.Random(1), n=1))
+        assert paths(found) == generators and paths(found, 'data') == [] and not find(found).opaque
 
 
 def test_what_the_training_has_changed_is_carried_and_settings_stay():

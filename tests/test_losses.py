@@ -59,6 +59,21 @@ def test_class_targets_of_any_integer_type(dtype):
     assert torch.equal(CrossEntropyLossFlat()(pred, targ.to(dtype)), CrossEntropyLossFlat()(pred, targ))
 
 
+@pytest.mark.parametrize('dtype', [torch.int64, torch.uint8, torch.bool, torch.float64], ids=str)
+@pytest.mark.parametrize('make', [MSELossFlat, L1LossFlat, losses.BCELossFlat, BCEWithLogitsLossFlat])
+def test_targets_that_are_numbers_become_float32(make, dtype):
+    """Of whatever type they are: value, gradient and their type are those of float32 targets; unless told otherwise."""
+    pred, targ = torch.rand(4, 1), torch.tensor([0, 1, 1, 0])
+    found = []
+    for y in (targ.to(dtype), targ.float()):
+        x = pred.clone().requires_grad_()
+        loss = make()(x, y)
+        loss.backward()
+        found.append((loss.detach(), x.grad))
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(*found))
+    assert make(floatify=False)(pred.double(), targ.double()).dtype == torch.float64
+
+
 def test_masks_may_carry_a_channel_axis():
     """[B,1,H,W] class indices are [B,H,W] class indices."""
     pred, targ = loss_inputs('mask')

@@ -72,6 +72,36 @@ def test_a_list_that_unfolds_beyond_reason_is_refused_wherever_it_lies():
         read(laughs + b'.')
 
 
+@pytest.mark.parametrize('n_index', [0, 1000, 3_000_000])
+def test_a_file_may_unfold_to_a_million_values_and_four_a_byte_of_its_index(n_index):
+    """As honest files do, which say each once; no more, however it is mentioned."""
+    row = [None] * 999  # with itself a thousand
+    limit = (1_000_000 + 4 * n_index) // 1000
+    for n, fits in ((limit - 1, True), (limit + 1, False)):
+        values = Values(Path('a file'), None, n_index, 0)
+        if fits:
+            assert values.make([row] * n) == [row] * n
+        else:
+            with pytest.raises(UnsafeFileError, match='a file: .* beyond reason'):
+                values.make([row] * n)
+
+
+DICT, L_OBJECT = b'ccollections\nOrderedDict\n)R', b'cfastcore.foundation\nL\n)\x81'
+ITEMS = b'}' + text('items') + b']K\x07as'
+
+
+@pytest.mark.parametrize('target', [DICT, L_OBJECT + ITEMS + b'b', b']', b'}', b'N', b'K\x01', text('a')])
+@pytest.mark.parametrize('state', [b'}', b']', b'N', b')', b'K\x01', text('_metadata'), ITEMS])
+def test_a_state_is_taken_by_what_has_one_and_refused_elsewhere(target, state):
+    """A dict by an ordered dict, the first one by an object; nothing that a file says is passed over in silence."""
+    assert read(b'\x80\x02' + L_OBJECT + ITEMS + b'b.') == [7] and read(b'\x80\x02' + DICT + b'}b.') == {}
+    if target == DICT and state in (b'}', ITEMS):
+        assert read(b'\x80\x02' + target + state + b'b.') == {}
+    else:
+        with pytest.raises(UnsafeFileError, match='a state for something that has none'):
+            read(b'\x80\x02' + target + state + b'b.')
+
+
 @pytest.mark.parametrize('key, fits', [
     (b'M\x01\x00', True), (number(-3), True), (b'G' + struct.pack('>d', .5), True), (text('a') + b'K\x01\x86', True),
     (b'N', True), (b'\x88', True), (number(2 ** 70), True), (b')', True), (b']', False), (b')\x85', False),

@@ -6,13 +6,16 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.data import DataLoader as TorchLoader
 
 from minifast.data.block import CategoryBlock, DataBlock
+from minifast.data.core import DataLoaders
 from minifast.data.transform import RandTransform, Transform
 from minifast.data.transforms import get_image_files
 from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat, MSELossFlat
-from minifast.markers import TensorImage, plain
+from minifast.markers import TensorImage, TensorMask, plain
+from minifast.undoing import place_of_targets
 from minifast.vision.augment import (AffineCoordTfm, Brightness, DeterministicDihedral, Dihedral, DihedralItem, Flip,
                                      FlipItem, RandomCrop, RandomErasing, RandomResizedCrop, RandomResizedCropGPU,
                                      Resize, Rotate, Warp, Zoom, aug_transforms)
@@ -45,10 +48,10 @@ class Pixel(nn.Module):
         return torch.cat([-v, v], 1)
 
 
-def masks(folder, kind='square', item_tfms=None, batch_tfms=None, model=None, **kwargs):
+def masks(folder, kind='square', item_tfms=None, batch_tfms=None, model=None, items=None, **kwargs):
     block = DataBlock(blocks=(ImageBlock, MaskBlock(['dark', 'bright'])), get_y=lambda f: folder / 'masks' / f.name,
                       splitter=lambda o: (range(len(o)), range(len(o))), item_tfms=item_tfms, batch_tfms=batch_tfms)
-    dls = block.dataloaders(get_image_files(folder / kind), bs=2, device='cpu', **kwargs)
+    dls = block.dataloaders(items or get_image_files(folder / kind), bs=2, device='cpu', **kwargs)
     return quiet(Learner(dls, model or Pixel(), CrossEntropyLossFlat(axis=1)))
 
 
@@ -114,6 +117,27 @@ def test_the_order_of_items_workers_and_caches_do_not_matter(settings, folder, t
     for kwargs in ({}, {'ds_idx': 0}, {'dl': learn.dls.test_dl(get_image_files(folder / 'wide'))}):
         torch.manual_seed(3)
         torch.testing.assert_close(learn.tta(n=2, **kwargs)[0], want)
+
+
+def test_each_picture_is_brought_back_to_its_own_place(folder):
+    """Square and wide ones in one loader lie differently in what is cut out of them, batch by batch."""
+    items = [*get_image_files(folder / 'square'), *get_image_files(folder / 'wide')]
+    learn = masks(folder, item_tfms=Resize(40, 'crop'), batch_tfms=Flip(p=1.), items=items)
+    targets = learn.get_preds()[1]
+    right = (learn.tta(n=3, beta=None)[0][0].argmax(1) == targets).float().mean((1, 2))
+    assert right.min() > .96, right
+
+
+def test_what_lies_where_is_asked_of_the_validation_loader_for_items_without_labels(folder):
+    """That of the training may be one of torch's, which does not know; where there is no other, it is asked."""
+    learn = masks(folder)
+    without = learn.dls.test_dl(get_image_files(folder / 'square'))
+    assert place_of_targets(learn, without) is place_of_targets(learn, learn.dls.valid) is TensorMask
+    foreign = TorchLoader([(torch.zeros(3, 4, 4), 0)] * 4)
+    ours = learn.dls.valid
+    for loaders, kind in (([foreign, ours], TensorMask), ([ours, foreign], None), ([ours], TensorMask)):
+        learn.dls = DataLoaders(*loaders)
+        assert place_of_targets(learn, without) is kind
 
 
 class Spot(nn.Module):

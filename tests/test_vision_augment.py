@@ -588,6 +588,18 @@ def test_batch_true_draws_once_for_a_batch():
         assert torch.equal(value, value[:1].expand(value.shape))
 
 
+@pytest.mark.parametrize('name', ['lighting', 'hsv'])
+def test_a_function_of_logits_or_of_hue_is_applied_to_marked_pictures(name):
+    """One that changes nothing gives the picture, marked as it was; one that changes something another one."""
+    x = TensorImage(torch.rand(2, 3, 5, 6, generator=_generator(0)) * .8 + .1)
+    seen, light = [], torch.tensor([1., 1., .5])[:, None, None]
+    made = getattr(x, name)(lambda values: seen.append(values) or values)
+    assert type(made) is TensorImage and type(seen[0]) is torch.Tensor
+    torch.testing.assert_close(plain(made), plain(x), atol=1e-5, rtol=0)
+    darker = getattr(x, name)(lambda values: values - 1 if name == 'lighting' else values * light)
+    assert type(darker) is TensorImage and (darker < x).all()
+
+
 def test_deterministic_flips_and_symmetries_go_on_from_batch_to_batch():
     """Plain, mirrored, plain; and the eight symmetries in turn."""
     x = TensorImage(torch.rand(2, 3, 6, 6))

@@ -100,6 +100,16 @@ def test_factory_gives_batches_of_pictures_and_categories(name, folder):
     assert torch.equal(red_first, y.as_subclass(torch.Tensor) == dls.vocab.o2i['cat'])
 
 
+@pytest.mark.parametrize('kwargs', [{}, {'valid_pct': .25, 'seed': 1}], ids=['folders', 'at random'])
+def test_a_vocabulary_that_is_given_counts_classes_without_a_picture_too(kwargs, folder):
+    """However the pictures are split: the codes are those of the classes that were said, not of those that are here."""
+    source = folder / 'train' if kwargs else folder
+    dls = ImageDataLoaders.from_folder(source, vocab=['ant', 'dog', 'bird', 'cat'], **kwargs, **SETTINGS)
+    assert sorted(dls.vocab) == ['ant', 'bird', 'cat', 'dog'] and dls.c == 4
+    codes = {item.parent.name: int(dl.dataset[i][1]) for dl in dls for i, item in enumerate(dl.dataset.items)}
+    assert codes == {name: dls.vocab.o2i[name] for name in ('cat', 'dog')}
+
+
 def test_tables_and_lists_choose_the_kind_of_target(folder):
     """Columns, delimiters, folders and suffixes of a table; floats and lists of labels."""
     frame = _frame(folder)

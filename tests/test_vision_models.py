@@ -190,6 +190,19 @@ def test_unet_runs_other_sizes_than_it_was_laid_out_for():
         assert model(torch.randn(1, 3, 33, 50)).shape == (1, 2, 33, 50)
 
 
+def test_unet_is_laid_out_with_pictures_of_the_size_that_was_asked_for():
+    """No others are shown to the encoder, which may take none but those."""
+    class Placed(nn.Conv2d):
+        def __init__(self):
+            super().__init__(3, 4, 3, 2, 1)
+            self.place = nn.Parameter(torch.zeros(4, 16, 24))
+
+        def forward(self, x):
+            return super().forward(x) + self.place
+    model = DynamicUnet(nn.Sequential(Placed(), nn.Conv2d(4, 8, 3, 2, 1)), 2, (32, 48)).eval()
+    assert model(torch.randn(1, 3, 32, 48)).shape == (1, 2, 32, 48)
+
+
 def test_unet_of_a_timm_name_is_refused():
     """A string is a timm name, which a U-Net cannot be laid out on."""
     with pytest.raises(ValueError, match='models.resnet34'):

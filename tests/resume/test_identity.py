@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import warnings
@@ -22,6 +23,8 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 from torch.utils.data import DataLoader as TorchLoader
+from torchvision.transforms import v2
+from torchvision import transforms as v1
 
 import minifast.vision.all as public
 from minifast.arguments import kept_arguments
@@ -389,6 +392,7 @@ SETTINGS = {
                    {'cbs': lambda: [ParamScheduler({'lr': SchedLin(.1, .3)})]}, 'schedule of lr was 0.1'),
     'epochs': ({}, {'n_epoch': 6}, 'n_epoch was 4 and is 6'),
     'fewer epochs': ({}, {'n_epoch': 3}, 'n_epoch was 4 and is 3'),
+    'first epoch': ({}, {'start_epoch': 1}, 'start_epoch was 0 and is 1'),
     'seed': ({}, {'seed': 8}, 'seed was 7 and is 8.*random streams of the checkpoint'),
     'batch size': ({}, {'bs': 16}, 'batch size of training was 8 and is 16'),
     'loss function': ({}, {'loss_func': loss_of_mine}, 'loss_of_mine'),
@@ -747,6 +751,25 @@ def test_a_lock_dies_with_its_process(tmp_path):
     assert not train(make(), tmp_path)
 
 
+def test_who_holds_a_folder_is_told_with_script_machine_and_time(tmp_path, monkeypatch):
+    """So that the one who is refused finds the other training, or sees that it is his own."""
+    monkeypatch.setattr(sys, 'argv', ['/somewhere/train_pets.py', '--fast'])
+    held = RunFolder(tmp_path / 'c')
+    held.take()
+    child = os.fork()
+    if child == 0:
+        try:
+            RunFolder(tmp_path / 'c').take()
+        except FolderInUseError as error:
+            (tmp_path / 'said').write_text(str(error))
+        os._exit(0)
+    os.waitpid(child, 0)
+    held.release()
+    said = (tmp_path / 'said').read_text()
+    who = rf'process {os.getpid()} \(train_pets\.py\) on {re.escape(socket.gethostname())} since '
+    assert re.search(rf'c is in use by {who}\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d: wait for it', said), said
+
+
 @pytest.mark.parametrize('end', ['error', 'int', 'unwritable'])
 def test_the_folder_is_free_however_a_fit_ended(tmp_path, end):
     """After an error, after Ctrl-C, after a start that failed."""
@@ -821,6 +844,16 @@ def test_another_augmentation_is_one_warning(tmp_path):
         assert len(said) == 1 and 'transform after_' in said[0], said
 
 
+def test_transforms_of_torchvision_are_known_by_what_they_show(tmp_path):
+    """Of both kinds: with another setting it is another transform."""
+    d = pictures(tmp_path / 'd')
+    for kind in (v1, v2):
+        one, again, other = (identity_of(on_pictures(d, item_tfms=[Resize(8), kind.ColorJitter(much)]))
+                             .parts['transforms']['after_item'] for much in (.1, .1, .2))
+        assert one == again != other
+        assert [repr(kind.ColorJitter(.1)) in one[split] for split in ('training', 'validation')] == [True, True]
+
+
 def test_a_checkpoint_of_an_earlier_release_goes_on_with_one_warning(tmp_path):
     """It holds no identity: that nothing can be compared is said once, and the training goes on."""
     shutil.copy(ROOT / 'tests' / 'data' / 'checkpoint_of_an_earlier_release.pth', tmp_path / 'checkpoint-000003.pth')
@@ -860,6 +893,22 @@ def test_a_function_says_the_same_in_every_process():
     assert one == turned != other
 
 
+class Scaled:
+    def __init__(self, much):
+        self.much = much
+
+    def apply(self, x):
+        return x * self.much
+
+
+def test_a_method_is_what_it_does_and_what_it_is_bound_to():
+    """As `get_y=labeller.of`: with another setting of its object it is another function."""
+    one, again, other = (identity.fingerprint(Scaled(much).apply) for much in (2, 2, 3))
+    assert one == again and other == {**one, 'of': {'class': f'{__name__}.Scaled', 'much': 3}}
+    code, = one.keys() - {'function', 'of'}
+    assert one['function'] == f'{__name__}.Scaled.apply' and code == 'code {}.{}'.format(*sys.version_info)
+
+
 def test_of_many_files_none_is_read_and_each_is_asked_once(monkeypatch):
     """An identity costs one look at each file, once a fit."""
     from minifast.run import identity as run_items
@@ -871,6 +920,23 @@ def test_of_many_files_none_is_read_and_each_is_asked_once(monkeypatch):
     column = files.add('item', names)
     files.look()
     assert len(asked) == len(names) and column.texts[:2] == ['0/0.jpg', '1/1.jpg'] and set(column.contents) == {None}
+
+
+@pytest.mark.parametrize('gone', [0, 1, 2])
+def test_a_path_that_is_gone_hides_no_other_one(gone, tmp_path, monkeypatch):
+    """Names are those of a folder here, of the first base that has them, or of none; what is there has its size."""
+    monkeypatch.chdir(tmp_path)
+    names = ['a.png', 'b.png', 'c.png']
+    (tmp_path / 'd').mkdir()
+    for n, name in enumerate(names):
+        if n != gone:
+            (tmp_path / 'd' / name).write_bytes(bytes(n + 1))
+    for folder, bases in ((Path('d'), ('',)), (tmp_path / 'd', ('',)), (Path('d'), ('/nowhere', ''))):
+        paths = [folder / name for name in names]
+        files = identity.Files()
+        column = files.add('item', paths, bases)
+        files.look()
+        assert column.texts == names and column.sizes == [None if n == gone else n + 1 for n in range(3)]
 
 
 def test_nothing_is_looked_at_in_a_step(tmp_path, monkeypatch):

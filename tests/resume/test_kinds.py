@@ -1,5 +1,6 @@
 """Laws over kinds of models, losses and optimizers: what trains is checkpointed and resumes to the same bits, inside of
 an epoch and between, or is refused before it trains."""
+import re
 import warnings
 from functools import partial
 from pathlib import Path
@@ -10,14 +11,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from minifast.callback.checkpoint import CheckpointCallback, checkpoints_in
+from minifast.callback.checkpoint import CheckpointCallback, checkpoints_in, newest_checkpoint
 from minifast.callback.core import Callback
 from minifast.callback.mixup import CutMix, MixUp
 from minifast.data.core import DataLoaders
 from minifast.learner import Learner
 from minifast.losses import BaseLoss, CrossEntropyLossFlat, LabelSmoothingCrossEntropy
 from minifast.optimizer import SGD, Adam, Lookahead, OptimWrapper, RAdam, ranger
-from minifast.tensorfile import read_tensors
+from minifast.tensorfile import read_tensors, write_atomic
 from minifast.torch_core import trainable_params
 
 DATA = Path(__file__).resolve().parents[1] / 'data'
@@ -144,6 +145,24 @@ def test_every_loss_resumes_under_everything_that_stands_in_for_it(tmp_path, nam
     check(tmp_path, MIXES[mix], loss=LOSSES[name])
 
 
+@pytest.mark.filterwarnings('ignore:no optimizer holds the parameters scale')
+@pytest.mark.parametrize('part, mix', [('loss_func', 'alone'), ('acting_loss', 'other')])
+def test_a_checkpoint_without_the_losss_state_is_told_by_its_name(tmp_path, part, mix):
+    """As earlier releases wrote it: the loss stays as it was made, and the rest is resumed."""
+    def attempt(n, **kwargs):
+        learn = make(tmp_path, loss=Learned)
+        cbs = [Callback(before_fit=lambda self: setattr(self.learn, 'loss_func', Learned()))] if mix == 'other' else []
+        learn.fit(n, cbs=[*cbs, CheckpointCallback(tmp_path / 'c')], **kwargs)
+        return learn
+    attempt(1)
+    path, state = newest_checkpoint(tmp_path / 'c')
+    assert state[part]['n']
+    write_atomic(path, {**state, part: {}})
+    with pytest.warns(UserWarning, match=f'{re.escape(str(path))} holds no state of the loss function: it stays'):
+        learn = attempt(2, resume=True)
+    assert len(learn.recorder.values) == 2
+
+
 BUFFERS = {'small floats': lambda: torch.zeros(3).to(torch.float8_e5m2),
            'words': lambda: torch.ones(3).to(torch.uint32),
            'sparse': lambda: torch.eye(3).to_sparse(), 'expanded': lambda: torch.ones(1).expand(40),
@@ -202,6 +221,50 @@ def test_what_no_checkpoint_can_hold_is_refused_before_a_step(tmp_path, name, he
     with pytest.raises(TypeError, match=r"the model's state\['held.*'\] is a .*: "):
         learn.fit(1, cbs=CheckpointCallback(tmp_path / 'c'))
     assert torch.equal(learn.model.first.weight, before) and not checkpoints_in(tmp_path / 'c')
+
+
+class Holds(Callback):
+    """Says what no file can hold."""
+
+    def state_dict(self):
+        return {'held': {1, 2}}
+
+    def load_state_dict(self, state):
+        """Takes anything."""
+
+
+class Watches(Holds):
+    watches_only = True
+
+
+class HoldsLoss(Learned):
+    def state_dict(self, *args, **kwargs):
+        return {'held': {1, 2}}
+
+
+class HoldsLoader(DataLoader):
+    state_dict, load_state_dict = Holds.state_dict, Holds.load_state_dict
+
+
+@pytest.mark.filterwarnings('ignore:no optimizer holds the parameters scale')
+@pytest.mark.parametrize('whose, change', [
+    ("the loss function's state", lambda learn: setattr(learn, 'loss_func', HoldsLoss())),
+    ("the loss function's state", lambda learn: learn.add_cb(Callback(
+        before_fit=lambda self: setattr(self.learn, 'loss_func', HoldsLoss())))),
+    ("the model's buffers", lambda learn: learn.model.register_buffer('held', torch.ones(2, device='meta'), False)),
+    ('the state_dict of Holds', lambda learn: learn.add_cb(Holds())),
+    ('the state_dict of Watches', lambda learn: learn.add_cb(Watches())),
+    ('the state_dict of HoldsLoader', lambda learn: learn.dls.loaders.__setitem__(
+        0, HoldsLoader(learn.dls.train.dataset, 4)))],
+    ids='loss, loss in its place, buffers, callback, watching callback, loader'.split(', '))
+def test_it_is_told_who_holds_what_no_checkpoint_can(tmp_path, whose, change):
+    """By name, and what of it, before the first step."""
+    learn = make(tmp_path)
+    learn.model.to = lambda *args, **kwargs: learn.model
+    change(learn)
+    with pytest.raises(TypeError, match=rf"^{whose}\['held'\] is a "):
+        learn.fit(1, cbs=CheckpointCallback(tmp_path / 'c'))
+    assert not learn.recorder.losses
 
 
 class Odd(SGD):

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader as TorchLoader
 
 from minifast.callback.checkpoint import CheckpointCallback, newest_checkpoint
 from minifast.callback.core import Callback, CancelFitException
 from minifast.torch_core import get_random_states, set_seed
 from minifast.training_state import storable_states
-from tests.resume.training import DEFAULTS, differences, make_learner, outcome, run
+from tests.resume.training import DEFAULTS, Stream, differences, make_learner, outcome, run
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures('default_sigint')
@@ -241,3 +242,54 @@ def test_a_checkpoint_that_a_signal_asks_for_between_batches_holds_the_generator
     wanted = storable_states(seen[0])
     assert seen[1].keys() == {'global', 'loaders'} and not differences(wanted, seen[1]['global'])
     assert differences(storable_states(), seen[1]['global'])
+
+
+def test_a_signal_between_batches_finds_the_samplers_generator_at_their_edge(tmp_path):
+    """Workers are sent items ahead: what the sampler has drawn since the last batch came is drawn again."""
+    drawn, edges, rngs, keeper = [], [], [], CheckpointCallback(tmp_path)
+
+    class Lazily:
+        def __init__(self):
+            self.rng = torch.Generator().manual_seed(3)
+
+        def __len__(self):
+            return 48
+
+        def __iter__(self):
+            for _ in range(48):
+                drawn.append(int(torch.randint(48, (), generator=self.rng)))
+                if len(drawn) == 35:
+                    os.kill(os.getpid(), signal.SIGINT)
+                yield drawn[-1]
+
+    class Edge(Callback):
+        order = 2000
+
+        def after_batch(self):
+            edges.append(keeper._generators()), rngs.append(sampler.rng.get_state())
+    learn, sampler = make_learner(DEFAULTS), Lazily()
+    learn.dls.loaders[0] = TorchLoader(learn.dls.train.dataset, 8, sampler=sampler, num_workers=1)
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(1, cbs=[keeper, Edge()])
+    _, state = newest_checkpoint(tmp_path)
+    assert state['position']['batch'] == len(edges) and len(drawn) == 35
+    assert not differences(edges[-1], state['generators'])
+    assert not torch.equal(rngs[-1], sampler.rng.get_state())
+
+
+def test_a_loader_without_workers_makes_the_batch_that_it_has_begun(tmp_path):
+    """A signal that comes meanwhile is answered behind that batch; whoever says nothing of workers has none."""
+    made = []
+
+    class Own(Stream):
+        def __iter__(self):
+            for batch in super().__iter__():
+                if self.at == 3:
+                    os.kill(os.getpid(), signal.SIGINT)
+                made.append(self.at)
+                yield batch
+    learn = make_learner(DEFAULTS)
+    learn.dls.loaders[0] = Own()
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(1, checkpoint=tmp_path)
+    assert made == [1, 2, 3] and newest_checkpoint(tmp_path)[1]['position']['batch'] == 3
