@@ -371,7 +371,7 @@ class Files:
         deadline = time.monotonic() + LOOK_S
         for columns in self.columns.values():
             every = [path for _, paths in columns for path in paths if path != UNKNOWN]
-            root = len(os.path.commonprefix([min(every), max(every)]).rpartition('/')[0] + '/') if every else 0
+            root = os.path.commonprefix([min(every), max(every)]).rfind('/') + 1 if every else 0
             for column, paths in columns:
                 column.texts = [path if path == UNKNOWN else path[root:] for path in paths]
                 stats = _until(deadline, _stat, paths)

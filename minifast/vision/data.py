@@ -184,7 +184,7 @@ class ImageDataLoaders(DataLoaders):
             valid: name of that of the validation part.
             valid_pct: split all pictures below `path` at random instead.
             seed: of that split; None: another one each time.
-            vocab: the classes in their order; default: the sorted names of the folders.
+            vocab: the classes, which are sorted; default: the names of the folders.
             item_tfms: transforms of one item, before it becomes part of a batch.
             batch_tfms: transforms of a batch, on its device.
             img_cls: what pictures are opened as.

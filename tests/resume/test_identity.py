@@ -922,6 +922,22 @@ def test_of_many_files_none_is_read_and_each_is_asked_once(monkeypatch):
     assert len(asked) == len(names) and column.texts[:2] == ['0/0.jpg', '1/1.jpg'] and set(column.contents) == {None}
 
 
+@pytest.mark.parametrize('names, told', [
+    (('a.png', 'b.png'), ['a.png', 'b.png']), (('train/a.png', 'valid/b.png'), ['train/a.png', 'valid/b.png']),
+    (('d/a.png', 'd/b.png'), ['a.png', 'b.png']), (('d/aa.png', 'd/ab/c.png'), ['aa.png', 'ab/c.png'])])
+@pytest.mark.parametrize('absolute', [False, True])
+def test_files_are_named_from_the_folder_that_they_share(names, told, absolute, tmp_path, monkeypatch):
+    """Relative ones that share none by their whole name."""
+    monkeypatch.chdir(tmp_path)
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    files = identity.Files()
+    column = files.add('x', [tmp_path / name if absolute else Path(name) for name in names])
+    files.look()
+    assert column.texts == told and column.sizes == [len(name) for name in names]
+
+
 @pytest.mark.parametrize('gone', [0, 1, 2])
 def test_a_path_that_is_gone_hides_no_other_one(gone, tmp_path, monkeypatch):
     """Names are those of a folder here, of the first base that has them, or of none; what is there has its size."""
