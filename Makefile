@@ -26,7 +26,7 @@ demo: $(STAMP)-alone
 	@$(BIN)/python -m minifast demo --out demo $(ARGS)
 
 test: $(STAMP)-test
-	@$(BIN)/python -m pytest -m "not slow and not faults and not plugins and not gpu and not dist" $(ARGS)
+	@$(BIN)/python -m pytest $(ARGS)
 
 test-slow: $(STAMP)-test
 	@$(BIN)/python -m pytest -m slow $(ARGS)
@@ -42,7 +42,7 @@ test-faults: $(STAMP)-test
 	@$(BIN)/python -m pytest -m "faults or tally" $(ARGS)
 
 test-dist: $(STAMP)-test
-	@$(BIN)/python -m pytest tests/distributed -rP -q $(ARGS)
+	@$(BIN)/python -m pytest tests/distributed -m "dist or not dist" -rP -q $(ARGS)
 
 # One process: what is allocated on the GPU is measured.
 test-gpu: $(STAMP)-test

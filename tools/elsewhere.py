@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-WITHOUT = 'not slow and not faults and not plugins'
 FILES = ('test_vision_decode test_vision_core test_data_external test_data_archives test_data_transforms '
          'test_data_cache test_data_labels test_data_load test_terminal test_checkpoint test_export test_plaindata '
          'test_environment test_cli test_hardware test_undoing resume/test_signals resume/test_kinds').split()
@@ -67,7 +66,7 @@ def on_one_core() -> Place:
 
 
 SIGNALS = ('tests/resume', 'tests/test_interrupts.py',
-           '-k', 'ctrl_c or signal or interrupt or however_a_fit_ended or does_by_itself', '-m', WITHOUT)
+           '-k', 'ctrl_c or signal or interrupt or however_a_fit_ended or does_by_itself')
 PLACES: dict[str, Callable[[], Place]] = {
     'locale': lambda: Place('names in ASCII, and fourteen hours ahead of Greenwich', {
         'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0', 'TZ': 'Pacific/Kiritimati'}),
@@ -95,8 +94,7 @@ def main(args: Sequence[str]) -> int:
         if place.missing:
             outcomes[name] = f'not run: {place.missing}'
             continue
-        leave_out = () if '-m' in place.pytest else ('-m', WITHOUT)
-        command = [*place.through, place.python, '-m', 'pytest', '-q', *place.pytest, *leave_out, *more]
+        command = [*place.through, place.python, '-m', 'pytest', '-q', *place.pytest, *more]
         code = subprocess.run(command, cwd=ROOT, env={**os.environ, **place.env}, check=False).returncode
         outcomes[name] = 'passed' if code == 0 else f'FAILED ({code})'
     for name, outcome in outcomes.items():

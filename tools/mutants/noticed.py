@@ -92,7 +92,7 @@ def _run(mutant: Mutant | None, tests: tuple[str, ...], log: str) -> None:
     import pytest
     if mutant is not None:
         put_in(mutant)
-    options = ['-x', '-q', '-p', 'no:cacheprovider', '-m', 'not slow and not faults and not plugins']
+    options = ['-x', '-q', '-p', 'no:cacheprovider']
     status = int(pytest.main([*options, *tests]))
     print(f'\n{time.process_time()} s of CPU', flush=True)
     os._exit(status)

@@ -22,8 +22,7 @@ ABOUT_THE_TEXT = ['tests/test_architecture.py', 'tests/test_readme.py', 'tests/t
                   'tests/test_benchmarks.py', 'tests/test_mutants.py', 'tests/test_mutants_noticed.py']
 """Tests that look at the text of the package instead of running it: they would notice any change."""
 
-_OPTIONS = ['-q', '--disable-plugin-autoload', '-p', 'no:cacheprovider', '-p', 'no:faulthandler',
-            '-m', 'not slow and not faults and not plugins and not gpu']
+_OPTIONS = ['-q', '--disable-plugin-autoload', '-p', 'no:cacheprovider', '-p', 'no:faulthandler']
 
 _BETWEEN_TESTS_S = 120
 """A process that neither begins nor ends a test for so long hangs, in an import or in a fixture."""
