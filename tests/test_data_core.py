@@ -122,7 +122,7 @@ def test_new_items_start_at_the_first_transform_that_takes_them():
     assert [named.infer_idx(x) for x in ('a', Path('a'), ('a.png',))] == [0, 0, 2]
     assert [numbered.infer_idx(x) for x in (3, Path('3.png'), '3.png', ('3.png',))] == [0, 1, 1, 2]
     assert named.infer(Path('c')) == ('c.png',) and numbered.infer('c.png') == ('c.png',)
-    with pytest.raises(TypeError, match='one of the types PosixPath, int, tuple is expected and a float was given'):
+    with pytest.raises(TypeError, match='one of the types .*Path, int, tuple is expected and a float was given'):
         numbered.infer_idx(1.5)
 
 
