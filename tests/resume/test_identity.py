@@ -971,6 +971,45 @@ def test_an_identity_tells_of_torchs_loaders_what_decides_about_their_batches():
     assert batches == {'class': 'torch.utils.data.sampler.BatchSampler'} and parts['data']['training']['draw'] == []
 
 
+@pytest.mark.parametrize('listed', [lambda files: files, lambda files: L(*files), tuple,
+                                    lambda files: [(str(f), i) for i, f in enumerate(files)]],
+                         ids=['paths', 'L', 'tuple', 'pairs of a text and a label'])
+def test_a_list_of_files_is_told_by_its_files_and_not_by_where_they_lie(tmp_path, listed):
+    """Of a data set of the user's; what else it keeps is told as it is, under its name."""
+    told = []
+    for place in ('a', 'b'):
+        (tmp_path / place).mkdir()
+        rows = Rows()
+        rows.files, rows.names = listed([*text_files(tmp_path / place).iterdir()]), ['x', 'y']
+        told.append(identity_of(make(rows)).parts['data']['training']['data set'])
+    assert told[0] == told[1] and told[0].keys() == {'x', 'y', 'n_read', 'kept', 'names'}
+
+
+def test_what_came_and_what_went_is_told_but_for_callbacks_that_nobody_knows():
+    """A callback of ours and any other setting, in either direction; not a user's, nor one whose state says it."""
+    plain, ours, own = (identity_of(make(cbs=cbs)) for cbs in ([], [MixUp(.4)], [Mine()]))
+
+    def told(then, now, *keepers):
+        return [str(found) for found in room.differences(then, now, None, keepers)]
+    for then, now, words in ((ours, plain, 'was {"class": "minifast.MixUp", "alpha": 0.4} and is not there'),
+                             (plain, ours, 'was not there and is {"class": "minifast.MixUp", "alpha": 0.4}')):
+        assert told(then.parts, now) == [f'callback mix_up {words}'] and not told(then.parts, now, 'mix_up')
+    assert not told(own.parts, plain) and not told(plain.parts, own) and not told(plain.parts, plain)
+    without = {**plain.parts, 'settings': {k: v for k, v in plain.parts['settings'].items() if k != 'precision'}}
+    assert told(without, plain) == ['precision was not there and is float32']
+
+
+def test_code_is_compared_where_the_same_python_compiled_it():
+    """Else nothing can be told, and nothing is."""
+    now = identity_of(make(loss_func=loss_of_mine))
+    (name, digest), = ((k, v) for k, v in now.parts['loss'].items() if k != 'function')
+    assert name == 'code {}.{}'.format(*sys.version_info)
+    for then, words in (({name: digest}, []), ({'code 2.7': 'x'}, []), ({'code 2.7': 'x', name: digest}, []), ({}, []),
+                        ({name: 'x'}, ['the loss: its code is not what it was'])):
+        parts = {**now.parts, 'loss': {'function': now.parts['loss']['function'], **then}}
+        assert [str(found) for found in room.differences(parts, now, None)] == words
+
+
 def test_a_schedule_that_is_another_is_told_by_its_ends_and_its_top(tmp_path):
     """Of the last group: the largest rate, as users say it."""
     attempt({'fit': 'fit_one_cycle', 'lr': slice(1e-3, 1e-2)}, tmp_path, kill=(2, 'before_validate'))
