@@ -620,6 +620,20 @@ def test_a_fit_that_stopped_early_is_done_and_says_how_many_epochs_it_had(tmp_pa
     assert steps_of(again) == steps_of(learn)
 
 
+def test_more_epochs_than_a_callback_let_through_are_trained_without_a_word(tmp_path):
+    """As many are none more: that another number was asked for then is told."""
+    class Shorter(Callback):
+        def before_fit(self):
+            self.learn.n_epoch = 2
+    train(make(), tmp_path, cbs=[Shorter()])
+    done = checkpoints_in(tmp_path)
+    said, = train(make(), tmp_path, resume=True, n_epoch=2)
+    assert 'n_epoch was 4 and is 2; that fit is done' in said and checkpoints_in(tmp_path) == done
+    learn = make()
+    assert not train(learn, tmp_path, resume=True, n_epoch=3)
+    assert not differences(undisturbed(3), outcome(learn))
+
+
 # ---------------------------------------------------------------- folders
 
 def test_folds_in_one_folder_train_each_on_their_own(tmp_path):
