@@ -194,6 +194,26 @@ def test_activation_stats_are_those_of_the_activations():
         ActivationStats().hist(0)
 
 
+def test_activation_stats_of_a_layer_with_several_outputs_are_a_list():
+    """An entry for each tensor, in their order, with its own numbers."""
+    class Halves(nn.Module):
+        def forward(self, x):
+            return x, 2 * x + 1
+
+    class Sum(nn.Module):
+        def forward(self, both):
+            return both[0] + both[1]
+    learn = learner(model=nn.Sequential(nn.Flatten(), Halves(), Sum(), nn.Linear(108, 4)))
+    learn.fit(1, lr=0., cbs=(cb := ActivationStats(with_hist=True, include_paramless=True)))
+    _, halves, total, _ = cb.stats[0]
+    x = data()[0][:8]
+    for got, wanted in (*zip(halves, (x, 2 * x + 1), strict=True), (total, 3 * x + 1)):
+        assert got['mean'] == pytest.approx(float(wanted.mean()), rel=1e-4, abs=1e-6)
+        assert got['std'] == pytest.approx(float(wanted.std()), rel=1e-4)
+        assert got['near_zero'] == pytest.approx(float((wanted <= .05).float().mean()))
+        assert torch.equal(got['hist'], wanted.histc(40, 0, 10))
+
+
 def test_activation_stats_only_watch():
     """The weights are those of a training without them."""
     learn, twin = learner(), learner()

@@ -336,6 +336,15 @@ def test_lr_find_walks_a_hundred_steps_from_end_to_end():
     np.testing.assert_allclose(rates, [1e-4 * 100 ** (i / 20) for i in range(20)], rtol=1e-6)
 
 
+@pytest.mark.parametrize('asked, steps', [(5, 6), (6, 6), (7, 7)])
+def test_lr_find_takes_six_steps_at_least(asked, steps):
+    """Fewer say nothing: they are as many, and walk the whole range."""
+    looked = _Looked()
+    learner(cbs=looked).lr_find(num_it=asked, stop_div=False, show_plot=False, suggest_funcs=())
+    rates = [1e-7 * 1e8 ** (i / steps) for i in range(steps)]
+    np.testing.assert_allclose(looked.rates, rates, rtol=1e-6)
+
+
 def test_lr_find_leaves_out_the_first_tenth_and_the_last_five():
     """What fastai's suggestions are made of too."""
     rates, lrs, losses, _, learn = _search(stop_div=False, num_it=60)

@@ -137,6 +137,16 @@ def test_wandb_uploads_the_model_of_a_fit_that_was_left_before_an_epoch_was_over
     assert records(tmp_path)[1] == [('model', 'model')]
 
 
+def test_wandb_uploads_the_file_that_was_saved_and_writes_none(offline, tmp_path, monkeypatch):
+    """What SaveModelCallback wrote last goes up as it is: no file is written anew with the weights at the end."""
+    sent = []
+    monkeypatch.setattr('minifast.callback.wandb.log_model', lambda path, name, metadata: sent.append((path, name)))
+    learner(path=tmp_path).fit(2, cbs=[SaveModelCallback(fname='e', every_epoch=True),
+                                       WandbCallback(log_preds=False, log_model=True)])
+    assert sent == [(tmp_path / 'models/e_1.pth', 'e')]
+    assert sorted(f.name for f in (tmp_path / 'models').iterdir()) == ['e_0.pth', 'e_1.pth']
+
+
 def test_wandb_helpers_refuse_what_is_not_there(offline, tmp_path):
     """A missing folder or file is a ValueError."""
     with pytest.raises(ValueError, match='folder'):

@@ -518,6 +518,26 @@ def test_a_model_in_another_memory_format_loads_and_trains(tmp_path, opt_func, s
     torch.testing.assert_close(model.weight, twin.weight)
 
 
+@pytest.mark.parametrize('opt_func', [Adam, lambda ps, lr: OptimWrapper(ps, torch.optim.AdamW, lr=lr),
+                                      lambda ps, lr: Lookahead(Adam(ps, lr))], ids=['adam', 'torch', 'lookahead'])
+def test_what_an_optimizer_loads_lies_in_its_own_memory(tmp_path, opt_func):
+    """Where it has kept its averages before, so that no file stays mapped and nobody who holds them loses them."""
+    def averages(opt):
+        held = getattr(opt, 'opt', opt).state
+        return {(i, name): value for i, p in enumerate(model.parameters()) for name, value in held[p].items()
+                if isinstance(value, torch.Tensor) and value.ndim}
+    model, opt = trained(opt_func)
+    save_model(tmp_path / 'a.pth', model, opt)
+    wanted = copied(averages(opt))
+    before = averages(opt)
+    for value in before.values():
+        value.zero_()
+    load_model(tmp_path / 'a.pth', model, opt)
+    found = averages(opt)
+    assert len(found) >= 12 and same(wanted, found)
+    assert all(found[key].data_ptr() == value.data_ptr() for key, value in before.items())
+
+
 def test_without_an_optimizer_the_file_is_a_plain_state_dict(tmp_path):
     """`with_opt=False` writes the state dict alone; loading it without saying so warns about the fresh optimizer."""
     model, opt = trained()
@@ -579,6 +599,10 @@ HOSTILE_TENSORS = {
     'opt: rate': (change_opt(lambda o: o['param_groups'][0].update(lr=float('nan'))), "'lr' of group 0 is nan"),
     'opt: negative rate': (change_opt(lambda o: o['param_groups'][0].update(lr=-1.)), "'lr' of group 0 is -1"),
     'opt: malformed': (lambda s: s.update(opt={'state': 3}), 'no optimizer state that could be read'),
+    'opt: no state': (change_opt(lambda o: o.pop('state')), 'no optimizer state that could be read'),
+    'opt: no groups': (change_opt(lambda o: o.pop('param_groups')), 'no optimizer state that could be read'),
+    'opt: a number': (lambda s: s.update(opt=3), 'no optimizer state that could be read'),
+    'opt: nothing': (lambda s: s.update(opt=None), 'no optimizer state that could be read'),
     'opt: a list': (lambda s: s.update(opt=[1, 2]), 'no optimizer state'),
 }
 

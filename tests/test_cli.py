@@ -5,6 +5,7 @@ import csv
 import json
 import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -286,6 +287,23 @@ def test_help_of_every_command(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, '--help'])
     assert stop.value.code == 0 and f'usage: minifast {command}' in capsys.readouterr().out
+
+
+def test_every_command_and_every_option_is_explained(monkeypatch, capsys):
+    """No name is listed without words beside it: not a command, not an option, not what it is given."""
+    monkeypatch.setenv('COLUMNS', '250')
+
+    def listed(*command):
+        with pytest.raises(SystemExit):
+            main([*command, '--help'])
+        rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith('  ')]
+        rows = [re.split(' {2,}', row.strip()) for row in rows if row.strip() != 'COMMAND']
+        assert all(len(row) == 2 for row in rows), rows
+        return [name for name, _ in rows]
+    commands = [name for name in listed() if not name.startswith('-')]
+    assert commands == ['train', 'predict', 'check', 'demo', 'env', 'plugins']
+    options = {command: listed(command) for command in commands}
+    assert options['check'] == ['FOLDER', '-h, --help'] and options['demo'] == ['-h, --help', '--out DIR']
 
 
 def test_unknown_command_is_one_sentence(capsys):

@@ -289,6 +289,23 @@ def test_the_cache_stays_within_its_bound(folder, tmp_path):
         assert torch.equal(made, batches(loaders(folder, cache=cache)))
 
 
+def test_what_other_processes_have_kept_counts_against_the_bound(tmp_path):
+    """The bound is that of the folder: room for four entries is room for four, however many processes come and go."""
+    file, pixels = tmp_path / 'picture', np.zeros((100, 100), np.uint8)
+    file.write_bytes(b'a picture')
+    PictureCache(tmp_path / 'one').keep(file, '', pixels, file.stat())
+    size = entries(tmp_path / 'one')[0].stat().st_size
+    for process in range(3):
+        cache = PictureCache(tmp_path / 'cache', gb=4.5 * size * 1e-9)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter('always')
+            for n in range(2):
+                cache.keep(file, f'{process} {n}', pixels, file.stat())
+        assert [entry.stat().st_size for entry in entries(tmp_path / 'cache')] == [size] * min(2 * process + 2, 4)
+        assert ['is full' in str(w.message) for w in told] == ([True] if process == 2 else [])
+        _rooms.clear()  # another process knows nothing of this one
+
+
 def test_a_storage_that_fails_is_told_and_training_goes_on(folder, tmp_path):
     """Here the folder's name is taken by a file."""
     (tmp_path / 'cache').write_text('')

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,6 +115,17 @@ def test_test_set_starts_where_the_items_type_fits():
         test_set(dsets, [1.5])
 
 
+def test_new_items_start_at_the_first_transform_that_takes_them():
+    """A path may be told as a text or the other way round, also where paths come out of a transform on the way."""
+    named = TfmdLists(['a', 'b'], [lambda o: f'{o}.png', lambda o: (o,)])
+    numbered = TfmdLists([1, 2], [lambda i: Path(f'{i}.png'), lambda o: (o,)])
+    assert [named.infer_idx(x) for x in ('a', Path('a'), ('a.png',))] == [0, 0, 2]
+    assert [numbered.infer_idx(x) for x in (3, Path('3.png'), '3.png', ('3.png',))] == [0, 1, 1, 2]
+    assert named.infer(Path('c')) == ('c.png',) and numbered.infer('c.png') == ('c.png',)
+    with pytest.raises(TypeError, match='one of the types .*Path, int, tuple is expected and a float was given'):
+        numbered.infer_idx(1.5)
+
+
 # ---------------------------------------------------------------- loaders
 
 def test_dataloaders_are_shuffled_and_full_in_training_only():
@@ -174,6 +186,17 @@ def test_new_empty_keeps_what_was_learned():
     empty = loaders().new_empty()
     assert len(empty.train_ds) == 0 and list(empty.vocab) == ['a', 'b', 'c']
     assert [len(b[0]) for b in empty.test_dl(['cow', 'ant'])] == [2]
+
+
+def test_loaders_without_items_decode_as_those_that_they_were_made_of():
+    """What the parts of a batch are is known from these, as there is no batch to look at."""
+    dls = loaders()
+    b, new = dls.valid.one_batch(), dls.new_empty()
+    wanted = dls.valid.decode_batch(b)
+    plain = tuple(t.as_subclass(Tensor) for t in b)
+    for dl in (dls.new_empty().valid, dls.valid.new(new.valid_ds), dls.valid.new(new.valid_ds, bs=7)):
+        (x, y), *_ = dl.decode_batch(plain)
+        assert type(x) is TensorImage and torch.equal(x, wanted[0][0]) and y == wanted[0][1]
 
 
 def test_normalize_without_statistics_is_shared_by_all_loaders():

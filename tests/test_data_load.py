@@ -287,6 +287,17 @@ def test_streams_are_read_once_whatever_the_workers():
         DataLoader(Stream(), bs=4, shuffle=True)
 
 
+def test_items_may_come_from_a_function_alone():
+    """`create_item` without a data set: up to `n` items, or until it ends; resumed, it is asked for all of them."""
+    for workers in (0, 1):
+        dl = DataLoader(create_item=lambda i: torch.tensor(random.random()), n=6, bs=4, num_workers=workers)
+        whole, rest = run(dl), run(dl, start=1)
+        assert [len(b) for b in whole] == [4, 2] and len(set(torch.cat(whole).tolist())) == 6
+        assert torch.equal(rest[0], whole[1]) and len(rest) == 1
+    numbers = iter(range(5))
+    assert [b.tolist() for b in DataLoader(create_item=lambda i: next(numbers), bs=2)] == [[0, 1], [2, 3], [4]]
+
+
 @pytest.mark.parametrize('owner, name', [(DataLoader, hook) for hook in (
     'create_item', 'do_item', 'after_item', 'before_batch', 'create_batch', 'do_batch', 'retain', 'after_batch')]
     + [(Datasets, '__getitem__'), (TfmdLists, '__getitem__')])
@@ -375,6 +386,17 @@ def test_long_items_are_named_in_short(length, shown):
     with pytest.warns(UserWarning, match='1 items were left out'):
         list(dl)
     assert dl.skipped == [(2, f'item 2 ({shown})', 'ValueError: bad bytes')]
+
+
+@pytest.mark.parametrize('item, shown', [
+    (np.zeros((2, 30)), 'ndarray (2, 30)'), (torch.zeros(3), 'Tensor (3,)'), ('a\nb.png', r'a\nb.png'), (7, '7')])
+def test_items_are_named_by_what_they_are(item, shown):
+    """Numbers in memory by their class and shape, all else as it is, in letters that move no cursor."""
+    class Named(Broken):
+        items = ['a', 'b', item]
+    with pytest.raises(ValueError, match='bad bytes') as caught:
+        list(DataLoader(Named(), bs=2))
+    assert caught.value.__notes__ == [f'raised while item 2 ({shown}) was made']
 
 
 def test_collate_error_names_the_items_and_their_sizes():
@@ -696,6 +718,44 @@ def test_our_augmentation_differs_between_epochs_and_between_batches():
     assert len(set(turned)) == 8  # one draw for both pictures of a batch, another one for each of eight batches
 
 
+class KeyedNoise(Transform):
+    """Of batches, and says that it draws from the generator that it is handed alone."""
+
+    keyed = True
+
+    def encodes(self, x: torch.Tensor, generator=None):
+        return x + torch.rand(len(x), generator=generator)
+
+
+def test_a_keyed_batch_transform_draws_from_the_generator_of_its_batch():
+    """The same numbers in the same batch of the same epoch, others elsewhere, none of the global generator's."""
+    dl = DataLoader(torch.zeros(8), bs=4, after_batch=Pipeline([KeyedNoise()]))
+    torch.manual_seed(3)
+    before, passes = torch.get_rng_state(), [torch.cat(run(dl, *at)) for at in ((5, 1), (5, 2), (6, 1), (5, 1))]
+    assert torch.equal(before, torch.get_rng_state())
+    assert len(set(torch.cat(passes[:3]).tolist())) == 24 and torch.equal(passes[0], passes[3])
+    torch.manual_seed(4)
+    assert torch.equal(torch.cat(run(dl, 5, 1)), passes[0])
+
+
+@pytest.mark.parametrize('size, part, on_bytes', [(None, 'train', True), (None, 'valid', True), (8, 'train', True),
+                                                  (8, 'valid', False)])
+def test_pictures_stay_bytes_as_long_as_that_is_faster_and_exact(size, part, on_bytes, monkeypatch, capsys):
+    """Behind the geometry in training; in validation only where that changes no size, which would resample."""
+    from minifast.data.transforms import IntToFloatTensor, Normalize
+    from minifast.vision.augment import Rotate
+    monkeypatch.setattr('minifast.vision.geometry.can_warp_bytes', lambda: True)
+    dsets = Datasets([*range(4)], [[to_image]], splits=[[0, 1], [2, 3]])
+    after = [IntToFloatTensor(), Rotate(size=size, p=1.), Normalize.from_stats([.5] * 3, [.2] * 3, cuda=False)]
+    dl = TfmdDL(getattr(dsets, part), bs=2, device='cpu', after_batch=after)
+    dl.begin(5, 1)
+    next(iter(dl))
+    dl.show_plan()
+    told = capsys.readouterr().out.splitlines()[-1].split(maxsplit=1)[1]
+    geometry, floats = told.index('Rotate'), told.index('IntToFloat')
+    assert (geometry < floats) == on_bytes and told.index('Normalize') > max(geometry, floats)
+
+
 def test_order_differs_between_epochs_and_seeds():
     """Each is a permutation, and none is the one before."""
     orders = [tuple(order(50, seed, epoch)) for seed in (1, 2) for epoch in range(5)]
@@ -946,3 +1006,24 @@ def test_the_plan_names_whatever_is_called(capsys):
     assert {hook: told[hook] for hook in ('create_item', 'after_item', 'before_batch', 'create_batch', 'after_batch')} \
         == {'create_item': 'partial', 'after_item': 'Plus', 'before_batch': 'to_label',
             'create_batch': 'DataLoader.create_batch', 'after_batch': 'dict.get'}
+
+
+@pytest.mark.parametrize('ahead', [1, 4])
+def test_processes_make_as_many_batches_ahead_as_told(ahead):
+    """`prefetch_factor` behind the one that is handed out, and no more until it is used."""
+    made = torch.zeros((), dtype=torch.long).share_memory_()
+
+    class Counted(Dataset):
+        def __len__(self):
+            return 20
+
+        def __getitem__(self, i):
+            made.add_(1)
+            return i
+    batches = iter(DataLoader(Counted(), bs=1, num_workers=1, prefetch_factor=ahead, multiprocessing_context='fork'))
+    next(batches)
+    deadline = time.monotonic() + 20
+    while made < 1 + ahead and time.monotonic() < deadline:
+        time.sleep(.01)
+    batches.close()
+    assert made == 1 + ahead

@@ -99,6 +99,41 @@ def test_decorator_adds_a_type_to_a_class_and_its_subclasses_later():
     assert tfm('a') == 'aa' and tfm(1) == 2
 
 
+def test_decorator_adds_what_a_class_had_not_and_the_class_above_has_it_not():
+    """A first function of its own is the class's alone; what it has from above goes on."""
+    class Base(Transform):
+        def encodes(self, x: int):
+            return x + 1
+
+    class Child(Base):
+        pass
+
+    @Child
+    def encodes(self, x: str):
+        return x * 2
+
+    @Child
+    def decodes(self, x: str):
+        return x[:len(x) // 2]
+    tfm, above = Child(), Base()
+    assert (tfm('a'), tfm(1), tfm.decode('aa')) == ('aa', 2, 'a')
+    assert (above('a'), above(1), above.decode('aa')) == ('a', 2, 'aa')
+
+
+def test_what_else_a_transform_is_called_with_reaches_its_functions():
+    """By position or by name, encoding and decoding, for each element of a sample."""
+    class Scale(Transform):
+        def encodes(self, x: int, by, plus=0):
+            return x * by + plus
+
+        def decodes(self, x: int, by, plus=0):
+            return (x - plus) // by
+    tfm = Scale()
+    assert (tfm(3, 2), tfm(3, by=2), tfm(3, 2, plus=1), tfm((3, 4), 2, 1)) == (6, 6, 7, (7, 9))
+    assert (tfm.decode(7, 2, 1), tfm.decode((7, 9), 2, plus=1)) == (3, (3, 4))
+    assert Transform(lambda x, by: x * by)(3, 2) == 6
+
+
 def test_decorator_on_another_name_is_refused():
     """A function with `self` that is no way of encoding is a mistake."""
     with pytest.raises(TypeError, match='encodes, decodes, setups'):
@@ -460,6 +495,16 @@ def test_torchvision_batch_transform_leaves_labels():
     flipped, labels = mk_transform(v2.RandomHorizontalFlip(1.))((x, y))
     assert torch.equal(flipped.as_subclass(torch.Tensor), x.as_subclass(torch.Tensor).flip(-1))
     assert torch.equal(labels, y) and type(labels) is TensorCategory
+
+
+@pytest.mark.parametrize('tfm', [v1.RandomHorizontalFlip(1.), v2.RandomHorizontalFlip(1.)], ids=['v1', 'v2'])
+def test_torchvision_gives_back_what_it_was_given(tfm):
+    """A lone picture is a picture again, a sample of one a sample of one."""
+    held, tensor = Image.new('RGB', (4, 3)), image()
+    for x in (held, tensor):
+        assert type(mk_transform(tfm)(x)) is type(x)
+        made = mk_transform(tfm)((x,))
+        assert type(made) is tuple and [type(part) for part in made] == [type(x)]
 
 
 # ---------------------------------------------------------------- typedispatch

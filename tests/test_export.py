@@ -1,4 +1,5 @@
 """Laws of exports: one file of data that predicts the same bits elsewhere, and from which no code ever runs."""
+import contextlib
 import json
 import re
 import resource
@@ -685,6 +686,16 @@ def test_a_file_that_lies_is_refused(exported, tmp_path, change, message):
     write_atomic(tmp_path / 'a.pkl', found)
     with pytest.raises(ValueError, match=message):
         load_learner(tmp_path / 'a.pkl')
+
+
+def test_a_description_is_a_text_of_bounded_length(exported, monkeypatch):
+    """64 MiB, as the format says; one letter more, or no text at all, is refused before it is looked into."""
+    found = copied(read_tensors(exported[1]))
+    full = found['meta'] + ' ' * ((64 << 20) - len(found['meta']))
+    for meta, allowed in ((full, True), (full + ' ', False), (None, False), (3, False), (list(found['meta']), False)):
+        monkeypatch.setattr('minifast.export.read_tensors', lambda path, meta=meta: {**found, 'meta': meta})
+        with contextlib.nullcontext() if allowed else pytest.raises(UnsafeFileError, match='a.pkl.*is malformed'):
+            load_learner('a.pkl')
 
 
 def test_a_damaged_export_is_refused(exported, tmp_path):

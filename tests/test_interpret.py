@@ -152,13 +152,36 @@ def test_plot_top_losses_of_several_labels_prints_a_table(capsys):
         ['1', 'c', 'b;c', '[0.5, 0.25]  1.25']]
 
 
+def test_plot_top_losses_of_what_shows_itself_writes_the_loss_under_the_prediction():
+    """Points, numbers, pictures: the target on its picture, and beside it the prediction on the same with its loss."""
+    shown = []
+
+    class Shown:
+        def __init__(self, name):
+            self.name = name
+
+        def show(self, ctx, **kwargs):
+            shown.append((ctx, self.name, kwargs))
+    samples, outs = [(Shown(f'picture {i}'), Shown(f'target {i}')) for i in (0, 1)], [(Shown('a'),), (Shown('b'),)]
+    plot_top_losses(TensorImage(torch.zeros(2, 3, 4, 4)), torch.zeros(2, 2), samples, outs, torch.zeros(2, 2),
+                    torch.tensor([2.5, 1.25]), nrows=2, ncols=1, alpha=.5)
+    axs = plt.gcf().axes
+    assert [(axs.index(ctx), name) for ctx, name, _ in shown] == [
+        (0, 'picture 0'), (0, 'target 0'), (2, 'picture 1'), (2, 'target 1'),
+        (1, 'picture 0'), (1, 'a'), (3, 'picture 1'), (3, 'b')]
+    assert [ax.get_title() for ax in axs[1::2]] == ['loss = 2.5000', 'loss = 1.2500']
+    assert all(kwargs == {'alpha': .5} for *_, kwargs in shown)
+
+
 def test_plot_confusion_matrix_writes_every_count():
     """All counts, or fractions that add up to one in each row, under the classes' names."""
     interp = ClassificationInterpretation.from_learner(learner())
     interp.plot_confusion_matrix(figsize=(5, 5), dpi=60)
     ax = plt.gcf().axes[0]
     assert [int(t.get_text()) for t in ax.texts] == interp.confusion_matrix().ravel().tolist()
-    assert [t.get_text() for t in ax.get_yticklabels()] == list(Named.classes)
+    for ticks in (ax.get_xticklabels(), ax.get_yticklabels()):
+        assert [t.get_text() for t in ticks] == list(Named.classes)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ('Predicted', 'Actual') and ax.get_title() == 'Confusion matrix'
     interp.plot_confusion_matrix(normalize=True, norm_dec=3)
     rows = np.array([float(t.get_text()) for t in plt.gcf().axes[0].texts]).reshape(4, 4)
     np.testing.assert_allclose(rows.sum(1), 1, atol=2e-3)

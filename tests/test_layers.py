@@ -171,6 +171,17 @@ def test_max_pool_obeys_ceil_mode():
     assert MaxPool(2, ceil_mode=True)(torch.rand(1, 1, 5, 5)).shape[-1] == 3
 
 
+@pytest.mark.parametrize('ndim', (1, 2, 3))
+def test_pools_are_torchs_in_each_number_of_dimensions(ndim):
+    """As fastai has them: windows of 2 side by side where nothing else is said, and an average of all that there is."""
+    x = torch.rand(2, 3, *[7] * ndim)
+    for ours, torchs, told in ((layers.MaxPool, 'MaxPool', 2), (layers.AvgPool, 'AvgPool', 2),
+                               (layers.AdaptiveAvgPool, 'AdaptiveAvgPool', 1)):
+        theirs = getattr(nn, f'{torchs}{ndim}d')(told)
+        made = [ours(ndim=ndim), *([ours()] if ndim == 2 else [])]
+        assert all(type(layer) is type(theirs) and torch.equal(layer(x), theirs(x)) for layer in made)
+
+
 def test_symmetric_attention_has_a_symmetric_weight():
     """With `sym` the used weight is its own transpose; a wider kernel cannot be and is refused."""
     layer = SimpleSelfAttention(4, sym=True)

@@ -4,13 +4,15 @@ import math
 import sys
 import warnings
 
+import jsonschema
 import pytest
 import torch
 
 from minifast.codetext import _registered
 from minifast.data.config import transform_config, transform_from_config
 from minifast.data.transform import Transform
-from minifast.limits import MODEL, TRANSFORM, Kind, check_arguments, check_name, check_tree
+from minifast.limits import (MODEL, TRANSFORM, Arguments, Fields, Kind, ListOf, Name, Nested, OneOf, check_arguments,
+                             check_name, check_tree)
 from minifast.vision import all as everything
 from minifast.vision.augment import RandomResizedCrop, Resize, aug_transforms
 from minifast.vision.core import PILImage
@@ -174,3 +176,40 @@ def test_arguments_nest_their_values_four_times_and_no_deeper(wrap):
     check_arguments({'x': value}, {'x': Kind(0, 1, 9, (int,))})
     with pytest.raises(ValueError, match='nests them more than four times'):
         check_arguments({'x': wrap(value)}, {'x': Kind(0, 1, 9, (int,))})
+
+
+RULES = {
+    'name': (Name(), ['x', '', 3, None, []]),
+    'kind': (Kind(0, 3, 0, (int,)), [0, 3, 4, -1, 'x', [1]]),
+    'kind of choices': (Kind(0, 9, 0, (str,), choices=('a', 'b')), ['a', 'b', 'c', 3]),
+    'kind of lists': (Kind(0, 3, 2, (int,)), [3, 4, [], [1, 2], [1, 2, 3], 'x']),
+    'fields': (Fields({'a': Name()}, {'b': Kind(0, 3, 0, (int,))}),
+               [{'a': 'x'}, {'a': 'x', 'b': 3}, {'a': 'x', 'b': 4}, {'a': 3}, {'b': 3}, {'a': 'x', 'c': 1}, {}, []]),
+    'list': (ListOf(Name(), 1, 2, Kind(0, 3, 0, (int,))), [[1], [1, 'x'], ['x'], [1, 2], [], [1, 'x', 'x'], {}, 3]),
+    'nested': (Nested('deep', Name()), ['x', ['x', ['y', []]], [['x'], 3], 3, {}]),
+    'one of several': (OneOf((Fields({'a': Name()}), Fields({'b': Name()}), Name())),
+                       [{'a': 'x'}, {'b': 'x'}, 'x', {'a': 3}, {'b': 'x', 'a': 'x'}, {}, 3]),
+    'arguments': (Arguments('those', {'a': Kind(0, 3, 0, (int,)), 'b': Kind(0, 9, 5, (int,))}, None, ('a',)),
+                  [{'a': 3}, {'a': 3, 'b': 9}, {'a': 3, 'b': {'a': 1}}, {'a': 3, 'b': {'a': 4}}, {'a': 4}, {'b': 1},
+                   {'a': 1, 'c': 1}, 3]),
+    'arguments and others': (Arguments('these', {'a': Kind(0, 3, 0, (int,))}, Kind(0, 1, 0, (int,))),
+                             [{'a': 3}, {'c': 1}, {'c': 2}, {}])}
+
+
+@pytest.mark.parametrize('kind', RULES)
+def test_a_rule_and_its_schema_allow_the_same(kind):
+    """What another reader refuses by the published schema is what ours refuses, rule by rule."""
+    rule, values = RULES[kind]
+    shared = {}
+    schema = rule.schema(shared)
+    theirs = jsonschema.Draft202012Validator({**schema, '$defs': shared})
+    theirs.check_schema(theirs.schema)
+
+    def ours(value):
+        try:
+            rule.check(value, 'it')
+        except ValueError:
+            return False
+        return True
+    allowed = [ours(value) for value in values]
+    assert [theirs.is_valid(value) for value in values] == allowed and True in allowed and False in allowed

@@ -14,7 +14,8 @@ from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
 from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat
-from minifast.markers import TensorCategory, TensorImage, TensorImageBW, TensorMask, plain, tensor
+from minifast.markers import (TensorCategory, TensorImage, TensorImageBW, TensorMask, as_torchvision, from_torchvision,
+                              plain, tensor)
 from minifast.vision.core import TensorBBox, TensorPoint
 
 
@@ -132,3 +133,16 @@ def test_tensor_takes_several_numbers_and_shares_memory_where_it_can():
     x.flags.writeable = False
     tensor(x)[0] = 8
     assert x[0] == 7 and tensor(kept := torch.ones(1)) is kept
+
+
+@pytest.mark.parametrize('kind, n', [(TensorPoint, 2), (TensorBBox, 4)])
+def test_places_in_a_batch_are_pixels_for_torchvision_and_come_back_as_they_were(kind, n):
+    """In -1..1 of their picture here, from its left upper corner there; class, shape and size of the picture stay."""
+    picture, places = TensorImage(torch.zeros(2, 3, 8, 6)), kind(torch.rand(2, 5, n) * 2 - 1)
+    seen = as_torchvision(places, (picture, places))
+    wanted = (plain(places) + 1) / 2 * torch.tensor([6., 8.] * (n // 2))
+    torch.testing.assert_close(seen.as_subclass(Tensor), wanted.flatten(0, 1))
+    assert seen.canvas_size == (8, 6)
+    back = from_torchvision(seen, places)
+    assert type(back) is kind and back.img_size == (6, 8)
+    torch.testing.assert_close(plain(back), plain(places), rtol=0, atol=1e-6)

@@ -25,6 +25,9 @@ GENERATORS = {'torch': lambda: torch.Generator().manual_seed(5), 'numpy': lambda
               'philox': lambda: np.random.Generator(np.random.Philox(5)), 'bits': lambda: np.random.PCG64DXSM(5)}
 
 
+Place = collections.namedtuple('Place', 'row column')
+
+
 def draw(g):
     """Five numbers."""
     if isinstance(g, torch.Generator):
@@ -85,6 +88,28 @@ def test_values_are_put_into_the_objects_that_are_there():
     held = inner['a']
     assert restored(there, [{'a': [5, 6]}, np.ones(2), torch.ones(2)]) is there
     assert held == [5, 6] and array.tolist() == [1, 1] and tensor.tolist() == [1, 1] and there[0] is inner
+
+
+def test_a_named_tuple_stays_one_of_its_class():
+    """It is saved as a plain tuple, and whoever holds it goes on reading it by name."""
+    there = {'at': Place(1, 2), 'plain': (1, 2)}
+    restored(there, decode(encode({'at': (5, 6), 'plain': (7, 8)})))
+    assert type(there['at']) is Place and there['at'].row == 5 and there['plain'] == (7, 8)
+    assert type(there['plain']) is tuple
+
+
+def test_a_new_generator_of_torch_is_on_the_device_of_the_old_one(monkeypatch):
+    """A generator of a GPU is made there again; one of a file that names no device on the CPU."""
+    asked, state = [], get_generator(torch.Generator().manual_seed(5))
+
+    class Anywhere(torch.Generator):
+        def __new__(cls, device):
+            asked.append(device)
+            return super().__new__(cls)
+    monkeypatch.setattr(torch, 'Generator', Anywhere)
+    made = [make_generator(found) for found in (state, {**state, 'device': 'cuda:1'}, {
+        name: value for name, value in state.items() if name != 'device'})]
+    assert asked == ['cpu', 'cuda:1', 'cpu'] and all(torch.equal(g.get_state(), state['state']) for g in made)
 
 
 def test_numbers_are_themselves_as_far_as_64_bits_go():

@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from minifast.data.config import transform_config, transform_from_config
 from minifast.data.transform import Pipeline, is_known
@@ -17,7 +19,7 @@ from minifast.torch_core import SampleGenerator, key_seed
 from minifast.vision import all as public
 from minifast.vision import augment as A
 from minifast.vision.core import PILImage, PILMask, TensorBBox, TensorPoint
-from minifast.vision.crop import _window_by
+from minifast.vision.crop import _window_by, crop_pad
 from minifast.vision.geometry import dihedral_mat, flip_mat, move, resample, rotate_mat, zoom_mat
 
 FASTAI = np.load(Path(__file__).parent / 'data' / 'vision.npz')
@@ -527,8 +529,8 @@ def test_random_resized_crop_keeps_a_margin_in_validation():
 
 
 def test_ratio_resize_makes_the_longer_side_as_told():
-    """The aspect stays."""
-    for shape, size in (((90, 120), (70, 52)), ((120, 90), (52, 70)), ((10, 400), (70, 1))):
+    """The aspect stays, and a pixel of the shorter side."""
+    for shape, size in (((90, 120), (70, 52)), ((120, 90), (52, 70)), ((10, 400), (70, 1)), ((400, 10), (1, 70))):
         picture = PILImage.create(np.zeros((*shape, 3), np.uint8))
         assert A.RatioResize(70)(picture, split_idx=0).size == size
 
@@ -672,8 +674,8 @@ def test_affine_grid_is_torchs(align_corners):
 @pytest.mark.parametrize('ratio', [(3 / 4, 4 / 3), (1, 1), (9, 10), (.1, .11)], ids=str)
 def test_a_random_window_lies_in_the_picture_and_has_pixels(size, ratio):
     """However thin the picture; where no draw fits, the middle in the nearest shape."""
-    for u in range(20):
-        (w, h), (left, top) = _window_by([.5] * 2 + [u / 20, .5] * 10, size, (.5, 1.), ratio)
+    for u, scale in itertools.product(range(20), ((.5, 1.), (.02, .1))):
+        (w, h), (left, top) = _window_by([.5] * 2 + [u / 20, .5] * 10, size, scale, ratio)
         assert 1 <= w <= size[0] and 1 <= h <= size[1] and 0 <= left <= size[0] - w and 0 <= top <= size[1] - h
     crop = A.RandomResizedCrop(8, min_scale=.5, ratio=ratio)
     picture = PILImage.create(np.zeros((*size[::-1], 3), np.uint8))
@@ -700,3 +702,15 @@ def test_a_picture_made_many_times_smaller_is_the_mean_of_its_pixels(times):
     x = torch.rand(2, 3, 64, 32, generator=torch.Generator().manual_seed(0))
     small = resample(x, size=(64 // times, 32 // times), align_corners=False)
     torch.testing.assert_close(small, x.unfold(2, times, times).unfold(3, times, times).mean((-2, -1)))
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'L', 'RGBA', 'LA', 'CMYK', 'P', '1', 'I', 'F'])
+def test_a_window_of_a_picture_of_pillows_is_a_picture_of_its_mode(mode):
+    """With its palette; the pixels are those Pillow cuts out, and Pillow's too where it is resized, +-1 in RGB."""
+    im = Image.fromarray(np.random.RandomState(0).randint(0, 255, (30, 40, 3), np.uint8)).convert(mode)
+    cut = im.crop((5, 6, 25, 26))
+    kept, smaller = (crop_pad(im, (20, 20), (5, 6), im.size, resize_to=to) for to in (None, (7, 9)))
+    for made, wanted in ((kept, cut), (smaller, cut.resize((7, 9), Image.Resampling.BILINEAR))):
+        assert (made.mode, made.size, made.getpalette()) == (mode, wanted.size, im.getpalette())
+        apart = np.abs(np.asarray(made).astype(float) - np.asarray(wanted).astype(float)).max()
+        assert apart <= (mode == 'RGB' and made is smaller)

@@ -446,6 +446,11 @@ def test_show_results_sets_prediction_beside_target(kind, folder):
     show_results(b[0], b[1], samples, outs, max_n=2)
     axs = [ax for ax in _axes() if ax.images]
     assert len(axs) == {'category': 2, 'mask': 4, 'points': 4, 'picture': 6}[kind]
+    for i in (0, 1):  # those of a sample side by side
+        places = [ax.get_subplotspec() for ax in axs[i * len(axs) // 2:(i + 1) * len(axs) // 2]]
+        assert len({place.rowspan for place in places}) == 1
+    if kind == 'picture':
+        assert places[0].get_gridspec().get_geometry() == (2, 3)
     for ax, sample in zip(axs, samples):
         if kind == 'category':
             assert ax.get_title() == f'{sample[1]}\ncat'

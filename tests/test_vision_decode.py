@@ -333,6 +333,19 @@ def test_arrays_of_any_numbers_are_pictures():
             array_pixels(wrong)
 
 
+@pytest.mark.parametrize('mode, low, high, grey', [
+    ('F', 0, 1, [0, 255]), ('F', 0, 255, [0, 255]), ('F', 0, 1.5, [0, 2]), ('F', 0, 256, None), ('F', -1, 255, None),
+    ('I', 0, 255, [0, 255]), ('I', 0, 65535, [0, 255]), ('I', 0, 65536, None), ('I', -1, 255, None)])
+def test_numbers_of_a_file_are_scaled_or_refused(mode, low, high, grey):
+    """Floats in 0..1 and 0..255, whole numbers in 0..255 and 0..65535; of others nobody knows what they mean."""
+    data = _bytes(Image.fromarray(np.array([[low, high]], {'F': np.float32, 'I': np.int32}[mode])), 'TIFF')
+    if grey is None:
+        with pytest.raises(BadImageError, match=f'its values go from {low:g} to {high:g}'):
+            PILImageBW.create(data)
+    else:
+        assert np.asarray(PILImageBW.create(data)).tolist() == [grey]
+
+
 def test_palettes_become_the_grey_of_their_colours():
     """In a picture; only a mask keeps the indices."""
     data = _bytes(_palette(), 'PNG')

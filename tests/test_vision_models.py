@@ -12,6 +12,7 @@ import sys
 import threading
 import warnings
 from pathlib import Path
+from typing import TypedDict
 
 import pytest
 import safetensors.torch
@@ -25,7 +26,7 @@ from minifast.vision.learner import unet_learner, vision_learner
 from minifast.vision.models.create import (HeadArguments, TimmBody, add_head, arch_from_name, arch_name,
                                            create_body, create_cnn_model, create_head, create_timm_model,
                                            create_unet_model, create_vision_model, cut_model, default_split,
-                                           has_pool_type, meta_of, model_recipe, update_first_layer)
+                                           hands_on, has_pool_type, meta_of, model_recipe, update_first_layer)
 from minifast.vision.models.unet import DynamicUnet, UnetArguments
 from minifast.vision.models.weights import WeightsNotFoundError, cached_file, fetch_weights, named_weights
 from minifast.vision.models.xresnet import xresnet18
@@ -727,3 +728,41 @@ def test_weights_are_fetched_once_into_torchs_cache_whether_or_not_its_folder_is
         finally:
             server.shutdown()
     assert len(list(torch_home.iterdir())) == 2
+
+
+class Handed(TypedDict, total=False):
+    low: float
+    alone: int
+
+
+def _source(n, low=0., high=1., other=2, alone=3, last=4):
+    """It.
+
+    Args:
+        n: how many.
+        low, high: bounds,
+            both of them.
+        other, last: nothing of ours.
+        alone: by itself.
+    """
+
+
+@hands_on(_source, Handed)
+def _door(n, **handed):
+    """The door.
+
+    Args:
+        n: how many doors.
+        **handed: of `_source`.
+    """
+    return n, handed
+
+
+def test_a_function_that_hands_arguments_on_tells_their_words():
+    """Those of each argument that it hands on, also where several share a line, and none of another's."""
+    assert inspect.getdoc(_door).splitlines()[2:] == [
+        'Args:', '    n: how many doors.', '    low, high: bounds,', '        both of them.', '    alone: by itself.']
+    assert str(inspect.signature(_door)).replace("'", '') == '(n, *, low: float = 0.0, alone: int = 3)'
+    assert _door(2, low=5.) == (2, {'low': 5.})
+    with pytest.raises(TypeError, match='alone'):
+        _door(2, alon=5)

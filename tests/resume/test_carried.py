@@ -31,9 +31,10 @@ from minifast.hidden import Baselines
 from minifast.learner import Learner
 from minifast.metrics import AvgMetric, accuracy
 from minifast.optimizer import Adam
-from minifast.tensorfile import storable
+from minifast.tensorfile import copied, storable
 from minifast.torch_core import set_seed
-from minifast.training_state import _hidden_state, generators, inexact_loaders, set_generators, start_hidden
+from minifast.training_state import (_hidden_state, generators, inexact_loaders, load_training_state, set_generators,
+                                     start_hidden, training_state)
 from tests.resume.training import Kill, differences, same
 
 N = 32
@@ -791,6 +792,21 @@ def test_watching_callbacks_may_come_and_go_over_a_resume(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         trained(make, lambda: [CSVLogger(tmp_path / 'a.csv')], tmp_path / 'c', resume=True)
+
+
+def test_a_checkpoint_that_tells_nothing_of_watching_callbacks_goes_on(tmp_path):
+    """As those of earlier releases, whoever watches now."""
+    learn = make()
+    learn.add_cb(CSVLogger(tmp_path / 'a.csv'))
+    learn.fit(1)
+    at = {'where': 'epoch', 'epoch': 1, 'batch': 0, 'done': True, 'phase': 0, 'n_epoch': 1, 'n_iter': 4}
+    state = copied(storable(training_state(learn, at, generators(learn.dls)), 'it'))
+    assert list(state['watchers']) == ['csv_logger']
+    wanted = copied(dict(learn.model.state_dict()))
+    for watchers in ({'watchers': {}}, {}):
+        learn.model.load_state_dict({name: torch.zeros_like(value) for name, value in wanted.items()})
+        load_training_state(learn, {**{k: v for k, v in state.items() if k != 'watchers'}, **watchers})
+        assert same(wanted, dict(learn.model.state_dict()))
 
 
 def test_pythons_generator_is_one_tensor_in_a_checkpoint_and_numbers_of_earlier_releases_are_taken():

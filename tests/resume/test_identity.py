@@ -624,6 +624,20 @@ def test_a_fit_that_stopped_early_is_done_and_says_how_many_epochs_it_had(tmp_pa
     assert steps_of(again) == steps_of(learn)
 
 
+def test_more_epochs_than_a_callback_let_through_are_trained_without_a_word(tmp_path):
+    """As many are none more: that another number was asked for then is told."""
+    class Shorter(Callback):
+        def before_fit(self):
+            self.learn.n_epoch = 2
+    train(make(), tmp_path, cbs=[Shorter()])
+    done = checkpoints_in(tmp_path)
+    said, = train(make(), tmp_path, resume=True, n_epoch=2)
+    assert 'n_epoch was 4 and is 2; that fit is done' in said and checkpoints_in(tmp_path) == done
+    learn = make()
+    assert not train(learn, tmp_path, resume=True, n_epoch=3)
+    assert not differences(undisturbed(3), outcome(learn))
+
+
 # ---------------------------------------------------------------- folders
 
 def test_folds_in_one_folder_train_each_on_their_own(tmp_path):
@@ -1051,6 +1065,45 @@ def test_an_identity_tells_of_torchs_loaders_what_decides_about_their_batches():
     assert first.pop('weights').startswith('float64 [48]')
     assert first.pop('class').endswith('.Weighted') and first == {'num_samples': 20, 'replacement': True}
     assert batches == {'class': 'torch.utils.data.sampler.BatchSampler'} and parts['data']['training']['draw'] == []
+
+
+@pytest.mark.parametrize('listed', [lambda files: files, lambda files: L(*files), tuple,
+                                    lambda files: [(str(f), i) for i, f in enumerate(files)]],
+                         ids=['paths', 'L', 'tuple', 'pairs of a text and a label'])
+def test_a_list_of_files_is_told_by_its_files_and_not_by_where_they_lie(tmp_path, listed):
+    """Of a data set of the user's; what else it keeps is told as it is, under its name."""
+    told = []
+    for place in ('a', 'b'):
+        (tmp_path / place).mkdir()
+        rows = Rows()
+        rows.files, rows.names = listed([*text_files(tmp_path / place).iterdir()]), ['x', 'y']
+        told.append(identity_of(make(rows)).parts['data']['training']['data set'])
+    assert told[0] == told[1] and told[0].keys() == {'x', 'y', 'n_read', 'kept', 'names'}
+
+
+def test_what_came_and_what_went_is_told_but_for_callbacks_that_nobody_knows():
+    """A callback of ours and any other setting, in either direction; not a user's, nor one whose state says it."""
+    plain, ours, own = (identity_of(make(cbs=cbs)) for cbs in ([], [MixUp(.4)], [Mine()]))
+
+    def told(then, now, *keepers):
+        return [str(found) for found in room.differences(then, now, None, keepers)]
+    for then, now, words in ((ours, plain, 'was {"class": "minifast.MixUp", "alpha": 0.4} and is not there'),
+                             (plain, ours, 'was not there and is {"class": "minifast.MixUp", "alpha": 0.4}')):
+        assert told(then.parts, now) == [f'callback mix_up {words}'] and not told(then.parts, now, 'mix_up')
+    assert not told(own.parts, plain) and not told(plain.parts, own) and not told(plain.parts, plain)
+    without = {**plain.parts, 'settings': {k: v for k, v in plain.parts['settings'].items() if k != 'precision'}}
+    assert told(without, plain) == ['precision was not there and is float32']
+
+
+def test_code_is_compared_where_the_same_python_compiled_it():
+    """Else nothing can be told, and nothing is."""
+    now = identity_of(make(loss_func=loss_of_mine))
+    (name, digest), = ((k, v) for k, v in now.parts['loss'].items() if k != 'function')
+    assert name == 'code {}.{}'.format(*sys.version_info)
+    for then, words in (({name: digest}, []), ({'code 2.7': 'x'}, []), ({'code 2.7': 'x', name: digest}, []), ({}, []),
+                        ({name: 'x'}, ['the loss: its code is not what it was'])):
+        parts = {**now.parts, 'loss': {'function': now.parts['loss']['function'], **then}}
+        assert [str(found) for found in room.differences(parts, now, None)] == words
 
 
 def test_a_schedule_that_is_another_is_told_by_its_ends_and_its_top(tmp_path):
