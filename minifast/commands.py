@@ -26,8 +26,9 @@ from minifast.environment import git_revision
 from minifast.hardware import fast_paths, keep_freed_memory
 from minifast.learner import load_learner
 from minifast.metrics import error_rate
+from minifast.seeds import set_seed
 from minifast.terminal import printable, say
-from minifast.torch_core import default_device, set_seed
+from minifast.torch_core import default_device
 from minifast.vision.augment import Resize, aug_transforms
 from minifast.vision.data import ImageDataLoaders
 from minifast.vision.decode import BadImageError

@@ -19,7 +19,7 @@ from minifast.data.block import CategoryBlock, DataBlock
 from minifast.data.core import DataLoaders
 from minifast.data.transforms import FuncSplitter, get_image_files, parent_label
 from minifast.metrics import accuracy
-from minifast.torch_core import set_seed
+from minifast.seeds import set_seed
 from minifast.vision.augment import Resize, aug_transforms
 from minifast.vision.core import PILImage
 from minifast.vision.data import ImageBlock

@@ -29,8 +29,9 @@ from minifast.data.config import named_in_file, transform_config, transform_from
 from minifast.data.transform import Pipeline, Transform, mk_transform
 from minifast.layers import NormType
 from minifast.limits import RECIPE
+from minifast.seeds import fork_rng
 from minifast.tensorguard import UnsafeFileError
-from minifast.torch_core import fork_rng, get_model
+from minifast.torch_core import get_model
 from minifast.vision import augment as _augment  # noqa: F401  the rooms whose transforms a file may name are loaded
 from minifast.vision import data as _data  # noqa: F401
 

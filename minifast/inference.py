@@ -22,9 +22,10 @@ from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback, GatherPredsCallback
 from minifast.callback.hook import module_summary
 from minifast.distributed import on_own, pass_of_all
+from minifast.seeds import fork_rng
 from minifast.terminal import say
-from minifast.torch_core import (apply, as_tuple, detuplify, fields_of, find_bs, fork_rng, get_model, item_find,
-                                 length_of, plain, tree_map)
+from minifast.torch_core import (apply, as_tuple, detuplify, fields_of, find_bs, get_model, item_find, length_of,
+                                 plain, tree_map)
 
 __all__ = ['get_preds', 'predict', 'show_results', 'summary', 'tta']
 

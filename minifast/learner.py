@@ -47,7 +47,8 @@ from minifast.export import export_learner, read_export, to_onnx, to_torch
 from minifast.loop import Loop
 from minifast.metrics import AvgLoss, AvgMetric, Metric, ValueMetric, mk_metric
 from minifast.optimizer import Adam
-from minifast.torch_core import defaults, fork_rng, join_path_file, to_detach, trainable_params
+from minifast.seeds import fork_rng
+from minifast.torch_core import defaults, join_path_file, to_detach, trainable_params
 
 __all__ = ['AvgLoss', 'AvgMetric', 'AvgSmoothLoss', 'Callback', 'CancelBackwardException', 'CancelBatchException',
            'CancelEpochException', 'CancelFitException', 'CancelStepException', 'CancelTrainException',

@@ -14,7 +14,7 @@ from minifast.data.load import DataLoader
 from minifast.learner import Learner
 from minifast.losses import MSELossFlat
 from minifast.optimizer import SGD
-from minifast.torch_core import keyed_generator
+from minifast.seeds import keyed_generator
 
 __all__ = ['RegModel', 'VerboseCallback', 'synth_dbunch', 'synth_learner']
 

@@ -15,8 +15,8 @@ from minifast.callback.checkpoint import CheckpointCallback
 from minifast.callback.core import Callback
 from minifast.distributed import num_distrib
 from minifast.learner import Learner
+from minifast.seeds import set_seed
 from minifast.test_utils import synth_learner
-from minifast.torch_core import set_seed
 
 __all__ = ['check_callback']
 

@@ -23,9 +23,10 @@ from minifast.data.load import DataLoader
 from minifast.data.sampler import ORDER_NAMES
 from minifast.environment import environment
 from minifast.hidden import Baselines, Hidden, appends, find, keeps_state
+from minifast.seeds import get_random_states, set_random_states
 from minifast.tensorfile import copied, storable
 from minifast.terminal import listed
-from minifast.torch_core import get_model, get_random_states, set_random_states
+from minifast.torch_core import get_model
 
 __all__ = ['ReplayedLoader', 'baselines_of', 'begin_loader', 'generators', 'inexact_loaders', 'load_training_state',
            'own_loader', 'put_back_generators', 'said_states', 'set_generators', 'start_hidden', 'storable_states',

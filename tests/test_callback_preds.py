@@ -9,7 +9,7 @@ from small_learner import data, deep, learner
 
 from minifast.callback.core import GatherPredsCallback
 from minifast.callback.preds import MCDropoutCallback
-from minifast.torch_core import set_seed
+from minifast.seeds import set_seed
 
 
 def test_predictions_vary_with_dropout_left_on_and_only_then():

@@ -25,7 +25,7 @@ from minifast.data.sampler import ItemKeys, order, share
 from minifast.data.transforms import Categorize, ToTensor
 from minifast.data.workers import choose_workers, find_unpicklable, in_threads
 from minifast.markers import TensorCategory, TensorImage
-from minifast.torch_core import get_random_states
+from minifast.seeds import get_random_states
 
 
 def to_image(i):

@@ -22,7 +22,7 @@ from minifast.data.transform import (DisplayedTransform, InplaceTransform, ItemT
                                      Transform, compose_tfms, is_known, mk_transform, typedispatch)
 from minifast.data.transforms import Categorize, IntToFloatTensor, MultiCategorize, Normalize, ToTensor
 from minifast.markers import TensorCategory, TensorImage, TensorImageBW, TensorMask
-from minifast.torch_core import keyed_generator
+from minifast.seeds import keyed_generator
 from minifast.vision.core import PILImage
 
 

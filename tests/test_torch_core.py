@@ -10,18 +10,16 @@ import pandas as pd
 import pytest
 import torch
 from fastcore.foundation import L
-from scipy import stats
 from torch import nn
 
 from minifast.markers import TensorCategory, TensorImage, TensorMask, explode_types, retain_meta, retain_types
-from minifast.torch_core import (SampleGenerator, apply, apply_init, apply_leaf, bn_bias_params, cond_init,
-                                 default_device, defaults, detach_parallel, display_df, find_device, flatten_check,
-                                 get_model, grad_module, init_default, ismin_torch, join_path_file, key_seed,
-                                 leaves_of, length_of, logit, make_cross_image, master_bar, norm_bias_params,
-                                 notmax_torch, np_func, one_hot, one_hot_decode, one_param, params, progress_bar,
-                                 rand_by_sample, randn_by_sample, requires_grad, split_model, to_concat, to_detach,
-                                 to_device, to_float, to_half, to_np, to_parallel, trainable_params, tree_map,
-                                 unsqueeze, unsqueeze_)
+from minifast.torch_core import (apply, apply_init, apply_leaf, bn_bias_params, cond_init, default_device, defaults,
+                                 detach_parallel, display_df, find_device, flatten_check, get_model, grad_module,
+                                 init_default, ismin_torch, join_path_file, leaves_of, length_of, logit,
+                                 make_cross_image, master_bar, norm_bias_params, notmax_torch, np_func, one_hot,
+                                 one_hot_decode, one_param, params, progress_bar, requires_grad, split_model,
+                                 to_concat, to_detach, to_device, to_float, to_half, to_np, to_parallel,
+                                 trainable_params, tree_map, unsqueeze, unsqueeze_)
 
 
 @pytest.mark.parametrize('codes', [[0, 2], (0, 2), torch.tensor([0, 2]), np.array([0, 2])], ids=type)
@@ -304,32 +302,3 @@ def test_table_is_printed_line_by_line(capsys):
     table = pd.DataFrame({'a': [1, 2], 'b': ['x', 'y']})
     display_df(table)
     assert capsys.readouterr().out == table.to_string() + '\n'
-
-
-def test_numbers_by_sample_are_each_samples_own():
-    """Whoever stands beside it; uniform, another one each time; of a generator that knows no samples in a row."""
-    keys = [key_seed(0, i) for i in range(4000)]
-
-    def numbers(keys):
-        generator = SampleGenerator(5, keys)
-        return torch.cat([rand_by_sample(2, len(keys), generator), rand_by_sample(1, len(keys), generator)])
-    many = numbers(keys)
-    assert torch.equal(many[:, 17::3], numbers(keys[17::3])) and many.dtype == torch.float32
-    assert many.min() >= 0 and many.max() < 1 and len(many.unique()) > 11_900
-    for row in many:
-        assert stats.kstest(row.double(), 'uniform').pvalue > .001
-    assert torch.corrcoef(many).fill_diagonal_(0).abs().max() < .05
-    plain_generator = torch.Generator().manual_seed(5)
-    assert torch.equal(rand_by_sample(2, 3, SampleGenerator(5, keys)), torch.rand(2, 3, generator=plain_generator))
-    assert torch.equal(torch.rand(3, generator=SampleGenerator(5, keys)),
-                       torch.rand(3, generator=plain_generator.manual_seed(5)))
-
-
-def test_normal_numbers_by_sample_are_each_samples_own():
-    """Noise over a picture does not depend on the pictures beside it."""
-    keys = [key_seed(0, i) for i in range(50)]
-    many = randn_by_sample((50, 3, 40), SampleGenerator(5, keys))
-    assert torch.equal(many[1::2], randn_by_sample((25, 3, 40), SampleGenerator(6, keys[1::2])))
-    assert stats.kstest(many.flatten().double(), 'norm').pvalue > .001
-    assert torch.equal(randn_by_sample((3, 4), SampleGenerator(5, keys)),
-                       torch.randn(3, 4, generator=torch.Generator().manual_seed(5)))

@@ -15,7 +15,7 @@ from minifast.data.config import transform_config, transform_from_config
 from minifast.data.transform import Pipeline, is_known
 from minifast.data.transforms import IntToFloatTensor
 from minifast.markers import TensorImage, TensorMask, plain
-from minifast.torch_core import SampleGenerator, key_seed
+from minifast.seeds import SampleGenerator, key_seed
 from minifast.vision import all as public
 from minifast.vision import augment as A
 from minifast.vision.core import PILImage, PILMask, TensorBBox, TensorPoint

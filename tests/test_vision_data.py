@@ -27,8 +27,8 @@ from minifast.learner import Learner
 from minifast.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from minifast.markers import (TensorCategory, TensorImage, TensorImageBW, TensorMask, TensorMultiCategory,
                               plain)
+from minifast.seeds import keyed_generator
 from minifast.show import get_grid
-from minifast.torch_core import keyed_generator
 from minifast.vision.augment import (Brightness, DihedralItem, FlipItem, RandomCrop, RandomResizedCrop, RatioResize,
                                      Resize, aug_transforms)
 from minifast.vision.core import (BadImageError, OpenImage, PILImage, PILImageBW, PILMask, TensorBBox, TensorPoint,

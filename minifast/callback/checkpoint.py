@@ -18,8 +18,9 @@ from minifast.callback.resume import _ResumingCallback, newest_checkpoint
 from minifast.distributed import rank_distrib
 from minifast.run.folder import FolderInUseError, RunFolder, checkpoints_in
 from minifast.run.identity import note_what_moved
+from minifast.seeds import get_random_states
 from minifast.tensorfile import Copies, copied, write_atomic
-from minifast.torch_core import get_random_states, length_of
+from minifast.torch_core import length_of
 from minifast.training_state import (
     ReplayedLoader,
     baselines_of,

@@ -19,10 +19,10 @@ from minifast.arguments import lookup, near_match
 from minifast.distributed import (gather_objects, gather_rows, host_group, is_shared, num_distrib, on_own,
                                   rank_distrib, reducing)
 from minifast.losses import fit_weights
+from minifast.seeds import get_random_states as get_random_states
+from minifast.seeds import set_random_states as set_random_states
 from minifast.torch_core import (apply, default_device, detuplify, find_bs, leaves_of, plain, retain_type, to_concat,
                                  to_cpu)
-from minifast.torch_core import get_random_states as get_random_states
-from minifast.torch_core import set_random_states as set_random_states
 
 __all__ = ['Callback', 'CancelBackwardException', 'CancelBatchException', 'CancelEpochException', 'CancelFitException',
            'CancelStepException', 'CancelTrainException', 'CancelValidException', 'FetchPredsCallback',

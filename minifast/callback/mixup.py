@@ -16,7 +16,8 @@ from minifast.callback.core import Callback
 from minifast.data.sampler import BATCH
 from minifast.data.workers import fork_cpu_rng, seed_cpu
 from minifast.layers import NoneReduce
-from minifast.torch_core import key_seed, plain
+from minifast.seeds import key_seed
+from minifast.torch_core import plain
 
 __all__ = ['CutMix', 'MixHandler', 'MixUp', 'reduce_loss']
 

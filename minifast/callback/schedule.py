@@ -21,8 +21,9 @@ from minifast.callback.core import Callback, CancelFitException, CancelValidExce
 from minifast.data.load import why_empty
 from minifast.data.workers import fork_cpu_rng
 from minifast.hidden import find, keeps_state
+from minifast.seeds import fork_rng
 from minifast.show import plot_lr_find
-from minifast.torch_core import fork_rng, length_of
+from minifast.torch_core import length_of
 
 __all__ = ['LRFinder', 'ParamScheduler', 'SchedCos', 'SchedExp', 'SchedLin', 'SchedNo', 'SchedPoly',
            'SuggestionMethod', 'annealer', 'combine_scheds', 'combined_cos', 'lr_find', 'minimum',

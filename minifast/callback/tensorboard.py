@@ -17,9 +17,10 @@ from minifast.callback.core import Callback
 from minifast.callback.tracking import ExperimentLogger, Step
 from minifast.data.transform import typedispatch
 from minifast.markers import TensorCategory, TensorImage
+from minifast.seeds import fork_rng
 from minifast.show import get_grid
 from minifast.terminal import visible
-from minifast.torch_core import find_device, fork_rng, plain, to_cpu, to_device
+from minifast.torch_core import find_device, plain, to_cpu, to_device
 
 __all__ = ['TensorBoardBaseCallback', 'TensorBoardCallback', 'TensorBoardProjectorCallback', 'tensorboard_log']
 

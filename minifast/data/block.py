@@ -19,8 +19,9 @@ from minifast.data.categorize import (Categorize, EncodedMultiCategorize, MultiC
 from minifast.data.core import DataLoaders, Datasets, TfmdDL, for_loaders
 from minifast.data.transform import Pipeline
 from minifast.data.transforms import ItemGetter, RandomSplitter, ToTensor
+from minifast.seeds import fork_rng
 from minifast.terminal import listed, say, visible
-from minifast.torch_core import fork_rng, to_device
+from minifast.torch_core import to_device
 
 __all__ = ['CategoryBlock', 'DataBlock', 'MultiCategoryBlock', 'RegressionBlock', 'TransformBlock']
 

@@ -25,9 +25,9 @@ from minifast.data.sampler import ORDER, order
 from minifast.data.showing import ForeignSamples, get_show_batch_func, guessed_kind, show_batch, show_results
 from minifast.data.transform import Pipeline, RandTransform, gather_attrs, is_known
 from minifast.markers import TensorBase, explode_types
+from minifast.seeds import fork_rng, keyed_generator
 from minifast.terminal import say
-from minifast.torch_core import (batch_to_samples, default_device, detuplify, fork_rng, keyed_generator, to_cpu,
-                                 to_device)
+from minifast.torch_core import batch_to_samples, default_device, detuplify, to_cpu, to_device
 
 __all__ = ['DataLoader', 'DataLoaders', 'Datasets', 'FilteredBase', 'TfmdDL', 'TfmdLists', 'decode_at',
            'get_show_batch_func', 'show_at', 'show_batch', 'show_results', 'test_set']

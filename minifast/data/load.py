@@ -31,8 +31,9 @@ from minifast.data.workers import ProcessPool, Workers, choose_workers, fork_cpu
 from minifast.distributed import Share, of_one_process, on_own
 from minifast.hidden import find
 from minifast.markers import plain, retain_types
+from minifast.seeds import SampleGenerator, key_seed, seeded
 from minifast.terminal import say, visible, warn
-from minifast.torch_core import SampleGenerator, defaults, key_seed, length_of, retain_type, seeded, to_device
+from minifast.torch_core import defaults, length_of, retain_type, to_device
 
 __all__ = ['DataLoader', 'SkipItemException', 'collate_error', 'fa_collate', 'fa_convert', 'why_empty']
 

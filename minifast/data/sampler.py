@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from minifast.hidden import Baselines, Hidden
-from minifast.torch_core import fork_rng, get_random_states, key_seed, keyed_generator, seeded, set_random_states
+from minifast.seeds import fork_rng, get_random_states, key_seed, keyed_generator, seeded, set_random_states
 
 __all__ = ['BATCH', 'ITEM', 'ORDER', 'ORDER_NAMES', 'ItemKeys', 'Position', 'chunks', 'iterate_seeded',
            'order', 'order_state', 'order_untouched', 'read_order', 'share', 'tell_epoch']

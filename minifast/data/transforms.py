@@ -22,8 +22,9 @@ from minifast.data.categorize import (Categorize, Category, CategoryMap, Encoded
 from minifast.data.transform import DisplayedTransform, ItemTransform, Pipeline, Transform
 from minifast.hardware import keep_freed_memory, opencv
 from minifast.markers import TensorImage, TensorImageBW, TensorMask, plain, retain_type, tensor
+from minifast.seeds import fork_rng
 from minifast.terminal import listed, warn
-from minifast.torch_core import fork_rng, to_device, tree_map
+from minifast.torch_core import to_device, tree_map
 
 __all__ = ['AttrGetter', 'Categorize', 'Category', 'CategoryMap', 'ColReader', 'ColSplitter', 'EncodedMultiCategorize',
            'EndSplitter', 'FileGetter', 'FileSplitter', 'FuncSplitter', 'GrandparentSplitter', 'ImageGetter',

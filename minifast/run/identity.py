@@ -35,7 +35,8 @@ from minifast.data.transforms import AttrGetter, ColReader, ItemGetter, RegexLab
 from minifast.environment import environment
 from minifast.hardware import crc32
 from minifast.plaindata import GENERATORS
-from minifast.torch_core import fork_rng, get_model
+from minifast.seeds import fork_rng
+from minifast.torch_core import get_model
 from minifast.training_state import own_loader
 
 __all__ = ['UNKNOWN', 'Column', 'Files', 'RunIdentity', 'Tables', 'columns_of', 'fingerprint', 'is_path',

@@ -22,7 +22,7 @@ from minifast.codetext import registered
 from minifast.data.transform import RandTransform
 from minifast.hardware import opencv
 from minifast.markers import TensorImage, TensorMask, cast, plain
-from minifast.torch_core import rand_by_sample
+from minifast.seeds import rand_by_sample
 from minifast.vision.core import TensorBBox, TensorPoint, gives_methods_to, to_augment
 from minifast.vision.crop import PadMode, random_window
 from minifast.vision.decode import TURNS

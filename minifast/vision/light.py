@@ -13,7 +13,7 @@ from torch import Tensor
 from minifast.codetext import registered
 from minifast.data.transform import RandTransform
 from minifast.markers import TensorImage, plain, retain_type
-from minifast.torch_core import randn_by_sample
+from minifast.seeds import randn_by_sample
 from minifast.vision.core import gives_methods_to, to_augment
 from minifast.vision.crop import uniforms
 from minifast.vision.geometry import Draw, draw_values, is_ours, joined_name

@@ -21,7 +21,7 @@ from minifast.distributed import gather_objects, num_distrib, rank_distrib
 from minifast.learner import Learner
 from minifast.metrics import F1Score, RocAuc, accuracy
 from minifast.optimizer import SGD
-from minifast.torch_core import set_seed
+from minifast.seeds import set_seed
 
 N, BS = 43, 12
 

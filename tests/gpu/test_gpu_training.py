@@ -373,7 +373,7 @@ def test_steps_take_no_more_memory_as_they_go(allocated):
 
 def test_looking_before_the_gpu_is_used_leaves_no_trace_in_its_generator(cuda):
     """A block that seeds, left before anything was on the GPU: what is drawn there later is that of the seed before."""
-    code = ('import torch; from minifast.torch_core import fork_rng, no_random, seeded, set_seed; set_seed(42)\n'
+    code = ('import torch; from minifast.seeds import fork_rng, no_random, seeded, set_seed; set_seed(42)\n'
             'with fork_rng(): torch.manual_seed(7)\n'
             'with seeded(3): torch.rand(2)\n'
             'with no_random(): torch.rand(2, device="cuda" if {inside} else "cpu")\n'

@@ -31,8 +31,8 @@ from minifast.hidden import Baselines
 from minifast.learner import Learner
 from minifast.metrics import AvgMetric, accuracy
 from minifast.optimizer import Adam
+from minifast.seeds import set_seed
 from minifast.tensorfile import copied, storable
-from minifast.torch_core import set_seed
 from minifast.training_state import (_hidden_state, generators, inexact_loaders, load_training_state, set_generators,
                                      start_hidden, training_state)
 from tests.resume.training import Kill, differences, same

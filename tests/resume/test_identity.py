@@ -48,8 +48,8 @@ from minifast.optimizer import SGD, Adam
 from minifast.run import differences as room
 from minifast.run import identity
 from minifast.run.folder import LOCK, RunFolder
+from minifast.seeds import fork_rng, set_seed
 from minifast.tensorfile import read_tensors, write_atomic
-from minifast.torch_core import fork_rng, set_seed
 from minifast.vision.augment import Brightness, Resize
 from minifast.vision.data import ImageDataLoaders
 from tests.resume.training import Kill, differences, outcome, same

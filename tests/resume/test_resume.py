@@ -20,8 +20,8 @@ from minifast.callback.hook import ActivationStats
 from minifast.callback.progress import CSVLogger, ProgressCallback
 from minifast.callback.recorder import Recorder
 from minifast.callback.tracker import SaveModelCallback, TerminateOnNaNCallback
+from minifast.seeds import fork_rng, set_seed
 from minifast.tensorfile import DamagedFileError, read_tensors
-from minifast.torch_core import fork_rng, set_seed
 from tests.resume.training import (DEFAULTS, Kill, differences, killed_and_resumed, make_learner, outcome, reads, run,
                                    undisturbed)
 

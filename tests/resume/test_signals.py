@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader as TorchLoader
 
 from minifast.callback.checkpoint import CheckpointCallback, newest_checkpoint
 from minifast.callback.core import Callback, CancelFitException
-from minifast.torch_core import get_random_states, set_seed
+from minifast.seeds import get_random_states, set_seed
 from minifast.training_state import storable_states
 from tests.resume.training import DEFAULTS, Stream, differences, make_learner, outcome, run
 

@@ -37,8 +37,8 @@ from minifast.learner import Learner
 from minifast.markers import TensorImage
 from minifast.metrics import accuracy
 from minifast.optimizer import Adam
+from minifast.seeds import set_seed
 from minifast.tensorfile import copied, storable, write_atomic
-from minifast.torch_core import set_seed
 from minifast.vision.augment import FlipItem, RandomResizedCrop, aug_transforms
 from minifast.vision.core import PILImage
 from minifast.vision.data import ImageBlock
