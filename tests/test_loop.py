@@ -183,7 +183,7 @@ def test_an_error_in_a_hook_keeps_its_type_and_names_callback_and_event():
             raise KeyError('lost')
     with pytest.raises(KeyError, match='lost') as caught:
         make_learner(Broken).fit(1)
-    if hasattr(caught.value, '__notes__'):
+    if hasattr(caught.value, 'add_note'):
         assert caught.value.__notes__ == ['raised by callback Broken in after_pred']
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections import UserDict, namedtuple
 from typing import Any
 
@@ -19,9 +20,18 @@ from minifast.torch_core import (SampleGenerator, apply, apply_init, apply_leaf,
                                  get_model, grad_module, init_default, ismin_torch, join_path_file, key_seed,
                                  leaves_of, length_of, logit, make_cross_image, master_bar, norm_bias_params,
                                  notmax_torch, np_func, one_hot, one_hot_decode, one_param, params, progress_bar,
-                                 rand_by_sample, randn_by_sample, requires_grad, split_model, to_concat, to_detach,
-                                 to_device, to_float, to_half, to_np, to_parallel, trainable_params, tree_map,
-                                 unsqueeze, unsqueeze_)
+                                 rand_by_sample, randn_by_sample, requires_grad, set_seed, split_model, to_concat,
+                                 to_detach, to_device, to_float, to_half, to_np, to_parallel, trainable_params,
+                                 tree_map, unsqueeze, unsqueeze_)
+
+
+@pytest.mark.parametrize('seed', [0, 5, 64, 2 ** 32 - 1, 2 ** 32 + 7, 2 ** 40])
+def test_a_seed_is_that_of_every_library(seed):
+    """Each draws as if it alone had been seeded; numpy takes the lower 32 bits."""
+    set_seed(seed)
+    drawn = random.random(), np.random.rand(), torch.rand(1).item()
+    assert drawn == (random.Random(seed).random(), np.random.RandomState(seed % 2 ** 32).rand(),
+                     torch.rand(1, generator=torch.Generator().manual_seed(seed)).item())
 
 
 @pytest.mark.parametrize('codes', [[0, 2], (0, 2), torch.tensor([0, 2]), np.array([0, 2])], ids=type)
