@@ -383,6 +383,15 @@ def test_a_loader_that_gives_nothing_is_refused(train, words):
         on(train()).fit(1)
 
 
+def test_a_learner_keeps_the_loaders_that_it_is_given():
+    """The object itself, whatever has loaders; of loaders in a row it makes one."""
+    train, valid = Says(2, 2), Says(2, 2)
+    given = DataLoaders(train, valid)
+    assert Learner(given, make_model(), loss_func=F.cross_entropy).dls is given
+    for row in ([train, valid], (train, valid)):
+        assert [*Learner(row, make_model(), loss_func=F.cross_entropy).dls] == [train, valid]
+
+
 def test_a_loader_that_is_used_up_is_told_and_the_fit_goes_on():
     """A generator gives its batches once: the epochs behind are told of."""
     learn = on(Says((3, 0), None))
