@@ -233,7 +233,8 @@ def test_predict_takes_as_many_pictures_at_once_as_asked_for(asked, sizes, train
         seen.append(len(b[0]))
         return one_batch(self, i, b)
     monkeypatch.setattr(Loop, 'one_batch', noted)
-    assert main(['predict', '--json', str(trained / 'model.pth'), str(trained.parent / 'pictures' / 'red'), *asked]) == 0
+    pictures = str(trained.parent / 'pictures' / 'red')
+    assert main(['predict', '--json', str(trained / 'model.pth'), pictures, *asked]) == 0
     assert seen == sizes and len(json.loads(capsys.readouterr().out)) == 12
 
 

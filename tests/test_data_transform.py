@@ -286,7 +286,7 @@ def test_rand_transform_before_call_style():
 def test_rand_transform_refuses_unknown_arguments():
     """A mistyped keyword names the near one."""
     for cls in (RandTransform, Stateful):
-        with pytest.raises(TypeError, match=rf"^{cls.__name__}\(\) got .* argument 'split_id', did you mean 'split_idx'"):
+        with pytest.raises(TypeError, match=rf"^{cls.__name__}\(\) got .* 'split_id', did you mean 'split_idx'"):
             cls(split_id=0)
 
 

@@ -397,7 +397,7 @@ class Raised(RandTransform):
 
 @pytest.mark.parametrize('n', [1, 3])
 def test_tta_augments_as_the_training_does(n):
-    """The mean or the largest of `n` passes with the transforms of the training, beside one of those of the validation."""
+    """The mean or the largest of `n` passes with the transforms of the training, beside one of the validation's."""
     raised = Raised()
     dls = DataLoaders(*[TfmdDL(Datasets([*range(6)], [[lambda i: X[i]], [lambda i: Y[i]]], splits=[[], [*range(6)]],
                                         n_inp=1).valid, bs=4, after_batch=raised) for _ in range(2)])

@@ -171,10 +171,13 @@ RULES = {
     'of objects': (OneOf((Fields({'a': Name()}), Fields({'b': Name()}), Fields({'c': Kind(0, 9)}))),
                    [{'a': 'x'}, {'b': 'x'}, {'c': 3}],
                    [{'a': 3}, {'a': 'x', 'b': 'x'}, {'b': 3}, {'c': 10}, {'d': 'x'}, {}, 'x', ['a'], None]),
-    'an object or a name': (OneOf((Fields({'a': Name()}), Name())), [{'a': 'x'}, 'x'], [{'a': 3}, {'b': 'x'}, 3, ['x']]),
-    'a name or an object': (OneOf((Name(), Fields({'a': Name()}))), ['x', {'a': 'x'}], [{'a': 3}, {'b': 'x'}, 3, ['x']]),
+    'an object or a name': (OneOf((Fields({'a': Name()}), Name())), [{'a': 'x'}, 'x'],
+                            [{'a': 3}, {'b': 'x'}, 3, ['x']]),
+    'a name or an object': (OneOf((Name(), Fields({'a': Name()}))), ['x', {'a': 'x'}],
+                            [{'a': 3}, {'b': 'x'}, 3, ['x']]),
     'a list whose first one is another': (ListOf(Kind(0, 9, types=(int,)), 1, 3, first=Name()),
-                                          [['x'], ['x', 1], ['x', 1, 2]], [[], [1], ['x', 'x'], ['x', 10], ['x', 1, 2, 3], 'x']),
+                                          [['x'], ['x', 1], ['x', 1, 2]],
+                                          [[], [1], ['x', 'x'], ['x', 10], ['x', 1, 2, 3], 'x']),
     'a list of any length': (ListOf(Name()), [[], ['x'], ['x'] * 9], [[1], ['x', 1], 'x', {'x': 'x'}]),
     'a named list': (ListOf(ListOf(Name(), 1), name='lists'), [[], [['x']]], [[[]], ['x'], [[1]]])}
 

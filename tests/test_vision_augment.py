@@ -17,8 +17,8 @@ from minifast.markers import TensorImage, TensorMask, plain
 from minifast.torch_core import SampleGenerator, key_seed
 from minifast.vision import all as public
 from minifast.vision import augment as A
-from minifast.vision.core import PILImage, PILMask, TensorBBox, TensorPoint
 from minifast.vision import crop
+from minifast.vision.core import PILImage, PILMask, TensorBBox, TensorPoint
 from minifast.vision.crop import _window_by, dihedral
 from minifast.vision.geometry import dihedral_mat, flip_mat, resample, rotate_mat, zoom_mat
 

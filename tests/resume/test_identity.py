@@ -742,8 +742,10 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path):
     folder.release()
 
 
-@pytest.mark.parametrize('note', ['', 'no json', '[]', '{}', '{"process": 7}', '{"script": "a.py", "host": "far"}'])
-def test_of_a_folder_in_use_as_much_is_told_as_its_note_says(note, tmp_path):
+@pytest.mark.parametrize('note, told', [
+    *[(note, 'process ? (?) on ?') for note in ('', 'no json', '[]', '{}')],
+    ('{"process": 7}', 'process 7 (?) on ?'), ('{"script": "a.py", "host": "far"}', 'process ? (a.py) on far')])
+def test_of_a_folder_in_use_as_much_is_told_as_its_note_says(note, told, tmp_path):
     """Question marks for the rest, whoever wrote it."""
     held = RunFolder(tmp_path)
     held.take()
@@ -757,9 +759,7 @@ def test_of_a_folder_in_use_as_much_is_told_as_its_note_says(note, tmp_path):
         os._exit(0)
     os.waitpid(child, 0)
     held.release()
-    process, script, host = {'{"process": 7}': ('7', '?', '?'), '{"script": "a.py", "host": "far"}': ('?', 'a.py', 'far')
-                             }.get(note, ('?', '?', '?'))
-    assert f'is in use by process {process} ({script}) on {host} since ?: wait for it' in (tmp_path / 'said').read_text()
+    assert f'is in use by {told} since ?: wait for it' in (tmp_path / 'said').read_text()
 
 
 def test_a_lock_dies_with_its_process(tmp_path):
@@ -1010,7 +1010,7 @@ def test_an_identity_tells_how_torchs_loaders_put_samples_together():
 
 
 @pytest.mark.parametrize('vocab, told', [
-    (['a', 'b'], ['a', 'b']), (L('a', 'b'), ['a', 'b']), (('a', 'b'), ['a', 'b']), (CategoryMap(['b', 'a']), ['a', 'b']),
+    *[(names, ['a', 'b']) for names in (['a', 'b'], L('a', 'b'), ('a', 'b'), CategoryMap(['b', 'a']))],
     ('ab', 'ab'), (7, 7), (None, None)], ids=['list', 'L', 'tuple', 'map', 'text', 'number', 'none'])
 def test_a_vocabulary_is_the_list_of_its_names(vocab, told):
     """Whatever holds it; what is no collection is itself."""

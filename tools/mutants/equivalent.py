@@ -29,5 +29,12 @@ EQUIVALENT: dict[tuple[str, ...], str] = {
     ('find_bs', '-found = plain(found if isinstance(found, Tensor) else item_find(found))',
      '+found = plain(found if isinstance(None, Tensor) else item_find(found))'):
         'item_find of a tensor is the tensor: asking first only saves a call',
+    ('_report', '-f1 = 2 * hits / (support + predicted).clip(min=1)',
+     '+f1 = 2 * hits / (support + predicted).clip(min=2)'):
+        'a class that was met once, as target or as prediction, was never hit: 0 of whatever number is 0',
+    ('_arguments',
+     "-if name in ('self', 'args', 'kwargs', 'size_average', 'reduce') or value is parameter.default:",
+     "+if name in ('self', 'args', 'kwargs', 'XXsize_averageXX', 'reduce') or value is parameter.default:"):
+        'no loss of torch keeps size_average, which becomes its reduction, so that its default is what is found',
 }
 """(function, the lines that go, the lines that come) -> why no test can tell them apart."""
