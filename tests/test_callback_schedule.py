@@ -345,6 +345,24 @@ def test_lr_find_takes_six_steps_at_least(asked, steps):
     np.testing.assert_allclose(looked.rates, rates, rtol=1e-6)
 
 
+def test_lr_find_goes_through_no_data(monkeypatch):
+    """Of the loaders the generators alone are put back; what may be gigabytes is not looked at for them."""
+    from minifast import hidden
+    seen, encode = [], hidden.encode
+
+    class Table(TensorDataset):
+        def __init__(self, *tensors):
+            super().__init__(*tensors)
+            self.rows, self.array, self.rngs = ['a row'] * 20_000, np.zeros(1000), [np.random.default_rng(0)]
+    monkeypatch.setattr(hidden, 'encode', lambda x: seen.append(type(x).__name__) or encode(x))
+    learn = learner()
+    table = Table(*learn.dls[0].dataset.tensors)
+    learn.dls = DataLoaders(*[DataLoader(table, 8)] * 2)
+    before = table.rngs[0].bit_generator.state
+    learn.lr_find(num_it=6, show_plot=False, suggest_funcs=(), stop_div=False)
+    assert not seen and table.rngs[0].bit_generator.state == before
+
+
 def test_lr_find_leaves_out_the_first_tenth_and_the_last_five():
     """What fastai's suggestions are made of too."""
     rates, lrs, losses, _, learn = _search(stop_div=False, num_it=60)

@@ -272,6 +272,18 @@ def test_terminate_on_nan_names_all_items_of_a_batch_with_finite_inputs(capsys):
     assert all(name in capsys.readouterr().out for name in stop.items[:1])
 
 
+@pytest.mark.parametrize('bs, more', [(8, ''), (9, " and 1 more, all in the callback's `items`\n"),
+                                      (32, " and 24 more, all in the callback's `items`\n")])
+def test_terminate_on_nan_names_eight_items_and_says_where_the_others_are(bs, more, capsys):
+    """All of them are kept."""
+    learn = learner()
+    learn.dls = DataLoaders(*[DataLoader(list(zip(*data())), bs=bs, num_workers=0)] * 2)
+    learn.fit(1, cbs=[Poison(0), stop := TerminateOnNaNCallback()])
+    said = capsys.readouterr().out.partition('Its items: ')[2]
+    assert said.startswith(', '.join(stop.items[:8])) and said.endswith(more) and len(stop.items) == bs
+    assert not any(item in said for item in stop.items[8:])
+
+
 def test_a_loss_that_is_not_finite_is_told_once_a_fit():
     """Nobody asked for the fit to end, so it goes on; it does not do so silently."""
     learn = learner()

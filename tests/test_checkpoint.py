@@ -21,7 +21,7 @@ from fastcore.foundation import L
 from small_learner import learner
 from torch import nn
 
-from minifast.checkpoint import load_model, save_model
+from minifast.checkpoint import check_opt_state, load_model, save_model
 from minifast.optimizer import SGD, Adam, Lookahead, OptimWrapper
 from minifast.markers import TensorImage
 from minifast.tensorfile import (Copies, DamagedFileError, UnsafeFileError, copied, read_tensors, storable,
@@ -739,3 +739,12 @@ def test_a_learner_saves_and_loads_as_much_as_it_is_told(tmp_path):
         other.load('weights', with_opt=False)
     other.load('weights', with_opt=False, strict=False)
     assert torch.equal(other.model[1].weight, learn.model[1].weight)
+
+
+def test_a_state_of_groups_without_parameters_is_refused():
+    """Of whatever number: no group says whose it is."""
+    opt = torch.optim.SGD(make_model().parameters(), .1, momentum=.9)
+    for number in (0, 3, 99):
+        state = {'param_groups': [{'lr': .1}], 'state': {number: {'momentum_buffer': torch.zeros(3, 4)}}}
+        with pytest.raises(ValueError, match=f"x.pth: its optimizer has a state for 'number {number}', this one has 6"):
+            check_opt_state(opt, state, 'x.pth')

@@ -223,6 +223,21 @@ def test_predict_json_is_for_machines(trained, capsys):
     assert row['probability'] == max(row['probabilities'].values()) == row['probabilities'][row['prediction']]
 
 
+@pytest.mark.parametrize('asked, sizes', [([], [12]), (['--bs', '5'], [5, 5, 2]), (['--bs', '1'], [1] * 12)])
+def test_predict_takes_as_many_pictures_at_once_as_asked_for(asked, sizes, trained, capsys, monkeypatch):
+    """As there is memory for; the answers are the same."""
+    from minifast.loop import Loop
+    seen, one_batch = [], Loop.one_batch
+
+    def noted(self, i, b):
+        seen.append(len(b[0]))
+        return one_batch(self, i, b)
+    monkeypatch.setattr(Loop, 'one_batch', noted)
+    pictures = str(trained.parent / 'pictures' / 'red')
+    assert main(['predict', '--json', str(trained / 'model.pth'), pictures, *asked]) == 0
+    assert seen == sizes and len(json.loads(capsys.readouterr().out)) == 12
+
+
 def test_predict_bad_model_file_is_one_sentence(trained, tmp_path, capsys):
     """A missing file, a text, a pickle, half a model: refused by name, and no code in them runs."""
     picture = trained.parent / 'pictures' / 'red' / '0.png'
@@ -304,6 +319,20 @@ def test_every_command_and_every_option_is_explained(monkeypatch, capsys):
     assert commands == ['train', 'predict', 'check', 'demo', 'env', 'plugins']
     options = {command: listed(command) for command in commands}
     assert options['check'] == ['FOLDER', '-h, --help'] and options['demo'] == ['-h, --help', '--out DIR']
+
+
+def test_what_a_command_does_is_told_in_whole_sentences(capsys, monkeypatch):
+    """Between its usage and its options, where its line in the list of commands is not enough."""
+    monkeypatch.setenv('COLUMNS', '250')
+    told = {}
+    for command in ('train', 'predict', 'check', 'demo', 'env', 'plugins'):
+        with pytest.raises(SystemExit):
+            main([command, '--help'])
+        parts = capsys.readouterr().out.split('\n\n')
+        assert parts[0].startswith('usage: ')
+        told[command] = '\n'.join(part for part in parts[1:] if not re.match('positional arg|options:', part))
+    assert all(re.fullmatch(r'[A-Z].*\.', text, re.DOTALL) for text in told.values() if text), told
+    assert told['plugins'].startswith('A line a callback') and 'exit code' in told['check'] and not told['env']
 
 
 def test_unknown_command_is_one_sentence(capsys):

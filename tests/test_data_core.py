@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import TensorDataset
 
+from minifast.data.block import DataBlock, TransformBlock
 from minifast.data.core import (DataLoaders, Datasets, TfmdDL, TfmdLists, decode_at, get_show_batch_func, show_at,
                                 test_set)
+from minifast.data.showing import show_results
 from minifast.data.transform import Pipeline, Transform, typedispatch
 from minifast.data.transforms import Categorize, IntToFloatTensor, Normalize, ToTensor, get_c
 from minifast.losses import MSELossFlat
@@ -43,6 +45,28 @@ def loaders(**kwargs):
     return datasets().dataloaders(**{'bs': 2, 'num_workers': 0, 'device': 'cpu', 'after_item': [ToTensor],
                                      'after_batch': [IntToFloatTensor(), Normalize.from_stats([0.5] * 3, [0.2] * 3)],
                                      **kwargs})
+
+
+class Flavoured(TfmdDL):
+    """A loader of a user's own, which takes more."""
+
+    def __init__(self, *args, flavour='none', **kwargs):
+        super().__init__(*args, **kwargs)
+        self.flavour = flavour
+
+
+@pytest.mark.parametrize('make', [
+    lambda **kwargs: loaders(dl_type=Flavoured, **kwargs),
+    lambda **kwargs: datasets(dl_type=Flavoured).dataloaders(bs=2, device='cpu', **kwargs),
+    lambda **kwargs: DataBlock((TransformBlock(dl_type=Flavoured), TransformBlock)).dataloaders(
+        WORDS, bs=2, device='cpu', **kwargs),
+    lambda **kwargs: DataBlock((TransformBlock, TransformBlock)).dataloaders(
+        WORDS, bs=2, device='cpu', dl_type=Flavoured, **kwargs)],
+    ids=['asked for', 'of the data sets', 'of a block', 'of a data block'])
+def test_a_loader_of_a_users_own_is_told_what_it_alone_takes(make, recwarn):
+    """Wherever its class was named; nothing is left out, and so nothing is warned of."""
+    dls = make(flavour='salt')
+    assert [(type(dl), dl.flavour) for dl in dls] == [(Flavoured, 'salt')] * 2 and not recwarn.list
 
 
 # ---------------------------------------------------------------- lists and data sets
@@ -290,6 +314,37 @@ def test_show_results_puts_predictions_below_targets():
     dls = loaders()
     axs = dls.valid.show_results(dls.valid.one_batch(), torch.tensor([1, 0]), max_n=2)
     assert [ax.get_title() for ax in axs] == ['b\nb', 'c\na']
+
+
+@pytest.mark.parametrize('max_n', [1, 2, 9])
+def test_results_that_would_be_shown_are_as_many_as_asked_for(max_n):
+    """A prediction a sample, decoded; where there are several outputs, all of them."""
+    dl = loaders(bs=4).train
+    b = dl.one_batch()
+    n = min(max_n, 4)
+    for out, parts in ((torch.arange(4) % 2, ['a', 'b', 'a', 'b']), ((torch.arange(4) % 2,), ['a', 'b', 'a', 'b'])):
+        x, y, samples, outs = dl.show_results(b, out, max_n=max_n, show=False)
+        assert x.shape[0] == y.shape[0] == 4 and len(samples) == len(outs) == n
+        assert [tuple(map(str, answer)) for answer in outs] == [(part,) for part in parts[:n]]
+
+
+def test_results_are_shown_sample_by_sample_behind_what_is_right():
+    """An answer may be one thing or a tuple of several; no more samples than asked for."""
+    shown = []
+
+    class Shown(str):
+        def show(self, ctx=None, **kwargs):
+            shown.append((ctx, str(self), kwargs))
+            return ctx
+    samples = [(Shown('x0'), Shown('y0')), (Shown('x1'), Shown('y1')), (Shown('x2'), Shown('y2'))]
+    for outs, answers in (([Shown('a0'), Shown('a1'), Shown('a2')], ['a0', 'a1']),
+                          ([(Shown('a0'), Shown('b0')), (Shown('a1'), Shown('b1')), (Shown('a2'), Shown('b2'))],
+                           ['a0', 'a1', 'b0', 'b1'])):
+        shown.clear()
+        assert show_results('x', 'y', samples, outs, ctxs=['left', 'right'], max_n=2, alpha=.5) == ['left', 'right']
+        assert [name for _, name, _ in shown] == ['x0', 'x1', 'y0', 'y1', *answers]
+        assert [ctx for ctx, *_ in shown] == ['left', 'right'] * (len(shown) // 2)
+        assert all(kwargs == {'alpha': .5} for *_, kwargs in shown)
 
 
 def test_show_batch_of_a_users_type_through_typedispatch():

@@ -106,6 +106,15 @@ def test_several_labels_in_a_cell():
         make([1, 2, 3])
 
 
+@pytest.mark.parametrize('row, name', [(('a', 1), 1), (['a', 1], 1), ({0: 'a', 1: 1}, 1),
+                                       (pd.Series({'l': 'a', 'n': 1}), 'n')], ids=['tuple', 'list', 'dict', 'table'])
+def test_a_column_by_its_number_is_split_in_rows_of_every_kind(row, name):
+    """What cannot be split is told with the column's name, where columns have names."""
+    assert ColReader(0, label_delim=' ')(row) == ['a']
+    with pytest.raises(TypeError, match=f"column {name!r} holds 1 .*label_delim=' ' splits text"):
+        ColReader(1, label_delim=' ')(row)
+
+
 def test_lists_of_labels_that_are_something_else():
     """A name becomes letters, zeros and ones become the classes 0 and 1: both are warned of, real lists are not."""
     assert 'MultiCategoryBlock takes a list' in _said(lambda: _datasets(['cat', 'dog'], MultiCategoryBlock))

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader as TorchLoader
 
 from minifast.data.collate import Slots, collate_error, new_pixels
 from minifast.data.core import Datasets, TfmdDL, TfmdLists
-from minifast.data.load import DataLoader, SkipItemException, _one_ahead, fa_collate
+from minifast.data.load import DataLoader, SkipItemException, _one_ahead, fa_collate, why_empty
 from minifast.data.transform import Pipeline, RandTransform, Transform
 from minifast.data.sampler import ItemKeys, order, share
 from minifast.data.transforms import Categorize, ToTensor
@@ -338,6 +338,25 @@ def test_skipped_items_leave_their_batch():
     assert [b.tolist() for b in DataLoader(list(range(5)), bs=3, after_item=choose)] == [[0], [3, 4]]
 
 
+class Ends(IterableDataset):
+    """The numbers below n; whoever asks behind the end is told."""
+
+    def __init__(self, n):
+        self.n, self.ends = n, 0
+
+    def __iter__(self):
+        self.left, self.ended = iter(range(self.n)), False
+        return self
+
+    def __next__(self):
+        assert not self.ended, 'asked behind the end'
+        try:
+            return next(self.left)
+        except StopIteration:
+            self.ended, self.ends = True, self.ends + 1
+            raise
+
+
 # ---------------------------------------------------------------- mistakes
 
 def test_unknown_argument_names_the_near_one():
@@ -346,6 +365,27 @@ def test_unknown_argument_names_the_near_one():
         DataLoader([1], shufle=True)
     with pytest.warns(UserWarning, match="did you mean 'after_item'"):
         TfmdDL([1], after_itm=noisy_loader)
+
+
+@pytest.mark.parametrize('dl, told', [
+    (DataLoader([1, 2], bs=3, drop_last=True), '2 items, bs=3, drop_last=True: a last batch that is not full is left '
+     'out, and there is no other. Give bs=2 or less where the loaders are made'),
+    (DataLoader([], bs=3), '0 items: do get_items and the splitter leave some? A learner that load_learner made '
+     'predicts; to train it, give it data: learn.dls = dls'),
+    (TorchLoader(Ends(0), batch_size=3), 'no length, bs=3: what it iterates over (Ends) yields nothing, or was used up '
+     'by a pass before, as a generator is')], ids=['not full', 'no items', 'no length'])
+def test_why_a_loader_is_empty_is_told_with_its_numbers_and_the_way_out(dl, told):
+    """Word by word, as users read it."""
+    assert why_empty(dl) == told
+
+
+@pytest.mark.parametrize('n, bs', [(0, 2), (1, 2), (2, 2), (3, 2), (4, 2), (6, 3), (3, 1)])
+def test_a_stream_that_has_ended_is_not_asked_again(n, bs):
+    """Also where its end is that of a batch, and where the last items are left out."""
+    for choose in (lambda x: x, lambda x: x if x < 2 else None):
+        dl = DataLoader(Ends(n), bs=bs, after_item=choose, num_workers=0)
+        found = [i for batch in dl for i in batch.tolist()]
+        assert found == [i for i in range(n) if choose(i) is not None] and dl.dataset.ends == 1
 
 
 class Broken(Dataset):

@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from small_learner import learner
+
+from minifast.callback.core import Callback
+from minifast.callback.fp16 import AMPMode
+from minifast.callback.fp16 import MixedPrecision as OurMixedPrecision
 from minifast.environment import environment, git_revision
 
 SECRET = 'b' * 40
@@ -220,3 +225,15 @@ def test_what_gets_into_exports_and_reports(tmp_path, monkeypatch):
     (project / '.git' / 'refs' / 'heads' / 'main').write_text(HASH)
     assert environment()['git'] == report()['git revision here'] == HASH and environment()['script'] == 'train.py'
     assert Path(report()['git revision here']).name == HASH
+
+
+class MixedPrecision(Callback):
+    """A user's own, which says no mode."""
+
+
+@pytest.mark.parametrize('cbs, told', [([], 'float32'), ([OurMixedPrecision('bf16')], f'mixed ({AMPMode.BF16})'),
+                                       ([MixedPrecision()], 'mixed ()')])
+def test_precision_and_device_of_a_learner_are_told(cbs, told):
+    """The mode where the callback says one."""
+    found = environment(learner(cbs=cbs))
+    assert (found['precision'], found['device']) == (told, 'cpu')

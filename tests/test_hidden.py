@@ -198,6 +198,27 @@ def test_classes_and_modules_are_not_looked_into():
     assert not Hidden(owner, Baselines()).start().opaque
 
 
+def test_what_an_object_without_a_dict_holds_is_put_back_there():
+    """What hangs on it stays the same object, whoever else holds it; what it lacks is given to it."""
+    def made(n=0):
+        slotted = Slotted()
+        slotted.n = Thing(n=n, seen=[])
+        return Thing(slotted=slotted)
+    owner, again = made(), made()
+    known, there = Hidden(owner, Baselines()), again.slotted.n
+    seen = there.seen
+    known.start()
+    owner.slotted.n.n = 3
+    owner.slotted.n.seen.append(7)
+    state = known.state()
+    assert Hidden(again, Baselines()).load(state) == []
+    assert again.slotted.n is there and there.n == 3 and there.seen is seen and seen == [7]
+    empty = made()
+    del empty.slotted.n
+    assert Hidden(empty, Baselines()).load({'data': state['data']}) == [
+        'slotted.n.n is not there any more', 'slotted.n.seen is not there any more']
+
+
 def test_generators_of_a_method_are_found_at_its_object_and_in_its_closure():
     """A method of the user's that is kept, as a hook is."""
     rng = np.random.RandomState(3)

@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from minifast import inference
 from minifast.callback.core import Callback, CancelBatchException
 from minifast.callback.core import _Rows as Rows
+from minifast.data.core import DataLoaders, Datasets, TfmdDL
+from minifast.data.transform import RandTransform
 from minifast.inference import _prepare as prepare
 from minifast.learner import Learner
 from minifast.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
@@ -384,6 +386,34 @@ def test_tta_blends_the_plain_predictions_in(beta, use_max, wanted):
     assert type(both) is tuple and [o['a'].tolist() for o in both] == [[1., 2.], [0., 2.]]
 
 
+class Raised(RandTransform):
+    """More by one in training, by two in the second pass of it, and so on."""
+
+    n = 0
+
+    def encodes(self, x: torch.Tensor):
+        return x + 1 + self.n
+
+
+@pytest.mark.parametrize('n', [1, 3])
+def test_tta_augments_as_the_training_does(n):
+    """The mean or the largest of `n` passes with the transforms of the training, beside one of the validation's."""
+    raised = Raised()
+    dls = DataLoaders(*[TfmdDL(Datasets([*range(6)], [[lambda i: X[i]], [lambda i: Y[i]]], splits=[[], [*range(6)]],
+                                        n_inp=1).valid, bs=4, after_batch=raised) for _ in range(2)])
+    learn = Learner(dls, nn.Identity(), loss_func=lambda pred, y: pred.sum(), default_cbs=True, cbs=Callback(
+        after_validate=lambda self: setattr(raised, 'n', raised.n + 1)))
+    for use_max, more in ((False, (n + 1) / 2), (True, n)):
+        raised.n = 0
+        found = learn.tta(n=n, use_max=use_max, beta=0)
+        torch.testing.assert_close(found[0], X[:6] + more)
+        raised.n = 0
+        assert torch.equal(found[1], Y[:6])
+    (augmented, preds), _ = learn.tta(n=n, beta=None)
+    torch.testing.assert_close(augmented, X[:6] + (n + 1) / 2)
+    assert torch.equal(preds, X[:6])
+
+
 def test_summary_of_a_plain_learner():
     """Layers, shapes, parameters, optimizer, loss and callbacks in one text."""
     learn = learner(model=nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
@@ -392,6 +422,16 @@ def test_summary_of_a_plain_learner():
     assert 'Linear' in text and '8 x 8' not in text and 'Total params: 67' in text
     assert 'FlattenedLoss' in text and 'TrainEvalCallback' in text
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_summary_ends_with_how_the_model_is_trained():
+    """Optimizer, loss function and callbacks in their order; what is frozen where there is an optimizer."""
+    learn = learner(cbs=Callback())
+    told = ['Optimizer used: ' + str(learn.opt_func), 'Loss function: ' + str(learn.loss_func), '']
+    callbacks = ['Callbacks:', '  - TrainEvalCallback', '  - Callback', '  - Recorder', '  - ProgressCallback']
+    assert learn.summary().split('\n')[-8:] == [*told, *callbacks]
+    learn.create_opt()
+    assert learn.summary().split('\n')[-10:] == [*told, 'Model unfrozen', '', *callbacks]
 
 
 def test_both_doors_have_the_same_defaults():

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from minifast.interpret import ClassificationInterpretation, Interpretation, SegmentationInterpretation, plot_top_losses
 from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat, MSELossFlat
-from minifast.markers import TensorImage, TensorMultiCategory
+from minifast.markers import TensorCategory, TensorImage, TensorMultiCategory
 
 N = 40
 X = torch.rand(N, 1, 6, 6)
@@ -130,6 +130,20 @@ def test_plot_top_losses_of_a_plain_dataset_titles_each_picture():
     assert titles[0].split('/')[1].strip() == Named.classes[Y[idxs[0]]] and f'{losses[0]:.2f}' in titles[0]
     interp.plot_top_losses(range(2, 4))
     assert f'{losses[2]:.2f}' in plt.gcf().axes[0].get_title()
+
+
+@pytest.mark.parametrize('y', [torch.zeros(4, dtype=torch.long), TensorMultiCategory(torch.zeros(4, 2))],
+                         ids=['one label', 'several'])
+@pytest.mark.parametrize('asked, nrows, ncols', [({'nrows': 1}, 1, 4), ({}, 2, 2), ({'ncols': 1}, 4, 1),
+                                                 ({'nrows': 4, 'ncols': 1}, 4, 1)])
+def test_top_losses_stand_in_as_many_rows_and_columns_as_asked_for(y, asked, nrows, ncols, capsys):
+    """Of whatever kind the labels are."""
+    samples = [(TensorImage(torch.rand(3, 4, 4)), 'a')] * 4
+    plt.close('all')
+    plot_top_losses(TensorImage(torch.zeros(4, 3, 4, 4)), y if y.ndim > 1 else TensorCategory(y), samples,
+                    [('a',)] * 4, torch.rand(4, 2), torch.rand(4), **asked)
+    places = [(ax.get_subplotspec().rowspan.start, ax.get_subplotspec().colspan.start) for ax in plt.gcf().axes]
+    assert places == [(row, column) for row in range(nrows) for column in range(ncols)]
 
 
 def test_plot_top_losses_of_several_labels_prints_a_table(capsys):

@@ -213,3 +213,37 @@ def test_a_rule_and_its_schema_allow_the_same(kind):
         return True
     allowed = [ours(value) for value in values]
     assert [theirs.is_valid(value) for value in values] == allowed and True in allowed and False in allowed
+
+
+RULES = {
+    'of objects': (OneOf((Fields({'a': Name()}), Fields({'b': Name()}), Fields({'c': Kind(0, 9)}))),
+                   [{'a': 'x'}, {'b': 'x'}, {'c': 3}],
+                   [{'a': 3}, {'a': 'x', 'b': 'x'}, {'b': 3}, {'c': 10}, {'d': 'x'}, {}, 'x', ['a'], None]),
+    'an object or a name': (OneOf((Fields({'a': Name()}), Name())), [{'a': 'x'}, 'x'],
+                            [{'a': 3}, {'b': 'x'}, 3, ['x']]),
+    'a name or an object': (OneOf((Name(), Fields({'a': Name()}))), ['x', {'a': 'x'}],
+                            [{'a': 3}, {'b': 'x'}, 3, ['x']]),
+    'a list whose first one is another': (ListOf(Kind(0, 9, types=(int,)), 1, 3, first=Name()),
+                                          [['x'], ['x', 1], ['x', 1, 2]],
+                                          [[], [1], ['x', 'x'], ['x', 10], ['x', 1, 2, 3], 'x']),
+    'a list of any length': (ListOf(Name()), [[], ['x'], ['x'] * 9], [[1], ['x', 1], 'x', {'x': 'x'}]),
+    'a named list': (ListOf(ListOf(Name(), 1), name='lists'), [[], [['x']]], [[[]], ['x'], [[1]]])}
+
+
+@pytest.mark.parametrize('kind', RULES)
+def test_a_rule_allows_what_its_schema_allows(kind):
+    """And tells of an object what is wrong with that one which its first name makes it."""
+    rule, right, wrong = RULES[kind]
+    shared = {}
+    schema = {**rule.schema(shared), '$defs': shared}
+    jsonschema.Draft202012Validator.check_schema(schema)
+    theirs = jsonschema.Draft202012Validator(schema)
+    for value in right:
+        rule.check(value, 'it')
+        assert theirs.is_valid(value), value
+    for value in wrong:
+        with pytest.raises(ValueError):
+            rule.check(value, 'it')
+        assert not theirs.is_valid(value), value
+    with pytest.raises(ValueError, match='^it.a=3'):
+        RULES['of objects'][0].check({'a': 3}, 'it')

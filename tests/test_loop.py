@@ -183,7 +183,7 @@ def test_an_error_in_a_hook_keeps_its_type_and_names_callback_and_event():
             raise KeyError('lost')
     with pytest.raises(KeyError, match='lost') as caught:
         make_learner(Broken).fit(1)
-    if hasattr(caught.value, '__notes__'):
+    if hasattr(caught.value, 'add_note'):
         assert caught.value.__notes__ == ['raised by callback Broken in after_pred']
 
 
@@ -387,6 +387,15 @@ def test_a_loader_that_gives_nothing_is_refused(train, words):
     """An empty set, an empty list and an iterable that ends at once, whatever length it claims."""
     with pytest.raises(ValueError, match=words):
         on(train()).fit(1)
+
+
+def test_a_learner_keeps_the_loaders_that_it_is_given():
+    """The object itself, whatever has loaders; of loaders in a row it makes one."""
+    train, valid = Says(2, 2), Says(2, 2)
+    given = DataLoaders(train, valid)
+    assert Learner(given, make_model(), loss_func=F.cross_entropy).dls is given
+    for row in ([train, valid], (train, valid)):
+        assert [*Learner(row, make_model(), loss_func=F.cross_entropy).dls] == [train, valid]
 
 
 def test_a_loader_that_is_used_up_is_told_and_the_fit_goes_on():

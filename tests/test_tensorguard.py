@@ -38,6 +38,20 @@ def peak_mib(call):
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize('other', [False, True], ids=['of fastai', 'of another library'])
+def test_exports_of_fastai_are_told_how_to_be_converted(other):
+    """As pickles, and as the zip of such a one; of what others wrote nobody can say that."""
+    name = 'fastbook' if other else 'fastai'
+    for data in (f'\x80\x02c{name}.learner\nLearner\n)R.'.encode('latin1'),
+                 torch_zip(f'\x80\x02c{name}.learner\nLearner\n)R.'.encode('latin1'))):
+        with pytest.raises(UnsafeFileError) as caught:
+            read_tensors(io.BytesIO(data))
+        told = ('It looks like an export of fastai. To convert it: under fastai, in the session that made it, '
+                "learn.save('model', with_opt=False); then under minifast build the same learner, "
+                "learn.load('model', with_opt=False) and learn.export()") in str(caught.value)
+        assert told is not other
+
+
 # ---------------------------------------------------------------- as much as the file has
 
 BYTES = b'c_codecs\nencode\nq\x00' + text('x' * 100_000) + b'q\x01' + text('latin1') + b'q\x02\x86R'

@@ -302,6 +302,29 @@ def test_the_bar_is_as_wide_as_the_window_is_now(monkeypatch, capsys):
     assert capsys.readouterr().out.split('\r')[1].isspace() and table.bar is None
 
 
+def test_the_bar_tells_the_loss_of_the_training_and_none_of_the_validation(monkeypatch):
+    """The smoothed one; how many batches of how many are done, pass by pass."""
+    from small_learner import learner
+
+    from minifast.callback import progress
+
+    class Table(progress._PlainTable):
+        def write(self, row):
+            """Nothing."""
+
+        def start_bar(self, total):
+            told.append(total)
+
+        def update_bar(self, done, comment):
+            told.append((done, comment))
+    told = []
+    monkeypatch.setattr(progress, 'in_notebook', lambda: True)
+    monkeypatch.setattr(progress, '_NotebookTable', Table)
+    monkeypatch.setattr(progress, 'refresh_s', 0)
+    learner(n=24, cbs=progress.ProgressCallback(), loss_func=lambda pred, y: pred.sum() * 0 + 2.5).fit(2)
+    assert told == [3, (1, '2.5000'), (2, '2.5000'), (3, '2.5000'), 3, (1, ''), (2, ''), (3, '')] * 2
+
+
 def test_rows_in_a_notebook_are_one_table_that_grows_with_a_bar_below(monkeypatch):
     """Headings in its first row; what names hold is text and no markup; a pass without rows shows no empty table."""
     from minifast.callback.progress import _NotebookTable

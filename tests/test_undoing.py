@@ -106,6 +106,21 @@ def test_flips_are_undone_to_the_pixel_and_wide_pictures_where_they_are_seen(fol
         assert (learn.tta(n=4, beta=.01)[0].argmax(1) == targets).float().mean() > .96
 
 
+class ByPlace(Pixel):
+    """Answers by the place alone: one class on the left, the other one on the right."""
+
+    def forward(self, x):
+        v = torch.linspace(-1, 1, x.shape[-1]).expand(len(x), 1, *x.shape[-2:]) * self.w
+        return torch.cat([-v, v], 1)
+
+
+def test_what_is_said_of_a_mirrored_picture_is_mirrored(folder):
+    """The pictures of the augmented passes are those of training, and the answers come back by the same way."""
+    augmented, preds = masks(folder, batch_tfms=Flip(p=1.), model=ByPlace()).tta(n=2, beta=None)[0]
+    torch.testing.assert_close(augmented, preds.flip(-1), atol=1e-4, rtol=1e-4)
+    assert (augmented - preds).abs().max() > .5
+
+
 @pytest.mark.parametrize('settings', ({'num_workers': 2}, {'shuffle': True}, {'cache': True}), ids=str)
 def test_the_order_of_items_workers_and_caches_do_not_matter(settings, folder, tmp_path):
     """Predictions without labels, of the shuffled training items, from workers and from a cache are the same ones."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 import ast
 import itertools
 import json
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+
 
 from minifast.data.config import transform_config, transform_from_config
 from minifast.data.transform import Pipeline, is_known
@@ -18,8 +21,9 @@ from minifast.markers import TensorImage, TensorMask, plain
 from minifast.seeds import SampleGenerator, key_seed
 from minifast.vision import all as public
 from minifast.vision import augment as A
+from minifast.vision import crop
 from minifast.vision.core import PILImage, PILMask, TensorBBox, TensorPoint
-from minifast.vision.crop import _window_by, crop_pad
+from minifast.vision.crop import _window_by, crop_pad, dihedral
 from minifast.vision.geometry import dihedral_mat, flip_mat, move, resample, rotate_mat, zoom_mat
 
 FASTAI = np.load(Path(__file__).parent / 'data' / 'vision.npz')
@@ -41,6 +45,49 @@ def _centre(pixels) -> tuple[float, float]:
 
 def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize('k', range(8))
+def test_symmetries_are_those_of_pillow_by_number_for_every_kind_of_picture(k, monkeypatch):
+    """As in fastai: 0 leaves it, the others are Pillow's; tensors alone and in batches, with OpenCV and without."""
+    pixels = np.random.RandomState(0).randint(0, 4, (2, 5, 7, 3), np.uint8)
+
+    def turned(picture):
+        return np.asarray(picture.transpose(Image.Transpose(k - 1)) if k else picture)
+    wanted = torch.from_numpy(np.stack([turned(Image.fromarray(x)) for x in pixels])).permute(0, 3, 1, 2)
+    planes = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    for kind, x, y in ((TensorImage, planes, wanted), (TensorImage, planes[0], wanted[0]),
+                       (TensorMask, planes[:, 0], wanted[:, 0]), (TensorMask, planes[0, 0], wanted[0, 0])):
+        found = dihedral(kind(x), k)
+        assert type(found) is kind and torch.equal(plain(found), y)
+    for has_opencv in (True, False):
+        if not has_opencv:
+            monkeypatch.setattr(crop, 'opencv', lambda: None)
+        found = dihedral(PILImage.create(pixels[0]), k)
+        assert type(found) is PILImage and np.array_equal(found, wanted[0].permute(1, 2, 0))
+
+
+def test_pixels_are_mirrored_by_opencv_where_it_is(monkeypatch):
+    """It takes a tenth of the time."""
+    asked = []
+    monkeypatch.setattr(crop, 'opencv', lambda: types.SimpleNamespace(flip=lambda x, way: asked.append(x) or x))
+    pixels = np.zeros((5, 7, 3), np.uint8)
+    for k in range(8):
+        dihedral(PILImage.from_pixels(pixels), k)
+    assert len(asked) == 6
+
+
+BY_HAND = {'rotate': {'max_deg': 40, 'draw': 40.}, 'zoom': {'draw': .5, 'draw_x': .2, 'draw_y': .8},
+           'warp': {'draw_x': .3, 'draw_y': -.2}, 'dihedral_batch': {'draw': 4.}, 'flip_batch': {'draw': 1.}}
+
+
+@pytest.mark.parametrize('name', BY_HAND)
+def test_masks_without_a_channel_are_moved_by_hand_as_those_with_one(name):
+    """Of wide pictures too: what is as wide as high stays so."""
+    mask = torch.from_numpy(np.random.RandomState(0).randint(0, 9, (2, 12, 20), np.uint8))
+    found = getattr(TensorMask(mask), name)(p=1., **BY_HAND[name])
+    with_channel = getattr(TensorMask(mask[:, None]), name)(p=1., **BY_HAND[name])
+    assert torch.equal(found, with_channel[:, 0]) and not torch.equal(found, mask)
 
 
 # ---------------------------------------------------------------- each sample its own numbers

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from minifast.data.collate import Target
 from minifast.data.config import transform_config, transform_from_config
 from minifast.data.transforms import ToTensor
 from minifast.markers import TensorImage, TensorImageBW, TensorMask, TensorMultiCategory, array
@@ -52,6 +53,24 @@ def test_classes_open_in_their_own_mode_and_become_their_own_tensor():
         x = ToTensor()(cls.create(_png(PIXELS[..., 0] if cls is PILMask else PIXELS)))
         assert type(x) is marker and tuple(x.shape) == shape and x.dtype == torch.uint8
     assert PILImage.create(_png(), mode='L').mode == 'L' and load_image(_png(), mode='RGBA').mode == 'RGBA'
+
+
+@pytest.mark.parametrize('kept', [False, True], ids=['without a cache', 'with one'])
+def test_a_loader_opens_files_through_the_cache_that_it_has_and_anything_else_without(kept, tmp_path):
+    """The picture is the same, and its pixels may go where the batch is made."""
+    asked = []
+
+    class Kept:
+        def open(self, fn, create, wrap):
+            asked.append(fn)
+            return create(fn)
+    path, slots = tmp_path / 'x.png', object()
+    path.write_bytes(_png())
+    target = Target(slots, Kept() if kept else None)
+    for source in (path, str(path), _png(), PIXELS):
+        im = OpenImage(PILImage).encodes(source, target)
+        assert type(im) is PILImage and np.array_equal(im, PIXELS) and im.slots is slots
+    assert asked == ([path, str(path)] if kept else [])
 
 
 def test_user_subclass_has_its_say():

@@ -503,3 +503,18 @@ def test_a_decoder_for_heif_that_was_registered_is_used():
     finally:
         Image.ID.remove('HEIF')
         del Image.OPEN['HEIF']
+
+
+@pytest.mark.parametrize('format', ['PNG', 'JPEG', 'BMP', 'GIF'])
+def test_a_picture_that_is_opened_and_not_read_yet_is_read_wherever_its_file_stands(format, tmp_path):
+    """By name or in an open file; workers that were forked meanwhile have read from the same open file."""
+    path = tmp_path / f'x.{format.lower()}'
+    path.write_bytes(_bytes(PHOTO, format))
+    wanted = np.asarray(PILImage.create(path))
+    with open(path, 'rb') as file, Image.open(path) as by_name, Image.open(file) as in_file, \
+            Image.open(io.BytesIO(path.read_bytes())) as in_memory:
+        for im in (by_name, in_file, in_memory):
+            if im is not in_memory:
+                os.lseek(im.fp.fileno(), 0, os.SEEK_END)
+            assert np.array_equal(PILImage.create(im), wanted)
+            assert np.array_equal(PILImage.create(im), wanted)  # it is read now

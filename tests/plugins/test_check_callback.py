@@ -17,6 +17,7 @@ from minifast.callback.core import Callback, CancelBatchException
 from minifast.data.core import DataLoaders
 from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat
+from minifast.test_utils import synth_learner
 from minifast.testing import check_callback
 
 # ---------------------------------------------------------------- right and wrong ones
@@ -144,6 +145,16 @@ def test_check_callback_kills_and_resumes():
     with pytest.raises(AssertionError, match='killed and resumed has another'):
         check_callback(SaysTooLittle)
     check_callback(SaysTooLittle, resumes=False)
+
+
+def test_check_callback_kills_also_where_an_epoch_has_two_batches():
+    """The shortest one that has a middle."""
+    def make_learner(cbs=None):
+        return synth_learner(n_trn=2, cbs=cbs)
+    assert len(make_learner().dls.train) == 2
+    check_callback(CountsAndScales, make_learner)
+    with pytest.raises(AssertionError, match='killed and resumed has another'):
+        check_callback(SaysTooLittle, make_learner)
 
 
 @pytest.mark.parametrize('callback', [Counts, Counts(), NoSuper, LeavesGradients, lambda: Counts()])

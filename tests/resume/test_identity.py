@@ -39,6 +39,7 @@ from minifast.callback.tensorboard import TensorBoardCallback
 from minifast.callback.tracker import (EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback,
                                        TerminateOnNaNCallback)
 from minifast.callback.training import BnFreeze, EMACallback, GradientAccumulation, GradientClip
+from minifast.data.categorize import CategoryMap
 from minifast.data.core import DataLoaders, Datasets
 from minifast.data.load import DataLoader
 from minifast.learner import Learner
@@ -371,6 +372,10 @@ def test_anyway_goes_on_with_what_is_here_now(tmp_path, kind):
 
 
 # ---------------------------------------------------------------- other settings
+
+def by_hand(samples):
+    return tuple(map(torch.stack, zip(*samples)))
+
 
 def loss_of_mine(pred, y):
     return F.cross_entropy(pred, y) * 2
@@ -755,6 +760,26 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path):
     folder.release()
 
 
+@pytest.mark.parametrize('note, told', [
+    *[(note, 'process ? (?) on ?') for note in ('', 'no json', '[]', '{}')],
+    ('{"process": 7}', 'process 7 (?) on ?'), ('{"script": "a.py", "host": "far"}', 'process ? (a.py) on far')])
+def test_of_a_folder_in_use_as_much_is_told_as_its_note_says(note, told, tmp_path):
+    """Question marks for the rest, whoever wrote it."""
+    held = RunFolder(tmp_path)
+    held.take()
+    child = os.fork()
+    if child == 0:
+        (tmp_path / LOCK).write_text(note)  # here, as closing the file gives up the lock of its own process
+        try:
+            RunFolder(tmp_path).take()
+        except FolderInUseError as error:
+            (tmp_path / 'said').write_text(str(error))
+        os._exit(0)
+    os.waitpid(child, 0)
+    held.release()
+    assert f'is in use by {told} since ?: wait for it' in (tmp_path / 'said').read_text()
+
+
 def test_a_lock_dies_with_its_process(tmp_path):
     """Killed: the note stays, the lock does not, whoever has the process number now."""
     code = (f'import os, signal; from minifast.run.folder import RunFolder; RunFolder({str(tmp_path)!r}).take(); '
@@ -1104,6 +1129,57 @@ def test_code_is_compared_where_the_same_python_compiled_it():
                         ({name: 'x'}, ['the loss: its code is not what it was'])):
         parts = {**now.parts, 'loss': {'function': now.parts['loss']['function'], **then}}
         assert [str(found) for found in room.differences(parts, now, None)] == words
+
+
+def test_an_identity_tells_how_torchs_loaders_put_samples_together():
+    """Their function for it is a transform, as it may change what is trained on."""
+    def told(collate_fn):
+        learn = make(torch_loader=True)
+        learn.dls.loaders[0] = TorchLoader(Rows(), batch_size=8, collate_fn=collate_fn)
+        return identity_of(learn).parts['transforms']['collate_fn']
+    default, mine = told(None), told(by_hand)
+    assert default.keys() == mine.keys() == {'training', 'validation'}
+    assert f'{__name__}.by_hand' in str(mine['training']) and mine['training'] != default['training']
+    assert mine['validation'] == default['validation'] == default['training']
+    assert 'torch.utils.data._utils.collate.default_collate' in str(default['training'])
+
+
+@pytest.mark.parametrize('vocab, told', [
+    *[(names, ['a', 'b']) for names in (['a', 'b'], L('a', 'b'), ('a', 'b'), CategoryMap(['b', 'a']))],
+    ('ab', 'ab'), (7, 7), (None, None)], ids=['list', 'L', 'tuple', 'map', 'text', 'number', 'none'])
+def test_a_vocabulary_is_the_list_of_its_names(vocab, told):
+    """Whatever holds it; what is no collection is itself."""
+    learn = make()
+    if vocab is not None:
+        learn.dls.vocab = vocab
+    assert identity_of(learn).parts['data']['vocab'] == told
+
+
+def test_files_that_a_data_set_names_are_items_and_no_setting(tmp_path):
+    """Below its own folder too: other files are told one by one and elsewhere they are the same."""
+    def told(folder):
+        files = Files(str(folder))
+        assert not os.path.exists(files.names[0])
+        return identity_of(make(files, files)).parts['data']
+    one = told(text_files(tmp_path))
+    assert 'names' not in one['training']['data set'] and 'training names' in one['items']
+
+
+def test_columns_may_lie_elsewhere_each_on_its_own(tmp_path):
+    """Pictures and masks: each column is named from the folder that its files share, in all splits."""
+    def told(pictures, masks):
+        files, columns = identity.Files(), []
+        for name, folder, split in (('item', pictures, 'train'), ('label', masks, 'train'), ('item', pictures, 'valid'),
+                                    ('label', masks, 'valid')):
+            (folder / split).mkdir(parents=True, exist_ok=True)
+            paths = [folder / split / f'{i}.png' for i in range(2)]
+            for path in paths:
+                path.write_bytes(b'x')
+            columns.append(files.add(name, paths))
+        files.look()
+        return [column.texts for column in columns]
+    names = [[f'{split}/{i}.png' for i in range(2)] for split in ('train', 'train', 'valid', 'valid')]
+    assert told(tmp_path / 'p', tmp_path / 'm') == told(tmp_path / 'far' / 'p', tmp_path / 'a' / 'b' / 'm') == names
 
 
 def test_a_schedule_that_is_another_is_told_by_its_ends_and_its_top(tmp_path):
