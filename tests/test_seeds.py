@@ -1,10 +1,23 @@
-"""Laws of numbers that are a sample's own."""
+"""Laws of seeds, and of numbers that are a sample's own."""
 from __future__ import annotations
 
+import random
+
+import numpy as np
+import pytest
 import torch
 from scipy import stats
 
-from minifast.seeds import SampleGenerator, key_seed, rand_by_sample, randn_by_sample
+from minifast.seeds import SampleGenerator, key_seed, rand_by_sample, randn_by_sample, set_seed
+
+
+@pytest.mark.parametrize('seed', [0, 5, 64, 2 ** 32 - 1, 2 ** 32 + 7, 2 ** 40])
+def test_a_seed_is_that_of_every_library(seed):
+    """Each draws as if it alone had been seeded; numpy takes the lower 32 bits."""
+    set_seed(seed)
+    drawn = random.random(), np.random.rand(), torch.rand(1).item()
+    assert drawn == (random.Random(seed).random(), np.random.RandomState(seed % 2 ** 32).rand(),
+                     torch.rand(1, generator=torch.Generator().manual_seed(seed)).item())
 
 
 def test_numbers_by_sample_are_each_samples_own():

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections import UserDict, namedtuple
 from typing import Any
 
@@ -14,14 +13,13 @@ from fastcore.foundation import L
 from torch import nn
 
 from minifast.markers import TensorCategory, TensorImage, TensorMask, explode_types, retain_meta, retain_types
-from minifast.torch_core import (SampleGenerator, apply, apply_init, apply_leaf, bn_bias_params, cond_init,
-                                 default_device, defaults, detach_parallel, display_df, find_device, flatten_check,
-                                 get_model, grad_module, init_default, ismin_torch, join_path_file, key_seed,
-                                 leaves_of, length_of, logit, make_cross_image, master_bar, norm_bias_params,
-                                 notmax_torch, np_func, one_hot, one_hot_decode, one_param, params, progress_bar,
-                                 rand_by_sample, randn_by_sample, requires_grad, set_seed, split_model, to_concat,
-                                 to_detach, to_device, to_float, to_half, to_np, to_parallel, trainable_params,
-                                 tree_map, unsqueeze, unsqueeze_)
+from minifast.torch_core import (apply, apply_init, apply_leaf, bn_bias_params, cond_init, default_device, defaults,
+                                 detach_parallel, display_df, find_device, flatten_check, get_model, grad_module,
+                                 init_default, ismin_torch, join_path_file, leaves_of, length_of, logit,
+                                 make_cross_image, master_bar, norm_bias_params, notmax_torch, np_func, one_hot,
+                                 one_hot_decode, one_param, params, progress_bar, requires_grad, split_model,
+                                 to_concat, to_detach, to_device, to_float, to_half, to_np, to_parallel,
+                                 trainable_params, tree_map, unsqueeze, unsqueeze_)
 
 
 @pytest.mark.parametrize('codes', [[0, 2], (0, 2), torch.tensor([0, 2]), np.array([0, 2])], ids=type)
