@@ -5,6 +5,7 @@ import json
 import os
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -185,6 +186,15 @@ def test_multi_categorize_and_one_hot():
 
 def noop(x):
     return x
+
+
+@pytest.mark.parametrize('dls, n', [
+    (SimpleNamespace(vocab=['a', 'b', 'c']), 3), (SimpleNamespace(vocab=CategoryMap(['a', 'b'])), 2),
+    (SimpleNamespace(vocab=[['x', 'y', 'z'], ['a', 'b']]), 2), (SimpleNamespace(vocab=L(['x'], L('a', 'b'))), 2),
+    (SimpleNamespace(vocab=['a'], c=7), 7), (SimpleNamespace(vocab=None), 0), ([], 0)])
+def test_a_model_gives_a_number_for_each_class_of_the_last_vocabulary(dls, n):
+    """What `c` says comes first; without either there is none."""
+    assert t.get_c(dls) == n
 
 
 def test_encoded_and_regression_targets():

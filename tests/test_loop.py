@@ -305,6 +305,15 @@ def test_cleanup_runs_for_every_callback_even_if_one_fails():
     assert seen == ['last', 'first']
 
 
+@pytest.mark.parametrize('asked, told', [((), True), ((False,), False), ((True,), True)], ids=str)
+def test_the_block_for_several_processes_hands_on_whether_batchnorm_is_of_all(asked, told, monkeypatch):
+    """`sync_bn` of the block is that of `to_distributed`; unless told otherwise it is of all processes."""
+    seen = []
+    monkeypatch.setattr(Learner, 'to_distributed', lambda self, sync_bn: seen.append(sync_bn))
+    with make_learner().distrib_ctx(*asked):
+        assert seen == [told]
+
+
 def test_the_block_for_several_processes_changes_nothing_in_one(monkeypatch):
     """A script written for several processes runs in one; where several cannot meet it is told what to do."""
     learn, twin = make_learner(), make_learner()
