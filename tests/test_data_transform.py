@@ -1,6 +1,7 @@
 """Laws of transforms: who is applied to what, what class comes out, in what order, and what can be written as data."""
 from __future__ import annotations
 
+import collections
 import collections.abc
 import functools
 import pickle
@@ -312,6 +313,18 @@ def test_rand_transform_gives_back_the_class_of_its_argument():
     for x in (image(), image(cls=TensorImageBW), opened):
         assert type(Plain()(x, split_idx=0)) is type(x)
     assert np.asarray(Plain()(opened, split_idx=0)).min() == 255
+
+
+def test_rand_transform_keeps_the_kind_of_a_sample():
+    """A sample of a class of the user's, within another one, too; a named tuple is an item, and no sample."""
+    class Sample(tuple):
+        pass
+    Named = collections.namedtuple('Named', 'a b')
+    x = Sample((1, 'a', Sample((2, 'b')), (3,), Named(4, 5)))
+    made = Keyed()(x, split_idx=0)
+    assert [type(o) for o in (made, *made)] == [Sample, int, str, Sample, tuple, Named]
+    moved, = {made[0] - 1, made[2][0] - 2, made[3][0] - 3}
+    assert moved and made == (1 + moved, 'a', (2 + moved, 'b'), (3 + moved,), (4, 5))
 
 
 def test_rand_transform_that_draws_takes_functions_for_further_types():

@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from torch import nn
 
 from minifast.environment import environment, git_revision
 
@@ -220,3 +222,10 @@ def test_what_gets_into_exports_and_reports(tmp_path, monkeypatch):
     (project / '.git' / 'refs' / 'heads' / 'main').write_text(HASH)
     assert environment()['git'] == report()['git revision here'] == HASH and environment()['script'] == 'train.py'
     assert Path(report()['git revision here']).name == HASH
+
+
+@pytest.mark.parametrize('model, device', [(nn.Linear(1, 1), 'cpu'), (nn.Linear(1, 1, device='meta'), 'meta'),
+                                           (nn.ReLU(), 'cpu')])
+def test_a_training_was_on_the_device_of_its_model(model, device):
+    """Of a model without weights it is the CPU."""
+    assert environment(SimpleNamespace(model=model))['device'] == device

@@ -494,6 +494,15 @@ def test_two_callbacks_of_one_class_both_run():
     assert own.n == other.n == 1 and learn.count is own and other.learn is None
 
 
+def test_a_callback_that_went_to_another_learner_within_a_block_stays_there():
+    """What a block added and somebody took off is no more the block's to take off."""
+    cb, learn, other = Count(), make_learner(), make_learner()
+    with learn.added_cbs(cb):
+        learn.remove_cb(cb)
+        other.add_cb(cb)
+    assert cb.learn is other and other.count is cb and cb not in learn.cbs
+
+
 def test_a_callback_added_again_or_taken_off_within_stays_once():
     """Added in a hook, in a block and by hand: once; what a hook took off is not put back by the fit."""
     cb, late = Count(), Count()

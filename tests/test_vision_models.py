@@ -27,7 +27,8 @@ from minifast.vision.models.create import (HeadArguments, TimmBody, add_head, ar
                                            create_unet_model, create_vision_model, cut_model, default_split,
                                            has_pool_type, meta_of, model_recipe, update_first_layer)
 from minifast.vision.models.unet import DynamicUnet, UnetArguments
-from minifast.vision.models.weights import WeightsNotFoundError, cached_file, fetch_weights, named_weights
+from minifast.vision.models.weights import (WeightsNotFoundError, _checked_kinds, cached_file, fetch_weights,
+                                            named_weights)
 from minifast.vision.models.xresnet import xresnet18
 
 FACTS = json.loads((Path(__file__).parent / 'data' / 'models.json').read_text())
@@ -443,6 +444,18 @@ CONTAINERS = {
         {'model': {f'module.{k}': v for k, v in state.items()}}, file),
     'old': lambda state, file: torch.save(state, file, _use_new_zipfile_serialization=False),
     'safetensors': lambda state, file: safetensors.torch.save_file(state, file)}
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('made, kind', [
+    (lambda w: w.to_sparse(), 'sparse_coo'), (lambda w: w.to_sparse_csr(), 'sparse_csr'),
+    (lambda w: w.to('meta'), 'meta'),
+    (lambda w: torch.quantize_per_tensor(w, .1, 0, torch.quint8), 'quantized'),
+    (lambda w: torch.nested.nested_tensor([w, w]), 'nested')], ids='coo csr meta quantized nested'.split())
+def test_a_tensor_that_holds_no_plain_numbers_is_told_by_its_name_and_kind(made, kind):
+    """Wherever in the file it is."""
+    with pytest.raises(ValueError, match=f"^w.pth: 'a' is a {kind} tensor, which weights are not"):
+        _checked_kinds({'model': {'b': torch.ones(2), 'a': made(torch.eye(3))}}, 'w.pth')
 
 
 def doors():
