@@ -223,6 +223,22 @@ def test_pipeline_sorts_by_order_and_decodes_backwards():
     assert compose_tfms(3, [first, last]) == 8
 
 
+def test_decoding_goes_only_as_far_as_it_takes_to_show():
+    """Unless it is `full`: what can show itself, or a sample of such, is left as it is; anything else goes back."""
+    class Tenfold(Transform):
+        def encodes(self, x: torch.Tensor):
+            return x * 10
+
+        def decodes(self, x: torch.Tensor):
+            return x / 10
+    pipe, x = Pipeline([Tenfold()]), image(60.)
+    for shown in (x, (x, x)):
+        assert pipe.decode(shown, full=False) is shown
+    assert pipe.decode(x)[0, 0, 0] == 6 and pipe.decode((x, x))[1][0, 0, 0] == 6
+    back = pipe.decode((x, torch.tensor(20.)), full=False)
+    assert back[0][0, 0, 0] == 6 and back[1] == 2
+
+
 def test_pipeline_prints_its_names():
     """`Pipeline: a -> b`, transforms with arguments show them."""
     def double(x):

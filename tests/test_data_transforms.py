@@ -12,6 +12,7 @@ import pytest
 import torch
 from fastcore.foundation import L
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minifast.data import transforms as t
 from minifast.data.categorize import CategoryMap, MultiCategory
@@ -247,6 +248,24 @@ def test_normalize_there_and_back_and_from_one_batch():
     assert (flat.std > 0).all() and torch.equal(flat.mean, torch.full((1, 3, 1, 1), 7.))  # nothing divides by zero
     with pytest.raises(ValueError, match='no statistics'):
         t.Normalize()(x)
+
+
+@pytest.mark.parametrize('n_stats', [1, 3])
+def test_normalize_takes_the_memory_of_one_batch(n_stats):
+    """Floats of a batch are the largest piece of memory there is: one is made, there and back, and no other."""
+    made = []
+
+    class Notes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made.append(func(*args, **(kwargs or {})))
+            return made[-1]
+    x, tfm = TensorImage(torch.rand(4, 3, 8, 8)), t.Normalize.from_stats([.5] * n_stats, [.2] * n_stats, cuda=False)
+    for change in (tfm, tfm.decode):
+        made.clear()
+        with Notes():
+            change(x)
+        places = {o.data_ptr() for o in made if isinstance(o, torch.Tensor) and o.numel() == x.numel()}
+        assert len(places - {x.data_ptr()}) == 1
 
 
 def test_broadcast_vec_lies_along_its_axis():

@@ -221,6 +221,7 @@ HANDED_ON += [(DynamicUnet, UnetArguments, door) for door in (unet_learner, crea
 def test_arguments_that_are_handed_on_are_shown_as_they_are_where_they_are_used(source, names, door):
     """Names, types, defaults and words: what `help` shows of a head is what `create_head` says of it."""
     used, shown = inspect.signature(source).parameters, inspect.signature(door).parameters
+    assert all(p.annotation == 'Any' for p in shown.values() if p.kind is p.VAR_KEYWORD)
     assert set(names.__annotations__) == {name for name, p in used.items() if p.default is not p.empty}
     for name, hint in names.__annotations__.items():
         assert shown[name].default is used[name].default and shown[name].annotation == hint.__forward_arg__
