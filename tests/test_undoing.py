@@ -8,6 +8,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader as TorchLoader
 
+from minifast import undoing
 from minifast.data.block import CategoryBlock, DataBlock
 from minifast.data.core import DataLoaders
 from minifast.data.transform import RandTransform, Transform
@@ -128,6 +129,15 @@ def test_transforms_that_are_given_stand_in_for_those_of_the_data(folder):
     torch.manual_seed(3)
     found = learn.tta(n=2, item_tfms=[tfms[0], ToTensor()], batch_tfms=[IntToFloatTensor(), *tfms[1]])[0]
     torch.testing.assert_close(found, want)
+
+
+def test_what_brings_pictures_back_is_float32(folder, monkeypatch):
+    """Not every device has float64."""
+    seen, resample = [], undoing.resample
+    monkeypatch.setattr(undoing, 'resample', lambda x, m, *args, **kwargs: (
+        seen.append(m.dtype), resample(x, m, *args, **kwargs))[1])
+    masks(folder, 'wide', Resize(40, 'squish'), aug_transforms()).tta(n=1)
+    assert {*seen} == {torch.float32}
 
 
 def test_each_picture_is_brought_back_to_its_own_place(folder):
