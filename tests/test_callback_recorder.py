@@ -247,3 +247,14 @@ def test_plot_loss_draws_both_losses_unless_told_otherwise():
     assert len(learn.recorder.plot_loss(skip_start=0).lines) == 2
     plt.close('all')
     assert len(learn.recorder.plot_loss(skip_start=0, with_valid=False).lines) == 1
+
+
+@pytest.mark.parametrize('asked, shape', [({}, (1, 3)), ({'nrows': 3}, (3, 1)), ({'ncols': 2}, (2, 2))], ids=str)
+def test_metrics_are_drawn_in_as_many_rows_and_columns_as_asked(asked, shape):
+    """One axis for the losses and one a metric, in a figure of the size that is asked for."""
+    learn = learner(metrics=[accuracy, error_rate])
+    learn.fit(1)
+    axes = learn.recorder.plot_metrics(**asked, figsize=(4, 5))
+    assert [ax.get_title() for ax in axes] == ['train_loss and valid_loss', 'accuracy', 'error_rate']
+    assert axes[0].get_subplotspec().get_gridspec().get_geometry() == shape
+    assert tuple(axes[0].figure.get_size_inches()) == (4, 5)

@@ -21,7 +21,7 @@ from fastcore.foundation import L
 from small_learner import learner
 from torch import nn
 
-from minifast.checkpoint import check_opt_state, load_model, save_model
+from minifast.checkpoint import check_opt_state, load_model, load_weights, save_model
 from minifast.optimizer import SGD, Adam, Lookahead, OptimWrapper
 from minifast.markers import TensorImage
 from minifast.tensorfile import (Copies, DamagedFileError, UnsafeFileError, copied, read_tensors, storable,
@@ -656,6 +656,36 @@ def test_not_strict_takes_what_fits(tmp_path):
     assert torch.equal(bigger[0].weight, model[0].weight)
     with pytest.raises(ValueError, match='another number of outputs'):
         load_model(tmp_path / 'a.pth', make_model(n_out=7), None, with_opt=False, strict=False)
+
+
+def test_a_module_that_refuses_its_state_is_told_with_the_file(tmp_path):
+    """What a module of the user's says of its extra state comes behind the file's name."""
+    class Refuses(nn.Linear):
+        def get_extra_state(self):
+            return {'n': 3}
+
+        def set_extra_state(self, state):
+            raise TypeError('n of now is 4')
+    model = Refuses(4, 2)
+    save_model(tmp_path / 'a.pth', model, None)
+    file = re.escape(str(tmp_path / 'a.pth'))
+    with pytest.raises(ValueError, match=f'^{file} does not fit Refuses: .*n of now is 4'):
+        load_model(tmp_path / 'a.pth', model, None, with_opt=False)
+
+
+def test_weights_that_were_given_are_not_those_that_are_filled():
+    """Whatever the model does to its tensors afterwards, the state that filled them stays; sparse buffers, too."""
+    class Net(nn.Module):
+        def __init__(self, value):
+            super().__init__()
+            self.w = nn.Parameter(torch.full((3,), value))
+            self.register_buffer('sparse', (torch.eye(3) * value).to_sparse())
+    model, state = Net(1.), Net(2.).state_dict()
+    load_weights(model, state, 'a.pth')
+    assert torch.equal(model.sparse.to_dense(), torch.eye(3) * 2) and torch.equal(model.w, state['w'])
+    with torch.no_grad():
+        model.sparse.mul_(5), model.w.mul_(5)
+    assert torch.equal(state['sparse'].to_dense(), torch.eye(3) * 2) and state['w'].tolist() == [2.] * 3
 
 
 # ---------------------------------------------------------------- no code, anywhere

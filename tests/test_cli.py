@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from minifast import __version__
-from minifast.cli import main
+from minifast.cli import build_parser, main
 
 FAST = ['--weights', 'none', '--size', '32', '--bs', '8', '--epochs', '1', '--lr', '1e-3', '--workers', '0']
 
@@ -346,3 +346,12 @@ def test_python_m_minifast_is_the_command():
     done = subprocess.run(argv, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip() == f'minifast {__version__}'
     assert ' torch\n' not in done.stderr
+
+
+def test_a_training_that_is_told_nothing_is_tomorrow_that_of_today():
+    """Lines in scripts rely on what is not said: these are its defaults."""
+    told = vars(build_parser().parse_args(['train', 'pictures']))
+    assert {k: v for k, v in told.items() if k not in ('command', 'run')} == {
+        'folder': Path('pictures'), 'arch': 'resnet18', 'epochs': 3, 'size': 224, 'bs': 64, 'lr': None,
+        'weights': 'imagenet', 'valid_pct': .2, 'no_flip': False, 'workers': None, 'seed': 42,
+        'out': Path('minifast-model')}

@@ -78,6 +78,14 @@ def test_tfmdlists_index_by_int_list_slice_and_mask():
     assert list(lists[[True, False, True]]) == [10, 30] and list(lists) == [10, 20, 30] and len(lists) == 3
 
 
+def test_an_item_that_no_transform_takes_is_refused_with_the_types_that_are():
+    """Each by its name, once; one transform may take several."""
+    lists = TfmdLists([1], [lambda x: x, lambda x: x], types=[(int, str), float, int], do_setup=False)
+    assert lists.infer_idx(2) == 0 and lists.infer_idx(2.) == 1
+    with pytest.raises(TypeError, match='one of the types float, int, str is expected and a list was given'):
+        lists.infer_idx([])
+
+
 def test_tfmdlists_of_a_table_gives_rows():
     """The items of a DataFrame are its rows."""
     import pandas as pd

@@ -22,7 +22,7 @@ from minifast.data.core import Datasets, TfmdDL, TfmdLists
 from minifast.data.load import DataLoader, SkipItemException, _one_ahead, fa_collate, why_empty
 from minifast.data.transform import Pipeline, RandTransform, Transform
 from minifast.data.sampler import ItemKeys, order, share
-from minifast.data.transforms import Categorize, ToTensor
+from minifast.data.transforms import Categorize, IntToFloatTensor, Normalize, ToTensor
 from minifast.data.workers import choose_workers, find_unpicklable, in_threads
 from minifast.markers import TensorCategory, TensorImage
 from minifast.seeds import get_random_states
@@ -607,6 +607,17 @@ class Plus(Transform):
 
     def encodes(self, x: TensorImage):
         return x + self.n
+
+
+def test_what_treats_each_value_alike_joins_the_table_of_bytes():
+    """On the CPU, where it follows the bytes' becoming floats; statistics of each place do not, nor what is behind."""
+    from minifast.data import load as loading
+    alike, by_place = (Normalize(torch.full(shape, .5), torch.full(shape, .2))
+                       for shape in ((1, 3, 1, 1), (1, 3, 4, 4)))
+    for after, in_table in (([alike], 2), ([by_place], 1), ([by_place, alike], 1), ([alike, by_place], 2)):
+        fs = [IntToFloatTensor(), *after]
+        table, *behind = loading._bytes_first(Pipeline(fs), torch.device('cpu')).fs
+        assert list(table.tfms.fs) == fs[:in_table] and behind == fs[in_table:]
 
 
 def test_nothing_is_decided_after_the_first_batch_of_a_pass(monkeypatch):

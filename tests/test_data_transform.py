@@ -1,6 +1,7 @@
 """Laws of transforms: who is applied to what, what class comes out, in what order, and what can be written as data."""
 from __future__ import annotations
 
+import collections
 import collections.abc
 import functools
 import pickle
@@ -257,6 +258,22 @@ def test_pipeline_sorts_by_order_and_decodes_backwards():
     assert compose_tfms(3, [first, last]) == 8
 
 
+def test_decoding_goes_only_as_far_as_it_takes_to_show():
+    """Unless it is `full`: what can show itself, or a sample of such, is left as it is; anything else goes back."""
+    class Tenfold(Transform):
+        def encodes(self, x: torch.Tensor):
+            return x * 10
+
+        def decodes(self, x: torch.Tensor):
+            return x / 10
+    pipe, x = Pipeline([Tenfold()]), image(60.)
+    for shown in (x, (x, x)):
+        assert pipe.decode(shown, full=False) is shown
+    assert pipe.decode(x)[0, 0, 0] == 6 and pipe.decode((x, x))[1][0, 0, 0] == 6
+    back = pipe.decode((x, torch.tensor(20.)), full=False)
+    assert back[0][0, 0, 0] == 6 and back[1] == 2
+
+
 def test_pipeline_prints_its_names():
     """`Pipeline: a -> b`, transforms with arguments show them."""
     def double(x):
@@ -347,6 +364,18 @@ def test_rand_transform_gives_back_the_class_of_its_argument():
     for x in (image(), image(cls=TensorImageBW), opened):
         assert type(Plain()(x, split_idx=0)) is type(x)
     assert np.asarray(Plain()(opened, split_idx=0)).min() == 255
+
+
+def test_rand_transform_keeps_the_kind_of_a_sample():
+    """A sample of a class of the user's, within another one, too; a named tuple is an item, and no sample."""
+    class Sample(tuple):
+        pass
+    Named = collections.namedtuple('Named', 'a b')
+    x = Sample((1, 'a', Sample((2, 'b')), (3,), Named(4, 5)))
+    made = Keyed()(x, split_idx=0)
+    assert [type(o) for o in (made, *made)] == [Sample, int, str, Sample, tuple, Named]
+    moved, = {made[0] - 1, made[2][0] - 2, made[3][0] - 3}
+    assert moved and made == (1 + moved, 'a', (2 + moved, 'b'), (3 + moved,), (4, 5))
 
 
 def test_rand_transform_that_draws_takes_functions_for_further_types():

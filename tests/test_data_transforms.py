@@ -5,12 +5,14 @@ import json
 import os
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from fastcore.foundation import L
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minifast.data import transforms as t
 from minifast.data.categorize import CategoryMap, MultiCategory
@@ -187,6 +189,15 @@ def noop(x):
     return x
 
 
+@pytest.mark.parametrize('dls, n', [
+    (SimpleNamespace(vocab=['a', 'b', 'c']), 3), (SimpleNamespace(vocab=CategoryMap(['a', 'b'])), 2),
+    (SimpleNamespace(vocab=[['x', 'y', 'z'], ['a', 'b']]), 2), (SimpleNamespace(vocab=L(['x'], L('a', 'b'))), 2),
+    (SimpleNamespace(vocab=['a'], c=7), 7), (SimpleNamespace(vocab=None), 0), ([], 0)])
+def test_a_model_gives_a_number_for_each_class_of_the_last_vocabulary(dls, n):
+    """What `c` says comes first; without either there is none."""
+    assert t.get_c(dls) == n
+
+
 def test_encoded_and_regression_targets():
     """Ready zeros and ones keep their columns' names; numbers become float32."""
     tfm = t.EncodedMultiCategorize(['x', 'y'])
@@ -237,6 +248,24 @@ def test_normalize_there_and_back_and_from_one_batch():
     assert (flat.std > 0).all() and torch.equal(flat.mean, torch.full((1, 3, 1, 1), 7.))  # nothing divides by zero
     with pytest.raises(ValueError, match='no statistics'):
         t.Normalize()(x)
+
+
+@pytest.mark.parametrize('n_stats', [1, 3])
+def test_normalize_takes_the_memory_of_one_batch(n_stats):
+    """Floats of a batch are the largest piece of memory there is: one is made, there and back, and no other."""
+    made = []
+
+    class Notes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made.append(func(*args, **(kwargs or {})))
+            return made[-1]
+    x, tfm = TensorImage(torch.rand(4, 3, 8, 8)), t.Normalize.from_stats([.5] * n_stats, [.2] * n_stats, cuda=False)
+    for change in (tfm, tfm.decode):
+        made.clear()
+        with Notes():
+            change(x)
+        places = {o.data_ptr() for o in made if isinstance(o, torch.Tensor) and o.numel() == x.numel()}
+        assert len(places - {x.data_ptr()}) == 1
 
 
 def test_broadcast_vec_lies_along_its_axis():

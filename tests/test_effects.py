@@ -318,6 +318,8 @@ def test_mask_tensor_replaces_as_told():
     assert set(kept.tolist()) == {1., 7.} and float((kept == 1).float().mean()) == pytest.approx(.25, abs=.03)
     found = [public.mask_tensor(x, p=.5, batch=True) for _ in range(30)]
     assert {tuple(m.unique().tolist()) for m in found} == {(0.,), (1.,)}
+    alone = public.mask_tensor(torch.ones(1, 40, 50), p=.5)
+    assert alone.shape == (1, 40, 50) and float(alone.mean()) == pytest.approx(.5, abs=.1)
     a, b, c = (public.mask_tensor(x, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(a, b) and not torch.equal(a, c)
 

@@ -527,6 +527,7 @@ def test_squeezing_blocks_are_built_as_told():
                  partial(public.SeparableBlock, 1, 64, 64)):
         assert shape_of(make(stride=2), x) == (1, 64, 4, 4)
         assert 8 in squeezed(make(reduction=8)) and 8 not in squeezed(make(reduction=2))
+        assert counts(make(act_cls=nn.SiLU), nn.SiLU) and not counts(make(), nn.SiLU)
     assert {c.groups for c in counts(public.SEBlock(1, 64, 64, groups=4))} >= {4}
     widths = [max(c.out_channels for c in counts(public.SEResNeXtBlock(4, 64, 64, base_width=w))
                   if c.kernel_size == (3, 3)) for w in (4, 8)]

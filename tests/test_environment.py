@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from torch import nn
 
 from small_learner import learner
 
@@ -237,3 +239,10 @@ def test_precision_and_device_of_a_learner_are_told(cbs, told):
     """The mode where the callback says one."""
     found = environment(learner(cbs=cbs))
     assert (found['precision'], found['device']) == (told, 'cpu')
+
+
+@pytest.mark.parametrize('model, device', [(nn.Linear(1, 1), 'cpu'), (nn.Linear(1, 1, device='meta'), 'meta'),
+                                           (nn.ReLU(), 'cpu')])
+def test_a_training_was_on_the_device_of_its_model(model, device):
+    """Of a model without weights it is the CPU."""
+    assert environment(SimpleNamespace(model=model))['device'] == device

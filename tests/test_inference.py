@@ -16,6 +16,7 @@ from minifast.callback.core import Callback, CancelBatchException
 from minifast.callback.core import _Rows as Rows
 from minifast.data.core import DataLoaders, Datasets, TfmdDL
 from minifast.data.transform import RandTransform
+from minifast.data.load import DataLoader as OwnLoader
 from minifast.inference import _prepare as prepare
 from minifast.learner import Learner
 from minifast.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
@@ -311,6 +312,13 @@ def test_prepare_orders_what_can_be_ordered():
     assert n_rows == N and ranks is None and torch.equal(torch.cat([b[0] for b in dl]), X)
     subset = Subset(TensorDataset(X), [3, 1])
     assert torch.equal(next(iter(prepare(DataLoader(subset, batch_size=2), True)[0]))[0], X[[3, 1]])
+
+
+def test_prepare_announces_no_rows_where_the_user_says_which_are_in_a_batch():
+    """A sampler of batches decides about the rows and their order, whatever the batch size beside it is."""
+    dl = OwnLoader(TensorDataset(X, Y), bs=4, batch_sampler=[[5, 3], [0]])
+    assert prepare(dl, reorder=True) == (dl, None, None)
+    assert learner().get_preds(dl=dl)[1].tolist() == Y[[5, 3, 0]].tolist()
 
 
 # ---------------------------------------------------------------- one item

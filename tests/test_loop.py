@@ -305,6 +305,15 @@ def test_cleanup_runs_for_every_callback_even_if_one_fails():
     assert seen == ['last', 'first']
 
 
+@pytest.mark.parametrize('asked, told', [((), True), ((False,), False), ((True,), True)], ids=str)
+def test_the_block_for_several_processes_hands_on_whether_batchnorm_is_of_all(asked, told, monkeypatch):
+    """`sync_bn` of the block is that of `to_distributed`; unless told otherwise it is of all processes."""
+    seen = []
+    monkeypatch.setattr(Learner, 'to_distributed', lambda self, sync_bn: seen.append(sync_bn))
+    with make_learner().distrib_ctx(*asked):
+        assert seen == [told]
+
+
 def test_the_block_for_several_processes_changes_nothing_in_one(monkeypatch):
     """A script written for several processes runs in one; where several cannot meet it is told what to do."""
     learn, twin = make_learner(), make_learner()
@@ -492,6 +501,15 @@ def test_two_callbacks_of_one_class_both_run():
     learn = make_learner(own)
     learn.fit(1, cbs=other)
     assert own.n == other.n == 1 and learn.count is own and other.learn is None
+
+
+def test_a_callback_that_went_to_another_learner_within_a_block_stays_there():
+    """What a block added and somebody took off is no more the block's to take off."""
+    cb, learn, other = Count(), make_learner(), make_learner()
+    with learn.added_cbs(cb):
+        learn.remove_cb(cb)
+        other.add_cb(cb)
+    assert cb.learn is other and other.count is cb and cb not in learn.cbs
 
 
 def test_a_callback_added_again_or_taken_off_within_stays_once():

@@ -8,10 +8,11 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader as TorchLoader
 
+from minifast import undoing
 from minifast.data.block import CategoryBlock, DataBlock
 from minifast.data.core import DataLoaders
 from minifast.data.transform import RandTransform, Transform
-from minifast.data.transforms import get_image_files
+from minifast.data.transforms import IntToFloatTensor, ToTensor, get_image_files
 from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat, MSELossFlat
 from minifast.markers import TensorImage, TensorMask, plain
@@ -132,6 +133,26 @@ def test_the_order_of_items_workers_and_caches_do_not_matter(settings, folder, t
     for kwargs in ({}, {'ds_idx': 0}, {'dl': learn.dls.test_dl(get_image_files(folder / 'wide'))}):
         torch.manual_seed(3)
         torch.testing.assert_close(learn.tta(n=2, **kwargs)[0], want)
+
+
+def test_transforms_that_are_given_stand_in_for_those_of_the_data(folder):
+    """`item_tfms` and `batch_tfms` of `tta`: predictions are those of data that have them."""
+    tfms = Resize(40, 'squish'), aug_transforms()
+    torch.manual_seed(3)
+    want = masks(folder, 'wide', *tfms).tta(n=2)[0]
+    learn = masks(folder, 'wide', Resize(40, 'squish'))
+    torch.manual_seed(3)
+    found = learn.tta(n=2, item_tfms=[tfms[0], ToTensor()], batch_tfms=[IntToFloatTensor(), *tfms[1]])[0]
+    torch.testing.assert_close(found, want)
+
+
+def test_what_brings_pictures_back_is_float32(folder, monkeypatch):
+    """Not every device has float64."""
+    seen, resample = [], undoing.resample
+    monkeypatch.setattr(undoing, 'resample', lambda x, m, *args, **kwargs: (
+        seen.append(m.dtype), resample(x, m, *args, **kwargs))[1])
+    masks(folder, 'wide', Resize(40, 'squish'), aug_transforms()).tta(n=1)
+    assert {*seen} == {torch.float32}
 
 
 def test_each_picture_is_brought_back_to_its_own_place(folder):

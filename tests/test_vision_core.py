@@ -105,6 +105,20 @@ def test_array_behind_a_picture_is_pillows_as_soon_as_pillow_needs_it():
     assert PILImage.create(PIXELS) == PILImage.create(PIXELS)
 
 
+@pytest.mark.parametrize('cls, shape', [(PILImage, (6, 4, 3)), (PILImageBW, (6, 4)), (PILMask, (6, 4))])
+def test_a_tensor_of_an_array_has_its_pixels_and_may_be_written_to(cls, shape):
+    """Colours come first, one where there are none, none for masks; an array that nobody may write to is copied."""
+    pixels = np.random.RandomState(1).randint(0, 9, shape, np.uint8)
+    for writeable in (True, False):
+        given = pixels.copy()
+        given.setflags(write=writeable)
+        x = cls.from_pixels(given).to_tensor()
+        want = torch.from_numpy(pixels.transpose(2, 0, 1) if len(shape) == 3 else pixels)
+        assert type(x) is cls._tensor_cls and torch.equal(torch.Tensor(x).reshape(want.shape), want.float())
+        x.zero_()
+        assert given.any() != writeable
+
+
 def test_methods_scripts_call_on_pillow_images():
     """`Image.open(...)` has to_thumb and its kin, and nothing of Pillow's own was replaced."""
     im = Image.open(io.BytesIO(_png()))

@@ -435,6 +435,18 @@ def test_batches_and_results_are_drawn_where_and_as_many_as_asked(kind, folder):
         assert all(len(o) == 2 and len(o[0]) == len(b) - 1 for o in outs)
 
 
+@pytest.mark.parametrize('asked, shape', [({'nrows': 3}, (3, 1)), ({'nrows': 1}, (1, 3)), ({'ncols': 2}, (2, 2))],
+                         ids=str)
+@pytest.mark.parametrize('kind', ['category', 'picture'])
+def test_batches_are_drawn_in_as_many_rows_and_columns_as_asked(kind, asked, shape, folder):
+    """Pairs of pictures side by side take two columns each."""
+    import matplotlib.pyplot as plt
+    blocks, kwargs = TARGETS[kind]
+    _block(*blocks, **kwargs).dataloaders(folder / 'train', bs=4, device='cpu').show_batch(max_n=3, **asked)
+    rows, columns = plt.gcf().axes[0].get_subplotspec().get_gridspec().get_geometry()
+    assert (rows, columns // (2 if kind == 'picture' else 1)) == shape
+
+
 @pytest.mark.parametrize('kind', ['category', 'mask', 'points', 'picture'])
 def test_show_results_sets_prediction_beside_target(kind, folder):
     """Categories are green or red, masks and points come twice, pictures three times."""

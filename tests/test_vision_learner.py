@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from minifast.callback.core import Callback
 from minifast.callback.fp16 import MixedPrecision
+from minifast.callback.tracking import settings_of
 from minifast.interpret import ClassificationInterpretation, SegmentationInterpretation
 from minifast.layers import NormType
 from minifast.learner import load_learner
@@ -273,6 +274,11 @@ def test_interpretation_of_pictures(trained):
     losses, _, items = interp.top_losses(2, items=True)
     assert len(losses) == len(items) == 2 and Path(items[0]).suffix == '.png'
     interp.show_results([0, 1])
+    interp.show_results([0, 1], nrows=2, figsize=(3, 5))
+    assert plt.gcf().axes[0].get_subplotspec().get_gridspec().get_geometry() == (2, 1)
+    assert tuple(plt.gcf().get_size_inches()) == (3, 5)
+    _, _, _, decoded, _ = interp[[0, 1]]
+    assert [ax.get_title().split('\n')[1] for ax in plt.gcf().axes] == [NAMES[i] for i in decoded]
 
 
 # ---------------------------------------------------------------- segmentation
@@ -324,6 +330,13 @@ def test_unet_learner_config_is_the_old_way(masks):
         learn = unet_learner(masks, xresnet18, pretrained=False, config={'self_attention': True})
     assert any(type(m).__name__ == 'SelfAttention' for m in learn.model.modules())
     assert told[0].filename == __file__
+
+
+@pytest.mark.parametrize('normalize', (True, False))
+def test_settings_of_a_vision_learner_say_what_it_was_made_of(dls, normalize):
+    """For services that log: architecture, outputs, whether pretrained, whether normalized."""
+    own = settings_of(vision_learner(dls, tiny, pretrained=False, n_out=5, normalize=normalize))['Learner']
+    assert (own['n_out'], own['pretrained'], own['normalize']) == (5, False, normalize) and 'tiny' in own['arch']
 
 
 def test_create_vision_model_is_the_room_s_builder():

@@ -28,7 +28,8 @@ from minifast.vision.models.create import (HeadArguments, TimmBody, add_head, ar
                                            create_unet_model, create_vision_model, cut_model, default_split,
                                            hands_on, has_pool_type, meta_of, model_recipe, update_first_layer)
 from minifast.vision.models.unet import DynamicUnet, UnetArguments
-from minifast.vision.models.weights import WeightsNotFoundError, cached_file, fetch_weights, named_weights
+from minifast.vision.models.weights import (WeightsNotFoundError, _checked_kinds, cached_file, fetch_weights,
+                                            named_weights)
 from minifast.vision.models.xresnet import xresnet18
 
 FACTS = json.loads((Path(__file__).parent / 'data' / 'models.json').read_text())
@@ -221,6 +222,7 @@ HANDED_ON += [(DynamicUnet, UnetArguments, door) for door in (unet_learner, crea
 def test_arguments_that_are_handed_on_are_shown_as_they_are_where_they_are_used(source, names, door):
     """Names, types, defaults and words: what `help` shows of a head is what `create_head` says of it."""
     used, shown = inspect.signature(source).parameters, inspect.signature(door).parameters
+    assert all(p.annotation == 'Any' for p in shown.values() if p.kind is p.VAR_KEYWORD)
     assert set(names.__annotations__) == {name for name, p in used.items() if p.default is not p.empty}
     for name, hint in names.__annotations__.items():
         assert shown[name].default is used[name].default and shown[name].annotation == hint.__forward_arg__
@@ -444,6 +446,18 @@ CONTAINERS = {
         {'model': {f'module.{k}': v for k, v in state.items()}}, file),
     'old': lambda state, file: torch.save(state, file, _use_new_zipfile_serialization=False),
     'safetensors': lambda state, file: safetensors.torch.save_file(state, file)}
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('made, kind', [
+    (lambda w: w.to_sparse(), 'sparse_coo'), (lambda w: w.to_sparse_csr(), 'sparse_csr'),
+    (lambda w: w.to('meta'), 'meta'),
+    (lambda w: torch.quantize_per_tensor(w, .1, 0, torch.quint8), 'quantized'),
+    (lambda w: torch.nested.nested_tensor([w, w]), 'nested')], ids='coo csr meta quantized nested'.split())
+def test_a_tensor_that_holds_no_plain_numbers_is_told_by_its_name_and_kind(made, kind):
+    """Wherever in the file it is."""
+    with pytest.raises(ValueError, match=f"^w.pth: 'a' is a {kind} tensor, which weights are not"):
+        _checked_kinds({'model': {'b': torch.ones(2), 'a': made(torch.eye(3))}}, 'w.pth')
 
 
 def doors():

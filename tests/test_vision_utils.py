@@ -6,6 +6,8 @@ import io
 import json
 import os
 import threading
+import urllib.parse
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from PIL import Image
 
 from minifast.vision.core import load_image
 from minifast.vision.utils import (check_folder, download_images, resize_image, resize_images, resize_to,
-                                   search_images_bing, verify_image)
+                                   search_images_bing, search_images_serpapi, verify_image)
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (60, 100, 3), np.uint8)
 
@@ -106,6 +108,20 @@ def test_search_tells_its_key_to_nobody_else(monkeypatch):
         return io.BytesIO(json.dumps(pages[0]).encode())
     monkeypatch.setattr('minifast.vision.utils.open_url', answer)
     assert list(search_images_bing('cats', key='k')) == ['a'] and len(asked) == 1
+
+
+@pytest.mark.parametrize('search', [partial(search_images_serpapi, key='k'), partial(search_images_bing, key='k'),
+                                    partial(search_images_serpapi, engine='google_images', key='k')])
+def test_search_asks_for_the_words_with_the_key_at_an_engine_of_pictures(search, monkeypatch):
+    """Bing's unless another is named; each address once, and no more of them than asked for."""
+    asked = []
+
+    def answer(url):
+        asked.append(dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(url).query)))
+        return io.BytesIO(json.dumps({'images_results': [{'original': o} for o in 'aabc']}).encode())
+    monkeypatch.setattr('minifast.vision.utils.open_url', answer)
+    assert list(search('two cats', max_images=2)) == ['a', 'b']
+    assert asked == [{'engine': search.keywords.get('engine', 'bing_images'), 'q': 'two cats', 'api_key': 'k'}]
 
 
 def test_search_without_a_key_says_where_to_get_one(monkeypatch):

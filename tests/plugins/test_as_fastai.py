@@ -43,6 +43,18 @@ def test_alias_modules_are_the_same_objects():
     '''))
 
 
+def test_alias_packages_are_packages():
+    """Whoever asks how to find a module learns whether there are modules in it, before it is imported and behind it."""
+    run('''
+        import minifast.as_fastai
+        from importlib.util import find_spec
+        for name, is_package in {'fastai.vision': True, 'fastai.callback': True, 'fastai.learner': False}.items():
+            assert (find_spec(name).submodule_search_locations is not None) == is_package, name
+        import fastai.vision.models
+        assert find_spec('fastai.vision.models').submodule_search_locations is not None
+    ''')
+
+
 def test_alias_missing_module_and_name_raise_import_errors():
     """What minifast does not have is an ImportError that names fastai's module, as `try: import` needs."""
     run('''

@@ -13,6 +13,7 @@ import sys
 import warnings
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -1206,6 +1207,17 @@ def test_labels_are_known_as_far_as_functions_name_something(fs, told):
 def test_pairs_are_items_and_labels(rows, columns):
     """The last of several is the label; the rest is the item."""
     assert identity.columns_of(rows) == columns
+
+
+def test_lists_that_name_files_are_known_by_their_first_row(tmp_path):
+    """Names alone or in front of labels, from anywhere or from a folder of the data set; nothing else is a name."""
+    (tmp_path / 'a.txt').write_text('a')
+    known, unknown = SimpleNamespace(root=str(tmp_path)), SimpleNamespace(root=3)
+    for rows in (['a.txt'], L('a.txt'), [('a.txt', 1)], (('a.txt', 1),)):
+        assert identity._names_files(rows, known) and not identity._names_files(rows, unknown)
+    assert identity._names_files([(tmp_path / 'a.txt', 1)], unknown) and identity._names_files([tmp_path], unknown)
+    for rows in ([], [()], [(1, 'a.txt')], ['b.txt'], 'a.txt', {'a.txt': 1}, [['a.txt']]):
+        assert not identity._names_files(rows, known)
 
 
 @pytest.mark.parametrize('listed', [True, False])

@@ -44,5 +44,8 @@ EQUIVALENT: dict[tuple[str, ...], str] = {
      "-if name in ('self', 'args', 'kwargs', 'size_average', 'reduce') or value is parameter.default:",
      "+if name in ('self', 'args', 'kwargs', 'XXsize_averageXX', 'reduce') or value is parameter.default:"):
         'no loss of torch keeps size_average, which becomes its reduction, so that its default is what is found',
+    ('_ResumingCallback.__init__', '-self._resumed: tuple[Path, dict[str, Any]] | None = None',
+     '+self._resumed: tuple[Path, dict[str, Any]] | None = ""'):
+        'before_fit sets it before anything asks for it, and a callback that met no before_fit is not active',
 }
 """(function, the lines that go, the lines that come) -> why no test can tell them apart."""
