@@ -7,8 +7,6 @@ import warnings
 from collections.abc import Iterable
 from typing import Any, TextIO
 
-from minifast.distributed import rank_distrib
-
 __all__ = ['listed', 'say', 'say_once', 'visible', 'warn']
 
 _STEERING = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
@@ -60,6 +58,7 @@ def say(text: Any = '', file: TextIO | None = None, flush: bool = False) -> None
 
 def say_once(text: Any = '') -> None:
     """`say`, of several processes by the first."""
+    from minifast.distributed import rank_distrib  # brings torch, for which the command line does not wait
     if rank_distrib() == 0:
         say(text)
 

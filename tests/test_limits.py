@@ -215,7 +215,7 @@ def test_a_rule_and_its_schema_allow_the_same(kind):
     assert [theirs.is_valid(value) for value in values] == allowed and True in allowed and False in allowed
 
 
-RULES = {
+READ = {
     'of objects': (OneOf((Fields({'a': Name()}), Fields({'b': Name()}), Fields({'c': Kind(0, 9)}))),
                    [{'a': 'x'}, {'b': 'x'}, {'c': 3}],
                    [{'a': 3}, {'a': 'x', 'b': 'x'}, {'b': 3}, {'c': 10}, {'d': 'x'}, {}, 'x', ['a'], None]),
@@ -230,10 +230,10 @@ RULES = {
     'a named list': (ListOf(ListOf(Name(), 1), name='lists'), [[], [['x']]], [[[]], ['x'], [[1]]])}
 
 
-@pytest.mark.parametrize('kind', RULES)
+@pytest.mark.parametrize('kind', READ)
 def test_a_rule_allows_what_its_schema_allows(kind):
     """And tells of an object what is wrong with that one which its first name makes it."""
-    rule, right, wrong = RULES[kind]
+    rule, right, wrong = READ[kind]
     shared = {}
     schema = {**rule.schema(shared), '$defs': shared}
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -246,4 +246,4 @@ def test_a_rule_allows_what_its_schema_allows(kind):
             rule.check(value, 'it')
         assert not theirs.is_valid(value), value
     with pytest.raises(ValueError, match='^it.a=3'):
-        RULES['of objects'][0].check({'a': 3}, 'it')
+        READ['of objects'][0].check({'a': 3}, 'it')

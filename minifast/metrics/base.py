@@ -289,7 +289,7 @@ class AccumMetric(Metric):
             pred = torch.sigmoid(pred)
         elif self.dim_argmax is not None:
             pred = pred.argmax(dim=self.dim_argmax)
-        self.n_items += find_bs(learn.yb)
+        self.n_items += find_bs(learn.y)
         self.accum_values(pred if self.thresh is None else pred >= self.thresh, learn.y, learn)
 
     def accum_values(self, preds: Tensor, targs: Tensor, learn: Any = None) -> None:

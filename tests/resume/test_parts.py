@@ -452,7 +452,8 @@ def reason_of(part: str) -> str | None:
     return next((reason for text, reason in UNMISSED.items() if part == text or part.startswith(f'{text}.')), None)
 
 
-ELSEWHERE = {'LRFinder': 'a search for a rate is not resumed', 'AutoPrecision': 'says what MixedPrecision says'}
+ELSEWHERE = {'LRFinder': 'a search for a rate is not resumed', 'AutoPrecision': 'says what MixedPrecision says',
+             'DistributedTrainer': 'what it keeps belongs to the running processes', 'LastWord': 'keeps nothing'}
 """With the reason."""
 
 
