@@ -163,7 +163,7 @@ def of_one_process(global_bs: int) -> int:
     return global_bs // n_ranks
 
 
-# ---------------------------------------------------------------- putting pass_of_all
+# ---------------------------------------------------------------- putting together
 
 def _ask() -> None:
     for ask in before_collective:

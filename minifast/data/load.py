@@ -255,10 +255,10 @@ class DataLoader:
 
     Everything random is keyed: a sample's by (seed, epoch, index), also on the device where it stands in a batch; what
     is drawn for a whole batch by (seed, epoch, batch); the order by (seed, epoch). So batches are the same for any
-    number of workers however they are started, a picture is augmented alike whatever `bs` is, a pass can be resumed
-    at any batch (`begin`), and the global generators are left as they were. Each hook named above, and `create_item`,
-    `get_idxs`, `shuffle_fn`, `do_item`, `do_batch`, `retain`, `sample`, `wif`, `before_iter`, `after_iter`, may be
-    given as a keyword argument or overridden.
+    number of workers however they are started, what is drawn for a sample does not depend on `bs`, a pass can be
+    resumed at any batch (`begin`), and the global generators are left as they were. Each hook named above, and
+    `create_item`, `get_idxs`, `shuffle_fn`, `do_item`, `do_batch`, `retain`, `sample`, `wif`, `before_iter`,
+    `after_iter`, may be given as a keyword argument or overridden.
 
     Args:
         dataset: anything with `[i]` and `len`, or an iterable.
