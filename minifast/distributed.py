@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-__all__ = ['Share', 'barrier', 'gather', 'gather_objects', 'gather_rows', 'host_group', 'is_alone', 'is_distributed',
-           'is_shared', 'num_distrib', 'of_one_process', 'on_own', 'pass_of_all', 'rank0_first', 'rank_distrib',
-           'reducing', 'setup_distrib', 'teardown_distrib']
+__all__ = ['CHECKPOINT', 'LEAVING', 'Share', 'barrier', 'from_first', 'gather', 'gather_objects', 'gather_on_first',
+           'gather_rows', 'host_group', 'is_alone', 'is_distributed', 'is_shared', 'num_distrib', 'of_one_process', 'on_own',
+           'pass_of_all', 'rank0_first', 'rank_distrib', 'reducing', 'setup_distrib', 'teardown_distrib']
 
 _needed = ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
 _host: list[Any] = []
@@ -24,6 +24,9 @@ _host: list[Any] = []
 
 before_collective: list[Callable[[], None]] = []
 """Called before each collective here: a training asks there whether all ranks are well, see `DistributedTrainer`."""
+
+CHECKPOINT, LEAVING = 1, 2
+"""What a rank may wish of all, see `DistributedTrainer.wishes`."""
 
 _own_passes: list[None] = []
 """One for each block of `on_own` that runs."""
@@ -193,6 +196,24 @@ def gather_objects(o: Any) -> list[Any]:
         return [o]
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, o, group=host_group())
+    return found
+
+
+def from_first(o: Any) -> Any:
+    """What the first rank gives, on all; data that pickle takes. `o` itself in one process."""
+    if not is_distributed():
+        return o
+    found = [o]
+    dist.broadcast_object_list(found, src=0, group=host_group())
+    return found[0]
+
+
+def gather_on_first(o: Any) -> list[Any] | None:
+    """What each rank gives, in their order, on the first rank; None on the others. Data that pickle takes."""
+    if not is_distributed():
+        return [o]
+    found = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(o, found, dst=0, group=host_group())
     return found
 
 

@@ -6,8 +6,9 @@ on what loaders, callbacks, loss function, metrics and modules hold beside them.
 """
 from __future__ import annotations
 
+import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from minifast.checkpoint import check_model_state, check_opt_state, load_opt_sta
 from minifast.codetext import package_of
 from minifast.data.load import DataLoader
 from minifast.data.sampler import ORDER_NAMES
+from minifast.distributed import barrier, from_first, gather_on_first, rank_distrib
 from minifast.environment import environment
 from minifast.hidden import Baselines, Hidden, appends, find, keeps_state
 from minifast.seeds import get_random_states, set_random_states
@@ -29,8 +31,8 @@ from minifast.terminal import listed
 from minifast.torch_core import get_model
 
 __all__ = ['ReplayedLoader', 'baselines_of', 'begin_loader', 'generators', 'inexact_loaders', 'load_training_state',
-           'own_loader', 'put_back_generators', 'said_states', 'set_generators', 'start_hidden', 'storable_states',
-           'training_state']
+           'of_rank', 'own_loader', 'put_back_generators', 'said_states', 'set_generators', 'start_hidden', 'storable_states',
+           'together', 'training_state']
 
 FORMAT, VERSION = 'minifast-training', 1
 
@@ -431,6 +433,99 @@ def training_state(learn: Any, position: dict[str, Any], epoch_generators: dict 
         'watchers': {name: storable(cb.state_dict(), f'the state_dict of {type(cb).__name__}')
                      for name, cb in said_states(learn, watches_only=True).items()},
     }
+
+
+# ---------------------------------------------------------------- of several processes
+
+_ALIKE = frozenset(('format', 'version', 'environment', 'fit_seed', 'train_iter', 'trained', 'opt', 'frozen_idx'))
+"""Parts that the ranks of a training have in common: they take the same steps."""
+
+
+def together(learn: Any, state: dict[str, Any]) -> dict[str, Any] | None:
+    """One state of all ranks: the first one's, and under 'ranks' what each other rank has that is not the same.
+
+    Generators, statistics of batch norm, gradients that are gathered for a later step, what callbacks keep. Called by
+    all ranks at the same place.
+
+    Returns:
+        The state on the first rank, None on the others.
+    """
+    weights = {name for name, _ in get_model(learn.own_model).named_parameters(remove_duplicate=False)}
+    own = {(part, key): value for part, whole in state.items() if part not in _ALIKE
+           for key, value in (whole.items() if isinstance(whole, dict) else [(None, whole)])
+           if part != 'model' or key not in weights}
+    digests = {name: _digest_of(value) for name, value in own.items()}
+    barrier()  # where all are well
+    first = from_first(digests if rank_distrib() == 0 else None)
+    differs = {name: own[name] for name, digest in digests.items() if first.get(name) != digest}
+    found = gather_on_first((differs, [name for name in first if name not in own]))
+    if found is None:
+        return None
+    return {**state, 'ranks': [{'own': _nested(differs), 'gone': [list(name) for name in gone]}
+                               for differs, gone in found]}
+
+
+def _nested(parts: Mapping[tuple[str, Any], Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for (part, key), value in parts.items():
+        nested.setdefault(part, {})[key] = value
+    return nested
+
+
+def of_rank(state: dict[str, Any], rank: int, n_ranks: int, file: Any = 'the checkpoint') -> dict[str, Any]:
+    """The state of one of `n_ranks` processes out of that of all.
+
+    Where as many have written it, each gets its own. Else all get the first one's, and of gradients that are gathered
+    for a later step the mean, which is what the step would have taken.
+
+    Raises:
+        ValueError: the file does not say it as `together` does.
+    """
+    try:
+        ranks = state.get('ranks') or [{'own': {}, 'gone': []}]
+        state = {part: value for part, value in state.items() if part != 'ranks'}
+        if len(ranks) == n_ranks:
+            return _with_own(state, ranks[rank])
+        each = [_with_own(state, one)['grads'] for one in ranks]
+        names = dict.fromkeys(name for grads in each for name in grads)
+        return {**state, 'grads': {name: sum(grads[name] for grads in each if name in grads) / len(each)
+                                   for name in names}}
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
+        raise ValueError(f'{file} does not say what each of its processes held: {error!r}') from error
+
+
+def _with_own(state: dict[str, Any], one: Mapping[str, Any]) -> dict[str, Any]:
+    state = dict(state)
+    for part, key in one['gone']:
+        state[part] = {name: value for name, value in state[part].items() if name != key}
+    for part, values in one['own'].items():
+        state[part] = {**state.get(part, {}), **values} if None not in values else values[None]
+    return state
+
+
+def _digest_of(x: Any) -> bytes:
+    """The same for the same nested tensors, numbers and texts."""
+    digest = hashlib.blake2b(digest_size=16)
+
+    def add(x: Any) -> None:
+        if isinstance(x, Tensor):
+            x = x.detach()
+            digest.update(f'{x.dtype}{tuple(x.shape)}{x.layout}'.encode())
+            x = x if x.layout is torch.strided else x.to_dense()
+            x = x.dequantize() if x.is_quantized else x
+            digest.update(x.resolve_conj().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        elif isinstance(x, dict):
+            for key, value in x.items():
+                digest.update(repr(key).encode())
+                add(value)
+        elif isinstance(x, (list, tuple)):
+            digest.update(str(len(x)).encode())
+            for value in x:
+                add(value)
+        else:
+            digest.update(repr(x).encode())
+    add(x)
+    return digest.digest()
 
 
 # ---------------------------------------------------------------- putting it back

@@ -15,7 +15,7 @@ from typing import Any
 from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback
 from minifast.callback.resume import _ResumingCallback, newest_checkpoint
-from minifast.distributed import rank_distrib
+from minifast.distributed import CHECKPOINT, LEAVING, rank_distrib
 from minifast.run.folder import FolderInUseError, RunFolder, checkpoints_in
 from minifast.run.identity import note_what_moved
 from minifast.seeds import get_random_states
@@ -32,6 +32,7 @@ from minifast.training_state import (
     set_generators,
     start_hidden,
     storable_states,
+    together,
     training_state,
 )
 
@@ -60,6 +61,8 @@ def fit_was_done(learn: Any, resume: bool | str = True, cbs: Sequence[Callback] 
         raise ValueError(f"resume={resume!r}: give True, False, or 'anyway' to go on with what another data set, "
                          'model, loss or optimizer has left')
     writing = [cb for cb in learn.cbs if isinstance(cb, CheckpointCallback)]
+    if learn.ranks is not None:
+        learn.ranks.check_same('number of CheckpointCallbacks, of which the first process writes,', len(writing))
     if resume and not writing:
         raise ValueError('resume=True needs to know where the checkpoints are: give checkpoint=FOLDER to the same '
                          'call, or a CheckpointCallback among cbs')
@@ -240,13 +243,15 @@ class CheckpointCallback(_ResumingCallback):
             return
         if self._identity is None:  # a fit that is not our own
             self.begin(False, {'n_epoch': learn.n_epoch})
-        for why in inexact_loaders(learn.dls):
-            warnings.warn(f'a resume in the middle of an epoch will not be exact: {why}', stacklevel=2)
-        for why in start_hidden(learn):
-            warnings.warn(f'a resume will not be exact: {why}', stacklevel=2)
+        inexact = [f'a resume in the middle of an epoch will not be exact: {why}' for why in inexact_loaders(learn.dls)]
+        inexact += [f'a resume will not be exact: {why}' for why in start_hidden(learn)]
         if rank_distrib() == 0:
+            for why in inexact:
+                warnings.warn(why, stacklevel=2)
             self._move_in()
-        self._writer = _Writer(self._folder, self.keep, self.background)
+            self._writer = _Writer(self._folder, self.keep, self.background)
+        if learn.ranks is not None:
+            learn.ranks.wishes.append(self._wishes)
         self._waiting, self._written_at, self._epoch_generators, self._proven = None, None, None, False
         self._before_validation, self._resumed, self._done_epochs = {}, self._found, learn.start_epoch
         self._signals.take()
@@ -292,7 +297,8 @@ class CheckpointCallback(_ResumingCallback):
         if at['n_iter'] != length_of(learn.dls.train) and not self._then:
             warnings.warn(f'{path} was made with {at["n_iter"]} batches an epoch, now there are '
                           f'{length_of(learn.dls.train)}: the training will not go on as it would have', stacklevel=2)
-        print(f'resumed from {path}: epoch {at["epoch"]}, batch {at["batch"]}')
+        if rank_distrib() == 0:
+            print(f'resumed from {path}: epoch {at["epoch"]}, batch {at["batch"]}')
 
     def before_train(self) -> None:
         if not self._active:
@@ -335,6 +341,9 @@ class CheckpointCallback(_ResumingCallback):
         state = training_state(self.learn, {'where': 'validate'}, self._epoch_generators)
         self._before_validation = copied({part: value for part, value in state.items()
                                           if part not in ('position', 'model', 'grads', 'opt')})
+        if self.learn.ranks is not None and self.learn.ranks.wished:
+            self._write(self._position('validate', self.learn.epoch, length_of(self.learn.dls.train) or 0))
+            self._answer_signal()
 
     def after_train(self) -> None:
         if self._active and len(self.learn.dls) < 2:
@@ -355,10 +364,13 @@ class CheckpointCallback(_ResumingCallback):
             # the first step makes the optimizer's state: what no file can hold is told now and not after an epoch
             self._proven = bool(training_state(self.learn, self._position('train', self.learn.epoch)))
         due = training and isinstance(self.every, int) and self.learn.train_iter % self.every == 0
-        if due or self._signals.pending is not None or self._late(training):
+        alone = self.learn.ranks is None
+        if not alone and not training:  # in which some ranks have fewer batches than others
+            return
+        if due or self._is_wished():
             self._write_here()
         self._answer_signal()
-        if getattr(self.learn.dl, 'num_workers', 0) and self.learn.iter + 1 < self.learn.n_iter:
+        if alone and getattr(self.learn.dl, 'num_workers', 0) and self.learn.iter + 1 < self.learn.n_iter:
             self._waiting = self._generators() if self._hidden_loaders else get_random_states()
 
     def _find_hidden_loaders(self) -> None:
@@ -373,6 +385,15 @@ class CheckpointCallback(_ResumingCallback):
     def _late(self, training: bool) -> bool:
         return training and self.minutes is not None and time.monotonic() - self._last_s > 60 * self.minutes
 
+    def _wishes(self) -> int:
+        if self._active and self._signals.pending is not None:
+            return LEAVING
+        return CHECKPOINT if self._active and self._late(self.learn.training) else 0
+
+    def _is_wished(self) -> int:
+        """Whether the clock or a signal wants a checkpoint here; of several processes, of any, as all have heard."""
+        return self._wishes() if self.learn.ranks is None else self.learn.ranks.wished
+
     def _write_here(self, random_states: dict[str, Any] | None = None) -> None:
         learn = self.learn
         if learn.training:
@@ -383,7 +404,7 @@ class CheckpointCallback(_ResumingCallback):
     def after_epoch(self) -> None:
         if not self._active:
             return
-        if self.every == 'epoch' or self._signals.pending is not None or self._late(True):
+        if self.every == 'epoch' or self._is_wished():
             self._write(self._position('epoch', self.epoch + 1))
         self._answer_signal()
 
@@ -398,6 +419,9 @@ class CheckpointCallback(_ResumingCallback):
 
     def cleanup_fit(self) -> None:
         active, self._active, self._waiting = self._active, False, None
+        ranks = self.learn.ranks
+        if ranks is not None and self._wishes in ranks.wishes:
+            ranks.wishes.remove(self._wishes)
         identity, self._identity = self._identity, None
         self._found = self._resumed = None
         try:
@@ -429,20 +453,24 @@ class CheckpointCallback(_ResumingCallback):
     def _write(self, position: dict[str, Any], must: bool = False, random_states: dict | None = None) -> None:
         """Write the state; in the background unless `must`, which also makes a failing storage an error."""
         self._finish_writing()
-        if self._key(position) == self._written_at or rank_distrib():
+        key, ranks = self._key(position), self.learn.ranks
+        # asked of the first, whose storage may have failed
+        if key == self._written_at if ranks is None else ranks.from_first(lambda: key == self._written_at):
             return
-        self._written_at, self._last_s = self._key(position), time.monotonic()
+        self._written_at, self._last_s = key, time.monotonic()
         state = training_state(self.learn, position, self._epoch_generators)
-        state['run'] = {**self._run_part, 'training': bool(self.learn.model.training)}
         if position['where'] == 'validate':
             state.update(self._before_validation)
         elif random_states is not None:
             state['generators'] = (random_states if 'global' in random_states else
                                    {**self._generators(), 'global': storable_states(random_states)})
-        self._writer.write(state, must)
+        state = state if ranks is None else together(self.learn, state)
+        if state is not None:
+            state['run'] = {**self._run_part, 'training': bool(self.learn.model.training)}
+            self._writer.write(state, must)
 
     def _finish_writing(self) -> None:
-        if not self._writer.finish():
+        if self._writer is not None and not self._writer.finish():
             self._written_at = None
 
     # ------------------------------------------------------------ signals
@@ -454,7 +482,10 @@ class CheckpointCallback(_ResumingCallback):
             self._answer_signal()
 
     def _answer_signal(self) -> None:
+        ranks = self.learn.ranks
+        if self._is_wished() != LEAVING:
+            return
+        self._finish_writing() if ranks is None else ranks.from_first(self._finish_writing)
         if self._signals.pending is not None:
-            self._finish_writing()
             print(f'stopped by a signal; the checkpoint is in {self.path}')
             self._signals.leave()

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from minifast.arguments import tells_near_match
 from minifast.callback.core import (Callback, CancelBackwardException, CancelBatchException, CancelEpochException,
                                     CancelException, CancelFitException, CancelStepException, CancelTrainException,
                                     CancelValidException)
-from minifast.distributed import gather_objects, gather_rows, host_group, is_shared, reducing
+from minifast.distributed import from_first, gather_objects, gather_rows, host_group, is_shared, reducing
 from minifast.markers import plain
 from minifast.torch_core import find_bs, length_of
 
@@ -53,7 +54,7 @@ class DistributedTrainer(Callback):
     process's at the end of each training part.
 
     What happens on one rank happens on all. Ranks tell each other that they are well once a step, behind the loss: one
-    exchange of 56 bytes a rank between hosts, in which the loss goes along on a CPU; on a GPU there is one all_reduce
+    exchange of 64 bytes a rank between hosts, in which the loss goes along on a CPU; on a GPU there is one all_reduce
     of it more. There is another exchange before a backward pass and before a step if callbacks have a say there, and
     one before each collective outside of a step. A rank whose callback raises ends with its own error, the others with
     a `PeerError` that names it; a Cancel exception cancels on all. So no rank waits for one that has left, but where
@@ -68,6 +69,9 @@ class DistributedTrainer(Callback):
         seed: the first rank's, for what is drawn for a batch of all.
         n_items: items of the running batch in all processes, known from `after_loss` on.
         sync: set False in `before_batch` where no step follows the batch, so that gradients are not sent.
+        wishes: functions that say what this rank wishes: nothing (0), a `CHECKPOINT`, or one and to leave then
+            (`LEAVING`); asked whenever ranks meet.
+        wished: the most that a rank has wished since the loss of the running training batch; all know it alike.
 
     Source: Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", arXiv 2006.15704.
     """
@@ -86,6 +90,8 @@ class DistributedTrainer(Callback):
         self._meets = {BACKWARD: False, STEP: False}
         self._kept: dict[str, Any] = {}
         self._own_norms: list[tuple[nn.Module, str, nn.Module]] = []
+        self.wishes: list[Callable[[], int]] = []
+        self.wished = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: what is kept here belongs to the running processes."""
@@ -130,6 +136,7 @@ class DistributedTrainer(Callback):
         if not reducing():
             return
         distributed.before_collective.append(self._ask)
+        self.wished = 0
         learn, self._at = self.learn, [0, NO_PART, 0]
         self._kept['logger'] = learn.logger
         if self.rank:
@@ -288,14 +295,17 @@ class DistributedTrainer(Callback):
         return (0, 0, 0) if place == START else tuple(self._at)
 
     def _exchange(self, place: int, status: int, n_items: int = 0, loss: float = 0.) -> list[list[float]]:
-        own = torch.tensor([status, place, *self._where(place), n_items, loss], dtype=torch.float64)
+        wish = max((wish() for wish in self.wishes), default=0)
+        own = torch.tensor([status, place, *self._where(place), n_items, loss, wish], dtype=torch.float64)
         rows = [torch.empty_like(own) for _ in range(self.n_ranks)]
         try:
             dist.all_gather(rows, own, group=host_group())
         except RuntimeError as error:  # as torch has it for a connection that is closed, and for the timeout
             raise PeerError(f'rank {self.rank} waited for the others {_places[place]}, and one has gone without a '
                             f'word, or did not come in time: {error}') from error
-        return torch.stack(rows).tolist()  # sync: none, numbers of the hosts
+        found = torch.stack(rows).tolist()  # sync: none, numbers of the hosts
+        self.wished = max(0 if place == LOSS else self.wished, *(int(row[7]) for row in found))
+        return found
 
     def _meet(self, place: int, n_items: int = 0, loss: float = 0.) -> tuple[int, float]:
         """Ask whether all ranks are well and here; returns their items and losses, summed.
@@ -329,7 +339,7 @@ class DistributedTrainer(Callback):
 
     def _concerns(self, row: list[float], place: int) -> bool:
         """Whether this rank is in the part of the loop that another one has cancelled."""
-        status, _, *where, _, _ = row
+        status, _, *where = row[:5]
         here = list(self._where(place))
         if status in (WELL, FAILED) or place == START:
             return False
@@ -344,6 +354,28 @@ class DistributedTrainer(Callback):
                 raise PeerError(f'the ranks have come apart: rank {self.rank} is {_told_place(own)}, rank {rank} '
                                 f'{_told_place(row)}. Do their loaders give the same number of batches, and do all '
                                 'ranks call the same methods?')
+
+    def from_first(self, make: Callable[[], Any], starting: bool = False) -> Any:
+        """What `make` returns on the first rank, on all; an error of it ends all.
+
+        Args:
+            make: called on the first rank alone; its result is data that pickle takes.
+            starting: the fit has not begun.
+        """
+        made = make() if self.rank == 0 else None
+        self._meet(START if starting else COLLECTIVE)
+        return from_first(made)
+
+    def check_same(self, what: str, value: Any) -> None:
+        """Refuse a fit that is about to start where something is not the same on all ranks.
+
+        Raises:
+            ValueError: it is not.
+        """
+        self._meet(START)
+        found = gather_objects(value)
+        for rank, other in enumerate(found):
+            self._compare(rank, {what: found[0]}, {what: other})
 
     def _raise_failure(self, texts: list[str | None]) -> None:
         failed = [f'rank {rank} has failed with {text}' for rank, text in enumerate(texts) if text]
@@ -452,7 +484,7 @@ class LastWord(Callback):
 
 
 def _told_place(row: list[float]) -> str:
-    _, place, epoch, part, i, _, _ = map(int, row)
+    place, epoch, part, i = map(int, row[1:5])
     return f'{_places[place]} in epoch {epoch}, batch {i} of {_parts[part]}'
 
 

@@ -19,7 +19,7 @@ from minifast.run.folder import RunFolder, checkpoints_in
 from minifast.run.identity import RunIdentity, read_tables, run_identity
 from minifast.tensorfile import DamagedFileError, UnsafeFileError, read_tensors
 from minifast.torch_core import length_of
-from minifast.training_state import load_training_state
+from minifast.training_state import load_training_state, of_rank
 
 __all__ = ['newest_checkpoint']
 
@@ -120,37 +120,59 @@ class _ResumingCallback(Callback):
             self._folder.adopt(first._folder.run)
         elif self._run['run'] is not None:
             self._folder.adopt(self._run['run'])
-        return bool(resume) and first is None and self._look_for(resume)
+        if not resume or first is not None:
+            return False
+        ranks = self.learn.ranks
+        decision = self._look_for(resume) if ranks is None else ranks.from_first(lambda: self._look_for(resume), True)
+        return self._go_by(*decision)
 
-    def _look_for(self, resume: bool | str) -> bool:
+    def _look_for(self, resume: bool | str) -> tuple[str, tuple[Path, dict] | None, dict, tuple]:
+        """What is to be done with the fit that starts; of several processes the first one looks for all of them.
+
+        Returns:
+            'begin', 'begin anew', 'pass over' or 'go on'; path and state of the checkpoint, if any; what it says of
+            its run; what is not taken from it.
+        """
+        nothing = None, {}, ()
         newest = newest_checkpoint(self.path)
         if newest is None:
             print(f'no checkpoint in {self.path}: training starts from scratch')
-            return False
+            return 'begin', *nothing
         if _position_of(*newest)['phase'] < self._phase:
-            return False
+            return 'begin', *nothing
         found = self._at_this_fit(*newest)
         if found is None:
-            self._pass_over_blindly()
-            return True
+            self._tell_blind()
+            return 'pass over', *nothing
         differ = self._differences(*found)
         if any(difference.severe for difference in differ) and resume != 'anyway':
             other = self._run_moved_aside()
             if other is None and self._may_begin_anew(newest[1], differ):
-                self._resuming = False
-                return False
+                return 'begin anew', *nothing
             if other is None:
                 self._refuse(found[0], differ)
             found, differ = other, self._differences(*other)
         path, state = found
         over = self._is_over(state['position'], passed=_position_of(*newest)['phase'] > self._phase)
-        self._tell(path, state, differ, over)
+        without = self._tell(path, state, differ, over)
+        return 'pass over' if over else 'go on', found, self._then, without
+
+    def _go_by(self, what: str, found: tuple[Path, dict] | None, then: dict, without: tuple) -> bool:
+        """Do what `_look_for` says; returns whether the fit was done before."""
+        self._then, self._without, over = then, without, what == 'pass over'
+        self._resuming = what != 'begin anew'
+        if found is None:
+            self._run['fits'] += over
+            return over
+        path, state = found
         if isinstance(state.get('run'), dict):
             self._folder.adopt(state['run']['id'])
+        ranks = self.learn.ranks
+        state = of_rank(state, *((0, 1) if ranks is None else (ranks.rank, ranks.n_ranks)), path)
         if over:
             self._pass_over(path, state)
         else:
-            self._found = found
+            self._found = path, state
         return over
 
     def _at_this_fit(self, path: Path, state: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
@@ -221,8 +243,12 @@ class _ResumingCallback(Callback):
                          f"a fold: checkpoint=f'{self.path}/{{fold}}'), or say resume='anyway' to go on with this one "
                          'all the same')
 
-    def _tell(self, path: Path, state: dict[str, Any], differ: list[Difference], over: bool) -> None:
-        """A warning for each difference, with what counts; nothing is changed by then."""
+    def _tell(self, path: Path, state: dict[str, Any], differ: list[Difference], over: bool) -> tuple[str, ...]:
+        """A warning for each difference, with what counts; nothing is changed by then.
+
+        Returns:
+            What is not taken from the checkpoint: 'opt', 'loss_func'.
+        """
         if not self._then:
             warnings.warn(f'{path} is of an earlier release and does not say which data, model and settings it was '
                           'made with: nothing can be compared', stacklevel=6)
@@ -231,8 +257,8 @@ class _ResumingCallback(Callback):
                 warnings.warn(f'resuming from {path}: {difference}; {self._what_counts(difference, over)}',
                               stacklevel=6)
         names = {'optimizer': 'opt', 'loss': 'loss_func'}
-        self._without = tuple(names[difference.part] for difference in differ
-                              if difference.severe and difference.part in names)
+        return tuple(names[difference.part] for difference in differ
+                     if difference.severe and difference.part in names)
 
     def _is_expected(self, difference: Difference, at: dict[str, Any]) -> bool:
         """More epochs for a finished fit whose settings do not depend on their number: its bits are the same."""
@@ -247,6 +273,9 @@ class _ResumingCallback(Callback):
             return 'the random streams of the checkpoint go on, the new seed has no effect on this fit'
         if difference.what == 'batch size of training':
             return 'the new one counts from here on, the position is kept by the number of items'
+        if difference.what == 'number of processes':
+            return ('the order of the data is the same; numbers are summed in another order, and what a process draws '
+                    'for itself, as for dropout, is drawn anew')
         return {'data': 'the data of now count from here on',
                 'model': 'the weights of the checkpoint go into this model',
                 'loss': 'the loss of now counts from here on',
@@ -256,12 +285,11 @@ class _ResumingCallback(Callback):
 
     # ------------------------------------------------------------ a fit that was done
 
-    def _pass_over_blindly(self) -> None:
+    def _tell_blind(self) -> None:
         warnings.warn(f'fit number {self._phase + 1} of this learner was done before and is passed over, but the '
                       f'checkpoint of its end is not in {self.path} (earlier releases kept none): until the fit that '
                       'goes on, the learner is as untrained as it is now, and so is what is saved, exported or '
                       'measured before', stacklevel=5)
-        self._run['fits'] += 1
 
     def _pass_over(self, path: Path, state: dict[str, Any]) -> None:
         """Leave the learner as it was at the end of this fit."""
@@ -295,7 +323,8 @@ class _ResumingCallback(Callback):
             f'is in epoch {at["epoch"]} already')
         asked = self._asked['n_epoch']
         fewer = f'. {asked} epochs are asked for now' if asked < at['epoch'] else ''
-        print(f'resumed from {path}: this fit {said}{fewer}; nothing to do{row}')
+        if rank_distrib() == 0:
+            print(f'resumed from {path}: this fit {said}{fewer}; nothing to do{row}')
 
     # ------------------------------------------------------------ going on
 

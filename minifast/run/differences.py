@@ -98,6 +98,7 @@ def differences(then: Mapping[str, Any], now: RunIdentity, tables: Tables | None
     """
     found = [*_data_differences(then.get('data', {}), now, tables)]
     a, b = dict(then), dict(now.parts)
+    a['settings'] = {'number of processes': 1, **a.get('settings', {})}  # earlier releases knew of one alone
     if a.get('environment', {}).get('torch') != b['environment']['torch']:
         a['model'], b['model'] = _without_details(a.get('model', {})), _without_details(b['model'])
     for part in _severe[1:]:

@@ -32,6 +32,7 @@ from minifast.codetext import code_digest, package_of
 from minifast.data.config import transform_config
 from minifast.data.transform import Pipeline
 from minifast.data.transforms import AttrGetter, ColReader, ItemGetter, RegexLabeller
+from minifast.distributed import num_distrib
 from minifast.environment import environment
 from minifast.hardware import crc32
 from minifast.plaindata import GENERATORS
@@ -617,13 +618,14 @@ def _settings(learn: Any) -> dict[str, Any]:
     for i, dl in enumerate(learn.dls):
         of = f'of {_split_name(i)}'
         if own_loader(dl):
-            found[f'batch size {of}'] = dl.bs
+            found[f'batch size {of}'] = dl.bs and dl.bs * dl.share.n_ranks  # of all processes
             found |= {f'shuffle {of}': dl.shuffle, f'drop_last {of}': dl.drop_last}
         else:
             found[f'batch size {of}'] = getattr(dl, 'batch_size', None)
             # what torch's workers draw depends on how many they are
             found |= {f'{name} {of}': getattr(dl, kept, None)
                       for name, kept in (('drop_last', 'drop_last'), ('workers', 'num_workers'))}
+    found['number of processes'] = max(num_distrib(), 1)
     found['precision'] = environment(learn).get('precision')
     found['metrics'] = [str(getattr(m, 'name', m)) for m in learn.metrics]
     seed = torch.initial_seed()
