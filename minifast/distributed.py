@@ -74,11 +74,23 @@ def setup_distrib(gpu: int | None = None, timeout_s: float = 600) -> int:
         on_cuda = torch.cuda.is_available() and local < torch.cuda.device_count()
         if on_cuda:
             torch.cuda.set_device(local)
-        dist.init_process_group('nccl' if on_cuda else 'gloo', timeout=timedelta(seconds=timeout_s))
+        _join('nccl' if on_cuda else 'gloo', timedelta(seconds=timeout_s))
         atexit.register(teardown_distrib)
     if not _host or _host[0] is not dist.group.WORLD:
         _host[:] = dist.group.WORLD, dist.new_group(backend='gloo', timeout=timedelta(seconds=timeout_s))
     return dist.get_world_size()
+
+
+def _join(backend: str, timeout: timedelta) -> None:
+    restarts = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    if restarts == '0' or os.environ.get('GROUP_WORLD_SIZE') != '1':
+        dist.init_process_group(backend, timeout=timeout)
+        return
+    # torchrun keeps its store when it starts processes again, and in it the addresses of those that are gone. The count
+    # tells the two apart; on several machines each has its own, and there the store is not to be kept (docs/scale.md)
+    store, rank, world = next(dist.rendezvous('env://', timeout=timeout))
+    dist.init_process_group(backend, store=dist.PrefixStore(f'restart-{restarts}', store), rank=rank, world_size=world,
+                            timeout=timeout)
 
 
 def teardown_distrib() -> None:

@@ -1,4 +1,4 @@
-"""Run by torchrun, or alone: a training that is killed and goes on; see `main` for the arguments.
+"""Run by torchrun, or alone: trainings that are killed and go on; see `main` for the argument.
 
 Each rank draws from its own random stream (dropout), gathers gradients over two batches and has batch norm, so that it
 holds much that no other rank has.
@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sys
+import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from training import BS, loaders, weights
 from minifast.callback.checkpoint import CheckpointCallback
 from minifast.callback.core import Callback
 from minifast.callback.training import EMA, GradientAccumulation
-from minifast.distributed import rank_distrib
+from minifast.distributed import num_distrib, rank_distrib
 from minifast.learner import Learner
 from minifast.optimizer import Adam
 from minifast.seeds import set_seed
@@ -40,22 +43,45 @@ class Own(Callback):
 
 
 class Ends(Callback):
-    """Ends this process, or what is asked of it, when step number `at` of the fit is over."""
+    """Ends a rank's process, or has it end, when step number `at` of the fit is over; `times` times in all.
+
+    How often it was done is kept in the file `log`, since the job may be started again. 'anytime' is a kill at a random
+    moment within `within_s` seconds from the first step on.
+    """
 
     order, run_valid, identifies_run = 900, False, False
     not_carried = ('*',)
 
-    def __init__(self, how, at, rank):
-        self.how, self.at, self.rank, self.n = how, at, rank, 0
+    def __init__(self, how, log, at=0, rank=0, times=1, within_s=.5):
+        self.how, self.log, self.at, self.rank, self.times, self.within_s = how, log, at, rank, times, within_s
+
+    def _end(self):
+        done = len(self.log.read_text()) if self.log.exists() else 0
+        if done >= self.times or rank_distrib() != self.rank:
+            return
+        if self.how == 'anytime':
+            self.rank = None
+            threading.Timer(random.SystemRandom().uniform(0, self.within_s), self._kill).start()
+            return
+        with self.log.open('a') as log:
+            log.write('.')
+        if self.how == 'fail':
+            raise OSError('the disk is gone')
+        os.kill(os.getpid(), {'kill': signal.SIGKILL, 'term': signal.SIGTERM}[self.how])
+
+    def _kill(self):
+        with self.log.open('a') as log:
+            log.write('.')
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def before_fit(self):
+        if self.how == 'anytime':  # another rank each time
+            done = len(self.log.read_text()) if self.log.exists() else 0
+            self.rank = (done * 7 + 3) % 5 % max(num_distrib(), 1)
 
     def after_batch(self):
-        if self.learn.train_iter == self.at and rank_distrib() == self.rank:
-            {'kill': lambda: os.kill(os.getpid(), signal.SIGKILL),
-             'term': lambda: os.kill(os.getpid(), signal.SIGTERM),
-             'fail': self._fail}[self.how]()
-
-    def _fail(self):
-        raise OSError('the disk is gone')
+        if self.how == 'anytime' or self.learn.train_iter == self.at:
+            self._end()
 
 
 def net(plain):
@@ -72,46 +98,44 @@ class Seen(Callback):
     order, run_valid, identifies_run = 5, False, False
     not_carried = ('*',)
 
+    def __init__(self, slow_s):
+        self.slow_s = slow_s
+
     def before_fit(self):
         self.rows = []
 
     def before_batch(self):
+        time.sleep(self.slow_s)
         own = [] if getattr(self.learn.dl, 'stands_in', False) else self.learn.xb[0].flatten(1)[:, 0].tolist()
         self.rows.append([self.learn.epoch, self.learn.iter, own])
 
 
-def train(folder, plain, how='', at=-1, rank=0, every=1, n_epoch=3):
+def train(folder, kind, ends=None, every=1, n_epoch=3, slow_s=0.):
     """What is left of a fit that goes on from what is in the folder."""
+    plain = kind == 'plain'
     learn = Learner(loaders(n=BS * 3 + 7), net(plain), nn.CrossEntropyLoss(), opt_func=partial(Adam, wd=.01), lr=.02)
     learn.remove_cb(learn.progress)
     learn.logger = lambda row: None
     set_seed(5 + rank_distrib())
-    seen = Seen()
+    seen = Seen(slow_s)
     cbs = [seen] + ([] if plain else [Own(), EMA(.8), GradientAccumulation(2 * BS)])
-    ends = [Ends(how, at, rank)] if how else []
-    checkpoint = CheckpointCallback(folder, every=every or None, minutes=None if every else 60)
-    learn.fit(n_epoch, cbs=[*cbs, *ends, checkpoint], resume=True)
-    state = [float(v) for b in learn.model.buffers() for v in b.flatten()]
-    return {'weights': weights(learn).tolist(), 'buffers': state, 'rows': [list(row) for row in learn.recorder.values], 'seen': seen.rows,
-            'drawn': torch.rand(3).tolist()}
+    cbs += [] if ends is None else [Ends(log=Path(folder + '.log'), **ends)]
+    checkpoint = CheckpointCallback(folder, every=every or None, minutes=None if every else 60, keep=100)
+    learn.fit_one_cycle(n_epoch, cbs=[*cbs, checkpoint], resume=True)
+    buffers = [float(v) for b in learn.model.buffers() for v in b.flatten()]
+    return {'weights': weights(learn).tolist(), 'buffers': buffers, 'seen': seen.rows,
+            'rows': [list(row) for row in learn.recorder.values], 'drawn': torch.rand(3).tolist()}
 
 
-def main(out, folder, *how):
-    """Train in `folder`, and write what was left of rank r to `out`_r.json.
-
-    Args:
-        out: start of the names.
-        folder: of the checkpoints.
-        how: 'plain' or 'own', then how a rank ends ('kill', 'term', 'fail'), at which step, which rank, and how often
-            a checkpoint is due (0: never by itself).
-    """
-    kind, *ending = how
-    keys = 'how', 'at', 'rank', 'every'
-    ending = {key: value if key == 'how' else int(value) for key, value in zip(keys, ending)}
-    told = train(Path(folder), kind == 'plain', **ending)
-    Path(f'{out}_{rank_distrib()}.json').write_text(json.dumps(told), encoding='utf-8')
+def main(jobs):
+    """Do the jobs in their order, each `{'out': NAME, ...}` with arguments of `train`; what was left of rank r is
+    written to NAME_r.json. Started again, what was done is passed over."""
+    for job in jobs:
+        out = Path(f'{job.pop("out")}_{rank_distrib()}.json')
+        told = train(**job)
+        out.write_text(json.dumps(told), encoding='utf-8')
 
 
 if __name__ == '__main__':
     torch.use_deterministic_algorithms(True)
-    main(*sys.argv[1:])
+    main(json.loads(sys.argv[1]))

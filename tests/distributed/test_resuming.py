@@ -1,0 +1,118 @@
+"""Several processes are killed and go on: to the same bits where as many go on, in the same order where others do."""
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from launch import HERE, run_together
+
+SCRIPT = HERE / 'resuming.py'
+
+
+def told(folder, name, n):
+    """What each of n ranks has written."""
+    return [json.loads((folder / f'{name}_{rank}.json').read_text(encoding='utf-8')) for rank in range(n)]
+
+
+def seen_by_all(ranks):
+    """The items that all ranks saw, in the order of the batch of all: [[epoch, batch, items], ...]."""
+    found = []
+    for rows in zip(*(rank['seen'] for rank in ranks)):
+        parts = [row[2] for row in rows]
+        found.append([*rows[0][:2], [parts[i % len(parts)][i // len(parts)] for i in range(sum(map(len, parts)))]])
+    return found
+
+
+def largest_difference(a, b):
+    """Between the weights, and the rows of the table, of two ranks."""
+    return max(float((torch.tensor(a[what], dtype=torch.float64) - torch.tensor(b[what], dtype=torch.float64)).abs()
+                     .max()) for what in ('weights', 'rows'))
+
+
+def cut(source, target, steps):
+    """A folder of checkpoints as it was after so many steps, of which each has written one."""
+    shutil.copytree(source, target)
+    for late in sorted(target.glob('checkpoint-*.pth'))[steps + 1:]:
+        late.unlink()
+    return str(target)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """A function: the folder in which n processes have trained undisturbed, each number once; with `killed` a second
+    training in which a process was killed and torchrun has started all again."""
+    folder, done = tmp_path_factory.mktemp('whole'), set()
+
+    def of(n, killed=False):
+        if (n, killed) not in done:
+            jobs = [{'out': f'plain{n}', 'folder': f'p{n}', 'kind': 'plain'}]
+            if killed:
+                ends = {'how': 'kill', 'at': 6, 'rank': n - 1}
+                jobs += [{'out': f'own{n}', 'folder': f'o{n}', 'kind': 'own'},
+                         {'out': f'killed{n}', 'folder': f'k{n}', 'kind': 'own', 'ends': ends}]
+            run_together(n, SCRIPT, json.dumps(jobs), cwd=folder, restarts=int(killed))
+            done.update({(n, killed), (n, False)})
+        return folder
+    return of
+
+
+FULL = [2, *(pytest.param(n, marks=pytest.mark.dist) for n in (3, 4))]
+
+
+@pytest.mark.parametrize('n', FULL)
+def test_a_killed_process_changes_nothing(whole, n):
+    """All go on from the newest checkpoint: the same bits on each rank, its own random numbers and statistics too."""
+    folder = whole(n, killed=True)
+    assert (folder / f'k{n}.log').read_text() == '.'
+    alone, killed = told(folder, f'own{n}', n), told(folder, f'killed{n}', n)
+    assert killed == alone
+    assert len({str(rank['drawn']) for rank in alone}) == n  # each has a stream of its own
+    assert len({str(rank['weights']) for rank in alone}) == 1
+
+
+MORE = [(2, 1, 5), *(pytest.param(*case, marks=pytest.mark.dist)
+                     for case in [(1, 2, 5), (2, 3, 7), (3, 4, 4), (4, 1, 9), (2, 4, 11), (3, 2, 1)])]
+
+
+@pytest.mark.parametrize('n, m, steps', MORE)
+def test_others_go_on_where_some_have_stopped(whole, tmp_path, n, m, steps):
+    """Written by n processes, gone on with by m: the items of each batch in the same order, weights within 1e-6."""
+    folder = whole(n, killed=n == 2)
+    cut(folder / f'p{n}', tmp_path / 'c', steps)
+    run_together(m, SCRIPT, json.dumps([{'out': 'rest', 'folder': 'c', 'kind': 'plain'}]), cwd=tmp_path)
+    before, after = told(folder, f'plain{n}', n), told(tmp_path, 'rest', m)
+    rest = seen_by_all(after)
+    assert rest[-1] == seen_by_all(before)[-1]
+    assert rest[-12 + steps:] == seen_by_all(before)[steps:]
+    difference = largest_difference(before[0], after[0])
+    print(f'{n} -> {m} processes after step {steps}: weights and table differ by {difference:.1e} at most')
+    assert difference < 1e-6
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize('how, at, rank, every', [('term', 6, 1, 0), ('term', 8, 0, 0), ('fail', 9, 0, 2),
+                                                  ('fail', 3, 1, 5)])
+def test_a_signal_or_an_error_of_one_rank_changes_nothing(tmp_path, how, at, rank, every):
+    """A signal writes a checkpoint of all, also behind an epoch's last batch; an error goes back to the one before."""
+    ends = {'how': how, 'at': at, 'rank': rank}
+    jobs = [{'out': 'whole', 'folder': 'w', 'kind': 'own'},
+            {'out': 'part', 'folder': 'p', 'kind': 'own', 'ends': ends, 'every': every}]
+    run_together(2, SCRIPT, json.dumps(jobs), cwd=tmp_path, restarts=1)
+    assert (tmp_path / 'p.log').read_text() == '.'
+    assert told(tmp_path, 'part', 2) == told(tmp_path, 'whole', 2)
+
+
+@pytest.mark.dist
+def test_twenty_kills_at_any_moment_change_nothing(tmp_path):
+    """A process is killed (SIGKILL) 20 times at random moments, torchrun starts all again: the same bits."""
+    ends = {'how': 'anytime', 'times': 20}
+    jobs = [{'out': 'whole', 'folder': 'w', 'kind': 'own', 'n_epoch': 12},
+            {'out': 'part', 'folder': 'p', 'kind': 'own', 'n_epoch': 12, 'ends': ends, 'slow_s': .05}]
+    run_together(2, SCRIPT, json.dumps(jobs), cwd=tmp_path, restarts=20, timeout_s=900)
+    kills = len((tmp_path / 'p.log').read_text())
+    part, whole = told(tmp_path, 'part', 2), told(tmp_path, 'whole', 2)
+    lost = sum(a != b for rank in range(2) for a, b in zip(part[rank]['seen'], whole[rank]['seen'], strict=True))
+    print(f'kills survived {kills * (part == whole)}/{kills}, batches lost, doubled or changed {lost}')
+    assert kills == 20 and part == whole
