@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 __all__ = ['CHECKPOINT', 'LEAVING', 'Share', 'barrier', 'from_first', 'gather', 'gather_objects', 'gather_on_first',
-           'gather_rows', 'host_group', 'is_alone', 'is_distributed', 'is_shared', 'num_distrib', 'of_one_process', 'on_own',
-           'pass_of_all', 'rank0_first', 'rank_distrib', 'reducing', 'setup_distrib', 'teardown_distrib']
+           'gather_rows', 'host_group', 'is_alone', 'is_distributed', 'is_shared', 'num_distrib', 'of_one_process',
+           'on_own', 'pass_of_all', 'rank0_first', 'rank_distrib', 'reducing', 'setup_distrib', 'teardown_distrib']
 
 _needed = ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
 _host: list[Any] = []
@@ -87,7 +87,7 @@ def _join(backend: str, timeout: timedelta) -> None:
         dist.init_process_group(backend, timeout=timeout)
         return
     # torchrun keeps its store when it starts processes again, and in it the addresses of those that are gone. The count
-    # tells the two apart; on several machines each has its own, and there the store is not to be kept (docs/scale.md)
+    # tells the two apart; on several machines each has its own, and there the store is not to be kept (README)
     store, rank, world = next(dist.rendezvous('env://', timeout=timeout))
     dist.init_process_group(backend, store=dist.PrefixStore(f'restart-{restarts}', store), rank=rank, world_size=world,
                             timeout=timeout)

@@ -31,8 +31,8 @@ from minifast.terminal import listed
 from minifast.torch_core import get_model
 
 __all__ = ['ReplayedLoader', 'baselines_of', 'begin_loader', 'generators', 'inexact_loaders', 'load_training_state',
-           'of_rank', 'own_loader', 'put_back_generators', 'said_states', 'set_generators', 'start_hidden', 'storable_states',
-           'together', 'training_state']
+           'of_rank', 'own_loader', 'put_back_generators', 'said_states', 'set_generators', 'start_hidden',
+           'storable_states', 'together', 'training_state']
 
 FORMAT, VERSION = 'minifast-training', 1
 

@@ -196,6 +196,12 @@ class CheckpointCallback(_ResumingCallback):
     ignores (nohup) stay ignored. A storage that fails in the middle of a training is told in a
     warning, and the training goes on.
 
+    Of several processes the first one looks into the folder and writes, one file for all; attach the callback on each.
+    As many processes go on to the same bits. Another number goes on at the same step, with the same items in each
+    batch and the same optimizer; numbers are then summed in another order, and each process draws on from the first
+    one's random stream. A signal to one of them is answered by all behind the training batch that runs, or, in a
+    validation, behind it.
+
     A folder belongs to one run at a time. The fits of one learner are one run (`fine_tune` is two fits): a resumed
     script passes over those that were done, and the learner is then as it was at their end. What is resumed is
     compared first: another data set, model, loss or optimizer is an error that names the first difference, another
