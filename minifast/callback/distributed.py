@@ -206,11 +206,12 @@ class DistributedTrainer(Callback):
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='.*broadcast_buffers.*', category=FutureWarning)
             learn.wrapped = DistributedDataParallel(
-                model, device_ids=[device] if device.type == 'cuda' else None, broadcast_buffers=False,
+                _Called(model), device_ids=[device] if device.type == 'cuda' else None, broadcast_buffers=False,
                 find_unused_parameters=self.find_unused_parameters)
+        _settle(learn.wrapped)
         for b in model.buffers():
             dist.broadcast(b, 0)
-        self._wrapped_for, self._n_synced = made_for, 0
+        self._wrapped_for = made_for
 
     def _unwrap(self) -> None:
         learn = self.learn
@@ -459,10 +460,9 @@ class LastWord(Callback):
 
     def before_batch(self) -> None:
         trainer, wrapped = self.trainer, self.learn.wrapped
-        if trainer._n_synced < 2 or trainer._own_norms:  # in these torch itself puts numbers together on the way
+        if trainer._own_norms:  # which put numbers together on the way
             trainer._meet(FORWARD)
         wrapped.require_backward_grad_sync = trainer.sync
-        trainer._n_synced += trainer.sync
         trainer.sync = True
 
     def before_backward(self) -> None:
@@ -496,6 +496,38 @@ def _checksum(dl: Any) -> int | None:
     step = max(len(items) // 256, 1)
     return zlib.crc32(' '.join(str(getattr(items[i], 'name', type(items[i]).__name__))
                                for i in range(0, len(items), step)).encode())
+
+
+class _Called(nn.Module):
+    """A model as it is called, and a stand-in for it that costs nothing and uses all parameters."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *xb: Any, stand_in: bool = False) -> Any:
+        if not stand_in:
+            return self.model(*xb)
+        sparse = {m.weight for m in self.model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.sparse}
+        first = torch.zeros(1, dtype=torch.long, device=next(self.parameters()).device)
+        return sum(((nn.functional.embedding(first, p, sparse=True) if p in sparse else p) * 0).sum()
+                   for p in self.model.parameters() if p.requires_grad)
+
+
+def _settle(wrapped: DistributedDataParallel) -> None:
+    """Have torch lay out the gradients for good, which it does behind its first backward pass.
+
+    Another layout sums the numbers of three and more ranks in another order: a training that goes on after a restart
+    would begin with the first layout again, and would not end in the same bits.
+    """
+    params = list(wrapped.parameters())
+    kept = [p.grad for p in params]
+    for _ in range(2):
+        for p in params:
+            p.grad = None
+        wrapped(stand_in=True).backward()
+    for p, grad in zip(params, kept):
+        p.grad = grad
 
 
 def _with_synced_norms(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:

@@ -22,7 +22,7 @@ from training import BS, loaders, weights
 from minifast.callback.checkpoint import CheckpointCallback
 from minifast.callback.core import Callback
 from minifast.callback.training import EMA, GradientAccumulation
-from minifast.distributed import num_distrib, rank_distrib
+from minifast.distributed import num_distrib, rank_distrib, setup_distrib
 from minifast.learner import Learner
 from minifast.optimizer import Adam
 from minifast.seeds import set_seed
@@ -113,7 +113,8 @@ class Seen(Callback):
 def train(folder, kind, ends=None, every=1, n_epoch=3, slow_s=0.):
     """What is left of a fit that goes on from what is in the folder."""
     plain = kind == 'plain'
-    learn = Learner(loaders(n=BS * 3 + 7), net(plain), nn.CrossEntropyLoss(), opt_func=partial(Adam, wd=.01), lr=.02)
+    n = BS * 3 + (7 if plain else 8)  # batch norm wants two items of each of four
+    learn = Learner(loaders(n=n), net(plain), nn.CrossEntropyLoss(), opt_func=partial(Adam, wd=.01), lr=.02)
     learn.remove_cb(learn.progress)
     learn.logger = lambda row: None
     set_seed(5 + rank_distrib())
@@ -138,4 +139,5 @@ def main(jobs):
 
 if __name__ == '__main__':
     torch.use_deterministic_algorithms(True)
+    setup_distrib(timeout_s=float(sys.argv[2]) if len(sys.argv) > 2 else 600)
     main(json.loads(sys.argv[1]))

@@ -107,9 +107,9 @@ def test_a_signal_or_an_error_of_one_rank_changes_nothing(tmp_path, how, at, ran
 @pytest.mark.dist
 def test_twenty_kills_at_any_moment_change_nothing(tmp_path):
     """A process is killed (SIGKILL) 20 times at random moments, torchrun starts all again: the same bits."""
-    ends = {'how': 'anytime', 'times': 20}
-    jobs = [{'out': 'whole', 'folder': 'w', 'kind': 'own', 'n_epoch': 12},
-            {'out': 'part', 'folder': 'p', 'kind': 'own', 'n_epoch': 12, 'ends': ends, 'slow_s': .05}]
+    ends = {'how': 'anytime', 'times': 20, 'within_s': .25}
+    jobs = [{'out': 'whole', 'folder': 'w', 'kind': 'own', 'n_epoch': 20},
+            {'out': 'part', 'folder': 'p', 'kind': 'own', 'n_epoch': 20, 'ends': ends, 'slow_s': .1}]
     run_together(2, SCRIPT, json.dumps(jobs), cwd=tmp_path, restarts=20, timeout_s=900)
     kills = len((tmp_path / 'p.log').read_text())
     part, whole = told(tmp_path, 'part', 2), told(tmp_path, 'whole', 2)
