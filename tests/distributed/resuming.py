@@ -119,7 +119,7 @@ def train(folder, kind, ends=None, every=1, n_epoch=3, slow_s=0.):
     learn.logger = lambda row: None
     set_seed(5 + rank_distrib())
     seen = Seen(slow_s)
-    cbs = [seen] + ([] if plain else [Own(), EMA(.8), GradientAccumulation(2 * BS)])
+    cbs = [seen, GradientAccumulation(2 * BS), *([] if plain else [Own(), EMA(.8)])]
     cbs += [] if ends is None else [Ends(log=Path(folder + '.log'), **ends)]
     checkpoint = CheckpointCallback(folder, every=every or None, minutes=None if every else 60, keep=100)
     learn.fit_one_cycle(n_epoch, cbs=[*cbs, checkpoint], resume=True)

@@ -8,6 +8,8 @@ import pytest
 import torch
 from launch import HERE, run_together
 
+from minifast.training_state import _digest_of, of_rank
+
 SCRIPT = HERE / 'resuming.py'
 
 
@@ -116,3 +118,59 @@ def test_twenty_kills_at_any_moment_change_nothing(tmp_path):
     lost = sum(a != b for rank in range(2) for a, b in zip(part[rank]['seen'], whole[rank]['seen'], strict=True))
     print(f'kills survived {kills * (part == whole)}/{kills}, batches lost, doubled or changed {lost}')
     assert kills == 20 and part == whole
+
+
+# ---------------------------------------------------------------- without processes
+
+def state_of_two():
+    """What the first of two ranks has, with what the second has of its own: numbers, a gradient, one thing less."""
+    own = {'generators': {'global': 'second'}, 'metrics': {None: [2]}, 'grads': {0: torch.tensor([4.])},
+           'model': {'mean': torch.tensor([7.])}}
+    return {'model': {'weight': torch.ones(1), 'mean': torch.tensor([5.])}, 'generators': {'global': 'first'},
+            'metrics': [1], 'grads': {0: torch.tensor([1.]), 1: torch.tensor([3.])}, 'callbacks': {'a': 1, 'b': 2},
+            'ranks': [{'own': {}, 'gone': []}, {'own': own, 'gone': [['callbacks', 'b'], ['grads', 1]]}]}
+
+
+def test_each_of_as_many_ranks_gets_its_own():
+    """And what the first one alone has is the first one's alone."""
+    first, second = (of_rank(state_of_two(), rank, 2) for rank in range(2))
+    assert first == {k: v for k, v in state_of_two().items() if k != 'ranks'}
+    assert second['generators'] == {'global': 'second'} and second['metrics'] == [2]
+    assert second['model'] == {'weight': torch.ones(1), 'mean': torch.tensor([7.])}
+    assert second['callbacks'] == {'a': 1} and second['grads'] == {0: torch.tensor([4.])}
+
+
+@pytest.mark.parametrize('n', [1, 3])
+def test_others_get_the_first_ones_and_the_mean_of_the_gradients(n):
+    """Of what a step of two ranks would have taken: a rank that has no gradient counts as one of zero."""
+    for rank in range(n):
+        found = of_rank(state_of_two(), rank, n)
+        assert found.pop('grads') == {0: torch.tensor([2.5]), 1: torch.tensor([1.5])}
+        assert found == {k: v for k, v in state_of_two().items() if k not in ('ranks', 'grads')}
+
+
+@pytest.mark.parametrize('ranks', [[{}], 7, [{'own': {'model': 3}, 'gone': []}], [{'own': [], 'gone': []}],
+                                   [{'own': {}, 'gone': [1]}], [{'own': {}, 'gone': [['nowhere', 'x']]}]])
+def test_what_ranks_hold_is_named_where_it_makes_no_sense(ranks):
+    """A file that was made up is named."""
+    with pytest.raises(ValueError, match='^made-up.pth does not say what each of its processes held'):
+        of_rank({**state_of_two(), 'ranks': ranks}, 0, 1, 'made-up.pth')
+
+
+def test_a_file_of_one_process_is_each_ranks():
+    """Written alone: everybody goes on from the same."""
+    state = {k: v for k, v in state_of_two().items() if k != 'ranks'}
+    assert of_rank(state, 0, 1) == state
+    assert of_rank(state, 2, 3) == state
+
+
+def test_what_is_the_same_has_the_same_digest():
+    """Whatever layout and place; another number, type, shape, name or order has another one."""
+    x = torch.arange(6.).reshape(2, 3)
+    same = [{'a': x, 'b': [1, 'two', None]}, {'a': x.t().contiguous().t(), 'b': [1, 'two', None]}]
+    others = [{'a': x + 1e-7, 'b': [1, 'two', None]}, {'a': x.double(), 'b': [1, 'two', None]},
+              {'a': x.reshape(3, 2), 'b': [1, 'two', None]}, {'a': x, 'c': [1, 'two', None]},
+              {'a': x, 'b': ['two', 1, None]}, {'a': x, 'b': [1, 'two']}, {'a': x, 'b': [1, 'two', [None]]},
+              {'a': x.to_sparse(), 'b': [1, 'two', None]}]
+    digests = [_digest_of(value) for value in same + others]
+    assert digests[0] == digests[1] and len(set(digests)) == 1 + len(others)
