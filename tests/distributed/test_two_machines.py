@@ -54,9 +54,9 @@ def start(i, jobs, cwd):
                'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'Agg',
                'PYTHONPATH': os.pathsep.join([str(HERE.parent.parent), os.environ.get('PYTHONPATH', '')])}
     supervisor = 'for i in 1 2 3 4 5 6 7 8; do "$@" && exit 0; sleep 1; done; exit 1'
-    log = (cwd / f'machine{i}.log').open('w')
-    return subprocess.Popen(['ip', 'netns', 'exec', NAMES[i], 'bash', '-c', supervisor, 'supervisor', *torchrun],
-                            cwd=cwd, env=environ, stdout=log, stderr=log, start_new_session=True)
+    with (cwd / f'machine{i}.log').open('w') as log:
+        return subprocess.Popen(['ip', 'netns', 'exec', NAMES[i], 'bash', '-c', supervisor, 'supervisor', *torchrun],
+                                cwd=cwd, env=environ, stdout=log, stderr=log, start_new_session=True)
 
 
 @pytest.mark.dist
