@@ -26,8 +26,8 @@ def save_model(file: str | Path | BinaryIO, model: nn.Module, opt: Any, with_opt
     """Write the weights of `model`, and the state of `opt` if there is one and `with_opt`, to a tensor file.
 
     The file is replaced in one move: whatever happens, it is the old one or the new one. Plain `torch.load` reads it:
-    `{'model': state_dict, 'opt': state_dict}`, or the model's state dict alone. Of several processes the first writes; a
-    model in shares is put together for it, which needs all of them.
+    `{'model': state_dict, 'opt': state_dict}`, or the model's state dict alone. Of several processes the first writes;
+    a model in shares is put together for it, which needs all of them.
 
     Raises:
         OSError: the storage failed; the old file is untouched.

@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-__all__ = ['Share', 'ask', 'barrier', 'gather', 'gather_objects', 'gather_rows', 'host_group', 'is_alone', 'is_distributed',
-           'is_rank0_alone', 'is_shared', 'num_distrib', 'of_one_process', 'on_own', 'pass_of_all', 'rank0_first', 'rank_distrib',
-           'reducing', 'setup_distrib', 'teardown_distrib']
+__all__ = ['Share', 'ask', 'barrier', 'gather', 'gather_objects', 'gather_rows', 'host_group', 'is_alone',
+           'is_distributed', 'is_rank0_alone', 'is_shared', 'num_distrib', 'of_one_process', 'on_own', 'pass_of_all',
+           'rank0_first', 'rank_distrib', 'reducing', 'setup_distrib', 'teardown_distrib']
 
 _needed = ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
 _host: list[Any] = []

@@ -60,8 +60,9 @@ def export_learner(learn: Any, fname: str | Path) -> Path:
     if rank_distrib():
         return path
     named: dict[str, list] = {}  # code of the user's
-    meta = {'made_with': environment(learn), 'model': describe_model(learn, model), 'data': _describe_data(learn.dls, named),
-            'loss': describe_loss(learn.own_loss, named), 'learner': _settings(learn)}
+    meta = {'made_with': environment(learn), 'model': describe_model(learn, model),
+            'data': _describe_data(learn.dls, named), 'loss': describe_loss(learn.own_loss, named),
+            'learner': _settings(learn)}
     _tell_what_to_give(meta, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with as_measured(learn.cbs):

@@ -17,8 +17,8 @@ from minifast import distributed
 from minifast.distributed import rank_distrib
 from minifast.terminal import listed
 
-__all__ = ['LEAST_NUMEL', 'Units', 'in_shares', 'is_share', 'own_part', 'put_in_shares', 'share_like', 'units_of', 'whole',
-           'whole_model', 'whole_state']
+__all__ = ['LEAST_NUMEL', 'Units', 'in_shares', 'is_share', 'own_part', 'put_in_shares', 'share_like', 'units_of',
+           'whole', 'whole_model', 'whole_state']
 
 LEAST_NUMEL = 1_000_000
 """Numbers that a part of a model has at least to be gathered on its own: below, a message costs more than it sends."""
@@ -169,8 +169,8 @@ def _check(model: nn.Module, units: list[nn.Module]) -> None:
                          'learn.model(learn.dls.one_batch()[0])')
     empty = [name for name, p in named.items() if p.device.type == 'meta']
     if empty:
-        raise ValueError(f"{listed(empty, 6)} lie on the device 'meta' and have no numbers: model.to_empty(device='cpu')"
-                         ' and fill them')
+        raise ValueError(f"{listed(empty, 6)} lie on the device 'meta' and have no numbers: "
+                         "model.to_empty(device='cpu') and fill them")
     scalars = [name for name, p in named.items() if p.ndim == 0]
     if scalars:
         raise ValueError(f'{listed(scalars, 6)} are single numbers, which cannot be cut in shares: let them have the '

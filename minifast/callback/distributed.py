@@ -1,4 +1,4 @@
-"""Data-parallel training, of a whole model or of one in shares: many processes that train one model as one process would, and that end together."""
+"""Data-parallel training: many processes that train one model, whole or in shares, as one would, and end together."""
 from __future__ import annotations
 
 import warnings
@@ -524,7 +524,7 @@ class ShardedTrainer(DistributedTrainer):
             self._unsent = False
 
     def _forget_unsent(self) -> None:
-        """Drop gradients that a fit which ended early has added up and not sent: torch keeps them with whole weights."""
+        """Drop gradients that a fit which ended early has added up and not sent; they hang on the whole weights."""
         model, self._unsent = self.learn.own_model, False
         for unit in filter(in_shares, model.modules()):
             unit.unshard()

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from minifast.arguments import tells_near_match
@@ -116,9 +117,19 @@ class GradientClip(Callback):
         self.max_norm, self.norm_type = max_norm, norm_type
 
     def before_step(self) -> None:
-        if in_shares(self.learn.own_model):
-            ask()  # the norm is put together of parts
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm, self.norm_type)
+        weights = list(self.model.parameters())
+        if not in_shares(self.learn.own_model):
+            nn.utils.clip_grad_norm_(weights, self.max_norm, self.norm_type)
+            return
+        ask()  # the norm is put together of parts
+        if self.norm_type != float('inf'):
+            nn.utils.clip_grad_norm_(weights, self.max_norm, self.norm_type)
+            return
+        parts = [own_part(p.grad) for p in weights if p.grad is not None]  # some may be empty, which torch cannot take
+        own = [part.abs().max() for part in parts if part.numel()]
+        largest = torch.stack(own).max() if own else torch.zeros((), device=weights[0].device)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        nn.utils.clip_grads_with_norm_(weights, self.max_norm, largest)
 
 
 def set_bn_eval(m: nn.Module, use_eval: bool = True) -> None:
@@ -290,7 +301,8 @@ class EMA(Callback):
         """Go on from `state_dict()`."""
         average = state['average']
         if average is not None:
-            average = [share_like(a, t).detach().clone().to(t.device) for a, t in zip(average, self._tensors(), strict=True)]
+            pairs = zip(average, self._tensors(), strict=True)
+            average = [share_like(a, t).detach().clone().to(t.device) for a, t in pairs]
         self.average, self.n_steps, self.swapped = average, state['n_steps'], state['swapped']
         self._fresh = state['fresh']
 

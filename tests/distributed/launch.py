@@ -10,14 +10,14 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 
-def run_together(n, script, *args, cwd, timeout_s=120):
+def run_together(n, script, *args, cwd, timeout_s=120, strategy='ddp'):
     """Run a script by torchrun on `n` processes, or alone for 1; returns its standard output.
 
     Where it fails or takes longer, the test fails with the end of what it said, and none of its processes stays.
     """
     path = os.pathsep.join([str(HERE.parent.parent), os.environ.get('PYTHONPATH', '')])
     torchrun = ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={n}'] if n > 1 else []
-    environ = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': path, 'MPLBACKEND': 'Agg'}
+    environ = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': path, 'MPLBACKEND': 'Agg', 'STRATEGY': strategy}
     started = subprocess.Popen([sys.executable, *torchrun, str(script), *map(str, args)], cwd=cwd, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, env=environ)
     try:

@@ -1,10 +1,11 @@
 """Run by torchrun, or alone: each `part` trains or measures, and rank 0 writes what came out as one tensor file.
 
-A third argument 'fsdp' has the model in shares, each linear layer a unit of its own.
+STRATEGY=fsdp in the environment has the model in shares, each linear layer a unit of its own.
 The batch of all processes has 12 items whatever their number, and 43 items are 3 full batches and one of 7.
 """
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from minifast.seeds import set_seed
 from minifast.sharding import whole
 
 N, BS = 43, 12
-STRATEGY = sys.argv[3] if len(sys.argv) > 3 and __name__ == '__main__' else 'ddp'
+STRATEGY = os.environ.get('STRATEGY', 'ddp')
 
 
 def items(n=N):
@@ -59,8 +60,7 @@ def learner(dls=None, **kwargs):
 
 def joined(learn):
     """A learner whose linear layers are gathered one by one, where it has its model in shares."""
-    units = {'units': nn.Linear} if learn.strategy == 'fsdp' else {}
-    return learn.to_distributed(sync_bn=False, **units)
+    return learn.to_distributed(sync_bn=False, units=nn.Linear) if learn.strategy == 'fsdp' else learn
 
 
 def weights(learn):
@@ -105,6 +105,7 @@ PARTS = {
     'one_left': lambda: fitted(dls=loaders(n=37)),
     'accumulation': lambda: fitted(cbs=[GradientAccumulation(24)]),
     'clipping': lambda: fitted(cbs=[GradientClip(.2)]),
+    'clipping_largest': lambda: fitted(cbs=[GradientClip(.02, float('inf'))]),
     'ema': lambda: fitted(cbs=[EMA(.7)]),
     'mixup': lambda: fitted(cbs=[MixUp()]),
     'cutmix': lambda: fitted(cbs=[CutMix()]),
