@@ -42,7 +42,7 @@ def is_share(x: Any) -> bool:
 
 def own_part(x: Tensor) -> Tensor:
     """This process's part of a tensor in shares, in the same memory; any other tensor as it is."""
-    return x.to_local() if isinstance(x, DTensor) else x
+    return x.detach().to_local() if isinstance(x, DTensor) else x
 
 
 def share_like(x: Any, like: Any) -> Any:

@@ -15,6 +15,7 @@ from torch.utils.data import DistributedSampler
 
 from minifast import distributed, sharding
 from minifast.arguments import tells_near_match
+from minifast.callback.checkpoint import CheckpointCallback
 from minifast.callback.core import (Callback, CancelBackwardException, CancelBatchException, CancelEpochException,
                                     CancelException, CancelFitException, CancelStepException, CancelTrainException,
                                     CancelValidException)
@@ -498,6 +499,10 @@ class ShardedTrainer(DistributedTrainer):
         if added:
             raise ValueError(f'the model has got {listed(added, 6)} since it was put in shares, which each process '
                              'would train for itself: change a model before its first fit')
+        if any(isinstance(cb, CheckpointCallback) for cb in learn.cbs):
+            raise ValueError("checkpoints for a resume are written of whole models, and with strategy='fsdp' each "
+                             'process has a part: leave checkpoint= out, and keep model and optimizer by learn.save, '
+                             "or in parts by minifast.shards.save_sharded; or train with strategy='ddp'")
         held = {id(p) for group in learn.opt.param_groups for p in group['params']}
         if not any(id(p) in held for p in named.values()):
             raise ValueError('the optimizer holds no parameter of the model, which has been put in shares since: as '

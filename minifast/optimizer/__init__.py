@@ -25,7 +25,7 @@ from torch.optim.sgd import sgd as torch_sgd
 from minifast.arguments import tells_near_match
 from minifast.optimizer.groups import (Hypers, OptimWrapper, _as_groups, _BaseOptimizer, as_optimizer, detuplify_pg,
                                        pytorch_hp_map, set_item_pg)
-from minifast.sharding import share_like
+from minifast.sharding import own_part, share_like
 
 __all__ = ['Adam', 'Hypers', 'Lamb', 'Larc', 'Lookahead', 'OptimWrapper', 'Optimizer', 'QHAdam', 'RAdam', 'RMSProp',
            'SGD', '_update', 'adam_step', 'as_optimizer', 'average_grad', 'average_sqr_grad', 'debias', 'detuplify_pg',
@@ -433,7 +433,7 @@ class SGD(_Decayed):
         torch_sgd(params, grads, grad_avg or [None] * len(params), fused=fused, weight_decay=0., momentum=mom,
                   lr=values['lr'], dampening=0., nesterov=False, maximize=False)
         if grad_avg and mom == 0:  # torch leaves the buffers alone then; the average of that step is its gradient
-            torch._foreach_copy_(grad_avg, grads)
+            torch._foreach_copy_(list(map(own_part, grad_avg)), list(map(own_part, grads)))
 
 
 class RMSProp(_Decayed):
@@ -668,7 +668,7 @@ class Lookahead(_BaseOptimizer):
         self.count += 1
         if self.count % self.k == 0:
             for slow, fast in zip(self.slow_weights, self.param_lists):
-                slow, fast = list(slow), list(fast)
+                slow, fast = list(map(own_part, slow)), list(map(own_part, fast))
                 torch._foreach_lerp_(slow, fast, self.alpha)
                 torch._foreach_copy_(fast, slow)
         return loss

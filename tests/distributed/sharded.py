@@ -1,4 +1,4 @@
-"""Run by torchrun with STRATEGY=fsdp, or alone: what is special about a model in shares; each rank writes what it met."""
+"""Run by torchrun with STRATEGY=fsdp, or alone: what is special about a model in shares; ranks write what they met."""
 from __future__ import annotations
 
 import json
@@ -11,7 +11,7 @@ import torch
 from failing import agreed, met
 from safetensors.torch import save_file
 from torch import nn
-from training import BS, items, learner, loaders, weights
+from training import items, learner, loaders, weights
 from writing import CONTRACT
 
 from minifast.callback.checkpoint import CheckpointCallback
@@ -27,7 +27,8 @@ from minifast.testing import check_callback
 
 OPTIMIZERS = {
     'SGD': SGD, 'L2': partial(SGD, mom=.9, decouple_wd=False, wd=.1), 'Adam': Adam, 'RMSProp': partial(RMSProp, mom=.9),
-    'RAdam': RAdam, 'QHAdam': QHAdam, 'Larc': Larc, 'Lamb': Lamb, 'Lookahead': lambda ps, **kw: Lookahead(Adam(ps, **kw)),
+    'RAdam': RAdam, 'QHAdam': QHAdam, 'Larc': Larc, 'Lamb': Lamb,
+    'Lookahead': lambda ps, **kw: Lookahead(Adam(ps, **kw)),
     'torch.SGD': partial(torch.optim.SGD, momentum=.9, nesterov=True), 'torch.AdamW': torch.optim.AdamW,
     'torch.Adagrad': torch.optim.Adagrad, 'torch.RMSprop': torch.optim.RMSprop}
 
@@ -115,7 +116,8 @@ def plain(folder):
     held = sum(p.to_local().numel() for p in model.parameters())
     state = [x for values in learn.opt.state.values() for x in values.values() if isinstance(x, torch.Tensor)]
     units = [name for name, m in model.named_modules() if in_shares(m)]
-    return {'same': model is learn.model and isinstance(model, nn.Sequential), 'names': names == list(model.state_dict()),
+    same, names_too = model is learn.model and isinstance(model, nn.Sequential), names == list(model.state_dict())
+    return {'same': same, 'names': names_too,
             'held': gather_objects(held), 'all': all(map(is_share, [*model.parameters(), *state])), 'units': units}
 
 
@@ -200,7 +202,8 @@ def different_models():
 
 def around(folder):
     """Half precision, a block, freezing in between, and the contract of callbacks."""
-    learn, found = learner(metrics=accuracy, splitter=lambda m: [list(m[:2].parameters()), list(m[2:].parameters())]), {}
+    learn = learner(metrics=accuracy, splitter=lambda m: [list(m[:2].parameters()), list(m[2:].parameters())])
+    found = {}
     with learn.distrib_ctx():
         learn.to_bf16().fit(1)
     found['still'] = in_shares(learn.model) and learn.ranks is not None
