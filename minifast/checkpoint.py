@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from minifast.distributed import rank_distrib
-from minifast.sharding import in_shares, is_share, share_like, whole_state
+from minifast.sharding import in_shares, is_share, own_part, share_like, whole_state
 from minifast.tensorfile import DamagedFileError, UnsafeFileError, copied, read_tensors, storable, write_atomic
 from minifast.terminal import listed
 from minifast.torch_core import batchnorm_types, get_model
@@ -228,7 +228,11 @@ def _convertible(theirs: Tensor, ours: Tensor) -> bool:
 
 
 def _numbers(x: Tensor) -> Tensor | None:
-    """The numbers of any kind of tensor as one whose sum and minimum torch can tell; None if there are none."""
+    """The numbers of any kind of tensor as one whose sum and minimum torch can tell; None if there are none.
+
+    Of a tensor in shares those of this process.
+    """
+    x = own_part(x)
     if x.layout is not torch.strided:
         x = x._values() if x.layout is torch.sparse_coo else x.values()
     if x.is_complex():
