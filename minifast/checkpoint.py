@@ -1,6 +1,7 @@
 """Weights with the state of their optimizer: saved, checked before anything is changed, loaded."""
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from minifast.distributed import rank_distrib
+from minifast.sharding import in_shares, is_share, own_part, share_like, whole_state
 from minifast.tensorfile import DamagedFileError, UnsafeFileError, copied, read_tensors, storable, write_atomic
 from minifast.terminal import listed
 from minifast.torch_core import batchnorm_types, get_model
@@ -24,17 +26,24 @@ def save_model(file: str | Path | BinaryIO, model: nn.Module, opt: Any, with_opt
     """Write the weights of `model`, and the state of `opt` if there is one and `with_opt`, to a tensor file.
 
     The file is replaced in one move: whatever happens, it is the old one or the new one. Plain `torch.load` reads it:
-    `{'model': state_dict, 'opt': state_dict}`, or the model's state dict alone. Of several processes the first writes.
+    `{'model': state_dict, 'opt': state_dict}`, or the model's state dict alone. Of several processes the first writes;
+    a model in shares is put together for it, which needs all of them.
 
     Raises:
         OSError: the storage failed; the old file is untouched.
         TypeError: the state holds what a tensor file cannot.
     """
+    model, with_opt = get_model(model), with_opt and opt is not None
+    if rank_distrib() and not in_shares(model):
+        return
+    state, opt_state = model.state_dict(), opt.state_dict() if with_opt else None
+    if in_shares(model):
+        state, opt_state = whole_state(state), whole_state(opt_state)
     if rank_distrib():
         return
-    state = storable(get_model(model).state_dict(), 'the model\'s state')
-    if with_opt and opt is not None:
-        state = {'model': state, 'opt': storable(opt.state_dict(), 'the optimizer\'s state')}
+    state = storable(state, 'the model\'s state')
+    if with_opt:
+        state = {'model': state, 'opt': storable(opt_state, 'the optimizer\'s state')}
     write_atomic(file, state)
 
 
@@ -85,6 +94,10 @@ def load_weights(model: nn.Module, state: dict, file: Any, strict: bool = True) 
     Raises:
         ValueError: they do not fit.
     """
+    if in_shares(model):
+        kept, own = copy.copy(state), model.state_dict()  # with the versions of the modules
+        kept.update((name, share_like(value, own.get(name))) for name, value in state.items())
+        state = kept
     make_room(model, state)
     _load(model, state, file, strict=strict)
 
@@ -130,7 +143,7 @@ def load_opt_state(opt: Any, state: dict, file: Any) -> None:
 def _placed(value: Tensor, p: Tensor, own: Any) -> Tensor:
     if value.layout is not torch.strided or value.is_quantized:
         return copied(value).to(p.device)
-    return _place_for(value, p, own).copy_(value)
+    return _place_for(value, p, own).copy_(share_like(value, own if is_share(own) else p))
 
 
 def _place_for(value: Tensor, p: Tensor, own: Any) -> Tensor:
@@ -215,7 +228,11 @@ def _convertible(theirs: Tensor, ours: Tensor) -> bool:
 
 
 def _numbers(x: Tensor) -> Tensor | None:
-    """The numbers of any kind of tensor as one whose sum and minimum torch can tell; None if there are none."""
+    """The numbers of any kind of tensor as one whose sum and minimum torch can tell; None if there are none.
+
+    Of a tensor in shares those of this process.
+    """
+    x = own_part(x)
     if x.layout is not torch.strided:
         x = x._values() if x.layout is torch.sparse_coo else x.values()
     if x.is_complex():

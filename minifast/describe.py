@@ -31,7 +31,6 @@ from minifast.layers import NormType
 from minifast.limits import RECIPE
 from minifast.seeds import fork_rng
 from minifast.tensorguard import UnsafeFileError
-from minifast.torch_core import get_model
 from minifast.vision import augment as _augment  # noqa: F401  the rooms whose transforms a file may name are loaded
 from minifast.vision import data as _data  # noqa: F401
 
@@ -69,9 +68,8 @@ _CHOICES = {'act_cls': nn.modules.activation.__all__, 'norm_type': tuple(NormTyp
 _UNET_PIXELS = 1 << 22
 
 
-def describe_model(learn: Any) -> dict[str, Any]:
-    """The class of the model and, where a recipe makes exactly this model, the recipe."""
-    model = get_model(learn.own_model)
+def describe_model(learn: Any, model: nn.Module) -> dict[str, Any]:
+    """The class of the learner's `model` and, where a recipe makes exactly this model, the recipe."""
     recipe = vars(learn).get('recipe')
     if recipe is not None:
         with torch.device('meta'), fork_rng():

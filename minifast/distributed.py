@@ -14,9 +14,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-__all__ = ['CHECKPOINT', 'LEAVING', 'Share', 'barrier', 'from_first', 'gather', 'gather_objects', 'gather_on_first',
-           'gather_rows', 'host_group', 'is_alone', 'is_distributed', 'is_shared', 'num_distrib', 'of_one_process',
-           'on_own', 'pass_of_all', 'rank0_first', 'rank_distrib', 'reducing', 'setup_distrib', 'teardown_distrib']
+__all__ = ['CHECKPOINT', 'LEAVING', 'Share', 'ask', 'barrier', 'from_first', 'gather', 'gather_objects',
+           'gather_on_first', 'gather_rows', 'host_group', 'is_alone', 'is_distributed', 'is_rank0_alone', 'is_shared',
+           'num_distrib', 'of_one_process', 'on_own', 'pass_of_all', 'rank0_first', 'rank_distrib', 'reducing',
+           'setup_distrib', 'teardown_distrib']
 
 _needed = ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
 _host: list[Any] = []
@@ -28,8 +29,8 @@ before_collective: list[Callable[[], None]] = []
 CHECKPOINT, LEAVING = 1, 2
 """What a rank may wish of all, see `DistributedTrainer.wishes`."""
 
-_own_passes: list[None] = []
-"""One for each block of `on_own` that runs."""
+_own_passes: list[bool] = []
+"""For each block of `on_own` that runs, whether it runs in the first process only."""
 
 
 # ---------------------------------------------------------------- who there is
@@ -103,9 +104,13 @@ def teardown_distrib() -> None:
 # ---------------------------------------------------------------- what a process does on its own
 
 @contextmanager
-def on_own() -> Iterator[None]:
-    """In the block this process predicts and measures all there is itself, and waits for no other."""
-    _own_passes.append(None)
+def on_own(only_rank0: bool = False) -> Iterator[None]:
+    """In the block this process predicts and measures all there is itself, and waits for no other.
+
+    Args:
+        only_rank0: the other processes do not come here.
+    """
+    _own_passes.append(only_rank0)
     try:
         yield
     finally:
@@ -126,6 +131,11 @@ def is_shared(dl: Any) -> bool:
 def is_alone() -> bool:
     """Whether a block of `on_own` runs."""
     return bool(_own_passes)
+
+
+def is_rank0_alone() -> bool:
+    """Whether a block of `on_own` runs that the other processes do not come to."""
+    return any(_own_passes)
 
 
 def reducing() -> bool:
@@ -180,15 +190,16 @@ def of_one_process(global_bs: int) -> int:
 
 # ---------------------------------------------------------------- putting together
 
-def _ask() -> None:
-    for ask in before_collective:
-        ask()
+def ask() -> None:
+    """Ask whether all ranks are well and come to the collective that follows, where a training runs."""
+    for asking in before_collective:
+        asking()
 
 
 def barrier() -> None:
     """Wait for all ranks; nothing to wait for in one process."""
     if reducing():
-        _ask()
+        ask()
         dist.barrier(group=host_group())
 
 
@@ -196,7 +207,7 @@ def gather(x: Tensor, axis: int = 0) -> Tensor:
     """The tensors of all ranks concatenated along `axis`; `x` itself in one process."""
     if not reducing() or dist.get_world_size() == 1:
         return x
-    _ask()
+    ask()
     parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, x.contiguous())
     return torch.cat([part[None] if part.ndim == 0 else part for part in parts], dim=axis)
@@ -244,7 +255,7 @@ def gather_rows(x: Tensor | None, group: Any = None) -> Tensor | None:
     Returns:
         All rows; one rank's after the other's where their numbers are not those of such shares. None: nobody has any.
     """
-    _ask()
+    ask()
     shape = None if x is None else (len(x), tuple(x.shape[1:]), x.dtype)
     shapes = gather_objects(shape)
     known = next((s for s in shapes if s is not None), None)

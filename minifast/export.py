@@ -5,7 +5,6 @@ module is of normalisation, model and activation, and needs no minifast.
 """
 from __future__ import annotations
 
-import copy
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -31,6 +30,7 @@ from minifast.distributed import rank_distrib
 from minifast.environment import environment
 from minifast.hardware import fast_paths
 from minifast.limits import EXPORT, check_tree
+from minifast.sharding import in_shares, whole_model
 from minifast.tensorfile import UnsafeFileError, read_tensors, storable, write_atomic
 from minifast.torch_core import default_device, get_model
 
@@ -48,22 +48,26 @@ def export_learner(learn: Any, fname: str | Path) -> Path:
 
     Functions and classes of the user's own are written down by name, and asked for when the export is loaded and needs
     them. Optimizer, metrics, callbacks and data are not in the file; the weights are those that validation measures,
-    with `EMACallback` the average. Only the first process of several writes.
+    with `EMACallback` the average. Only the first process of several writes; a model in shares needs all of them.
 
     Raises:
         OSError: the storage failed; an old file is untouched.
     """
-    path = Path(fname)
+    path, model = Path(fname), get_model(learn.own_model)
+    if in_shares(model):
+        with as_measured(learn.cbs):
+            model = whole_model(model)
     if rank_distrib():
         return path
     named: dict[str, list] = {}  # code of the user's
-    meta = {'made_with': environment(learn), 'model': describe_model(learn), 'data': _describe_data(learn.dls, named),
-            'loss': describe_loss(learn.own_loss, named), 'learner': _settings(learn)}
+    meta = {'made_with': environment(learn), 'model': describe_model(learn, model),
+            'data': _describe_data(learn.dls, named), 'loss': describe_loss(learn.own_loss, named),
+            'learner': _settings(learn)}
     _tell_what_to_give(meta, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with as_measured(learn.cbs):
         write_atomic(path, {'format': FORMAT, 'version': VERSION, 'meta': json.dumps(meta, allow_nan=False),
-                            'model': storable(get_model(learn.own_model).state_dict(), "the model's state")})
+                            'model': storable(model.state_dict(), "the model's state")})
     return path
 
 
@@ -302,7 +306,7 @@ def to_torch(learn: Any, activation: bool = True) -> nn.Module:
         parts.append(_prepare_module(mean, std, divisor, _opens_grey(learn.dls)))
     # torch.export wants plain contiguous weights
     with as_measured(learn.cbs):
-        parts.append(copy.deepcopy(get_model(learn.model)).cpu().to(memory_format=torch.contiguous_format))
+        parts.append(whole_model(get_model(learn.model)).cpu().to(memory_format=torch.contiguous_format))
     if activation:
         last = _activation_module(learn)
         parts += [] if last is None else [last]

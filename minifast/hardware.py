@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from minifast.sharding import in_shares
+
 try:
     from zlib_ng.zlib_ng import crc32
 except ImportError:  # no wheel for this machine: the same numbers in six times the time
@@ -94,8 +96,11 @@ def is_running(pid: int) -> bool:
 def to_memory_format(learn: Any, memory_format: torch.memory_format) -> None:
     """Keep the model's weights in `memory_format`, and with them what the optimizer holds for each of them.
 
-    The optimizer follows because torch's fused steps refuse a weight and its averages in different formats.
+    The optimizer follows because torch's fused steps refuse a weight and its averages in different formats. Weights in
+    shares stay as they are: they are cut into rows.
     """
+    if in_shares(learn.model):
+        return
     learn.model.to(memory_format=memory_format)
     if learn.opt is None:
         return

@@ -34,7 +34,7 @@ from minifast.callback.core import (
     TrainEvalCallback,
     event,
 )
-from minifast.callback.distributed import DistributedTrainer, LastWord
+from minifast.callback.distributed import DistributedTrainer, LastWord, ShardedTrainer
 from minifast.callback.fp16 import AMPMode, MixedPrecision
 from minifast.callback.progress import ProgressCallback
 from minifast.callback.recorder import AvgSmoothLoss, Recorder
@@ -48,6 +48,7 @@ from minifast.loop import Loop
 from minifast.metrics import AvgLoss, AvgMetric, Metric, ValueMetric, mk_metric
 from minifast.optimizer import Adam
 from minifast.seeds import fork_rng
+from minifast.sharding import Units
 from minifast.torch_core import defaults, join_path_file, to_detach, trainable_params
 
 __all__ = ['AvgLoss', 'AvgMetric', 'AvgSmoothLoss', 'Callback', 'CancelBackwardException', 'CancelBatchException',
@@ -55,6 +56,8 @@ __all__ = ['AvgLoss', 'AvgMetric', 'AvgSmoothLoss', 'Callback', 'CancelBackwardE
            'CancelValidException', 'FetchPredsCallback', 'GatherPredsCallback', 'Learner', 'Metric', 'Recorder',
            'TrainEvalCallback', 'ValueMetric', 'defaults', 'event', 'load_learner', 'load_model', 'mk_metric',
            'replacing_yield', 'save_model']
+
+_trainers = {'ddp': DistributedTrainer, 'fsdp': ShardedTrainer}
 
 defaults.callbacks = [TrainEvalCallback, Recorder, ProgressCallback]
 
@@ -78,8 +81,9 @@ class Learner(Loop):
         train_bn: go on training BatchNorm in frozen groups.
         moms: default momentum schedule (start, middle, end).
         default_cbs: add `defaults.callbacks`.
-        strategy: how processes that torchrun started train together: 'ddp', each on its share of every batch, or None,
-            not at all, which makes a fit an error there. One process trains as ever.
+        strategy: how processes that torchrun started train together: 'ddp', each on its share of every batch; 'fsdp',
+            as that, and each keeps a share only of weights and optimizer, for models that are larger than one process;
+            None, not at all, which makes a fit an error there. One process trains as ever.
 
     Raises:
         RuntimeError: the environment says that several processes train and not where they meet.
@@ -97,8 +101,8 @@ class Learner(Loop):
                  wd: float | None = None, wd_bn_bias: bool = False, train_bn: bool = True,
                  moms: tuple[float, float, float] = (0.95, 0.85, 0.95), default_cbs: bool = True,
                  strategy: str | None = 'ddp') -> None:
-        if strategy not in ('ddp', None):
-            raise ValueError(f"strategy={strategy!r} is neither 'ddp' nor None")
+        if strategy not in (*_trainers, None):
+            raise ValueError(f"strategy={strategy!r} is neither 'ddp', 'fsdp' nor None")
         dls = dls if hasattr(dls, 'train') else DataLoaders(*dls)
         if loss_func is None:
             loss_func = getattr(dls, 'loss_func', None)
@@ -106,7 +110,7 @@ class Learner(Loop):
                 raise ValueError('the data suggest no loss function: give one, Learner(dls, model, loss_func=...)')
         super().__init__(dls, model, loss_func, opt_func, lr, splitter, metrics, wd, wd_bn_bias, train_bn)
         self.path = Path(path) if path is not None else Path(getattr(dls, 'path', None) or '.')
-        self.model_dir, self.moms, self.default_cbs = model_dir, moms, default_cbs
+        self.model_dir, self.moms, self.default_cbs, self.strategy = model_dir, moms, default_cbs, strategy
         self.add_cbs(defaults.callbacks if default_cbs else None)
         if strategy is not None and num_distrib() > 1:
             self.to_distributed(sync_bn=False)
@@ -409,20 +413,33 @@ class Learner(Loop):
                 self.ranks.sync_bn = before.sync_bn
 
     @tells_near_match
-    def to_distributed(self, sync_bn: bool = True, find_unused_parameters: bool = False) -> Learner:
+    def to_distributed(self, sync_bn: bool = True, find_unused_parameters: bool = False, strategy: str | None = None,
+                       units: Units | None = None) -> Learner:
         """Train with the processes that were started together, as a `Learner` does by itself; nothing in one process.
 
         Args:
             sync_bn: batch norm over the batch of all processes, where the model is on a GPU.
             find_unused_parameters: for models of which a step may leave parameters unused.
+            strategy: 'ddp' or 'fsdp', see `Learner`; default: as it was, 'ddp' where it was None.
+            units: for 'fsdp', which modules are gathered on their own: classes of modules, a function of a module, or
+                the least number of parameters of a repeated block, see `minifast.sharding.units_of`. A model that is
+                in shares already keeps its own.
 
         Raises:
+            ValueError: another strategy, or units where there is none.
             RuntimeError: several processes were started, and the environment does not tell where they meet.
         """
+        strategy = strategy or self.strategy or 'ddp'
+        if strategy not in _trainers or (units is not None and strategy != 'fsdp'):
+            raise ValueError(f"strategy={strategy!r} is neither 'ddp' nor 'fsdp'" if strategy not in _trainers else
+                             "units= are what strategy='fsdp' gathers, and here it is 'ddp'")
+        self.strategy = strategy
         if num_distrib() > 1:
             setup_distrib()
+            units = getattr(self.ranks, 'units', None) if units is None else units
             self.detach_distributed()
-            self.ranks = DistributedTrainer(sync_bn, find_unused_parameters)
+            given = {'units': units} if self.strategy == 'fsdp' else {}
+            self.ranks = _trainers[self.strategy](sync_bn, find_unused_parameters, **given)
             self.add_cbs([self.ranks, LastWord(self.ranks)])
             self.ranks.share_out(self.dls)
         return self

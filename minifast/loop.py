@@ -482,6 +482,8 @@ class Loop:
 
     def create_opt(self) -> None:
         """Make `self.opt` from `opt_func` and the splitter's parameter groups."""
+        if self.ranks is not None:
+            self.ranks.prepare()
         if isinstance(self.opt_func, partial) and 'lr' in self.opt_func.keywords:
             self.lr = self.opt_func.keywords['lr']
         groups = each_once(self.splitter(self.model), self.model)

@@ -334,7 +334,7 @@ def hooks_of(cbs: Sequence[Callback], event_name: str) -> tuple[Hook, ...]:
         if getattr(hook, '__func__', hook) is not _no_ops[event_name]:
             found.append((cb, hook))
     if num_distrib() > 1:
-        found = [(cb, on_own()(hook) if cb.only_rank0 else hook) for cb, hook in found
+        found = [(cb, on_own(only_rank0=True)(hook) if cb.only_rank0 else hook) for cb, hook in found
                  if not (cb.only_rank0 and rank_distrib())]
     return tuple(found)
 

@@ -1,4 +1,4 @@
-"""Data-parallel training: many processes that train one model as one process would, and that end together."""
+"""Data-parallel training: many processes that train one model, whole or in shares, as one would, and end together."""
 from __future__ import annotations
 
 import warnings
@@ -14,16 +14,20 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import DistributedSampler
 
-from minifast import distributed
+from minifast import distributed, sharding
 from minifast.arguments import tells_near_match
+from minifast.callback.checkpoint import CheckpointCallback
 from minifast.callback.core import (Callback, CancelBackwardException, CancelBatchException, CancelEpochException,
                                     CancelException, CancelFitException, CancelStepException, CancelTrainException,
                                     CancelValidException)
-from minifast.distributed import from_first, gather_objects, gather_rows, host_group, is_shared, reducing
+from minifast.distributed import (from_first, gather_objects, gather_rows, host_group, is_distributed, is_rank0_alone,
+                                  is_shared, reducing)
 from minifast.markers import plain
+from minifast.sharding import Units, in_shares, put_in_shares
+from minifast.terminal import listed
 from minifast.torch_core import find_bs, length_of
 
-__all__ = ['DistributedTrainer', 'PeerError']
+__all__ = ['DistributedTrainer', 'PeerError', 'ShardedTrainer']
 
 
 class PeerError(RuntimeError):
@@ -132,8 +136,11 @@ class DistributedTrainer(Callback):
 
     # ------------------------------------------------------------ a fit
 
+    def prepare(self) -> None:
+        """Called where the learner is to make an optimizer."""
+
     def before_fit(self) -> None:
-        if not reducing():
+        if not self._in_touch():
             return
         distributed.before_collective.append(self._ask)
         self.wished = 0
@@ -159,16 +166,19 @@ class DistributedTrainer(Callback):
     def _what_is_trained(self) -> dict[str, Any]:
         """What must be the same on all ranks, in few bytes."""
         learn = self.learn
-        weights = list(learn.model.named_parameters())
-        shapes = ' '.join(f'{name}{tuple(p.shape)}{p.dtype}{p.requires_grad}' for name, p in weights)
-        told = f'{len(weights)} of {sum(p.numel() for _, p in weights)} numbers, checksum {zlib.crc32(shapes.encode())}'
         return {'number of training items': length_of(getattr(learn.dls.train, 'dataset', None)),
                 'training items': _checksum(learn.dls.train), 'number of training batches': length_of(learn.dls.train),
                 'batch size': getattr(learn.dls.train, 'batch_size', None),
                 'number of validation items': length_of(getattr(learn.dls[1], 'dataset', None))
                 if len(learn.dls) > 1 else None,
-                'parameters of the model': told, 'number of epochs': learn.n_epoch,
+                **self._what_is_shared(), 'number of epochs': learn.n_epoch,
                 'optimizer': type(learn.opt).__name__}
+
+    def _what_is_shared(self) -> dict[str, Any]:
+        weights = list(self.learn.model.named_parameters())
+        shapes = ' '.join(f'{name}{tuple(p.shape)}{p.dtype}{p.requires_grad}' for name, p in weights)
+        return {'parameters of the model': f'{len(weights)} of {sum(p.numel() for _, p in weights)} numbers, checksum '
+                                           f'{zlib.crc32(shapes.encode())}'}
 
     def _compare(self, rank: int, first: dict[str, Any], found: dict[str, Any]) -> None:
         differs = [f'{name} ({first[name]} and {found[name]})' for name in first if first[name] != found[name]]
@@ -177,7 +187,7 @@ class DistributedTrainer(Callback):
                              'processes need the same script and the same data')
 
     def before_epoch(self) -> None:
-        if reducing():
+        if self._in_touch():
             self._at = [self.learn.epoch if self.learn.fitting else 0, NO_PART, 0]
 
     def before_batch(self) -> None:
@@ -241,6 +251,13 @@ class DistributedTrainer(Callback):
             dist.all_reduce(weighted)
             learn.loss = weighted / n
 
+    def forward_starts(self) -> None:
+        """What a training's forward pass needs; behind it `sync` is true again."""
+        if self._own_norms:  # which put numbers together on the way
+            self._meet(FORWARD)
+        self.learn.wrapped.require_backward_grad_sync = self.sync
+        self.sync = True
+
     def batch_of_all(self, parts: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         """The batch of all ranks, in the order of the data, and where in it this rank's rows are.
 
@@ -265,7 +282,7 @@ class DistributedTrainer(Callback):
 
     def before_validate(self) -> None:
         dl = self.learn.dl
-        if reducing():
+        if self._in_touch():
             self._at[1:] = VALIDATION, 0  # in which ranks may have fewer batches than others
         if self._is_shareable(dl) and is_shared(dl):
             dl.share_out(self.rank, self.n_ranks)
@@ -292,6 +309,10 @@ class DistributedTrainer(Callback):
 
     # ------------------------------------------------------------ ending together
 
+    def _in_touch(self) -> bool:
+        """Whether the ranks tell each other how they are: not in what each does on its own."""
+        return reducing()
+
     def _where(self, place: int) -> tuple[int, int, int]:
         return (0, 0, 0) if place == START else tuple(self._at)
 
@@ -315,15 +336,16 @@ class DistributedTrainer(Callback):
             PeerError: one has failed, or is elsewhere in the loop.
             CancelException: one has cancelled a part of the loop that this rank is in.
         """
-        if not reducing():
+        if not self._in_touch():
             return n_items, loss
         while True:
             rows = self._exchange(place, WELL, n_items, loss)
             if any(row[0] == FAILED for row in rows):
                 self._raise_failure(gather_objects(None))
             if not any(row[0] for row in rows):
-                self._check_same_place(rows)
-                return int(sum(row[5] for row in rows)), sum(row[6] for row in rows)
+                if self._are_together(rows):
+                    return int(sum(row[5] for row in rows)), sum(row[6] for row in rows)
+                continue
             self._answer(max((row[0] for row in rows if self._concerns(row, place)), default=WELL), place)
 
     def _answer(self, status: int, place: int) -> None:
@@ -348,13 +370,19 @@ class DistributedTrainer(Callback):
                  CancelValidException: 2}.get(_raised_for[status], 3)
         return where[:depth] == here[:depth] and not (depth == 3 and (place == END or here[1] != TRAINING))
 
-    def _check_same_place(self, rows: list[list[float]]) -> None:
+    def _are_together(self, rows: list[list[float]]) -> bool:
+        """Whether this rank goes on from here; else it asks again.
+
+        Raises:
+            PeerError: a rank is elsewhere in the loop.
+        """
         own = rows[self.rank]
         for rank, row in enumerate(rows):
             if row[1:5] != own[1:5]:
                 raise PeerError(f'the ranks have come apart: rank {self.rank} is {_told_place(own)}, rank {rank} '
                                 f'{_told_place(row)}. Do their loaders give the same number of batches, and do all '
                                 'ranks call the same methods?')
+        return True
 
     def from_first(self, make: Callable[[], Any], starting: bool = False) -> Any:
         """What `make` returns on the first rank, on all; an error of it ends all.
@@ -391,7 +419,7 @@ class DistributedTrainer(Callback):
 
     def _tell(self, error: type[CancelException]) -> None:
         """Tell the others that a hook of this rank has cancelled a part of the loop."""
-        if self._answering or not reducing():
+        if self._answering or not self._in_touch():
             self._answering = False
             return
         own = _cancels[error]
@@ -432,7 +460,7 @@ class DistributedTrainer(Callback):
         """Tell the others that this rank ends with an error; they end too."""
         if 'find_unused_parameters' in str(error) and hasattr(error, 'add_note'):
             error.add_note('with minifast: learn.to_distributed(find_unused_parameters=True)')
-        if isinstance(error, PeerError) or error is self._told or not reducing():
+        if isinstance(error, PeerError) or error is self._told or not self._in_touch():
             return
         self._told = error
         try:
@@ -441,6 +469,156 @@ class DistributedTrainer(Callback):
         except PeerError as lost:  # the others have gone, and this rank has an error of its own
             if hasattr(error, 'add_note'):
                 error.add_note(f'the other ranks could not be told: {lost}')
+
+
+class ShardedTrainer(DistributedTrainer):
+    """Trains as its base does, and each process keeps only a part of every parameter, gradient and optimizer's average.
+
+    The model is put in shares where its optimizer is made, by torch's `fully_shard`, and stays in them behind the fit:
+    the same object with the same names, its parameters `DTensor`s. For a forward and a backward pass the parts of a
+    unit are put together, see `minifast.sharding.units_of`; so each call of the model needs all processes, that for one
+    prediction too. They meet before it. In a validation a process without an item in the last batch goes along with the
+    others' pass. `learn.save`, `load` and `export` work with whole tensors and need all processes as well.
+
+    Args:
+        sync_bn, find_unused_parameters: as the base has them; with `sync_bn` the layers stay SyncBatchNorm.
+        units: which modules are gathered on their own, see `minifast.sharding.units_of`.
+
+    Source: Zhao et al., "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", arXiv 2304.11277.
+    """
+
+    @tells_near_match
+    def __init__(self, sync_bn: bool = False, find_unused_parameters: bool = False, units: Units | None = None) -> None:
+        super().__init__(sync_bn, find_unused_parameters)
+        self.units, self._synced = units, True
+        self._goes_along = self._has_run = self._unsent = False
+
+    def prepare(self) -> None:
+        """Put the model in shares, for an optimizer of these.
+
+        Raises:
+            ValueError: the ranks have different models, or one with parameters that cannot be cut.
+        """
+        model = self.learn.own_model
+        if in_shares(model):
+            return
+        self._meet(START)
+        told = gather_objects(self._what_is_shared())
+        for rank, found in enumerate(told):
+            self._compare(rank, told[0], found)
+        first = next(model.parameters(), None)
+        if self.sync_bn and first is not None and first.device.type != 'cpu':
+            _with_synced_norms(model)
+        put_in_shares(model, self.units)
+        if self.find_unused_parameters:
+            model.set_reduce_scatter_unused_params(True)
+
+    def before_fit(self) -> None:
+        sharding.before_forward.append(self._before_call)
+        super().before_fit()
+        if self.learn.fitting:
+            self._check_shares()
+            if any(gather_objects(self._unsent)):
+                self._forget_unsent()
+
+    def _check_shares(self) -> None:
+        learn = self.learn
+        if not in_shares(learn.own_model):
+            raise ValueError("the optimizer was made before the model is put in shares, as strategy='fsdp' wants: "
+                             'learn.create_opt(), or fit(..., reset_opt=True), makes it anew')
+        named = dict(learn.own_model.named_parameters())
+        added = [name for name, p in named.items() if not sharding.is_share(p)]
+        if added:
+            raise ValueError(f'the model has got {listed(added, 6)} since it was put in shares, which each process '
+                             'would train for itself: change a model before its first fit')
+        if any(isinstance(cb, CheckpointCallback) for cb in learn.cbs):
+            raise ValueError("checkpoints for a resume are written of whole models, and with strategy='fsdp' each "
+                             'process has a part: leave checkpoint= out, and keep model and optimizer by learn.save, '
+                             "or in parts by minifast.shards.save_sharded; or train with strategy='ddp'")
+        held = {id(p) for group in learn.opt.param_groups for p in group['params']}
+        if not any(id(p) in held for p in named.values()):
+            raise ValueError('the optimizer holds no parameter of the model, which has been put in shares since: as '
+                             'opt_func give a class or a function that makes one, then learn.create_opt()')
+
+    def _wrap(self, made_for: Any) -> None:
+        for b in self.learn.model.buffers():
+            dist.broadcast(b, 0)
+        self._wrapped_for = made_for
+
+    def _unwrap(self) -> None:
+        model, self._wrapped_for = self.learn.own_model, None
+        if self._has_run and in_shares(model) and hasattr(model, 'reset_iter_state'):  # torch 2.14 has it
+            model.reset_iter_state()  # an error or a cancel may have come between a forward and its backward pass
+        self._has_run = False
+
+    def forward_starts(self) -> None:
+        """Let gradients be sent or not; the meeting is `_before_call`'s."""
+        self.learn.own_model.set_requires_gradient_sync(self.sync)
+        self._synced, self._unsent, self.sync = self.sync, self._unsent or not self.sync, True
+
+    def after_backward(self) -> None:
+        if self._synced:
+            self._unsent = False
+
+    def _forget_unsent(self) -> None:
+        """Drop gradients that a fit which ended early has added up and not sent; they hang on the whole weights."""
+        model, self._unsent = self.learn.own_model, False
+        for unit in filter(in_shares, model.modules()):
+            unit.unshard()
+            model.zero_grad()
+            unit.reshard()
+
+    def cleanup_fit(self) -> None:
+        if self._before_call in sharding.before_forward:
+            sharding.before_forward.remove(self._before_call)
+        super().cleanup_fit()
+
+    # ------------------------------------------------------------ a call of the model
+
+    def _in_touch(self) -> bool:
+        return is_distributed()
+
+    def _before_call(self) -> None:
+        """
+        Raises:
+            RuntimeError: the other processes do not come here.
+        """
+        if self._goes_along:
+            return
+        if is_rank0_alone():
+            raise RuntimeError("with strategy='fsdp' a model is called by all processes together, and this callback, "
+                               'which has only_rank0 = True, runs in the first alone: let it run in all, and write '
+                               "where minifast.distributed.rank_distrib() is 0; or train with strategy='ddp'")
+        self._meet(FORWARD)
+        self._has_run = True
+
+    def _are_together(self, rows: list[list[float]]) -> bool:
+        own = rows[self.rank]
+        if own[3] == VALIDATION and {row[1] for row in rows} == {FORWARD, END} and all(row[2:4] == own[2:4]
+                                                                                      for row in rows):
+            if own[1] == END:
+                self._go_along()
+            return own[1] == FORWARD
+        return super()._are_together(rows)
+
+    def _go_along(self) -> None:
+        """Make a forward pass whose result nobody wants: others have a batch more."""
+        learn = self.learn
+        xb = learn.xb
+        if not any(isinstance(x, Tensor) for x in xb):  # there has been no batch here
+            batch = learn._set_device(learn.dl.one_batch() if hasattr(learn.dl, 'one_batch') else next(iter(learn.dl)))
+            xb = batch[:learn._n_inp if learn._n_inp is not None else max(len(batch) - 1, 1)]
+        self._goes_along = True
+        try:
+            learn.model(*map(plain, xb))
+        finally:
+            self._goes_along = False
+
+    def failed(self, error: BaseException) -> None:
+        if 'mixed torch.Tensor and DTensor' in str(error) and hasattr(error, 'add_note'):
+            error.add_note('with minifast: weights in shares are used outside of a call of the module that they belong '
+                           "to. learn.to_distributed(strategy='fsdp', units=...) with fewer or larger units may help")
+        super().failed(error)
 
 
 class LastWord(Callback):
@@ -459,11 +637,7 @@ class LastWord(Callback):
         """Nothing."""
 
     def before_batch(self) -> None:
-        trainer, wrapped = self.trainer, self.learn.wrapped
-        if trainer._own_norms:  # which put numbers together on the way
-            trainer._meet(FORWARD)
-        wrapped.require_backward_grad_sync = trainer.sync
-        trainer.sync = True
+        self.trainer.forward_starts()
 
     def before_backward(self) -> None:
         trainer = self.trainer

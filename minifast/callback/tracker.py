@@ -12,6 +12,7 @@ from torch import Tensor
 
 from minifast.arguments import near_match, tells_near_match
 from minifast.callback.core import Callback, CancelBatchException, CancelFitException
+from minifast.sharding import own_part
 from minifast.terminal import listed, say, say_once
 
 __all__ = ['EarlyStoppingCallback', 'ReduceLROnPlateau', 'SaveModelCallback', 'TerminateOnNaNCallback',
@@ -47,6 +48,7 @@ class TerminateOnNaNCallback(Callback):
         if not self.grads or (scaler is not None and scaler.is_enabled()):
             return
         grads = [p.grad for group in self.learn.opt.param_groups for p in group['params'] if p.grad is not None]
+        grads = [part for part in map(own_part, grads) if part.numel()]  # what one rank finds all hear of
         if grads and not math.isfinite(_largest(grads)):
             self._leave('a gradient')
 

@@ -1,17 +1,19 @@
 """Changes to the training: short epochs, gradients added up or clipped, frozen batch norm, averaged weights."""
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from minifast.arguments import tells_near_match
 from minifast.callback.core import (Callback, CancelBatchException, CancelEpochException, CancelTrainException,
                                     CancelValidException, _cast_tensor)
+from minifast.distributed import ask
+from minifast.sharding import in_shares, own_part, share_like, whole_model
 from minifast.torch_core import batchnorm_types, find_bs
 
 __all__ = ['BnFreeze', 'CastToTensor', 'EMA', 'EMACallback', 'GradientAccumulation', 'GradientClip',
@@ -115,7 +117,19 @@ class GradientClip(Callback):
         self.max_norm, self.norm_type = max_norm, norm_type
 
     def before_step(self) -> None:
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm, self.norm_type)
+        weights = list(self.model.parameters())
+        if not in_shares(self.learn.own_model):
+            nn.utils.clip_grad_norm_(weights, self.max_norm, self.norm_type)
+            return
+        ask()  # the norm is put together of parts
+        if self.norm_type != float('inf'):
+            nn.utils.clip_grad_norm_(weights, self.max_norm, self.norm_type)
+            return
+        parts = [own_part(p.grad) for p in weights if p.grad is not None]  # some may be empty, which torch cannot take
+        own = [part.abs().max() for part in parts if part.numel()]
+        largest = torch.stack(own).max() if own else torch.zeros((), device=weights[0].device)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        nn.utils.clip_grads_with_norm_(weights, self.max_norm, largest)
 
 
 def set_bn_eval(m: nn.Module, use_eval: bool = True) -> None:
@@ -208,7 +222,7 @@ class EMA(Callback):
             return
         decay = min(self.decay, (1 + self.n_steps) / (10 + self.n_steps)) if self.warmup else self.decay
         self.n_steps += 1
-        pairs = list(zip(self.average, self._tensors()))
+        pairs = [(own_part(average), own_part(t)) for average, t in zip(self.average, self._tensors())]
         floating = [pair for pair in pairs if pair[0].is_floating_point()]
         torch._foreach_lerp_([a for a, _ in floating], [t for _, t in floating], 1 - decay)
         for average, t in pairs:
@@ -270,12 +284,14 @@ class EMA(Callback):
         """
         if self.average is None:
             raise ValueError(f'no average yet: it starts with epoch {self.start_epoch} of a fit')
-        model = copy.deepcopy(self.learn.model)
-        if not self.swapped:
-            with torch.no_grad():
-                for t, average in zip((*model.parameters(), *model.buffers()), self.average):
-                    t.copy_(average)
-        return model
+        swaps = not self.swapped
+        if swaps:
+            self._swap()
+        try:
+            return whole_model(self.learn.model)
+        finally:
+            if swaps:
+                self._swap()
 
     def state_dict(self) -> dict[str, Any]:
         """The average, and whether it stands in the model just now, for a checkpoint."""
@@ -285,7 +301,8 @@ class EMA(Callback):
         """Go on from `state_dict()`."""
         average = state['average']
         if average is not None:
-            average = [a.detach().clone().to(t.device) for a, t in zip(average, self._tensors(), strict=True)]
+            pairs = zip(average, self._tensors(), strict=True)
+            average = [share_like(a, t).detach().clone().to(t.device) for a, t in pairs]
         self.average, self.n_steps, self.swapped = average, state['n_steps'], state['swapped']
         self._fresh = state['fresh']
 

@@ -18,12 +18,14 @@ import torch
 import torch.nn.functional as F
 from fastcore.foundation import L
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim.adam import adam as torch_adam
 from torch.optim.sgd import sgd as torch_sgd
 
 from minifast.arguments import tells_near_match
 from minifast.optimizer.groups import (Hypers, OptimWrapper, _as_groups, _BaseOptimizer, as_optimizer, detuplify_pg,
                                        pytorch_hp_map, set_item_pg)
+from minifast.sharding import own_part, share_like
 
 __all__ = ['Adam', 'Hypers', 'Lamb', 'Larc', 'Lookahead', 'OptimWrapper', 'Optimizer', 'QHAdam', 'RAdam', 'RMSProp',
            'SGD', '_update', 'adam_step', 'as_optimizer', 'average_grad', 'average_sqr_grad', 'debias', 'detuplify_pg',
@@ -427,10 +429,11 @@ class SGD(_Decayed):
         (weight_decay if self.decouple_wd else l2_reg).on_lists(params, grads, **values)
         grad_avg = values.get('grad_avg')
         mom = values['mom'] if grad_avg else 0.
-        torch_sgd(params, grads, grad_avg or [None] * len(params), fused=_fused(params), weight_decay=0., momentum=mom,
+        fused = _fused(params) and not isinstance(params[0], DTensor)  # torch has it for whole tensors only
+        torch_sgd(params, grads, grad_avg or [None] * len(params), fused=fused, weight_decay=0., momentum=mom,
                   lr=values['lr'], dampening=0., nesterov=False, maximize=False)
         if grad_avg and mom == 0:  # torch leaves the buffers alone then; the average of that step is its gradient
-            torch._foreach_copy_(grad_avg, grads)
+            torch._foreach_copy_(list(map(own_part, grad_avg)), list(map(own_part, grads)))
 
 
 class RMSProp(_Decayed):
@@ -665,7 +668,7 @@ class Lookahead(_BaseOptimizer):
         self.count += 1
         if self.count % self.k == 0:
             for slow, fast in zip(self.slow_weights, self.param_lists):
-                slow, fast = list(slow), list(fast)
+                slow, fast = list(map(own_part, slow)), list(map(own_part, fast))
                 torch._foreach_lerp_(slow, fast, self.alpha)
                 torch._foreach_copy_(fast, slow)
         return loss
@@ -690,7 +693,7 @@ class Lookahead(_BaseOptimizer):
         self.count, slow = sd.pop('count'), sd.pop('slow_weights')
         self.opt.load_state_dict(sd)
         if slow is not None:  # copied: later steps change them in place
-            slow = L([L([s.detach().to(p, copy=True) for s, p in zip(ws, ps)])
+            slow = L([L([share_like(s, p).detach().to(p, copy=True) for s, p in zip(ws, ps)])
                       for ws, ps in zip(slow, self.param_lists)])
         self.slow_weights = slow
 

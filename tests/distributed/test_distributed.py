@@ -4,51 +4,22 @@ What is marked `dist` says the same of 3 and 4 processes; `make test-dist` runs 
 """
 from __future__ import annotations
 
-import json
 import re
 
-
 import pytest
-import torch
 from failing import EVENTS, WHERE
-from launch import HERE, run_together
-from safetensors.torch import load_file
+from launch import HERE, assert_same, by_rank, run_together
 from training import PARTS
 from writing import CONTRACT
 
 FULL = [2, *(pytest.param(n, marks=pytest.mark.dist) for n in (3, 4))]
-EXACT = {'seen', 'targets', 'targets0', 'targets1', 'decoded0', 'decoded1', 'x0', 'x1', 'n_steps'}
-"""What is the same bit for bit; elsewhere floating-point numbers are summed in another order."""
-
-
-@pytest.fixture(scope='module')
-def outcomes(tmp_path_factory):
-    """A function: what all parts of `training.py` gave on n processes, each number run once."""
-    folder, done = tmp_path_factory.mktemp('outcomes'), {}
-
-    def of(n):
-        if n not in done:
-            run_together(n, HERE / 'training.py', folder, ','.join(PARTS), cwd=folder)
-            done[n] = {name: load_file(folder / f'{name}_{n}.safetensors') for name in PARTS}
-        return done[n]
-    return of
 
 
 @pytest.mark.parametrize('n', FULL)
 @pytest.mark.parametrize('name', PARTS)
 def test_several_processes_give_what_one_gives(outcomes, name, n):
     """At the same batch of all: items and pixels bit for bit; weights, losses, metrics, predictions within 1e-6."""
-    alone, together = outcomes(1)[name], outcomes(n)[name]
-    assert alone.keys() == together.keys()
-    largest = 0.
-    for what, value in alone.items():
-        found = together[what]
-        if what in EXACT:
-            assert torch.equal(found, value), what
-        elif not (name == 'sum' and what == 'row'):  # a sum reported as a mean over batches is of their size
-            largest = max(largest, float((found.double() - value.double()).abs().max()))
-            torch.testing.assert_close(found, value, rtol=2e-6, atol=1e-6, msg=lambda text: f'{what}: {text}')
-    print(f'{name} on {n} processes: {largest:.1e}')
+    print(f'{name} on {n} processes: {assert_same(name, outcomes(1)[name], outcomes(n)[name]):.1e}')
 
 
 def test_laws_can_fail(outcomes):
@@ -77,12 +48,6 @@ def test_six_lines_of_the_readme_give_the_accuracy_they_give_alone(tmp_path):
 
 
 # ---------------------------------------------------------------- ending together
-
-def by_rank(n, script, folder, *args):
-    """What each rank wrote."""
-    run_together(n, HERE / script, folder, *args, cwd=folder)
-    return [json.loads((folder / f'rank_{rank}.json').read_text(encoding='utf-8')) for rank in range(n)]
-
 
 @pytest.fixture(scope='module')
 def failures(tmp_path_factory):
@@ -135,7 +100,12 @@ STEPS = {'fit': (5, 8), 'epoch': (8, 12), 'train': (8, 10), 'validate': (12, 12)
 @pytest.mark.parametrize('part, event', [(part, event) for part, found in WHERE.items() for event in found])
 def test_a_cancel_on_one_rank_cancels_on_all(failures, part, event, n):
     """The same steps are made on all, the rest is trained together, and the weights are the same."""
-    found = [rank['cancels'][f'{part} in {event}'] for rank in failures(n)]
+    met_alike([rank['cancels'][f'{part} in {event}'] for rank in failures(n)], part, event)
+
+
+def met_alike(found, part, event):
+    """What the ranks say of a cancelled part."""
+    n = len(found)
     errors, steps, cancelled, _, weights, again = zip(*found)
     assert errors == (None,) * n and again == (True,) * n
     assert len(set(steps)) == 1 and len({str(c) for c in cancelled}) == 1

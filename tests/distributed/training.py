@@ -1,9 +1,11 @@
 """Run by torchrun, or alone: each `part` trains or measures, and rank 0 writes what came out as one tensor file.
 
+STRATEGY=fsdp in the environment has the model in shares, each linear layer a unit of its own.
 The batch of all processes has 12 items whatever their number, and 43 items are 3 full batches and one of 7.
 """
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -22,8 +24,10 @@ from minifast.learner import Learner
 from minifast.metrics import F1Score, RocAuc, accuracy
 from minifast.optimizer import SGD
 from minifast.seeds import set_seed
+from minifast.sharding import whole
 
 N, BS = 43, 12
+STRATEGY = os.environ.get('STRATEGY', 'ddp')
 
 
 def items(n=N):
@@ -47,16 +51,21 @@ def model():
 def learner(dls=None, **kwargs):
     """A silent learner, its random streams set."""
     kwargs = {'opt_func': partial(SGD, mom=.9), 'lr': .05, 'loss_func': nn.CrossEntropyLoss(), **kwargs}
-    learn = Learner(loaders() if dls is None else dls, model(), **kwargs)
+    learn = joined(Learner(loaders() if dls is None else dls, model(), **{'strategy': STRATEGY, **kwargs}))
     learn.remove_cb(learn.progress)
     learn.logger = lambda row: None
     set_seed(5)
     return learn
 
 
+def joined(learn):
+    """A learner whose linear layers are gathered one by one, where it has its model in shares."""
+    return learn.to_distributed(sync_bn=False, units=nn.Linear) if learn.strategy == 'fsdp' else learn
+
+
 def weights(learn):
     """All weights in one row."""
-    return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
+    return torch.cat([whole(p.detach(), on_all=True).flatten() for p in learn.model.parameters()])
 
 
 class Seen(Callback):
@@ -96,6 +105,7 @@ PARTS = {
     'one_left': lambda: fitted(dls=loaders(n=37)),
     'accumulation': lambda: fitted(cbs=[GradientAccumulation(24)]),
     'clipping': lambda: fitted(cbs=[GradientClip(.2)]),
+    'clipping_largest': lambda: fitted(cbs=[GradientClip(.02, float('inf'))]),
     'ema': lambda: fitted(cbs=[EMA(.7)]),
     'mixup': lambda: fitted(cbs=[MixUp()]),
     'cutmix': lambda: fitted(cbs=[CutMix()]),
@@ -121,7 +131,9 @@ def predictions():
         found |= {f'x{i}': x, f'preds{i}': preds, f'targets{i}': targets, f'decoded{i}': decoded, f'losses{i}': losses}
     few = learn.get_preds(dl=learn.dls[1].new(TensorDataset(*items()[:1])))
     rank = rank_distrib()
-    found |= {'few': few[0], 'one': learn.predict(items()[0][0][None])[2]} if rank == 0 else {'few': few[0]}
+    found['few'] = few[0]
+    if rank == 0 or STRATEGY == 'fsdp':  # a model in shares is called by all
+        found['one'] = learn.predict(items()[0][0][None])[2]
     return found
 
 
@@ -181,7 +193,7 @@ def picture_learner():
     dls = block.dataloaders(range(N), global_bs=BS, drop_last=False, num_workers=0)
     torch.manual_seed(2)
     net = nn.Sequential(nn.Conv2d(3, 2, 5, 4), nn.Flatten(), nn.Linear(18, 3))
-    learn = Learner(dls, net, opt_func=SGD, lr=.01, metrics=accuracy)
+    learn = joined(Learner(dls, net, opt_func=SGD, lr=.01, metrics=accuracy, strategy=STRATEGY))
     learn.remove_cb(learn.progress)
     learn.logger = lambda row: None
     set_seed(5)
