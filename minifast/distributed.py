@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-__all__ = ['CHECKPOINT', 'LEAVING', 'Share', 'ask', 'barrier', 'from_first', 'gather', 'gather_objects',
+__all__ = ['CHECKPOINT', 'LEAVING', 'PeerError', 'Share', 'ask', 'barrier', 'from_first', 'gather', 'gather_objects',
            'gather_on_first', 'gather_rows', 'host_group', 'is_alone', 'is_distributed', 'is_rank0_alone', 'is_shared',
            'num_distrib', 'of_one_process', 'on_own', 'pass_of_all', 'rank0_first', 'rank_distrib', 'reducing',
            'setup_distrib', 'teardown_distrib']
@@ -31,6 +31,10 @@ CHECKPOINT, LEAVING = 1, 2
 
 _own_passes: list[bool] = []
 """For each block of `on_own` that runs, whether it runs in the first process only."""
+
+
+class PeerError(RuntimeError):
+    """Another process of the training has failed; the message names it and its error."""
 
 
 # ---------------------------------------------------------------- who there is

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 import torch.distributed as dist
+import torch.distributed.tensor as dtensor
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -17,8 +19,8 @@ from minifast import distributed
 from minifast.distributed import rank_distrib
 from minifast.terminal import listed
 
-__all__ = ['LEAST_NUMEL', 'Units', 'in_shares', 'is_share', 'own_part', 'put_in_shares', 'share_like', 'units_of',
-           'whole', 'whole_model', 'whole_state']
+__all__ = ['LEAST_NUMEL', 'Units', 'cut', 'in_shares', 'is_share', 'outline_of', 'own_part', 'put_in_shares',
+           'share_like', 'units_of', 'whole', 'whole_model', 'whole_state']
 
 LEAST_NUMEL = 1_000_000
 """Numbers that a part of a model has at least to be gathered on its own: below, a message costs more than it sends."""
@@ -189,6 +191,18 @@ def _outline(model: nn.Module) -> nn.Module:
     """A copy whose parameters have no memory."""
     empty = {id(p): nn.Parameter(p.detach().to('meta'), p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, empty)
+
+
+def outline_of(model: nn.Module) -> nn.Module:
+    """The model; of one in shares a copy without numbers, of the classes that it was made of."""
+    return _outlines.get(model, model)
+
+
+def cut(shape: torch.Size, dtype: torch.dtype, like: nn.Module) -> Tensor:
+    """Room for a tensor, in shares as a model is in them, so along the first axis; whole where the model is whole."""
+    mesh = next((p.device_mesh for p in like.parameters() if isinstance(p, DTensor)), None)
+    return torch.empty(shape, dtype=dtype) if mesh is None else dtensor.empty(*shape, dtype=dtype, device_mesh=mesh,
+                                                                             placements=[dtensor.Shard(0)])
 
 
 def whole_model(model: nn.Module) -> nn.Module:

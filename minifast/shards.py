@@ -24,15 +24,15 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata
 
-from minifast.callback.distributed import PeerError
 from minifast.checkpoint import check_opt_state, load_opt_state
-from minifast.distributed import ask, gather_objects, host_group, is_distributed, rank_distrib
+from minifast.distributed import PeerError, ask, gather_objects, host_group, is_distributed, rank_distrib
 from minifast.hardware import crc32
+from minifast.sharding import cut
 from minifast.tensorfile import DamagedFileError, UnsafeFileError, read_tensors, storable, way_out_of, write_atomic
 from minifast.terminal import listed
 from minifast.torch_core import get_model
 
-__all__ = ['INDEX', 'Saving', 'load_sharded', 'load_shares', 'save_sharded', 'save_shares']
+__all__ = ['INDEX', 'Saving', 'load_cut', 'load_sharded', 'load_shares', 'save_sharded', 'save_shares']
 
 INDEX, FORMAT, VERSION = 'index.pth', 'minifast-shards', 1
 _PARTS, _FILE = re.compile(r'parts-[0-9a-f]{16}'), re.compile(r'shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors')
@@ -313,6 +313,15 @@ def load_sharded(folder: str | Path, state: Any) -> Any:
     def room(path: Path_, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         return own[path] if path in own else torch.empty(shape, dtype=dtype)
     return _load(folder, room, check)
+
+
+def load_cut(folder: str | Path, model: nn.Module) -> dict[str, Tensor]:
+    """Read tensors by name that `save_sharded` wrote as a dict, in shares where `model` is in them.
+
+    Raises:
+        FileNotFoundError, DamagedFileError, UnsafeFileError, PeerError: see `load_sharded`.
+    """
+    return _load(Path(folder), lambda path, shape, dtype: cut(shape, dtype, model), lambda found: None)
 
 
 def _tensors_in(state: Any, path: Path_) -> Iterator[tuple[Path_, Tensor]]:

@@ -27,6 +27,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.serialization import config
 
 from minifast.hardware import crc32
+from minifast.sharding import is_share
 from minifast.tensorguard import (ASK, KEY_PARTS, LAYOUTS, ODD_KEYS, SEAL, DamagedFileError, Instructions,
                                   UnsafeFileError, Values, records_of)
 from minifast.torch_core import plain
@@ -322,6 +323,8 @@ def copied(x: Any) -> Any:
             return _rebuilt(x, copy)
         if not isinstance(x, Tensor):
             return x
+        if is_share(x):
+            return x.detach().clone()
         if x.layout is not torch.strided or x.is_quantized or x.is_conj() or x.is_neg():
             return x.detach().to('cpu', copy=True)
         storage = x.untyped_storage()

@@ -6,6 +6,7 @@ on what loaders, callbacks, loss function, metrics and modules hold beside them.
 """
 from __future__ import annotations
 
+import copy
 import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fastcore.foundation import L
 from torch import Tensor, nn
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset
@@ -26,13 +28,14 @@ from minifast.distributed import barrier, from_first, gather_on_first, rank_dist
 from minifast.environment import environment
 from minifast.hidden import Baselines, Hidden, appends, find, keeps_state
 from minifast.seeds import get_random_states, set_random_states
+from minifast.sharding import in_shares, is_share, share_like
 from minifast.tensorfile import copied, storable
 from minifast.terminal import listed
 from minifast.torch_core import get_model
 
-__all__ = ['ReplayedLoader', 'baselines_of', 'begin_loader', 'generators', 'inexact_loaders', 'load_training_state',
-           'of_rank', 'own_loader', 'put_back_generators', 'said_states', 'set_generators', 'start_hidden',
-           'storable_states', 'together', 'training_state']
+__all__ = ['ReplayedLoader', 'baselines_of', 'begin_loader', 'generators', 'inexact_loaders', 'joined',
+           'load_training_state', 'of_rank', 'own_loader', 'put_back_generators', 'said_states', 'set_generators',
+           'start_hidden', 'storable_states', 'together', 'training_state']
 
 FORMAT, VERSION = 'minifast-training', 1
 
@@ -392,12 +395,42 @@ def _loss_state(learn: Any, loss: Any) -> dict[str, Any]:
     return {} if stateful is None else storable(stateful.state_dict(), "the loss function's state")
 
 
+_SHARE = 'in shares'
+
+
+def _apart(x: Any, name: str, shares: dict[str, Tensor]) -> Any:
+    """`x` with names in the places of its tensors in shares, which go to `shares`."""
+    if is_share(x):
+        shares[name] = x.detach()
+        return {_SHARE: name}
+    if isinstance(x, dict):
+        kept = copy.copy(x)  # of its kind, with the versions of the modules
+        kept.update((key, _apart(value, f'{name}/{key}', shares)) for key, value in x.items())
+        return kept
+    if isinstance(x, (list, tuple, L)):
+        kind = tuple if isinstance(x, tuple) else list
+        return kind(_apart(value, f'{name}/{i}', shares) for i, value in enumerate(x))
+    return x
+
+
+def joined(x: Any, shares: Mapping[str, Tensor]) -> Any:
+    """A state with the tensors for which `training_state` has left names."""
+    if isinstance(x, dict):
+        if x.keys() == {_SHARE}:
+            return shares[x[_SHARE]]
+        kept = copy.copy(x)
+        kept.update((key, joined(value, shares)) for key, value in x.items())
+        return kept
+    return type(x)(joined(value, shares) for value in x) if type(x) in (list, tuple) else x
+
+
 def _measures_training(learn: Any, position: dict[str, Any]) -> bool:
     # elsewhere metrics start anew with what follows, and what they hold is of no further use
     return position['where'] == 'train' and getattr(vars(learn).get('recorder'), 'train_metrics', False)
 
 
-def training_state(learn: Any, position: dict[str, Any], epoch_generators: dict | None = None) -> dict[str, Any]:
+def training_state(learn: Any, position: dict[str, Any], epoch_generators: dict | None = None,
+                   shares: dict[str, Tensor] | None = None) -> dict[str, Any]:
     """Everything that decides how the training goes on, as nested tensors, numbers and texts.
 
     The tensors are the training's own, not copies.
@@ -406,24 +439,28 @@ def training_state(learn: Any, position: dict[str, Any], epoch_generators: dict 
         learn: the learner, between two batches or two epochs.
         position: where the training is; see the module.
         epoch_generators: `generators(learn.dls)` as it was before the epoch's first batch was drawn.
+        shares: gets the tensors of which each process has a part; in the state their names stand for them.
 
     Raises:
         TypeError: the `state_dict` of a callback holds what a file cannot.
     """
     model = get_model(learn.own_model)
-    params = list(model.parameters())
+    params, shares = list(model.parameters()), {} if shares is None else shares
+
+    def told(part: str, x: Any, where: str) -> Any:
+        return storable(_apart(x, part, shares) if in_shares(model) else x, where)
     return {
         'format': FORMAT, 'version': VERSION, 'environment': environment(learn), 'position': dict(position),
         'fit_seed': learn.fit_seed, 'train_iter': learn.train_iter,
-        'model': storable(model.state_dict(), "the model's state"),
+        'model': told('model', model.state_dict(), "the model's state"),
         'buffers': storable(_buffers_apart(model), "the model's buffers"),
         'loss_func': _loss_state(learn, learn.own_loss),
         'acting_loss': _loss_state(learn, learn.loss_func) if learn.loss_func is not learn.own_loss else {},
-        'grads': {i: storable(p.grad, 'a gradient') for i, p in enumerate(params) if p.grad is not None},
+        'grads': {i: told(f'grads/{i}', p.grad, 'a gradient') for i, p in enumerate(params) if p.grad is not None},
         'trained': [p.requires_grad for p in params],
-        'opt': storable(learn.opt.state_dict(), "the optimizer's state"),
+        'opt': told('opt', learn.opt.state_dict(), "the optimizer's state"),
         'frozen_idx': getattr(learn.opt, 'frozen_idx', 0),
-        'callbacks': {name: storable(cb.state_dict(), f'the state_dict of {type(cb).__name__}')
+        'callbacks': {name: told(f'callbacks/{name}', cb.state_dict(), f'the state_dict of {type(cb).__name__}')
                       for name, cb in said_states(learn).items()},
         'metrics': [_metric_state(m) for m in learn.metrics] if _measures_training(learn, position) else [],
         'loaders': [storable(dl.state_dict(), f'the state_dict of {type(dl).__name__}')
@@ -486,6 +523,8 @@ def of_rank(state: dict[str, Any], rank: int, n_ranks: int, file: Any = 'the che
         state = {part: value for part, value in state.items() if part != 'ranks'}
         if len(ranks) == n_ranks:
             return _with_own(state, ranks[rank])
+        if any(isinstance(grad, dict) for grad in state['grads'].values()):  # in shares: they are means
+            return state
         each = [_with_own(state, one)['grads'] for one in ranks]
         names = dict.fromkeys(name for grads in each for name in grads)
         return {**state, 'grads': {name: sum(grads[name] for grads in each if name in grads) / len(each)
@@ -607,7 +646,7 @@ def _tell_other_callbacks(learn: Any, state: dict[str, Any]) -> None:
 
 def _gradient(p: Tensor, grad: Tensor) -> Tensor:
     # an embedding may have a sparse gradient, which its optimizer wants sparse
-    return torch.empty_like(p).copy_(grad) if grad.layout is torch.strided else grad.to(p.device)
+    return torch.empty_like(p).copy_(share_like(grad, p)) if grad.layout is torch.strided else grad.to(p.device)
 
 
 def _load_loss(learn: Any, loss: Any, state: dict[str, Any] | None, file: Any) -> None:

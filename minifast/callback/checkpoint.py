@@ -12,11 +12,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from torch import Tensor
+
 from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback
 from minifast.callback.resume import _ResumingCallback, newest_checkpoint
-from minifast.distributed import CHECKPOINT, LEAVING, rank_distrib
-from minifast.run.folder import FolderInUseError, RunFolder, checkpoints_in
+from minifast.distributed import CHECKPOINT, LEAVING, barrier, rank_distrib
+from minifast.run.folder import FolderInUseError, RunFolder, checkpoints_in, shares_of
 from minifast.run.identity import note_what_moved
 from minifast.seeds import get_random_states
 from minifast.tensorfile import Copies, copied, write_atomic
@@ -89,10 +91,13 @@ class _Writer:
         self._pending: Future | None = None
         self._copies = Copies()
 
-    def write(self, state: dict[str, Any], must: bool = False) -> None:
-        """Write a state; at once if `must`, which also makes a failing storage an error. What came before is done."""
+    def next_file(self) -> Path:
+        """The name for the next checkpoint."""
         self._number += 1
-        file = self.folder.path / f'checkpoint-{self._number:06d}.pth'
+        return self.folder.path / f'checkpoint-{self._number:06d}.pth'
+
+    def write(self, file: Path, state: dict[str, Any], must: bool = False) -> None:
+        """Write a state; at once if `must`, which also makes a failing storage an error. What came before is done."""
         if self._pool is not None and not must:
             # a copy, because the next step changes the tensors; on the host, where the thread writes from. The one
             # before is written by now, so its memory can be used again
@@ -200,7 +205,9 @@ class CheckpointCallback(_ResumingCallback):
     As many processes go on to the same bits. Another number goes on at the same step, with the same items in each
     batch and the same optimizer; numbers are then summed in another order, and each process draws on from the first
     one's random stream. A signal to one of them is answered by all behind the training batch that runs, or, in a
-    validation, behind it.
+    validation, behind it. Of a model in shares (strategy='fsdp') each process writes its own beside that file, into a
+    folder that all of them reach, by torch.distributed.checkpoint; while gradients are added up and not sent, a
+    checkpoint waits for the step. One that was written so is gone on with in any number of processes, with any strategy.
 
     A folder belongs to one run at a time. The fits of one learner are one run (`fine_tune` is two fits): a resumed
     script passes over those that were done, and the learner is then as it was at their end. What is resumed is
@@ -237,8 +244,8 @@ class CheckpointCallback(_ResumingCallback):
             raise ValueError(f'keep={keep!r}: at least one checkpoint must be kept')
         super().__init__(path)
         self.every, self.minutes, self.keep, self.background, self._active = every, minutes, keep, background, False
-        self._hidden_loaders, self._waiting = False, None
-        self._signals, self._writer = _Signals(self._signal_came), None
+        self._hidden_loaders, self._due, self._waiting = False, False, None
+        self._signals, self._writer, self._pending = _Signals(self._signal_came), None, None
 
     # ------------------------------------------------------------ the fit
 
@@ -258,7 +265,8 @@ class CheckpointCallback(_ResumingCallback):
             self._writer = _Writer(self._folder, self.keep, self.background)
         if learn.ranks is not None:
             learn.ranks.wishes.append(self._wishes)
-        self._waiting, self._written_at, self._epoch_generators, self._proven = None, None, None, False
+        self._waiting, self._written_at, self._epoch_generators = None, None, None
+        self._proven = self._due = False
         self._before_validation, self._resumed, self._done_epochs = {}, self._found, learn.start_epoch
         self._signals.take()
         self._last_s = time.monotonic()
@@ -369,13 +377,17 @@ class CheckpointCallback(_ResumingCallback):
         if training and not self._proven:
             # the first step makes the optimizer's state: what no file can hold is told now and not after an epoch
             self._proven = bool(training_state(self.learn, self._position('train', self.learn.epoch)))
-        due = training and isinstance(self.every, int) and self.learn.train_iter % self.every == 0
-        alone = self.learn.ranks is None
+        self._due = self._due or training and isinstance(self.every, int) and self.learn.train_iter % self.every == 0
+        ranks = self.learn.ranks
+        alone = ranks is None
         if not alone and not training:  # in which some ranks have fewer batches than others
             return
-        if due or self._is_wished():
+        if (self._due or self._is_wished()) and (alone or ranks.is_between_steps):
+            self._due = False
             self._write_here()
-        self._answer_signal()
+            self._answer_signal()
+        elif alone:
+            self._answer_signal()
         if alone and getattr(self.learn.dl, 'num_workers', 0) and self.learn.iter + 1 < self.learn.n_iter:
             self._waiting = self._generators() if self._hidden_loaders else get_random_states()
 
@@ -419,12 +431,12 @@ class CheckpointCallback(_ResumingCallback):
             return
         # a fit that was stopped early has done fewer epochs than it was asked for, and is done all the same
         at = self._position('epoch', self._done_epochs, done=True)
-        if self._key(at) != self._written_at:
-            self._write(at)
+        self._write(at)
+        self._finish_shares()
         self._run.update(fits=self._phase + 1, broken_off=False)
 
     def cleanup_fit(self) -> None:
-        active, self._active, self._waiting = self._active, False, None
+        active, self._active, self._waiting, self._pending = self._active, False, None, None
         ranks = self.learn.ranks
         if ranks is not None and self._wishes in ranks.wishes:
             ranks.wishes.remove(self._wishes)
@@ -460,11 +472,16 @@ class CheckpointCallback(_ResumingCallback):
         """Write the state; in the background unless `must`, which also makes a failing storage an error."""
         self._finish_writing()
         key, ranks = self._key(position), self.learn.ranks
+
+        def next_file() -> Path | None:
+            return None if key == self._written_at else self._writer.next_file()
         # asked of the first, whose storage may have failed
-        if key == self._written_at if ranks is None else ranks.from_first(lambda: key == self._written_at):
+        file = next_file() if ranks is None else ranks.from_first(next_file)
+        if file is None:
             return
+        shares: dict[str, Tensor] = {}
         self._written_at, self._last_s = key, time.monotonic()
-        state = training_state(self.learn, position, self._epoch_generators)
+        state = training_state(self.learn, position, self._epoch_generators, shares)
         if position['where'] == 'validate':
             state.update(self._before_validation)
         elif random_states is not None:
@@ -473,9 +490,37 @@ class CheckpointCallback(_ResumingCallback):
         state = state if ranks is None else together(self.learn, state)
         if state is not None:
             state['run'] = {**self._run_part, 'training': bool(self.learn.model.training)}
-            self._writer.write(state, must)
+        if not shares:
+            self._complete(file, state, must)
+            return
+        from minifast.shards import save_sharded  # torch.distributed.checkpoint takes long to import
+        saving = save_sharded(shares_of(file), shares, background=True)
+        self._pending = saving, file, copied(state), must  # written when the parts are, steps later
+        if must or not self.background:
+            self._finish_shares()
+
+    def _complete(self, file: Path, state: dict[str, Any] | None, must: bool) -> None:
+        if state is not None:  # the first process
+            self._writer.write(file, state, must)
+
+    def _finish_shares(self) -> None:
+        """Behind the parts of all processes the file that makes a checkpoint of them."""
+        if self._pending is None:
+            return
+        (saving, file, state, must), self._pending = self._pending, None
+        try:
+            saving.result()
+        except OSError as error:
+            if must:
+                raise
+            self._written_at = None
+            if rank_distrib() == 0:
+                warnings.warn(f'no checkpoint: {error}. The training goes on', stacklevel=3)
+            return
+        self._complete(file, None if state is None else {**state, 'in_shares': True}, must)
 
     def _finish_writing(self) -> None:
+        self._finish_shares()
         if self._writer is not None and not self._writer.finish():
             self._written_at = None
 
@@ -491,7 +536,9 @@ class CheckpointCallback(_ResumingCallback):
         ranks = self.learn.ranks
         if self._is_wished() != LEAVING:
             return
-        self._finish_writing() if ranks is None else ranks.from_first(self._finish_writing)
+        self._finish_writing()
+        if ranks is not None:
+            barrier()  # what the first one writes is written
         if self._signals.pending is not None:
             print(f'stopped by a signal; the checkpoint is in {self.path}')
             self._signals.leave()

@@ -16,22 +16,17 @@ from torch.utils.data import DistributedSampler
 
 from minifast import distributed, sharding
 from minifast.arguments import tells_near_match
-from minifast.callback.checkpoint import CheckpointCallback
 from minifast.callback.core import (Callback, CancelBackwardException, CancelBatchException, CancelEpochException,
                                     CancelException, CancelFitException, CancelStepException, CancelTrainException,
                                     CancelValidException)
-from minifast.distributed import (from_first, gather_objects, gather_rows, host_group, is_distributed, is_rank0_alone,
-                                  is_shared, reducing)
+from minifast.distributed import (PeerError, from_first, gather_objects, gather_rows, host_group, is_distributed,
+                                  is_rank0_alone, is_shared, reducing)
 from minifast.markers import plain
 from minifast.sharding import Units, in_shares, put_in_shares
 from minifast.terminal import listed
 from minifast.torch_core import find_bs, length_of
 
 __all__ = ['DistributedTrainer', 'PeerError', 'ShardedTrainer']
-
-
-class PeerError(RuntimeError):
-    """Another process of the training has failed; the message names it and its error."""
 
 
 WELL, FAILED = 0, 9
@@ -273,6 +268,11 @@ class DistributedTrainer(Callback):
         self._end_of_part()
         if reducing() and self.learn.fitting:
             self.broadcast_buffers()
+
+    @property
+    def is_between_steps(self) -> bool:
+        """Whether a checkpoint can be written: gradients that each process has for itself may have no place in it."""
+        return True
 
     def broadcast_buffers(self) -> None:
         """Give all ranks the buffers of the first, after which what they measure is one model's."""
@@ -531,14 +531,14 @@ class ShardedTrainer(DistributedTrainer):
         if added:
             raise ValueError(f'the model has got {listed(added, 6)} since it was put in shares, which each process '
                              'would train for itself: change a model before its first fit')
-        if any(isinstance(cb, CheckpointCallback) for cb in learn.cbs):
-            raise ValueError("checkpoints for a resume are written of whole models, and with strategy='fsdp' each "
-                             'process has a part: leave checkpoint= out, and keep model and optimizer by learn.save, '
-                             "or in parts by minifast.shards.save_sharded; or train with strategy='ddp'")
         held = {id(p) for group in learn.opt.param_groups for p in group['params']}
         if not any(id(p) in held for p in named.values()):
             raise ValueError('the optimizer holds no parameter of the model, which has been put in shares since: as '
                              'opt_func give a class or a function that makes one, then learn.create_opt()')
+
+    @property
+    def is_between_steps(self) -> bool:
+        return not self._unsent
 
     def _wrap(self, made_for: Any) -> None:
         for b in self.learn.model.buffers():

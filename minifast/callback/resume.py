@@ -15,11 +15,11 @@ from minifast.callback.core import Callback, TrainEvalCallback
 from minifast.distributed import rank_distrib
 from minifast.hardware import to_memory_format
 from minifast.run.differences import Difference, differences
-from minifast.run.folder import RunFolder, checkpoints_in
+from minifast.run.folder import RunFolder, checkpoints_in, shares_of
 from minifast.run.identity import RunIdentity, read_tables, run_identity
 from minifast.tensorfile import DamagedFileError, UnsafeFileError, read_tensors
 from minifast.torch_core import length_of
-from minifast.training_state import load_training_state, of_rank
+from minifast.training_state import joined, load_training_state, of_rank
 
 __all__ = ['newest_checkpoint']
 
@@ -169,6 +169,9 @@ class _ResumingCallback(Callback):
             self._folder.adopt(state['run']['id'])
         ranks = self.learn.ranks
         state = of_rank(state, *((0, 1) if ranks is None else (ranks.rank, ranks.n_ranks)), path)
+        if state.pop('in_shares', False):
+            from minifast.shards import load_cut  # torch.distributed.checkpoint takes long to import
+            state = joined(state, load_cut(shares_of(path), self.learn.own_model))
         if over:
             self._pass_over(path, state)
         else:

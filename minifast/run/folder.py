@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import sys
 import threading
@@ -21,10 +22,10 @@ if os.name == 'posix':
 else:
     import msvcrt
 
-__all__ = ['FolderInUseError', 'RunFolder', 'checkpoints_in']
+__all__ = ['FolderInUseError', 'RunFolder', 'checkpoints_in', 'shares_of']
 
 _NAME = re.compile(r'checkpoint-(\d+)\.pth')
-_OURS = re.compile(r'checkpoint-\d+\.pth|run-[0-9a-f]+\.jsonl|items-[0-9a-f]+\.json')
+_OURS = re.compile(r'checkpoint-\d+\.pth|checkpoint-\d+-shares|run-[0-9a-f]+\.jsonl|items-[0-9a-f]+\.json')
 _TEMPORARY = re.compile(rf'\.({_OURS.pattern})\..+\.tmp')
 LOCK = '.in-use'
 
@@ -38,6 +39,11 @@ def checkpoints_in(folder: str | Path) -> list[Path]:
     found = [(int(match[1]), path) for path in Path(folder).glob('checkpoint-*.pth')
              if (match := _NAME.fullmatch(path.name))]
     return [path for _, path in sorted(found, reverse=True)]
+
+
+def shares_of(checkpoint: Path) -> Path:
+    """Where the tensors of a checkpoint lie of which each process has written its part."""
+    return checkpoint.with_name(f'{checkpoint.stem}-shares')
 
 
 def _number(name: str) -> int:
@@ -157,6 +163,10 @@ class RunFolder:
         for path in self.path.glob('.*.tmp'):
             if _TEMPORARY.fullmatch(path.name):
                 path.unlink(missing_ok=True)
+        whole = {shares_of(file) for file in checkpoints_in(self.path)}
+        for path in self.path.glob('checkpoint-*-shares'):
+            if _OURS.fullmatch(path.name) and path not in whole:
+                shutil.rmtree(path, ignore_errors=True)
 
     def move_aside(self) -> Path | None:
         """Move the files of earlier runs into a new subfolder; returns it, None where there are none."""
@@ -228,6 +238,7 @@ class RunFolder:
         for name in in_order[:-keep]:
             if self.files[name] == fit or last[self.files[name]] != name:
                 (self.path / name).unlink(missing_ok=True)
+                shutil.rmtree(shares_of(self.path / name), ignore_errors=True)
                 del self.files[name]
 
     def leave_alone(self, fit: int) -> None:

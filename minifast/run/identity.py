@@ -37,6 +37,7 @@ from minifast.environment import environment
 from minifast.hardware import crc32
 from minifast.plaindata import GENERATORS
 from minifast.seeds import fork_rng
+from minifast.sharding import outline_of
 from minifast.torch_core import get_model
 from minifast.training_state import own_loader
 
@@ -691,7 +692,7 @@ def run_identity(learn: Any, asked: Mapping[str, Any]) -> RunIdentity:
         data, tables = _data(learn, watched)
         loss = learn.loss_func
         described = watched(loss, lambda f: fingerprint(f)) if hasattr(loss, '__dict__') else fingerprint(loss)
-        parts = {'data': data, 'model': _model(get_model(learn.model), watched), 'loss': described,
+        parts = {'data': data, 'model': _model(outline_of(get_model(learn.model)), watched), 'loss': described,
                  'optimizer': _optimizer(learn), 'schedule': _schedule(learn, asked), 'transforms': _transforms(learn),
                  'settings': _settings(learn), 'environment': _environment(learn)}
     return RunIdentity(json.loads(json.dumps(parts, default=str)), tables, watched)

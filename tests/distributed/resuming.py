@@ -114,7 +114,8 @@ def train(folder, kind, ends=None, every=1, n_epoch=3, slow_s=0.):
     """What is left of a fit that goes on from what is in the folder."""
     plain = kind == 'plain'
     n = BS * 3 + (7 if plain else 8)  # batch norm wants two items of each of four
-    learn = Learner(loaders(n=n), net(plain), nn.CrossEntropyLoss(), opt_func=partial(Adam, wd=.01), lr=.02)
+    learn = Learner(loaders(n=n), net(plain), nn.CrossEntropyLoss(), opt_func=partial(Adam, wd=.01), lr=.02,
+                    strategy=os.environ.get('STRATEGY', 'ddp'))
     learn.remove_cb(learn.progress)
     learn.logger = lambda row: None
     set_seed(5 + rank_distrib())

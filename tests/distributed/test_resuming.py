@@ -8,6 +8,7 @@ import pytest
 import torch
 from launch import HERE, run_together
 
+from minifast.tensorfile import read_tensors
 from minifast.training_state import _digest_of, of_rank
 
 SCRIPT = HERE / 'resuming.py'
@@ -34,11 +35,12 @@ def largest_difference(a, b):
 
 
 def cut(source, target, steps):
-    """A folder of checkpoints as it was after so many steps, of which each has written one."""
+    """A folder of checkpoints as it was after so many steps; those of models in shares are of every second step."""
     shutil.copytree(source, target)
-    for late in sorted(target.glob('checkpoint-*.pth'))[steps + 1:]:
-        late.unlink()
-    return str(target)
+    at = [read_tensors(file)['position'] for file in sorted(target.glob('checkpoint-*.pth'))]
+    for file, position in zip(sorted(target.glob('checkpoint-*.pth')), at):
+        if position['epoch'] * 4 + position['batch'] > steps or position['done']:
+            file.unlink()
 
 
 @pytest.fixture(scope='module')
@@ -47,26 +49,29 @@ def whole(tmp_path_factory):
     training in which a process was killed and torchrun has started all again."""
     folder, done = tmp_path_factory.mktemp('whole'), set()
 
-    def of(n, killed=False):
-        if (n, killed) not in done:
+    def of(n, killed=False, strategy='ddp'):
+        place = folder / strategy
+        if (n, killed, strategy) not in done:
+            place.mkdir(exist_ok=True)
             jobs = [{'out': f'plain{n}', 'folder': f'p{n}', 'kind': 'plain'}]
             if killed:
                 ends = {'how': 'kill', 'at': 6, 'rank': n - 1}
                 jobs += [{'out': f'own{n}', 'folder': f'o{n}', 'kind': 'own'},
                          {'out': f'killed{n}', 'folder': f'k{n}', 'kind': 'own', 'ends': ends}]
-            run_together(n, SCRIPT, json.dumps(jobs), cwd=folder, restarts=int(killed))
-            done.update({(n, killed), (n, False)})
-        return folder
+            run_together(n, SCRIPT, json.dumps(jobs), cwd=place, restarts=int(killed), strategy=strategy)
+            done.update({(n, killed, strategy), (n, False, strategy)})
+        return place
     return of
 
 
-FULL = [2, *(pytest.param(n, marks=pytest.mark.dist) for n in (3, 4))]
+FULL = [('ddp', 2), *(pytest.param(*case, marks=pytest.mark.dist)
+                      for case in [('ddp', 3), ('ddp', 4), ('fsdp', 2), ('fsdp', 3)])]
 
 
-@pytest.mark.parametrize('n', FULL)
-def test_a_killed_process_changes_nothing(whole, n):
+@pytest.mark.parametrize('strategy, n', FULL)
+def test_a_killed_process_changes_nothing(whole, strategy, n):
     """All go on from the newest checkpoint: the same bits on each rank, its own random numbers and statistics too."""
-    folder = whole(n, killed=True)
+    folder = whole(n, True, strategy)
     assert (folder / f'k{n}.log').read_text() == '.'
     alone, killed = told(folder, f'own{n}', n), told(folder, f'killed{n}', n)
     assert killed == alone
@@ -74,22 +79,23 @@ def test_a_killed_process_changes_nothing(whole, n):
     assert len({str(rank['weights']) for rank in alone}) == 1
 
 
-MORE = [(2, 1, 5), *(pytest.param(*case, marks=pytest.mark.dist)
-                     for case in [(1, 2, 5), (2, 3, 7), (3, 4, 4), (4, 1, 9), (2, 4, 11), (3, 2, 1)])]
+MORE = [('ddp', 2, 'ddp', 1, 5), *(pytest.param(*case, marks=pytest.mark.dist) for case in [
+    ('ddp', 1, 'ddp', 2, 5), ('ddp', 2, 'ddp', 3, 7), ('ddp', 4, 'ddp', 2, 9), ('fsdp', 2, 'fsdp', 3, 4),
+    ('fsdp', 3, 'ddp', 1, 6), ('fsdp', 2, 'ddp', 2, 8), ('ddp', 3, 'fsdp', 2, 10), ('ddp', 1, 'fsdp', 4, 2)])]
 
 
-@pytest.mark.parametrize('n, m, steps', MORE)
-def test_others_go_on_where_some_have_stopped(whole, tmp_path, n, m, steps):
-    """Written by n processes, gone on with by m: the items of each batch in the same order, weights within 1e-6."""
-    folder = whole(n, killed=n == 2)
+@pytest.mark.parametrize('before, n, after, m, steps', MORE)
+def test_others_go_on_where_some_have_stopped(whole, tmp_path, before, n, after, m, steps):
+    """Written by n processes, gone on with by m, of whole models or of such in shares: the items of each batch in the
+    same order, weights within 1e-6."""
+    folder = whole(n, (before, n) == ('ddp', 2), before)
     cut(folder / f'p{n}', tmp_path / 'c', steps)
-    run_together(m, SCRIPT, json.dumps([{'out': 'rest', 'folder': 'c', 'kind': 'plain'}]), cwd=tmp_path)
-    before, after = told(folder, f'plain{n}', n), told(tmp_path, 'rest', m)
-    rest = seen_by_all(after)
-    assert rest[-1] == seen_by_all(before)[-1]
-    assert rest[-12 + steps:] == seen_by_all(before)[steps:]
-    difference = largest_difference(before[0], after[0])
-    print(f'{n} -> {m} processes after step {steps}: weights and table differ by {difference:.1e} at most')
+    job = {'out': 'rest', 'folder': 'c', 'kind': 'plain'}
+    run_together(m, SCRIPT, json.dumps([job]), cwd=tmp_path, strategy=after)
+    undisturbed, rest = told(folder, f'plain{n}', n), told(tmp_path, 'rest', m)
+    assert seen_by_all(rest)[steps - 12:] == seen_by_all(undisturbed)[steps:]
+    difference = largest_difference(undisturbed[0], rest[0])
+    print(f'{n} {before} -> {m} {after} processes after step {steps}: weights and table differ by {difference:.1e}')
     assert difference < 1e-6
 
 

@@ -32,8 +32,8 @@ def machines():
     """Two namespaces with an address each."""
     names = [name for name in NAMES if ip('netns', 'add', name)]
     try:
-        if len(names) < 2 or not ip('link', 'add', 'cable0', 'netns', NAMES[0], 'type', 'veth', 'peer', 'name', 'cable1',
-                                    'netns', NAMES[1]):
+        cable = 'link', 'add', 'cable0', 'netns', NAMES[0], 'type', 'veth', 'peer', 'name', 'cable1', 'netns', NAMES[1]
+        if len(names) < 2 or not ip(*cable):
             pytest.skip('network namespaces (ip netns add, from iproute2) are not permitted here: not run')
         for i, (name, address) in enumerate(zip(NAMES, ADDRESSES)):
             assert ip('-n', name, 'addr', 'add', f'{address}/24', 'dev', f'cable{i}')
