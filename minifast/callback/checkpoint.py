@@ -207,7 +207,7 @@ class CheckpointCallback(_ResumingCallback):
     one's random stream. A signal to one of them is answered by all behind the training batch that runs, or, in a
     validation, behind it. Of a model in shares (strategy='fsdp') each process writes its own beside that file, into a
     folder that all of them reach, by torch.distributed.checkpoint; while gradients are added up and not sent, a
-    checkpoint waits for the step. One that was written so is gone on with in any number of processes, with any strategy.
+    checkpoint waits for the step. Any number of processes goes on with any such checkpoint, by any strategy.
 
     A folder belongs to one run at a time. The fits of one learner are one run (`fine_tune` is two fits): a resumed
     script passes over those that were done, and the learner is then as it was at their end. What is resumed is

@@ -171,7 +171,11 @@ class _ResumingCallback(Callback):
         state = of_rank(state, *((0, 1) if ranks is None else (ranks.rank, ranks.n_ranks)), path)
         if state.pop('in_shares', False):
             from minifast.shards import load_cut  # torch.distributed.checkpoint takes long to import
-            state = joined(state, load_cut(shares_of(path), self.learn.own_model))
+            try:
+                state = joined(state, load_cut(shares_of(path), self.learn.own_model))
+            except (KeyError, TypeError) as error:
+                raise DamagedFileError(f'{path} and {shares_of(path)} are not of one checkpoint: {error!r}. Remove both '
+                                       'to go on from the checkpoint before') from error
         if over:
             self._pass_over(path, state)
         else:
