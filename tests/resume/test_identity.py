@@ -1052,7 +1052,7 @@ def test_an_identity_says_each_thing_under_its_name():
     assert parts['settings'] == {
         'batch size of training': 8, 'batch size of validation': 8, 'shuffle of training': True,
         'shuffle of validation': False, 'drop_last of training': False, 'drop_last of validation': False,
-        'metrics': ['accuracy'], 'precision': 'float32', 'seed': 7,
+        'metrics': ['accuracy'], 'number of processes': 1, 'precision': 'float32', 'seed': 7,
         'callback mix_up': {'class': 'minifast.MixUp', 'alpha': .4}}
     assert parts['schedule'] == {'n_epoch': 2, 'lr': .1, 'wd': None, 'start_epoch': 0}
     assert parts['loss'] == {'function': 'torch.nn.functional.cross_entropy'}
@@ -1091,6 +1091,22 @@ def test_an_identity_tells_of_torchs_loaders_what_decides_about_their_batches():
     assert first.pop('weights').startswith('float64 [48]')
     assert first.pop('class').endswith('.Weighted') and first == {'num_samples': 20, 'replacement': True}
     assert batches == {'class': 'torch.utils.data.sampler.BatchSampler'} and parts['data']['training']['draw'] == []
+
+
+def test_several_processes_are_told_by_the_batch_of_all(monkeypatch):
+    """The batch size of a run is that of all of them, and another number of them is a setting; files of earlier
+    releases say nothing, and were written by one."""
+    alone = identity_of(make())
+    earlier = {**alone.parts, 'settings': {k: v for k, v in alone.parts['settings'].items() if 'processes' not in k}}
+    assert room.differences(earlier, alone, None) == []
+    learn = make()
+    for dl in learn.dls:
+        dl.share_out(1, 2)
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    together = identity_of(learn)
+    assert [str(found) for found in room.differences(earlier, together, None)] == [
+        'number of processes was 1 and is 2', 'batch size of training was 8 and is 16',
+        'batch size of validation was 8 and is 16']
 
 
 @pytest.mark.parametrize('listed', [lambda files: files, lambda files: L(*files), tuple,
