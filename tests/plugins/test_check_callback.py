@@ -197,6 +197,7 @@ INSIDE = {
     'Recorder': 'each learner has one',
     'ProgressCallback': 'each learner has one',
     'DistributedTrainer': 'a learner has one where several processes train; tests/distributed',
+    'ShardedTrainer': 'a learner has one where several processes train; tests/distributed',
     'LastWord': 'DistributedTrainer brings it',
     'LRFinder': 'ends its fit by itself; tests of schedules run it',
     'FetchPredsCallback': 'runs get_preds with itself in an epoch; tests of inference run it',

@@ -453,7 +453,8 @@ def reason_of(part: str) -> str | None:
 
 
 ELSEWHERE = {'LRFinder': 'a search for a rate is not resumed', 'AutoPrecision': 'says what MixedPrecision says',
-             'DistributedTrainer': 'what it keeps belongs to the running processes', 'LastWord': 'keeps nothing'}
+             'DistributedTrainer': 'what it keeps belongs to the running processes',
+             'ShardedTrainer': 'what it keeps belongs to the running processes', 'LastWord': 'keeps nothing'}
 """With the reason."""
 
 
