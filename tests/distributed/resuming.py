@@ -42,6 +42,10 @@ class Own(Callback):
             self.learn.xb = (self.learn.xb[0] + .1 * self.drawn,)
 
 
+CLOCKS = []
+"""What ends this process; no attribute, which a checkpoint would carry on."""
+
+
 class Ends(Callback):
     """Ends a rank's process, or has it end, when step number `at` of the fit is over; `times` times in all.
 
@@ -57,10 +61,11 @@ class Ends(Callback):
 
     def _end(self):
         done = len(self.log.read_text()) if self.log.exists() else 0
-        if done >= self.times or rank_distrib() != self.rank:
+        rank = (done * 7 + 3) % 5 % max(num_distrib(), 1) if self.how == 'anytime' else self.rank
+        if done >= self.times or rank_distrib() != rank or CLOCKS:
             return
         if self.how == 'anytime':
-            self.rank = None
+            CLOCKS.append(self)
             threading.Timer(random.SystemRandom().uniform(0, self.within_s), self._kill).start()
             return
         with self.log.open('a') as log:
@@ -73,11 +78,6 @@ class Ends(Callback):
         with self.log.open('a') as log:
             log.write('.')
         os.kill(os.getpid(), signal.SIGKILL)
-
-    def before_fit(self):
-        if self.how == 'anytime':  # another rank each time
-            done = len(self.log.read_text()) if self.log.exists() else 0
-            self.rank = (done * 7 + 3) % 5 % max(num_distrib(), 1)
 
     def after_batch(self):
         if self.how == 'anytime' or self.learn.train_iter == self.at:
