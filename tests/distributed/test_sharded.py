@@ -148,6 +148,26 @@ def test_ranks_in_shares_end_and_cancel_together(tmp_path):
         met_alike([rank['cancels'][where] for rank in ranks], *where.split(' in '))
 
 
+@pytest.mark.dist
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='limits what a process may allocate, as Linux counts')
+def test_two_processes_train_a_model_that_does_not_fit_into_one(tmp_path, monkeypatch):
+    """Within 620 MB each: weights, gradients and Adam's averages are 768 MB, and half of that for each of two."""
+    monkeypatch.setenv('MALLOC_MMAP_THRESHOLD_', '65536')  # freed memory is given back, else holes in it are counted
+
+    def run(n, room, strategy):
+        run_together(n, HERE / 'larger.py', tmp_path, room, cwd=tmp_path, strategy=strategy)
+        return [json.loads((tmp_path / f'rank_{rank}.json').read_text(encoding='utf-8')) for rank in range(n)]
+    with pytest.raises(AssertionError, match='can.t allocate memory'):
+        run(1, 620, 'ddp')
+    (alone,), two = run(1, 5000, 'ddp'), run(2, 620, 'fsdp')
+    told = [f'{rank["held"]:.0f} MB, {rank["peak"]} MB allocated at the end' for rank in (alone, *two)]
+    print(f'held by one process: {told[0]}; by each of two: {"; ".join(told[1:])}')
+    assert alone['held'] == alone['all'] > 570
+    for rank in two:
+        assert rank['held'] == pytest.approx(alone['all'] / 2, rel=.001)
+        assert rank['losses'] == pytest.approx(alone['losses'], abs=1e-6)
+
+
 # ---------------------------------------------------------------- files of parts
 
 def test_one_process_reads_what_two_have_written_in_parts(two, folder):
