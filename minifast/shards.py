@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 from minifast.checkpoint import check_opt_state, load_opt_state
 from minifast.distributed import PeerError, ask, gather_objects, host_group, is_distributed, rank_distrib
 from minifast.hardware import crc32
-from minifast.sharding import cut
+from minifast.sharding import cut, own_part
 from minifast.tensorfile import DamagedFileError, UnsafeFileError, read_tensors, storable, way_out_of, write_atomic
 from minifast.terminal import listed
 from minifast.torch_core import get_model
@@ -118,7 +118,7 @@ def save_sharded(folder: str | Path, state: Any, background: bool = False) -> Pa
         state: nested dicts, lists and tuples of tensors, in shares (`DTensor`) or whole, and of plain data; of what is
             whole on all processes one writes its own.
         background: copy the tensors, go on and write meanwhile; the state is complete when `result()` of what comes
-            back has been called, on every process.
+            back has been called, on every process. One process alone writes at once.
 
     Returns:
         The folder; a `Saving` for one that is written in the background.
@@ -137,7 +137,7 @@ class Saving:
 
     def __init__(self, folder: Path, state: Any, background: bool) -> None:
         ask()
-        self.folder = folder
+        self.folder, background = folder, background and is_distributed()
         tensors, outline = _on_all(partial(_taken_apart, state, folder))
         self.parts = folder / gather_objects(f'parts-{secrets.token_hex(8)}')[0]
         self.index = {'format': FORMAT, 'version': VERSION, 'parts': self.parts.name, 'state': outline,
@@ -232,9 +232,12 @@ def _taken_apart(state: Any, folder: Path) -> tuple[dict[str, Tensor], Any]:
             name = '.'.join(map(str, path))
             while name in tensors:
                 name += "'"
-            x = x.detach()
-            start = getattr(x, '_local_tensor', x).untyped_storage().data_ptr()
-            tensors[name] = x.clone() if start in memory else x.contiguous()  # a file has each byte once
+            if x.layout is not torch.strided or x.is_quantized:
+                raise TypeError(f'{folder} cannot hold {name!r}, a tensor of {x.dtype} in the layout {x.layout}: keep '
+                                'x.to_dense() or x.dequantize()')
+            x = x.detach().contiguous()
+            start = own_part(x).untyped_storage().data_ptr()
+            tensors[name] = x.clone() if start in memory else x  # a file has each byte once
             memory.add(start)
             return {'tensor': name}
         if isinstance(x, dict):
@@ -343,14 +346,13 @@ def _load(folder: Path, room: Room, check: Callable[[dict], None]) -> Any:
     ask()
     index = _on_all(partial(_verified, folder, check))
     tensors: dict[str, Tensor] = _on_all(partial(_rooms, index, room, folder))
-    reader = _Reader(folder / index['parts'], index)
+    reader = _on_all(partial(_Reader, folder / index['parts'], index['tensors']))
     try:
         with _no_word_of_one_process():
-            dcp.load(dict(tensors), storage_reader=reader, process_group=host_group(), no_dist=not is_distributed())
+            dcp.load({name: x.detach() for name, x in tensors.items()}, storage_reader=reader,
+                     process_group=host_group(), no_dist=not is_distributed())
     except CheckpointException as error:
         rank, (cause, _) = next(iter(error.failures.items()))
-        if isinstance(cause, UnsafeFileError):
-            raise UnsafeFileError(f'{cause} (rank {rank})') from error
         raise DamagedFileError(f'{folder} cannot be read: {type(cause).__name__}: {cause} (rank {rank}). Take an older '
                                'one, or save it again') from error
     return _together(index['state'], tensors)
@@ -434,7 +436,7 @@ def _rooms(index: dict[str, Any], room: Room, folder: Path) -> dict[str, Tensor]
         if own.shape != shape or own.is_floating_point() != dtype.is_floating_point:
             raise ValueError(f'{folder}: {name!r} has the shape {list(shape)} and {dtype}, where {list(own.shape)} and '
                              f'{own.dtype} are wanted: it is the state of another model')
-        found[name] = own.detach()
+        found[name] = own
     return found
 
 
@@ -455,31 +457,29 @@ class _Reader(dcp.HuggingFaceStorageReader):
 
     Args:
         parts: the folder of the files.
-        index: as it was read.
+        tensors: the shape and the kind of numbers of each tensor, by its name.
+
+    Raises:
+        UnsafeFileError: the parts of a tensor are not the whole of it.
     """
 
-    def __init__(self, parts: Path, index: dict[str, Any]) -> None:
+    def __init__(self, parts: Path, tensors: dict[str, Any]) -> None:
         super().__init__(str(parts))
-        self.parts, self.index = parts, index
+        try:
+            self.found = super().read_metadata()
+        except Exception as error:  # whatever a made-up header leads to
+            raise UnsafeFileError(f'{parts}: a file in it tells no sense of its parts ({error!r:.200})') from error
+        if self.found.state_dict_metadata.keys() != tensors.keys():
+            raise UnsafeFileError(f'{parts}: its files hold other tensors than the index names')
+        for name, (shape, dtype) in tensors.items():
+            told = self.found.state_dict_metadata[name]
+            if told.properties.dtype != dtype or not _is_all_of(shape, told.chunks):
+                raise UnsafeFileError(f'{parts}: the parts of {name!r} are not the whole of it')
+            told.size = shape
 
     def read_metadata(self) -> Metadata:
-        """Where each part of each tensor lies.
-
-        Raises:
-            UnsafeFileError: the parts of a tensor are not the whole of it.
-        """
-        try:
-            found = super().read_metadata()
-        except Exception as error:  # whatever a made-up header leads to
-            raise UnsafeFileError(f'{self.parts}: a file in it tells no sense of its parts ({error})') from error
-        if found.state_dict_metadata.keys() != self.index['tensors'].keys():
-            raise UnsafeFileError(f'{self.parts}: its files hold other tensors than the index names')
-        for name, (shape, dtype) in self.index['tensors'].items():
-            told = found.state_dict_metadata[name]
-            if told.properties.dtype != dtype or not _is_all_of(shape, told.chunks):
-                raise UnsafeFileError(f'{self.parts}: the parts of {name!r} are not the whole of it')
-            told.size = shape
-        return found
+        """Where each part of each tensor lies."""
+        return self.found
 
 
 def _is_all_of(shape: torch.Size, chunks: list[Any]) -> bool:

@@ -17,11 +17,12 @@ from writing import CONTRACT
 from minifast.callback.checkpoint import CheckpointCallback
 from minifast.callback.core import Callback, CancelFitException
 from minifast.callback.training import EMA, GradientAccumulation
-from minifast.distributed import gather_objects, num_distrib, rank_distrib, setup_distrib
+from minifast.distributed import barrier, gather_objects, num_distrib, rank_distrib, setup_distrib
 from minifast.learner import load_learner
 from minifast.metrics import accuracy
 from minifast.optimizer import SGD, Adam, Lamb, Larc, Lookahead, QHAdam, RAdam, RMSProp
 from minifast.sharding import in_shares, is_share, whole_state
+from minifast.shards import load_shares, save_sharded, save_shares
 from minifast.test_utils import synth_learner
 from minifast.testing import check_callback
 
@@ -66,13 +67,63 @@ def files(folder):
 def go_on(folder, n):
     """The weights that a training goes on to from what `files` wrote on `n` processes, and what the export predicts."""
     learn = learner(opt_func=Adam, path=folder)
-    learn.load(folder / f'models/kept_{n}')
+    learn.load(folder / n / 'models' / 'kept')
     learn.fit(1)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # it asks for the loss function
-        export = load_learner(folder / f'kept_{n}.pkl', model=nn.Sequential(*learner().model))
+        export = load_learner(folder / n / 'kept.pkl', model=nn.Sequential(*learner().model))
     export.dls = loaders()
     return {'weights': weights(learn), 'preds': export.get_preds()[0]}
+
+
+def parts_of(learn):
+    """Copies of all weights and averages of a training, whole."""
+    state = {'model': learn.model.state_dict(), 'opt': learn.opt.state_dict()['state']}
+    whole_ones = whole_state(state, on_all=True)
+    found = {**whole_ones['model'], **{f'{i}.{name}': torch.as_tensor(x) for i, values in whole_ones['opt'].items()
+                                       for name, x in values.items()}}
+    return {name: x.clone() for name, x in found.items()}
+
+
+def keep(folder, n):
+    """A training that is kept in parts while it goes on."""
+    learn = learner(opt_func=Adam)
+    learn.fit(2)
+    found, saving = parts_of(learn), save_shares(folder / f'parts_{n}', learn.model, learn.opt, background=True)
+    learn.fit(1)
+    saving.result()
+    return found
+
+
+def take(folder, written):
+    """What is read of states that so many processes have written."""
+    found = {}
+    for n in written.split('+'):
+        learn = learner(opt_func=Adam)
+        learn.create_opt()
+        load_shares(folder / f'parts_{n}', learn.model, learn.opt)
+        found |= {f'{n}: {name}': x for name, x in parts_of(learn).items()}
+    return found
+
+
+def refused(folder):
+    """What is said of a file that is not what was written, and of one that the last process cannot write."""
+    learn, found = learner(opt_func=Adam), {}
+    learn.fit(1)
+    save_shares(folder / 'refused', learn.model, learn.opt)
+    if rank_distrib() == 0:
+        file = max((folder / 'refused').glob('parts-*/*'))
+        file.write_bytes(file.read_bytes()[:-1] + b'?')
+    barrier()
+    found['damaged'] = met(lambda: load_shares(folder / 'refused', learn.model, learn.opt))
+    other = learner(opt_func=Adam)
+    other.model[3] = nn.Linear(5, 4, bias=False)
+    other.create_opt()
+    found['another'] = met(lambda: load_shares(folder / 'refused', other.model))
+    state = {'x': torch.ones(3), 'y': object() if rank_distrib() else 1}
+    found['no data'] = met(lambda: save_sharded(folder / 'new', state))
+    found['left'] = sorted(path.name for path in (folder / 'new').glob('*'))
+    return {**found, 'afterwards': agreed(learn)}
 
 
 # ---------------------------------------------------------------- what each rank says
@@ -229,10 +280,11 @@ if __name__ == '__main__':
     out, n = Path(sys.argv[1]), max(num_distrib(), 1)
     torch.use_deterministic_algorithms(True)
     for name in sys.argv[2].split(','):
-        if name in ('plain', 'accumulating', 'bad_use', 'around'):
+        if name in ('plain', 'accumulating', 'bad_use', 'around', 'refused'):
             (out / f'{name}_{rank_distrib()}.json').write_text(json.dumps(globals()[name](out)), encoding='utf-8')
             continue
         found = {'optimizers': optimizers, 'files': partial(files, out / str(n)),
-                 'go_on': partial(go_on, out, sys.argv[3] if len(sys.argv) > 3 else None)}[name]()
+                 'keep': partial(keep, out, n), 'go_on': partial(go_on, out, sys.argv[-1]),
+                 'take': partial(take, out, sys.argv[-1])}[name]()
         if rank_distrib() == 0:
             save_file({key: x.contiguous() for key, x in found.items()}, out / f'{name}_{n}.safetensors')

@@ -12,12 +12,15 @@ import pytest
 import torch
 from launch import HERE, assert_same, run_together
 from safetensors.torch import load_file
+from sharded import parts_of
 from test_distributed import met_alike
 from torch import nn
-from training import PARTS
+from training import PARTS, learner
 from writing import CONTRACT
 
+from minifast.optimizer import Adam
 from minifast.sharding import put_in_shares, units_of, whole_model
+from minifast.shards import load_shares
 
 SHORT = ('sgd', 'adamw', 'one_left', 'accumulation', 'clipping_largest', 'ema', 'predictions', 'tuned')
 
@@ -51,7 +54,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope='module')
 def two(folder):
     """What two processes say."""
-    return in_shares(2, folder, ['plain', 'accumulating', 'bad_use', 'files'])
+    return in_shares(2, folder, ['plain', 'accumulating', 'bad_use', 'files', 'keep', 'refused'])
 
 
 def test_the_model_stays_the_one_that_was_given_and_no_process_holds_all_of_it(two):
@@ -143,6 +146,63 @@ def test_ranks_in_shares_end_and_cancel_together(tmp_path):
         assert again and also and (event == 'cleanup_fit' or f'rank 1 has failed with {error[0]}' in other[1]), event
     for where in ranks[0]['cancels']:
         met_alike([rank['cancels'][where] for rank in ranks], *where.split(' in '))
+
+
+@pytest.mark.dist
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='limits what a process may allocate, as Linux counts')
+def test_two_processes_train_a_model_that_does_not_fit_into_one(tmp_path, monkeypatch):
+    """Within 620 MB each: weights, gradients and Adam's averages are 768 MB, and half of that for each of two."""
+    monkeypatch.setenv('MALLOC_MMAP_THRESHOLD_', '65536')  # freed memory is given back, else holes in it are counted
+
+    def run(n, room, strategy):
+        run_together(n, HERE / 'larger.py', tmp_path, room, cwd=tmp_path, strategy=strategy)
+        return [json.loads((tmp_path / f'rank_{rank}.json').read_text(encoding='utf-8')) for rank in range(n)]
+    with pytest.raises(AssertionError, match='can.t allocate memory'):
+        run(1, 620, 'ddp')
+    (alone,), two = run(1, 5000, 'ddp'), run(2, 620, 'fsdp')
+    told = [f'{rank["held"]:.0f} MB, {rank["peak"]} MB allocated at the end' for rank in (alone, *two)]
+    print(f'held by one process: {told[0]}; by each of two: {"; ".join(told[1:])}')
+    assert alone['held'] == alone['all'] > 570
+    for rank in two:
+        assert rank['held'] == pytest.approx(alone['all'] / 2, rel=.001)
+        assert rank['losses'] == pytest.approx(alone['losses'], abs=1e-6)
+
+
+# ---------------------------------------------------------------- files of parts
+
+def test_one_process_reads_what_two_have_written_in_parts(two, folder):
+    """Weights and averages, bit for bit as they were when they were kept, and not as the training went on."""
+    learn = learner(opt_func=Adam)
+    learn.create_opt()
+    load_shares(folder / 'parts_2', learn.model, learn.opt)
+    found, kept = parts_of(learn), load_file(folder / 'keep_2.safetensors')
+    assert found.keys() == kept.keys() and all(torch.equal(found[name], x) for name, x in kept.items())
+    assert len(list(folder.glob('parts_2/*/*'))) == 2 and not list(folder.rglob('.metadata'))
+
+
+@pytest.mark.dist
+def test_any_number_of_processes_reads_what_any_number_has_written_in_parts(tmp_path):
+    """1, 2, 3 and 4 of each, bit for bit."""
+    for n in (1, 2, 3, 4):
+        run_together(n, HERE / 'sharded.py', tmp_path, 'keep', cwd=tmp_path, strategy='fsdp')
+    kept = {f'{n}: {name}': x for n in (1, 2, 3, 4)
+            for name, x in load_file(tmp_path / f'keep_{n}.safetensors').items()}
+    for n in (1, 2, 3, 4):
+        run_together(n, HERE / 'sharded.py', tmp_path, 'take', '1+2+3+4', cwd=tmp_path, strategy='fsdp')
+        found = load_file(tmp_path / f'take_{n}.safetensors')
+        assert found.keys() == kept.keys() and all(torch.equal(found[name], x) for name, x in kept.items())
+
+
+def test_what_one_process_refuses_all_hear_of(two):
+    """A file that is not what was written, another model, data that are none; and they train on together."""
+    says = {'damaged': 'DamagedFileError: .*shard-00002-.* is not what was written: take an older',
+            'another': 'ValueError: .* does not fit this .*Sequential: 3.bias are unknown to it. Build the model',
+            'no data': 'TypeError: .* is a object, which no tensor file can hold'}
+    for scene, text in says.items():
+        found = [': '.join(rank['refused'][scene]) for rank in two]
+        assert any(re.search(text, said) for said in found), found
+        assert all(re.match(f'(PeerError: rank . has failed with )?{text}', said) for said in found)
+    assert all(rank['refused']['afterwards'] and rank['refused']['left'] == [] for rank in two)
 
 
 # ---------------------------------------------------------------- which modules are gathered on their own

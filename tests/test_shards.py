@@ -1,0 +1,229 @@
+"""States in shares as files, in one process: what comes back, what is refused, and what stays when a save fails."""
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from minifast.hardware import crc32
+from minifast.optimizer import Adam, Lookahead, OptimWrapper
+from minifast.shards import INDEX, load_sharded, load_shares, save_sharded, save_shares
+from minifast.tensorfile import DamagedFileError, UnsafeFileError, read_tensors, write_atomic
+
+INFO = 'DCP_SHARDING_INFO'
+
+
+def state():
+    """Tensors of several kinds and shapes, one twice, and plain data."""
+    x = torch.arange(12.).reshape(3, 4)
+    return {'w': x, 'again': x, 'cut': x.T, 'half': x.half(), 'whole': torch.arange(3), 'one': torch.tensor(2.5),
+            'none': torch.zeros(0, 3), 'bits': torch.tensor([True, False]),
+            'opt': [{'a.b': x + 1, 7: 'text'}, (1, None)], 'opt.0.a': {'b': x + 2}}
+
+
+def equal(a, b):
+    """Whether two states are the same, tensors bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and list(a) == list(b) and all(equal(x, b[key]) for key, x in a.items())
+    if isinstance(a, (list, tuple)):
+        return type(a) is type(b) and len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def test_a_state_comes_back_and_tensors_are_filled_in_place(tmp_path):
+    """What the given state lacks comes back too, plain data as they were saved."""
+    assert save_sharded(tmp_path / 'kept', state()) == tmp_path / 'kept'
+    own = torch.zeros(3, 4)
+    found = load_sharded(tmp_path / 'kept', {'w': own, 'one': 'not asked'})
+    assert equal(found, state()) and found['w'] is own and found['again'] is not own
+    assert equal(load_sharded(tmp_path / 'kept', None), state())
+
+
+def test_a_further_save_replaces_the_state_when_it_is_complete(tmp_path, monkeypatch):
+    """One set of parts lies there; while a save is under way or fails, that of before."""
+    save_sharded(tmp_path, {'x': torch.ones(2)})
+    saving = save_sharded(tmp_path, {'x': torch.zeros(2)}, background=True)
+    assert saving.done() and load_sharded(tmp_path, {})['x'].tolist() == [1, 1]
+    saving.result()
+    assert load_sharded(tmp_path, {})['x'].tolist() == [0, 0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [INDEX, saving.parts.name]
+    for x, says in ((torch.ones(2, dtype=torch.complex128), 'could not be written.*untouched'),
+                    (torch.eye(2).to_sparse(), "cannot hold 'x', a tensor of torch.float32 in the layout")):
+        with pytest.raises(TypeError, match=says):
+            save_sharded(tmp_path, {'x': x})
+    assert load_sharded(tmp_path, {})['x'].tolist() == [0, 0] and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize('make', [
+    lambda ps: Adam(ps, .1), lambda ps: Lookahead(Adam(ps, .1), k=2),
+    lambda ps: OptimWrapper(ps, torch.optim.AdamW, lr=.1)])
+def test_a_model_and_its_optimizer_go_on_as_if_nothing_had_been(tmp_path, make):
+    """Also one whose weights are tied."""
+    def made():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 3))
+        model[2].weight = model[0].weight
+        return model, make([list(model[:1].parameters()), list(model[1:].parameters())[:-2] + [model[2].bias]])
+
+    def train(model, opt, n):
+        for i in range(n):
+            model(torch.randn(4, 3, generator=torch.Generator().manual_seed(i))).square().sum().backward()
+            opt.step()
+            opt.zero_grad()
+        return model.state_dict()
+    first = made()
+    train(*first, 3)
+    save_shares(tmp_path, *first)
+    second = made()
+    load_shares(tmp_path, *second)
+    assert second[0][2].weight is second[0][0].weight
+    assert equal(dict(train(*second, 3)), dict(train(*first, 3)))
+
+
+def test_another_state_is_refused_before_anything_is_changed(tmp_path):
+    """Other names, other shapes, no optimizer."""
+    save_shares(tmp_path, nn.Linear(2, 2))
+    for other, says in ((nn.Linear(2, 2, bias=False), 'bias are unknown to it'), (nn.Linear(2, 3), r'shape \[2'),
+                        (nn.Sequential(nn.Linear(2, 2)), '0.bias, 0.weight are missing; bias, weight are unknown')):
+        before = [p.clone() for p in other.parameters()]
+        with pytest.raises(ValueError, match=says):
+            load_shares(tmp_path, other)
+        assert all(map(torch.equal, before, other.parameters()))
+    model = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match='holds no state of an optimizer'):
+        load_shares(tmp_path, model, Adam(list(model.parameters()), .1))
+    with pytest.raises(ValueError, match='has no model.other: it is another state'):
+        load_sharded(tmp_path, {'model': {'other': torch.ones(1)}})
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    """A file, a folder with files of others, a folder that cannot be made."""
+    (tmp_path / 'file').write_text('x')
+    with pytest.raises(FileExistsError, match='name a folder of its own'):
+        save_sharded(tmp_path, {'x': torch.ones(1)})
+    with pytest.raises(FileExistsError, match='is a file'):
+        save_sharded(tmp_path / 'file', {'x': torch.ones(1)})
+    with pytest.raises(OSError, match='could not be made.*Way out'):
+        save_sharded(tmp_path / 'file' / 'below', {'x': torch.ones(1)})
+    assert [path.name for path in tmp_path.iterdir()] == ['file']
+
+
+# ---------------------------------------------------------------- damaged and made-up files
+
+class Runs:
+    """What a pickle of this would do."""
+
+    def __reduce__(self):
+        return exec, ('raise SystemExit("code in a file was run")',)
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A folder with a state, and its one file of parts."""
+    save_sharded(tmp_path / 'kept', {'x': torch.arange(6.).reshape(2, 3), 'y': torch.ones(2), 'n': 5})
+    return tmp_path / 'kept', next((tmp_path / 'kept').glob('parts-*/*'))
+
+
+def rewrite(folder, change):
+    """Write the index anew, changed."""
+    index = read_tensors(folder / INDEX)
+    change(index)
+    write_atomic(folder / INDEX, index)
+
+
+def rewrite_parts(folder, file, change, tensors=None):
+    """Write the file of parts anew with other places of its parts, and an index that knows of it."""
+    with safe_open(file, 'pt') as found:
+        held, info = {name: found.get_tensor(name) for name in found.keys()}, found.metadata()
+    told = change(json.loads(info[INFO]))
+    info[INFO] = told if isinstance(told, str) else json.dumps(told)
+    save_file(held if tensors is None else tensors, file, info)
+    rewrite(folder, lambda index: index['files'].update({file.name: [file.stat().st_size, crc32(file.read_bytes())]}))
+
+
+def refused(folder, error, says):
+    """The state is not read, with a message that names the place."""
+    with pytest.raises(error, match=says) as caught:
+        load_sharded(folder, {'x': torch.zeros(2, 3)})
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize('damage, error, says', [
+    (lambda d, f: f.unlink(), FileNotFoundError, 'lacks shard-00001.*take an older'),
+    (lambda d, f: (d / INDEX).unlink(), FileNotFoundError, 'holds no finished state'),
+    (lambda d, f: shutil.rmtree(d), FileNotFoundError, 'holds no finished state'),
+    (lambda d, f: shutil.rmtree(f.parent), FileNotFoundError, 'lacks shard-00001'),
+    (lambda d, f: f.write_bytes(f.read_bytes()[:-3]), DamagedFileError, 'shard-00001.* is not what was written'),
+    (lambda d, f: f.write_bytes(f.read_bytes()[:-3] + b'abc'), DamagedFileError, 'is not what was written'),
+    (lambda d, f: f.write_bytes(b''), DamagedFileError, 'is not what was written'),
+    (lambda d, f: (d / INDEX).write_bytes(b''), DamagedFileError, 'index.pth is empty'),
+    (lambda d, f: (d / INDEX).write_bytes((d / INDEX).read_bytes()[:-9]), (DamagedFileError, UnsafeFileError), INDEX),
+    (lambda d, f: shutil.copy(f, f.with_name('shard-00002-model-00001-of-00001.safetensors')), UnsafeFileError,
+     'the index does not name'),
+    (lambda d, f: (d / INDEX).write_bytes(pickle.dumps(Runs())), (UnsafeFileError, DamagedFileError), INDEX),
+    (lambda d, f: torch.save(Runs(), d / INDEX), UnsafeFileError, INDEX),
+    (lambda d, f: torch.save({'x': torch.ones(1)}, d / INDEX), ValueError, 'no index of a state in shares')])
+def test_damaged_files_are_refused_by_name(kept, damage, error, says):
+    """Missing, cut short, changed, too many, and pickles."""
+    damage(*kept)
+    refused(kept[0], error, says)
+
+
+def test_a_pickle_beside_the_parts_is_never_read(kept):
+    """torch's own metadata, as its other format has them."""
+    (kept[1].parent / '.metadata').write_bytes(pickle.dumps(Runs()))
+    assert load_sharded(kept[0], {})['n'] == 5
+
+
+@pytest.mark.parametrize('change, error, says', [
+    (lambda i: i.update(version=9), ValueError, 'install a newer one'),
+    (lambda i: i.update(parts='../../etc'), UnsafeFileError, 'makes no sense'),
+    (lambda i: i.update(parts=5), UnsafeFileError, 'makes no sense'),
+    (lambda i: i['files'].update({'../x': [1, 1]}), UnsafeFileError, 'makes no sense'),
+    (lambda i: i['files'].update({next(iter(i['files'])): [1]}), UnsafeFileError, 'makes no sense'),
+    (lambda i: i['tensors'].update(z=[torch.Size([1]), torch.float32]), UnsafeFileError, 'makes no sense'),
+    (lambda i: i['tensors'].update(y=[torch.Size([1 << 40]), torch.float32]), UnsafeFileError, 'makes no sense'),
+    (lambda i: i['tensors'].update(y=[torch.Size([1]), torch.float32]), UnsafeFileError, 'not the whole'),
+    (lambda i: i['tensors'].update(y=[torch.Size([2]), torch.int32]), UnsafeFileError, 'not the whole'),
+    (lambda i: i.update(state={'list': 5}), UnsafeFileError, 'makes no sense'),
+    (lambda i: i.update(state=[]), UnsafeFileError, 'makes no sense'),
+    (lambda i: i.update(state={'data': 1}), UnsafeFileError, 'makes no sense')])
+def test_an_index_that_makes_no_sense_is_refused(kept, change, error, says):
+    """Paths that lead elsewhere, sizes that no file has, tensors that are nowhere."""
+    rewrite(kept[0], change)
+    refused(kept[0], error, says)
+
+
+@pytest.mark.parametrize('change', [
+    lambda info: {**info, 'x': {'saved_offsets': [1, 0]}}, lambda info: {**info, 'x': {'saved_offsets': [-1, 0]}},
+    lambda info: {**info, 'x': {'saved_offsets': [0]}}, lambda info: {**info, 'x': {'saved_offsets': ['a', 0]}},
+    lambda info: {**info, 'x': {}}, lambda info: {**info, 'x': 5}, lambda info: [], lambda info: '{',
+    lambda info: '[' * 100_000, lambda info: {**info, 'y': {'saved_offsets': [1 << 70]}}])
+def test_parts_that_tell_no_sense_of_their_place_are_refused(kept, change):
+    """Whatever their checksums are."""
+    rewrite_parts(*kept, change)
+    refused(kept[0], UnsafeFileError, 'parts-')
+
+
+def test_files_with_other_tensors_than_the_index_names_are_refused(kept):
+    """One more, and one less."""
+    rewrite_parts(*kept, lambda info: {**info, 'z': {'saved_offsets': [0]}},
+                  {'x': torch.ones(2, 3), 'y': torch.ones(2), 'z': torch.ones(1)})
+    refused(kept[0], UnsafeFileError, 'other tensors than the index names')
+    rewrite_parts(*kept, lambda info: info, {'x': torch.ones(2, 3)})
+    refused(kept[0], UnsafeFileError, 'other tensors than the index names')
+
+
+def test_names_of_the_folder_are_paths_or_texts(tmp_path):
+    """Both."""
+    save_sharded(str(tmp_path / 'kept'), {'x': torch.ones(1)})
+    assert load_sharded(Path(tmp_path, 'kept'), {})['x'].tolist() == [1]
