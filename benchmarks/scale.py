@@ -36,7 +36,6 @@ from benchmarks.rounds import (
     as_script,
     child_arguments,
     cpu_s,
-    ratios,
     run_rounds,
     table,
 )
@@ -61,8 +60,8 @@ def make_resnet() -> nn.Module:
 
 
 models: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int]] = {
-    'MLP 64-64-10': (make_mlp, (64,), 64, 200), 'conv net, 32 px': (make_conv, (3, 32, 32), 32, 60),
-    'resnet18, 32 px': (make_resnet, (3, 32, 32), 16, 12)}
+    'MLP 64-64-10': (make_mlp, (64,), 64, 100), 'conv net, 32 px': (make_conv, (3, 32, 32), 32, 30),
+    'resnet18, 32 px': (make_resnet, (3, 32, 32), 16, 6)}
 """Name -> its maker, the shape of an item, the batch size of a process, the steps that are measured in a round."""
 
 
@@ -84,23 +83,33 @@ def sent_bytes() -> int:
 
 
 class Watch:
-    """Times the steps of a segment from the `warmup`th on, and counts what they send."""
+    """Times the steps of a segment from the `warmup`th on, and counts what they send.
+
+    A segment's time is that of its fastest tenth: a step in which one of the processes had to wait for a core is not
+    what is compared. `means` has them in.
+    """
 
     def __init__(self, steps: int) -> None:
-        self.steps, self.sent = steps, []
+        self.steps, self.sent, self.means = steps, [], []
 
     def before_step(self, i: int) -> None:
         """Step `i` begins; all processes begin the first measured one together."""
         if i == warmup:
             dist.barrier()
-            self._from = time.perf_counter(), cpu_s(), sent_bytes()
+            self._at, self._from = [], (cpu_s(), sent_bytes())
+        if i >= warmup:
+            self._at.append(time.perf_counter())
 
     def after_step(self, i: int) -> None:
         """Step `i` is done."""
         if i == warmup + self.steps - 1:
-            wall, cpu, sent = time.perf_counter(), cpu_s(), sent_bytes()
-            self.timing = Timing((wall - self._from[0]) / self.steps, (cpu - self._from[1]) / self.steps)
-            self.sent.append((sent - self._from[2]) / self.steps)
+            self._at.append(time.perf_counter())
+            cpu, sent = cpu_s(), sent_bytes()
+            each = [b - a for a, b in zip(self._at, self._at[1:])]
+            fast = statistics.quantiles(each, n=10, method='inclusive')[0]
+            self.timing = Timing(fast, (cpu - self._from[0]) / self.steps)
+            self.means.append(statistics.mean(each))
+            self.sent.append((sent - self._from[1]) / self.steps)
 
 
 def loader(shape: tuple[int, ...], bs: int, steps: int) -> Any:
@@ -191,17 +200,20 @@ def process(name: str, rounds: int, steps: int) -> dict[str, Any]:
     makers = {'DDP by hand': partial(by_hand, make), 'DDP by hand, telling the loss of all': partial(
                   by_hand, make, tells_loss=True), 'minifast': partial(by_minifast, make)}
     if name.startswith('resnet'):
-        makers['minifast, a checkpoint every 10 steps'] = partial(by_minifast, make, every=10)
+        makers[f'minifast, a checkpoint every {steps} steps'] = partial(by_minifast, make, every=steps)
     watches = {who: Watch(steps) for who in makers}
     runs = {who: maker(dl=loader(shape, bs, steps), watch=watches[who]) for who, maker in makers.items()}
     results = run_rounds(runs, rounds, 1)
+    *_, plain, last = watches.values()
     weights = [nn.utils.parameters_to_vector(run.model.parameters()) for run in runs.values()]
     largest = max(float((w - weights[0]).abs().max()) for w in weights)
     assert largest < 1e-4, f'the contestants did not make the same steps: {largest}'
     found = {'results': {who: dataclasses.asdict(result) for who, result in results.items()},
              'sent': {who: statistics.median(watch.sent) for who, watch in watches.items()},
              'exchange': statistics.median(exchanges().wall_s for _ in range(5)), 'largest': largest,
-             'size': getattr(list(runs.values())[-1], 'size', 0), 'bytes': 4 * weights[0].numel()}
+             'size': getattr(list(runs.values())[-1], 'size', 0),
+             'checkpoint': steps * statistics.median(b - a for a, b in zip(plain.means, last.means)),
+             'bytes': 4 * weights[0].numel()}
     dist.destroy_process_group()
     return found
 
@@ -236,10 +248,8 @@ def report(rounds: int = 12, peers: bool = False, size: str = 'small') -> str:
             cells = ' | '.join(f'{found["sent"][who]:,.0f}' for who in list(results)[:3])
             sent.append(f'| {name} | {n} | {found["bytes"]:,} | {2 * (n - 1) / n * found["bytes"]:,.0f} | {cells} |')
             if found['size']:
-                least = list(results)[-1]
-                middle, *_ = ratios({who: results[who] for who in ('minifast', least)}, 'minifast', 'wall_s')[least]
-                each = 10 * (middle - 1) * results['minifast'].median('wall_s')
-                parts.append(f'A checkpoint is {found["size"]:,} bytes and costs the loop {each * 1e3:,.1f} ms.')
+                parts.append(f'A checkpoint is {found["size"]:,} bytes and costs the loop '
+                             f'{found["checkpoint"] * 1e3:,.1f} ms.')
     head = (f'| | processes | bytes of gradients | `2 (N-1) / N` of them | {" | ".join(list(results)[:3])} |\n'
             '|---|---|---|---|---|---|---|')
     each = ', '.join(f'{statistics.median(found) * 1e6:,.0f} us among {n}' for n, found in waits.items())
