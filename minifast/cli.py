@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument('--arch', default='resnet18', help='model: a name of torchvision or timm')
     train.add_argument('--epochs', type=_whole_number(1), default=3, metavar='N', help='epochs of the whole model')
     train.add_argument('--size', type=_whole_number(16), default=224, metavar='PX', help='side of the pictures seen')
-    train.add_argument('--bs', type=_whole_number(2), default=64, metavar='N', help='pictures a batch')
+    train.add_argument('--bs', type=_whole_number(2), default=64, metavar='N', help='pictures a batch, of each process')
     train.add_argument('--lr', type=_learning_rate, default='auto', metavar='LR',
                        help='highest learning rate, or auto: found by a trial run')
     train.add_argument('--weights', default='imagenet', metavar='W',
@@ -89,6 +89,8 @@ def build_parser() -> argparse.ArgumentParser:
                        help='share kept for validation where there is no folder valid')
     train.add_argument('--no-flip', action='store_true', help='never mirror pictures (digits, letters, signs)')
     train.add_argument('--workers', type=_whole_number(0), default=None, metavar='N', help='loader workers')
+    train.add_argument('--nproc', type=_whole_number(1), default=1, metavar='N',
+                       help='processes of this machine that train the one model together')
     train.add_argument('--seed', type=_whole_number(0), default=42, metavar='N', help='repeats a run exactly')
     train.add_argument('--out', type=Path, default=Path('minifast-model'), metavar='DIR', help='where the model goes')
     train.set_defaults(run='train')
@@ -139,8 +141,13 @@ def _run(args: argparse.Namespace) -> int:
             return show_plugins(args.check)
         return getattr(commands, args.run)(args)
     except commands.UserMistake as mistake:
-        say(f'minifast {args.command}: {mistake}', sys.stderr)
+        if not commands.leave_to_launcher(mistake):
+            say(f'minifast {args.command}: {mistake}', sys.stderr)
         return 2
+    except Exception as error:
+        if not commands.leave_to_launcher(error):
+            raise
+        return 1
 
 
 def _show_fault(error: Exception) -> None:
@@ -158,10 +165,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after `minifast`; default those of the process.
     """
     args = build_parser().parse_args(argv)
+    args.words = sys.argv[1:] if argv is None else argv
     try:
         return _run(args)
     except KeyboardInterrupt:
-        print(f'\nminifast {args.command}: stopped by Ctrl-C, no model was written', file=sys.stderr)
+        if not os.environ.get('TORCHELASTIC_ERROR_FILE'):  # else the launcher says so, for all processes
+            print(f'\nminifast {args.command}: stopped by Ctrl-C, no model was written', file=sys.stderr)
         return 130
     except BrokenPipeError:
         # the reader of our output (head, less) has left, and has what it wanted

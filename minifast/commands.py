@@ -6,9 +6,13 @@ import csv
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import platform
+import signal
 import sys
+import tempfile
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,12 +26,13 @@ from minifast import __version__
 from minifast.arguments import near_match
 from minifast.callback.core import Callback
 from minifast.data.transforms import get_image_files
+from minifast.distributed import num_distrib, rank_distrib
 from minifast.environment import git_revision
 from minifast.hardware import fast_paths, keep_freed_memory
 from minifast.learner import load_learner
 from minifast.metrics import error_rate
 from minifast.seeds import set_seed
-from minifast.terminal import printable, say
+from minifast.terminal import printable, say, say_once
 from minifast.torch_core import default_device
 from minifast.vision.augment import Resize, aug_transforms
 from minifast.vision.data import ImageDataLoaders
@@ -137,12 +142,17 @@ def _check_writable(out: Path) -> None:
         raise UserMistake(f'--out {out}: {there} is not writable: give another folder')
 
 
+def _n_train(args: argparse.Namespace, folder: PictureFolder) -> int:
+    """How many pictures are trained on."""
+    return int(sum(folder.counts.values()) * (1 if folder.valid else 1 - args.valid_pct))
+
+
 def _loaders(args: argparse.Namespace, folder: PictureFolder) -> Any:
-    n_train = sum(folder.counts.values()) * (1 if folder.valid else 1 - args.valid_pct)
+    most = _n_train(args, folder) // max(num_distrib(), 1)
     where = {'train': folder.train, 'valid': folder.valid} if folder.valid else {'valid_pct': args.valid_pct}
     return ImageDataLoaders.from_folder(
         folder.path, **where, seed=args.seed, item_tfms=Resize(args.size),
-        batch_tfms=aug_transforms(do_flip=not args.no_flip), bs=min(args.bs, int(n_train)), num_workers=args.workers)
+        batch_tfms=aug_transforms(do_flip=not args.no_flip), bs=min(args.bs, most), num_workers=args.workers)
 
 
 class _History(Callback):
@@ -182,7 +192,7 @@ def _found_lr(learn: Any, epochs: int) -> float:
     """A learning rate from a trial run that is never longer than the training itself."""
     steps = min(100, max(20, len(learn.dls.train) * (epochs + 1)))
     lr = learn.lr_find(num_it=steps, show_plot=False).valley
-    say(f'learning rate {lr:.2g}, found by a trial run of {steps} batches')
+    say_once(f'learning rate {lr:.2g}, found by a trial run of {steps} batches')
     return lr
 
 
@@ -204,10 +214,15 @@ def train(args: argparse.Namespace) -> int:
     """
     folder, arch, weights = look_at_folder(args.folder), _architecture(args.arch), _weights(args.weights)
     _check_writable(args.out)
+    if args.nproc > 1 and not _is_started_here():
+        return _train_together(args, folder)
+    if rank_distrib() and _is_started_here():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C comes to all at once, and the first tells the others
     set_seed(args.seed)
     dls, history = _loaders(args, folder), _History()
-    say(f'{len(folder.counts)} classes, {len(dls.train_ds):,} pictures to train and {len(dls.valid_ds):,} to check; '
-        f'{args.arch} at {args.size} px on {default_device()}')
+    together = f', {num_distrib()} processes' if num_distrib() > 1 else ''
+    say_once(f'{len(folder.counts)} classes, {len(dls.train_ds):,} pictures to train and {len(dls.valid_ds):,} to '
+             f'check; {args.arch} at {args.size} px on {default_device()}{together}')
     learn = _learner(dls, arch, weights)
     with _user_mistakes():
         lr = _found_lr(learn, args.epochs) if args.lr is None else args.lr
@@ -215,10 +230,104 @@ def train(args: argparse.Namespace) -> int:
             learn.fit_one_cycle(args.epochs, lr, cbs=history)
         else:
             learn.fine_tune(args.epochs, lr, cbs=history)
-    model = _write_model(learn, args.out, history)
-    say(f'error rate {learn.recorder.values[-1][-1]:.1%}; model and history are in {args.out}')
-    say(f'now: minifast predict "{model}" PICTURE...')
+    if rank_distrib() == 0:
+        model = _write_model(learn, args.out, history)
+        say(f'error rate {learn.recorder.values[-1][-1]:.1%}; model and history are in {args.out}')
+        say(f'now: minifast predict "{model}" PICTURE...')
     return 0
+
+
+# ---------------------------------------------------------------- train on several processes
+
+_run_ids = 'minifast-'
+
+
+def _is_started_here() -> bool:
+    """Whether this process is one of those that `_train_together` has started."""
+    return os.environ.get('TORCHELASTIC_RUN_ID', '').startswith(_run_ids)
+
+
+def _check_together(args: argparse.Namespace, folder: PictureFolder) -> None:
+    """Refuse what several processes cannot do on this machine, before they are started."""
+    n, n_train, n_gpus = args.nproc, _n_train(args, folder), torch.cuda.device_count()
+    if 'RANK' in os.environ:
+        raise UserMistake(f'--nproc {n}: this process is one of several already (RANK={os.environ["RANK"]} is set, as '
+                          'by torchrun): leave --nproc out, or start minifast train without torchrun')
+    if n_train < 2 * n:
+        raise UserMistake(f'--nproc {n}: {n_train} pictures to train on are fewer than two for each of {n} processes: '
+                          f'give --nproc {max(n_train // 2, 1)} or less')
+    if 0 < n_gpus < n:
+        raise UserMistake(f'--nproc {n}: this machine has {n_gpus} GPUs, one for a process: give --nproc {n_gpus} or '
+                          'less, or hide them (CUDA_VISIBLE_DEVICES=) to train on the CPU')
+
+
+def _train_together(args: argparse.Namespace, folder: PictureFolder) -> int:
+    """Run this command on `args.nproc` processes, by what torchrun is made of; returns the exit code of them all.
+
+    The first process has the terminal. What ends another one is told here, once; each leaves its error in a file of
+    torch's launcher, see `leave_to_launcher`.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    _check_together(args, folder)
+    # torch's threads would be as many as cores in each
+    os.environ.setdefault('OMP_NUM_THREADS', str(max((os.cpu_count() or 1) // args.nproc, 1)))
+    numbers = [getattr(signal, name) for name in ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT') if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}  # which torch takes for itself
+    with tempfile.TemporaryDirectory() as logs:
+        config = LaunchConfig(
+            min_nodes=1, max_nodes=1, nproc_per_node=args.nproc, run_id=f'{_run_ids}{uuid.uuid4()}', max_restarts=0,
+            rdzv_backend='c10d', rdzv_endpoint='localhost:0',
+            logs_specs=DefaultLogsSpecs(logs, redirects={rank: Std.ALL for rank in range(1, args.nproc)}))
+        try:
+            logging.disable(logging.ERROR)  # the launcher's own account of what is told below
+            elastic_launch(config, sys.executable)('-m', 'minifast', *args.words)
+        except ChildFailedError as error:
+            return _tell_failure(error, Path(logs))
+        except SignalException as stop:
+            if stop.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from stop
+            say(f'minifast train: stopped by {stop.sigval.name}, no model was written', sys.stderr)
+            return 128 + stop.sigval
+        finally:
+            logging.disable(logging.NOTSET)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    return 0
+
+
+def _tell_failure(error: Any, logs: Path) -> int:
+    """Say what ended the processes: the first error that is not about another one's; returns its exit code."""
+    def is_caused(found: tuple[int, Any]) -> tuple[bool, bool]:
+        return found[1].exitcode == -signal.SIGTERM, 'PeerError: ' in str(found[1].message)[:200]
+    rank, failure = min(error.failures.items(), key=is_caused)
+    kind, _, told = (failure.message['message'] if isinstance(failure.message, dict) else '').partition(': ')
+    if kind == UserMistake.__name__:
+        say(f'minifast train: {told}', sys.stderr)
+        return 2
+    what = f'rank {rank} of {len(list(logs.glob("*/attempt_0/*/")))} processes'
+    if isinstance(failure.message, dict):
+        lines = failure.message['extraInfo']['py_callstack'].splitlines()
+        what += f' has failed with {kind}'
+    else:
+        file = next(logs.glob(f'*/attempt_0/{rank}/stderr.log'), None)
+        lines = file.read_text(errors='replace').splitlines()[-30:] if file else []
+        what += f' was ended: {failure.message}' if failure.exitcode < 0 else f' has ended with {failure.exitcode}'
+    for line in lines:
+        say(line, sys.stderr)
+    say(f'minifast train: {what}; no model was written', sys.stderr)
+    return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+
+
+def leave_to_launcher(error: BaseException) -> bool:
+    """Write an error that is being handled into the file that torch's launcher has for it; False where none started
+    this process."""
+    if not os.environ.get('TORCHELASTIC_ERROR_FILE'):
+        return False
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+    get_error_handler().record_exception(error)
+    return True
 
 
 # ---------------------------------------------------------------- predict

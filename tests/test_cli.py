@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+import os
 import pickle
 import random
 import re
@@ -188,6 +190,125 @@ def test_train_weights_file_that_is_none_is_one_sentence(tmp_path, capsys):
     assert not (tmp_path / 'out').exists()
 
 
+def test_train_on_several_processes_refuses_before_any_is_started(tmp_path, capsys, monkeypatch):
+    """More processes than pictures or GPUs, or one that torchrun has started: what to give instead."""
+    argv = ['train', draw(tmp_path / 'p'), '--out', tmp_path / 'out', *FAST, '--nproc']
+    fails([*argv, '10'], capsys, '--nproc 10', '19 pictures', '--nproc 9 or less')
+    fails([*argv, '0'], capsys, '--nproc', 'at least 1')
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 3)
+    fails([*argv, '4'], capsys, '3 GPUs', '--nproc 3 or less', 'CUDA_VISIBLE_DEVICES=')
+    monkeypatch.setenv('RANK', '1')
+    fails([*argv, '2'], capsys, 'RANK=1', 'torchrun', 'leave --nproc out')
+    assert not (tmp_path / 'out').exists()
+
+
+class Launched:
+    """In the place of torch's launcher: what it is given, and what it raises."""
+
+    def __init__(self, monkeypatch, error=None):
+        self.given, self.error = None, error
+        monkeypatch.setattr('torch.distributed.launcher.api.elastic_launch', self)
+
+    def __call__(self, config, entrypoint):
+        self.config, self.entrypoint = config, entrypoint
+        return self.launch
+
+    def launch(self, *words):
+        self.given = words
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as torch's has handlers of its own
+        if self.error:
+            raise self.error
+
+
+def test_train_on_several_processes_starts_itself_with_the_same_words(tmp_path, monkeypatch):
+    """By torch's launcher, on this machine, once; the processes know by their run that they are started, and train."""
+    launched = Launched(monkeypatch)
+    monkeypatch.delenv('OMP_NUM_THREADS')
+    before = signal.getsignal(signal.SIGTERM)
+    words = ['train', str(draw(tmp_path / 'p')), '--out', str(tmp_path / 'out'), *FAST, '--nproc', '2']
+    assert main(words) == 0
+    config = launched.config
+    assert (launched.entrypoint, launched.given) == (sys.executable, ('-m', 'minifast', *words))
+    assert (config.min_nodes, config.max_nodes, config.nproc_per_node, config.max_restarts) == (1, 1, 2, 0)
+    assert (config.rdzv_backend, config.rdzv_endpoint) == ('c10d', 'localhost:0')
+    assert os.environ['OMP_NUM_THREADS'] == str(max(os.cpu_count() // 2, 1))
+    assert signal.getsignal(signal.SIGTERM) is before and logging.getLogger().isEnabledFor(logging.ERROR)
+    launched.given = None
+    monkeypatch.setenv('TORCHELASTIC_RUN_ID', config.run_id)
+    assert main(words) == 0
+    assert launched.given is None and (tmp_path / 'out' / 'model.pth').exists()
+
+
+def failure(folder, rank, kind=None, message='', exitcode=1):
+    """What torch's launcher knows of a process that ended."""
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+    file = folder / f'{rank}.json'
+    if kind:
+        told = {'message': f'{kind}: {message}',
+                'extraInfo': {'py_callstack': f'Traceback ...\n{kind}: \x1b[2J{message}', 'timestamp': '1'}}
+        file.write_text(json.dumps({'message': told}))
+    return ProcessFailure(rank, 100 + rank, exitcode, str(file))
+
+
+@pytest.mark.parametrize('failures, code, told', [
+    ({0: dict(kind='PeerError', message='rank 1 has failed'), 1: dict(kind='UserMistake', message='p.png: mend it',
+                                                                        exitcode=2)}, 2, 'p.png: mend it'),
+    ({0: dict(exitcode=-15), 2: dict(kind='ZeroDivisionError', message='by zero')}, 1,
+     'rank 2 of 3 processes has failed with ZeroDivisionError; no model was written'),
+    ({0: dict(kind='PeerError', message='rank 1 has gone'), 1: dict(exitcode=-9), 2: dict(exitcode=-15)}, 137,
+     'rank 1 of 3 processes was ended: Signal 9 (SIGKILL) received by PID 101; no model was written'),
+    ({1: dict(exitcode=7)}, 7, 'rank 1 of 3 processes has ended with 7; no model was written')])
+def test_train_on_several_processes_tells_the_first_cause_once(tmp_path, monkeypatch, capsys, failures, code, told):
+    """Not what it did to the others. The last line says what and where, with that process's exit code."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    error = ChildFailedError('x', {rank: failure(tmp_path, rank, **what) for rank, what in failures.items()})
+    launched = Launched(monkeypatch, error)
+    launch = launched.launch
+
+    def launch_and_log(*words):
+        for rank in range(3):
+            folder = Path(launched.config.logs_specs.root_log_dir, 'run', 'attempt_0', str(rank))
+            folder.mkdir(parents=True)
+            (folder / 'stderr.log').write_text('\n'.join(f'line {i}' for i in range(40)) + '\nlast words\n')
+        launch(*words)
+    launched.launch = launch_and_log
+    assert main(['train', str(draw(tmp_path / 'p')), '--out', str(tmp_path / 'out'), *FAST, '--nproc', '3']) == code
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == f'minifast train: {told}'
+    if code == 2:
+        assert len(lines) == 1
+    elif code == 1:
+        assert lines[:-1] == ['Traceback ...', 'ZeroDivisionError: \\x1b[2Jby zero']
+    else:
+        assert (lines[0], lines[-2], len(lines)) == ('line 11', 'last words', 31)
+    assert not Path(launched.config.logs_specs.root_log_dir).exists()
+
+
+@pytest.mark.parametrize('number, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_train_on_several_processes_is_stopped_by_a_signal(tmp_path, monkeypatch, capsys, number, code):
+    """The exit codes of a shell, and one line."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+    Launched(monkeypatch, SignalException('stop', signal.Signals(number)))
+    assert main(['train', str(draw(tmp_path / 'p')), '--out', str(tmp_path / 'out'), *FAST, '--nproc', '2']) == code
+    told, = capsys.readouterr().err.strip().splitlines()
+    assert told.endswith('no model was written') and 'stopped by' in told
+
+
+@pytest.mark.parametrize('code, kind', [(2, 'UserMistake'), (1, 'ZeroDivisionError')])
+def test_a_process_of_several_leaves_its_error_to_the_launcher(tmp_path, monkeypatch, capsys, code, kind):
+    """In the file that the launcher names, with its traceback; it prints nothing itself."""
+    monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(tmp_path / 'error.json'))
+    if code == 1:
+        monkeypatch.setattr('minifast.commands._architecture', lambda arch: 1 / 0)
+    folder = tmp_path / 'missing' if code == 2 else draw(tmp_path / 'p')
+    assert main(['train', str(folder), *FAST]) == code
+    told = json.loads((tmp_path / 'error.json').read_text())['message']
+    assert told['message'].startswith(f'{kind}: ') and 'commands.py' in told['extraInfo']['py_callstack']
+    assert capsys.readouterr() == ('', '')
+    monkeypatch.setattr('minifast.commands.train', lambda args: signal.raise_signal(signal.SIGINT))
+    assert main(['train', str(tmp_path)]) == 130 and capsys.readouterr() == ('', '')
+
+
 def test_train_ctrl_c_ends_with_130_and_writes_nothing(tmp_path):
     """Ctrl-C stops a training with exit code 130, without a traceback and without an output folder."""
     draw(tmp_path / 'p')
@@ -353,5 +474,5 @@ def test_a_training_that_is_told_nothing_is_tomorrow_that_of_today():
     told = vars(build_parser().parse_args(['train', 'pictures']))
     assert {k: v for k, v in told.items() if k not in ('command', 'run')} == {
         'folder': Path('pictures'), 'arch': 'resnet18', 'epochs': 3, 'size': 224, 'bs': 64, 'lr': None,
-        'weights': 'imagenet', 'valid_pct': .2, 'no_flip': False, 'workers': None, 'seed': 42,
+        'weights': 'imagenet', 'valid_pct': .2, 'no_flip': False, 'workers': None, 'nproc': 1, 'seed': 42,
         'out': Path('minifast-model')}

@@ -42,6 +42,8 @@ _parts = 'no part', 'training', 'validation'
 _places = ('before a forward pass', 'behind a loss', 'before a backward pass', 'before a step', 'at the end of a part',
            'before numbers are put together', 'at the start of a fit')
 
+_all_gather = getattr(dist, 'all_gather_single', None) or dist.all_gather_into_tensor  # the older name
+
 
 class DistributedTrainer(Callback):
     """Trains a learner with the processes that were started together: each on its share of every batch.
@@ -88,6 +90,7 @@ class DistributedTrainer(Callback):
         self._answering, self._told, self._on_own = False, None, False
         self._meets = {BACKWARD: False, STEP: False}
         self._kept: dict[str, Any] = {}
+        self._rows: Tensor | None = None  # of an exchange, [ranks * columns]
         self._own_norms: list[tuple[nn.Module, str, nn.Module]] = []
         self.wishes: list[Callable[[], int]] = []
         self.wished = 0
@@ -319,13 +322,14 @@ class DistributedTrainer(Callback):
     def _exchange(self, place: int, status: int, n_items: int = 0, loss: float = 0.) -> list[list[float]]:
         wish = max((wish() for wish in self.wishes), default=0)
         own = torch.tensor([status, place, *self._where(place), n_items, loss, wish], dtype=torch.float64)
-        rows = [torch.empty_like(own) for _ in range(self.n_ranks)]
+        if self._rows is None:  # once: a tensor for each row, anew each time, is a fifth of what this takes
+            self._rows = own.new_empty(self.n_ranks * len(own))
         try:
-            dist.all_gather(rows, own, group=host_group())
+            _all_gather(self._rows, own, group=host_group())
         except RuntimeError as error:  # as torch has it for a connection that is closed, and for the timeout
             raise PeerError(f'rank {self.rank} waited for the others {_places[place]}, and one has gone without a '
                             f'word, or did not come in time: {error}') from error
-        found = torch.stack(rows).tolist()  # sync: none, numbers of the hosts
+        found = self._rows.view(self.n_ranks, -1).tolist()  # sync: none, numbers of the hosts
         self.wished = max(0 if place == LOSS else self.wished, *(int(row[7]) for row in found))
         return found
 
