@@ -11,7 +11,6 @@ from fastcore.basics import noop
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader as TorchLoader
-from torch.utils.data import DistributedSampler
 
 from minifast import distributed
 from minifast.arguments import tells_near_match
@@ -35,12 +34,12 @@ _cancels = {CancelStepException: 1, CancelBackwardException: 2, CancelBatchExcep
 """What a rank tells the others of itself, the graver the higher."""
 _raised_for = {status: error for error, status in _cancels.items()}
 
-FORWARD, LOSS, BACKWARD, STEP, END, COLLECTIVE, START = range(7)
+FORWARD, LOSS, BACKWARD, STEP, END, COLLECTIVE, START, NEXT = range(8)
 """Where in the loop ranks meet."""
 NO_PART, TRAINING, VALIDATION = range(3)
 _parts = 'no part', 'training', 'validation'
 _places = ('before a forward pass', 'behind a loss', 'before a backward pass', 'before a step', 'at the end of a part',
-           'before numbers are put together', 'at the start of a fit')
+           'before numbers are put together', 'at the start of a fit', 'before the next batch of a stream')
 
 
 class DistributedTrainer(Callback):
@@ -110,7 +109,7 @@ class DistributedTrainer(Callback):
 
     @staticmethod
     def _is_shareable(dl: Any) -> bool:
-        return hasattr(type(dl), 'share_out') and dl.indexed and not isinstance(dl.sampler, DistributedSampler)
+        return hasattr(type(dl), 'share_out') and dl.shareable
 
     def _check_loader(self, dl: Any) -> None:
         if is_shared(dl):
@@ -181,7 +180,7 @@ class DistributedTrainer(Callback):
         self._at[1:] = TRAINING, 0
         dl = learn.dl
         if self._is_shareable(dl):
-            dl.share_out(self.rank, self.n_ranks, fill=True)
+            dl.share_out(self.rank, self.n_ranks, fill=True, any_has=None if dl.indexed else self._any_has)
         elif hasattr(getattr(dl, 'sampler', None), 'set_epoch') and isinstance(dl, TorchLoader):
             dl.sampler.set_epoch(learn.epoch)
         trained = [id(p) for p in learn.model.parameters() if p.requires_grad]
@@ -243,6 +242,10 @@ class DistributedTrainer(Callback):
         gathered = [gather_rows(None if stands_in else part) for part in parts]
         own = torch.arange(len(gathered[0]))[slice(self.rank, None, self.n_ranks)]
         return gathered, torch.arange(n) if stands_in else own
+
+    def _any_has(self, own: bool) -> bool:
+        """Whether any rank has another batch of a stream: the others' parts may be longer than this one's."""
+        return self._meet(NEXT, int(own))[0] > 0
 
     def after_train(self) -> None:
         self._end_of_part()
@@ -335,7 +338,7 @@ class DistributedTrainer(Callback):
             return False
         depth = {CancelFitException: 0, CancelEpochException: 1, CancelTrainException: 2,
                  CancelValidException: 2}.get(_raised_for[status], 3)
-        return where[:depth] == here[:depth] and not (depth == 3 and (place == END or here[1] != TRAINING))
+        return where[:depth] == here[:depth] and not (depth == 3 and (place in (END, NEXT) or here[1] != TRAINING))
 
     def _check_same_place(self, rows: list[list[float]]) -> None:
         own = rows[self.rank]

@@ -45,11 +45,14 @@ class FetchedBatch:
         skipped: (index, item, message) of each item left out because of an error.
         ended: the data ended in this batch, where they do not say their number.
         seeds: of each sample in it, as `BatchRequest` has them.
+        reader: of a stream: the number of the worker, its batches up to this one, and what its library says of its
+            place behind it; None: no batch, but a worker's waiting for its turn.
     """
 
     def __init__(self, number: int, data: Any, skipped: list | None = None, ended: bool = False,
                  seeds: Sequence[int | None] = ()) -> None:
         self.number, self.data, self.skipped, self.ended, self.seeds = number, data, skipped or [], ended, seeds
+        self.reader: tuple[int, int, Any] | None = None
 
     def pin_memory(self) -> FetchedBatch:
         """Called by torch in its pinning thread; its own way would lose the marker types."""
