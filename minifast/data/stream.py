@@ -367,16 +367,17 @@ def read(maker: Any) -> Iterator[FetchedBatch]:
         dataset = dl.dataset if kind is None else kind.part(dl.dataset, reader, key)
         if state is not None:
             kind.resume(dataset, state)
-        dl.it = None if dataset is None else iter(dataset)  # create_item may need none
+        items = None if dataset is None else iter(dataset)  # create_item may need none
     if reader.worker < reading.turn:  # torch asks the first worker first
         yield FetchedBatch(-1, None)
     for number in itertools.count(0 if state is None else done):
         n = size if bound is None else max(min(size, bound - number * size), 0)
         of_all = (number * reader.n_workers + reader.worker) * reader.n_ranks + reader.rank
         pairs = [(None, key_seed(seed, ITEM, epoch, of_all * size + i)) for i in range(n)]
+        dl.it = items  # another pass may have begun meanwhile
         with fork_cpu_rng(own):
-            if number < done and dl.it is not None:
-                made = _passed_over(dl, own, pairs)
+            if number < done and items is not None:
+                made = _passed_over(items, own, pairs)
             else:
                 made = maker.assemble(BatchRequest(number, key_seed(seed, BATCH, epoch, of_all), pairs))
         if pairs and number >= done and not (made.ended and (dl.drop_last or made.data is None)):
@@ -412,10 +413,10 @@ def evened(made: Iterator[FetchedBatch], any_has: Callable[[bool], bool], first:
         yield host
 
 
-def _passed_over(dl: Any, own: Sequence[Any], pairs: list) -> FetchedBatch:
+def _passed_over(items: Iterator, own: Sequence[Any], pairs: list) -> FetchedBatch:
     """A batch that was handed out before a resume: read, and not made."""
     made = FetchedBatch(-1, None)
     for _, seed in pairs:
         seed_cpu(seed, own)
-        made.ended = made.ended or next(dl.it, dl) is dl
+        made.ended = made.ended or next(items, made) is made
     return made
