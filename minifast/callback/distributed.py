@@ -18,6 +18,7 @@ from minifast.callback.core import (Callback, CancelBackwardException, CancelBat
                                     CancelException, CancelFitException, CancelStepException, CancelTrainException,
                                     CancelValidException)
 from minifast.distributed import gather_objects, gather_rows, host_group, is_shared, reducing
+from minifast.data.stream import kind_of
 from minifast.markers import plain
 from minifast.torch_core import find_bs, length_of
 
@@ -119,6 +120,10 @@ class DistributedTrainer(Callback):
                              f'{self.n_ranks} processes would train on all of it: give it '
                              'sampler=torch.utils.data.DistributedSampler(dataset), or use '
                              'minifast.data.load.DataLoader, which is shared out by itself')
+        kind = kind_of(getattr(dl, 'dataset', None))
+        if kind is not None and hasattr(type(dl), 'share_out'):
+            raise ValueError(f'the stream of the training loader ({type(dl.dataset).__name__}) cannot be shared out by '
+                             f'{self.n_ranks} processes: {kind.why_not_shared(dl.dataset)}')
         raise ValueError(f'the training loader ({type(dl).__name__}) cannot be shared out by {self.n_ranks} processes: '
                          'it needs data with indices in a loader of minifast, or a torch loader with a '
                          'DistributedSampler')
@@ -155,7 +160,7 @@ class DistributedTrainer(Callback):
         shapes = ' '.join(f'{name}{tuple(p.shape)}{p.dtype}{p.requires_grad}' for name, p in weights)
         told = f'{len(weights)} of {sum(p.numel() for _, p in weights)} numbers, checksum {zlib.crc32(shapes.encode())}'
         return {'number of training items': length_of(getattr(learn.dls.train, 'dataset', None)),
-                'training items': _checksum(learn.dls.train), 'number of training batches': length_of(learn.dls.train),
+                'training items': _checksum(learn.dls.train), 'stream': _stream_facts(learn.dls.train), 'number of training batches': length_of(learn.dls.train),
                 'batch size': getattr(learn.dls.train, 'batch_size', None),
                 'number of validation items': length_of(getattr(learn.dls[1], 'dataset', None))
                 if len(learn.dls) > 1 else None,
@@ -467,6 +472,13 @@ def _checksum(dl: Any) -> int | None:
     step = max(len(items) // 256, 1)
     return zlib.crc32(' '.join(str(getattr(items[i], 'name', type(items[i]).__name__))
                                for i in range(0, len(items), step)).encode())
+
+
+def _stream_facts(dl: Any) -> str | None:
+    """What a stream is made of, None for other data."""
+    dataset = getattr(dl, 'dataset', None)
+    kind = kind_of(dataset)
+    return None if kind is None else kind.facts(dataset)
 
 
 def _with_synced_norms(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:

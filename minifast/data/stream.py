@@ -114,9 +114,10 @@ class _WebDataset:
 
     @staticmethod
     def facts(dataset: Any) -> str:
-        """What all ranks must have in common, in few bytes."""
-        urls = _shard_list(dataset) or []
-        return f'{len(urls)} shards, checksum {zlib.crc32(" ".join(urls).encode())}'
+        """What all ranks must have in common, and a resume with what went before, in few bytes."""
+        names = [url.rpartition('/')[2] for url in _shard_list(dataset) or []]
+        stages = [getattr(getattr(stage, 'f', stage), '__name__', type(stage).__name__) for stage in dataset.pipeline]
+        return f'{len(names)} shards, checksum {zlib.crc32(" ".join(names).encode())}; {", ".join(stages)}'
 
 
 def _every(n: int, first: int, items: Iterable) -> Iterator:
@@ -194,14 +195,17 @@ class _HuggingFace:
         """Let the next pass over `part` go on where `state` was taken."""
         part.load_state_dict(state)
 
-    @staticmethod
-    def why_not_shared(dataset: Any) -> str | None:
-        """None: it can always be."""
+    @classmethod
+    def why_not_shared(cls, dataset: Any) -> str | None:
+        """Why ranks cannot be given a part each."""
+        if 'no seed' in map(_seed_of, cls.own_generators(dataset)):
+            return 'it is shuffled without a seed, so each process would have an order of its own: .shuffle(seed=0)'
+        return None
 
     @classmethod
     def why_inexact(cls, dataset: Any) -> str | None:
         """Why it would not be read again as it was."""
-        if any(_entropy(generator) >= 2 ** 64 for generator in cls.own_generators(dataset)):  # of no seed: 128 bits
+        if 'no seed' in map(_seed_of, cls.own_generators(dataset)):
             return 'it is shuffled without a seed, so its order is another after a restart: .shuffle(seed=0) has one'
         return None
 
@@ -213,9 +217,10 @@ class _HuggingFace:
 
     @classmethod
     def facts(cls, dataset: Any) -> str:
-        """What all ranks must have in common, in few bytes."""
-        seeds = ', '.join(str(_entropy(generator)) for generator in cls.own_generators(dataset))
-        return f'{dataset._ex_iterable.num_shards} shards' + (f', shuffled with seed {seeds}' if seeds else '')
+        """What all ranks must have in common, and a resume with what went before, in few bytes."""
+        nodes = [type(node).__name__ for node in _nodes(dataset._ex_iterable)]
+        seeds = [_seed_of(generator) for generator in cls.own_generators(dataset)]
+        return f'{dataset._ex_iterable.num_shards} shards; {", ".join(nodes)}; seeds {seeds}'
 
 
 def _below(node: Any) -> list[Any]:
@@ -239,10 +244,10 @@ def _apart(node: Any) -> Any:
     return node
 
 
-def _entropy(generator: np.random.Generator) -> int:
-    """The seed of a generator, 0 where it does not tell."""
-    found = getattr(generator.bit_generator.seed_seq, 'entropy', 0)
-    return found if isinstance(found, int) else 0
+def _seed_of(generator: np.random.Generator) -> str:
+    """The seed that a generator was made with, 'no seed' where the system has drawn one, of 128 bits."""
+    found = getattr(generator.bit_generator.seed_seq, 'entropy', None)
+    return 'no seed' if isinstance(found, int) and found >= 2 ** 64 else str(found)
 
 
 def kind_of(dataset: Any) -> Any:
