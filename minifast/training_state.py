@@ -229,6 +229,9 @@ def inexact_loaders(dls: Any) -> list[str]:
         what = f'loader {i} ({type(dl).__name__})'
         if keeps_state(dl) and not own_loader(dl):
             continue
+        if isinstance(dl, TorchLoader) and kind_of(dl.dataset) is not None:
+            found.append(f'{what} reads a stream, where minifast.data.load.DataLoader(dataset) goes on from any batch')
+            continue
         opaque = [o for part in _order(dl, Baselines()) for o in find(dl, **part.where).opaque]
         if isinstance(getattr(dl, '__dict__', {}).get('dataset'), Iterator):
             opaque.append(('dataset', type(dl.dataset).__name__))

@@ -11,6 +11,7 @@ from fastcore.basics import noop
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader as TorchLoader
+from torch.utils.data import IterableDataset
 
 from minifast import distributed
 from minifast.arguments import tells_near_match
@@ -115,6 +116,10 @@ class DistributedTrainer(Callback):
     def _check_loader(self, dl: Any) -> None:
         if is_shared(dl):
             return
+        if isinstance(dl, TorchLoader) and isinstance(dl.dataset, IterableDataset):
+            raise ValueError('the training loader is one of torch that reads a stream, and nobody could tell whether '
+                             f'{self.n_ranks} processes read the same: give the data set of webdataset or datasets to '
+                             'minifast.data.load.DataLoader(dataset, bs=...), which shares it out')
         if isinstance(dl, TorchLoader):
             raise ValueError('the training loader is one of torch without a DistributedSampler, so each of '
                              f'{self.n_ranks} processes would train on all of it: give it '
@@ -160,7 +165,8 @@ class DistributedTrainer(Callback):
         shapes = ' '.join(f'{name}{tuple(p.shape)}{p.dtype}{p.requires_grad}' for name, p in weights)
         told = f'{len(weights)} of {sum(p.numel() for _, p in weights)} numbers, checksum {zlib.crc32(shapes.encode())}'
         return {'number of training items': length_of(getattr(learn.dls.train, 'dataset', None)),
-                'training items': _checksum(learn.dls.train), 'stream': _stream_facts(learn.dls.train), 'number of training batches': length_of(learn.dls.train),
+                'training items': _checksum(learn.dls.train), 'stream': _stream_facts(learn.dls.train),
+                'number of training batches': length_of(learn.dls.train),
                 'batch size': getattr(learn.dls.train, 'batch_size', None),
                 'number of validation items': length_of(getattr(learn.dls[1], 'dataset', None))
                 if len(learn.dls) > 1 else None,
@@ -253,6 +259,9 @@ class DistributedTrainer(Callback):
         return self._meet(NEXT, int(own))[0] > 0
 
     def after_train(self) -> None:
+        dl = self.learn.dl
+        if self._is_shareable(dl) and not dl.indexed:  # whoever reads it by hand need not wait for others
+            dl.share_out(self.rank, self.n_ranks)
         self._end_of_part()
         if reducing() and self.learn.fitting:
             self.broadcast_buffers()

@@ -4,8 +4,10 @@ The shards are of unequal length, so that some ranks come to their end before ot
 """
 from __future__ import annotations
 
+import io
 import json
 import sys
+import tarfile
 import warnings
 from functools import partial
 from pathlib import Path
@@ -25,8 +27,23 @@ from minifast.losses import MSELossFlat
 from minifast.optimizer import SGD
 from minifast.seeds import set_seed
 
-warnings.simplefilter('error')
-warnings.simplefilter('ignore', ResourceWarning)  # webdataset leaves the closing of its files to Python
+
+def write_shards(folder, n_shards=4):
+    """Tar files and files of JSON lines in `folder`, of 5, 7, 9 ... items that are numbered through; returns how many
+    items there are."""
+    folder.mkdir()
+    n = 0
+    for shard in range(n_shards):
+        numbers = range(n, n + 5 + 2 * shard)
+        texts = [json.dumps({'i': i}) for i in numbers]
+        (folder / f'{shard}.jsonl').write_text('\n'.join(texts) + '\n')
+        with tarfile.open(folder / f'{shard}.tar', 'w') as tar:
+            for i, text in zip(numbers, texts):
+                member = tarfile.TarInfo(f'{i:04d}.x.json')
+                member.size = len(text)
+                tar.addfile(member, io.BytesIO(text.encode()))
+        n += len(numbers)
+    return n
 
 
 def numbered(sample):
@@ -68,6 +85,13 @@ class Seen(Callback):
 
     def before_fit(self):
         self.seen = []
+
+    def state_dict(self):
+        """Nothing: what was seen before a restart is not seen again."""
+        return {}
+
+    def load_state_dict(self, state):
+        """Nothing."""
 
     def before_batch(self):
         stands_in = self.learn.training and bool(self.learn.dl.stands_in)
@@ -130,6 +154,8 @@ def trained(kind, shards, workers, folder):
 
 
 if __name__ == '__main__':
+    warnings.simplefilter('error')
+    warnings.simplefilter('ignore', ResourceWarning)  # webdataset leaves the closing of its files to Python
     folder = Path(sys.argv[1])
     for kind in sys.argv[2].split(','):
         for workers in map(int, sys.argv[3].split(',')):
