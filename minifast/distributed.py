@@ -159,11 +159,14 @@ class Share:
         n_ranks: how many processes there are.
         fill: where there is no item for this process in a batch that others have, items of theirs stand in, and the
             loader's `stands_in` is true while the batch is trained on; else the batch is left out.
+        any_has: the same for a stream, of which nobody knows how long the others' parts are: told before each batch
+            whether this process has one, says whether any has; all call it equally often.
     """
 
     rank: int = 0
     n_ranks: int = 1
     fill: bool = False
+    any_has: Callable[[bool], bool] | None = None
 
     @property
     def parts(self) -> int:

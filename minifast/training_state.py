@@ -24,6 +24,7 @@ from minifast.checkpoint import check_model_state, check_opt_state, load_opt_sta
 from minifast.codetext import package_of
 from minifast.data.load import DataLoader
 from minifast.data.sampler import ORDER_NAMES
+from minifast.data.stream import kind_of
 from minifast.distributed import barrier, from_first, gather_on_first, rank_distrib
 from minifast.environment import environment
 from minifast.hidden import Baselines, Hidden, appends, find, keeps_state
@@ -233,6 +234,9 @@ def inexact_loaders(dls: Any) -> list[str]:
         what = f'loader {i} ({type(dl).__name__})'
         if keeps_state(dl) and not own_loader(dl):
             continue
+        if isinstance(dl, TorchLoader) and kind_of(dl.dataset) is not None:
+            found.append(f'{what} reads a stream, where minifast.data.load.DataLoader(dataset) goes on from any batch')
+            continue
         opaque = [o for part in _order(dl, Baselines()) for o in find(dl, **part.where).opaque]
         if isinstance(getattr(dl, '__dict__', {}).get('dataset'), Iterator):
             opaque.append(('dataset', type(dl.dataset).__name__))
@@ -240,7 +244,9 @@ def inexact_loaders(dls: Any) -> list[str]:
             found.append(f'{what} draws from {_listed(opaque)}, which cannot be put back: an object with '
                          'state_dict/load_state_dict, or one whose attributes are numbers and generators, can')
         elif own_loader(dl):
-            continue
+            kind = kind_of(getattr(dl, 'dataset', None))
+            why = kind and kind.why_inexact(dl.dataset)
+            found += [f'{what} reads a stream, and {why}'] if why else []
         elif isinstance(dl, TorchLoader):
             if isinstance(dl.dataset, IterableDataset):
                 found.append(f'{what} reads a stream: what it yields again after a restart is up to the stream')
@@ -429,6 +435,12 @@ def _measures_training(learn: Any, position: dict[str, Any]) -> bool:
     return position['where'] == 'train' and getattr(vars(learn).get('recorder'), 'train_metrics', False)
 
 
+def _stream_state(learn: Any, position: dict[str, Any]) -> dict[str, Any]:
+    """Where those who read a stream stand in the middle of an epoch."""
+    within = position['where'] == 'train' and own_loader(learn.dl)
+    return storable(learn.dl.state_dict().get('stream') or {}, "the data set's state") if within else {}
+
+
 def training_state(learn: Any, position: dict[str, Any], epoch_generators: dict | None = None,
                    shares: dict[str, Tensor] | None = None) -> dict[str, Any]:
     """Everything that decides how the training goes on, as nested tensors, numbers and texts.
@@ -465,6 +477,7 @@ def training_state(learn: Any, position: dict[str, Any], epoch_generators: dict 
         'metrics': [_metric_state(m) for m in learn.metrics] if _measures_training(learn, position) else [],
         'loaders': [storable(dl.state_dict(), f'the state_dict of {type(dl).__name__}')
                     if keeps_state(dl) and not own_loader(dl) else None for dl in learn.dls],
+        'stream': _stream_state(learn, position),
         'generators': generators(learn.dls, baselines=baselines_of(learn)), 'epoch_generators': epoch_generators,
         'hidden': _hidden_state(learn),
         'watchers': {name: storable(cb.state_dict(), f'the state_dict of {type(cb).__name__}')

@@ -109,8 +109,10 @@ def test_way_of_one_batch_is_short():
 
 def test_house_is_not_larger_than_its_plan():
     """Of many small rooms nobody knows where to look."""
-    assert len(FILES) <= 107  # with `sharding`, tensors and models in shares, and `shards`, the files of these
-    assert sum(map(len, LINES.values())) <= 31_350
+    # many processes came on top of the plan: `sharding`, tensors and models in shares, `shards`, the files of these,
+    # `data.stream`, what two libraries share out and keep
+    assert len(FILES) <= 108
+    assert sum(map(len, LINES.values())) <= 33_300
 
 
 # ---------------------------------------------------------------- magic budget

@@ -335,6 +335,9 @@ class CheckpointCallback(_ResumingCallback):
             put_back_generators(learn, state)
         if own_loader(dl):
             dl.begin(learn.fit_seed, at['epoch'], at['loader_batch'])
+            if state.get('stream'):
+                dl.load_state_dict({'seed': learn.fit_seed, 'epoch': at['epoch'], 'batch': at['loader_batch'],
+                                    'stream': state['stream']})
             if hasattr(dl, 'once_ordered'):
                 dl.once_ordered(now)
             begin_loader(dl, 0, self._epoch_generators, baselines_of(learn))

@@ -12,13 +12,14 @@ from fastcore.basics import noop
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader as TorchLoader
-from torch.utils.data import DistributedSampler
+from torch.utils.data import IterableDataset
 
 from minifast import distributed, sharding
 from minifast.arguments import tells_near_match
 from minifast.callback.core import (Callback, CancelBackwardException, CancelBatchException, CancelEpochException,
                                     CancelException, CancelFitException, CancelStepException, CancelTrainException,
                                     CancelValidException)
+from minifast.data.stream import kind_of
 from minifast.distributed import (PeerError, from_first, gather_objects, gather_rows, host_group, is_distributed,
                                   is_rank0_alone, is_shared, reducing)
 from minifast.markers import plain
@@ -35,12 +36,12 @@ _cancels = {CancelStepException: 1, CancelBackwardException: 2, CancelBatchExcep
 """What a rank tells the others of itself, the graver the higher."""
 _raised_for = {status: error for error, status in _cancels.items()}
 
-FORWARD, LOSS, BACKWARD, STEP, END, COLLECTIVE, START = range(7)
+FORWARD, LOSS, BACKWARD, STEP, END, COLLECTIVE, START, NEXT = range(8)
 """Where in the loop ranks meet."""
 NO_PART, TRAINING, VALIDATION = range(3)
 _parts = 'no part', 'training', 'validation'
 _places = ('before a forward pass', 'behind a loss', 'before a backward pass', 'before a step', 'at the end of a part',
-           'before numbers are put together', 'at the start of a fit')
+           'before numbers are put together', 'at the start of a fit', 'before the next batch of a stream')
 
 _all_gather = getattr(dist, 'all_gather_single', None) or dist.all_gather_into_tensor  # the older name
 
@@ -118,16 +119,24 @@ class DistributedTrainer(Callback):
 
     @staticmethod
     def _is_shareable(dl: Any) -> bool:
-        return hasattr(type(dl), 'share_out') and dl.indexed and not isinstance(dl.sampler, DistributedSampler)
+        return hasattr(type(dl), 'share_out') and dl.shareable
 
     def _check_loader(self, dl: Any) -> None:
         if is_shared(dl):
             return
+        if isinstance(dl, TorchLoader) and isinstance(dl.dataset, IterableDataset):
+            raise ValueError('the training loader is one of torch that reads a stream, and nobody could tell whether '
+                             f'{self.n_ranks} processes read the same: give the data set of webdataset or datasets to '
+                             'minifast.data.load.DataLoader(dataset, bs=...), which shares it out')
         if isinstance(dl, TorchLoader):
             raise ValueError('the training loader is one of torch without a DistributedSampler, so each of '
                              f'{self.n_ranks} processes would train on all of it: give it '
                              'sampler=torch.utils.data.DistributedSampler(dataset), or use '
                              'minifast.data.load.DataLoader, which is shared out by itself')
+        kind = kind_of(getattr(dl, 'dataset', None))
+        if kind is not None and hasattr(type(dl), 'share_out'):
+            raise ValueError(f'the stream of the training loader ({type(dl.dataset).__name__}) cannot be shared out by '
+                             f'{self.n_ranks} processes: {kind.why_not_shared(dl.dataset)}')
         raise ValueError(f'the training loader ({type(dl).__name__}) cannot be shared out by {self.n_ranks} processes: '
                          'it needs data with indices in a loader of minifast, or a torch loader with a '
                          'DistributedSampler')
@@ -165,7 +174,8 @@ class DistributedTrainer(Callback):
         """What must be the same on all ranks, in few bytes."""
         learn = self.learn
         return {'number of training items': length_of(getattr(learn.dls.train, 'dataset', None)),
-                'training items': _checksum(learn.dls.train), 'number of training batches': length_of(learn.dls.train),
+                'training items': _checksum(learn.dls.train), 'stream': _stream_facts(learn.dls.train),
+                'number of training batches': length_of(learn.dls.train),
                 'batch size': getattr(learn.dls.train, 'batch_size', None),
                 'number of validation items': length_of(getattr(learn.dls[1], 'dataset', None))
                 if len(learn.dls) > 1 else None,
@@ -196,7 +206,7 @@ class DistributedTrainer(Callback):
         self._at[1:] = TRAINING, 0
         dl = learn.dl
         if self._is_shareable(dl):
-            dl.share_out(self.rank, self.n_ranks, fill=True)
+            dl.share_out(self.rank, self.n_ranks, fill=True, any_has=None if dl.indexed else self._any_has)
         elif hasattr(getattr(dl, 'sampler', None), 'set_epoch') and isinstance(dl, TorchLoader):
             dl.sampler.set_epoch(learn.epoch)
         trained = [id(p) for p in learn.model.parameters() if p.requires_grad]
@@ -267,7 +277,14 @@ class DistributedTrainer(Callback):
         own = torch.arange(len(gathered[0]))[slice(self.rank, None, self.n_ranks)]
         return gathered, torch.arange(n) if stands_in else own
 
+    def _any_has(self, own: bool) -> bool:
+        """Whether any rank has another batch of a stream: the others' parts may be longer than this one's."""
+        return self._meet(NEXT, int(own))[0] > 0
+
     def after_train(self) -> None:
+        dl = self.learn.dl
+        if self._is_shareable(dl) and not dl.indexed:  # whoever reads it by hand need not wait for others
+            dl.share_out(self.rank, self.n_ranks)
         self._end_of_part()
         if reducing() and self.learn.fitting:
             self.broadcast_buffers()
@@ -372,7 +389,7 @@ class DistributedTrainer(Callback):
             return False
         depth = {CancelFitException: 0, CancelEpochException: 1, CancelTrainException: 2,
                  CancelValidException: 2}.get(_raised_for[status], 3)
-        return where[:depth] == here[:depth] and not (depth == 3 and (place == END or here[1] != TRAINING))
+        return where[:depth] == here[:depth] and not (depth == 3 and (place in (END, NEXT) or here[1] != TRAINING))
 
     def _are_together(self, rows: list[list[float]]) -> bool:
         """Whether this rank goes on from here; else it asks again.
@@ -706,6 +723,13 @@ def _settle(wrapped: DistributedDataParallel) -> None:
         wrapped(stand_in=True).backward()
     for p, grad in zip(params, kept):
         p.grad = grad
+
+
+def _stream_facts(dl: Any) -> str | None:
+    """What a stream is made of, None for other data."""
+    dataset = getattr(dl, 'dataset', None)
+    kind = kind_of(dataset)
+    return None if kind is None else kind.facts(dataset)
 
 
 def _with_synced_norms(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:

@@ -174,8 +174,8 @@ class _ResumingCallback(Callback):
             try:
                 state = joined(state, load_cut(shares_of(path), self.learn.own_model))
             except (KeyError, TypeError) as error:
-                raise DamagedFileError(f'{path} and {shares_of(path)} are not of one checkpoint: {error!r}. Remove both '
-                                       'to go on from the checkpoint before') from error
+                raise DamagedFileError(f'{path} and {shares_of(path)} are not of one checkpoint: {error!r}. Remove '
+                                       'both to go on from the checkpoint before') from error
         if over:
             self._pass_over(path, state)
         else:

@@ -45,7 +45,11 @@ class FetchedBatch:
         skipped: (index, item, message) of each item left out because of an error.
         ended: the data ended in this batch, where they do not say their number.
         seeds: of each sample in it, as `BatchRequest` has them.
+        reader: of a stream: the number of the worker, its batches up to this one, and what its library says of its
+            place behind it; None: no batch, but a worker's waiting for its turn.
     """
+
+    reader: tuple[int, int, Any] | None = None
 
     def __init__(self, number: int, data: Any, skipped: list | None = None, ended: bool = False,
                  seeds: Sequence[int | None] = ()) -> None:

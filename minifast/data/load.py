@@ -7,6 +7,7 @@ import operator
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -16,15 +17,16 @@ import torch
 from fastcore.basics import Inf
 from fastcore.foundation import L
 from torch import Tensor
-from torch.utils.data import IterableDataset, Subset, TensorDataset
+from torch.utils.data import DistributedSampler, IterableDataset, Subset, TensorDataset
 
 from minifast.arguments import known_kwargs, lookup
 from minifast.codetext import keyed
 from minifast.data.cache import OpenedPictures, PictureCache
 from minifast.data.collate import (BatchRequest, FetchedBatch, SkipItemException, Slots, Target, add_note,
                                    collate_error, fa_collate, fa_convert)
-from minifast.data.sampler import (BATCH, ITEM, ORDER, ORDER_NAMES, ItemKeys, Position, chunks, order, order_state,
+from minifast.data.sampler import (BATCH, ORDER, ORDER_NAMES, ItemKeys, Position, chunks, order, order_state,
                                    order_untouched, read_order, tell_epoch)
+from minifast.data.stream import Reading, evened, kind_of, own_shuffle, read
 from minifast.data.transform import Pipeline, Step, bound, is_known
 from minifast.data.transforms import ByteTable
 from minifast.data.workers import ProcessPool, Workers, choose_workers, fork_cpu_rng, in_threads, seed_cpu, workers_of
@@ -239,6 +241,7 @@ class _Pass:
         plan: what is done.
         generators: those that hang on the data set and on what makes items; what items draw from them is keyed too.
         stand_ins: the batches of which this process has no items of its own, see `Share`.
+        reading: of a stream, who reads it and where they stand.
     """
 
     at: Position
@@ -247,6 +250,7 @@ class _Pass:
     plan: Plan | None = None
     generators: Sequence[Any] = ()
     stand_ins: set[int] = field(default_factory=set)
+    reading: Reading | None = None
 
 
 class DataLoader:
@@ -261,7 +265,8 @@ class DataLoader:
     `after_iter`, may be given as a keyword argument or overridden.
 
     Args:
-        dataset: anything with `[i]` and `len`, or an iterable.
+        dataset: anything with `[i]` and `len`, or an iterable. Streams of webdataset and `datasets` are shared out by
+            process and worker; their own shuffles are keyed by (seed, epoch).
         bs: items a batch, of each process; None: each item is a batch already.
         global_bs: items a batch of all processes together, instead of `bs`.
         num_workers: worker processes; 0: none; None: decided by the time the first batch takes (see `show_plan`).
@@ -272,7 +277,7 @@ class DataLoader:
         shuffle: another order each epoch.
         drop_last: leave out a last batch that is not full.
         indexed: the data set has `[i]`; default: found out.
-        n: use the first `n` items.
+        n: use the first `n` items. A stream with several readers: `len` goes by it, and none reads more.
         device: where batches go; None: they stay on the CPU.
         persistent_workers: keep the workers between epochs; default: where starting them is slow (not with fork).
         sampler: an iterable of indices, instead of `shuffle`.
@@ -330,7 +335,7 @@ class DataLoader:
             raise ValueError('shuffle and sampler both say the order: give one of them')
         if not self.indexed and (self.shuffle or self.sampler is not None or self.batch_sampler is not None):
             raise ValueError(f'{type(self.dataset).__name__} has no indices, so it has one order only: leave out '
-                             'shuffle and sampler')
+                             f'shuffle and sampler{own_shuffle(self.dataset)}')
         if self.bs is not None and self.bs < 1:
             raise ValueError(f'a batch needs items: bs={self.bs}')
         if num_workers is not None and num_workers < 0:
@@ -342,7 +347,8 @@ class DataLoader:
         return lookup(self, name, 'dataset')
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, '_pool': None, '_pass': _Pass(self._pass.at, self._pass.began)}
+        return {**self.__dict__, '_pool': None, '_pass': _Pass(self._pass.at, self._pass.began),
+                'share': replace(self.share, any_has=None)}
 
     # ------------------------------------------------------------ hooks: each may be replaced
 
@@ -454,9 +460,19 @@ class DataLoader:
         self.device = device
         return self
 
-    def share_out(self, rank: int, n_ranks: int, fill: bool = False) -> None:
-        """Make this process's `Share` of each batch from now on; `len` is the number of batches of all processes."""
-        self.share = Share(rank, n_ranks, fill)
+    @property
+    def shareable(self) -> bool:
+        """Whether several processes can make a part each."""
+        if self.indexed:
+            return not isinstance(self.sampler, DistributedSampler)
+        kind = kind_of(self.dataset)
+        return kind is not None and kind.why_not_shared(self.dataset) is None
+
+    def share_out(self, rank: int, n_ranks: int, fill: bool = False,
+                  any_has: Callable[[bool], bool] | None = None) -> None:
+        """Make this process's `Share` of each batch, or of a stream, from now on; `len` is the number of batches of
+        all processes."""
+        self.share = Share(rank, n_ranks, fill, any_has)
 
     def __len__(self) -> int:
         if self.batch_sampler is not None:
@@ -513,9 +529,11 @@ class DataLoader:
         """Where the running pass stands."""
         return self._pass.at
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Where the running pass stands; `batch` is the number of batches handed out."""
-        return dict(vars(self._at))
+        at, reading = self._at, self._pass.reading
+        found: dict[str, Any] = {'seed': at.seed, 'epoch': at.epoch, 'batch': at.batch}
+        return found if reading is None or reading.kind is None else {**found, 'stream': reading.state(at.batch)}
 
     def last_items(self) -> list[str]:
         """What the items of the batch handed out last are called: their indices and, where known, their files.
@@ -529,9 +547,11 @@ class DataLoader:
             job = next(self._jobs(before), None) if self.indexed and at.batch else None
         return [] if job is None else [self._item_name(index) for index, _ in job.pairs]
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Let the next pass go on where `state_dict` was taken."""
         self.begin(state['seed'], state['epoch'], state['batch'])
+        if state.get('stream') is not None:
+            self._next = replace(self._next, stream=state['stream'])
 
     def _own_position(self) -> Position:
         """For looking at the data by hand: a function of the seed set last, another for each pass, nothing drawn."""
@@ -581,6 +601,8 @@ class DataLoader:
                 seed = key_seed(position.seed, BATCH, position.epoch, host.number, 1)
                 b = self._transformed(run, host.data, seed, host.seeds)
                 self._pass, run.at = run, Position(position.seed, position.epoch, host.number + 1)
+                if host.reader is not None:
+                    run.reading.handed_out(host.reader)
                 self.stands_in = host.number in run.stand_ins
                 yield b
         finally:
@@ -664,7 +686,7 @@ class DataLoader:
             sent.__dict__.pop(name, None)
         sent._pass = _Pass(run.at)
         maker = BatchMaker(sent, replace(run, plan=replace(run.plan, batch=(), batch_of=())))
-        make = maker if self.indexed else maker.stream
+        make = maker if self.indexed else partial(read, maker, run.reading)
         pool = ProcessPool(make, n, persistent, context, not self.indexed, sent.wif, sent._item_name,
                            timeout=self.timeout, pin_memory=self._pins(), prefetch_factor=self.prefetch_factor)
         self._pool = (made_for, pool) if persistent and self.indexed else None
@@ -675,12 +697,21 @@ class DataLoader:
         return on_cuda if self.pin_memory is None else self.pin_memory and torch.cuda.is_available()
 
     def _stream(self, run: _Pass) -> Iterator[FetchedBatch]:
-        """One stream is read by one process: with workers by one of them, whatever their number."""
-        run.generators = self._find_generators()
-        if run.plan.workers is None or run.plan.workers.kind == 'here':
-            yield from BatchMaker(self, run).stream()
-        else:
-            yield from self._processes(run, 1).run()
+        """A stream is read from start to end: with workers each reads a part where its library shares it out, else
+        one of them reads all, whatever their number."""
+        workers, share = run.plan.workers, self.share
+        here = workers is None or workers.kind == 'here'
+        run.generators, run.reading = self._find_generators(), Reading.of(self, run.at, 1 if here else workers.n)
+        made = read(BatchMaker(self, run), run.reading) if here else self._processes(run, run.reading.n_workers).run()
+        made = run.reading.numbered(made, run.at.batch)
+        even = share.any_has is not None and share.parts > 1
+        yield from evened(made, share.any_has, partial(self._first_of_all, run), run) if even else made
+
+    def _first_of_all(self, run: _Pass) -> FetchedBatch:
+        """The first batch of the whole stream, for a process that has none of its own to stand in."""
+        with on_own():
+            first = BatchMaker(self, replace(run, at=Position(run.at.seed, run.at.epoch)))
+            return next(host for host in read(first, Reading.of(self, Position(0), 1)) if host.data is not None)
 
     def _item_name(self, index: Any) -> str:
         """What an item is called in messages: its index and, where that is known, its path or row."""
@@ -744,15 +775,16 @@ class BatchMaker:
             indices, seeds = zip(*job.pairs) if job.pairs else ((), ())
             return FetchedBatch(job.number, self._slices(list(indices)), seeds=seeds)
         if self.plan.keyed:
-            return self._assemble(job)
+            return self.assemble(job)
         with fork_cpu_rng(self.generators):
-            return self._assemble(job)
+            return self.assemble(job)
 
     def pinned(self, job: BatchRequest) -> FetchedBatch:
         """The batch of a job in page-locked memory."""
         return self(job).pin_memory()
 
-    def _assemble(self, job: BatchRequest) -> FetchedBatch:
+    def assemble(self, job: BatchRequest) -> FetchedBatch:
+        """The batch of a job, drawing from the global generators as they are."""
         dl, plan = self.dl, self.plan
         generator = torch.Generator() if plan.draws else None
         slots = Slots(len(job.pairs)) if plan.slots else None  # not for code of the user's, which might keep an item
@@ -831,37 +863,6 @@ class BatchMaker:
             indices = [subset[i] for i in indices]
         at = torch.as_tensor(indices)
         return tuple(retain_type(plain(t)[at.to(t.device, non_blocking=True)], t) for t in self.plan.tensors)
-
-    # ------------------------------------------------------------ data without indices
-
-    def stream(self) -> Iterator[FetchedBatch]:
-        """The batches of data that are read from start to end."""
-        dl, own = self.dl, self.generators
-        seed, epoch, start = self.at.seed, self.at.epoch, self.at.batch
-        with fork_cpu_rng(own):
-            seed_cpu(key_seed(seed, ORDER, epoch), own)
-            dl.it = None if dl.dataset is None else iter(dl.dataset)  # create_item may need none
-        size = dl.bs or 1
-        for number in itertools.count():
-            n = size if dl.n is None else max(min(size, dl.n - number * size), 0)
-            pairs = [(None, key_seed(seed, ITEM, epoch, number * size + i)) for i in range(n)]
-            with fork_cpu_rng(own):
-                if number < start and dl.it is not None:
-                    made = self._passed_over(number, pairs)
-                else:
-                    made = self._assemble(BatchRequest(number, key_seed(seed, BATCH, epoch, number), pairs))
-            if made.data is not None and number >= start and not (made.ended and dl.drop_last):
-                yield made
-            if made.ended or not pairs:
-                return
-
-    def _passed_over(self, number: int, pairs: list) -> FetchedBatch:
-        """A batch of a stream that was handed out before a resume: read, and not made."""
-        made = FetchedBatch(number, None)
-        for _, seed in pairs:
-            seed_cpu(seed, self.generators)
-            made.ended = made.ended or next(self.dl.it, self) is self
-        return made
 
 
 def _is_one(index: Any) -> bool:

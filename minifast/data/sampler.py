@@ -31,11 +31,13 @@ class Position:
         seed: everything random is derived from it.
         epoch: which pass over the data.
         batch: how many batches of the pass are done.
+        stream: of a stream, where those who read it stand by then; None: that is to be found by reading.
     """
 
     seed: int
     epoch: int = 0
     batch: int = 0
+    stream: dict[str, Any] | None = None
 
 
 def order(n: int, seed: int, epoch: int) -> list[int]:

@@ -30,6 +30,7 @@ from torch.utils.data import ConcatDataset, Subset
 from minifast.arguments import kept_arguments
 from minifast.codetext import code_digest, package_of
 from minifast.data.config import transform_config
+from minifast.data.stream import kind_of
 from minifast.data.transform import Pipeline
 from minifast.data.transforms import AttrGetter, ColReader, ItemGetter, RegexLabeller
 from minifast.distributed import num_distrib
@@ -453,6 +454,9 @@ def _is_ours(ds: Any) -> bool:
 
 def _own_data(ds: Any) -> dict[str, Any]:
     """The attributes of a data set, loader or sampler of the user's that are data; functions are its transforms."""
+    kind = kind_of(ds)
+    if kind is not None:  # what its library keeps there is of this process
+        return {'stream': kind.facts(ds)}
     if not hasattr(ds, '__dict__') or _is_ours(ds):
         return {}
     kept = {k: v for k, v in vars(ds).items()
