@@ -14,7 +14,6 @@ from torch import nn
 from training import items, learner, loaders, weights
 from writing import CONTRACT
 
-from minifast.callback.checkpoint import CheckpointCallback
 from minifast.callback.core import Callback, CancelFitException
 from minifast.callback.training import EMA, GradientAccumulation
 from minifast.distributed import barrier, gather_objects, num_distrib, rank_distrib, setup_distrib
@@ -220,7 +219,6 @@ def bad_use(folder):
     found['units'] = met(lambda: learner().to_distributed(strategy='ddp', units=nn.Linear))
     found['name'] = met(lambda: learner().to_distributed(strategy='zero'))
     found['models'] = met(lambda: different_models().fit(1))
-    found['checkpoint'] = met(lambda: learner(path=folder).fit(1, cbs=CheckpointCallback('ch')))
 
     class Reaches(nn.Module):
         def __init__(self):

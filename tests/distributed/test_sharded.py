@@ -79,7 +79,6 @@ def test_gradients_are_sent_where_a_step_follows(two):
     ('units', "ValueError: units= are what strategy='fsdp' gathers, and here it is 'ddp'"),
     ('name', "ValueError: strategy='zero' is neither 'ddp' nor 'fsdp'"),
     ('models', 'ValueError: rank 0 and rank 1 do not train the same: parameters of the model'),
-    ('checkpoint', 'ValueError: .*strategy=.fsdp'),
     ('reaches in', 'RuntimeError: .*mixed torch.Tensor and DTensor')])
 def test_what_cannot_work_in_shares_says_what_can(two, scene, says):
     """On all ranks, and then they train on together."""
