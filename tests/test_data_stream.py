@@ -152,7 +152,9 @@ def test_ready_batches_and_a_length_that_is_told(shards):
     """A pipeline that makes batches itself, and one that says how many items it has, which is no bound."""
     ready = web(shards, False).batched(5)
     assert [len(b[0]) for b in DataLoader(ready, bs=None)] == [5] * 6 + [2]
-    told = web(shards, False).map(lambda item: item[0]).with_length(12, silent=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', '.*with_length.*')  # that it is no bound
+        told = web(shards, False).map(lambda item: item[0]).with_length(12)
     dl = DataLoader(told, bs=4)
     assert len(dl) == 3 and sorted(flat(run(dl))) == list(range(N))
     dl.share_out(0, 3)
@@ -344,13 +346,21 @@ def test_what_cannot_be_shared_out_says_why(shards, tmp_path):
     assert not DataLoader(Plain(), bs=4).shareable and DataLoader([1], bs=4).shareable
 
 
-def test_mistakes_name_the_way_out(shards):
-    """First items of several readers, and a shuffle that is not the stream's own."""
-    dl = loader('datasets', shards, n=10)
-    assert len(flat(run(dl))) == 10
-    dl.share_out(0, 2)
-    with pytest.raises(ValueError, match='a stream of several readers has no first items'):
-        list(dl)
+def test_n_says_the_length_and_bounds_each_reader(shards):
+    """The first items of one reader; of several none reads more, so that nothing is lost where `n` is of all."""
+    dl = loader('datasets in order', shards, n=10)
+    assert len(dl) == 3 and flat(run(dl)) == list(range(10))
+    parts = []
+    for rank in range(2):
+        dl = loader('datasets in order', shards, n=N)
+        dl.share_out(rank, 2)
+        parts.append(flat(run(dl)))
+        assert len(dl) == 4
+    assert sorted(flat(parts)) == list(range(N))
+
+
+def test_a_shuffle_of_the_loader_names_that_of_the_stream(shards):
+    """A stream has no indices to be shuffled."""
     with pytest.raises(ValueError, match='shuffle it by its own .shuffle'):
         loader('datasets', shards, shuffle=True)
 

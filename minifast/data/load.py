@@ -265,7 +265,8 @@ class DataLoader:
     `after_iter`, may be given as a keyword argument or overridden.
 
     Args:
-        dataset: anything with `[i]` and `len`, or an iterable.
+        dataset: anything with `[i]` and `len`, or an iterable. Streams of webdataset and `datasets` are shared out by
+            process and worker; their own shuffles are keyed by (seed, epoch).
         bs: items a batch, of each process; None: each item is a batch already.
         global_bs: items a batch of all processes together, instead of `bs`.
         num_workers: worker processes; 0: none; None: decided by the time the first batch takes (see `show_plan`).
@@ -276,7 +277,7 @@ class DataLoader:
         shuffle: another order each epoch.
         drop_last: leave out a last batch that is not full.
         indexed: the data set has `[i]`; default: found out.
-        n: use the first `n` items.
+        n: use the first `n` items. A stream with several readers: `len` goes by it, and none reads more.
         device: where batches go; None: they stay on the CPU.
         persistent_workers: keep the workers between epochs; default: where starting them is slow (not with fork).
         sampler: an iterable of indices, instead of `shuffle`.

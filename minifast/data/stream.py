@@ -290,18 +290,10 @@ class Reading:
 
     @classmethod
     def of(cls, dl: Any, at: Position, n_workers: int) -> Reading:
-        """The reading of a pass that begins at a position, by so many workers.
-
-        Raises:
-            ValueError: the first `n` items are wanted and there are several readers.
-        """
+        """The reading of a pass that begins at a position, by so many workers."""
         kind = kind_of(dl.dataset)
         n_ranks = dl.share.parts if kind else 1
         n_workers = n_workers if kind else 1
-        if _bound(dl) is not None and n_ranks * n_workers > 1:
-            raise ValueError(f'n={dl.n}: a stream of several readers has no first items. Bound the stream itself: '
-                             'dataset.take(n) of datasets, dataset.slice(n) or with_epoch(n) of webdataset, for each '
-                             'reader')
         reading = cls(kind, dl.share.rank if n_ranks > 1 else 0, n_ranks, n_workers, dl.bs, done=[0] * n_workers,
                       states=[None] * n_workers)
         if kind is not None and at.batch:
@@ -350,7 +342,7 @@ class Reading:
 
 
 def _bound(dl: Any) -> int | None:
-    """How many items are to be read at most; what a stream of a library says of its length is no bound."""
+    """How many items a reader reads at most; what a stream of a library says of its length is no bound."""
     told = kind_of(dl.dataset) is not None and dl.n == length_of(dl.dataset)
     return None if told else dl.n
 
