@@ -1,14 +1,20 @@
 """Laws of streams: each item once an epoch whoever reads, an order that is keyed, and a resume at any batch."""
 from __future__ import annotations
 
+import io
 import json
 import random
+import re
+import tarfile
 import warnings
+from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 import torch
 import webdataset as wds
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset
@@ -34,6 +40,7 @@ KINDS = {'webdataset': lambda shards: web(shards, True).map(lambda item: item[0]
          'datasets': lambda shards: hugging_face(shards, True),
          'datasets in order': lambda shards: ordered(shards, True)}
 N = 32
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope='module')
@@ -312,6 +319,31 @@ def test_predictions_cover_the_stream(shards):
     learn = learner(DataLoaders(*(loader('webdataset in order', shards, after_item=to_pair) for _ in range(2))))
     _, targets = learn.get_preds()
     assert (targets.flatten() * 10).round().tolist() == list(range(N))
+
+
+def test_loaders_of_streams_shuffle_and_leave_out_nothing(shards):
+    """`from_dsets`, which shuffles other data and leaves out their last batch."""
+    dls = DataLoaders.from_dsets(KINDS['datasets'](shards), KINDS['datasets in order'](shards), bs=5)
+    assert sorted(flat(map(numbers, dls.train))) == flat(map(numbers, dls.valid)) == list(range(N))
+
+
+def test_the_page_on_streams_runs(tmp_path, monkeypatch):
+    """Its code, on shards of small pictures; a second time the run is found to be done."""
+    code = re.findall(r'```python\n(.*?)```', (ROOT / 'docs' / 'streams.md').read_text(encoding='utf-8'), re.DOTALL)[0]
+    (tmp_path / 'shards').mkdir()
+    for i in range(32):
+        with tarfile.open(tmp_path / 'shards' / f'{i % 4}.tar', 'a') as tar:
+            picture = io.BytesIO()
+            Image.fromarray(np.full((6, 6, 3), 8 * i, np.uint8)).save(picture, 'png')
+            for name, data in ((f'{i}.png', picture.getvalue()), (f'{i}.cls', b'%d' % (i % 10))):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    exec(code, namespace)
+    assert len(namespace['learn'].recorder.values) == 2 and 'accuracy' in namespace['learn'].recorder.metric_names
+    assert len(namespace['learn'].recorder.lrs) == 6
 
 
 # ---------------------------------------------------------------- mistakes

@@ -23,6 +23,7 @@ from minifast.data.collate import add_note
 from minifast.data.load import DataLoader, hook_names
 from minifast.data.sampler import ORDER, order
 from minifast.data.showing import ForeignSamples, get_show_batch_func, guessed_kind, show_batch, show_results
+from minifast.data.stream import kind_of
 from minifast.data.transform import Pipeline, RandTransform, gather_attrs, is_known
 from minifast.markers import TensorBase, explode_types
 from minifast.seeds import fork_rng, keyed_generator
@@ -444,7 +445,7 @@ class DataLoaders:
             **kwargs: arguments of the loaders; a tuple gives each loader its own, but for transforms. A `val_...`, such
                 as `val_bs`, goes to all but the first without its `val_`.
         """
-        shuffled = (True, *[False] * (len(ds) - 1))
+        shuffled = (not any(map(kind_of, ds[:1])), *[False] * (len(ds) - 1))  # a stream shuffles itself, if at all
         kwargs = for_loaders(cls.from_dsets, kwargs, dl_type=dl_type)
         for_valid = {name[4:]: value for name, value in kwargs.items() if name.startswith('val_')}
         kwargs = {'shuffle': shuffled, 'drop_last': shuffled, 'bs': bs,
