@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset
 
 from minifast.callback.checkpoint import CheckpointCallback
+from minifast.callback.distributed import DistributedTrainer
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
 from minifast.data.sampler import Position
@@ -72,6 +73,12 @@ def flat(batches):
     return [i for batch in batches for i in batch]
 
 
+def drawing(item):
+    """An item with numbers from the global generators."""
+    n = item['i'] if isinstance(item, dict) else int(item)
+    return torch.tensor([n, random.random(), float(torch.rand(()))], dtype=torch.float64)
+
+
 # ---------------------------------------------------------------- each item once, in an order that is keyed
 
 @pytest.mark.parametrize('workers', [0, 2])
@@ -101,13 +108,16 @@ def test_ranks_read_a_part_each_and_leave_out_nothing(shards, kind, n_ranks):
 
 @pytest.mark.parametrize('kind', ['webdataset', 'datasets in order'])
 def test_ranks_with_workers_read_a_part_each(shards, kind):
-    """Two processes with two workers are four readers."""
+    """Two processes with two workers are four readers, and no two items are drawn for alike."""
     parts = []
     for rank in range(2):
-        dl = loader(kind, shards, num_workers=2)
+        dl = loader(kind, shards, num_workers=2, after_item=drawing)
         dl.share_out(rank, 2)
-        parts.append(flat(run(dl)))
-    assert sorted(flat(parts)) == list(range(N)) and all(parts)
+        dl.begin(3, 0)
+        parts.append(torch.cat(list(dl)))
+    found = torch.cat(parts)
+    assert sorted(found[:, 0].tolist()) == list(range(N)) and all(map(len, parts))
+    assert len(set(found[:, 1].tolist())) == len(set(found[:, 2].tolist())) == N
 
 
 def test_what_a_rank_was_given_by_the_library_stays_its_part(shards):
@@ -169,12 +179,6 @@ def test_ready_batches_and_a_length_that_is_told(shards):
 
 
 # ---------------------------------------------------------------- where it stands
-
-def drawing(item):
-    """An item with numbers from the global generators."""
-    n = item['i'] if isinstance(item, dict) else int(item)
-    return torch.tensor([n, random.random(), float(torch.rand(()))], dtype=torch.float64)
-
 
 @pytest.mark.parametrize('workers', [0, 2])
 @pytest.mark.parametrize('kind', ['webdataset', 'datasets', 'datasets in order'])
@@ -294,7 +298,8 @@ def to_pair(item):
 
 @pytest.mark.parametrize('kind, workers', [('webdataset', 0), ('datasets', 0), ('datasets in order', 0),
                                            ('datasets in order', 2), ('webdataset', 2)])
-def test_a_training_that_died_in_the_middle_of_an_epoch_goes_on_to_the_same_bits(shards, tmp_path, kind, workers):
+def test_a_training_that_died_in_the_middle_of_an_epoch_goes_on_to_the_same_bits(shards, tmp_path, capsys, kind,
+                                                                                 workers):
     """Order, items, steps: the weights and the last row of the table are those of one that was never stopped."""
     def made():
         return learner(DataLoaders(loader(kind, shards, num_workers=workers, after_item=to_pair),
@@ -312,6 +317,7 @@ def test_a_training_that_died_in_the_middle_of_an_epoch_goes_on_to_the_same_bits
         resumed.fit(2, cbs=checkpoints(), resume=True)
     assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), resumed.model.parameters()))
     assert list(resumed.recorder.values[-1]) == list(whole.recorder.values[-1])
+    assert ('is read from its beginning' in capsys.readouterr().out) is (kind != 'datasets in order')
 
 
 def test_predictions_cover_the_stream(shards):
@@ -363,6 +369,8 @@ def test_what_cannot_be_read_again_is_told(shards, tmp_path):
 def test_what_cannot_be_shared_out_says_why(shards, tmp_path):
     """A loader of such a stream is not shareable, and its kind says what to do."""
     urls = [str(p) for p in shards if p.suffix == '.tar']
+    trainer = DistributedTrainer.__new__(DistributedTrainer)
+    trainer.n_ranks = 2
     own = wds.WebDataset(urls, shardshuffle=False, nodesplitter=lambda src: src)
     growing = wds.DataPipeline(wds.shardlists.DirectoryShardList(f'{tmp_path}/'), wds.tarfile_to_samples())
     unseeded = hugging_face(shards, False).shuffle(buffer_size=4)
@@ -370,12 +378,31 @@ def test_what_cannot_be_shared_out_says_why(shards, tmp_path):
                         (unseeded, 'each process would have an order of its own')):
         assert not DataLoader(stream, bs=4).shareable
         assert why in kind_of(stream).why_not_shared(stream)
+        with pytest.raises(ValueError, match='cannot be shared out by 2 processes: .*' + re.escape(why)):
+            trainer._check_loader(DataLoader(stream, bs=4))
     assert all(loader(kind, shards).shareable for kind in KINDS)
 
     class Plain(IterableDataset):
         def __iter__(self):
             yield 1
     assert not DataLoader(Plain(), bs=4).shareable and DataLoader([1], bs=4).shareable
+    with pytest.raises(ValueError, match='it needs data with indices'):
+        trainer._check_loader(DataLoader(Plain(), bs=4))
+    with pytest.raises(ValueError, match='give the data set of webdataset or datasets to'):
+        trainer._check_loader(TorchLoader(hugging_face(shards, False), batch_size=4))
+
+
+def test_ranks_and_resumes_compare_what_a_stream_is_made_of(shards):
+    """Shards, stages and seeds; where the shards lie does not count, nor what a library draws for itself."""
+    def facts(stream):
+        return kind_of(stream).facts(stream)
+    for kind in KINDS.values():
+        assert facts(kind(shards)) == facts(kind(shards)) != facts(kind(shards[2:]))
+    assert facts(web(shards, True)) != facts(web(shards, False))
+    assert facts(web(shards, True)) == facts(wds.WebDataset(
+        [f'elsewhere/{p.name}' for p in shards if p.suffix == '.tar'], shardshuffle=9).shuffle(5).decode().map(len))
+    plain = hugging_face(shards, False)
+    assert len({facts(plain), facts(plain.shuffle(seed=1)), facts(plain.shuffle(seed=2)), facts(plain.map(len))}) == 4
 
 
 def test_n_says_the_length_and_bounds_each_reader(shards):

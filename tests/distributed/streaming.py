@@ -18,7 +18,7 @@ import webdataset as wds
 from torch import nn
 
 from minifast.callback.checkpoint import CheckpointCallback
-from minifast.callback.core import Callback
+from minifast.callback.core import Callback, CancelBatchException
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
 from minifast.distributed import num_distrib, rank_distrib
@@ -115,6 +115,14 @@ class StopAfter(Callback):
             raise Stopped
 
 
+class CancelOnFirst(Callback):
+    """Cancels a batch on the first rank alone, behind its step, where the others may be at the next batch already."""
+
+    def after_step(self):
+        if rank_distrib() == 0 and self.learn.iter == 1:
+            raise CancelBatchException
+
+
 def learner(kind, shards, workers):
     """One weight and one batch norm, which no stand-in may touch."""
     make = partial(DataLoader, num_workers=workers, bs=4)
@@ -138,6 +146,9 @@ def trained(kind, shards, workers, folder):
     found['row'] = list(map(float, learn.recorder.values[-1]))
     preds, targets = learn.get_preds()
     found['predicted'] = (targets * 10).round().int().flatten().tolist()
+    learn, seen = learner(kind, shards, workers), Seen()
+    learn.fit(1, cbs=[seen, CancelOnFirst()])
+    found['cancelled'] = seen.seen
     for stop in (n_steps // 3 + 3, n_steps - 1):  # early in the second epoch, and where some ranks have nothing more
         checkpoints = partial(CheckpointCallback, folder / f'{kind}-{workers}-{max(num_distrib(), 1)}-{stop}', every=1,
                               background=False)

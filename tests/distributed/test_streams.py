@@ -59,6 +59,7 @@ def test_ranks_share_a_stream(outcomes, kind, n, workers):
     all_ranks = [rank for of_kind in found.values() for rank in of_kind]
     assert any(row[2] for rank in all_ranks for row in rank['whole']), 'no rank ended before the others'
     for rank in ranks:
+        assert rank['cancelled'] == [row for row in rank['whole'] if row[0] == 0]  # and all went on
         same = own(steps(rank, 0)) == own(steps(rank, 1))
         assert same is (kind == 'ordered')
         assert rank['weights'] == ranks[0]['weights'] and rank['row'] == ranks[0]['row']
