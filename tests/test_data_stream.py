@@ -40,6 +40,7 @@ KINDS = {'webdataset': lambda shards: web(shards, True).map(lambda item: item[0]
          'webdataset in order': lambda shards: web(shards, False).map(lambda item: item[0]),
          'datasets': lambda shards: hugging_face(shards, True),
          'datasets in order': lambda shards: ordered(shards, True)}
+MAPPED = {'datasets mapped': lambda shards: ordered(shards, True).map(lambda item: {'i': item['i']})}
 N = 32
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,7 +55,7 @@ def shards(tmp_path_factory):
 
 def loader(kind, shards, **kwargs):
     """Batches of four items."""
-    return DataLoader(KINDS[kind](shards), **{'bs': 4, 'num_workers': 0, **kwargs})
+    return DataLoader({**KINDS, **MAPPED}[kind](shards), **{'bs': 4, 'num_workers': 0, **kwargs})
 
 
 def numbers(batch):
@@ -71,6 +72,13 @@ def run(dl, seed=3, epoch=0, start=0, stream=None):
 def flat(batches):
     """All items."""
     return [i for batch in batches for i in batch]
+
+
+class Plain(IterableDataset):
+    """A stream of no library."""
+
+    def __iter__(self):
+        yield 1
 
 
 def drawing(item):
@@ -149,6 +157,8 @@ def test_a_pipeline_by_hand_is_shared_out_too(shards):
             dl.share_out(rank, 2)
             parts.append(flat(run(dl)))
         assert sorted(flat(parts)) == list(range(N)) and all(parts), own
+    stages = [wds.SimpleShardList(urls), wds.tarfile_to_samples(), wds.decode(), wds.map(lambda s: s['x.json']['i'])]
+    assert sorted(flat(run(DataLoader(wds.DataPipeline(*stages), bs=4, num_workers=2)))) == list(range(N))
 
 
 def test_shards_drawn_with_replacement_are_keyed(shards):
@@ -221,7 +231,7 @@ def test_the_state_of_the_library_is_gone_by_where_it_has_one(shards, monkeypatc
         read.clear()
 
 
-@pytest.mark.parametrize('kind', ['webdataset', 'datasets', 'datasets in order'])
+@pytest.mark.parametrize('kind', ['webdataset', 'datasets', *MAPPED])
 def test_a_look_leaves_a_running_pass_and_its_state_alone(shards, kind):
     """`one_batch` in the middle reads a pass of its own."""
     dl = loader(kind, shards)
@@ -382,9 +392,6 @@ def test_what_cannot_be_shared_out_says_why(shards, tmp_path):
             trainer._check_loader(DataLoader(stream, bs=4))
     assert all(loader(kind, shards).shareable for kind in KINDS)
 
-    class Plain(IterableDataset):
-        def __iter__(self):
-            yield 1
     assert not DataLoader(Plain(), bs=4).shareable and DataLoader([1], bs=4).shareable
     with pytest.raises(ValueError, match='it needs data with indices'):
         trainer._check_loader(DataLoader(Plain(), bs=4))
@@ -428,3 +435,5 @@ def test_positions_of_other_data_say_nothing_of_streams(shards):
     """The state of a loader with indices stays three numbers."""
     assert DataLoader([1, 2], bs=1).state_dict() == {'seed': 0, 'epoch': 0, 'batch': 0}
     assert Position(1).stream is None
+    plain = DataLoader(Plain(), bs=1)
+    assert list(plain) and plain.state_dict() == {'seed': torch.initial_seed(), 'epoch': 0, 'batch': 1}

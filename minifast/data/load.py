@@ -705,8 +705,7 @@ class DataLoader:
         """A stream is read from start to end: with workers each reads a part where its library shares it out, else
         one of them reads all, whatever their number."""
         workers, reading = run.plan.workers, run.reading
-        own = [] if reading.kind is None else reading.kind.own_generators(self.dataset)
-        run.generators = [g for g in self._find_generators() if all(g is not other for other in own)]
+        run.generators = self._find_generators()
         here = workers is None or workers.kind == 'here'
         made = read(BatchMaker(self, run)) if here else self._processes(run, reading.n_workers).run()
         yield from reading.numbered(made, run.at.batch)

@@ -108,11 +108,6 @@ class _WebDataset:
         return None
 
     @staticmethod
-    def own_generators(dataset: Any) -> list[Any]:
-        """None: those that a stage was given are not used, see `part`."""
-        return []
-
-    @staticmethod
     def facts(dataset: Any) -> str:
         """What all ranks must have in common, and a resume with what went before, in few bytes."""
         names = [url.rpartition('/')[2] for url in _shard_list(dataset) or []]
@@ -170,16 +165,15 @@ class _HuggingFace:
     after a restart, and what was handed out before is passed over.
     """
 
-    @classmethod
-    def part(cls, dataset: Any, reader: Reader, key: int) -> Any:
+    @staticmethod
+    def part(dataset: Any, reader: Reader, key: int) -> Any:
         """What a rank reads in one pass; the library itself asks which worker reads."""
         from datasets.distributed import split_dataset_by_node
         split = dataset._distributed
         part = copy.copy(dataset) if split is not None and split.world_size == reader.n_ranks else (
             split_dataset_by_node(dataset, reader.rank, reader.n_ranks))
-        # apart, as passes that run beside each other would write one state
-        part._ex_iterable, part._epoch = _apart(part._ex_iterable), int(dataset._epoch)
-        if cls.own_generators(dataset):
+        part._epoch = int(dataset._epoch)  # its own, which other passes do not share
+        if _generators(dataset):
             part.set_epoch(1 + key % (2 ** 31 - 1))
         return part
 
@@ -195,53 +189,40 @@ class _HuggingFace:
         """Let the next pass over `part` go on where `state` was taken."""
         part.load_state_dict(state)
 
-    @classmethod
-    def why_not_shared(cls, dataset: Any) -> str | None:
+    @staticmethod
+    def why_not_shared(dataset: Any) -> str | None:
         """Why ranks cannot be given a part each."""
-        if 'no seed' in map(_seed_of, cls.own_generators(dataset)):
+        if 'no seed' in map(_seed_of, _generators(dataset)):
             return 'it is shuffled without a seed, so each process would have an order of its own: .shuffle(seed=0)'
         return None
 
-    @classmethod
-    def why_inexact(cls, dataset: Any) -> str | None:
+    @staticmethod
+    def why_inexact(dataset: Any) -> str | None:
         """Why it would not be read again as it was."""
-        if 'no seed' in map(_seed_of, cls.own_generators(dataset)):
+        if 'no seed' in map(_seed_of, _generators(dataset)):
             return 'it is shuffled without a seed, so its order is another after a restart: .shuffle(seed=0) has one'
         return None
 
     @staticmethod
-    def own_generators(dataset: Any) -> list[np.random.Generator]:
-        """Those that shuffle a data set or choose between several, which are not to be seeded for each item."""
-        found = [getattr(node, 'generator', None) for node in _nodes(dataset._ex_iterable)]
-        return [generator for generator in found if isinstance(generator, np.random.Generator)]
-
-    @classmethod
-    def facts(cls, dataset: Any) -> str:
+    def facts(dataset: Any) -> str:
         """What all ranks must have in common, and a resume with what went before, in few bytes."""
         nodes = [type(node).__name__ for node in _nodes(dataset._ex_iterable)]
-        seeds = [_seed_of(generator) for generator in cls.own_generators(dataset)]
+        seeds = [_seed_of(generator) for generator in _generators(dataset)]
         return f'{dataset._ex_iterable.num_shards} shards; {", ".join(nodes)}; seeds {seeds}'
-
-
-def _below(node: Any) -> list[Any]:
-    return [*([node.ex_iterable] if hasattr(node, 'ex_iterable') else ()), *getattr(node, 'ex_iterables', ())]
 
 
 def _nodes(node: Any) -> Iterator[Any]:
     """A node of what `datasets` reads from, and all below it."""
     yield node
-    for other in _below(node):
+    below = [node.ex_iterable] if hasattr(node, 'ex_iterable') else getattr(node, 'ex_iterables', ())
+    for other in below:
         yield from _nodes(other)
 
 
-def _apart(node: Any) -> Any:
-    """The same nodes once more, around the same data."""
-    node = copy.copy(node)
-    if hasattr(node, 'ex_iterable'):
-        node.ex_iterable = _apart(node.ex_iterable)
-    if hasattr(node, 'ex_iterables'):
-        node.ex_iterables = [_apart(other) for other in node.ex_iterables]
-    return node
+def _generators(dataset: Any) -> list[np.random.Generator]:
+    """Those that shuffle a data set or choose between several."""
+    found = [getattr(node, 'generator', None) for node in _nodes(dataset._ex_iterable)]
+    return [generator for generator in found if isinstance(generator, np.random.Generator)]
 
 
 def _seed_of(generator: np.random.Generator) -> str:
