@@ -49,10 +49,11 @@ class FetchedBatch:
             place behind it; None: no batch, but a worker's waiting for its turn.
     """
 
+    reader: tuple[int, int, Any] | None = None
+
     def __init__(self, number: int, data: Any, skipped: list | None = None, ended: bool = False,
                  seeds: Sequence[int | None] = ()) -> None:
         self.number, self.data, self.skipped, self.ended, self.seeds = number, data, skipped or [], ended, seeds
-        self.reader: tuple[int, int, Any] | None = None
 
     def pin_memory(self) -> FetchedBatch:
         """Called by torch in its pinning thread; its own way would lose the marker types."""

@@ -26,7 +26,7 @@ from minifast.data.collate import (BatchRequest, FetchedBatch, SkipItemException
                                    collate_error, fa_collate, fa_convert)
 from minifast.data.sampler import (BATCH, ORDER, ORDER_NAMES, ItemKeys, Position, chunks, order, order_state,
                                    order_untouched, read_order, tell_epoch)
-from minifast.data.stream import Reading, evened, kind_of, read
+from minifast.data.stream import Reading, evened, kind_of, own_shuffle, read
 from minifast.data.transform import Pipeline, Step, bound, is_known
 from minifast.data.transforms import ByteTable
 from minifast.data.workers import ProcessPool, Workers, choose_workers, fork_cpu_rng, in_threads, seed_cpu, workers_of
@@ -334,9 +334,8 @@ class DataLoader:
         if self.shuffle and (self.sampler is not None or self.batch_sampler is not None):
             raise ValueError('shuffle and sampler both say the order: give one of them')
         if not self.indexed and (self.shuffle or self.sampler is not None or self.batch_sampler is not None):
-            own = kind_of(self.dataset) and ', and shuffle it by its own .shuffle(...), which is keyed by (seed, epoch)'
             raise ValueError(f'{type(self.dataset).__name__} has no indices, so it has one order only: leave out '
-                             f'shuffle and sampler{own or ""}')
+                             f'shuffle and sampler{own_shuffle(self.dataset)}')
         if self.bs is not None and self.bs < 1:
             raise ValueError(f'a batch needs items: bs={self.bs}')
         if num_workers is not None and num_workers < 0:
@@ -591,13 +590,9 @@ class DataLoader:
         run.opened = None if self.cache is None else OpenedPictures(self.cache, self.after_item)
         self.before_iter()
         run.plan = _plan_of(self, run.opened, here)
-        if not self.indexed:
-            run.reading = Reading.of(self, position, max(run.plan.workers.n, 1) if run.plan.workers else 1)
         made = self._host_batches(run, here) if self.indexed else self._stream(run)
         ahead = self.device is not None and self.device.type == 'cuda' and not here
         uploaded = _one_ahead(self._upload(host) for host in made) if ahead else map(self._upload, made)
-        if run.reading is not None and self.share.any_has is not None and self.share.parts > 1:
-            uploaded = evened(uploaded, self.share.any_has, partial(self._first_of_all, run), run)
         try:
             for host in uploaded:
                 self.skipped += host.skipped
@@ -691,7 +686,7 @@ class DataLoader:
             sent.__dict__.pop(name, None)
         sent._pass = _Pass(run.at)
         maker = BatchMaker(sent, replace(run, plan=replace(run.plan, batch=(), batch_of=())))
-        make = maker if self.indexed else partial(read, maker)
+        make = maker if self.indexed else partial(read, maker, run.reading)
         pool = ProcessPool(make, n, persistent, context, not self.indexed, sent.wif, sent._item_name,
                            timeout=self.timeout, pin_memory=self._pins(), prefetch_factor=self.prefetch_factor)
         self._pool = (made_for, pool) if persistent and self.indexed else None
@@ -704,17 +699,19 @@ class DataLoader:
     def _stream(self, run: _Pass) -> Iterator[FetchedBatch]:
         """A stream is read from start to end: with workers each reads a part where its library shares it out, else
         one of them reads all, whatever their number."""
-        workers, reading = run.plan.workers, run.reading
-        run.generators = self._find_generators()
+        workers, share = run.plan.workers, self.share
         here = workers is None or workers.kind == 'here'
-        made = read(BatchMaker(self, run)) if here else self._processes(run, reading.n_workers).run()
-        yield from reading.numbered(made, run.at.batch)
+        run.generators, run.reading = self._find_generators(), Reading.of(self, run.at, 1 if here else workers.n)
+        made = read(BatchMaker(self, run), run.reading) if here else self._processes(run, run.reading.n_workers).run()
+        made = run.reading.numbered(made, run.at.batch)
+        even = share.any_has is not None and share.parts > 1
+        yield from evened(made, share.any_has, partial(self._first_of_all, run), run) if even else made
 
     def _first_of_all(self, run: _Pass) -> FetchedBatch:
         """The first batch of the whole stream, for a process that has none of its own to stand in."""
         with on_own():
-            first = replace(run, at=Position(run.at.seed, run.at.epoch), reading=Reading.of(self, Position(0), 1))
-            return self._upload(next(host for host in read(BatchMaker(self, first)) if host.data is not None))
+            first = BatchMaker(self, replace(run, at=Position(run.at.seed, run.at.epoch)))
+            return next(host for host in read(first, Reading.of(self, Position(0), 1)) if host.data is not None)
 
     def _item_name(self, index: Any) -> str:
         """What an item is called in messages: its index and, where that is known, its path or row."""
@@ -771,7 +768,6 @@ class BatchMaker:
 
     def __init__(self, dl: DataLoader, run: _Pass) -> None:
         self.dl, self.plan, self.at, self.opened, self.generators = dl, run.plan, run.at, run.opened, run.generators
-        self.reading = run.reading
 
     def __call__(self, job: BatchRequest) -> FetchedBatch:
         """The batch of a job."""

@@ -26,7 +26,7 @@ from minifast.seeds import key_seed
 from minifast.terminal import say, warn
 from minifast.torch_core import length_of
 
-__all__ = ['Reader', 'Reading', 'evened', 'kind_of', 'read']
+__all__ = ['Reader', 'Reading', 'evened', 'kind_of', 'own_shuffle', 'read']
 
 
 class Reader(NamedTuple):
@@ -241,6 +241,11 @@ def kind_of(dataset: Any) -> Any:
     return None
 
 
+def own_shuffle(dataset: Any) -> str:
+    """How a stream is shuffled instead of by its loader, for a message; empty where it is of neither library."""
+    return '' if kind_of(dataset) is None else ', and shuffle it by its own .shuffle(...), keyed by (seed, epoch)'
+
+
 # ---------------------------------------------------------------- a pass
 
 @dataclass
@@ -328,13 +333,14 @@ def _bound(dl: Any) -> int | None:
     return None if told else dl.n
 
 
-def read(maker: Any) -> Iterator[FetchedBatch]:
-    """The batches of one reader, wherever that is, from where `maker.reading` says.
+def read(maker: Any, reading: Reading) -> Iterator[FetchedBatch]:
+    """The batches of one reader, wherever that is.
 
     Args:
-        maker: the `BatchMaker` of a pass, with its loader, generators and `Reading`.
+        maker: the `BatchMaker` of a pass.
+        reading: from where on.
     """
-    dl, own, reading, kind = maker.dl, maker.generators, maker.reading, maker.reading.kind
+    dl, own, kind = maker.dl, maker.generators, reading.kind
     seed, epoch, bound, size = maker.at.seed, maker.at.epoch, _bound(dl), dl.bs or 1
     info = get_worker_info()
     reader = Reader(reading.rank, reading.n_ranks, 0 if info is None else info.id, reading.n_workers)
@@ -375,7 +381,7 @@ def evened(made: Iterator[FetchedBatch], any_has: Callable[[bool], bool], first:
         first: a batch to stand in where this process has none.
         run: the pass, whose `stand_ins` are noted.
     """
-    last: FetchedBatch | None = None
+    last, number = None, run.at.batch
     while True:
         host = next(made, None)
         if host is not None and host.data is None:
@@ -385,9 +391,9 @@ def evened(made: Iterator[FetchedBatch], any_has: Callable[[bool], bool], first:
             return
         if host is None:
             last = first() if last is None else last
-            host = FetchedBatch(run.at.batch, last.data, seeds=last.seeds)
-            run.stand_ins.add(host.number)
-        last = host
+            host = FetchedBatch(number, last.data, seeds=last.seeds)
+            run.stand_ins.add(number)
+        last, number = host, host.number + 1
         yield host
 
 

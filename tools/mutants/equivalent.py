@@ -7,7 +7,7 @@ EQUIVALENT: dict[tuple[str, ...], str] = {
     ('WandbCallback._has_epoch', "-return last.get('epoch', 0) > epoch or last.get('epoch', 0) == epoch and same",
      "+return last.get('epoch', 0) > epoch or last.get('epoch', None) == epoch and same"):
         'epochs are counted from 1, so that a run without one equals neither default',
-    ('BatchMaker._assemble', '-return FetchedBatch(job.number, dl.do_batch(samples, slots), skipped, ended, seeds)',
+    ('BatchMaker.assemble', '-return FetchedBatch(job.number, dl.do_batch(samples, slots), skipped, ended, seeds)',
      '+return FetchedBatch(job.number, dl.do_batch(samples, slots), skipped, None, seeds)'):
         'slots are for data with indices alone, and only of streams, which have none, is asked whether they ended',
     ('PictureCache.find', '-if len(mapped) < _START:', '+if len(mapped) <= _START:'):

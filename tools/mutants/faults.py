@@ -182,7 +182,7 @@ FAULTS: list[Fault] = [
           'the same order in every epoch'),
     Fault('_start', instead('wif(worker_id)', 'pass'), 'wif is never called'),
     Fault('in_threads', instead('waiting.popleft().result()', 'waiting.popleft()', 1), 'threads lose results'),
-    Fault('BatchMaker._assemble', instead("dl.on_error == 'raise' or not isinstance(error, (OSError, ValueError))",
+    Fault('BatchMaker.assemble', instead("dl.on_error == 'raise' or not isinstance(error, (OSError, ValueError))",
                                           "dl.on_error == 'raise'"), 'any error is skipped'),
     Fault('chunks', start('drop_last = False'), 'drop_last is ignored'),
     Fault('Normalize.setups', instead('x.std(self.axes, keepdim=True)', 'x.std(0, keepdim=True).mean((2, 3), True)'),
