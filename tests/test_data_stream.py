@@ -157,8 +157,15 @@ def test_a_pipeline_by_hand_is_shared_out_too(shards):
             dl.share_out(rank, 2)
             parts.append(flat(run(dl)))
         assert sorted(flat(parts)) == list(range(N)) and all(parts), own
-    stages = [wds.SimpleShardList(urls), wds.tarfile_to_samples(), wds.decode(), wds.map(lambda s: s['x.json']['i'])]
-    assert sorted(flat(run(DataLoader(wds.DataPipeline(*stages), bs=4, num_workers=2)))) == list(range(N))
+    rest = [wds.tarfile_to_samples(), wds.decode(), wds.map(lambda s: s['x.json']['i'])]
+    dl = DataLoader(wds.DataPipeline(wds.SimpleShardList(urls), *rest), bs=4, num_workers=2)
+    assert sorted(flat(run(dl))) == list(range(N))
+    parts = []
+    for rank in range(2):  # whose seed is the time of day
+        dl = DataLoader(wds.DataPipeline(wds.SimpleShardList(urls, seed=True), *rest), bs=4)
+        dl.share_out(rank, 2)
+        parts.append(flat(run(dl)))
+    assert sorted(flat(parts)) == list(range(N)) and run(dl, epoch=1) != run(dl)
 
 
 def test_shards_drawn_with_replacement_are_keyed(shards):

@@ -147,7 +147,8 @@ def _keyed_stage(stage: Any, reader: Reader, key: int) -> Any:
     if isinstance(stage, wds.filters.FilterFunction) and stage.f is wds.filters.shuffle.f:
         said = {**dict(zip(('bufsize', 'initial'), stage.args)), **stage.kw}
         return wds.detshuffle(said.get('bufsize', 1000), said.get('initial', 100), seed=key)
-    if not (_is_random(stage) or isinstance(stage, wds.detshuffle)):
+    shuffles = isinstance(stage, wds.SimpleShardList) and stage.seed is not None
+    if not (shuffles or _is_random(stage) or isinstance(stage, wds.detshuffle)):
         return stage
     stage = copy.copy(stage)
     stage.seed, stage.epoch = key, -1
