@@ -149,7 +149,7 @@ def trained(kind, shards, workers, folder):
     learn, seen = learner(kind, shards, workers), Seen()
     learn.fit(1, cbs=[seen, CancelOnFirst()])
     found['cancelled'] = seen.seen
-    for stop in (n_steps // 3 + 3, n_steps - 1):  # early in the second epoch, and where some ranks have nothing more
+    for stop in (n_steps // 3 + 2, n_steps - 1):  # early in the second epoch, and where some ranks have nothing more
         checkpoints = partial(CheckpointCallback, folder / f'{kind}-{workers}-{max(num_distrib(), 1)}-{stop}', every=1,
                               background=False)
         learn, seen = learner(kind, shards, workers), Seen()
