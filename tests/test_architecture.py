@@ -110,7 +110,7 @@ def test_way_of_one_batch_is_short():
 def test_house_is_not_larger_than_its_plan():
     """Of many small rooms nobody knows where to look."""
     assert len(FILES) <= 107  # with `sharding`, tensors and models in shares, and `shards`, the files of these
-    assert sum(map(len, LINES.values())) <= 31_350
+    assert sum(map(len, LINES.values())) <= 32_350  # of which 950 are for models in shares
 
 
 # ---------------------------------------------------------------- magic budget

@@ -60,7 +60,8 @@ def two(folder):
 def test_the_model_stays_the_one_that_was_given_and_no_process_holds_all_of_it(two):
     """The same object and names; parameters and averages are cut; linear layers are units, as the script says."""
     for rank in two:
-        assert rank['plain'] == {'same': True, 'names': True, 'held': [339, 230], 'all': True, 'units': ['', '1', '3']}
+        assert rank['plain'] == {'same': True, 'names': True, 'held': [339, 230], 'all': True, 'always': [True],
+                                 'units': ['', '1', '3']}
 
 
 def test_gradients_are_sent_where_a_step_follows(two):
