@@ -182,8 +182,8 @@ def _check(model: nn.Module, units: list[nn.Module]) -> None:
         own = [p for p in m.parameters() if id(p) not in taken]
         kinds = {p.dtype for p in own if p.requires_grad}
         if len(kinds) > 1:
-            raise ValueError(f'{type(m).__name__} has parameters of {listed(map(str, kinds), 4)}, which cannot be '
-                             'gathered as one: learn.model.float(), or units= that part them')
+            raise ValueError(f'{type(m).__name__} has parameters of {listed(sorted(map(str, kinds)), 4)}, which cannot '
+                             'be gathered as one: learn.model.float(), or units= that part them')
         taken |= {id(p) for p in own}
 
 

@@ -83,8 +83,6 @@ def load_shares(folder: str | Path, model: nn.Module, opt: Any = None) -> None:
         if opt is None or path[:1] != ('opt',):
             return None
         like = [params[key] for key in path if type(key) is int and 0 <= key < len(params)][:1]
-        if path[1] == 'slow_weights':
-            like = [opt.param_lists[path[2]][path[3]]]
         if like and like[0].shape == shape:
             return torch.empty_like(like[0], dtype=dtype, requires_grad=False)
         return torch.empty(shape, dtype=dtype)

@@ -139,6 +139,18 @@ class Grads(Callback):
         self.there.append(next(self.learn.model.parameters()).grad is not None)
 
 
+class Parts(Callback):
+    """Whether the parameters are parts at the end of every batch, and between forward and backward pass."""
+
+    def before_fit(self):
+        self.seen = set()
+
+    def after_pred(self):
+        self.seen.add(all(map(is_share, self.learn.model.parameters())))
+
+    after_batch = after_pred
+
+
 class Ends(Callback):
     """Ends a fit behind the second backward pass, in the first process alone."""
 
@@ -161,13 +173,13 @@ class Looks(Callback):
 def plain(folder):
     """The model is the one that was given; no process holds all of it."""
     learn = learner()
-    model, names = learn.model, list(learn.model.state_dict())
-    learn.fit(1)
+    model, names, parts = learn.model, list(learn.model.state_dict()), Parts()
+    learn.fit(1, cbs=parts)
     held = sum(p.to_local().numel() for p in model.parameters())
     state = [x for values in learn.opt.state.values() for x in values.values() if isinstance(x, torch.Tensor)]
     units = [name for name, m in model.named_modules() if in_shares(m)]
     same, names_too = model is learn.model and isinstance(model, nn.Sequential), names == list(model.state_dict())
-    return {'same': same, 'names': names_too,
+    return {'same': same, 'names': names_too, 'always': list(parts.seen),
             'held': gather_objects(held), 'all': all(map(is_share, [*model.parameters(), *state])), 'units': units}
 
 

@@ -18,6 +18,8 @@ from torch import nn
 from training import PARTS, learner
 from writing import CONTRACT
 
+from minifast.data.transforms import RandomSplitter, get_image_files
+from minifast.learner import load_learner
 from minifast.optimizer import Adam
 from minifast.sharding import put_in_shares, units_of, whole_model
 from minifast.shards import load_shares
@@ -60,7 +62,8 @@ def two(folder):
 def test_the_model_stays_the_one_that_was_given_and_no_process_holds_all_of_it(two):
     """The same object and names; parameters and averages are cut; linear layers are units, as the script says."""
     for rank in two:
-        assert rank['plain'] == {'same': True, 'names': True, 'held': [339, 230], 'all': True, 'units': ['', '1', '3']}
+        assert rank['plain'] == {'same': True, 'names': True, 'held': [339, 230], 'all': True, 'always': [True],
+                                 'units': ['', '1', '3']}
 
 
 def test_gradients_are_sent_where_a_step_follows(two):
@@ -165,6 +168,34 @@ def test_two_processes_train_a_model_that_does_not_fit_into_one(tmp_path, monkey
     for rank in two:
         assert rank['held'] == pytest.approx(alone['all'] / 2, rel=.001)
         assert rank['losses'] == pytest.approx(alone['losses'], abs=1e-6)
+
+
+PICTURES = """
+from minifast.vision.all import *
+from minifast.demo import write_digits
+from minifast.sharding import in_shares
+dls = ImageDataLoaders.from_folder(write_digits('digits'), valid_pct=0.2, seed=42, item_tfms=Resize(32), global_bs=64)
+learn = vision_learner(dls, resnet18, pretrained=False, metrics=error_rate, precision='fp32')
+learn.to_distributed(strategy='fsdp').fit_one_cycle(1, 5e-3)
+assert [name for name, m in learn.model.named_modules() if in_shares(m)] == ['', '0', '0.6.1', '0.7.0', '0.7.1']
+learn.export(Path.cwd() / 'export.pkl')
+preds, decoded = learn.get_preds()[0], [str(learn.predict(item)[0]) for item in dls.valid_ds.items[:3]]
+if rank_distrib() == 0:
+    torch.save({'preds': preds, 'decoded': decoded}, 'preds.pth')
+"""
+
+
+@pytest.mark.dist
+def test_a_vision_learner_in_shares_is_exported_and_predicts_in_one_process(tmp_path, monkeypatch):
+    """Its blocks of a million numbers are units; batch norm, the recipe of the model, transforms and classes too."""
+    (tmp_path / 'pictures.py').write_text(PICTURES)
+    run_together(2, tmp_path / 'pictures.py', cwd=tmp_path, timeout_s=240)
+    kept, learn = torch.load(tmp_path / 'preds.pth'), load_learner(tmp_path / 'export.pkl')
+    monkeypatch.chdir(tmp_path)
+    items = get_image_files('digits')
+    items = [items[i] for i in RandomSplitter(.2, 42)(items)[1]]
+    torch.testing.assert_close(learn.get_preds(dl=learn.dls.test_dl(items))[0], kept['preds'], rtol=1e-4, atol=1e-5)
+    assert [str(learn.predict(item)[0]) for item in items[:3]] == kept['decoded']
 
 
 # ---------------------------------------------------------------- files of parts
