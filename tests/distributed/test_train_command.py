@@ -62,7 +62,8 @@ def test_several_processes_look_like_one(digits, tmp_path, capsys):
     assert not re.sub(r'.*\r|\s', '', err)  # bars are wiped
     assert sorted(f.name for f in (tmp_path / 'out').iterdir()) == ['history.csv', 'model.pth']
     header, *rows = csv.reader((tmp_path / 'out' / 'history.csv').read_text(encoding='utf-8').splitlines())
-    assert header[:4] == ['epoch', 'train_loss', 'valid_loss', 'error_rate'] and [row[0] for row in rows] == list('0123')
+    assert header[:4] == ['epoch', 'train_loss', 'valid_loss', 'error_rate']
+    assert [row[0] for row in rows] == list('0123')
     assert lines[6].startswith(f'error rate {float(rows[-1][3]):.1%}')
     assert main(['predict', str(tmp_path / 'out' / 'model.pth'), str(digits)]) == 0
     told = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
