@@ -628,11 +628,12 @@ class DataLoader:
                 seed_cpu(key)
                 indices = self.sample()
             lists = chunks(indices, (self.bs or 1) * self.share.parts, self.drop_last)
-        keys, parts = ItemKeys(seed, epoch) if draws else None, self.share.parts
+        keys, parts = ItemKeys(epoch) if draws else None, self.share.parts
         for number, indices in enumerate(lists):
-            pairs = [(i, keys(i) if keys else None) for i in indices]
+            own = [(i, keys(i) if keys else None) for i in indices]
             if parts > 1:
-                pairs = self.share.of(pairs, number, self._pass.stand_ins)
+                own = self.share.of(own, number, self._pass.stand_ins)
+            pairs = [(i, key_seed(seed, *key) if key else None) for i, key in own]
             if number >= position.batch and pairs:
                 yield BatchRequest(number, key_seed(seed, BATCH, epoch, number), pairs)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from minifast.hidden import Baselines, Hidden
-from minifast.seeds import fork_rng, get_random_states, key_seed, keyed_generator, seeded, set_random_states
+from minifast.seeds import fork_rng, get_random_states, keyed_generator, seeded, set_random_states
 
 __all__ = ['BATCH', 'ITEM', 'ORDER', 'ORDER_NAMES', 'ItemKeys', 'Position', 'chunks', 'iterate_seeded',
            'order', 'order_state', 'order_untouched', 'read_order', 'share', 'tell_epoch']
@@ -59,21 +59,21 @@ def share(indices: Sequence[int], rank: int = 0, n_ranks: int = 1, even: bool = 
 
 
 class ItemKeys:
-    """Gives each index of a pass the seed of everything random about that item.
+    """Gives each index of a pass the key of everything random about that item.
 
-    An index that comes a second time (sampling with replacement) gets another seed.
+    An index that comes a second time (sampling with replacement) gets another key. A key is cheap, and its seed is not:
+    of the items of a batch of many processes few are this one's.
     """
 
-    def __init__(self, seed: int, epoch: int) -> None:
-        self.seed, self.epoch, self.seen = seed, epoch, {}
+    def __init__(self, epoch: int) -> None:
+        self.epoch, self.seen = epoch, {}
 
-    def __call__(self, index: Any) -> int:
-        """The seed for the next occurrence of `index`."""
+    def __call__(self, index: Any) -> tuple[int, ...]:
+        """The key of the next occurrence of `index`, for `key_seed(seed, *key)`."""
         number = int(index) if hasattr(index, '__index__') else zlib.crc32(repr(index).encode())
         again = self.seen.get(number, 0)
         self.seen[number] = again + 1
-        key = (number, again) if again else (number,)
-        return key_seed(self.seed, ITEM, self.epoch, *key)
+        return (ITEM, self.epoch, number, again) if again else (ITEM, self.epoch, number)
 
 
 def chunks(indices: Iterable, bs: int, drop_last: bool) -> Iterator[list]:

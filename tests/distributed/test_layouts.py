@@ -64,23 +64,23 @@ def test_each_item_is_one_ranks_and_no_rank_has_two_more_than_another(n):
     assert everything == list(range(n_items))
 
 
-def test_the_order_costs_a_rank_the_same_among_few_and_among_many(monkeypatch):
-    """As many keys as there are items, and the same memory: what it takes is set by the data and not by the world."""
-    from minifast.data import sampler
+def test_a_rank_draws_seeds_for_its_own_items_and_keeps_one_order(monkeypatch):
+    """As many seeds as it has items, and the same memory, which is set by the data and not by the world."""
+    from minifast.data import load
     found = {}
     for n in (8, 1024):
-        dl, made, key_seed = DataLoader(range(4096), 4096 // n, shuffle=True), [], sampler.key_seed
+        dl, made, key_seed = DataLoader(range(4096), 4096 // n, shuffle=True), [], load.key_seed
         dl.share_out(n - 1, n)
         with monkeypatch.context() as patched:
-            patched.setattr(sampler, 'key_seed', lambda *key: made.append(None) or key_seed(*key))
+            patched.setattr(load, 'key_seed', lambda seed, *key: made.append(key[0]) or key_seed(seed, *key))
             dl.begin(1, 1)
             requests = list(dl._jobs(dl._next))
         assert [len(request.pairs) for request in requests] == [4096 // n]
         tracemalloc.start()
         list(dl._jobs(dl._next))
-        found[n] = len(made), tracemalloc.get_traced_memory()[1]
+        found[n] = made.count(load.ITEM), tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert found[8][0] == found[1024][0] == 4096
+    assert (found[8][0], found[1024][0]) == (512, 4)
     assert found[1024][1] < 1.05 * found[8][1]
 
 

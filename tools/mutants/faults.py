@@ -165,10 +165,10 @@ FAULTS: list[Fault] = [
     Fault('MixedPrecision.after_pred', returns('None'), 'the loss is computed in half precision'),
     Fault('MixedPrecision.after_step', drop('self.learn.scaler.update'), 'the scale never moves'),
     # ------------------------------------------------------------ loaders
-    Fault('ItemKeys.__call__',
-          instead('key_seed(self.seed, ITEM, self.epoch, *key)', 'key_seed(self.seed, ITEM, *key)'),
+    Fault('ItemKeys.__call__', instead('(ITEM, self.epoch, number)', '(ITEM, number)'),
           'the same augmentation of an item in every epoch'),
-    Fault('ItemKeys.__call__', instead('(number, again) if again else (number,)', '(number,)'),
+    Fault('ItemKeys.__call__', instead('(ITEM, self.epoch, number, again) if again else (ITEM, self.epoch, number)',
+                                       '(ITEM, self.epoch, number)'),
           'an item drawn twice is augmented alike'),
     Fault('DataLoader._batches', instead('key_seed(position.seed, BATCH, position.epoch, host.number, 1)',
                                          'key_seed(position.seed, BATCH, position.epoch, 1)'),
