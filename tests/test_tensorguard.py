@@ -8,6 +8,7 @@ import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -178,6 +179,24 @@ def test_numbers_of_another_byte_order_are_turned():
                 archive.writestr(f'x/{name}', content)
         stream.seek(0)
         assert torch.equal(read_tensors(stream), x)
+
+
+@pytest.mark.parametrize('kind', ['float64', 'float32', 'float16', 'int64', 'int32', 'int16', 'int8', 'uint64',
+                                  'uint32', 'uint16', 'uint8', 'bool_'])
+def test_numbers_of_numpy_are_numbers_of_python(kind):
+    """Of each kind, as schedules of fastai keep them, in either byte order; of other kinds none."""
+    made = getattr(np, kind)(1.5)
+    found = read_tensors(stored({'lr': made, 'as': [made]}))
+    assert found == {'lr': made.item(), 'as': [made.item()]} and type(found['lr']) is type(made.item())
+    whole = pickle.dumps(made.astype(made.dtype.newbyteorder('>')), protocol=2)
+    assert read(whole) == made.item()
+
+
+@pytest.mark.parametrize('number', [np.complex64(1), np.datetime64('2020-01-01'), np.str_('a')])
+def test_numbers_of_numpy_that_are_no_reals_are_refused(number):
+    """Nothing of a training is one."""
+    with pytest.raises(UnsafeFileError):
+        read_tensors(stored({'lr': number}))
 
 
 def test_views_conjugates_and_odd_storages_of_other_writers_are_read():
