@@ -132,9 +132,15 @@ def test_what_else_a_transform_is_called_with_reaches_its_functions():
     tfm = Scale()
     assert (tfm(3, 2), tfm(3, by=2), tfm(3, 2, plus=1), tfm((3, 4), 2, 1)) == (6, 6, 7, (7, 9))
     assert (tfm.decode(7, 2, 1), tfm.decode((7, 9), 2, plus=1)) == (3, (3, 4))
-    alone = Transform(lambda x, by=1: x * by)
-    assert (alone(3, 2), alone(3, by=2), alone.encodes(3, by=2), tfm.encodes(3, by=2), tfm.decodes(7, 2, plus=1)) == (
-        6, 6, 6, 6, 3)
+    assert Transform(lambda x, by: x * by)(3, 2) == 6
+
+    class Repeat(Transform):
+        @staticmethod
+        def encodes(x: str, by=1):
+            return x * by
+    again = Repeat()
+    assert (again('ab', 2), again('ab', by=2), again.encodes('ab', 2), again.encodes('ab', by=2)) == ('abab',) * 4
+    assert (tfm.encodes(3, by=2), tfm.decodes(7, 2, plus=1)) == (6, 3)
 
 
 def test_decorator_on_another_name_is_refused():
