@@ -165,6 +165,21 @@ def test_quantized_and_sparse_tensors_with_false_parts_are_refused():
     assert torch.equal(read_tensors(io.BytesIO(data)), q)
 
 
+@pytest.mark.parametrize('names', [
+    ['data.pkl'], ['a/b'], ['a/b/data.pkl'], ['a/DATA.pkl'], ['a/data.pkl', 'b/data.pkl'], ['a/data.pkl', 'b/c'],
+    ['a/b', 'c/data.pkl'], ['a/data.pkl', 'b']], ids=' '.join)
+def test_a_zip_is_one_of_torchs_where_its_index_lies_in_its_only_folder(names):
+    """Of any other is said what it is not, and nothing in it is read."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, 'w') as archive:
+        for name in names:
+            archive.writestr(name, b'\x80\x02K\x01.')
+    stream.seek(0)
+    with pytest.raises(UnsafeFileError, match='is a zip, but not one written by torch.save'):
+        read_tensors(stream)
+
+
+
 def test_numbers_of_another_byte_order_are_turned():
     """A file of a big-endian machine: integers, reals, complex and the newer kinds alike."""
     for x in (torch.arange(3), torch.tensor([1.5, -2.]), torch.tensor([1 + 2j]),

@@ -238,6 +238,19 @@ def test_a_signal_while_workers_are_awaited_is_answered_at_once(default_sigint, 
     assert not differences(outcome(learn), undisturbed('{}'))
 
 
+def test_between_two_batches_of_workers_only_the_global_generators_are_asked(tmp_path, monkeypatch):
+    """Where no loader holds one: looking through the loaders takes longer than a small step."""
+    asked, look = [], CheckpointCallback._generators
+    monkeypatch.setattr(CheckpointCallback, '_generators', lambda self: (asked.append(self), look(self))[1])
+    counts = []
+    for workers in (0, 1):
+        asked.clear()
+        make_learner({**DEFAULTS, 'workers': workers}).fit(1, checkpoint=tmp_path / str(workers))
+        counts.append(len(asked))
+    assert 0 < counts[1] == counts[0] < 6
+
+
+
 # ---------------------------------------------------------------- the folder
 
 def test_checkpoints_are_named_kept_and_the_newest_whole_one_wins(tmp_path):
