@@ -42,6 +42,15 @@ def test_the_kind_of_a_loss_decodes_where_it_is_certain(loss, answers):
     assert decoder_of(learner(loss_func=loss))(preds).tolist() == answers
 
 
+@pytest.mark.parametrize('kind', [Mine, nn.CrossEntropyLoss, nn.MSELoss])
+def test_what_a_loss_says_of_answers_counts_before_what_its_kind_says(kind):
+    """`decodes`, whatever else the loss is."""
+    loss = kind()
+    loss.decodes = lambda p: p.argmin(dim=1)
+    assert decoder_of(learner(loss_func=loss))(preds).tolist() == [0, 1]
+
+
+
 @pytest.mark.parametrize('loss', [FocalLoss(), lambda p, y: F.cross_entropy(p, y), Mine(), F.cross_entropy])
 def test_a_loss_that_names_no_decoding_predicts_the_classes_of_the_data(loss, tmp_path):
     """Scores for each class of a category decode by the largest: one item, a batch, drawn results."""

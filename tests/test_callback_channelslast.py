@@ -8,6 +8,7 @@ import torch
 from small_learner import deep, learner, weights
 
 from minifast.callback.channelslast import ChannelsLast
+from minifast.callback.fp16 import AMPMode
 from minifast.hardware import to_memory_format
 from minifast.optimizer import Adam
 
@@ -48,3 +49,14 @@ def test_a_fit_that_was_done_is_passed_over_into_the_format_of_then(last, tmp_pa
     second.fit(1, checkpoint=tmp_path, cbs=ChannelsLast() if last else None, resume=True)
     assert is_last(first) == is_last(second) == last and second.model[0].weight.is_contiguous() != last
     assert all(torch.equal(a, b) for a, b in zip(weights(first).values(), weights(second).values()))
+
+
+def test_the_door_keeps_the_precision_unless_it_is_asked_for_bfloat16():
+    """One callback, however often it is called; `to_contiguous` takes it off."""
+    for asked in (None, False):
+        learn = learner(model=deep()).to_channelslast(to_bf16=asked)
+        assert [type(cb) for cb in learn.cbs].count(ChannelsLast) == 1 and not hasattr(learn, 'mixed_precision')
+    learn = learn.to_channelslast(to_bf16=True)
+    assert [type(cb) for cb in learn.cbs].count(ChannelsLast) == 1
+    assert learn.mixed_precision.amp_mode == AMPMode.BF16
+    assert not hasattr(learn.to_contiguous(), 'channels_last') and hasattr(learn, 'mixed_precision')

@@ -8,6 +8,7 @@ import torch
 from small_learner import Interrupt, data, deep, learner, linear, same, weights
 from torch import nn
 
+from minifast.callback import hook as hook_room
 from minifast.callback.hook import (
     ActivationStats, Hook, HookCallback, Hooks, dummy_eval, has_params, hook_output, hook_outputs, layer_info,
     model_sizes, module_summary, num_features_model, total_params,
@@ -55,6 +56,23 @@ def test_hooks_hand_over_the_module_that_they_watch():
     (module, (x,), y), (again, none, (grad,)) = seen
     assert module is again is model[0] and torch.equal(x, data()[0]) and torch.equal(y, out) and none == ()
     assert torch.equal(grad, torch.ones_like(out))
+
+
+@pytest.mark.parametrize('cpu', [False, True])
+@pytest.mark.parametrize('gather', [False, True])
+def test_hooks_bring_what_they_keep_where_it_is_asked_for(cpu, gather, monkeypatch):
+    """To the memory of the host, and from all processes: inputs and outputs alike."""
+    asked = []
+    monkeypatch.setattr(hook_room, 'to_detach', lambda x, cpu, gather: (asked.append((cpu, gather)), x)[1])
+    model = deep().eval()
+    with Hook(model[0], lambda m, i, o: o, cpu=cpu, gather=gather):
+        model(data()[0])
+    assert asked == [(cpu, gather)] * 2
+    asked.clear()
+    with Hook(model[0], lambda m, i, o: o, detach=False):
+        model(data()[0])
+    assert asked == []
+
 
 
 def test_hooks_watch_many_modules():

@@ -233,6 +233,17 @@ def test_lr_find_without_finite_loss_says_so():
         learn.lr_find(num_it=6, show_plot=False)
 
 
+def test_lr_find_takes_a_loader_of_one_batch_and_refuses_one_of_none():
+    """As many epochs as it takes for the batches asked for; without a batch there is nothing to search on."""
+    learn = learner(n=8, bs=8)
+    learn.lr_find(num_it=8, stop_div=False, show_plot=False)
+    assert len(learn.recorder.lr_search[0]) == 8
+    learn = learner()
+    learn.dls = DataLoaders([], learn.dls[1])
+    with pytest.raises(ValueError, match='^lr_find needs training batches and the training loader has none: '):
+        learn.lr_find(show_plot=False)
+
+
 def test_lr_find_without_functions_draws_and_returns_none():
     """`suggest_funcs=None` only draws; the picture can be drawn again later."""
     import matplotlib.pyplot as plt

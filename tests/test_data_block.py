@@ -211,3 +211,20 @@ def test_block_image_class_reaches_the_type_transforms(folder):
     """`ImageBlock(cls)` opens pictures as that class."""
     dsets = pet_block(item_tfms=[ToTensor]).datasets(folder)
     assert type(dsets[0][0]) is PILImage
+
+
+def test_what_a_folder_holds_is_told_as_far_as_ten_names(tmp_path):
+    """Its folders and kinds of files in the order of their names, and that there are more; hidden ones are none."""
+    def told():
+        with pytest.raises(ValueError) as caught:
+            pet_block().datasets(tmp_path)
+        return str(caught.value).partition('; ')[2]
+    assert told() == 'there is nothing'
+    (tmp_path / '.hidden').touch()
+    for name in 'lkjihgfedcba':
+        (tmp_path / f'c{name}').mkdir()
+    listed = ', '.join(f"'c{name}'" for name in 'abcdefghij')
+    assert told() == f'there are the folders {listed}, ...'
+    for name in ('a.txt', 'b.txt', 'README', 'c.csv'):
+        (tmp_path / name).touch()
+    assert told() == f"there are the folders {listed}, ... and files of the kinds 'README', .csv, .txt"

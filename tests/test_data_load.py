@@ -215,6 +215,27 @@ def test_looking_leaves_no_trace():
     assert same(batches, run(noisy_loader()))
 
 
+@pytest.mark.parametrize('n_workers', [0, 2])
+def test_items_of_the_batch_handed_out_last_are_named_in_whatever_epoch(n_workers):
+    """By their indices in the order of the batch, the last short batch too; before the first there are none."""
+    dl = DataLoader(list(range(10)), bs=4, shuffle=True, num_workers=n_workers)
+    assert dl.last_items() == []
+    for seed, epoch in ((5, 0), (5, 3), (6, 3)):
+        dl.begin(seed, epoch)
+        for batch in dl:
+            assert dl.last_items() == [f'item {i}' for i in batch.tolist()]
+    assert dl.state_dict() == {'seed': 6, 'epoch': 3, 'batch': 3}
+
+
+def test_a_loader_that_nobody_has_read_stands_at_a_beginning():
+    """It has a state, by which another one goes on: from the first batch."""
+    dl, other = (DataLoader(list(range(10)), bs=4, num_workers=0) for _ in range(2))
+    state = dl.state_dict()
+    assert state.keys() == {'seed', 'epoch', 'batch'} and (state['epoch'], state['batch']) == (0, 0)
+    other.load_state_dict(state)
+    assert [batch.tolist() for batch in other] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
 def test_set_seed_repeats_a_pass_by_hand():
     """Without `begin` the seed set last decides, and passes differ."""
     passes = []

@@ -6,7 +6,7 @@ import collections.abc
 import functools
 import pickle
 import random
-from typing import Any, Protocol
+from typing import Annotated, Any, Callable, Literal, NewType, Optional, Protocol, TypeVar
 
 import numpy as np
 import pytest
@@ -133,6 +133,14 @@ def test_what_else_a_transform_is_called_with_reaches_its_functions():
     assert (tfm(3, 2), tfm(3, by=2), tfm(3, 2, plus=1), tfm((3, 4), 2, 1)) == (6, 6, 7, (7, 9))
     assert (tfm.decode(7, 2, 1), tfm.decode((7, 9), 2, plus=1)) == (3, (3, 4))
     assert Transform(lambda x, by: x * by)(3, 2) == 6
+
+    class Repeat(Transform):
+        @staticmethod
+        def encodes(x: str, by=1):
+            return x * by
+    again = Repeat()
+    assert (again('ab', 2), again('ab', by=2), again.encodes('ab', 2), again.encodes('ab', by=2)) == ('abab',) * 4
+    assert (tfm.encodes(3, by=2), tfm.decodes(7, 2, plus=1)) == (6, 3)
 
 
 def test_decorator_on_another_name_is_refused():
@@ -588,6 +596,22 @@ def test_typedispatch_knows_classes_by_what_they_can_do():
     assert [told(x) for x in (image(), 'ab', 3)] == ['tensor', 'sized', 'any']
 
 
+Length = NewType('Length', int)
+
+
+@pytest.mark.parametrize('hint, taken', [
+    (Literal['a'], [3, 'a', len]), (Length, [3, 'a', len]), (Any, [3, 'a', len]), (Callable, [len]),
+    (collections.abc.Callable, [len]), (Optional[int], [3]), (Annotated[str, 'a name'], ['a']), (list[int], []),
+    (TypeVar('T', bound=str), ['a']), (TypeVar('T'), [3, 'a', len])], ids=str)
+def test_an_annotation_takes_things_of_the_classes_that_it_stands_for(hint, taken):
+    """One that stands for none takes anything, as none at all does."""
+    def encodes(x):
+        return 'taken'
+    encodes.__annotations__['x'] = hint
+    tfm = Transform(encodes)
+    assert [x for x in (3, 'a', len) if tfm(x) == 'taken'] == taken
+
+
 def test_a_function_of_a_table_is_taken_out_by_its_classes():
     """As plugins do to show their own types in the way of all others; the arguments left out may be anything."""
     @typedispatch
@@ -634,6 +658,17 @@ def test_transform_config_of_our_functions_and_refusal_of_the_users():
     for user in (lambda x: x, Halve(), v2.Identity(), Keyed()):
         with pytest.raises(TypeError, match='code of your own'):
             transform_config(mk_transform(user))
+
+
+@pytest.mark.parametrize('wrap', [lambda x: x, lambda x: [x], lambda x: ([x],), lambda x: {'a': x},
+                                  lambda x: {'a': [1, {'b': x}]}])
+def test_a_value_that_is_no_data_is_told_with_its_transform_however_deep(wrap):
+    """The export names whom to look at."""
+    tfm = IntToFloatTensor()
+    tfm.div = wrap(1j)
+    with pytest.raises(TypeError, match=r'^IntToFloatTensor was made with 1j, which cannot be written as data$'):
+        transform_config(tfm)
+
 
 
 @pytest.mark.parametrize('name', ['minifast.ToTensor', 'minifast.data.transforms.ToTensor',

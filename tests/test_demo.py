@@ -64,6 +64,20 @@ def test_turned_digits_have_a_class_for_each_digit_and_angle(digits):
     assert np.array_equal(np.asarray(turned), np.rot90(np.asarray(upright)))
 
 
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+@pytest.mark.parametrize('train', [
+    lambda digits, precision: run_demo(digits.parent, precision),
+    lambda digits, precision: demo._trained(None, 0, precision)], ids=['first', 'others'])
+def test_every_learner_of_the_demo_trains_in_the_precision_asked_for(train, precision, digits, monkeypatch):
+    """The one whose body is passed on too."""
+    def stub(dls, arch, **kwargs):
+        raise RuntimeError(f'asked for {kwargs["precision"]}, measuring {kwargs["metrics"].__name__}')
+    monkeypatch.setattr(demo, 'vision_learner', stub)
+    with pytest.raises(RuntimeError, match=f'asked for {precision}, measuring accuracy'):
+        train(digits, precision)
+
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
 def test_demo_shows_what_transfer_is_worth(precision, tmp_path, capsys):

@@ -393,6 +393,24 @@ def test_a_loss_comes_back_with_its_settings(loss):
             assert torch.equal(getattr(loss, name)(pred), getattr(again, name)(pred))
 
 
+class CrossEntropyLoss(nn.CrossEntropyLoss):
+    """The user's own, of the name of one of torch's."""
+
+    def forward(self, pred, target):
+        return 7 * super().forward(pred, target)
+
+
+class FocalLoss(losses.FocalLoss):
+    """The user's own, of the name of one of ours."""
+
+
+@pytest.mark.parametrize('kind', [CrossEntropyLoss, FocalLoss])
+def test_a_loss_of_the_users_that_bears_the_name_of_one_of_ours_is_the_users(kind):
+    """Whoever loads the export has to hand it in."""
+    assert describe_loss(kind())['user'].endswith(f'test_export.{kind.__name__}')
+
+
+
 # ---------------------------------------------------------------- lies
 
 def meta_of(file):

@@ -86,7 +86,7 @@ def test_what_the_training_has_changed_is_carried_and_settings_stay():
     first = Thing(n=0, factor=2., seen=[], best=None, params=list(model.parameters()), own=Thing(k=[0]),
                   t=torch.zeros(2), window=deque([], 3), rng=np.random.default_rng(0))
     known = Hidden(first, Baselines(), stop=[model])
-    known.start()
+    assert known.start().opaque == []  # the parameters are the model's affair
     first.n, first.best, first.later = 5, np.float32(.5), {'a': 1}
     first.seen.append(torch.ones(1))
     first.own.k[0], first.t[1] = 7, 9.

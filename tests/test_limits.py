@@ -247,3 +247,17 @@ def test_a_rule_allows_what_its_schema_allows(kind):
         assert not theirs.is_valid(value), value
     with pytest.raises(ValueError, match='^it.a=3'):
         READ['of objects'][0].check({'a': 3}, 'it')
+
+
+@pytest.mark.parametrize('rule, value, told', [
+    (Fields({'a': Kind(0, 3)}), {'a': 4}, 'it.a=4 is out of 0..3'),
+    (ListOf(Kind(0, 3)), [3, 4], r'it\[1\]=4 is out of 0..3'),
+    (Nested('deep', Kind(0, 3)), [[3], [3, 4]], r'it\[1\]\[1\]=4 is out of 0..3'),
+    (Arguments('those', {'a': Kind(0, 3)}), {'a': 4}, 'it.a=4 is out of 0..3'),
+    (Arguments('those', {}, Kind(0, 3)), {'b': 4}, 'it.b=4 is out of 0..3'),
+    (Arguments('those', {}, Kind(0, 3), ('a',)), {'b': 3}, 'it lacks a'),
+    (Fields({'a': ListOf(Arguments('those', {'b': Kind(0, 3)}))}), {'a': [{'b': 4}]}, r'it.a\[0\].b=4 is out of 0..3')])
+def test_what_is_wrong_is_told_with_its_place(rule, value, told):
+    """From the description's own name down to the value."""
+    with pytest.raises(ValueError, match=f'^{told}'):
+        rule.check(value, 'it')

@@ -580,6 +580,39 @@ def test_a_hook_that_scales_the_loss_in_place_leaves_what_is_reported():
     torch.testing.assert_close(scale.seen[2], model[0].weight.grad)
 
 
+def test_outside_of_fits_the_loop_stands_at_a_beginning():
+    """Before the first one as behind each."""
+    def stands(learn):
+        return {name: getattr(learn, name) for name in ('start_epoch', 'start_batch', 'fit_seed', 'fitting')}
+    learn = make_learner()
+    before, within = stands(learn), []
+    assert before == {'start_epoch': 0, 'start_batch': 0, 'fit_seed': None, 'fitting': False}
+    learn.fit(3, start_epoch=1, cbs=Callback(before_epoch=lambda cb: within.append(stands(cb.learn))))
+    assert [found['start_epoch'] for found in within] == [1, 1] and all(found['fitting'] for found in within)
+    assert stands(learn) == before
+
+
+def test_a_model_with_a_reset_is_reset_once_a_fit_before_its_first_batch():
+    """As recurrent ones are, which keep their state from batch to batch; what validates alone resets it too."""
+    class Keeps(nn.Sequential):
+        seen, resets = 0, ()
+
+        def reset(self):
+            self.resets += (self.seen,)
+
+        def forward(self, x):
+            self.seen += 1
+            return super().forward(x)
+    train, valid = make_data()
+    model = Keeps(*make_model())
+    learn = quiet(Learner(DataLoaders(train, valid), model, F.cross_entropy, SGD, lr=.1))
+    learn.fit(2)
+    assert model.resets == (0,) and model.seen == 2 * (len(train) + len(valid))
+    learn.fit(1)
+    assert model.resets == (0, 2 * (len(train) + len(valid)))
+
+
+
 def test_freezing_forgets_the_averages_of_all_groups():
     """What is frozen and thawed later does not go on from a mean of long ago."""
     learn = make_learner(opt_func=Adam, splitter=lambda m: [list(m[0].parameters()), list(m[1:].parameters())])

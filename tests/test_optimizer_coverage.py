@@ -87,8 +87,12 @@ def test_a_loss_with_parameters_is_told_unless_the_splitter_has_them():
         def forward(self, p, y):
             return F.cross_entropy(p + self.centre, y)
     loss = Loss()
-    with pytest.warns(UserWarning, match='centre of the loss function'):
-        learner(model=Net(), loss_func=loss).fit(1)
+    with pytest.warns(UserWarning, match='centre of the loss function') as told:
+        learn = learner(model=Net(), loss_func=loss)
+        learn.create_opt()
+        assert len(told) == 1  # at once, as a parameter of the model is
+        learn.fit(1)
+    assert len(told) == 1
     learn = learner(model=Net(), loss_func=loss, splitter=lambda m: [params(m), params(loss)])
     learn.fit(1, .1)
     assert loss.centre.detach().abs().sum() > 0

@@ -8,6 +8,7 @@ import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -164,6 +165,21 @@ def test_quantized_and_sparse_tensors_with_false_parts_are_refused():
     assert torch.equal(read_tensors(io.BytesIO(data)), q)
 
 
+@pytest.mark.parametrize('names', [
+    ['data.pkl'], ['a/b'], ['a/b/data.pkl'], ['a/DATA.pkl'], ['a/data.pkl', 'b/data.pkl'], ['a/data.pkl', 'b/c'],
+    ['a/b', 'c/data.pkl'], ['a/data.pkl', 'b']], ids=' '.join)
+def test_a_zip_is_one_of_torchs_where_its_index_lies_in_its_only_folder(names):
+    """Of any other is said what it is not, and nothing in it is read."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, 'w') as archive:
+        for name in names:
+            archive.writestr(name, b'\x80\x02K\x01.')
+    stream.seek(0)
+    with pytest.raises(UnsafeFileError, match='is a zip, but not one written by torch.save'):
+        read_tensors(stream)
+
+
+
 def test_numbers_of_another_byte_order_are_turned():
     """A file of a big-endian machine: integers, reals, complex and the newer kinds alike."""
     for x in (torch.arange(3), torch.tensor([1.5, -2.]), torch.tensor([1 + 2j]),
@@ -178,6 +194,24 @@ def test_numbers_of_another_byte_order_are_turned():
                 archive.writestr(f'x/{name}', content)
         stream.seek(0)
         assert torch.equal(read_tensors(stream), x)
+
+
+@pytest.mark.parametrize('kind', ['float64', 'float32', 'float16', 'int64', 'int32', 'int16', 'int8', 'uint64',
+                                  'uint32', 'uint16', 'uint8', 'bool_'])
+def test_numbers_of_numpy_are_numbers_of_python(kind):
+    """Of each kind, as schedules of fastai keep them, in either byte order; of other kinds none."""
+    made = getattr(np, kind)(1.5)
+    found = read_tensors(stored({'lr': made, 'as': [made]}))
+    assert found == {'lr': made.item(), 'as': [made.item()]} and type(found['lr']) is type(made.item())
+    whole = pickle.dumps(made.astype(made.dtype.newbyteorder('>')), protocol=2)
+    assert read(whole) == made.item()
+
+
+@pytest.mark.parametrize('number', [np.complex64(1), np.datetime64('2020-01-01'), np.str_('a')])
+def test_numbers_of_numpy_that_are_no_reals_are_refused(number):
+    """Nothing of a training is one."""
+    with pytest.raises(UnsafeFileError):
+        read_tensors(stored({'lr': number}))
 
 
 def test_views_conjugates_and_odd_storages_of_other_writers_are_read():

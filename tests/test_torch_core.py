@@ -14,8 +14,8 @@ from torch import nn
 
 from minifast.markers import TensorCategory, TensorImage, TensorMask, explode_types, retain_meta, retain_types
 from minifast.torch_core import (apply, apply_init, apply_leaf, bn_bias_params, cond_init, default_device, defaults,
-                                 detach_parallel, display_df, find_device, flatten_check, get_model, grad_module,
-                                 init_default, ismin_torch, join_path_file, leaves_of, length_of, logit,
+                                 detach_parallel, display_df, find_device, flatten_check, get_empty_df, get_model,
+                                 grad_module, init_default, ismin_torch, join_path_file, leaves_of, length_of, logit,
                                  make_cross_image, master_bar, norm_bias_params, notmax_torch, np_func, one_hot,
                                  one_hot_decode, one_param, params, progress_bar, requires_grad, split_model,
                                  to_concat, to_detach, to_device, to_float, to_half, to_np, to_parallel,
@@ -63,6 +63,14 @@ def test_autograd_function_as_a_module():
     x = torch.ones(2, requires_grad=True)
     module(x).sum().backward()
     assert isinstance(module, nn.Module) and x.grad.tolist() == [7, 7] and type(module).__name__ == 'Double'
+
+
+def test_empty_rows_are_as_many_as_asked_for_each_its_own():
+    """To be filled with whatever is shown."""
+    rows = get_empty_df(3)
+    rows[0]['text'], rows[1]['category'] = 'a', 3
+    assert [dict(row) for row in rows] == [{'text': 'a'}, {'category': 3}, {}] and get_empty_df(0) == []
+
 
 
 def test_cross_has_a_row_and_a_column():

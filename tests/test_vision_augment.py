@@ -212,6 +212,35 @@ def test_points_are_cropped_by_the_picture_of_their_sample_wherever_that_stands(
             tfm(point, split_idx=0)
 
 
+def _bent(coords, invert=False):
+    """A user's function of positions: across by a part of how far down, which is undone exactly."""
+    shift = .3 * coords[..., 1:] ** 2 * (-1 if invert else 1)
+    return torch.cat([coords[..., :1] + shift, coords[..., 1:]], -1)
+
+
+@pytest.mark.parametrize('made', [
+    lambda bend: [bend], lambda bend: [bend, A.Zoom(max_zoom=2., draw=1.7, draw_x=.3, draw_y=.6, p=1.)],
+    lambda bend: [bend, A.Warp(draw_x=.2, draw_y=-.15, p=1.)],
+    lambda bend: [A.Warp(draw_x=.2, draw_y=-.15, p=1.), bend]],
+    ids=['bent', 'bent and zoomed', 'bent, then warped', 'warped, then bent'])
+def test_points_and_boxes_follow_pixels_through_functions_of_positions(made):
+    """A picture whose values are its own positions shows where each pixel was read: a point from there comes here."""
+    tfm, *others = made(A.AffineCoordTfm(coord_fs=_bent, align_corners=True))
+    for other in others:
+        tfm.compose(other)
+    ramp = torch.linspace(-1, 1, 65)
+    picture = TensorImage(torch.stack(torch.meshgrid(ramp, ramp, indexing='xy'))[None])
+    read_at = plain(tfm(picture, split_idx=0))[0]
+    pixels = [(24, 32), (32, 40), (36, 28), (30, 30)]
+    here = torch.tensor([[float(ramp[col]), float(ramp[row])] for row, col in pixels])
+    there = torch.stack([read_at[:, row, col] for row, col in pixels])
+    assert there.abs().max() < .95 and (there - here).abs().max() > .01
+    torch.testing.assert_close(plain(tfm(TensorPoint(there[None]), split_idx=0))[0], here, atol=2e-3, rtol=0)
+    box = plain(tfm(TensorBBox(torch.cat([there, there], -1)[None]), split_idx=0))[0]
+    torch.testing.assert_close(box, torch.cat([here, here], -1), atol=2e-3, rtol=0)
+
+
+
 def test_a_resize_outlives_the_mode_it_was_first_called_in():
     """In inference mode and behind it, in the same thread, on a size that was not there before."""
     im = PILImage.create(np.random.RandomState(0).randint(0, 255, (30, 41, 3), np.uint8))

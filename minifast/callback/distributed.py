@@ -705,7 +705,8 @@ class _Called(nn.Module):
             return self.model(*xb)
         sparse = {m.weight for m in self.model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.sparse}
         first = torch.zeros(1, dtype=torch.long, device=next(self.parameters()).device)
-        return sum(((nn.functional.embedding(first, p, sparse=True) if p in sparse else p) * 0).sum()
+        # gradients laid out as their weights are, which torch looks at
+        return sum((nn.functional.embedding(first, p, sparse=True) * 0 if p in sparse else p * torch.zeros_like(p)).sum()
                    for p in self.model.parameters() if p.requires_grad)
 
 

@@ -9,7 +9,7 @@ from torch.utils.data import TensorDataset
 from minifast.callback.distributed import _with_synced_norms
 from minifast.data.core import DataLoaders, PartialDL, WeightedDL
 from minifast.data.load import DataLoader
-from minifast.distributed import Share, on_own
+from minifast.distributed import Share, is_distributed, num_distrib, on_own, rank_distrib
 from minifast.learner import Learner
 
 ITEMS = TensorDataset(torch.arange(43))
@@ -76,6 +76,15 @@ def test_bs_of_all_is_shared_out_by_what_the_environment_says(monkeypatch):
     assert DataLoader(ITEMS, global_bs=12).bs == 3
     with pytest.raises(ValueError, match='global_bs=10 cannot be shared out evenly by 4 processes'):
         DataLoader(ITEMS, global_bs=10)
+
+
+def test_one_process_is_of_rank_0_and_of_no_number(monkeypatch):
+    """As fastai counts: scripts ask `if num_distrib()` whether several were started."""
+    for name in ('RANK', 'WORLD_SIZE'):
+        monkeypatch.delenv(name, raising=False)
+    assert (rank_distrib(), num_distrib(), is_distributed()) == (0, 0, False)
+    monkeypatch.setenv('RANK', '1'), monkeypatch.setenv('WORLD_SIZE', '2')
+    assert (rank_distrib(), num_distrib(), is_distributed()) == (1, 2, False)
 
 
 def test_without_a_strategy_one_process_trains_as_ever(monkeypatch):

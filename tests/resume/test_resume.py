@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from minifast.callback.checkpoint import CheckpointCallback, checkpoints_in, newest_checkpoint
-from minifast.callback.core import Callback
+from minifast.callback.core import Callback, CancelFitException
 from minifast.callback.hook import ActivationStats
 from minifast.callback.progress import CSVLogger, ProgressCallback
 from minifast.callback.recorder import Recorder
@@ -238,6 +238,19 @@ def test_a_signal_while_workers_are_awaited_is_answered_at_once(default_sigint, 
     assert not differences(outcome(learn), undisturbed('{}'))
 
 
+def test_between_two_batches_of_workers_only_the_global_generators_are_asked(tmp_path, monkeypatch):
+    """Where no loader holds one: looking through the loaders takes longer than a small step."""
+    asked, look = [], CheckpointCallback._generators
+    monkeypatch.setattr(CheckpointCallback, '_generators', lambda self: (asked.append(self), look(self))[1])
+    counts = []
+    for workers in (0, 1):
+        asked.clear()
+        make_learner({**DEFAULTS, 'workers': workers}).fit(1, checkpoint=tmp_path / str(workers))
+        counts.append(len(asked))
+    assert 0 < counts[1] == counts[0] < 6
+
+
+
 # ---------------------------------------------------------------- the folder
 
 def test_checkpoints_are_named_kept_and_the_newest_whole_one_wins(tmp_path):
@@ -367,6 +380,19 @@ def test_validating_and_predicting_write_no_checkpoint(tmp_path):
     learn.validate()
     learn.get_preds()
     assert not (tmp_path / 'c').exists()
+
+
+def test_a_fit_of_somebody_elses_is_checkpointed_as_ours(tmp_path):
+    """By a callback of the learner, where a plugin has put a `fit` of its own in the place of ours."""
+    learn = make_learner(DEFAULTS)
+    learn.add_cb(CheckpointCallback(tmp_path))
+    learn.create_opt()
+    learn.n_epoch, learn.fitting = 2, True
+    with learn._running():
+        learn._with_events(learn._do_fit, 'fit', CancelFitException, learn._end_cleanup)
+    at = newest_checkpoint(tmp_path)[1]['position']
+    assert (at['n_epoch'], at['epoch'], at['done']) == (2, 2, True)
+
 
 
 def test_a_storage_that_fails_in_the_middle_is_told_and_training_goes_on(tmp_path):

@@ -47,5 +47,10 @@ EQUIVALENT: dict[tuple[str, ...], str] = {
     ('_ResumingCallback.__init__', '-self._resumed: tuple[Path, dict[str, Any]] | None = None',
      '+self._resumed: tuple[Path, dict[str, Any]] | None = ""'):
         'before_fit sets it before anything asks for it, and a callback that met no before_fit is not active',
+    ('_random_states', "-found['numpy_state'] = (kind, keys.numpy().astype(np.uint32), *rest)",
+     "+found['numpy_state'] = (kind, keys.numpy().astype(None), *rest)"):
+        'float64 holds every number of 32 bits, and numpy takes them as such when the state is set',
+    ('Overloads.__init__', '-self._decided_at = -1', '+self._decided_at = -2'):
+        'versions are counted from 0, so that both say that nothing is decided yet',
 }
 """(function, the lines that go, the lines that come) -> why no test can tell them apart."""
