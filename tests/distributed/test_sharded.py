@@ -212,15 +212,15 @@ def test_one_process_reads_what_two_have_written_in_parts(two, folder):
 
 @pytest.mark.dist
 def test_any_number_of_processes_reads_what_any_number_has_written_in_parts(tmp_path):
-    """1, 2, 3 and 4 of each, bit for bit."""
-    for n in (1, 2, 3, 4):
-        run_together(n, HERE / 'sharded.py', tmp_path, 'keep', cwd=tmp_path, strategy='fsdp')
-    kept = {f'{n}: {name}': x for n in (1, 2, 3, 4)
-            for name, x in load_file(tmp_path / f'keep_{n}.safetensors').items()}
-    for n in (1, 2, 3, 4):
-        run_together(n, HERE / 'sharded.py', tmp_path, 'take', '1+2+3+4', cwd=tmp_path, strategy='fsdp')
-        found = load_file(tmp_path / f'take_{n}.safetensors')
-        assert found.keys() == kept.keys() and all(torch.equal(found[name], x) for name, x in kept.items())
+    """Fewer and more, 1 to 4 of them, bit for bit."""
+    for n, parts, written in ((4, 'keep', ''), (3, 'take,keep', '4'), (2, 'take,keep', '4+3'),
+                              (1, 'take,keep', '4+3+2'), (4, 'take', '4+3+2+1')):
+        run_together(n, HERE / 'sharded.py', tmp_path, parts, written, cwd=tmp_path, strategy='fsdp')
+        if written:
+            kept = {f'{ranks}: {name}': x for ranks in written.split('+')
+                    for name, x in load_file(tmp_path / f'keep_{ranks}.safetensors').items()}
+            found = load_file(tmp_path / f'take_{n}.safetensors')
+            assert found.keys() == kept.keys() and all(torch.equal(found[name], x) for name, x in kept.items())
 
 
 def test_what_one_process_refuses_all_hear_of(two):
