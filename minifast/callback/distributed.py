@@ -706,8 +706,8 @@ class _Called(nn.Module):
         sparse = {m.weight for m in self.model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.sparse}
         first = torch.zeros(1, dtype=torch.long, device=next(self.parameters()).device)
         # gradients laid out as their weights are, which torch looks at
-        return sum((nn.functional.embedding(first, p, sparse=True) * 0 if p in sparse else p * torch.zeros_like(p)).sum()
-                   for p in self.model.parameters() if p.requires_grad)
+        return sum((p * torch.zeros_like(p) if p not in sparse else nn.functional.embedding(first, p, sparse=True) * 0)
+                   .sum() for p in self.model.parameters() if p.requires_grad)
 
 
 def _settle(wrapped: DistributedDataParallel) -> None:
