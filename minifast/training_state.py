@@ -436,9 +436,10 @@ def _measures_training(learn: Any, position: dict[str, Any]) -> bool:
 
 
 def _stream_state(learn: Any, position: dict[str, Any]) -> dict[str, Any]:
-    """Where those who read a stream stand in the middle of an epoch."""
+    """Where those who read a stream stand in the middle of an epoch; nothing for other data."""
     within = position['where'] == 'train' and own_loader(learn.dl)
-    return storable(learn.dl.state_dict().get('stream') or {}, "the data set's state") if within else {}
+    state = learn.dl.state_dict().get('stream') if within else None
+    return {'stream': storable(state, "the data set's state")} if state else {}
 
 
 def training_state(learn: Any, position: dict[str, Any], epoch_generators: dict | None = None,
@@ -477,7 +478,7 @@ def training_state(learn: Any, position: dict[str, Any], epoch_generators: dict 
         'metrics': [_metric_state(m) for m in learn.metrics] if _measures_training(learn, position) else [],
         'loaders': [storable(dl.state_dict(), f'the state_dict of {type(dl).__name__}')
                     if keeps_state(dl) and not own_loader(dl) else None for dl in learn.dls],
-        'stream': _stream_state(learn, position),
+        **_stream_state(learn, position),
         'generators': generators(learn.dls, baselines=baselines_of(learn)), 'epoch_generators': epoch_generators,
         'hidden': _hidden_state(learn),
         'watchers': {name: storable(cb.state_dict(), f'the state_dict of {type(cb).__name__}')
