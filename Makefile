@@ -6,7 +6,7 @@
 # make test-plugins  published packages that import fastai, unedited (they are many: in .venv-plugins)
 # make test-elsewhere   a part of the suite in another locale and time zone, as an ordinary user, backwards, on one core (ARGS=locale)
 # make test-faults   kills processes and damages files: resumes to the same bits, whole saves, hostile files
-# make test-dist     several processes train as one: 2, 3 and 4 of them, and how equal they are
+# make test-dist     several processes train as one: 2, 3 and 4 of them, and how equal they are; the rest is in test-slow
 # make test-gpu   what differs on a GPU; without one each test says why it is skipped
 # make test-mutants  puts faults into the code, to see whether the tests notice (SEED=1 N=300 draws; FAULTS=1: the list)
 #
@@ -42,7 +42,7 @@ test-faults: $(STAMP)-test
 	@$(BIN)/python -m pytest -m "faults or tally" $(ARGS)
 
 test-dist: $(STAMP)-test
-	@$(BIN)/python -m pytest tests/distributed -m "dist or not dist" -rP -q $(ARGS)
+	@$(BIN)/python -m pytest tests/distributed -m "not slow" -rP -q $(ARGS)
 
 # One process: what is allocated on the GPU is measured.
 test-gpu: $(STAMP)-test

@@ -182,8 +182,8 @@ def _from_first(o: Any) -> Any:
 
 
 def exchanges(n: int = 300) -> Timing:
-    """One all_gather of 56 bytes a process between hosts, as there is one a step."""
-    row = torch.zeros(7, dtype=torch.float64)
+    """One all_gather of 64 bytes a process between hosts, as there is one a step."""
+    row = torch.zeros(8, dtype=torch.float64)
     rows = [torch.empty_like(row) for _ in range(dist.get_world_size())]
     wall, cpu = time.perf_counter(), cpu_s()
     for _ in range(n):
@@ -254,7 +254,7 @@ def report(rounds: int = 12, peers: bool = False, size: str = 'small') -> str:
             '|---|---|---|---|---|---|---|')
     each = ', '.join(f'{statistics.median(found) * 1e6:,.0f} us among {n}' for n, found in waits.items())
     return '\n\n'.join((*parts, '### Bytes that the first process sends a step', '\n'.join([head, *sent]),
-                        f'An all_gather of 56 bytes a process between hosts takes {each}.'))
+                        f'An all_gather of 64 bytes a process between hosts takes {each}.'))
 
 
 if __name__ == '__main__':

@@ -105,7 +105,7 @@ def test_files_of_a_model_in_shares_are_those_of_one_process(two, folder):
     torch.testing.assert_close(kept[1], kept[0], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.dist
+@pytest.mark.slow
 @pytest.mark.parametrize('written', [1, 2])
 def test_files_are_read_by_any_number_of_processes(two, folder, written):
     """Weights, and the optimizer with them: one epoch more ends in the same weights."""
@@ -118,7 +118,7 @@ def test_files_are_read_by_any_number_of_processes(two, folder, written):
         torch.testing.assert_close(load_file(folder / f'go_on_{n}.safetensors'), alone, rtol=1e-5, atol=2e-6)
 
 
-@pytest.mark.dist
+@pytest.mark.slow
 def test_every_optimizer_steps_on_parts_as_on_the_whole(tmp_path):
     """Those that measure a whole tensor too; and their states are saved and loaded."""
     run_together(1, HERE / 'sharded.py', tmp_path, 'optimizers', cwd=tmp_path)
@@ -129,7 +129,7 @@ def test_every_optimizer_steps_on_parts_as_on_the_whole(tmp_path):
         torch.testing.assert_close(together[name], value, rtol=2e-6, atol=atol, msg=name)
 
 
-@pytest.mark.dist
+@pytest.mark.slow
 def test_what_stands_around_a_training_works_in_shares(tmp_path):
     """Half precision, freezing, the contract of callbacks; whole tensors are the first process's."""
     shapes = [[5, 108], [5], [4, 5], [4]]
@@ -150,7 +150,7 @@ def test_ranks_in_shares_end_and_cancel_together(tmp_path):
         met_alike([rank['cancels'][where] for rank in ranks], *where.split(' in '))
 
 
-@pytest.mark.dist
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='limits what a process may allocate, as Linux counts')
 def test_two_processes_train_a_model_that_does_not_fit_into_one(tmp_path, monkeypatch):
     """Within 620 MB each: weights, gradients and Adam's averages are 768 MB, and half of that for each of two."""
@@ -185,7 +185,7 @@ if rank_distrib() == 0:
 """
 
 
-@pytest.mark.dist
+@pytest.mark.slow
 def test_a_vision_learner_in_shares_is_exported_and_predicts_in_one_process(tmp_path, monkeypatch):
     """Its blocks of a million numbers are units; batch norm, the recipe of the model, transforms and classes too."""
     (tmp_path / 'pictures.py').write_text(PICTURES)
@@ -210,7 +210,7 @@ def test_one_process_reads_what_two_have_written_in_parts(two, folder):
     assert len(list(folder.glob('parts_2/*/*'))) == 2 and not list(folder.rglob('.metadata'))
 
 
-@pytest.mark.dist
+@pytest.mark.slow
 def test_any_number_of_processes_reads_what_any_number_has_written_in_parts(tmp_path):
     """Fewer and more, 1 to 4 of them, bit for bit."""
     for n, parts, written in ((4, 'keep', ''), (3, 'take,keep', '4'), (2, 'take,keep', '4+3'),

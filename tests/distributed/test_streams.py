@@ -29,7 +29,7 @@ def outcomes(tmp_path_factory):
     return of
 
 
-FULL = [(2, 0), *(pytest.param(*case, marks=pytest.mark.dist) for case in ((2, 2), (3, 0)))]
+FULL = [(2, 0), pytest.param(3, 0, marks=pytest.mark.dist), pytest.param(2, 2, marks=pytest.mark.slow)]
 
 
 def steps(rank, epoch, training=True):
