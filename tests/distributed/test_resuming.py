@@ -64,8 +64,8 @@ def whole(tmp_path_factory):
     return of
 
 
-FULL = [('ddp', 2), *(pytest.param(*case, marks=pytest.mark.dist)
-                      for case in [('ddp', 3), ('ddp', 4), ('fsdp', 2), ('fsdp', 3)])]
+FULL = [('ddp', 2), *(pytest.param(*case, marks=pytest.mark.dist) for case in [('ddp', 4), ('fsdp', 2), ('fsdp', 3)]),
+        pytest.param('ddp', 3, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize('strategy, n', FULL)
@@ -79,9 +79,11 @@ def test_a_killed_process_changes_nothing(whole, strategy, n):
     assert len({str(rank['weights']) for rank in alone}) == 1
 
 
-MORE = [('ddp', 2, 'ddp', 1, 5), *(pytest.param(*case, marks=pytest.mark.dist) for case in [
-    ('ddp', 1, 'ddp', 2, 5), ('ddp', 2, 'ddp', 3, 7), ('ddp', 4, 'ddp', 2, 9), ('fsdp', 2, 'fsdp', 3, 4),
-    ('fsdp', 3, 'ddp', 1, 6), ('fsdp', 2, 'ddp', 2, 8), ('ddp', 3, 'fsdp', 2, 10), ('ddp', 1, 'fsdp', 4, 2)])]
+MORE = [('ddp', 2, 'ddp', 1, 5),
+        *(pytest.param(*case, marks=pytest.mark.dist) for case in [
+            ('ddp', 2, 'ddp', 3, 7), ('ddp', 4, 'ddp', 2, 9), ('fsdp', 2, 'fsdp', 3, 4), ('fsdp', 3, 'ddp', 1, 6)]),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [
+            ('ddp', 1, 'ddp', 2, 5), ('fsdp', 2, 'ddp', 2, 8), ('ddp', 3, 'fsdp', 2, 10), ('ddp', 1, 'fsdp', 4, 2)])]
 
 
 @pytest.mark.parametrize('before, n, after, m, steps', MORE)

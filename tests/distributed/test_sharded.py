@@ -33,7 +33,7 @@ def test_two_processes_with_a_part_each_give_what_one_gives(outcomes, name):
     assert_same(name, outcomes(1)[name], outcomes(2, 'fsdp', SHORT)[name])
 
 
-@pytest.mark.dist
+@pytest.mark.slow
 @pytest.mark.parametrize('name', PARTS)
 def test_three_processes_with_a_part_each_give_what_one_gives(outcomes, name):
     """Every part of the training."""

@@ -1,6 +1,6 @@
 """Streams under several processes: no item twice and none lost, equal steps, and a resume to the same items.
 
-What is marked `dist` has workers, or 3 processes; `make test-dist` runs it all and prints the items lost or doubled.
+What is marked `dist` has 3 processes, what is `slow` has workers; `make test-dist` prints the items lost or doubled.
 """
 from __future__ import annotations
 

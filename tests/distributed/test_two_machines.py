@@ -62,7 +62,7 @@ def start(i, jobs, cwd):
 @pytest.mark.dist
 def test_a_pulled_cable_changes_nothing(machines, tmp_path):
     """One machine is cut off for longer than a collective may take, and comes back: the same bits."""
-    job = {'kind': 'own', 'n_epoch': 12}
+    job = {'kind': 'own', 'n_epoch': 8}
     run_together(2, HERE / 'resuming.py', json.dumps([{**job, 'out': 'whole', 'folder': 'w'}]), cwd=tmp_path)
     jobs = [{**job, 'out': 'part', 'folder': 'p', 'slow_s': .3}]
     running = [start(i, jobs, tmp_path) for i in range(2)]
