@@ -205,7 +205,7 @@ def process(name: str, rounds: int, steps: int) -> dict[str, Any]:
     runs = {who: maker(dl=loader(shape, bs, steps), watch=watches[who]) for who, maker in makers.items()}
     results = run_rounds(runs, rounds, 1)
     *_, plain, last = watches.values()
-    weights = [nn.utils.parameters_to_vector(run.model.parameters()) for run in runs.values()]
+    weights = [nn.utils.parameters_to_vector(run.model.parameters()).detach() for run in runs.values()]
     largest = max(float((w - weights[0]).abs().max()) for w in weights)
     assert largest < 1e-4, f'the contestants did not make the same steps: {largest}'
     found = {'results': {who: dataclasses.asdict(result) for who, result in results.items()},
