@@ -148,6 +148,7 @@ def by_minifast(make: Callable[[], nn.Module], dl: Any, watch: Watch, every: int
     from minifast.callback.checkpoint import CheckpointCallback
     from minifast.callback.core import Callback
     from minifast.data.core import DataLoaders
+    from minifast.distributed import from_first
     from minifast.learner import Learner
 
     class Watched(Callback):
@@ -165,7 +166,7 @@ def by_minifast(make: Callable[[], nn.Module], dl: Any, watch: Watch, every: int
 
     def run() -> Timing:
         with tempfile.TemporaryDirectory() as own:
-            folder = Path(_from_first(own))
+            folder = Path(from_first(own))
             learn.fit(1, cbs=[Watched(), *([CheckpointCallback(folder, every=every)] if every else [])])
             dist.barrier()
             run.size = max((f.stat().st_size for f in folder.rglob('*') if f.is_file()), default=0)
@@ -173,12 +174,6 @@ def by_minifast(make: Callable[[], nn.Module], dl: Any, watch: Watch, every: int
         return watch.timing
     run.model = learn.model
     return run
-
-
-def _from_first(o: Any) -> Any:
-    given = [o]
-    dist.broadcast_object_list(given)
-    return given[0]
 
 
 def exchanges(n: int = 300) -> Timing:

@@ -25,7 +25,7 @@ from minifast.codetext import package_of
 from minifast.data.load import DataLoader
 from minifast.data.sampler import ORDER_NAMES
 from minifast.data.stream import kind_of
-from minifast.distributed import barrier, from_first, gather_on_first, rank_distrib
+from minifast.distributed import barrier, from_first, gather_on_first
 from minifast.environment import environment
 from minifast.hidden import Baselines, Hidden, appends, find, keeps_state
 from minifast.seeds import get_random_states, set_random_states
@@ -507,7 +507,7 @@ def together(learn: Any, state: dict[str, Any]) -> dict[str, Any] | None:
            if part != 'model' or key not in weights}
     digests = {name: _digest_of(value) for name, value in own.items()}
     barrier()  # where all are well
-    first = from_first(digests if rank_distrib() == 0 else None)
+    first = from_first(digests)
     differs = {name: own[name] for name, digest in digests.items() if first.get(name) != digest}
     found = gather_on_first((differs, [name for name in first if name not in own]))
     if found is None:

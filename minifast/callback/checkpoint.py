@@ -64,7 +64,7 @@ def fit_was_done(learn: Any, resume: bool | str = True, cbs: Sequence[Callback] 
                          'model, loss or optimizer has left')
     writing = [cb for cb in learn.cbs if isinstance(cb, CheckpointCallback)]
     if learn.ranks is not None:
-        learn.ranks.check_same('number of CheckpointCallbacks, of which the first process writes,', len(writing))
+        learn.ranks.check_same({'number of CheckpointCallbacks, of which the first process writes,': len(writing)})
     if resume and not writing:
         raise ValueError('resume=True needs to know where the checkpoints are: give checkpoint=FOLDER to the same '
                          'call, or a CheckpointCallback among cbs')
@@ -388,8 +388,6 @@ class CheckpointCallback(_ResumingCallback):
         if (self._due or self._is_wished()) and (alone or ranks.is_between_steps):
             self._due = False
             self._write_here()
-            self._answer_signal()
-        elif alone:
             self._answer_signal()
         if alone and getattr(self.learn.dl, 'num_workers', 0) and self.learn.iter + 1 < self.learn.n_iter:
             self._waiting = self._generators() if self._hidden_loaders else get_random_states()

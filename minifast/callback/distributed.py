@@ -416,16 +416,16 @@ class DistributedTrainer(Callback):
         self._meet(START if starting else COLLECTIVE)
         return from_first(made)
 
-    def check_same(self, what: str, value: Any) -> None:
+    def check_same(self, facts: dict[str, Any]) -> None:
         """Refuse a fit that is about to start where something is not the same on all ranks.
 
         Raises:
             ValueError: it is not.
         """
         self._meet(START)
-        found = gather_objects(value)
-        for rank, other in enumerate(found):
-            self._compare(rank, {what: found[0]}, {what: other})
+        told = gather_objects(facts)
+        for rank, found in enumerate(told):
+            self._compare(rank, told[0], found)
 
     def _raise_failure(self, texts: list[str | None]) -> None:
         failed = [f'rank {rank} has failed with {text}' for rank, text in enumerate(texts) if text]
@@ -523,10 +523,7 @@ class ShardedTrainer(DistributedTrainer):
         model = self.learn.own_model
         if in_shares(model):
             return
-        self._meet(START)
-        told = gather_objects(self._what_is_shared())
-        for rank, found in enumerate(told):
-            self._compare(rank, told[0], found)
+        self.check_same(self._what_is_shared())
         first = next(model.parameters(), None)
         if self.sync_bn and first is not None and first.device.type != 'cpu':
             _with_synced_norms(model)
