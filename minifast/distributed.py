@@ -45,20 +45,20 @@ def is_distributed() -> bool:
 
 
 def rank_distrib() -> int:
-    """This process's rank; 0 in one process."""
-    return int(os.environ.get('RANK', 0))
+    """This process's rank, in the running group or as the environment says; 0 in one process."""
+    return dist.get_rank() if is_distributed() else int(os.environ.get('RANK', 0))
 
 
 def num_distrib() -> int:
-    """How many processes train together; 0 in one process."""
-    return int(os.environ.get('WORLD_SIZE', 0))
+    """How many processes train together, in the running group or as the environment says; 0 in one process."""
+    return dist.get_world_size() if is_distributed() else int(os.environ.get('WORLD_SIZE', 0))
 
 
 def setup_distrib(gpu: int | None = None, timeout_s: float = 600) -> int:
     """Join the processes that were started together, as torchrun does it; returns their number, 1 in one process.
 
-    A group of the script's own stays as it is. Else: NCCL where there is CUDA, on the device LOCAL_RANK, gloo on CPUs.
-    All ranks must call it, as each `Learner` does.
+    A group of the script's own stays as it is. Else: NCCL where each process of this machine has a GPU, the one that
+    LOCAL_RANK counts; where they are on CPUs, or share a GPU, gloo. All ranks must call it, as each `Learner` does.
 
     Args:
         gpu: number of the GPU; default: LOCAL_RANK.
@@ -75,11 +75,12 @@ def setup_distrib(gpu: int | None = None, timeout_s: float = 600) -> int:
             raise RuntimeError(f'WORLD_SIZE={num_distrib()} processes are to train together and {", ".join(missing)} '
                                f'{"is" if len(missing) == 1 else "are"} not set, so they cannot meet: start the script '
                                'by torchrun --nproc-per-node N script.py, or take WORLD_SIZE out of the environment')
-        local = int(os.environ.get('LOCAL_RANK', 0)) if gpu is None else gpu
-        on_cuda = torch.cuda.is_available() and local < torch.cuda.device_count()
-        if on_cuda:
-            torch.cuda.set_device(local)
-        _join('nccl' if on_cuda else 'gloo', timedelta(seconds=timeout_s))
+        local, n_gpus = int(os.environ.get('LOCAL_RANK', 0)) if gpu is None else gpu, torch.cuda.device_count()
+        # NCCL refuses two ranks on a GPU, and all ranks must decide alike
+        has_own = n_gpus >= int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+        if n_gpus:
+            torch.cuda.set_device(local if has_own else local % n_gpus)
+        _join('nccl' if has_own else 'gloo', timedelta(seconds=timeout_s))
         atexit.register(teardown_distrib)
     if not _host or _host[0] is not dist.group.WORLD:
         _host[:] = dist.group.WORLD, dist.new_group(backend='gloo', timeout=timedelta(seconds=timeout_s))

@@ -42,7 +42,7 @@ from minifast.callback.recorder import _maybe_item as _maybe_item
 from minifast.callback.schedule import ParamScheduler, SchedCos, combine_scheds, combined_cos
 from minifast.checkpoint import load_model, save_model
 from minifast.data.core import DataLoaders
-from minifast.distributed import barrier, num_distrib, pass_of_all, setup_distrib
+from minifast.distributed import barrier, is_distributed, num_distrib, pass_of_all, setup_distrib
 from minifast.export import export_learner, read_export, to_onnx, to_torch
 from minifast.loop import Loop
 from minifast.metrics import AvgLoss, AvgMetric, Metric, ValueMetric, mk_metric
@@ -415,7 +415,8 @@ class Learner(Loop):
     @tells_near_match
     def to_distributed(self, sync_bn: bool = True, find_unused_parameters: bool = False, strategy: str | None = None,
                        units: Units | None = None) -> Learner:
-        """Train with the processes that were started together, as a `Learner` does by itself; nothing in one process.
+        """Train with the processes that were started together, as a `Learner` does by itself; nothing in one process,
+        but where a group of one runs.
 
         Args:
             sync_bn: batch norm over the batch of all processes, where the model is on a GPU.
@@ -434,7 +435,7 @@ class Learner(Loop):
             raise ValueError(f"strategy={strategy!r} is neither 'ddp' nor 'fsdp'" if strategy not in _trainers else
                              "units= are what strategy='fsdp' gathers, and here it is 'ddp'")
         self.strategy = strategy
-        if num_distrib() > 1:
+        if num_distrib() > 1 or is_distributed():
             setup_distrib()
             units = getattr(self.ranks, 'units', None) if units is None else units
             self.detach_distributed()

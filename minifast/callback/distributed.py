@@ -122,7 +122,7 @@ class DistributedTrainer(Callback):
         return hasattr(type(dl), 'share_out') and dl.shareable
 
     def _check_loader(self, dl: Any) -> None:
-        if is_shared(dl):
+        if is_shared(dl) or self.n_ranks == 1:
             return
         if isinstance(dl, TorchLoader) and isinstance(dl.dataset, IterableDataset):
             raise ValueError('the training loader is one of torch that reads a stream, and nobody could tell whether '

@@ -9,6 +9,7 @@ import re
 import pytest
 from failing import EVENTS, WHERE
 from launch import HERE, assert_same, by_rank, run_together
+from safetensors.torch import load_file
 from training import PARTS
 from writing import CONTRACT
 
@@ -21,6 +22,12 @@ FAILING = [2, pytest.param(3, marks=pytest.mark.slow)]
 def test_several_processes_give_what_one_gives(outcomes, name, n):
     """At the same batch of all: items and pixels bit for bit; weights, losses, metrics, predictions within 1e-6."""
     print(f'{name} on {n} processes: {assert_same(name, outcomes(1)[name], outcomes(n)[name]):.1e}')
+
+
+def test_processes_that_a_script_starts_itself_train_as_one(outcomes, tmp_path):
+    """A group of the script's own says how many there are, where the environment does not: never a silent copy."""
+    run_together(1, HERE / 'spawned.py', tmp_path, cwd=tmp_path)
+    assert_same('sgd', outcomes(1)['sgd'], load_file(tmp_path / 'sgd.safetensors'))
 
 
 def test_laws_can_fail(outcomes):
