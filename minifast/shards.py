@@ -250,14 +250,18 @@ def _on_all(f: Callable[[], Any]) -> Any:
     """`f()`, where it succeeds on all processes.
 
     Raises:
-        PeerError: it has failed on another one; where it fails on this one its error comes.
+        PeerError: it has failed on another one; where it fails on this one its error comes. What is wrong with a file
+            is the same error on all.
     """
     error = value = None
     try:
         value = f()
     except Exception as found:  # told to the others, and raised
         error = found
-    told = gather_objects(None if error is None else f'{type(error).__name__}: {error}')
+    told = gather_objects(error if isinstance(error, NOT_WHOLE) else error and f'{type(error).__name__}: {error}')
+    for of_file in told:
+        if isinstance(of_file, NOT_WHOLE):
+            raise of_file
     if error is not None:
         raise error
     failed = [f'rank {rank} has failed with {text}' for rank, text in enumerate(told) if text]
@@ -335,6 +339,9 @@ def _tensors_in(state: Any, path: Path_) -> Iterator[tuple[Path_, Tensor]]:
         for i, value in enumerate(state):
             yield from _tensors_in(value, (*path, i))
 
+
+NOT_WHOLE = DamagedFileError, UnsafeFileError, FileNotFoundError
+"""What is raised, on all processes, for files that are not what was written."""
 
 Room = Callable[[Path_, torch.Size, torch.dtype], Tensor | None]
 

@@ -29,7 +29,7 @@ G = torch.Generator().manual_seed(0)
 PASSED_ON = {
     'loss_func': F.mse_loss, 'opt_func': public.SGD, 'lr': .5, 'splitter': lambda m: [list(m.parameters())],
     'metrics': public.error_rate, 'path': 'somewhere', 'model_dir': 'elsewhere', 'wd': .3, 'wd_bn_bias': True,
-    'train_bn': False, 'moms': (.5, .4, .5)}
+    'train_bn': False, 'moms': (.5, .4, .5), 'strategy': None}
 
 
 class Asked(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from minifast.callback.core import Callback, TrainEvalCallback
+from minifast.data.stream import kind_of
 from minifast.distributed import rank_distrib
 from minifast.hardware import to_memory_format
 from minifast.run.differences import Difference, differences
@@ -32,12 +33,17 @@ def newest_checkpoint(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
     Raises:
         DamagedFileError: there are checkpoints and none is whole.
     """
+    return _newest(folder, ())
+
+
+def _newest(folder: str | Path, but: Collection[Path]) -> tuple[Path, dict[str, Any]] | None:
     paths = checkpoints_in(folder)
     for path in paths:
         try:
-            return path, read_tensors(path)
+            if path not in but:
+                return path, read_tensors(path)
         except (DamagedFileError, UnsafeFileError, OSError) as error:
-            warnings.warn(f'passed over: {error}', stacklevel=2)
+            warnings.warn(f'passed over: {error}', stacklevel=3)
     if paths:
         raise DamagedFileError(f'none of the {len(paths)} checkpoints in {folder} is whole: to start from scratch, '
                                'leave out resume=True or name another folder')
@@ -83,6 +89,7 @@ class _ResumingCallback(Callback):
         self._without: tuple[str, ...] = ()
         self._resuming, self._of_fit = False, ()
         self._found: tuple[Path, dict[str, Any]] | None = None
+        self._broken: set[Path] = set()  # checkpoints whose tensors, in a folder of shares, are not whole
         self._resumed: tuple[Path, dict[str, Any]] | None = None
 
     # ------------------------------------------------------------ asked by fit
@@ -123,8 +130,17 @@ class _ResumingCallback(Callback):
         if not resume or first is not None:
             return False
         ranks = self.learn.ranks
-        decision = self._look_for(resume) if ranks is None else ranks.from_first(lambda: self._look_for(resume), True)
-        return self._go_by(*decision)
+        while True:
+            what, found, then, without = self._look_for(resume) if ranks is None else ranks.from_first(
+                lambda: self._look_for(resume), True)
+            try:
+                state = None if found is None else self._whole(*found)
+            except (DamagedFileError, UnsafeFileError, FileNotFoundError) as error:  # of shares: all ranks meet it
+                warnings.warn(f'passed over: {error}', stacklevel=4)
+                self._broken.add(found[0])
+                continue
+            self._then, self._without = then, without
+            return self._go_by(what, found and (found[0], state))
 
     def _look_for(self, resume: bool | str) -> tuple[str, tuple[Path, dict] | None, dict, tuple]:
         """What is to be done with the fit that starts; of several processes the first one looks for all of them.
@@ -134,7 +150,7 @@ class _ResumingCallback(Callback):
             its run; what is not taken from it.
         """
         nothing = None, {}, ()
-        newest = newest_checkpoint(self.path)
+        newest = _newest(self.path, self._broken)
         if newest is None:
             print(f'no checkpoint in {self.path}: training starts from scratch')
             return 'begin', *nothing
@@ -157,9 +173,25 @@ class _ResumingCallback(Callback):
         without = self._tell(path, state, differ, over)
         return 'pass over' if over else 'go on', found, self._then, without
 
-    def _go_by(self, what: str, found: tuple[Path, dict] | None, then: dict, without: tuple) -> bool:
+    def _whole(self, path: Path, state: dict[str, Any]) -> dict[str, Any]:
+        """The state for this process, with the tensors that lie in a folder of shares.
+
+        Raises:
+            DamagedFileError, UnsafeFileError, FileNotFoundError: these are not what was written, on all processes.
+        """
+        ranks = self.learn.ranks
+        whole = of_rank(state, *((0, 1) if ranks is None else (ranks.rank, ranks.n_ranks)), path)
+        if not whole.pop('in_shares', False):
+            return whole
+        from minifast.shards import load_cut  # torch.distributed.checkpoint takes long to import
+        try:
+            return joined(whole, load_cut(shares_of(path), self.learn.own_model))
+        except (KeyError, TypeError) as error:
+            raise DamagedFileError(f'{path} and {shares_of(path)} are not of one checkpoint: {error!r}') from error
+
+    def _go_by(self, what: str, found: tuple[Path, dict] | None) -> bool:
         """Do what `_look_for` says; returns whether the fit was done before."""
-        self._then, self._without, over = then, without, what == 'pass over'
+        over = what == 'pass over'
         self._resuming = what != 'begin anew'
         if found is None:
             self._run['fits'] += over
@@ -167,19 +199,10 @@ class _ResumingCallback(Callback):
         path, state = found
         if isinstance(state.get('run'), dict):
             self._folder.adopt(state['run']['id'])
-        ranks = self.learn.ranks
-        state = of_rank(state, *((0, 1) if ranks is None else (ranks.rank, ranks.n_ranks)), path)
-        if state.pop('in_shares', False):
-            from minifast.shards import load_cut  # torch.distributed.checkpoint takes long to import
-            try:
-                state = joined(state, load_cut(shares_of(path), self.learn.own_model))
-            except (KeyError, TypeError) as error:
-                raise DamagedFileError(f'{path} and {shares_of(path)} are not of one checkpoint: {error!r}. Remove '
-                                       'both to go on from the checkpoint before') from error
         if over:
             self._pass_over(path, state)
         else:
-            self._found = path, state
+            self._found = found
         return over
 
     def _at_this_fit(self, path: Path, state: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
@@ -190,6 +213,8 @@ class _ResumingCallback(Callback):
         of_run = RunFolder(path.parent).files_of(run['id']) if isinstance(run, dict) else {}
         names = [name for name, fit in of_run.items() if fit == self._phase]
         for candidate in [path.parent / names[-1]] if names else checkpoints_in(path.parent):
+            if candidate in self._broken:
+                continue
             try:
                 found = read_tensors(candidate)
                 if _position_of(candidate, found)['phase'] == self._phase:
@@ -281,8 +306,10 @@ class _ResumingCallback(Callback):
         if difference.what == 'batch size of training':
             return 'the new one counts from here on, the position is kept by the number of items'
         if difference.what == 'number of processes':
-            return ('the order of the data is the same; numbers are summed in another order, and what a process draws '
-                    'for itself, as for dropout, is drawn anew')
+            streams = kind_of(getattr(self.learn.dls.train, 'dataset', None)) is not None
+            order = 'a stream is shared out otherwise' if streams else 'the order of the data is the same'
+            return (f'{order}; numbers are summed in another order, and what a process draws for itself, as for '
+                    'dropout, is drawn anew')
         return {'data': 'the data of now count from here on',
                 'model': 'the weights of the checkpoint go into this model',
                 'loss': 'the loss of now counts from here on',

@@ -90,7 +90,7 @@ def vision_learner(dls: DataLoaders, arch: Callable | str, normalize: bool = Tru
                    train_bn: bool = True, moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
                    cut: int | Callable | None = None, init: Callable | None = nn.init.kaiming_normal_,
                    custom_head: nn.Module | None = None, n_in: int = 3, precision: str = 'auto',
-                   **kwargs: Unpack[HeadAndMore]) -> Learner:
+                   strategy: str | None = 'ddp', **kwargs: Unpack[HeadAndMore]) -> Learner:
     """A learner for transfer learning: `Sequential(body, head)`, the body frozen where it is pretrained.
 
     Args:
@@ -100,7 +100,7 @@ def vision_learner(dls: DataLoaders, arch: Callable | str, normalize: bool = Tru
         n_out: numbers to predict for each item; default: what the data say.
         pretrained: load the weights that the architecture is known for.
         weights: which: a torchvision enum member or its name, or the path of a file with a state dict.
-        loss_func, opt_func, lr, cbs, metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms: see `Learner`.
+        loss_func, opt_func, lr, cbs, metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms, strategy: see `Learner`.
         splitter: model -> parameter groups; default: the architecture's own, body in two and head.
         cut: where the body ends: the index of the first child that belongs to the head, or a function model -> body;
             default: as `model_meta` says.
@@ -134,7 +134,7 @@ def vision_learner(dls: DataLoaders, arch: Callable | str, normalize: bool = Tru
         _add_norm(dls, meta, pretrained, n_in)
     learn = Learner(dls, model, loss_func=loss_func, opt_func=opt_func, lr=lr, splitter=splitter or meta['split'],
                     cbs=_with_precision(cbs, precision), metrics=metrics, path=path, model_dir=model_dir, wd=wd,
-                    wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
+                    wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms, strategy=strategy)
     recipe = model_recipe(create_vision_model, arch, n_out=n_out, n_in=n_in, cut=cut, custom_head=custom_head, **head)
     return _finish(learn, arch, normalize, n_out, pretrained, None if kwargs else recipe, n_in=n_in, **kwargs)
 
@@ -147,7 +147,7 @@ def unet_learner(dls: DataLoaders, arch: Callable, normalize: bool = True, n_out
                  path: str | Path | None = None, model_dir: str | Path = 'models', wd: float | None = None,
                  wd_bn_bias: bool = False, train_bn: bool = True,
                  moms: tuple[float, float, float] = (0.95, 0.85, 0.95), precision: str = 'auto',
-                 **kwargs: Unpack[UnetLearnerArguments]) -> Learner:
+                 strategy: str | None = 'ddp', **kwargs: Unpack[UnetLearnerArguments]) -> Learner:
     """A learner with a `DynamicUnet`, laid out for the size of the pictures in the first batch.
 
     Args:
@@ -158,7 +158,7 @@ def unet_learner(dls: DataLoaders, arch: Callable, normalize: bool = True, n_out
         pretrained: load the weights that the architecture is known for.
         weights: which: a torchvision enum member or its name, or the path of a file with a state dict.
         config: older code's way to give the arguments of the model.
-        loss_func, opt_func, lr, cbs, metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms: see `Learner`.
+        loss_func, opt_func, lr, cbs, metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms, strategy: see `Learner`.
         splitter: model -> parameter groups; default: the architecture's own, body in two and head.
         precision: see `vision_learner`.
         **unet: of `create_unet_model`.
@@ -181,7 +181,7 @@ def unet_learner(dls: DataLoaders, arch: Callable, normalize: bool = True, n_out
     model = create_unet_model(arch, n_out, img_size, pretrained=pretrained, weights=weights, **kwargs)
     learn = Learner(dls, model, loss_func=loss_func, opt_func=opt_func, lr=lr, splitter=splitter or meta['split'],
                     cbs=_with_precision(cbs, precision), metrics=metrics, path=path, model_dir=model_dir, wd=wd,
-                    wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
+                    wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms, strategy=strategy)
     recipe = model_recipe(create_unet_model, arch, n_out=n_out, img_size=img_size,
                           **{k: v for k, v in kwargs.items() if k != 'init'})
     return _finish(learn, arch, normalize, n_out, pretrained, recipe, **kwargs)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from launch import HERE, run_together
 
+from minifast.run.folder import shares_of
 from minifast.tensorfile import read_tensors
 from minifast.training_state import _digest_of, of_rank
 
@@ -99,6 +100,32 @@ def test_others_go_on_where_some_have_stopped(whole, tmp_path, before, n, after,
     difference = largest_difference(undisturbed[0], rest[0])
     print(f'{n} {before} -> {m} {after} processes after step {steps}: weights and table differ by {difference:.1e}')
     assert difference < 1e-6
+
+
+def damaged(shares, how):
+    """One byte changed, the part of a process gone, or the index cut short."""
+    part, index = min(shares.glob('parts-*/*')), next(shares.glob('*.pth'))
+    if how == 'changed':
+        part.write_bytes(part.read_bytes()[:-1] + b'?')
+    elif how == 'gone':
+        part.unlink()
+    else:
+        index.write_bytes(index.read_bytes()[:100])
+
+
+@pytest.mark.dist
+def test_a_checkpoint_whose_shares_are_damaged_is_passed_over(whole, tmp_path):
+    """All processes go on from the one before, to the same bits."""
+    folder, hows, before = whole(2, True, 'fsdp'), ('changed', 'gone', 'cut short'), []
+    for how in hows:
+        cut(folder / 'o2', tmp_path / how, 8)
+        *_, last, newest = sorted((tmp_path / how).glob('checkpoint-*.pth'))
+        damaged(shares_of(newest), how)
+        before.append(f'resumed from {how}/{last.name}')
+    said = run_together(2, SCRIPT, json.dumps([{'out': how, 'folder': how, 'kind': 'own'} for how in hows]),
+                        cwd=tmp_path, strategy='fsdp')
+    assert [line.partition(':')[0] for line in said.splitlines() if line.startswith('resumed')] == before
+    assert [told(tmp_path, how, 2) for how in hows] == [told(folder, 'own2', 2)] * 3
 
 
 @pytest.mark.dist
