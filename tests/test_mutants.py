@@ -1,9 +1,14 @@
-"""The list of faults that `make test-mutants` puts in: it must fit the code as it stands."""
+"""The list of faults that `make test-mutants` puts in, which must fit the code as it stands, and how runs end."""
 from __future__ import annotations
 
 import ast
+import os
+import signal
+import subprocess
+from pathlib import Path
 
 import pytest
+from tools.mutants import trees
 from tools.mutants.faults import FAULTS
 from tools.mutants.operations import Fault, default, drop, instead, returns, start, swapped, without_with
 
@@ -36,3 +41,19 @@ def test_operations_do_what_they_say():
     assert 'lr, wd = wd, lr\n' in made['swapped'] and '(lr * div_final)' in made['instead']
     assert made['drop'].count('self.fit(') == made['start'].count('self.fit(') - 1
     assert 'torch.no_grad' not in Fault('Loop._do_epoch_validate', without_with('torch.no_grad'), '').applied().code
+
+
+@pytest.mark.skipif(not Path('/proc/self/environ').exists(), reason='what processes run is read where Linux tells it')
+def test_what_a_run_leaves_behind_is_ended(tmp_path):
+    """In its process group, and in a session of its own; nothing of another run."""
+    sleep, tree, other = ['sleep', '60'], tmp_path / '0', tmp_path / '01'
+    run = subprocess.Popen(sleep, start_new_session=True)
+    left, others = (subprocess.Popen(sleep, start_new_session=True, env={**os.environ, trees._RUN: str(of)})
+                    for of in (tree, other))
+    try:
+        trees._end_what_is_left(run.pid, tree)
+        assert run.wait(10) == left.wait(10) == -signal.SIGKILL
+        assert others.poll() is None
+    finally:
+        others.kill()
+        others.wait()

@@ -24,6 +24,9 @@ ABOUT_THE_TEXT = ['tests/test_architecture.py', 'tests/test_readme.py', 'tests/t
 
 _OPTIONS = ['-q', '--disable-plugin-autoload', '-p', 'no:cacheprovider', '-p', 'no:faulthandler']
 
+_RUN = 'MINIFAST_MUTANTS_TREE'
+"""In the environment of a run, and of all that it starts: its copy of the tree."""
+
 _BETWEEN_TESTS_S = 120
 """A process that neither begins nor ends a test for so long hangs, in an import or in a fixture."""
 
@@ -80,6 +83,7 @@ def _run_tests(tree: str, tests: dict[str, dict[str, float]], first_failure: boo
     os.chdir(tree)
     sys.path[:0] = [tree]
     os.environ['PYTHONPATH'] = tree
+    os.environ[_RUN] = tree
     with open(f'{tree}.log', 'w') as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
@@ -110,6 +114,17 @@ def _started(tree: str, file: str):
     coverage = Coverage(config_file=str(config))
     coverage.start()
     return coverage
+
+
+def _end_what_is_left(run: int, tree: Path) -> None:
+    """Kill what a run has started and left behind, in sessions of their own too, as torchrun's are."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(run, signal.SIGKILL)
+    mark = f'{_RUN}={tree}\0'.encode()
+    for process in Path('/proc').glob('[0-9]*'):
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            if mark in (process / 'environ').read_bytes() + b'\0':
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 class Trees:
@@ -148,8 +163,7 @@ class Trees:
                 str(tree), tests, first_failure, coverage_file and str(coverage_file)))
             process.start()
             process.join()
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # what a test started and left behind
+            _end_what_is_left(process.pid, tree)
             return process.exitcode == 0, _told(told.read_text(encoding='utf-8'))
         finally:
             for file in changes:
