@@ -122,6 +122,11 @@ class DistributedTrainer(Callback):
         return hasattr(type(dl), 'share_out') and dl.shareable
 
     def _check_loader(self, dl: Any) -> None:
+        dataset = getattr(dl, 'dataset', None)
+        n = length_of(dataset) if kind_of(dataset) is None else None
+        if n is not None and n < self.n_ranks:
+            raise ValueError(f'the {n} training items are too few for {self.n_ranks} processes, of which some would '
+                             f'never have one: start at most {n}')
         if is_shared(dl) or self.n_ranks == 1:
             return
         if isinstance(dl, TorchLoader) and isinstance(dl.dataset, IterableDataset):
@@ -133,10 +138,10 @@ class DistributedTrainer(Callback):
                              f'{self.n_ranks} processes would train on all of it: give it '
                              'sampler=torch.utils.data.DistributedSampler(dataset), or use '
                              'minifast.data.load.DataLoader, which is shared out by itself')
-        kind = kind_of(getattr(dl, 'dataset', None))
+        kind = kind_of(dataset)
         if kind is not None and hasattr(type(dl), 'share_out'):
-            raise ValueError(f'the stream of the training loader ({type(dl.dataset).__name__}) cannot be shared out by '
-                             f'{self.n_ranks} processes: {kind.why_not_shared(dl.dataset)}')
+            raise ValueError(f'the stream of the training loader ({type(dataset).__name__}) cannot be shared out by '
+                             f'{self.n_ranks} processes: {kind.why_not_shared(dataset)}')
         raise ValueError(f'the training loader ({type(dl).__name__}) cannot be shared out by {self.n_ranks} processes: '
                          'it needs data with indices in a loader of minifast, or a torch loader with a '
                          'DistributedSampler')

@@ -161,6 +161,7 @@ def different():
     unused.model[0].unused = torch.nn.Linear(2, 2)
     found['unused'] = met(lambda: unused.fit(1))
     found['unused allowed'] = met(lambda: unused.to_distributed(find_unused_parameters=True).fit(1))
+    found['few'] = met(lambda: learner(loaders(n=1)).fit(1))
     found['lists'] = met(lambda: learner(DataLoaders([items()[:8]], [items()[:8]])).fit(1))
     plain = torch.utils.data.DataLoader(items(), 4)
     found['torch'] = met(lambda: learner(DataLoaders(plain, plain)).fit(1))

@@ -129,6 +129,7 @@ def met_alike(found, part, event):
     ('data', r'ValueError.*rank 0 and rank \d do not train the same: number of training items \(43 and 4'),
     ('model', r'ValueError.*parameters of the model \(4 of 569 numbers.* and 6 of 589'),
     ('epochs', r'ValueError.*number of epochs \(1 and 2\)'), ('unused', 'RuntimeError.*find_unused_parameters=True'),
+    ('few', r'ValueError.*the 1 training items are too few for \d processes.*start at most 1'),
     ('lists', r'ValueError.*\(list\) cannot be shared out by \d processes'),
     ('torch', 'ValueError.*without a DistributedSampler.*give it'),
     ('global_bs', r'ValueError.*global_bs=13 cannot be shared out evenly by \d processes: give a multiple of'),
