@@ -63,13 +63,13 @@ bench-quick: $(STAMP)-test
 .venv-bench/.installed: setup.cfg pyproject.toml
 	@echo "Installing minifast and its peers into .venv-bench (once; this takes minutes)"
 	@$(PYTHON) -m venv .venv-bench
-	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[peers]"
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable ".[peers]"
 	@touch $@
 
 .venv-plugins/.installed: setup.cfg pyproject.toml
 	@echo "Installing minifast and published callbacks into .venv-plugins (once; this takes minutes)"
 	@$(PYTHON) -m venv .venv-plugins
-	@.venv-plugins/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test-plugins]"
+	@.venv-plugins/bin/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable ".[test-plugins]"
 	@touch $@
 
 # For developers, what is written by scripts: the list and drawing of rooms in docs/, after a room or an import came or
@@ -80,7 +80,7 @@ generated: $(STAMP)-test
 
 $(STAMP)-%: setup.cfg pyproject.toml | $(BIN)/python
 	@echo "Installing minifast into .venv (once; PyTorch is large, this can take minutes)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".$(patsubst %,[%],$(filter-out alone,$*))"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable ".$(patsubst %,[%],$(filter-out alone,$*))"
 	@touch $@
 
 $(BIN)/python:

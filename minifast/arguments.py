@@ -7,11 +7,15 @@ import inspect
 import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from minifast.terminal import warn
 
 __all__ = ['check_kwargs', 'near_match', 'tells_near_match']
+
+
+P = ParamSpec('P')
+R = TypeVar('R')
 
 
 def near_match(name: str, candidates: Iterable[str]) -> str:
@@ -92,7 +96,7 @@ def refuse_unknown(func: Callable, func_name: str, kwargs: Mapping[str, Any]) ->
         check_kwargs(func_name, kwargs, names)
 
 
-def tells_near_match(func: Callable) -> Callable:
+def tells_near_match(func: Callable[P, R]) -> Callable[P, R]:
     """Decorate `func` so that an unknown keyword argument is refused with the nearest one it takes.
 
     For what users call; Python alone names the unknown one only.
@@ -102,7 +106,7 @@ def tells_near_match(func: Callable) -> Callable:
         raise TypeError(f'{func.__qualname__} takes any keyword: call check_kwargs in it')
 
     @functools.wraps(func)
-    def checked(*args: Any, **kwargs: Any) -> Any:
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         if not kwargs.keys() <= set(names):
             check_kwargs(func.__qualname__.removesuffix('.__init__'), kwargs, names)
         return func(*args, **kwargs)
@@ -161,6 +165,22 @@ def as_size(size: Any, name: str = 'size') -> tuple[int, int]:
 _missing = object()
 
 
+class _NotFoundError(AttributeError):
+    """Names the nearest attribute when it is shown: `hasattr` asks often, and looking for it takes long."""
+
+    def __init__(self, said: str, name: str, owners: list[Any]) -> None:
+        super().__init__(said, name=name)  # with obj= Python would name another one behind it
+        self.owners = owners
+
+    def __str__(self) -> str:
+        declared = {known for cls in type(self.owners[0]).__mro__ for known in vars(cls).get('__annotations__', ())}
+        names = declared.union(*map(dir, self.owners))
+        return self.args[0] + near_match(self.name, sorted(known for known in names if not known.startswith('_')))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return AttributeError, (str(self),)
+
+
 def lookup(obj: object, name: str, *targets: str) -> Any:
     """Find `name` on the objects that `obj` keeps under the attribute names `targets`, in that order.
 
@@ -175,13 +195,13 @@ def lookup(obj: object, name: str, *targets: str) -> Any:
         targets: attribute names of `obj` to ask; those that are absent or None are left out.
 
     Raises:
-        AttributeError: nobody has it; the message names the classes that were asked.
+        AttributeError: nobody has it; the message names the classes that were asked, and the nearest attribute.
     """
     cls = type(obj)
     own = inspect.getattr_static(cls, name, _missing)
     if isinstance(own, property):
         return own.__get__(obj, cls)  # raises the property's own error
-    asked = [cls.__name__]
+    asked = [obj]
     if not (name.startswith('__') and name.endswith('__')):
         for target_name in targets:
             target = obj.__dict__.get(target_name)
@@ -192,8 +212,9 @@ def lookup(obj: object, name: str, *targets: str) -> Any:
             found = getattr(target, name, _missing)
             if found is not _missing:
                 return found
-            asked.append(type(target).__name__)
-    raise AttributeError(f'{name!r} was found neither on {" nor on ".join(asked)}', name=name, obj=obj)
+            asked.append(target)
+    classes = ' nor on '.join(type(owner).__name__ for owner in asked)
+    raise _NotFoundError(f'{name!r} was found neither on {classes}', name, asked)
 
 
 def _property_value(obj: object, cls: type, name: str) -> Any:

@@ -39,8 +39,8 @@ class _Tta(Callback):
 # ---------------------------------------------------------------- predictions
 
 def get_preds(learn: Any, ds_idx: int = 1, dl: Any = None, with_input: bool = False, with_decoded: bool = False,
-              with_loss: bool = False, act: Callable | None = None, inner: bool = False, reorder: bool = True,
-              cbs: Any = None, **kwargs: Any) -> tuple:
+              with_loss: bool = False, act: Callable[..., Any] | None = None, inner: bool = False,
+              reorder: bool = True, cbs: Any = None, **kwargs: Any) -> tuple[Any, ...]:
     """Predictions and targets on the CPU, in the order of the dataset.
 
     Args:
@@ -87,7 +87,7 @@ def _run(learn: Any, dl: Any, gather: GatherPredsCallback, inner: bool, cbs: Any
 
 
 @tells_near_match
-def predict(learn: Any, item: Any, rm_type_tfms: Any = None, with_input: bool = False) -> tuple:
+def predict(learn: Any, item: Any, rm_type_tfms: Any = None, with_input: bool = False) -> tuple[Any, ...]:
     """The prediction for one item.
 
     Args:

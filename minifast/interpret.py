@@ -9,6 +9,7 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor
 from torch.utils.data import default_collate
+from typing_extensions import Self
 
 from minifast.answers import check_answers, class_names, with_name
 from minifast.arguments import tells_near_match
@@ -45,7 +46,7 @@ class Interpretation:
 
     @classmethod
     @tells_near_match
-    def from_learner(cls, learn: Any, ds_idx: int = 1, dl: Any = None, act: Any = None) -> Interpretation:
+    def from_learner(cls, learn: Any, ds_idx: int = 1, dl: Any = None, act: Any = None) -> Self:
         """Predict a split, or the loader `dl`, and keep the losses.
 
         Args:

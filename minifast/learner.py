@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -263,7 +263,7 @@ class Learner(Loop):
                     yield self
 
     @tells_near_match
-    def validate(self, ds_idx: int = 1, dl: Any = None, cbs: Any = None) -> L:
+    def validate(self, ds_idx: int = 1, dl: Any = None, cbs: Any = None) -> Sequence[float]:
         """Loss and metrics of one pass without training: `[loss, *metrics]`, plain floats.
 
         Args:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from fastcore.foundation import L
@@ -43,6 +43,11 @@ from minifast.optimizer.groups import Coverage, as_optimizer, each_once
 from minifast.torch_core import detuplify, length_of, norm_bias_params, plain, to_device
 from minifast.training_state import ReplayedLoader
 
+if TYPE_CHECKING:
+    from minifast.callback.progress import ProgressCallback
+    from minifast.data.core import DataLoaders
+    from minifast.optimizer.groups import _BaseOptimizer
+
 __all__ = ['Loop']
 
 parts = {part: (f'before_{part}', f'after_cancel_{part}', f'after_{part}')
@@ -71,6 +76,12 @@ class Loop:
         train_bn: go on training BatchNorm in frozen groups.
     """
 
+    model: nn.Module
+    opt: _BaseOptimizer  # None before the first fit
+    cbs: L
+    recorder: Recorder
+    progress: ProgressCallback
+
     def __init__(self, dls: Any, model: nn.Module, loss_func: Callable, opt_func: Any, lr: float | slice,
                  splitter: Callable, metrics: Any, wd: float | None, wd_bn_bias: bool, train_bn: bool) -> None:
         self.cbs, self._depth, self._device, self._own = L(), 0, None, None
@@ -87,11 +98,12 @@ class Loop:
 
     # ------------------------------------------------------------ what the learner is made of
 
-    def __getattr__(self, name: str) -> Any:
-        return lookup(self, name, 'model')
+    if not TYPE_CHECKING:  # a type checker flags what is not there, `learn.fit_one_cycel`
+        def __getattr__(self, name: str) -> Any:
+            return lookup(self, name, 'model')
 
     @property
-    def dls(self) -> Any:
+    def dls(self) -> DataLoaders:
         """The loaders; may be set between fits."""
         return self._dls
 

@@ -234,7 +234,7 @@ def plot_lr_find(recorder: Any, skip_end: int = 5, return_fig: bool = True,
     ax.plot(lrs[:end], [float(loss) for loss in losses[:end]])
     ax.set(xscale='log', xlabel='Learning Rate', ylabel='Loss')
     for i, (point, name) in enumerate(zip(suggestions or (), nms or ())):
-        ax.plot(*point, 'o', label=name, c=f'C{i + 1}')
+        ax.plot(*point, 'o', label=f'{name} {point[0]:.1e}', c=f'C{i + 1}')
     if suggestions:
         ax.legend(loc='best')
     return figure if return_fig else None

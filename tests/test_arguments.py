@@ -3,6 +3,7 @@ them; a size has one meaning at every door that takes one, and words for what is
 from __future__ import annotations
 
 import inspect
+import pickle
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 import minifast.vision.all as public
+from minifast import arguments
 from minifast.arguments import as_side, as_size, known_kwargs, tells_near_match
 from minifast.callback.core import Callback
 from minifast.callback.hook import dummy_eval
@@ -20,6 +22,7 @@ from minifast.data.load import DataLoader
 from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat
 from minifast.markers import TensorImage
+from minifast.test_utils import synth_learner
 from minifast.vision.augment import (CropPad, Flip, OldRandomCrop, RandomCrop, RandomResizedCrop, RandomResizedCropGPU,
                                      RatioResize, Resize, Rotate, Zoom, aug_transforms)
 from minifast.vision.models.unet import DynamicUnet
@@ -239,3 +242,33 @@ def test_a_property_that_fails_says_so_in_its_own_words(base, of):
             raise AttributeError(f'{self if isinstance(self, str) else "it"} knows no size yet')
     with pytest.raises(AttributeError, match='^(Mine|it) knows no size yet$'):
         Mine().size
+
+
+# ---------------------------------------------------------------- attributes that are not there
+
+def test_an_attribute_that_is_nowhere_names_the_nearest_one():
+    """A learner's methods, what it hands on to its model, what is known of loaders only when they have it."""
+    learn = synth_learner()
+    for owner, name, nearest in ((learn, 'fit_one_cycel', 'fit_one_cycle'), (learn, 'recordr', 'recorder'),
+                                 (learn.dls, 'vocb', 'vocab'), (learn.dls, 'one_bacth', 'one_batch'),
+                                 (learn.recorder, 'plot_losss', 'plot_loss')):
+        with pytest.raises(AttributeError, match=f"^'{name}' was found neither on .*, did you mean '{nearest}'\\?$"):
+            getattr(owner, name)
+    with pytest.raises(AttributeError, match="^'nothing_like_it' was found neither on Learner nor on RegModel$"):
+        learn.nothing_like_it
+
+
+def test_an_attribute_that_is_nowhere_is_told_by_other_processes_too():
+    """The error goes from a worker to the one who waits for it with its words and its name."""
+    with pytest.raises(AttributeError) as found:
+        synth_learner().fit_one_cycel
+    again = pickle.loads(pickle.dumps(found.value))
+    assert str(again) == str(found.value) and found.value.name == 'fit_one_cycel'
+
+
+def test_whether_an_attribute_is_there_is_asked_without_a_search(monkeypatch):
+    """`hasattr` asks for many that are not."""
+    def search(*args):
+        raise AssertionError('searched')
+    monkeypatch.setattr(arguments, 'near_match', search)
+    assert not hasattr(synth_learner(), 'fit_one_cycel')

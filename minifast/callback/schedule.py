@@ -26,7 +26,7 @@ from minifast.show import plot_lr_find
 from minifast.torch_core import length_of
 
 __all__ = ['LRFinder', 'ParamScheduler', 'SchedCos', 'SchedExp', 'SchedLin', 'SchedNo', 'SchedPoly',
-           'SuggestionMethod', 'annealer', 'combine_scheds', 'combined_cos', 'lr_find', 'minimum',
+           'SuggestedLRs', 'SuggestionMethod', 'annealer', 'combine_scheds', 'combined_cos', 'lr_find', 'minimum',
            'sched_cos', 'sched_exp', 'sched_lin', 'sched_no', 'slide', 'steep', 'valley']
 
 Schedule = Callable[[float], Any]
@@ -352,9 +352,31 @@ def _no_trace(learn: Any) -> Iterator[None]:
         vars(recorder).update(record if record['lrs'] else {**record, **searched})
 
 
+class SuggestedLRs(tuple[float, ...]):
+    """The learning rates that `lr_find` suggests, in the order of the functions that do, each by its function's name.
+
+    Attributes:
+        valley, slide, minimum, steep: where the function of this name was asked for.
+    """
+
+    valley: float
+    slide: float
+    minimum: float
+    steep: float
+
+    def __repr__(self) -> str:
+        rates = ', '.join(f'{name}={lr:.2e}' for name, lr in zip(self._fields, self))
+        return f'{type(self).__name__}({rates})'
+
+
+def _named(names: list[str], lrs: list[float]) -> SuggestedLRs:
+    made = collections.namedtuple('SuggestedLRs', names, rename=True)
+    return type('SuggestedLRs', (made, SuggestedLRs), {'__repr__': SuggestedLRs.__repr__})(*lrs)
+
+
 @tells_near_match
 def lr_find(learn: Any, start_lr: Any = 1e-7, end_lr: Any = 10, num_it: int = 100, stop_div: bool = True,
-            show_plot: bool = True, suggest_funcs: Any = valley) -> tuple | None:
+            show_plot: bool = True, suggest_funcs: Any = valley) -> SuggestedLRs:
     """Train with rising learning rates and suggest one; afterwards everything is as before, also after Ctrl-C.
 
     Args:
@@ -366,7 +388,7 @@ def lr_find(learn: Any, start_lr: Any = 1e-7, end_lr: Any = 10, num_it: int = 10
         suggest_funcs: functions of (lrs [n], losses [n], num_it) such as `valley`, `slide`, `minimum`, `steep`.
 
     Returns:
-        A namedtuple `SuggestedLRs` with one learning rate for each function, None without functions.
+        A namedtuple with one learning rate for each function, None without functions.
 
     Raises:
         ValueError: the training loader is empty, or no loss was finite.
@@ -389,7 +411,7 @@ def lr_find(learn: Any, start_lr: Any = 1e-7, end_lr: Any = 10, num_it: int = 10
         plot_lr_find(learn.recorder, suggestions=[point for _, point in suggestions], nms=names)
     if suggest_funcs is None:
         return None
-    return collections.namedtuple('SuggestedLRs', names, rename=True)(*(lr for lr, _ in suggestions))
+    return _named(names, [lr for lr, _ in suggestions])
 
 
 def _trimmed(lrs: list[float], losses: list[Tensor], num_it: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from minifast.markers import TensorBase, explode_types
 from minifast.seeds import fork_rng, keyed_generator
 from minifast.terminal import say
 from minifast.torch_core import batch_to_samples, default_device, detuplify, to_cpu, to_device
+
+if TYPE_CHECKING:
+    from minifast.data.categorize import CategoryMap
 
 __all__ = ['DataLoader', 'DataLoaders', 'Datasets', 'FilteredBase', 'TfmdDL', 'TfmdLists', 'decode_at',
            'get_show_batch_func', 'show_at', 'show_batch', 'show_results', 'test_set']
@@ -287,6 +290,8 @@ class DataLoaders:
         >>> xb, yb = dls.one_batch()
     """
 
+    vocab: CategoryMap
+
     def __init__(self, *loaders: Any, path: str | Path = '.', device: Any = None) -> None:
         self.loaders, self.path = list(loaders), Path(path)
         if device is not None:
@@ -305,7 +310,7 @@ class DataLoaders:
         return iter(self.loaders)
 
     @property
-    def train(self) -> Any:
+    def train(self) -> TfmdDL:
         """The training loader, None where there is no loader at all."""
         return self.loaders[0] if self.loaders else None
 
@@ -314,7 +319,7 @@ class DataLoaders:
         self.loaders[0] = dl
 
     @property
-    def valid(self) -> Any:
+    def valid(self) -> TfmdDL:
         """The validation loader."""
         return self._split(1)
 

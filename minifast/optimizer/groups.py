@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,7 +38,7 @@ def set_item_pg(pg: dict, k: str, v: Any) -> dict:
     return pg
 
 
-class Hypers(MutableMapping):
+class Hypers(MutableMapping[str, Any]):
     """The hyper-parameters of one parameter group as a dict. It is a view: writing changes the next step.
 
     Args:
@@ -106,7 +106,7 @@ class _BaseOptimizer:
         return {}
 
     @property
-    def hypers(self) -> L:
+    def hypers(self) -> Sequence[Hypers]:
         """One dict of hyper-parameters for each parameter group; writing into them works."""
         return L([Hypers(group, self._torch_names()) for group in self.param_groups])
 

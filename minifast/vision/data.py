@@ -103,7 +103,7 @@ BBoxBlock = TransformBlock(type_tfms=TensorBBox.create, item_tfms=PointScaler, d
 
 
 @tells_near_match
-def BBoxLblBlock(vocab: Sequence | None = None, add_na: bool = True) -> TransformBlock:
+def BBoxLblBlock(vocab: Sequence[Any] | None = None, add_na: bool = True) -> TransformBlock:
     """Labels of boxes; `add_na` puts '#na#', the label of boxes that only fill up, at index 0."""
     return TransformBlock(type_tfms=MultiCategorize(vocab=vocab, add_na=add_na), item_tfms=BBoxLabeler)
 
@@ -175,7 +175,7 @@ class ImageDataLoaders(DataLoaders):
 
     @classmethod
     def from_folder(cls, path: str | Path, train: str = 'train', valid: str = 'valid', valid_pct: float | None = None,
-                    seed: int | None = None, vocab: Sequence | None = None, item_tfms: Any = None,
+                    seed: int | None = None, vocab: Sequence[Any] | None = None, item_tfms: Any = None,
                     batch_tfms: Any = None, img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
         """Pictures in folders named after their class, below `train` and `valid`.
 
