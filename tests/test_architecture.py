@@ -128,7 +128,8 @@ def magic(tree: ast.Module) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
             bases = {ast.unparse(base) for base in node.bases}
-            defined = {child.name for child in node.body if isinstance(child, ast.FunctionDef)}
+            bodies = node, *(child for child in node.body if isinstance(child, ast.If))
+            defined = {child.name for part in bodies for child in part.body if isinstance(child, ast.FunctionDef)}
             kinds = {'metaclass': 'type' in bases or any(k.arg == 'metaclass' for k in node.keywords),
                      'delegated attributes': {'__getattr__', '__getattribute__', '__setattr__'} & defined
                      and 'type' not in bases,
