@@ -647,7 +647,7 @@ class OpenMask(OpenImage):
 
 @registered
 class AddMaskCodes(Transform):
-    """Keep the names of a mask's codes with it, for showing and as the loaders' `vocab`.
+    """Keep the names of a mask's codes with it, for showing, and how many there are, for the outputs of a model.
 
     Args:
         codes: names in the order of the codes, None if they have none.
