@@ -95,7 +95,7 @@ class BaseLoss:
         self.func.reduction = v
 
     def __call__(self, inp: Tensor, targ: Tensor, **kwargs: Any) -> Tensor:
-        """The loss of the predictions `inp` [..., C at `axis`, ...] for the targets `targ`.
+        """The loss of the predictions `inp` [..., C at `axis`, ...] for the targets `targ`; `kwargs` go to `func`.
 
         Raises:
             ValueError: their sizes or types do not fit each other; the message tells what was seen and what is meant.
@@ -415,7 +415,7 @@ class DiceLoss:
         self.axis, self.smooth, self.reduction, self.square_in_union = axis, smooth, reduction, square_in_union
 
     def __call__(self, pred: Tensor, targ: Tensor) -> Tensor:
-        """Predictions [B,C,...] and class indices [B,...] -> [] (or [B,C] without reduction).
+        """Logits `pred` [B,C,...] and class indices `targ` [B,...] -> [] (or [B,C] without reduction).
 
         Raises:
             ValueError: the targets are no class indices of the predictions' size.

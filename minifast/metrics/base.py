@@ -306,7 +306,7 @@ class AccumMetric(Metric):
         self.targs.append(targs)
 
     def __call__(self, preds: Tensor, targs: Tensor) -> Any:
-        """The metric of these predictions and targets alone."""
+        """The metric of `preds` and `targs` alone; activation, argmax and threshold are left out."""
         self.reset()
         self.accum_values(preds, targs)
         return self.value

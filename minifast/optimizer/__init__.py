@@ -36,7 +36,7 @@ __all__ = ['Adam', 'Hypers', 'Lamb', 'Larc', 'Lookahead', 'OptimWrapper', 'Optim
 
 
 def _update(state: dict, new: Any = None) -> dict:
-    """Merge what a step function returned into the parameter's state; anything but a dict is ignored."""
+    """Merge `new`, what a step function returned, into a parameter's `state`; anything but a dict is ignored."""
     if isinstance(new, dict):
         state.update(new)
     return state
@@ -284,7 +284,7 @@ def l2_reg(params: list[Tensor], grads: list[Tensor], lr: float, wd: float, do_w
 @_steps_lists('grad_avg', mom=0.9)
 def average_grad(params: list[Tensor], grads: list[Tensor], mom: float, dampening: bool = False,
                  grad_avg: list[Tensor] | None = None, **kwargs: Any) -> dict:
-    """Moving average of the gradient in the state `grad_avg`; a sum with decay unless `dampening`.
+    """Moving average of the gradient of `p` in the state `grad_avg`; a sum with decay unless `dampening`.
 
     Args:
         params, grads, kwargs: as for `weight_decay`.
@@ -301,7 +301,7 @@ def average_grad(params: list[Tensor], grads: list[Tensor], mom: float, dampenin
 @_steps_lists('sqr_avg', sqr_mom=0.99)
 def average_sqr_grad(params: list[Tensor], grads: list[Tensor], sqr_mom: float, dampening: bool = True,
                      sqr_avg: list[Tensor] | None = None, **kwargs: Any) -> dict:
-    """Moving average of the squared gradient in the state `sqr_avg`.
+    """Moving average of the squared gradient of `p` in the state `sqr_avg`.
 
     Args:
         params, grads, kwargs: as for `weight_decay`.
@@ -336,7 +336,7 @@ def momentum_step(params: list[Tensor], grads: list[Tensor], lr: float, grad_avg
 @_steps_lists(eps=1e-8)
 def rms_prop_step(params: list[Tensor], grads: list[Tensor], lr: float, sqr_avg: list[Tensor], eps: float,
                   grad_avg: list[Tensor] | None = None, **kwargs: Any) -> None:
-    """Step against the (averaged) gradient over the root of its averaged square.
+    """Step of `p` against the (averaged) gradient over the root of its averaged square.
 
     Args:
         params, grads, kwargs: as for `weight_decay`.
@@ -351,7 +351,7 @@ def rms_prop_step(params: list[Tensor], grads: list[Tensor], lr: float, sqr_avg:
 @_steps_lists()
 def adam_step(params: list[Tensor], grads: list[Tensor], lr: float, mom: float, step: int, sqr_mom: float,
               grad_avg: list[Tensor], sqr_avg: list[Tensor], eps: float, **kwargs: Any) -> None:
-    """Adam's step: both averages without their bias towards zero.
+    """Adam's step of `p`: both averages without their bias towards zero.
 
     Args:
         params, grads, kwargs: as for `weight_decay`.
@@ -372,7 +372,7 @@ def adam_step(params: list[Tensor], grads: list[Tensor], lr: float, mom: float, 
 @_steps_lists()
 def radam_step(params: list[Tensor], grads: list[Tensor], lr: float, mom: float, step: int, sqr_mom: float,
                grad_avg: list[Tensor], sqr_avg: list[Tensor], eps: float, beta: float, **kwargs: Any) -> None:
-    """Adam's step, rectified in its first steps; a nonzero `beta` smooths the denominator (SAdam).
+    """Adam's step of `p`, rectified in its first steps; a nonzero `beta` smooths the denominator (SAdam).
 
     Args:
         params, grads, lr, mom, step, sqr_mom, grad_avg, sqr_avg, eps, kwargs: as for `adam_step`.
@@ -392,7 +392,7 @@ def radam_step(params: list[Tensor], grads: list[Tensor], lr: float, mom: float,
 def qhadam_step(params: list[Tensor], grads: list[Tensor], lr: float, mom: float, sqr_mom: float,
                 sqr_avg: list[Tensor], nu_1: float, nu_2: float, step: int, grad_avg: list[Tensor], eps: float,
                 **kwargs: Any) -> None:
-    """Adam's step on mixtures of the plain gradient and the averages.
+    """Adam's step of `p` on mixtures of the plain gradient and the averages.
 
     Args:
         params, grads, lr, mom, sqr_mom, sqr_avg, step, grad_avg, eps, kwargs: as for `adam_step`.
@@ -425,7 +425,7 @@ def larc_layer_lr(params: list[Tensor], grads: list[Tensor], lr: float, trust_co
 @_steps_lists()
 def larc_step(params: list[Tensor], grads: list[Tensor], local_lr: list[Tensor] | float,
               grad_avg: list[Tensor] | None = None, **kwargs: Any) -> None:
-    """Step against the (averaged) gradient by the tensor's own learning rate.
+    """Step of `p` against the (averaged) gradient by the tensor's own learning rate.
 
     Args:
         params, grads, kwargs: as for `weight_decay`.
@@ -439,7 +439,7 @@ def larc_step(params: list[Tensor], grads: list[Tensor], local_lr: list[Tensor] 
 @_steps_lists()
 def lamb_step(params: list[Tensor], grads: list[Tensor], lr: float, mom: float, step: int, sqr_mom: float,
               grad_avg: list[Tensor], sqr_avg: list[Tensor], eps: float, **kwargs: Any) -> None:
-    """Adam's step scaled by the ratio of the sizes of weight and step, at most 10.
+    """Adam's step of `p` scaled by the ratio of the sizes of weight and step, at most 10.
 
     `params`, `grads`, `lr`, `mom`, `step`, `sqr_mom`, `grad_avg`, `sqr_avg`, `eps` and `kwargs` as for `adam_step`.
 
