@@ -414,7 +414,7 @@ class TensorPoint(TensorBase):
 
         Args:
             t: the points.
-            img_size: (width, height) of their picture; needed only where they are moved without it beside them.
+            img_size: (width, height) of their picture; needed where they are moved without that picture beside them.
 
         Example:
             >>> TensorPoint.create([(10, 20), (30, 40)]).shape
@@ -449,7 +449,7 @@ class TensorBBox(TensorPoint):
 
         Args:
             x: the boxes.
-            img_size: (width, height) of their picture; needed only where they are moved without it beside them.
+            img_size: (width, height) of their picture; needed where they are moved without that picture beside them.
         """
         return cls(plain(tensor(x)).reshape(-1, 4).float(), img_size=img_size)
 

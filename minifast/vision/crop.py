@@ -304,7 +304,7 @@ class _Window(RandTransform):
     n_draws = 0
 
     def draws(self, split_idx: int | None) -> bool:
-        """Whether the window is not the same each time: it is in validation (`split_idx` 1)."""
+        """Whether the window changes from call to call: not in validation (`split_idx` 1)."""
         return super().draws(split_idx) and self.n_draws > 0 and not split_idx
 
     def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple:
@@ -419,7 +419,7 @@ class Resize(_Window):
         self.resamples, self.nm = resamples, nm
 
     def draws(self, split_idx: int | None) -> bool:
-        """Whether the window is not the same each time: it is with 'squish', and in validation (`split_idx` 1)."""
+        """Whether the window changes from call to call: not with 'squish', nor in validation (`split_idx` 1)."""
         return self.method != ResizeMethod.Squish and super().draws(split_idx)
 
     def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
