@@ -36,27 +36,27 @@ inplace_relu = partial(nn.ReLU, inplace=True)
 
 
 def mish(x: Tensor, inplace: bool = False) -> Tensor:
-    """`x * tanh(softplus(x))`."""
+    """`x * tanh(softplus(x))`; `inplace` writes it into `x`."""
     return F.mish(x, inplace=inplace)
 
 
 def swish(x: Tensor, inplace: bool = False) -> Tensor:
-    """`x * sigmoid(x)`."""
+    """`x * sigmoid(x)`; `inplace` writes it into `x`."""
     return F.silu(x, inplace=inplace)
 
 
 def sigmoid(input: Tensor, eps: float = 1e-7) -> Tensor:
-    """Sigmoid clamped to `(eps, 1-eps)`, so that its logarithm is finite."""
+    """Sigmoid of `input` clamped to `(eps, 1-eps)`, so that its logarithm is finite."""
     return input.sigmoid().clamp(eps, 1 - eps)
 
 
 def sigmoid_(input: Tensor, eps: float = 1e-7) -> Tensor:
-    """`sigmoid` in place."""
+    """`sigmoid(input, eps)`, written into `input`."""
     return input.sigmoid_().clamp_(eps, 1 - eps)
 
 
 def vleaky_relu(input: Tensor, inplace: bool = True) -> Tensor:
-    """Leaky ReLU with slope 0.3."""
+    """Leaky ReLU with slope 0.3; `inplace` writes it into `input`."""
     return F.leaky_relu(input, negative_slope=0.3, inplace=inplace)
 
 
@@ -83,13 +83,26 @@ def _get_norm(prefix: str, nf: int, ndim: int = 2, zero: bool = False, **kwargs:
 
 
 def BatchNorm(nf: int, ndim: int = 2, norm_type: NormType = NormType.Batch, **kwargs: Any) -> nn.Module:
-    """`nn.BatchNorm{ndim}d` for `nf` channels, weight 1 (or 0 for `NormType.BatchZero`) and bias 0.001."""
+    """`nn.BatchNorm{ndim}d` for `nf` channels, weight 1 and bias 0.001.
+
+    Args:
+        nf: channels.
+        ndim: 1, 2 or 3 dimensions.
+        norm_type: `NormType.BatchZero` starts with weight 0; the other kinds have no effect.
+        **kwargs: for torch's layer, such as `momentum`.
+    """
     return _get_norm('BatchNorm', nf, ndim, zero=norm_type == NormType.BatchZero, **kwargs)
 
 
 def InstanceNorm(nf: int, ndim: int = 2, norm_type: NormType = NormType.Instance, affine: bool = True,
                  **kwargs: Any) -> nn.Module:
-    """`nn.InstanceNorm{ndim}d` for `nf` channels, initialised as `BatchNorm` is."""
+    """`nn.InstanceNorm{ndim}d` for `nf` channels, initialised as `BatchNorm` is.
+
+    Args:
+        nf, ndim, kwargs: as for `BatchNorm`.
+        norm_type: `NormType.InstanceZero` starts with weight 0; the other kinds have no effect.
+        affine: with weight and bias.
+    """
     return _get_norm('InstanceNorm', nf, ndim, zero=norm_type == NormType.InstanceZero, affine=affine, **kwargs)
 
 
@@ -97,7 +110,7 @@ class BatchNorm1dFlat(nn.BatchNorm1d):
     """`nn.BatchNorm1d` over the last axis of a tensor of any rank, [..., C]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise [..., C]."""
+        """Normalise `x` [..., C]."""
         return super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
 
 
@@ -140,7 +153,7 @@ def init_linear(m: nn.Module, act_func: Any = None, init: Callable | str | None 
 
 
 def trunc_normal_(x: Tensor, mean: float = 0., std: float = 1.) -> Tensor:
-    """Fill `x` in place with normal numbers folded into two standard deviations."""
+    """Fill `x` with normal numbers of `mean` and deviation `std`, folded into two deviations around the mean."""
     return x.normal_().fmod_(2).mul_(std).add_(mean)
 
 
@@ -180,6 +193,10 @@ class ConvLayer(nn.Sequential):
         xtra: a layer to append.
         bias_std: as in `init_linear`.
         **kwargs: for the convolution, such as `groups` or `dilation`.
+
+    Example:
+        >>> ConvLayer(3, 16, stride=2)(torch.rand(4, 3, 32, 32)).shape
+        torch.Size([4, 16, 16, 16])
     """
 
     def __init__(self, ni: int, nf: int, ks: int = 3, stride: int = 1, padding: int | None = None,
@@ -215,13 +232,16 @@ def AdaptiveAvgPool(sz: int = 1, ndim: int = 2) -> nn.Module:
 
 def MaxPool(ks: int = 2, stride: int | None = None, padding: int = 0, ndim: int = 2,
             ceil_mode: bool = False) -> nn.Module:
-    """`nn.MaxPool{ndim}d`; `ceil_mode` keeps the last, partial window."""
+    """`nn.MaxPool{ndim}d` over windows of `ks` pixels a side; `ceil_mode` keeps the last, partial window.
+
+    `stride` is the way from one window to the next (default: `ks`), `padding` are pixels put around first.
+    """
     return _n_dimensional('MaxPool', ndim)(ks, stride=stride, padding=padding, ceil_mode=ceil_mode)
 
 
 def AvgPool(ks: int = 2, stride: int | None = None, padding: int = 0, ndim: int = 2,
             ceil_mode: bool = False) -> nn.Module:
-    """`nn.AvgPool{ndim}d`; `ceil_mode` keeps the last, partial window."""
+    """`nn.AvgPool{ndim}d`; `ks`, `stride`, `padding`, `ndim` and `ceil_mode` as for `MaxPool`."""
     return _n_dimensional('AvgPool', ndim)(ks, stride=stride, padding=padding, ceil_mode=ceil_mode)
 
 
@@ -273,7 +293,7 @@ class SelfAttention(Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B,C,...] -> the same shape."""
+        """`x` [B,C,...] -> the same shape."""
         x_BCN = x.flatten(2)
         query, key, value = self.query(x_BCN), self.key(x_BCN), self.value(x_BCN)
         beta_BNN = F.softmax(torch.bmm(query.transpose(1, 2), key), dim=1)
@@ -297,7 +317,7 @@ class PooledSelfAttention2d(Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B,C,H,W] -> the same shape; H and W even."""
+        """`x` [B,C,H,W] -> the same shape; H and W even."""
         query = self.query(x).flatten(2)
         key, value = F.max_pool2d(self.key(x), 2).flatten(2), F.max_pool2d(self.value(x), 2).flatten(2)
         beta = F.softmax(torch.bmm(query.transpose(1, 2), key), dim=-1)
@@ -324,7 +344,7 @@ class SimpleSelfAttention(Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B,C,...] -> the same shape."""
+        """`x` [B,C,...] -> the same shape."""
         if self.sym:
             with torch.no_grad():  # the stored weight, since the normed one is computed from it
                 stored = self.conv.weight_orig
@@ -401,7 +421,7 @@ class ToTensorBase(Module):
         self.tensor_cls = tensor_cls
 
     def forward(self, x: Tensor) -> Tensor:
-        """The marked tensor."""
+        """`x`, marked."""
         return self.tensor_cls(x)
 
 
@@ -431,7 +451,7 @@ class ResizeBatch(Module):
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B,...] -> [B,*size]."""
+        """`x` [B,...] -> [B,*size]."""
         return x.view(x.shape[0], *self.size)
 
 
@@ -445,7 +465,7 @@ class Debugger(Module):
 
 
 def sigmoid_range(x: Tensor, low: float, high: float) -> Tensor:
-    """A sigmoid between `low` and `high`."""
+    """A sigmoid of `x` between `low` and `high`."""
     return torch.sigmoid(x) * (high - low) + low
 
 
@@ -461,7 +481,7 @@ class SigmoidRange(Module):
         self.low, self.high = low, high
 
     def forward(self, x: Tensor) -> Tensor:
-        """Values between `low` and `high`."""
+        """`x` -> values between `low` and `high`."""
         return sigmoid_range(x, self.low, self.high)
 
     def extra_repr(self) -> str:
@@ -510,7 +530,7 @@ class PoolType:
 
 
 def adaptive_pool(pool_type: str) -> type[nn.Module]:
-    """The class of 2d adaptive pooling that a `PoolType` names."""
+    """The class of 2d adaptive pooling that `pool_type`, one of `PoolType`, names."""
     return {'Avg': nn.AdaptiveAvgPool2d, 'Max': nn.AdaptiveMaxPool2d}.get(pool_type, AdaptiveConcatPool2d)
 
 
@@ -563,7 +583,7 @@ class Embedding(nn.Embedding):
 # ---------------------------------------------------------------- putting layers together
 
 def sequential(*args: Any) -> nn.Sequential:
-    """`nn.Sequential` that also takes functions."""
+    """`nn.Sequential` of `args` that also takes functions."""
     if len(args) == 1 and isinstance(args[0], OrderedDict):
         return nn.Sequential(*args)
     return nn.Sequential(*(layer if isinstance(layer, nn.Module) else Lambda(layer) for layer in args))
@@ -582,7 +602,7 @@ class Cat(nn.ModuleList):
         self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        """Concatenate what the layers give."""
+        """Concatenate what the layers give for `x`."""
         return torch.cat([layer(x) for layer in self], dim=self.dim)
 
 
@@ -599,7 +619,7 @@ class TimeDistributed(Module):
         self.module, self.low_mem, self.tdim = module, low_mem, tdim
 
     def forward(self, *tensors: Tensor, **kwargs: Any) -> Tensor | tuple[Tensor, ...]:
-        """[B,T,...] -> [B,T,...]."""
+        """`tensors` [B,T,...], T being axis `tdim` -> [B,T,...]; `kwargs` go to the module as they are."""
         if self.low_mem or self.tdim != 1:
             steps = [self.module(*step, **kwargs) for step in zip(*(x.unbind(self.tdim) for x in tensors))]
             if isinstance(steps[0], tuple):
@@ -644,7 +664,7 @@ class SequentialEx(Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the layers."""
+        """Run the layers on `x`."""
         result = x
         for layer in self.layers:
             result.orig = x
@@ -763,27 +783,37 @@ class ResBlock(Module):
         self.act = nn.ReLU(inplace=True) if act_cls is nn.ReLU else act_cls()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolutions plus shortcut, then the activation."""
+        """Convolutions plus shortcut of `x`, then the activation."""
         return self.act(self.convpath(x) + self.idpath(x))
 
 
 def SEBlock(expansion: int, ni: int, nf: int, groups: int = 1, reduction: int = 16, stride: int = 1,
             **kwargs: Any) -> ResBlock:
-    """A `ResBlock` with squeeze and excitation."""
+    """A `ResBlock` with squeeze and excitation.
+
+    `expansion`, `ni`, `nf`, `groups`, `reduction`, `stride` and `kwargs` as for `ResBlock`.
+    """
     return ResBlock(expansion, ni, nf, stride=stride, groups=groups, reduction=reduction, nh1=nf * 2,
                     nh2=nf * expansion, **kwargs)
 
 
 def SEResNeXtBlock(expansion: int, ni: int, nf: int, groups: int = 32, reduction: int = 16, stride: int = 1,
                    base_width: int = 4, **kwargs: Any) -> ResBlock:
-    """A `ResBlock` with squeeze and excitation and a grouped main convolution of `base_width` channels a group."""
+    """A `ResBlock` with squeeze and excitation and a grouped main convolution.
+
+    `expansion`, `ni`, `nf`, `groups`, `reduction`, `stride` and `kwargs` as for `ResBlock`; `base_width` says how many
+    channels a group has for every 64 of `nf`.
+    """
     width = math.floor(nf * (base_width / 64)) * groups
     return ResBlock(expansion, ni, nf, stride=stride, groups=groups, reduction=reduction, nh2=width, **kwargs)
 
 
 def SeparableBlock(expansion: int, ni: int, nf: int, reduction: int = 16, stride: int = 1, base_width: int = 4,
                    **kwargs: Any) -> ResBlock:
-    """A `ResBlock` with squeeze and excitation and a depthwise main convolution; `base_width` has no effect."""
+    """A `ResBlock` with squeeze and excitation and a depthwise main convolution; `base_width` has no effect.
+
+    `expansion`, `ni`, `nf`, `reduction`, `stride` and `kwargs` as for `ResBlock`.
+    """
     return ResBlock(expansion, ni, nf, stride=stride, reduction=reduction, nh2=nf * 2, dw=True, **kwargs)
 
 

@@ -95,7 +95,7 @@ class BaseLoss:
         self.func.reduction = v
 
     def __call__(self, inp: Tensor, targ: Tensor, **kwargs: Any) -> Tensor:
-        """The loss of the predictions `inp` [..., C at `axis`, ...] for the targets `targ`.
+        """The loss of the predictions `inp` [..., C at `axis`, ...] for the targets `targ`; `kwargs` go to `func`.
 
         Raises:
             ValueError: their sizes or types do not fit each other; the message tells what was seen and what is meant.
@@ -171,11 +171,11 @@ class BaseLoss:
         return self
 
     def activation(self, x: Tensor) -> Tensor:
-        """What turns the model's output into predictions; nothing here."""
+        """What turns the model's output `x` into predictions; nothing here."""
         return x
 
     def decodes(self, x: Tensor) -> Tensor:
-        """What turns predictions into answers of the targets' kind; nothing here."""
+        """What turns predictions `x` into answers of the targets' kind; nothing here."""
         return x
 
 
@@ -222,11 +222,11 @@ class _ClassLoss(BaseLoss):
     y_int = True  # targets are class indices: images of them are interpolated by nearest, mixed ones by the loss
 
     def activation(self, x: Tensor) -> Tensor:
-        """Softmax over the class axis."""
+        """Softmax of `x` over the class axis."""
         return F.softmax(x, dim=self.axis)
 
     def decodes(self, x: Tensor) -> Tensor:
-        """The index of the largest prediction along the class axis."""
+        """The index of the largest prediction in `x` along the class axis."""
         return x.argmax(dim=self.axis)
 
 
@@ -237,6 +237,11 @@ class CrossEntropyLossFlat(_ClassLoss):
         *args: for `nn.CrossEntropyLoss`.
         axis: of the classes; 1 for segmentation, [B,C,H,W].
         **kwargs: `weight` [C], `ignore_index`, `reduction`, `label_smoothing`; and `flatten` of `BaseLoss`.
+
+    Example:
+        >>> rare_counts_more = CrossEntropyLossFlat(weight=torch.tensor([1., 5.]))
+        >>> round(rare_counts_more(torch.tensor([[2., 0.], [2., 0.]]), torch.tensor([0, 1])).item(), 3)
+        1.794
     """
 
     def __init__(self, *args: Any, axis: int = -1, **kwargs: Any) -> None:
@@ -262,7 +267,7 @@ class FocalLoss(Module):
         self.register_buffer('weight', weight)
 
     def forward(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """[B,C,...] and [B,...] -> [] (or [B,...] without reduction)."""
+        """Logits `inp` [B,C,...] and class indices `targ` [B,...] -> [] (or [B,...] without reduction)."""
         cross_entropy = F.cross_entropy(inp, targ, weight=self.weight, reduction='none')
         return _reduce((1 - torch.exp(-cross_entropy))**self.gamma * cross_entropy, self.reduction)
 
@@ -300,18 +305,18 @@ class LabelSmoothingCrossEntropy(Module):
         self.register_buffer('weight', weight)
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """[B,C,...] and [B,...] -> [] (or [B,...] without reduction)."""
+        """Logits `output` [B,C,...] and class indices `target` [B,...] -> [] (or [B,...] without reduction)."""
         log_preds = F.log_softmax(output, dim=1)
         spread = _reduce(-log_preds.sum(dim=1), self.reduction) * self.eps / output.shape[1]
         return spread + (1 - self.eps) * F.nll_loss(log_preds, target.long(), weight=self.weight,
                                                     reduction=self.reduction)
 
     def activation(self, out: Tensor) -> Tensor:
-        """Softmax over the last axis."""
+        """Softmax of `out` over the last axis."""
         return F.softmax(out, dim=-1)
 
     def decodes(self, out: Tensor) -> Tensor:
-        """The index of the largest prediction along the last axis."""
+        """The index of the largest prediction in `out` along the last axis."""
         return out.argmax(dim=-1)
 
 
@@ -337,6 +342,11 @@ class BCEWithLogitsLossFlat(BaseLoss):
         floatify: turn targets into float.
         thresh: a probability above it counts as a label, 0-1.
         **kwargs: `weight`, `pos_weight` [C], `reduction`; and `flatten` of `BaseLoss`.
+
+    Example:
+        >>> loss = BCEWithLogitsLossFlat(thresh=0.3, pos_weight=torch.tensor([1., 4.]))
+        >>> loss.decodes(loss.activation(torch.tensor([[-2., -0.5]])))
+        tensor([[False,  True]])
     """
 
     def __init__(self, *args: Any, axis: int = -1, floatify: bool = True, thresh: float = 0.5, **kwargs: Any) -> None:
@@ -349,26 +359,41 @@ class BCEWithLogitsLossFlat(BaseLoss):
         self.thresh = thresh
 
     def activation(self, x: Tensor) -> Tensor:
-        """Sigmoid."""
+        """Sigmoid of `x`."""
         return torch.sigmoid(x)
 
     def decodes(self, x: Tensor) -> Tensor:
-        """Which probabilities exceed `thresh`, bool."""
+        """Which probabilities in `x` exceed `thresh`, bool."""
         return x > self.thresh
 
 
 def BCELossFlat(*args: Any, axis: int = -1, floatify: bool = True, **kwargs: Any) -> BaseLoss:
-    """`nn.BCELoss` on flattened probabilities and 0/1 targets."""
+    """`nn.BCELoss` on flattened probabilities and 0/1 targets.
+
+    Args:
+        args, kwargs: for `nn.BCELoss`, such as `reduction`; and `flatten` of `BaseLoss`.
+        axis, floatify: as for `BaseLoss`.
+    """
     return BaseLoss(nn.BCELoss, *args, axis=axis, floatify=floatify, is_2d=False, **kwargs)
 
 
 def MSELossFlat(*args: Any, axis: int = -1, floatify: bool = True, **kwargs: Any) -> BaseLoss:
-    """`nn.MSELoss` on flattened predictions and targets, so that [B,1] and [B] fit."""
+    """`nn.MSELoss` on flattened predictions and targets, so that [B,1] and [B] fit.
+
+    Args:
+        args, kwargs: for `nn.MSELoss`, such as `reduction`; and `flatten` of `BaseLoss`.
+        axis, floatify: as for `BaseLoss`.
+    """
     return BaseLoss(nn.MSELoss, *args, axis=axis, floatify=floatify, is_2d=False, **kwargs)
 
 
 def L1LossFlat(*args: Any, axis: int = -1, floatify: bool = True, **kwargs: Any) -> BaseLoss:
-    """`nn.L1Loss` on flattened predictions and targets, so that [B,1] and [B] fit."""
+    """`nn.L1Loss` on flattened predictions and targets, so that [B,1] and [B] fit.
+
+    Args:
+        args, kwargs: for `nn.L1Loss`, such as `reduction`; and `flatten` of `BaseLoss`.
+        axis, floatify: as for `BaseLoss`.
+    """
     return BaseLoss(nn.L1Loss, *args, axis=axis, floatify=floatify, is_2d=False, **kwargs)
 
 
@@ -390,7 +415,7 @@ class DiceLoss:
         self.axis, self.smooth, self.reduction, self.square_in_union = axis, smooth, reduction, square_in_union
 
     def __call__(self, pred: Tensor, targ: Tensor) -> Tensor:
-        """Predictions [B,C,...] and class indices [B,...] -> [] (or [B,C] without reduction).
+        """Logits `pred` [B,C,...] and class indices `targ` [B,...] -> [] (or [B,C] without reduction).
 
         Raises:
             ValueError: the targets are no class indices of the predictions' size.
@@ -411,11 +436,11 @@ class DiceLoss:
         return torch.stack([(x == c).long() for c in range(classes)], dim=axis)
 
     def activation(self, x: Tensor) -> Tensor:
-        """Softmax over the class axis."""
+        """Softmax of `x` over the class axis."""
         return F.softmax(x, dim=self.axis)
 
     def decodes(self, x: Tensor) -> Tensor:
-        """The index of the largest prediction along the class axis."""
+        """The index of the largest prediction in `x` along the class axis."""
         return x.argmax(dim=self.axis)
 
 

@@ -47,6 +47,10 @@ def accuracy(inp: Tensor, targ: Tensor, axis: int = -1) -> Tensor:
             where it holds probabilities, see `as_classes`.
         targ: class indices, as many as there are rows of classes.
         axis: of the classes.
+
+    Example:
+        >>> accuracy(torch.tensor([[2., 1.], [0., 3.]]), torch.tensor([0, 0])).item()
+        0.5
     """
     pred, targ = flatten_check(_scores(inp, targ, axis).argmax(dim=axis), targ)
     return (pred == targ).float().mean()
@@ -58,10 +62,19 @@ def error_rate(inp: Tensor, targ: Tensor, axis: int = -1) -> Tensor:
 
 
 def top_k_accuracy(inp: Tensor, targ: Tensor, k: int = 5, axis: int = -1) -> Tensor:
-    """Share of items whose target is among the `k` largest predictions; [..., C at `axis`, ...] and class indices.
+    """Share of items whose target is among the `k` largest predictions.
+
+    Args:
+        inp: predictions, [..., C at `axis`, ...].
+        targ: class indices, one for each row of classes.
+        k: how many of the largest count.
+        axis: of the classes.
 
     Raises:
         ValueError: there are fewer than `k` classes.
+
+    Example:
+        >>> learn = vision_learner(dls, resnet18, metrics=[accuracy, partial(top_k_accuracy, k=2)])
     """
     scores = _scores(inp, targ, axis)
     if k > scores.shape[axis]:
@@ -80,13 +93,23 @@ def accuracy_multi(inp: Tensor, targ: Tensor, thresh: float = 0.5, sigmoid: bool
         targ: 0 or 1 for each label.
         thresh: a label counts as predicted above this probability.
         sigmoid: predictions are logits.
+
+    Example:
+        >>> learn = vision_learner(dls, resnet18, metrics=partial(accuracy_multi, thresh=0.2))
     """
     inp, targ = flatten_check(inp, targ)
     return (((inp.sigmoid() if sigmoid else inp) > thresh) == targ.bool()).float().mean()
 
 
 def foreground_acc(inp: Tensor, targ: Tensor, bkg_idx: int = 0, axis: int = 1) -> Tensor:
-    """Share of right pixels among those that are not background; [B,C,H,W] and [B,H,W] or [B,1,H,W]."""
+    """Share of right pixels among those that are not background.
+
+    Args:
+        inp: predictions, [B,C,H,W].
+        targ: class indices, [B,H,W] or [B,1,H,W].
+        bkg_idx: the index of the background.
+        axis: of the classes in `inp`.
+    """
     targ = plain(targ).squeeze(1)
     foreground = targ != bkg_idx
     # counted, not indexed: indexing with a mask would wait for the device
@@ -96,18 +119,18 @@ def foreground_acc(inp: Tensor, targ: Tensor, bkg_idx: int = 0, axis: int = 1) -
 # ---------------------------------------------------------------- regression
 
 def mse(inp: Tensor, targ: Tensor) -> Tensor:
-    """Mean squared error of flattened predictions and targets."""
+    """Mean squared error of `inp` and `targ`, of as many elements, flattened."""
     return F.mse_loss(*flatten_check(inp, targ))
 
 
 def mae(inp: Tensor, targ: Tensor) -> Tensor:
-    """Mean absolute error of flattened predictions and targets."""
+    """Mean absolute error of `inp` and `targ`, of as many elements, flattened."""
     inp, targ = flatten_check(inp, targ)
     return (inp - targ).abs().mean()
 
 
 def msle(inp: Tensor, targ: Tensor) -> Tensor:
-    """Mean squared error of `log(1 + x)` of flattened predictions and targets."""
+    """Mean squared error of `log(1 + x)` of the elements of `inp` and `targ`, all above -1, flattened."""
     inp, targ = flatten_check(inp, targ)
     return F.mse_loss(torch.log(1 + inp), torch.log(1 + targ))
 
@@ -147,7 +170,7 @@ class Dice(Metric):
         self.inter = self.union = torch.zeros(())
 
     def accumulate(self, learn: Any) -> None:
-        """Count one batch."""
+        """Count one batch, `learn.pred` and `learn.y`."""
         pred = as_classes(learn.pred, self.axis, getattr(learn, 'loss_func', None)).argmax(dim=self.axis)
         pred, targ = flatten_check(pred, learn.y)
         self.inter = (pred * targ).sum() + self.inter.to(pred.device)
@@ -192,7 +215,7 @@ class DiceMulti(Metric):
         self.counts: Tensor | None = None
 
     def accumulate(self, learn: Any) -> None:
-        """Count one batch."""
+        """Count one batch, `learn.pred` and `learn.y`."""
         scores = as_classes(learn.pred, self.axis, getattr(learn, 'loss_func', None)).detach()
         n = scores.shape[self.axis]
         pred, targ = flatten_check(scores.argmax(dim=self.axis), learn.y)
@@ -271,6 +294,11 @@ def optim_metric(f: Callable, argname: str, bounds: tuple[float, float], tol: fl
         tol: how closely to find the best value.
         do_neg: the largest `f` is best; False: the smallest.
         get_x: return `(best, x)` instead of `best`.
+
+    Example:
+        >>> best = optim_metric(accuracy_multi, 'thresh', (0.1, 0.9), get_x=True)
+        >>> preds, targs = learn.get_preds()
+        >>> score, thresh = best(preds, targs)
     """
     golden, sign = (math.sqrt(5) - 1) / 2, -1 if do_neg else 1
 

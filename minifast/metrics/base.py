@@ -153,7 +153,7 @@ class AvgMetric(_Average):
         self.reset()
 
     def accumulate(self, learn: Any) -> None:
-        """Add one batch."""
+        """Add one batch, `func(learn.pred, *learn.yb)`."""
         _judging.append(getattr(learn, 'loss_func', None))
         try:
             value = self.func(learn.pred, *learn.yb)
@@ -176,7 +176,7 @@ class AvgLoss(_Average):
         self.reset()
 
     def accumulate(self, learn: Any) -> None:
-        """Add one batch."""
+        """Add one batch, the mean of `learn.loss`."""
         self._add(learn.loss if learn.loss.ndim == 0 else learn.loss.mean(), find_bs(learn.yb))
 
     @property
@@ -222,7 +222,7 @@ class LossMetric(_Average):
         self.reset()
 
     def accumulate(self, learn: Any) -> None:
-        """Add one batch."""
+        """Add one batch, the attribute of `learn.loss_func` (0 where it has none)."""
         self._add(getattr(learn.loss_func, self.attr, 0), find_bs(learn.yb))
 
     @property
@@ -232,7 +232,12 @@ class LossMetric(_Average):
 
 
 def LossMetrics(attrs: str | Iterable[str], nms: str | Iterable[str] | None = None) -> list[LossMetric]:
-    """A `LossMetric` for each attribute; both arguments may be lists or comma-separated strings."""
+    """A `LossMetric` for each attribute.
+
+    Args:
+        attrs: the attributes, a list or a string of names with commas between, such as 'dice,focal'.
+        nms: their columns' names, likewise; default: `attrs`.
+    """
     attrs = attrs.split(',') if isinstance(attrs, str) else list(attrs)
     nms = attrs if nms is None else nms.split(',') if isinstance(nms, str) else nms
     return [LossMetric(attr, nm) for attr, nm in zip(attrs, nms)]
@@ -278,7 +283,7 @@ class AccumMetric(Metric):
         self.preds, self.targs, self.n_items = [], [], 0
 
     def accumulate(self, learn: Any) -> None:
-        """Keep one batch after activation, argmax and threshold."""
+        """Keep one batch, `learn.pred` and `learn.y`, after activation, argmax and threshold."""
         pred = plain(learn.pred).detach()
         if self.dim_argmax is not None:
             pred = as_classes(pred, self.dim_argmax, getattr(learn, 'loss_func', None))
@@ -293,7 +298,7 @@ class AccumMetric(Metric):
         self.accum_values(pred if self.thresh is None else pred >= self.thresh, learn.y, learn)
 
     def accum_values(self, preds: Tensor, targs: Tensor, learn: Any = None) -> None:
-        """Keep one batch as it is."""
+        """Keep `preds` and `targs` of one batch as they are, but for `flatten`; `learn` is not looked at."""
         preds, targs = plain(preds).detach(), plain(targs).detach()
         if self.flatten:
             preds, targs = flatten_check(preds, targs)
@@ -301,7 +306,7 @@ class AccumMetric(Metric):
         self.targs.append(targs)
 
     def __call__(self, preds: Tensor, targs: Tensor) -> Any:
-        """The metric of these predictions and targets alone."""
+        """The metric of `preds` and `targs` alone; activation, argmax and threshold are left out."""
         self.reset()
         self.accum_values(preds, targs)
         return self.value
@@ -344,7 +349,7 @@ class TorchMetric(Metric):
         self.metric.reset()
 
     def accumulate(self, learn: Any) -> None:
-        """Update the object with predictions and targets."""
+        """Update the object with `learn.pred` and the targets `learn.yb`."""
         pred = plain(learn.pred).detach()
         if isinstance(self.metric, nn.Module) and getattr(self.metric, 'device', pred.device) != pred.device:
             self.metric.to(pred.device)
@@ -389,7 +394,7 @@ def mk_metric(m: Any) -> Metric:
 
 
 def mk_metrics(metrics: Any) -> L:
-    """`Metric`s from one metric, a list of them, or a torchmetrics collection (one column for each member)."""
+    """`Metric`s of `metrics`: one, a list of them, None, or a torchmetrics collection (a column for each member)."""
     if metrics is None:
         return L()
     if isinstance(metrics, nn.ModuleDict) and hasattr(metrics, 'compute'):  # a MetricCollection

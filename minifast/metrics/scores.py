@@ -33,6 +33,11 @@ def skm_to_fastai(func: Callable, is_class: bool = True, thresh: float | None = 
         axis: of the classes.
         activation: one of `ActivationType`; default sigmoid with a `thresh`.
         kwargs: for `func`, or for `AccumMetric`.
+
+    Example:
+        >>> score = skm_to_fastai(sklearn.metrics.fbeta_score, beta=2, average='macro')
+        >>> score(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, 0]))
+        0.7738095238095238
     """
     if activation is None:
         activation = ActivationType.Sigmoid if is_class and thresh is not None else ActivationType.No
@@ -71,7 +76,10 @@ def F1Score(axis: int = -1, labels: Sequence[int] | None = None, pos_label: int 
         labels: the classes to look at, default those that occur.
         pos_label: the class that `average='binary'` looks at.
         average: 'binary', 'micro', 'macro', 'weighted', or None for one number a class.
-        sample_weight: of each item.
+        sample_weight: one number for each item of the validation set, in its order; default: all weigh the same.
+
+    Example:
+        >>> learn = vision_learner(dls, resnet18, metrics=F1Score(average='macro'))
     """
     return _single('f1_score', axis, average, labels=labels, pos_label=pos_label, sample_weight=sample_weight)
 
@@ -79,7 +87,10 @@ def F1Score(axis: int = -1, labels: Sequence[int] | None = None, pos_label: int 
 @tells_near_match
 def FBeta(beta: float, axis: int = -1, labels: Sequence[int] | None = None, pos_label: int = 1,
           average: str | None = 'binary', sample_weight: Any = None) -> AccumMetric:
-    """`F1Score` with recall weighing `beta` times as much as precision."""
+    """`F1Score` with recall weighing `beta` times as much as precision.
+
+    `axis`, `labels`, `pos_label`, `average` and `sample_weight` as for `F1Score`.
+    """
     return _single('fbeta_score', axis, average, beta=beta, labels=labels, pos_label=pos_label,
                    sample_weight=sample_weight)
 
@@ -87,52 +98,70 @@ def FBeta(beta: float, axis: int = -1, labels: Sequence[int] | None = None, pos_
 @tells_near_match
 def Precision(axis: int = -1, labels: Sequence[int] | None = None, pos_label: int = 1, average: str | None = 'binary',
               sample_weight: Any = None) -> AccumMetric:
-    """Which share of what was predicted as a class is right; arguments as in `F1Score`."""
+    """Which share of what was predicted as a class is right.
+
+    `axis`, `labels`, `pos_label`, `average` and `sample_weight` as for `F1Score`.
+    """
     return _single('precision_score', axis, average, labels=labels, pos_label=pos_label, sample_weight=sample_weight)
 
 
 @tells_near_match
 def Recall(axis: int = -1, labels: Sequence[int] | None = None, pos_label: int = 1, average: str | None = 'binary',
            sample_weight: Any = None) -> AccumMetric:
-    """Which share of a class was found; arguments as in `F1Score`."""
+    """Which share of a class was found.
+
+    `axis`, `labels`, `pos_label`, `average` and `sample_weight` as for `F1Score`.
+    """
     return _single('recall_score', axis, average, labels=labels, pos_label=pos_label, sample_weight=sample_weight)
 
 
 @tells_near_match
 def Jaccard(axis: int = -1, labels: Sequence[int] | None = None, pos_label: int = 1, average: str | None = 'binary',
             sample_weight: Any = None) -> AccumMetric:
-    """Intersection over union of predicted and true items of a class; arguments as in `F1Score`."""
+    """Intersection over union of predicted and true items of a class.
+
+    `axis`, `labels`, `pos_label`, `average` and `sample_weight` as for `F1Score`.
+    """
     return _single('jaccard_score', axis, average, labels=labels, pos_label=pos_label, sample_weight=sample_weight)
 
 
 @tells_near_match
 def BalancedAccuracy(axis: int = -1, sample_weight: Any = None, adjusted: bool = False) -> AccumMetric:
-    """Mean recall over the classes that occur; `adjusted` puts chance at 0."""
+    """Mean recall over the classes that occur; `adjusted` puts chance at 0.
+
+    `axis` and `sample_weight` as for `F1Score`.
+    """
     return _score('balanced_accuracy_score', axis=axis, sample_weight=sample_weight, adjusted=adjusted)
 
 
 @tells_near_match
 def CohenKappa(axis: int = -1, labels: Sequence[int] | None = None, weights: str | None = None,
                sample_weight: Any = None) -> AccumMetric:
-    """Agreement beyond chance; `weights` 'linear' or 'quadratic' make distant classes count more."""
+    """Agreement beyond chance; `weights` 'linear' or 'quadratic' make distant classes count more.
+
+    `axis`, `labels` and `sample_weight` as for `F1Score`.
+    """
     return _score('cohen_kappa_score', axis=axis, labels=labels, weights=weights, sample_weight=sample_weight)
 
 
 @tells_near_match
 def MatthewsCorrCoef(sample_weight: Any = None, axis: int = -1) -> AccumMetric:
-    """Correlation of predicted and true classes, -1 to 1."""
+    """Correlation of predicted and true classes, -1 to 1. `sample_weight` and `axis` as for `F1Score`."""
     return _score('matthews_corrcoef', axis=axis, sample_weight=sample_weight)
 
 
 @tells_near_match
 def HammingLoss(axis: int = -1, sample_weight: Any = None) -> AccumMetric:
-    """Share of wrong classes."""
+    """Share of wrong classes. `axis` and `sample_weight` as for `F1Score`."""
     return _score('hamming_loss', axis=axis, sample_weight=sample_weight)
 
 
 @tells_near_match
 def BrierScore(axis: int = -1, sample_weight: Any = None, pos_label: int | None = None) -> AccumMetric:
-    """Mean squared difference of predicted and true class of two: of the answer, not its probability, as in fastai."""
+    """Mean squared difference of predicted and true class of two: of the answer, not its probability, as in fastai.
+
+    `axis` and `sample_weight` as for `F1Score`; `pos_label`, default 1, is the target that a prediction of 1 means.
+    """
     return _score('brier_score_loss', axis=axis, sample_weight=sample_weight, pos_label=pos_label)
 
 
@@ -151,8 +180,8 @@ def RocAuc(axis: int = -1, average: str | None = 'macro', sample_weight: Any = N
 
     Args:
         axis: of the classes in the predictions (logits).
-        average: over classes: 'micro', 'macro', 'weighted', or None for one number a class.
-        sample_weight: of each item.
+        average: over more than two classes: 'micro', 'macro', 'weighted', or None for one number a class.
+        sample_weight: as for `F1Score`.
         max_fpr: only up to this false positive rate, for two classes.
         multi_class: 'ovr', or 'ovo' for each class against each other.
     """
@@ -165,7 +194,10 @@ def RocAuc(axis: int = -1, average: str | None = 'macro', sample_weight: Any = N
 @tells_near_match
 def RocAucBinary(axis: int = -1, average: str | None = 'macro', sample_weight: Any = None,
                  max_fpr: float | None = None, multi_class: str = 'raise') -> AccumMetric:
-    """Area under the ROC curve of the last of two classes; `average` and `multi_class` have no effect."""
+    """Area under the ROC curve of the last of two classes; `average` and `multi_class` have no effect.
+
+    `axis`, `sample_weight` and `max_fpr` as for `RocAuc`.
+    """
     return _score('roc_auc_score', axis=axis, activation=ActivationType.BinarySoftmax, average=average,
                   sample_weight=sample_weight, max_fpr=max_fpr, multi_class=multi_class)
 
@@ -173,7 +205,10 @@ def RocAucBinary(axis: int = -1, average: str | None = 'macro', sample_weight: A
 @tells_near_match
 def APScoreBinary(axis: int = -1, average: str | None = 'macro', pos_label: int = 1,
                   sample_weight: Any = None) -> AccumMetric:
-    """Average precision of the last of two classes; `average` has no effect."""
+    """Average precision of the last of two classes; `average` has no effect.
+
+    `axis` and `sample_weight` as for `F1Score`; `pos_label` is the target that stands for that class.
+    """
     return _score('average_precision_score', axis=axis, activation=ActivationType.BinarySoftmax, average=average,
                   pos_label=pos_label, sample_weight=sample_weight)
 
@@ -203,7 +238,7 @@ def F1ScoreMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Sequence[int
         labels: the columns to look at, default all.
         pos_label: has no effect.
         average: 'micro', 'macro', 'weighted', 'samples' (over items instead of labels), or None for one number a label.
-        sample_weight: of each item.
+        sample_weight: one number for each item of the validation set, in its order; default: all weigh the same.
     """
     return _multi('f1_score', thresh, sigmoid, average, labels=labels, sample_weight=sample_weight)
 
@@ -211,35 +246,47 @@ def F1ScoreMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Sequence[int
 @tells_near_match
 def FBetaMulti(beta: float, thresh: float = 0.5, sigmoid: bool = True, labels: Sequence[int] | None = None,
                pos_label: int = 1, average: str | None = 'macro', sample_weight: Any = None) -> AccumMetric:
-    """`F1ScoreMulti` with recall weighing `beta` times as much as precision."""
+    """`F1ScoreMulti` with recall weighing `beta` times as much as precision.
+
+    `thresh`, `sigmoid`, `labels`, `pos_label`, `average` and `sample_weight` as for `F1ScoreMulti`.
+    """
     return _multi('fbeta_score', thresh, sigmoid, average, beta=beta, labels=labels, sample_weight=sample_weight)
 
 
 @tells_near_match
 def PrecisionMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Sequence[int] | None = None, pos_label: int = 1,
                    average: str | None = 'macro', sample_weight: Any = None) -> AccumMetric:
-    """Which share of the predicted labels is right; arguments as in `F1ScoreMulti`."""
+    """Which share of the predicted labels is right.
+
+    `thresh`, `sigmoid`, `labels`, `pos_label`, `average` and `sample_weight` as for `F1ScoreMulti`.
+    """
     return _multi('precision_score', thresh, sigmoid, average, labels=labels, sample_weight=sample_weight)
 
 
 @tells_near_match
 def RecallMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Sequence[int] | None = None, pos_label: int = 1,
                 average: str | None = 'macro', sample_weight: Any = None) -> AccumMetric:
-    """Which share of the labels was found; arguments as in `F1ScoreMulti`."""
+    """Which share of the labels was found.
+
+    `thresh`, `sigmoid`, `labels`, `pos_label`, `average` and `sample_weight` as for `F1ScoreMulti`.
+    """
     return _multi('recall_score', thresh, sigmoid, average, labels=labels, sample_weight=sample_weight)
 
 
 @tells_near_match
 def JaccardMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Sequence[int] | None = None, pos_label: int = 1,
                  average: str | None = 'macro', sample_weight: Any = None) -> AccumMetric:
-    """Intersection over union of predicted and true labels; arguments as in `F1ScoreMulti`."""
+    """Intersection over union of predicted and true labels.
+
+    `thresh`, `sigmoid`, `labels`, `pos_label`, `average` and `sample_weight` as for `F1ScoreMulti`.
+    """
     return _multi('jaccard_score', thresh, sigmoid, average, labels=labels, sample_weight=sample_weight)
 
 
 @tells_near_match
 def HammingLossMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Any = None,
                      sample_weight: Any = None) -> AccumMetric:
-    """Share of wrong labels; `labels` has no effect."""
+    """Share of wrong labels; `labels` has no effect. `thresh`, `sigmoid` and `sample_weight` as for `F1ScoreMulti`."""
     return _score('hamming_loss', thresh=thresh, activation=_of_labels(sigmoid), flatten=False,
                   sample_weight=sample_weight)
 
@@ -247,21 +294,33 @@ def HammingLossMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Any = No
 @tells_near_match
 def BrierScoreMulti(thresh: float = 0.5, sigmoid: bool = True, sample_weight: Any = None,
                     pos_label: int | None = None) -> AccumMetric:
-    """Mean squared difference of predicted and true labels, over all labels."""
+    """Mean squared difference of predicted and true labels, over all labels: of the answers, not their probabilities.
+
+    `thresh` and `sigmoid` as for `F1ScoreMulti`; `sample_weight` has one number for each label of each item, and
+    `pos_label`, default 1, is the target that a predicted label means.
+    """
     return _score('brier_score_loss', thresh=thresh, activation=_of_labels(sigmoid), sample_weight=sample_weight,
                   pos_label=pos_label)
 
 
 @tells_near_match
 def MatthewsCorrCoefMulti(thresh: float = 0.5, sigmoid: bool = True, sample_weight: Any = None) -> AccumMetric:
-    """Correlation of predicted and true labels, over all labels of all items."""
+    """Correlation of predicted and true labels, over all labels of all items.
+
+    `thresh` and `sigmoid` as for `F1ScoreMulti`; `sample_weight` has one number for each label of each item.
+    """
     return _score('matthews_corrcoef', thresh=thresh, activation=_of_labels(sigmoid), sample_weight=sample_weight)
 
 
 @tells_near_match
 def RocAucMulti(sigmoid: bool = True, average: str | None = 'macro', sample_weight: Any = None,
                 max_fpr: float | None = None) -> AccumMetric:
-    """Area under the ROC curve of each label, for several labels an item; `average` as in `F1ScoreMulti`."""
+    """Area under the ROC curve of each label, for several labels an item.
+
+    Args:
+        sigmoid, average, sample_weight: as for `F1ScoreMulti`.
+        max_fpr: only up to this false positive rate.
+    """
     return _averaged('roc_auc_score', average, _AVERAGES, activation=_of_labels(sigmoid), flatten=False, is_class=False,
                      sample_weight=sample_weight, max_fpr=max_fpr)
 
@@ -269,7 +328,10 @@ def RocAucMulti(sigmoid: bool = True, average: str | None = 'macro', sample_weig
 @tells_near_match
 def APScoreMulti(sigmoid: bool = True, average: str | None = 'macro', pos_label: int = 1,
                  sample_weight: Any = None) -> AccumMetric:
-    """Average precision of each label, for several labels an item; `average` as in `F1ScoreMulti`."""
+    """Average precision of each label, for several labels an item.
+
+    `sigmoid`, `average` and `sample_weight` as for `F1ScoreMulti`; `pos_label` has to be 1.
+    """
     return _averaged('average_precision_score', average, _AVERAGES, activation=_of_labels(sigmoid), flatten=False,
                      is_class=False, pos_label=pos_label, sample_weight=sample_weight)
 
@@ -278,13 +340,16 @@ def APScoreMulti(sigmoid: bool = True, average: str | None = 'macro', pos_label:
 
 @tells_near_match
 def ExplainedVariance(sample_weight: Any = None) -> AccumMetric:
-    """Which share of the targets' variance the predictions explain, a constant offset aside."""
+    """Which share of the targets' variance the predictions explain, a constant offset aside.
+
+    `sample_weight` has one number for each target of the validation set, in its order; default: all weigh the same.
+    """
     return _score('explained_variance_score', is_class=False, sample_weight=sample_weight)
 
 
 @tells_near_match
 def R2Score(sample_weight: Any = None) -> AccumMetric:
-    """Which share of the targets' variance the predictions explain."""
+    """Which share of the targets' variance the predictions explain; `sample_weight` as for `ExplainedVariance`."""
     return _score('r2_score', is_class=False, sample_weight=sample_weight)
 
 
@@ -296,11 +361,21 @@ def _correlation(name: str, dim_argmax: int | None, kwargs: dict[str, Any]) -> A
 
 
 def PearsonCorrCoef(dim_argmax: int | None = None, **kwargs: Any) -> AccumMetric:
-    """Linear correlation of predictions and targets; further arguments as in `AccumMetric`."""
+    """Linear correlation of predictions and targets.
+
+    `dim_argmax` and `kwargs` as for `AccumMetric`, whose function is `scipy.stats.pearsonr`.
+    """
     return _correlation('pearsonr', dim_argmax, kwargs)
 
 
 def SpearmanCorrCoef(dim_argmax: int | None = None, axis: int = 0, nan_policy: str = 'propagate',
                      **kwargs: Any) -> AccumMetric:
-    """Correlation of the ranks of predictions and targets; further arguments as in `AccumMetric`."""
+    """Correlation of the ranks of predictions and targets.
+
+    `dim_argmax` and `kwargs` as for `AccumMetric`, whose function is `scipy.stats.spearmanr`.
+
+    Args:
+        axis: of the items; has no effect where predictions and targets are flattened.
+        nan_policy: what to do about NaN: 'propagate', 'raise' or 'omit'.
+    """
     return _correlation('spearmanr', dim_argmax, {'axis': axis, 'nan_policy': nan_policy, **kwargs})

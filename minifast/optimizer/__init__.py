@@ -36,7 +36,7 @@ __all__ = ['Adam', 'Hypers', 'Lamb', 'Larc', 'Lookahead', 'OptimWrapper', 'Optim
 
 
 def _update(state: dict, new: Any = None) -> dict:
-    """Merge what a step function returned into the parameter's state; anything but a dict is ignored."""
+    """Merge `new`, what a step function returned, into a parameter's `state`; anything but a dict is ignored."""
     if isinstance(new, dict):
         state.update(new)
     return state
@@ -165,7 +165,7 @@ class Optimizer(_BaseOptimizer, torch.optim.Optimizer):
             self.state = everything
 
     def load_state_dict(self, sd: dict[str, Any]) -> None:
-        """Load a state made by `state_dict()` (torch's format), or one saved by fastai (`hypers` and a list `state`).
+        """Load `sd`, made by `state_dict()` (torch's format) or saved by fastai (`hypers` and a list `state`).
 
         Raises:
             ValueError: the groups or their sizes differ.
@@ -255,14 +255,28 @@ def _root(sqr_avgs: list[Tensor], bias: float, eps: float) -> list[Tensor]:
 @_steps_lists(wd=0.)
 def weight_decay(params: list[Tensor], grads: list[Tensor], lr: float, wd: float, do_wd: bool = True,
                  **kwargs: Any) -> None:
-    """Shrink `p` by the factor `1 - lr*wd` (decoupled weight decay)."""
+    """Shrink `p` by the factor `1 - lr*wd` (decoupled weight decay).
+
+    Args:
+        params: parameters, changed in place; one of them, as `p`, where the function steps one.
+        grads: their gradients, of the same shapes; where it steps one, `p.grad`.
+        lr: learning rate.
+        wd: weight decay; 0 for none.
+        do_wd: False leaves `p` as it is.
+        kwargs: state and hypers that other step functions need.
+    """
     if do_wd and wd != 0:
         torch._foreach_mul_(params, 1 - lr * wd)
 
 
 @_steps_lists(wd=0.)
 def l2_reg(params: list[Tensor], grads: list[Tensor], lr: float, wd: float, do_wd: bool = True, **kwargs: Any) -> None:
-    """Add `wd*p` to the gradient of `p` (weight decay as a term of the loss)."""
+    """Add `wd*p` to the gradient of `p`, in place (weight decay as a term of the loss).
+
+    Args:
+        params, grads, wd, do_wd, kwargs: as for `weight_decay`.
+        lr: has no effect.
+    """
     if do_wd and wd != 0:  # in place, so that a callback after the step sees the same gradients as in fastai
         torch._foreach_add_(grads, params, alpha=wd)
 
@@ -270,7 +284,14 @@ def l2_reg(params: list[Tensor], grads: list[Tensor], lr: float, wd: float, do_w
 @_steps_lists('grad_avg', mom=0.9)
 def average_grad(params: list[Tensor], grads: list[Tensor], mom: float, dampening: bool = False,
                  grad_avg: list[Tensor] | None = None, **kwargs: Any) -> dict:
-    """Moving average of the gradient in the state `grad_avg`; a sum with decay unless `dampening`."""
+    """Moving average of the gradient of `p` in the state `grad_avg`; a sum with decay unless `dampening`.
+
+    Args:
+        params, grads, kwargs: as for `weight_decay`.
+        mom: the share of the old average that stays, 0..1.
+        dampening: weigh the new gradient by `1 - mom`; False adds all of it.
+        grad_avg: the averages so far, changed in place; None for zeros.
+    """
     grad_avg = [torch.zeros_like(grad) for grad in grads] if grad_avg is None else grad_avg
     torch._foreach_mul_(grad_avg, mom)
     torch._foreach_add_(grad_avg, grads, alpha=1 - mom if dampening else 1.)
@@ -280,7 +301,14 @@ def average_grad(params: list[Tensor], grads: list[Tensor], mom: float, dampenin
 @_steps_lists('sqr_avg', sqr_mom=0.99)
 def average_sqr_grad(params: list[Tensor], grads: list[Tensor], sqr_mom: float, dampening: bool = True,
                      sqr_avg: list[Tensor] | None = None, **kwargs: Any) -> dict:
-    """Moving average of the squared gradient in the state `sqr_avg`."""
+    """Moving average of the squared gradient of `p` in the state `sqr_avg`.
+
+    Args:
+        params, grads, kwargs: as for `weight_decay`.
+        sqr_mom: the share of the old average that stays, 0..1.
+        dampening: weigh the new square by `1 - sqr_mom`; False adds all of it.
+        sqr_avg: the averages so far, changed in place; None for zeros.
+    """
     sqr_avg = [torch.zeros_like(grad) for grad in grads] if sqr_avg is None else sqr_avg
     torch._foreach_mul_(sqr_avg, sqr_mom)
     torch._foreach_addcmul_(sqr_avg, grads, grads, value=1 - sqr_mom if dampening else 1.)
@@ -289,33 +317,51 @@ def average_sqr_grad(params: list[Tensor], grads: list[Tensor], sqr_mom: float, 
 
 @_steps_lists()
 def step_stat(params: list[Tensor], grads: list[Tensor], step: int = 0, **kwargs: Any) -> dict:
-    """Count the steps `p` has taken in the state `step`."""
+    """Count the steps `p` has taken in the state `step`; `params`, `grads` and `kwargs` as for `weight_decay`."""
     return {'step': step + 1}
 
 
 @_steps_lists()
 def sgd_step(params: list[Tensor], grads: list[Tensor], lr: float, **kwargs: Any) -> None:
-    """Step against the gradient."""
+    """Step against the gradient, `p -= lr*p.grad`; `params`, `grads` and `kwargs` as for `weight_decay`."""
     torch._foreach_add_(params, grads, alpha=-lr)
 
 
 @_steps_lists()
 def momentum_step(params: list[Tensor], grads: list[Tensor], lr: float, grad_avg: list[Tensor], **kwargs: Any) -> None:
-    """Step against the averaged gradient."""
+    """Step against the averaged gradient, `p -= lr*grad_avg`; `params`, `grads` and `kwargs` as for `weight_decay`."""
     torch._foreach_add_(params, grad_avg, alpha=-lr)
 
 
 @_steps_lists(eps=1e-8)
 def rms_prop_step(params: list[Tensor], grads: list[Tensor], lr: float, sqr_avg: list[Tensor], eps: float,
                   grad_avg: list[Tensor] | None = None, **kwargs: Any) -> None:
-    """Step against the (averaged) gradient over the root of its averaged square."""
+    """Step of `p` against the (averaged) gradient over the root of its averaged square.
+
+    Args:
+        params, grads, kwargs: as for `weight_decay`.
+        lr: learning rate.
+        sqr_avg: the averages of `average_sqr_grad`.
+        eps: added to the root.
+        grad_avg: the averages of `average_grad`; None for the gradients themselves.
+    """
     torch._foreach_addcdiv_(params, grads if grad_avg is None else grad_avg, _root(sqr_avg, 1., eps), value=-lr)
 
 
 @_steps_lists()
 def adam_step(params: list[Tensor], grads: list[Tensor], lr: float, mom: float, step: int, sqr_mom: float,
               grad_avg: list[Tensor], sqr_avg: list[Tensor], eps: float, **kwargs: Any) -> None:
-    """Adam's step: both averages without their bias towards zero.
+    """Adam's step of `p`: both averages without their bias towards zero.
+
+    Args:
+        params, grads, kwargs: as for `weight_decay`.
+        lr: learning rate.
+        mom: momentum of the gradient's average (beta 1), below 1.
+        step: steps taken, this one included.
+        sqr_mom: momentum of the squared gradient's average (beta 2), below 1.
+        grad_avg: the averages of `average_grad` with `dampening`.
+        sqr_avg: the averages of `average_sqr_grad`.
+        eps: added to the root of the squares.
 
     Source: Kingma and Ba, https://arxiv.org/abs/1412.6980
     """
@@ -326,7 +372,12 @@ def adam_step(params: list[Tensor], grads: list[Tensor], lr: float, mom: float, 
 @_steps_lists()
 def radam_step(params: list[Tensor], grads: list[Tensor], lr: float, mom: float, step: int, sqr_mom: float,
                grad_avg: list[Tensor], sqr_avg: list[Tensor], eps: float, beta: float, **kwargs: Any) -> None:
-    """Adam's step, rectified in its first steps; a nonzero `beta` smooths the denominator (SAdam)."""
+    """Adam's step of `p`, rectified in its first steps; a nonzero `beta` smooths the denominator (SAdam).
+
+    Args:
+        params, grads, lr, mom, step, sqr_mom, grad_avg, sqr_avg, eps, kwargs: as for `adam_step`.
+        beta: sharpness of the softplus on the denominator, 0 for none.
+    """
     debias1, rectified = debias(mom, 1 - mom, step), _rectification(sqr_mom, step)
     if rectified is None:
         torch._foreach_add_(params, grad_avg, alpha=-lr / debias1)
@@ -341,7 +392,12 @@ def radam_step(params: list[Tensor], grads: list[Tensor], lr: float, mom: float,
 def qhadam_step(params: list[Tensor], grads: list[Tensor], lr: float, mom: float, sqr_mom: float,
                 sqr_avg: list[Tensor], nu_1: float, nu_2: float, step: int, grad_avg: list[Tensor], eps: float,
                 **kwargs: Any) -> None:
-    """Adam's step on mixtures of the plain gradient and the averages.
+    """Adam's step of `p` on mixtures of the plain gradient and the averages.
+
+    Args:
+        params, grads, lr, mom, sqr_mom, sqr_avg, step, grad_avg, eps, kwargs: as for `adam_step`.
+        nu_1: the average's share in the gradient, 0..1; with 1 for both it is Adam.
+        nu_2: the average's share in the squared gradient, 0..1.
 
     Source: Ma and Yarats, Quasi-hyperbolic momentum and Adam for deep learning, https://arxiv.org/abs/1810.06801
     """
@@ -357,6 +413,8 @@ def larc_layer_lr(params: list[Tensor], grads: list[Tensor], lr: float, trust_co
                   clip: bool = True, **kwargs: Any) -> dict:
     """The learning rate of one tensor from the norms of weight and gradient, at most `lr` if `clip`.
 
+    It is `lr * trust_coeff * |p| / (|p.grad| + wd * |p| + eps)`; `params`, `grads` and `kwargs` as for `weight_decay`.
+
     Source: You et al., Large Batch Training of Convolutional Networks, https://arxiv.org/abs/1708.03888
     """
     p_norms, g_norms = torch.stack(torch._foreach_norm(params)), torch.stack(torch._foreach_norm(grads))
@@ -367,7 +425,13 @@ def larc_layer_lr(params: list[Tensor], grads: list[Tensor], lr: float, trust_co
 @_steps_lists()
 def larc_step(params: list[Tensor], grads: list[Tensor], local_lr: list[Tensor] | float,
               grad_avg: list[Tensor] | None = None, **kwargs: Any) -> None:
-    """Step against the (averaged) gradient by the tensor's own learning rate."""
+    """Step of `p` against the (averaged) gradient by the tensor's own learning rate.
+
+    Args:
+        params, grads, kwargs: as for `weight_decay`.
+        local_lr: what `larc_layer_lr` gives: one number for each parameter.
+        grad_avg: the averages of `average_grad`; None for the gradients themselves.
+    """
     local_lrs = local_lr if isinstance(local_lr, list) else [p.new_tensor(local_lr) for p in params]
     torch._foreach_addcmul_(params, grads if grad_avg is None else grad_avg, local_lrs, value=-1)
 
@@ -375,7 +439,9 @@ def larc_step(params: list[Tensor], grads: list[Tensor], local_lr: list[Tensor] 
 @_steps_lists()
 def lamb_step(params: list[Tensor], grads: list[Tensor], lr: float, mom: float, step: int, sqr_mom: float,
               grad_avg: list[Tensor], sqr_avg: list[Tensor], eps: float, **kwargs: Any) -> None:
-    """Adam's step scaled by the ratio of the sizes of weight and step, at most 10.
+    """Adam's step of `p` scaled by the ratio of the sizes of weight and step, at most 10.
+
+    `params`, `grads`, `lr`, `mom`, `step`, `sqr_mom`, `grad_avg`, `sqr_avg`, `eps` and `kwargs` as for `adam_step`.
 
     Source: You et al., Large Batch Optimization for Deep Learning, https://arxiv.org/abs/1904.00962
     """
@@ -562,6 +628,12 @@ class Adam(_Decayed):
         wd: weight decay.
         decouple_wd: decay the weights directly (AdamW); False adds `wd*p` to the gradient (Adam).
 
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> opt = Adam([list(model[0].parameters()), list(model[2].parameters())], lr=slice(1e-4, 1e-3))
+        >>> [hyper['lr'] for hyper in opt.hypers]
+        [0.0001, 0.001]
+
     Source: Kingma and Ba, https://arxiv.org/abs/1412.6980; Loshchilov and Hutter, https://arxiv.org/abs/1711.05101
     """
 
@@ -638,7 +710,7 @@ class Lookahead(_BaseOptimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The groups of the optimizer inside."""
+        """The groups of the optimizer inside; settable."""
         return self.opt.param_groups
 
     @param_groups.setter
@@ -652,7 +724,7 @@ class Lookahead(_BaseOptimizer):
 
     @property
     def frozen_idx(self) -> int:
-        """The first group that is trained."""
+        """The first group that is trained; settable."""
         return self.opt.frozen_idx
 
     @frozen_idx.setter
@@ -661,7 +733,7 @@ class Lookahead(_BaseOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> Any:
-        """A fast step, and after every `k` of them a slow one."""
+        """A fast step, and after every `k` of them a slow one; `closure` re-evaluates the model first, as in torch."""
         if self.slow_weights is None:
             self.slow_weights = L([L([p.detach().clone() for p in ps]) for ps in self.param_lists])
         loss = self.opt.step(closure)
@@ -674,7 +746,7 @@ class Lookahead(_BaseOptimizer):
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients."""
+        """Clear the gradients; `set_to_none` False makes them zeros instead of None."""
         self.opt.zero_grad(set_to_none=set_to_none)
 
     def clear_state(self) -> None:
@@ -688,7 +760,7 @@ class Lookahead(_BaseOptimizer):
         return {**self.opt.state_dict(), 'count': self.count, 'slow_weights': slow}
 
     def load_state_dict(self, sd: dict[str, Any]) -> None:
-        """Load what `state_dict()` made."""
+        """Load `sd`, what `state_dict()` made."""
         sd = dict(sd)
         self.count, slow = sd.pop('count'), sd.pop('slow_weights')
         self.opt.load_state_dict(sd)

@@ -21,7 +21,7 @@ __all__ = ['Coverage', 'Hypers', 'OptimWrapper', 'as_optimizer', 'detuplify_pg',
 
 
 def detuplify_pg(d: Mapping[str, Any]) -> dict[str, Any]:
-    """A torch parameter group without its params, each tuple spread over `name__0`, `name__1`, ..."""
+    """The torch parameter group `d` without its params, each tuple spread over `name__0`, `name__1`, ..."""
     spread: dict[str, Any] = {}
     for name, value in d.items():
         if name != 'params' and isinstance(value, (list, tuple)):
@@ -32,7 +32,7 @@ def detuplify_pg(d: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def set_item_pg(pg: dict, k: str, v: Any) -> dict:
-    """Set `pg[k]`, where `name__1` means the second element of the tuple `name`."""
+    """Set `pg[k]` to `v` and return `pg`, where `k` as `name__1` means the second element of the tuple `name`."""
     name, _, i = k.partition('__')
     pg[name] = tuple(v if j == int(i) else old for j, old in enumerate(pg[name])) if i else v
     return pg
@@ -160,7 +160,7 @@ class _BaseOptimizer:
             set_item_pg(group, name, value)
 
     def set_hypers(self, **kwargs: Any) -> None:
-        """`set_hyper` for every keyword."""
+        """`set_hyper` for each of `kwargs`: `opt.set_hypers(lr=1e-3, mom=0.9)`."""
         for k, v in kwargs.items():
             self.set_hyper(k, v)
 
@@ -290,7 +290,7 @@ class OptimWrapper(_BaseOptimizer):
             hyper.update({k: v for k, v in new.items() if k != 'params'})
 
     def set_hyper(self, k: str, v: Any) -> None:
-        """As `Optimizer.set_hyper`. Where there is no momentum, a `mom` is kept without effect: schedules set it.
+        """As `Optimizer.set_hyper(k, v)`. Where there is no momentum, a `mom` is kept without effect: schedules set it.
 
         Raises:
             ValueError: the torch optimizer has no such hyper-parameter, or a list has the wrong length.
@@ -301,11 +301,11 @@ class OptimWrapper(_BaseOptimizer):
         super().set_hyper(k, v)
 
     def step(self, closure: Callable | None = None) -> Any:
-        """The torch optimizer's step."""
+        """The torch optimizer's step; `closure` re-evaluates the model first."""
         return self.opt.step() if closure is None else self.opt.step(closure)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """The torch optimizer's zero_grad."""
+        """The torch optimizer's `zero_grad`; `set_to_none` False makes gradients zeros instead of None."""
         self.opt.zero_grad(set_to_none=set_to_none)
 
     def clear_state(self) -> None:
@@ -317,7 +317,7 @@ class OptimWrapper(_BaseOptimizer):
         return self.opt.state_dict()
 
     def load_state_dict(self, sd: dict[str, Any]) -> None:
-        """Load the torch optimizer's state."""
+        """Load `sd`, a state of the torch optimizer."""
         self.opt.load_state_dict(sd)
 
     def _table_title(self) -> str:

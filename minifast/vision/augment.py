@@ -33,7 +33,13 @@ __all__ = ['AffineCoordTfm', 'Brightness', 'Contrast', 'CropPad', 'Deterministic
 
 
 def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> TensorFlowField:
-    """Sampling positions [B,H,W,2] of affine matrices [B,2,3] for pictures of `size` [B,C,H,W]."""
+    """Sampling positions [B,H,W,2] of affine matrices, as torch's `affine_grid` makes them.
+
+    Args:
+        theta: [B,2,3], from output to input positions.
+        size: of the pictures, [B,C,H,W].
+        align_corners: whether -1 and 1 are the centres of the corner pixels (True) or their outer edges (None, False).
+    """
     return TensorFlowField(F.affine_grid(plain(theta), list(size), align_corners=align_corners))
 
 
@@ -53,7 +59,7 @@ def _composed(tfms: list, kind: type) -> list:
 
 
 def setup_aug_tfms(tfms: Sequence[Transform]) -> list[Transform]:
-    """Join all geometry of a list into one transform, and all light into another; the rest follows as it is."""
+    """Join all geometry of `tfms` into one transform, and all light into another; the rest follows as it is."""
     tfms = list(tfms)
     geometry = [t for t in tfms if isinstance(t, AffineCoordTfm)]
     light = [t for t in tfms if isinstance(t, LightingTfm)]
@@ -88,6 +94,10 @@ def aug_transforms(mult: float = 1.0, do_flip: bool = True, flip_vert: bool = Fa
         align_corners: see `minifast.vision.geometry.resample`.
         batch: one draw for the whole batch.
         min_scale: below 1, a random window of at least this part of the area is cut out of the batch too.
+
+    Example:
+        >>> dls = ImageDataLoaders.from_folder(path, valid_pct=0.2, item_tfms=Resize(256),
+        ...                                    batch_tfms=aug_transforms(size=224, max_rotate=20., flip_vert=True))
     """
     common = {'size': size if min_scale == 1. else None, 'mode': mode, 'pad_mode': pad_mode, 'batch': batch,
               'align_corners': align_corners}

@@ -71,24 +71,31 @@ class _PillowMethods:
     aspect = property(lambda self: self.size[0] / self.size[1], doc='Width over height.')
 
     def reshape(self, h: int, w: int, resample: int = 0) -> Image.Image:
-        """Resize to `h` x `w` pixels."""
+        """Resize to `h` x `w` pixels; `resample` is Pillow's filter, default the nearest pixel."""
         return self.resize((w, h), resample=resample)
 
     def to_bytes_format(self, format: str = 'png') -> bytes:
-        """The bytes of a file of this format."""
+        """The bytes of a file of this `format`, as Pillow calls it."""
         file = io.BytesIO()
         self.save(file, format=format)
         return file.getvalue()
 
     def to_thumb(self, h: int, w: int | None = None) -> Image.Image:
-        """A copy no larger than `h` x `w` pixels, the aspect kept."""
+        """A copy no larger than `h` x `w` pixels (`w` default: `h`), the aspect kept."""
         small = self.copy()
         small.thumbnail((h if w is None else w, h))
         return small
 
     def resize_max(self, resample: int = 0, max_px: int | None = None, max_h: int | None = None,
                    max_w: int | None = None) -> Image.Image:
-        """Resize, aspect kept, so that none of the limits given is exceeded."""
+        """Resize, aspect kept, so that none of the limits given is exceeded.
+
+        Args:
+            resample: Pillow's filter, default the nearest pixel.
+            max_px: most pixels in all.
+            max_h: largest height.
+            max_w: largest width.
+        """
         h, w = self.size[1], self.size[0]
         if max_px and h * w > max_px:
             ratio = math.sqrt(max_px / (h * w))
@@ -101,7 +108,7 @@ class _PillowMethods:
 
 
 def to_image(x: Any) -> Image.Image:
-    """A tensor [C,H,W] or array [H,W,C], uint8 or float in 0..1, as a Pillow image; four channels are CMYK."""
+    """A tensor [C,H,W] or array [H,W,C] `x`, uint8 or float in 0..1, as a Pillow image; four channels are CMYK."""
     if isinstance(x, Image.Image):
         return x
     if isinstance(x, Tensor):
@@ -160,7 +167,7 @@ def _file(fn: Any) -> tuple[bytes, Any] | None:
 
 @registered
 def image2tensor(img: Any) -> Tensor:
-    """A Pillow image or array as a uint8 tensor [C,H,W] of its own memory."""
+    """A Pillow image or array `img` as a uint8 tensor [C,H,W] of its own memory."""
     x = tensor(np.array(img))
     return (x.unsqueeze(-1) if x.ndim == 2 else x).permute(2, 0, 1)
 
@@ -174,6 +181,9 @@ class PILBase(Image.Image):
     A decoded JPEG stays the array it was decoded into (`pixels`) until something of Pillow needs Pillow's own copy;
     resizing and `ToTensor` never do. Subclasses set `_open_args` (how `create` opens), `_show_args` (how `show` draws)
     and `_tensor_cls`.
+
+    Args:
+        im: a Pillow image to become, its storage shared until one of the two is written to; None for an empty one.
     """
 
     _show_args: ClassVar[dict[str, Any]] = {'cmap': 'viridis'}
@@ -211,13 +221,17 @@ class PILBase(Image.Image):
     def scaled(self, crop: tuple[int, int], target: tuple[int, int]) -> ScaledPixels | None:
         """A JPEG still to be decoded at a part of its size, for `crop` pixels of it to become `target` pixels.
 
+        Args:
+            crop: (width, height) of the part that is needed, in pixels of the picture.
+            target: (width, height) that it will be resized to.
+
         Returns:
             None where the picture has to be decoded in full.
         """
         return None if self._waiting is None else self._waiting.scaled(scale_for(crop, target))
 
     def window(self, box: Sequence[int]) -> tuple[np.ndarray, Turn] | None:
-        """What is within (left, top, right, bottom) of a JPEG still to be decoded, see `WaitingJpeg.window`."""
+        """What is within `box`, (left, top, right, bottom), of a JPEG still to be decoded, see `WaitingJpeg.window`."""
         return None if self._waiting is None else self._waiting.window(box)
 
     def mirrored(self) -> PILBase | None:
@@ -234,7 +248,7 @@ class PILBase(Image.Image):
 
     @classmethod
     def from_pixels(cls, pixels: np.ndarray) -> PILBase:
-        """A picture that holds the uint8 array [H,W,3] or [H,W] itself, not a copy."""
+        """A picture that holds the uint8 array `pixels` [H,W,3] or [H,W] itself, not a copy."""
         made = cls.__new__(cls)
         PILBase.__init__(made)
         made._set_pixels(pixels)
@@ -242,7 +256,7 @@ class PILBase(Image.Image):
 
     @classmethod
     def deferred(cls, fn: Any) -> PILBase:
-        """As `create`, but a JPEG is decoded when its pixels are needed, and no larger than they are."""
+        """As `create(fn)`, but a JPEG is decoded when its pixels are needed, and no larger than they are."""
         usual = cls._open_args == {'mode': 'RGB'} and cls.create.__func__ is PILBase.create.__func__
         file = _file(fn) if usual else None
         if file is None:
@@ -270,6 +284,10 @@ class PILBase(Image.Image):
         Raises:
             BadImageError: the file cannot be read; the message names it and a way out.
             ValueError: an array's shape or values are no picture's.
+
+        Example:
+            >>> PILImage.create(np.zeros((60, 90, 3), np.uint8))
+            PILImage mode=RGB size=90x60
         """
         args = {'codes': issubclass(cls, PILMask), **cls._open_args, **kwargs}
         return cls._wrap(_load(fn, args.pop('mode', None), args.pop('codes'), **args))
@@ -287,7 +305,7 @@ class PILBase(Image.Image):
 
     @property
     def im(self) -> Any:
-        """Pillow's storage."""
+        """Pillow's storage; settable."""
         self._to_pillow()
         return Image.Image.im.fget(self)
 
@@ -322,7 +340,7 @@ class PILBase(Image.Image):
         self.__dict__.update(state[5])
 
     def show(self, ctx: Any = None, **kwargs: Any) -> Any:
-        """Draw on the matplotlib axis `ctx` (or a new one) and return the axis."""
+        """Draw on the matplotlib axis `ctx` (or a new one) and return the axis; `kwargs` are of `show_image`."""
         return show_image(self, ctx=ctx, **{**self._show_args, **kwargs})
 
     def to_tensor(self) -> Tensor:
@@ -392,11 +410,23 @@ class TensorPoint(TensorBase):
     @classmethod
     @keyed
     def create(cls, t: Any, img_size: tuple[int, int] | None = None) -> TensorPoint:
-        """Points in pixels from a list, array or tensor of (x, y)."""
+        """Points in pixels from a list, array or tensor of (x, y).
+
+        Args:
+            t: the points.
+            img_size: (width, height) of their picture; needed where they are moved without that picture beside them.
+
+        Example:
+            >>> TensorPoint.create([(10, 20), (30, 40)]).shape
+            torch.Size([2, 2])
+        """
         return cls(plain(tensor(t)).reshape(-1, 2).float(), img_size=img_size)
 
     def show(self, ctx: Any = None, **kwargs: Any) -> Any:
-        """Draw the points on the axis `ctx`; those outside of its picture are not seen and do not shrink it."""
+        """Draw the points on the axis `ctx`; those outside of its picture are not seen and do not shrink it.
+
+        `kwargs` are of matplotlib's `scatter`.
+        """
         kwargs.pop('figsize', None)
         xy = plain(self).detach().cpu().reshape(-1, 2).numpy()  # sync: shown to a person
         ctx.set_autoscale_on(not ctx.images)
@@ -415,11 +445,21 @@ class TensorBBox(TensorPoint):
     @classmethod
     @keyed
     def create(cls, x: Any, img_size: tuple[int, int] | None = None) -> TensorBBox:
-        """Boxes in pixels from a list, array or tensor of (left, top, right, bottom)."""
+        """Boxes in pixels from a list, array or tensor of (left, top, right, bottom).
+
+        Args:
+            x: the boxes.
+            img_size: (width, height) of their picture; needed where they are moved without that picture beside them.
+        """
         return cls(plain(tensor(x)).reshape(-1, 4).float(), img_size=img_size)
 
     def show(self, ctx: Any = None, **kwargs: Any) -> Any:
-        """Draw the boxes on the axis `ctx`; `text` labels them."""
+        """Draw the boxes on the axis `ctx`.
+
+        Args:
+            ctx: a matplotlib axis.
+            **kwargs: `color`, `text` as a label and `text_size` in points.
+        """
         kwargs.pop('figsize', None)
         for box in plain(self).detach().cpu().reshape(-1, 4).tolist():  # sync: shown to a person
             _draw_box(ctx, box, **kwargs)
@@ -455,7 +495,10 @@ class LabeledBBox(L):
     lbl = property(lambda self: self[1], doc='Their labels, a list of str.')
 
     def show(self, ctx: Any = None, **kwargs: Any) -> Any:
-        """Draw each box with its label; padding ('#na#') is left out."""
+        """Draw each box with its label; padding ('#na#') is left out.
+
+        `ctx` as for `TensorBBox.show`, and `kwargs`: `color` and `text_size`.
+        """
         for box, label in zip(plain(self.bbox), self.lbl):
             if label != '#na#':
                 ctx = retain_type(box, self.bbox).show(ctx=ctx, text=label, **kwargs)
@@ -465,9 +508,19 @@ class LabeledBBox(L):
 def get_annotations(fname: str | Path, prefix: str | None = None) -> tuple[list[str], list[tuple[list, list]]]:
     """Read a COCO-style json file.
 
+    Args:
+        fname: the file.
+        prefix: put before each name, such as 'train/'; default: nothing.
+
     Returns:
-        The names of the pictures that have boxes (`prefix` before each), and for each
-        ([[left, top, right, bottom], ...], [label, ...]).
+        The names of the pictures that have boxes, and for each
+        ([[left, top, right, bottom], ...], [label, ...]), in pixels.
+
+    Example:
+        >>> names, annotations = get_annotations(path/'train.json')
+        >>> annotation_of = dict(zip(names, annotations))
+        >>> block = DataBlock(blocks=(ImageBlock, BBoxBlock, BBoxLblBlock), n_inp=1, get_items=get_image_files,
+        ...                   get_y=[lambda o: annotation_of[o.name][0], lambda o: annotation_of[o.name][1]])
     """
     found = json.loads(Path(fname).read_bytes())
     classes = {o['id']: o['name'] for o in found['categories']}
@@ -566,7 +619,7 @@ class OpenImage(Transform):
         return {'kind': self.kind.__name__}
 
     def encodes(self, fn: Any, target: Target | None = None) -> Any:
-        """The picture; in a loader, which hands over a `target`, decoded no sooner and no larger than is needed."""
+        """The picture `fn`; in a loader, which hands over a `target`, decoded no sooner and no larger than needed."""
         if target is None or not hasattr(self.kind, 'deferred'):
             return self.kind.create(fn)
         if target.opened is not None and isinstance(fn, (str, Path)):
@@ -580,7 +633,11 @@ class OpenImage(Transform):
 
 @registered
 class OpenMask(OpenImage):
-    """Open a mask; the loss that suits it is cross-entropy over the codes of each pixel."""
+    """Open a mask; the loss that suits it is cross-entropy over the codes of each pixel.
+
+    Args:
+        kind: as for `OpenImage`.
+    """
 
     loss_func = CrossEntropyLossFlat(axis=1)
 
@@ -590,7 +647,7 @@ class OpenMask(OpenImage):
 
 @registered
 class AddMaskCodes(Transform):
-    """Keep the names of a mask's codes with it, for showing and as the loaders' `vocab`.
+    """Keep the names of a mask's codes with it, for showing, and how many there are, for the outputs of a model.
 
     Args:
         codes: names in the order of the codes, None if they have none.
@@ -603,7 +660,7 @@ class AddMaskCodes(Transform):
             self.vocab, self.c = codes, len(codes)
 
     def decodes(self, o: TensorMask) -> TensorMask:
-        """The mask with its `codes`."""
+        """The mask `o` with its `codes`."""
         if self.codes is not None:
             o.codes = self.codes
         return o
@@ -618,7 +675,7 @@ class TensorPointCreate(Transform):
     loss_func = MSELossFlat()
 
     def encodes(self, t: Any) -> TensorPoint:
-        """The points."""
+        """The points in `t`."""
         return TensorPoint.create(t)
 
 
@@ -640,17 +697,17 @@ class PointScaler(RandTransform):
         self.do_scale, self.y_first = do_scale, y_first
 
     def setups(self, dl: Any) -> None:
-        """`c` is how many numbers a sample has, for the size of a model's output."""
+        """`c` is how many numbers a sample of `dl`, a loader, has, for the size of a model's output."""
         points = [o for o in dl.dataset[0] if isinstance(o, TensorPoint)] if len(dl.dataset) else []
         if points:
             self.c = points[0].numel()
 
     def draw(self, sample: Any, split_idx: int | None, generator: Any) -> tuple:
-        """The size of the sample's picture; nothing is random."""
+        """The size of the picture in `sample`; nothing is random, so `split_idx` and `generator` have no effect."""
         return (picture_size(sample),)
 
     def apply(self, x: Tensor, params: tuple) -> Tensor:
-        """`x` scaled."""
+        """`x` scaled by `params`, what `draw` returned."""
         if isinstance(x, TensorProbe):
             return x
         size = size_around(x, params[0])
@@ -660,7 +717,10 @@ class PointScaler(RandTransform):
         return self._marked(scaled, x, size)
 
     def decode(self, x: Any, split_idx: int | None = None, **kwargs: Any) -> Any:
-        """Points and boxes in pixels again, of a sample or alone (then by their `img_size`)."""
+        """Points and boxes in pixels again, of a sample `x` or alone (then by their `img_size`).
+
+        `split_idx` and `kwargs` have no effect.
+        """
         return self._unscaled(x, picture_size(x))
 
     def _unscaled(self, x: Any, size: tuple[int, int] | None) -> Any:
@@ -693,11 +753,14 @@ class BBoxLabeler(Transform):
         self.vocab = vocab
 
     def setups(self, dl: Any) -> None:
-        """The labels' names come from the loader."""
+        """The labels' names come from the loader `dl`."""
         self.vocab = dl.vocab
 
     def decode(self, x: Any, split_idx: int | None = None, **kwargs: Any) -> Any:
-        """Labels become a `LabeledBBox` with the boxes of the same sample."""
+        """Labels become a `LabeledBBox` with the boxes of the same sample `x`.
+
+        `split_idx` and `kwargs` have no effect.
+        """
         if not isinstance(x, tuple):
             return x
         boxes = next((o for o in x if isinstance(o, TensorBBox)), None)

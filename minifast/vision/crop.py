@@ -188,12 +188,12 @@ def _crop_points(x: Tensor, size: tuple[int, int], top_left: tuple[int, int], or
 # ---------------------------------------------------------------- mirroring
 
 def flip_lr(x: Any) -> Any:
-    """A picture, mask, points or boxes mirrored left and right."""
+    """A picture, mask, points or boxes `x` mirrored left and right."""
     return dihedral(x, 1)
 
 
 def dihedral(x: Any, k: int) -> Any:
-    """One of the eight symmetries of a square, of `TURNS`, applied to a picture, mask, points or boxes."""
+    """Symmetry `k`, 0..7, of a square, of `TURNS`, applied to a picture, mask, points or boxes `x`."""
     turn = TURNS[k]
     if isinstance(x, TensorPoint):
         return _turned_points(x, turn)
@@ -239,12 +239,12 @@ _MIRRORED = (Image.Image, TensorPoint, TensorImage, TensorMask)
 
 
 def uniforms(n: int, generator: torch.Generator | None) -> list[float]:
-    """`n` numbers in 0..1."""
+    """`n` numbers in 0..1, from a CPU `generator`; None for torch's global one."""
     return torch.rand(n, generator=generator).tolist()  # sync: none, drawn on the CPU
 
 
 def integer(uniform: float, low: int, high: int) -> int:
-    """A number in 0..1 as an integer in low..high, both included."""
+    """A number `uniform` in 0..1 as an integer in low..high, both included."""
     return low + min(int(uniform * (high - low + 1)), high - low)
 
 
@@ -262,11 +262,11 @@ class FlipItem(RandTransform):
         super().__init__(p=p)
 
     def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> int | None:
-        """1 to mirror, None to leave the sample alone."""
+        """1 to mirror, None to leave the `sample` alone; `generator` as for `uniforms`, `split_idx` has no effect."""
         return 1 if uniforms(1, generator)[0] < self.p else None
 
     def apply(self, x: Any, k: int) -> Any:
-        """`x` mirrored."""
+        """`x` mirrored; `k` is what was drawn."""
         return dihedral(x, k)
 
 
@@ -284,7 +284,7 @@ class DihedralItem(FlipItem):
         self.nm = nm
 
     def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> int | None:
-        """The symmetry 0..7, None to leave the sample alone."""
+        """The symmetry 0..7, None to leave it alone; `sample`, `split_idx` and `generator` as for `FlipItem.draw`."""
         coin, which = uniforms(2, generator)
         return integer(which, 0, 7) if coin < self.p else None
 
@@ -304,19 +304,28 @@ class _Window(RandTransform):
     n_draws = 0
 
     def draws(self, split_idx: int | None) -> bool:
-        """Whether the window is not the same each time."""
+        """Whether the window changes from call to call: not in validation (`split_idx` 1)."""
         return super().draws(split_idx) and self.n_draws > 0 and not split_idx
 
     def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple:
-        """The numbers, None in validation, and the size of the picture that points and boxes belong to."""
+        """The numbers, None in validation, and the size of the picture that points and boxes belong to.
+
+        Args:
+            sample: a picture and what belongs to it.
+            split_idx: 1 is validation.
+            generator: as for `uniforms`.
+        """
         return None if split_idx else uniforms(self.n_draws, generator), picture_size(sample)
 
     def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
-        """(size, top_left, final size or None) for a picture of size `orig`, all (width, height)."""
+        """(size, top_left, final size or None) for a picture of size `orig`, all (width, height).
+
+        `draws` are the numbers that were drawn, `n_draws` of them in 0..1; None in validation.
+        """
         raise NotImplementedError(f'{type(self).__name__} says nowhere which window it cuts out: write window()')
 
     def apply(self, x: Any, drawn: tuple) -> Any:
-        """The window of `x`, resized."""
+        """The window of `x`, resized; `drawn` is what `draw` returned."""
         draws, picture = drawn
         orig = x.size if isinstance(x, Image.Image) else size_around(x, picture)
         size, top_left, final = self.window(orig, draws)
@@ -324,7 +333,7 @@ class _Window(RandTransform):
         return self.finish(crop_pad(x, size, top_left, orig, self.pad_mode, resample, final), final)
 
     def finish(self, resized: Any, final: tuple[int, int] | None) -> Any:
-        """What becomes of a part of the sample that was cut out and resized to `final`."""
+        """What becomes of a part of the sample that was cut out and `resized` to `final`, (width, height)."""
         return resized
 
 
@@ -344,7 +353,7 @@ class CropPad(_Window):
         self.size, self.pad_mode = as_size(size), pad_mode
 
     def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
-        """The middle."""
+        """The middle of `orig`; `draws` has no effect."""
         size = as_wh(self.size)
         return size, ((orig[0] - size[0]) // 2, (orig[1] - size[1]) // 2), None
 
@@ -366,7 +375,7 @@ class RandomCrop(_Window):
         self.size, self.nm = as_size(size), nm
 
     def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
-        """Where to cut."""
+        """Where to cut in `orig`: by two `draws`, in the middle without."""
         size = as_wh(self.size)
         spare = [orig[i] - size[i] for i in (0, 1)]
         if draws is None:
@@ -391,6 +400,11 @@ class Resize(_Window):
         resamples: Pillow's filters for pictures and for masks.
         p: shown in the name; every sample is resized.
         nm: a name instead of the class's.
+
+    Example:
+        >>> picture = PILImage.create(np.zeros((60, 90, 3), np.uint8))
+        >>> Resize(32)(picture, split_idx=1).size, Resize((32, 48), method='pad')(picture).size
+        ((32, 32), (48, 32))
     """
 
     n_draws = 2
@@ -405,11 +419,11 @@ class Resize(_Window):
         self.resamples, self.nm = resamples, nm
 
     def draws(self, split_idx: int | None) -> bool:
-        """Whether the window is not the same each time."""
+        """Whether the window changes from call to call: not with 'squish', nor in validation (`split_idx` 1)."""
         return self.method != ResizeMethod.Squish and super().draws(split_idx)
 
     def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
-        """Which part of the picture is kept."""
+        """Which part of `orig` is kept: by two `draws`, the middle without."""
         (w, h), size = orig, as_wh(self.size)
         if self.method == ResizeMethod.Squish:
             return orig, (0, 0), size
@@ -436,6 +450,11 @@ class RandomResizedCrop(_Window):
         p: shown in the name; every sample is cropped.
         nm: a name instead of the class's.
 
+    Example:
+        >>> picture = PILImage.create(np.zeros((600, 900, 3), np.uint8))
+        >>> RandomResizedCrop(224, min_scale=0.35)(picture, split_idx=0).size
+        (224, 224)
+
     Source: Szegedy et al., "Going deeper with convolutions", 2015.
     """
 
@@ -449,7 +468,7 @@ class RandomResizedCrop(_Window):
         self.resamples, self.val_xtra, self.nm = resamples, val_xtra, nm
 
     def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
-        """Which part of the picture is kept; in validation all of it, with a margin."""
+        """Which part of `orig` is kept, by 22 `draws`; in validation, where they are None, all of it, with a margin."""
         size = as_wh(self.size)
         if draws is None:
             extra = math.ceil(max(size) * self.val_xtra / 8) * 8
@@ -457,7 +476,7 @@ class RandomResizedCrop(_Window):
         return *_window_by(draws, orig, (self.min_scale, self.max_scale), self.ratio), size
 
     def finish(self, resized: Any, final: tuple[int, int]) -> Any:
-        """The middle, where there is a margin."""
+        """The middle of what was `resized` to `final`, where there is a margin."""
         size = as_wh(self.size)
         if final == size:
             return resized
@@ -469,6 +488,12 @@ def random_window(orig: tuple[int, int], scale: tuple[float, float], ratio: tupl
     """(size, top_left) of a window of random area and aspect, each (width, height) in pixels.
 
     Ten attempts, then the largest window in the middle whose aspect is allowed.
+
+    Args:
+        orig: (width, height) of the picture.
+        scale: smallest and largest part of its area, 0..1.
+        ratio: smallest and largest width over height.
+        generator: as for `uniforms`.
     """
     return _window_by(uniforms(22, generator), orig, scale, ratio)
 
@@ -507,7 +532,7 @@ class RatioResize(_Window):
         self.max_sz, self.resamples = as_side(max_sz, 'max_sz'), resamples
 
     def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
-        """The whole picture."""
+        """The whole picture of size `orig`; `draws` has no effect."""
         w, h = orig
         longer = max(w, h)
         # int() as everywhere in fastai's geometry; never below one pixel

@@ -36,13 +36,13 @@ __all__ = ['BBoxBlock', 'BBoxLblBlock', 'ImageBlock', 'ImageDataLoaders', 'MaskB
 
 @tells_near_match
 def ImageBlock(cls: type = PILImage) -> TransformBlock:
-    """Pictures, opened as `cls`; in a batch floats in 0..1."""
+    """Pictures, opened as `cls` (`PILImageBW` for grey ones); in a batch floats in 0..1."""
     return TransformBlock(type_tfms=OpenImage(cls), batch_tfms=IntToFloatTensor)
 
 
 @tells_near_match
 def MaskBlock(codes: Any = None) -> TransformBlock:
-    """Segmentation masks; `codes` are the names of the classes in the order of their codes."""
+    """Segmentation masks; `codes` are the names of the classes in the order of their codes, None without names."""
     return TransformBlock(type_tfms=OpenMask(PILMask), item_tfms=AddMaskCodes(codes=codes), batch_tfms=IntToFloatTensor)
 
 
@@ -52,7 +52,11 @@ PointBlock = TransformBlock(type_tfms=TensorPointCreate, item_tfms=PointScaler)
 
 @registered
 def clip_remove_empty(bbox: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes in -1..1 clipped to the picture, without those that lie outside, and their labels.
+    """Boxes clipped to the picture, without those that lie outside, and their labels.
+
+    Args:
+        bbox: [n,4], in -1..1.
+        label: [n].
 
     Raises:
         ValueError: there are not as many labels as boxes.
@@ -104,7 +108,12 @@ BBoxBlock = TransformBlock(type_tfms=TensorBBox.create, item_tfms=PointScaler, d
 
 @tells_near_match
 def BBoxLblBlock(vocab: Sequence[Any] | None = None, add_na: bool = True) -> TransformBlock:
-    """Labels of boxes; `add_na` puts '#na#', the label of boxes that only fill up, at index 0."""
+    """Labels of boxes.
+
+    Args:
+        vocab: all labels there are; default: those of the training items, sorted.
+        add_na: put '#na#', the label of boxes that only fill up, at index 0.
+    """
     return TransformBlock(type_tfms=MultiCategorize(vocab=vocab, add_na=add_na), item_tfms=BBoxLabeler)
 
 
@@ -180,6 +189,7 @@ class ImageDataLoaders(DataLoaders):
         """Pictures in folders named after their class, below `train` and `valid`.
 
         Args:
+            path: folder of the data; models and exports are saved there.
             train: name of the folder of the training part.
             valid: name of that of the validation part.
             valid_pct: split all pictures below `path` at random instead.
@@ -189,6 +199,9 @@ class ImageDataLoaders(DataLoaders):
             batch_tfms: transforms of a batch, on its device.
             img_cls: what pictures are opened as.
             **kwargs: of `DataLoaders`: `bs`, `num_workers`, `device`, ...
+
+        Example:
+            >>> dls = ImageDataLoaders.from_folder(path, valid_pct=0.2, seed=42, item_tfms=Resize(128), bs=32)
         """
         kwargs = _known(cls.from_folder, kwargs)
         if valid_pct is None:
@@ -239,13 +252,31 @@ class ImageDataLoaders(DataLoaders):
 
     @classmethod
     def from_path_re(cls, path: str | Path, fnames: Sequence, pat: str, **kwargs: Any) -> DataLoaders:
-        """Pictures labelled by the first group of a regular expression on their path; see `from_path_func`."""
+        """Pictures labelled by the first group of a regular expression on their path.
+
+        Args:
+            path: folder of the loaders; models and exports are saved there.
+            fnames: paths of the pictures.
+            pat: the expression, which is searched for in the path; folders end with a slash there.
+            **kwargs: see `from_path_func`.
+        """
         kwargs = _known(cls.from_path_re, kwargs, cls.from_path_func)
         return cls.from_path_func(path, fnames, RegexLabeller(pat), **kwargs)
 
     @classmethod
     def from_name_re(cls, path: str | Path, fnames: Sequence, pat: str, **kwargs: Any) -> DataLoaders:
-        """Pictures labelled by the first group of a regular expression on their name; see `from_path_func`."""
+        r"""Pictures labelled by the first group of a regular expression on their name.
+
+        Args:
+            path: folder of the loaders; models and exports are saved there.
+            fnames: paths of the pictures.
+            pat: the expression, which is searched for in the file's name.
+            **kwargs: see `from_path_func`.
+
+        Example:
+            >>> files = get_image_files(path)
+            >>> dls = ImageDataLoaders.from_name_re(path, files, r'^(.*)_\d+.jpg$', item_tfms=Resize(128))
+        """
         kwargs = _known(cls.from_name_re, kwargs, cls.from_path_func)
         return cls.from_name_func(path, fnames, RegexLabeller(pat), **kwargs)
 
@@ -258,16 +289,24 @@ class ImageDataLoaders(DataLoaders):
 
         Args:
             df: a row a picture.
+            path: folder of the data; models and exports are saved there.
+            valid_pct: the share of the validation set, drawn at random.
+            seed: of that split; None: another one each time.
             fn_col: column of file names, which follow `path`/`folder` and are followed by `suff`.
+            folder: below `path`, where the pictures are; None: `path` itself.
+            suff: suffix of the files, such as '.jpg', where the column leaves it out.
             label_col: column of labels, or several (then a picture has several).
             label_delim: what parts several labels in one column.
             y_block: block of the labels; default: one or several categories.
             valid_col: column that is True for the validation set; default: `valid_pct` at random.
-            seed: of that split; None: another one each time.
             item_tfms: transforms of one item, before it becomes part of a batch.
             batch_tfms: transforms of a batch, on its device.
             img_cls: what pictures are opened as.
             **kwargs: of `DataLoaders`: `bs`, `num_workers`, `device`, ...
+
+        Example:
+            >>> df = pd.DataFrame({'name': names, 'labels': ['red round', 'blue', ...]})
+            >>> dls = ImageDataLoaders.from_df(df, path, label_delim=' ', item_tfms=Resize(128))
         """
         kwargs = _known(cls.from_df, kwargs)
         _check_columns(df, fn_col, [fn_col, *L(label_col), *L(valid_col)])
@@ -284,7 +323,16 @@ class ImageDataLoaders(DataLoaders):
     @classmethod
     def from_csv(cls, path: str | Path, csv_fname: str | Path = 'labels.csv', header: Any = 'infer',
                  delimiter: str | None = None, quoting: int = csv.QUOTE_MINIMAL, **kwargs: Any) -> DataLoaders:
-        """Pictures and labels in the columns of `path/csv_fname`; see `from_df` for the rest."""
+        """Pictures and labels in the columns of a table that is read from a file.
+
+        Args:
+            path: folder of the data; models and exports are saved there.
+            csv_fname: the file, below `path`.
+            header: number of the row with the names of the columns, None without such a row; default: the first.
+            delimiter: what parts the columns; default: a comma.
+            quoting: one of the module `csv`'s constants.
+            **kwargs: see `from_df`.
+        """
         import pandas as pd
         kwargs = _known(cls.from_csv, kwargs, cls.from_df)
         given = {} if delimiter is None else {'delimiter': delimiter}  # None would make pandas guess, slowly
@@ -303,9 +351,11 @@ class ImageDataLoaders(DataLoaders):
         """Pictures and a list of their labels: floats are regressed, lists of labels are several categories.
 
         Args:
+            path: folder of the loaders; models and exports are saved there.
             fnames: paths of the pictures.
             labels: one a picture.
             y_block: block of the labels; default: by what they are.
+            valid_pct, seed, item_tfms, batch_tfms, img_cls, kwargs: as for `from_path_func`.
         """
         kwargs = _known(cls.from_lists, kwargs)
         fnames, labels = list(fnames), list(labels)
@@ -331,9 +381,16 @@ class SegmentationDataLoaders(DataLoaders):
         """Pictures whose mask's file is a function of theirs.
 
         Args:
+            path: folder of the loaders; models and exports are saved there.
             fnames: paths of the pictures.
             label_func: called with a path, returns that of the mask.
             codes: names of the classes in the order of their codes.
+            valid_pct, seed, item_tfms, batch_tfms, img_cls, kwargs: as for `ImageDataLoaders.from_path_func`.
+
+        Example:
+            >>> def mask_of(file): return path/'labels'/f'{file.stem}_P.png'
+            >>> files = get_image_files(path/'images')
+            >>> dls = SegmentationDataLoaders.from_label_func(path, files, mask_of, codes=['sky', 'road'], bs=8)
         """
         kwargs = _known(cls.from_label_func, kwargs)
         dblock = DataBlock(blocks=(ImageBlock(img_cls), MaskBlock(codes=codes)),
@@ -356,7 +413,18 @@ def _text(o: Any) -> str:
 @typedispatch
 def show_batch(x: TensorImage, y: Any, samples: Any, ctxs: Any = None, max_n: int = 10,  # noqa: F811
                nrows: int | None = None, ncols: int | None = None, figsize: Any = None, **kwargs: Any) -> list:
-    """Pictures in a grid, with whatever belongs to each drawn on it or written above."""
+    """Pictures in a grid, with whatever belongs to each drawn on it or written above.
+
+    Args:
+        x: pictures of a batch; with `y` it says which of the functions of this name is called.
+        y: targets of the batch.
+        samples: (picture, target, ...) of each, decoded; what is drawn.
+        ctxs: axes to draw on; default: those of a new grid.
+        max_n: most samples.
+        nrows, ncols: rows and columns of that grid; default: as square as can be.
+        figsize: its (width, height) in inches; default: 3 for each axis.
+        **kwargs: for each element's `show`.
+    """
     n = min(len(samples), max_n)
     ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize) if ctxs is None else ctxs
     for i in range(len(samples[0])):
@@ -367,7 +435,11 @@ def show_batch(x: TensorImage, y: Any, samples: Any, ctxs: Any = None, max_n: in
 @typedispatch
 def show_batch(x: TensorImage, y: TensorImage, samples: Any, ctxs: Any = None, max_n: int = 10,  # noqa: F811
                nrows: int | None = None, ncols: int | None = None, figsize: Any = None, **kwargs: Any) -> list:
-    """Pairs of pictures side by side."""
+    """Pairs of pictures side by side.
+
+    `x`, `y`, `samples`, `ctxs`, `max_n`, `nrows`, `ncols`, `figsize` and `kwargs` as for pictures with other targets;
+    each sample has two axes.
+    """
     n = min(len(samples), max_n)
     ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize, double=True) if ctxs is None else ctxs
     for i in (0, 1):
@@ -378,7 +450,12 @@ def show_batch(x: TensorImage, y: TensorImage, samples: Any, ctxs: Any = None, m
 @typedispatch
 def show_results(x: TensorImage, y: Any, samples: Any, outs: Any, ctxs: Any = None, max_n: int = 10,  # noqa: F811
                  nrows: int | None = None, ncols: int | None = None, figsize: Any = None, **kwargs: Any) -> list:
-    """Pictures in a grid, above each the target and below it the prediction."""
+    """Pictures in a grid, above each the target and below it the prediction.
+
+    Args:
+        x, y, samples, ctxs, max_n, nrows, ncols, figsize, kwargs: as for `show_batch`.
+        outs: (prediction, ...) of each sample, decoded.
+    """
     n = min(len(samples), max_n)
     ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize) if ctxs is None else ctxs
     for i in range(len(samples[0])):
@@ -392,7 +469,12 @@ def show_results(x: TensorImage, y: Any, samples: Any, outs: Any, ctxs: Any = No
 def show_results(x: TensorImage, y: TensorCategory, samples: Any, outs: Any, ctxs: Any = None,  # noqa: F811
                  max_n: int = 10, nrows: int | None = None, ncols: int | None = None, figsize: Any = None,
                  **kwargs: Any) -> list:
-    """Pictures in a grid, above each the target and below it the prediction, green where they agree, else red."""
+    """Pictures in a grid, above each the target and below it the prediction, green where they agree, else red.
+
+    Args:
+        x, y, samples, ctxs, max_n, nrows, ncols, figsize, kwargs: as for `show_batch`.
+        outs: (prediction,) of each sample, decoded.
+    """
     n = min(len(samples), max_n)
     ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize) if ctxs is None else ctxs
     for i in (0, 1):
@@ -407,7 +489,14 @@ def show_results(x: TensorImage, y: TensorCategory, samples: Any, outs: Any, ctx
 def show_results(x: TensorImage, y: TensorMask | TensorPoint | TensorBBox, samples: Any, outs: Any,  # noqa: F811
                  ctxs: Any = None, max_n: int = 6, nrows: int | None = None, ncols: int | None = 1,
                  figsize: Any = None, **kwargs: Any) -> list:
-    """Each picture twice, on the left with the target drawn in, on the right with the prediction."""
+    """Each picture twice, on the left with the target drawn in, on the right with the prediction.
+
+    Args:
+        x, y, samples, max_n, figsize, kwargs: as for `show_batch`.
+        nrows, ncols: rows, and columns of pairs; default: one column.
+        outs: (prediction,) of each sample, decoded.
+        ctxs: two axes for each sample; default: those of a new grid.
+    """
     n = min(len(samples), max_n)
     if ctxs is None:
         ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize, double=True, title='Target/Prediction')
@@ -421,7 +510,13 @@ def show_results(x: TensorImage, y: TensorMask | TensorPoint | TensorBBox, sampl
 @typedispatch
 def show_results(x: TensorImage, y: TensorImage, samples: Any, outs: Any, ctxs: Any = None,  # noqa: F811
                  max_n: int = 10, figsize: Any = None, **kwargs: Any) -> list:
-    """Input, target and prediction side by side."""
+    """Input, target and prediction side by side.
+
+    Args:
+        x, y, samples, max_n, figsize, kwargs: as for `show_batch`.
+        outs: (prediction,) of each sample, decoded.
+        ctxs: three axes for each sample; default: those of a new grid.
+    """
     n = min(len(samples), max_n)
     if ctxs is None:
         ctxs = get_grid(3 * n, ncols=3, figsize=figsize, title='Input/Target/Prediction')

@@ -70,16 +70,16 @@ class Turn(NamedTuple):
         return Turn(self.mirror_x != x, self.mirror_y != y, self.swap != other.swap)
 
     def of(self, pixels: np.ndarray) -> np.ndarray:
-        """[H,W(,C)] turned, in the same memory."""
+        """`pixels` [H,W(,C)] turned, in the same memory."""
         pixels = pixels[::-1 if self.mirror_y else 1, ::-1 if self.mirror_x else 1]
         return pixels.swapaxes(0, 1) if self.swap else pixels
 
     def of_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """What becomes of a (width, height), or of any pair along the axes."""
+        """What becomes of `size`, a (width, height), or of any pair along the axes."""
         return size[::-1] if self.swap else size
 
     def source(self, box: Sequence[int], size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Where (left, top, right, bottom) of a turned picture lies in the picture of `size` (width, height) itself."""
+        """Where `box`, (left, top, right, bottom) of a turned picture, lies in the picture itself, of `size`."""
         left, top, right, bottom = (box[i] for i in (1, 0, 3, 2)) if self.swap else box
         if self.mirror_x:
             left, right = size[0] - right, size[0] - left
@@ -134,7 +134,7 @@ def _simplejpeg() -> ModuleType | None:
 
 
 def read_image_file(path: str | Path) -> bytes:
-    """The bytes of a regular file.
+    """The bytes of the regular file `path`.
 
     Raises:
         BadImageError: it is missing, unreadable, empty, too large, or no regular file (a named pipe is never opened, as
@@ -162,6 +162,9 @@ def read_image_file(path: str | Path) -> bytes:
 
 def open_image(data: bytes) -> Image.Image:
     """The package's one door to Pillow's readers: a picture of one of `FORMATS`, its pixels not yet decoded.
+
+    Args:
+        data: the file's bytes.
 
     Raises:
         PIL.UnidentifiedImageError: it is none of them; others see `decode_image`.
@@ -199,7 +202,7 @@ def _exif_orientation(data: bytes) -> int:
 
 
 def jpeg_header(data: bytes) -> JpegHeader | None:
-    """Size, colours and orientation of a JPEG that the fast path can decode; None for anything else."""
+    """Size, colours and orientation of a JPEG `data` (bytes) that the fast path can decode; None for anything else."""
     library = _simplejpeg()
     if library is None or data[:3] != b'\xff\xd8\xff':
         return None
@@ -215,6 +218,11 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
 def check_pixels(width: int, height: int, path: Any = None) -> None:
     """Refuse a picture of more pixels than `PIL.Image.MAX_IMAGE_PIXELS` (None: no limit).
 
+    Args:
+        width: pixels.
+        height: pixels.
+        path: named in the error; None for bytes from elsewhere.
+
     Raises:
         BadImageError: it is too large.
     """
@@ -227,7 +235,8 @@ def check_pixels(width: int, height: int, path: Any = None) -> None:
 def scale_for(crop: tuple[float, float], target: tuple[int, int]) -> int:
     """The largest of 8, 4, 2, 1 by which a JPEG may be scaled down while decoding, when `crop` becomes `target` pixels.
 
-    Only these: libjpeg-turbo has vector code for them, its other scales take longer than decoding in full.
+    Both are (width, height). Only these scales: libjpeg-turbo has vector code for them, its other scales take longer
+    than decoding in full.
     """
     gap = min(crop[0] / max(target[0], 1), crop[1] / max(target[1], 1))
     return next((k for k in (8, 4, 2) if gap >= k * QUALITY_GAP), 1)
@@ -279,7 +288,7 @@ class WaitingJpeg(NamedTuple):
 
     @classmethod
     def of(cls, data: bytes, path: Any) -> WaitingJpeg | None:
-        """None for bytes that the fast path does not take.
+        """The JPEG of the bytes `data`, None for bytes that the fast path does not take; `path` is named in errors.
 
         Raises:
             BadImageError: the header names more pixels than the limit.
@@ -309,7 +318,7 @@ class WaitingJpeg(NamedTuple):
         return self._replace(header=self.header._replace(turn=self.header.turn.then(MIRROR)))
 
     def window(self, box: Sequence[int]) -> tuple[np.ndarray, Turn] | None:
-        """The pixels within (left, top, right, bottom) as they are stored, and how they have still to be turned.
+        """The pixels within `box` (left, top, right, bottom) as they are stored, and how they have still to be turned.
 
         What is made of a window is smaller than the picture, so it is cheaper to turn.
 
@@ -386,7 +395,7 @@ def to_mode(im: Image.Image, mode: str, path: Any = None, codes: bool = False) -
     """`im.convert(mode)` without Pillow's silent clipping of more than 8 bits.
 
     16-bit greys are divided by 257, floats in 0..1 multiplied by 255, floats and 32-bit integers in 0..255 kept. With
-    `codes` values and palette indices are kept as they are.
+    `codes` values and palette indices are kept as they are. `path` is named in errors.
 
     Raises:
         BadImageError: values that no rule above maps to 0..255.
@@ -422,6 +431,11 @@ def opened_image(im: Image.Image, mode: str | None, codes: bool = False) -> Imag
     """A picture that was opened elsewhere as `decode_image` makes it of its file: loaded, upright, converted to `mode`.
 
     An orientation in its EXIF block has still to be obeyed, as whatever turns a picture upright takes it out.
+
+    Args:
+        im: the picture.
+        mode: Pillow's mode wanted, None for its own.
+        codes: the picture is a mask, as in `decode_image`.
 
     Raises:
         BadImageError: it was not read from its file yet, and that is damaged; or see `to_mode`.
@@ -500,6 +514,10 @@ def _eight_bit_values(values: np.ndarray, path: Any, codes: bool) -> np.ndarray:
 
 def inspect_image(data: bytes, path: Any = None) -> str | None:
     """Decode a picture only to see whether it can be: the decoder's complaint about a damaged body, None if it is well.
+
+    Args:
+        data: the file's bytes.
+        path: named in errors.
 
     Raises:
         BadImageError: as `decode_image`.

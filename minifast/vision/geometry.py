@@ -46,10 +46,17 @@ def draw_values(x: Tensor, low: float, high: float, draw: Draw = None, p: float 
 
     Args:
         x: the batch; only its length, and its device for the result, are used.
-        draw: instead of the uniform values.
+        low: smallest value.
+        high: largest value.
+        draw: instead of the uniform values, see `Draw`; whether a sample gets its own is still drawn by `p`.
+        p: probability for each sample.
+        neutral: the value that changes nothing.
         batch: one value for the whole batch.
         generator: a CPU generator, None for torch's global one; a sample's own numbers from a `SampleGenerator`.
             Random numbers are drawn on the CPU, so that they are the same for every device.
+
+    Raises:
+        ValueError: `draw` holds fewer values than there are samples.
     """
     n = x.shape[0]
     uniform, coin = torch.rand(2, 1, generator=generator) if batch else rand_by_sample(2, n, generator)
@@ -70,7 +77,15 @@ def draw_values(x: Tensor, low: float, high: float, draw: Draw = None, p: float 
 
 def mask_tensor(x: Tensor, p: float = 0.5, neutral: float = 0., batch: bool = False,
                 generator: torch.Generator | None = None) -> Tensor:
-    """`x` with each element replaced by `neutral` with probability `1-p` (`batch`: all or none)."""
+    """`x` with each element replaced by `neutral` with probability `1-p`.
+
+    Args:
+        x: numbers, [B] or [B,...].
+        p: probability that an element stays.
+        neutral: the value that changes nothing.
+        batch: all of them or none.
+        generator: as for `draw_values`.
+    """
     if p == 1.:
         return x
     coin = torch.rand(1, generator=generator) if batch else rand_by_sample(x[0].numel(), len(x), generator).T
@@ -78,14 +93,19 @@ def mask_tensor(x: Tensor, p: float = 0.5, neutral: float = 0., batch: bool = Fa
 
 
 def affine_mat(*ms: Tensor) -> Tensor:
-    """[B,3,3] from the six upper elements, each [B], row by row."""
+    """[B,3,3] from the six upper elements `ms`, each [B], row by row."""
     zero, one = torch.zeros_like(ms[0]), torch.ones_like(ms[0])
     return torch.stack([*ms[:6], zero, zero, one], 1).view(-1, 3, 3)
 
 
 def flip_mat(x: Tensor, p: float = 0.5, draw: Draw = None, batch: bool = False,
              generator: torch.Generator | None = None) -> Tensor:
-    """Matrices [B,3,3] that mirror left and right with probability `p`; drawn values are 1 (flip) or 0."""
+    """Matrices [B,3,3] that mirror left and right with probability `p`.
+
+    Args:
+        x, p, batch, generator: as for `draw_values`.
+        draw: 1 (mirror) or 0, instead of 1, see `Draw`.
+    """
     sign = 1 - 2 * draw_values(x, 1, 1, draw, p, 0., batch, generator)
     zero, one = torch.zeros_like(sign), torch.ones_like(sign)
     return affine_mat(sign, zero, zero, zero, one, zero)
@@ -93,7 +113,12 @@ def flip_mat(x: Tensor, p: float = 0.5, draw: Draw = None, batch: bool = False,
 
 def dihedral_mat(x: Tensor, p: float = 0.5, draw: Draw = None, batch: bool = False,
                  generator: torch.Generator | None = None) -> Tensor:
-    """Matrices [B,3,3] of one of the eight symmetries of a square, of `TURNS`, drawn with probability `p`."""
+    """Matrices [B,3,3] of one of the eight symmetries of a square, of `TURNS`, drawn with probability `p`.
+
+    Args:
+        x, p, batch, generator: as for `draw_values`.
+        draw: the number 0..7 of one in `TURNS`, instead of one at random, see `Draw`.
+    """
     k = draw_values(x, 0, 8, draw, p, 0., batch, generator).long().clamp(0, 7)
     mirror_x, mirror_y, swap = torch.tensor(TURNS, dtype=torch.float32, device=k.device)[k].unbind(1)
     sign_x, sign_y, zero = 1 - 2 * mirror_x, 1 - 2 * mirror_y, torch.zeros_like(swap)
@@ -102,7 +127,17 @@ def dihedral_mat(x: Tensor, p: float = 0.5, draw: Draw = None, batch: bool = Fal
 
 def rotate_mat(x: Tensor, max_deg: float = 10, p: float = 0.5, draw: Draw = None, batch: bool = False,
                generator: torch.Generator | None = None) -> Tensor:
-    """Matrices [B,3,3] of a rotation by -max_deg..max_deg degrees, drawn with probability `p`."""
+    """Matrices [B,3,3] of a rotation by -max_deg..max_deg degrees, clockwise, drawn with probability `p`.
+
+    Args:
+        x, p, batch, generator: as for `draw_values`.
+        max_deg: largest angle, degrees.
+        draw: degrees, instead of some at random, see `Draw`.
+
+    Example:
+        >>> rotate_mat(torch.zeros(1, 3, 8, 8), draw=90., p=1.).round()[0].tolist()
+        [[-0.0, 1.0, 0.0], [-1.0, -0.0, 0.0], [0.0, 0.0, 1.0]]
+    """
     angle = draw_values(x, -max_deg, max_deg, draw, p, 0., batch, generator) * (math.pi / 180)
     zero = torch.zeros_like(angle)
     return affine_mat(angle.cos(), angle.sin(), zero, -angle.sin(), angle.cos(), zero)
@@ -112,6 +147,14 @@ def zoom_mat(x: Tensor, min_zoom: float = 1., max_zoom: float = 1.1, p: float = 
              draw_x: Draw = None, draw_y: Draw = None, batch: bool = False,
              generator: torch.Generator | None = None) -> Tensor:
     """Matrices [B,3,3] of a zoom by min_zoom..max_zoom with probability `p` towards a point drawn in 0..1 of each side.
+
+    Args:
+        x, p, batch, generator: as for `draw_values`.
+        min_zoom: smallest factor; below 1 the picture gets smaller.
+        max_zoom: largest factor.
+        draw: a factor, instead of one at random, see `Draw`.
+        draw_x: where the point is, 0..1 from the left, instead of anywhere.
+        draw_y: where it is, 0..1 from the top.
 
     Raises:
         ValueError: min_zoom is above max_zoom.
@@ -136,7 +179,7 @@ def find_coeffs(p1: Tensor, p2: Tensor) -> Tensor:
 
 
 def apply_perspective(coords: Tensor, coeffs: Tensor) -> Tensor:
-    """Positions [B,...,2] moved by the homographies with the coefficients [B,8,1] of `find_coeffs`."""
+    """Positions `coords` [B,...,2] moved by the homographies with the `coeffs` [B,8,1] of `find_coeffs`."""
     return move_by(coords, square(coeffs))
 
 
@@ -147,7 +190,14 @@ def square(coeffs: Tensor) -> Tensor:
 
 def warp_mat(x: Tensor, magnitude: float = 0.2, p: float = 0.5, draw_x: Draw = None, draw_y: Draw = None,
              batch: bool = False, generator: torch.Generator | None = None) -> Tensor:
-    """Matrices [B,3,3] of a tilt of the picture plane by -magnitude..magnitude each way, with probability `p`."""
+    """Matrices [B,3,3] of a tilt of the picture plane by -magnitude..magnitude each way, with probability `p`.
+
+    Args:
+        x, p, batch, generator: as for `draw_values`; each way has a draw of its own.
+        magnitude: largest tilt: by this part the near side grows and the far side shrinks, 0..1.
+        draw_x: the tilt to the side, -1..1, instead of one at random, see `Draw`; positive: the left side is near.
+        draw_y: the tilt up or down; positive: the top is near.
+    """
     tx = draw_values(x, -magnitude, magnitude, draw_x, p, 0., batch, generator)
     ty = draw_values(x, -magnitude, magnitude, draw_y, p, 0., batch, generator)
     corners = torch.tensor([[-1., -1], [-1, 1], [1, -1], [1, 1]], device=x.device).expand(len(tx), 4, 2)
@@ -180,7 +230,7 @@ def homography(size: tuple[int, int], affine: Sequence[Tensor] = (), warps: Sequ
 # ---------------------------------------------------------------- applying
 
 def move_by(xy: Tensor, m: Tensor) -> Tensor:
-    """Positions [B,...,2] under matrices [B,3,3]."""
+    """Positions `xy` [B,...,2] under the matrices `m` [B,3,3]."""
     flat = xy.reshape(xy.shape[0], -1, 2)
     moved = flat @ m[:, :, :2].transpose(1, 2) + m[:, None, :, 2]
     return (moved[..., :2] / moved[..., 2:]).view(xy.shape)
@@ -262,7 +312,13 @@ def resample(x: Tensor, m: Tensor | None = None, size: int | tuple[int, int] | N
 
 
 def move_points(x: Tensor, m: Tensor | None = None, coord_fs: Sequence[Callable] = ()) -> Tensor:
-    """Points [B,n,2] in -1..1 moved as `resample` moves the pixels, that is by the inverse."""
+    """Points moved as `resample` moves the pixels, that is by the inverse.
+
+    Args:
+        x: [B,n,2], in -1..1.
+        m: as for `resample`.
+        coord_fs: as for `resample`; called with `invert=True`.
+    """
     for f in reversed(coord_fs):
         x = f(x, invert=True)
     return x if m is None else move_by(x, torch.linalg.inv(m).to(x.device, x.dtype, non_blocking=True))
@@ -280,7 +336,9 @@ def move(x: Tensor, m: Tensor | None, size: Any, mode: str | None, mode_mask: st
     """`x` moved in the way of its marker: pictures and masks resampled, points and boxes by the inverse.
 
     Args:
-        x: a marked batch; see `resample` for the other arguments.
+        x: a marked batch.
+        m, size, pad_mode, align_corners, coord_fs: as for `resample`; points and boxes need `m` and `coord_fs` alone.
+        mode: as for `resample`, for pictures; None is 'bilinear'.
         mode_mask: `mode` for masks.
     """
     b = plain(x)
@@ -419,26 +477,49 @@ class GeometryMethods:
     def flip_batch(self: Tensor, p: float = 0.5, draw: Draw = None, size: int | tuple[int, int] | None = None,
                    mode: str | None = None, pad_mode: str | None = None, align_corners: bool = True,
                    batch: bool = False, generator: torch.Generator | None = None) -> Tensor:
-        """Mirror samples of a batch, see `Flip`."""
+        """Mirror samples of a batch, see `Flip`.
+
+        Args:
+            p: probability for each sample.
+            draw: 1 (mirror) or 0, instead of 1, see `Draw`.
+            size: a side, or (height, width), of the result; default: as it was.
+            mode: how pixels are read; default: 'bilinear', 'nearest' for masks.
+            pad_mode: what lies outside, one of `PadMode`; default: 'reflection'.
+            align_corners: see `resample`.
+            batch: all samples of the batch alike.
+            generator: as for `draw_values`.
+        """
         return _moved(self, flip_mat(self, p, draw, batch, generator), size, mode, pad_mode, align_corners)
 
     def dihedral_batch(self: Tensor, p: float = 0.5, draw: Draw = None, size: int | tuple[int, int] | None = None,
                        mode: str | None = None, pad_mode: str | None = None, batch: bool = False,
                        align_corners: bool = True, generator: torch.Generator | None = None) -> Tensor:
-        """Turn and mirror samples of a batch, see `Dihedral`."""
+        """Turn and mirror samples of a batch.
+
+        `p` and `draw` as for `Dihedral`; `size`, `mode`, `pad_mode`, `align_corners`, `batch` and `generator` as for
+        `flip_batch`.
+        """
         return _moved(self, dihedral_mat(self, p, draw, batch, generator), size, mode, pad_mode, align_corners)
 
     def rotate(self: Tensor, size: int | tuple[int, int] | None = None, mode: str | None = None,
                pad_mode: str | None = None, align_corners: bool = True, max_deg: float = 10, p: float = 0.5,
                draw: Draw = None, batch: bool = False, generator: torch.Generator | None = None) -> Tensor:
-        """Rotate samples of a batch, see `Rotate`."""
+        """Rotate samples of a batch.
+
+        `max_deg`, `p` and `draw` as for `Rotate`; `size`, `mode`, `pad_mode`, `align_corners`, `batch` and `generator`
+        as for `flip_batch`.
+        """
         return _moved(self, rotate_mat(self, max_deg, p, draw, batch, generator), size, mode, pad_mode, align_corners)
 
     def zoom(self: Tensor, size: int | tuple[int, int] | None = None, mode: str | None = None,
              pad_mode: str | None = None, align_corners: bool = True, min_zoom: float = 1., max_zoom: float = 1.1,
              p: float = 0.5, draw: Draw = None, draw_x: Draw = None, draw_y: Draw = None, batch: bool = False,
              generator: torch.Generator | None = None) -> Tensor:
-        """Zoom into samples of a batch, see `Zoom`."""
+        """Zoom into samples of a batch.
+
+        `min_zoom`, `max_zoom`, `p`, `draw`, `draw_x` and `draw_y` as for `Zoom`; `size`, `mode`, `pad_mode`,
+        `align_corners`, `batch` and `generator` as for `flip_batch`.
+        """
         m = zoom_mat(self, min_zoom, max_zoom, p, draw, draw_x, draw_y, batch, generator)
         return _moved(self, m, size, mode, pad_mode, align_corners)
 
@@ -446,7 +527,11 @@ class GeometryMethods:
              pad_mode: str | None = None, align_corners: bool = True, magnitude: float = 0.2, p: float = 0.5,
              draw_x: Draw = None, draw_y: Draw = None, batch: bool = False,
              generator: torch.Generator | None = None) -> Tensor:
-        """Tilt samples of a batch, see `Warp`."""
+        """Tilt samples of a batch.
+
+        `magnitude`, `p`, `draw_x` and `draw_y` as for `Warp`; `size`, `mode`, `pad_mode`, `align_corners`, `batch` and
+        `generator` as for `flip_batch`.
+        """
         m = warp_mat(self, magnitude, p, draw_x, draw_y, batch, generator)
         return move(self, m, size, mode, mode or 'nearest', pad_mode or 'reflection', align_corners)
 
@@ -468,7 +553,10 @@ _matrices = (flip_mat, dihedral_mat, rotate_mat, zoom_mat, warp_mat)
 
 
 class WarpCoord:
-    """A perspective warp among functions of positions: `mat` draws its matrices; for the arguments see `warp_mat`."""
+    """A perspective warp among functions of positions: `mat` draws its matrices.
+
+    `magnitude`, `p`, `draw_x`, `draw_y` and `batch` as for `warp_mat`.
+    """
 
     def __init__(self, magnitude: float = 0.2, p: float = 0.5, draw_x: Draw = None, draw_y: Draw = None,
                  batch: bool = False) -> None:
@@ -478,7 +566,7 @@ class WarpCoord:
 class CropWindow:
     """One window for a whole batch, as a matrix: at random in training, the middle in validation.
 
-    For the arguments see `RandomResizedCropGPU`.
+    `min_scale`, `max_scale`, `ratio` and `valid_scale` as for `RandomResizedCropGPU`.
     """
 
     def __init__(self, min_scale: float, max_scale: float, ratio: tuple[float, float], valid_scale: float) -> None:
@@ -486,7 +574,14 @@ class CropWindow:
 
     def mat(self, x: Tensor, split_idx: int | None, align_corners: bool | None,
             generator: torch.Generator | None) -> Tensor:
-        """Matrices [B,3,3] that show the window in full."""
+        """Matrices [B,3,3] that show the window in full.
+
+        Args:
+            x: the batch [B,...,H,W]; only its shape is used.
+            split_idx: 1 is validation.
+            align_corners: see `resample`.
+            generator: as for `draw_values`.
+        """
         h, w = x.shape[-2:]
         if split_idx:
             fitted = (min(w, int(h * self.ratio[1])), min(h, int(w / self.ratio[0])))
@@ -559,7 +654,13 @@ class AffineCoordTfm(RandTransform):
             self.size = tfm.size
 
     def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple | None:
-        """(matrices [B,3,3] or None, further functions of positions); None where nothing is to be done."""
+        """(matrices [B,3,3] or None, further functions of positions); None where nothing is to be done.
+
+        Args:
+            sample: a batch, with or without targets; its pictures count, else its first tensor.
+            split_idx: 1 is validation, where `size` and `CropWindow` alone have an effect.
+            generator: as for `draw_values`; functions of the user's own are not given it.
+        """
         x = to_augment(sample)
         # random numbers are drawn and matrices multiplied on the CPU; `probe` has the batch's shape and no memory
         probe = torch.empty(1).expand(x.shape)
@@ -585,7 +686,7 @@ class AffineCoordTfm(RandTransform):
         return None if m is None and not moves and self.size is None else (m, tuple(moves))
 
     def apply(self, x: Tensor, params: tuple) -> Tensor:
-        """`x` moved by what was drawn."""
+        """`x` moved by `params`, what was drawn."""
         m, moves = params
         return move(x, m, self.size, self.mode, self.mode_mask, self.pad_mode, self.align_corners, moves)
 
@@ -630,7 +731,7 @@ class DeterministicDraw:
 
 @registered
 class DeterministicFlip(Flip):
-    """Mirror every second batch; for the arguments see `AffineCoordTfm`."""
+    """Mirror every second batch; `size`, `mode`, `pad_mode` and `align_corners` as for `AffineCoordTfm`."""
 
     def __init__(self, size: Size = None, mode: str = 'bilinear', pad_mode: str = PadMode.Reflection,
                  align_corners: bool = True) -> None:
@@ -657,7 +758,10 @@ class Dihedral(AffineCoordTfm):
 
 @registered
 class DeterministicDihedral(Dihedral):
-    """The eight symmetries in turn, one a batch; for the arguments see `AffineCoordTfm`."""
+    """The eight symmetries in turn, one a batch.
+
+    `size`, `mode`, `pad_mode` and `align_corners` as for `AffineCoordTfm`.
+    """
 
     def __init__(self, size: Size = None, mode: str = 'bilinear', pad_mode: str = PadMode.Reflection,
                  align_corners: bool = True) -> None:
@@ -666,7 +770,7 @@ class DeterministicDihedral(Dihedral):
 
 @registered
 class Rotate(AffineCoordTfm):
-    """Rotate by an angle of -max_deg..max_deg.
+    """Rotate clockwise by an angle of -max_deg..max_deg.
 
     Args:
         max_deg: degrees.
@@ -674,6 +778,11 @@ class Rotate(AffineCoordTfm):
         draw: degrees, instead of some at random, see `Draw`.
         size: see `AffineCoordTfm`, as `mode`, `pad_mode` and `align_corners`.
         batch: all samples of a batch alike.
+
+    Example:
+        >>> pictures = TensorImage(torch.rand(8, 3, 64, 64))
+        >>> Rotate(max_deg=30, p=1.)(pictures, split_idx=0).shape
+        torch.Size([8, 3, 64, 64])
     """
 
     def __init__(self, max_deg: float = 10, p: float = 0.5, draw: Draw = None, size: Size = None,
@@ -714,10 +823,10 @@ class Warp(AffineCoordTfm):
     """Tilt the plane of the picture, as if it was seen from the side and from above.
 
     Args:
-        magnitude: largest tilt each way, 0..1.
+        magnitude: largest tilt each way: by this part the near side grows and the far side shrinks, 0..1.
         p: probability for each sample and way.
-        draw_x: the tilt to the side, -1..1, instead of one at random, see `Draw`.
-        draw_y: the tilt up or down.
+        draw_x: the tilt to the side, -1..1, instead of one at random, see `Draw`; positive: the left side is near.
+        draw_y: the tilt up or down; positive: the top is near.
         size: see `AffineCoordTfm`, as `mode`, `pad_mode` and `align_corners`.
         batch: all samples of a batch alike.
     """

@@ -167,6 +167,10 @@ def unet_learner(dls: DataLoaders, arch: Callable, normalize: bool = True, n_out
     Raises:
         WeightsNotFoundError: the pretrained weights are neither in torch's cache nor to be had; says what to do.
         ValueError: the number of outputs is not known.
+
+    Example:
+        >>> learn = unet_learner(dls, resnet34, metrics=DiceMulti())
+        >>> learn.fine_tune(5)
     """
     if config:
         warn('config= is an old way: give its entries to unet_learner directly')
@@ -196,6 +200,6 @@ def _as_dls(dls: Any) -> DataLoaders:
 
 
 def cnn_learner(*args: Any, **kwargs: Any) -> Learner:
-    """`vision_learner` under the name older code uses."""
+    """`vision_learner` under the name older code uses; `args` and `kwargs` are handed on."""
     warn('cnn_learner is now called vision_learner')
     return vision_learner(*args, **kwargs)

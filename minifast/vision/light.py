@@ -44,14 +44,20 @@ class Light(NamedTuple):
 
 
 def logit(x: Tensor) -> Tensor:
-    """The inverse of the sigmoid; 0 and 1 are taken as 1e-7 away from themselves."""
+    """The inverse of the sigmoid for `x` in 0..1; 0 and 1 are taken as 1e-7 away from themselves."""
     x = x.clamp(1e-7, 1 - 1e-7)
     return -(1 / x - 1).log()
 
 
 def brightness_light(x: Tensor, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False,
                      generator: torch.Generator | None = None) -> Light:
-    """Brightness 0.5*(1-max_lighting)..0.5*(1+max_lighting) with probability `p`; 0.5 leaves a picture as it is."""
+    """Brightness 0.5*(1-max_lighting)..0.5*(1+max_lighting) with probability `p`; 0.5 leaves a picture as it is.
+
+    Args:
+        x, p, batch, generator: as for `draw_values`.
+        max_lighting: largest change, 0..1.
+        draw: 0..1, 0.5 being as it was, instead of a value at random, see `Draw`.
+    """
     change = draw_values(x, 0.5 * (1 - max_lighting), 0.5 * (1 + max_lighting), draw, p, 0.5, batch, generator)
     return Light(torch.ones_like(change), logit(change))
 
@@ -68,27 +74,36 @@ def _log_uniform(x: Tensor, largest: float, draw: Draw, p: float, neutral: float
 
 def contrast_light(x: Tensor, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False,
                    generator: torch.Generator | None = None) -> Light:
-    """Contrast of 1-max_lighting..1/(1-max_lighting) with probability `p`; 1 leaves a picture as it is."""
+    """Contrast of 1-max_lighting..1/(1-max_lighting) with probability `p`; 1 leaves a picture as it is.
+
+    Args:
+        x, p, batch, generator: as for `draw_values`.
+        max_lighting: largest change, 0 up to below 1.
+        draw: a factor, instead of one at random, see `Draw`.
+    """
     change = _log_uniform(x, max_lighting, draw, p, 1., batch, generator)
     return Light(change, torch.zeros_like(change))
 
 
 def saturation_light(x: Tensor, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False,
                      generator: torch.Generator | None = None) -> Light:
-    """Saturation of 1-max_lighting..1/(1-max_lighting) with probability `p`; 1 leaves a picture as it is, 0 is grey."""
+    """Saturation of 1-max_lighting..1/(1-max_lighting) with probability `p`; 1 leaves a picture as it is, 0 is grey.
+
+    `x`, `max_lighting`, `p`, `draw`, `batch` and `generator` as for `contrast_light`.
+    """
     change = _log_uniform(x, max_lighting, draw, p, 1., batch, generator)
     return Light(torch.ones_like(change), torch.zeros_like(change), change)
 
 
 def grayscale(x: Tensor) -> Tensor:
-    """The luma of RGB pictures, [B,3,H,W] to [B,1,H,W] (ITU-R BT.601)."""
+    """The luma of RGB pictures `x`, [B,3,H,W] to [B,1,H,W] (ITU-R BT.601)."""
     x = plain(x)
     weights = torch.tensor(GREY_WEIGHTS, dtype=x.dtype).to(x.device, non_blocking=True)  # new_tensor waits for a GPU
     return torch.einsum('bchw,c->bhw', x, weights).unsqueeze(1)
 
 
 def apply_light(x: Tensor, light: Light) -> Tensor:
-    """Pictures [B,C,H,W] in 0..1 (or uint8) in another light, all of it in one pass over the logits."""
+    """Pictures `x` [B,C,H,W] in 0..1 (or uint8) in another `light`, all of it in one pass over the logits."""
     b = plain(x)
     on_device = [None if v is None else v.to(b.device, non_blocking=True)[:, None, None, None] for v in light]
     values = logit(b if b.is_floating_point() else b.float() / 255)
@@ -102,7 +117,7 @@ def apply_light(x: Tensor, light: Light) -> Tensor:
 # ---------------------------------------------------------------- hue
 
 def rgb2hsv(img: Tensor) -> Tensor:
-    """RGB pictures [B,3,H,W] in 0..1 as hue, saturation and value, each in 0..1."""
+    """RGB pictures `img` [B,3,H,W] in 0..1 as hue, saturation and value, each in 0..1."""
     r, g, b = img.unbind(1)
     value, lowest = img.amax(1), img.amin(1)
     spread = value - lowest
@@ -115,7 +130,7 @@ def rgb2hsv(img: Tensor) -> Tensor:
 
 
 def hsv2rgb(img: Tensor) -> Tensor:
-    """Pictures of hue, saturation and value [B,3,H,W] as RGB."""
+    """Pictures `img` of hue, saturation and value [B,3,H,W], each in 0..1, as RGB."""
     h, s, v = img.unbind(1)
     channels = []
     for n in (5, 3, 1):
@@ -126,12 +141,18 @@ def hsv2rgb(img: Tensor) -> Tensor:
 
 def hue_shift(x: Tensor, max_hue: float = 0.1, p: float = 0.75, draw: Draw = None, batch: bool = False,
               generator: torch.Generator | None = None) -> Tensor:
-    """Turns of the colour circle [B]: 1-max_hue..1/(1-max_hue) with probability `p`, else 0 (a whole turn is none)."""
+    """Turns of the colour circle [B]: 1-max_hue..1/(1-max_hue) with probability `p`, else 0 (a whole turn is none).
+
+    Args:
+        x, p, batch, generator: as for `draw_values`.
+        max_hue: largest change, as a part of the circle, 0 up to below 1.
+        draw: a part of the circle, instead of one at random, see `Draw`.
+    """
     return _log_uniform(x, max_hue, draw, p, 0., batch, generator)
 
 
 def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """RGB pictures [B,3,H,W] in 0..1 with their hue turned by `shift` [B] of the colour circle."""
+    """RGB pictures `x` [B,3,H,W] in 0..1 (or uint8) with their hue turned by `shift` [B] of the colour circle."""
     b = plain(x)
     values = rgb2hsv(b if b.is_floating_point() else b.float() / 255)
     values[:, 0] = (values[:, 0] + shift.to(values)[:, None, None]).remainder(1)
@@ -142,12 +163,12 @@ def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
 # ---------------------------------------------------------------- the same as methods of TensorImage
 
 def in_logits(x: Tensor, func: Callable[[Tensor], Tensor]) -> Tensor:
-    """`func` applied to the logits of the pixels."""
+    """`func` applied to the logits of the pixels of `x`, which are in 0..1."""
     return retain_type(torch.sigmoid(func(logit(plain(x)))), x)
 
 
 def in_hsv(x: Tensor, func: Callable[[Tensor], Tensor]) -> Tensor:
-    """`func` applied to hue, saturation and value of the pixels."""
+    """`func` applied to hue, saturation and value of the pixels of `x`, RGB [B,3,H,W] in 0..1."""
     return retain_type(hsv2rgb(func(rgb2hsv(plain(x)))), x)
 
 
@@ -159,22 +180,34 @@ class LightMethods:
 
     def brightness(self: Tensor, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False,
                    generator: torch.Generator | None = None) -> Tensor:
-        """Change the brightness of samples of a batch, see `Brightness`."""
+        """Change the brightness of samples of a batch.
+
+        `max_lighting`, `p`, `draw` and `batch` as for `Brightness`; `generator` as for `draw_values`.
+        """
         return apply_light(self, brightness_light(self, max_lighting, p, draw, batch, generator))
 
     def contrast(self: Tensor, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False,
                  generator: torch.Generator | None = None) -> Tensor:
-        """Change the contrast of samples of a batch, see `Contrast`."""
+        """Change the contrast of samples of a batch.
+
+        `max_lighting`, `p`, `draw` and `batch` as for `Contrast`; `generator` as for `draw_values`.
+        """
         return apply_light(self, contrast_light(self, max_lighting, p, draw, batch, generator))
 
     def saturation(self: Tensor, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False,
                    generator: torch.Generator | None = None) -> Tensor:
-        """Change the saturation of samples of a batch, see `Saturation`."""
+        """Change the saturation of samples of a batch.
+
+        `max_lighting`, `p`, `draw` and `batch` as for `Saturation`; `generator` as for `draw_values`.
+        """
         return apply_light(self, saturation_light(self, max_lighting, p, draw, batch, generator))
 
     def hue(self: Tensor, max_hue: float = 0.1, p: float = 0.75, draw: Draw = None, batch: bool = False,
             generator: torch.Generator | None = None) -> Tensor:
-        """Change the hue of samples of a batch, see `Hue`."""
+        """Change the hue of samples of a batch.
+
+        `max_hue`, `p`, `draw` and `batch` as for `Hue`; `generator` as for `draw_values`.
+        """
         return shift_hue(self, hue_shift(self, max_hue, p, draw, batch, generator))
 
 
@@ -225,7 +258,13 @@ class SpaceTfm(RandTransform):
         self.fs, self.parts = self.fs + tfm.fs, self.parts + tfm.parts
 
     def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> list:
-        """What each function needs: a drawn value for ours, the prepared function itself for the user's."""
+        """What each function needs: a drawn value for ours, the prepared function itself for the user's.
+
+        Args:
+            sample: a batch, with or without targets; its pictures count, else its first tensor.
+            split_idx: has no effect.
+            generator: as for `draw_values`; functions of the user's own are not given it.
+        """
         x = to_augment(sample)
         probe = torch.empty(1).expand(x.shape)
         drawn = []
@@ -239,7 +278,7 @@ class SpaceTfm(RandTransform):
         return drawn
 
     def apply(self, x: Tensor, drawn: list) -> Tensor:
-        """The functions applied one after the other in their space."""
+        """The functions in `drawn` applied to `x` one after the other in their space."""
         def _all(values: Tensor) -> Tensor:
             for f in drawn:
                 values = f(values)
@@ -249,13 +288,16 @@ class SpaceTfm(RandTransform):
 
 @registered
 class LightingTfm(SpaceTfm):
-    """Functions applied to the logits of pictures, brightness, contrast and saturation in one pass; see `SpaceTfm`."""
+    """Functions applied to the logits of pictures, brightness, contrast and saturation in one pass.
+
+    `fs`, `p` and `nm` as for `SpaceTfm`.
+    """
 
     def __init__(self, fs: Callable | Sequence[Callable], p: float = 1., nm: str | None = None) -> None:
         super().__init__(fs, in_logits, p=p, nm=nm)
 
     def apply(self, x: Tensor, drawn: list) -> Tensor:
-        """All lights as one where they are ours, in turn where some are not."""
+        """All lights in `drawn` as one on `x` where they are ours, in turn where some are not."""
         if all(isinstance(d, Light) for d in drawn):
             total = drawn[0]
             for light in drawn[1:]:
@@ -316,7 +358,7 @@ class Saturation(LightingTfm):
 
 @registered
 class HSVTfm(SpaceTfm):
-    """Functions applied to hue, saturation and value of pictures; for the arguments see `SpaceTfm`."""
+    """Functions applied to hue, saturation and value of pictures; `fs`, `p` and `nm` as for `SpaceTfm`."""
 
     def __init__(self, fs: Callable | Sequence[Callable], p: float = 1., nm: str | None = None) -> None:
         super().__init__(fs, in_hsv, p=p, nm=nm)
@@ -338,7 +380,7 @@ class Hue(HSVTfm):
         self.max_hue, self._draw, self.batch = max_hue, draw, batch
 
     def apply(self, x: Tensor, drawn: list) -> Tensor:
-        """`x` with its hue turned."""
+        """`x` with its hue turned by what was `drawn`."""
         return shift_hue(x, drawn[0])
 
 
@@ -346,7 +388,13 @@ class Hue(HSVTfm):
 
 def cutout_gaussian(x: Tensor, areas: Sequence[tuple[int, int, int, int]],
                     generator: torch.Generator | None = None) -> Tensor:
-    """Fill each (top, bottom, left, right) of `x` [...,H,W] with noise of mean 0 and deviation 1, in place."""
+    """Fill rectangles of `x` with noise of mean 0 and deviation 1, in place.
+
+    Args:
+        x: [...,H,W].
+        areas: (top, bottom, left, right) of each, in pixels, bottom and right excluded.
+        generator: a CPU generator, None for torch's global one.
+    """
     for top, bottom, left, right in areas:
         hole = plain(x)[..., top:bottom, left:right]
         hole.copy_(randn_by_sample(hole.shape, generator), non_blocking=True)
@@ -388,7 +436,13 @@ class RandomErasing(RandTransform):
         self.sl, self.sh, self.min_aspect, self.max_count = sl, sh, min_aspect, max_count
 
     def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple | None:
-        """The rectangles and the generator of the noise; None to leave the batch alone."""
+        """The rectangles and the generator of the noise; None to leave the batch alone.
+
+        Args:
+            sample: a batch, with or without targets; its pictures count, else its first tensor.
+            split_idx: has no effect.
+            generator: a CPU generator, None for torch's global one.
+        """
         coin, count = uniforms(2, generator)
         if coin >= self.p:
             return None
@@ -402,5 +456,5 @@ class RandomErasing(RandTransform):
         return areas, generator
 
     def apply(self, x: Tensor, params: tuple) -> Tensor:
-        """`x` with its rectangles erased."""
+        """`x` with its rectangles erased, by `params`, what was drawn."""
         return cutout_gaussian(x, *params)

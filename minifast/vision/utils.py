@@ -84,6 +84,9 @@ def download_images(dest: str | Path, url_file: Path | None = None, urls: Iterab
 
     Returns:
         (address, reason) of each that could not be fetched.
+
+    Example:
+        >>> for url, reason in download_images('bears/grizzly', urls=urls): print(url, reason)
     """
     if urls is None:
         lines = Path(url_file).read_text(encoding='utf-8', errors='surrogateescape').splitlines()
@@ -127,7 +130,7 @@ def search_images_serpapi(term: str, engine: str = 'bing_images', key: str | Non
 
 @tells_near_match
 def search_images_bing(term: str, key: str | None = None, max_images: int = 150) -> L:
-    """`search_images_serpapi` with Bing."""
+    """`search_images_serpapi` with Bing; `term`, `key` and `max_images` as there."""
     return search_images_serpapi(term, 'bing_images', key, max_images)
 
 
@@ -143,7 +146,11 @@ def verify_image(fn: str | Path) -> bool:
 
 
 def verify_images(fns: Iterable[Path]) -> L:
-    """Those of `fns` that cannot be read as pictures."""
+    """Those of `fns` that cannot be read as pictures.
+
+    Example:
+        >>> for file in verify_images(get_image_files(path)): file.unlink()
+    """
     fns = list(fns)
     return L(fn for fn, good in zip(fns, _each(verify_image, fns, defaults.cpus)) if not good)
 
@@ -338,6 +345,10 @@ def resize_images(path: str | Path, max_workers: int | None = None, max_size: in
         resume: leave out what is in `dest` already.
         recurse: the folders below it too.
         dest: folder to write to; may be `path` itself.
+        **kwargs: go to Pillow's `save` (`quality`, ...).
+
+    Example:
+        >>> resize_images('photos', dest='photos-400', max_size=400, recurse=True)
     """
     path, dest = Path(path), Path(dest)
     max_size = None if max_size is None else as_side(max_size, 'max_size')  # before anything is written

@@ -42,7 +42,12 @@ def widget(im: Any, height: int = 128, width: int = 256) -> Image:
 
 
 def carousel(children: Iterable = (), **layout: Any) -> Box:
-    """Widgets in a row that scrolls."""
+    """Widgets in a row that scrolls.
+
+    Args:
+        children: the widgets.
+        **layout: of the row, as `ipywidgets.Layout` takes it, such as `width='100%'`.
+    """
     return Box(list(children), layout=Layout(**{'overflow': 'scroll hidden', 'display': 'flex', **layout}))
 
 
@@ -67,7 +72,7 @@ class ImagesCleaner:
         self.fns, self.widget = L(), carousel(width='100%')
 
     def set_fns(self, fns: Iterable[str | Path]) -> None:
-        """Show these files, the first `max_n` of them."""
+        """Show the files `fns`, the first `max_n` of them."""
         self.fns = L(fns)[:self.max_n]
         with ThreadPoolExecutor(defaults.cpus) as pool:
             pictures = list(pool.map(lambda file: widget(file, self.height, self.width), self.fns))
@@ -118,7 +123,7 @@ class ImageClassifierCleaner(ImagesCleaner):
         self.on_change_ds()
 
     def on_change_ds(self, change: Any = None) -> None:
-        """Show the class and the split that the menus say."""
+        """Show the class and the split that the menus say; `change`, what a menu tells, is not looked at."""
         self.set_fns(self._ranked[self.dd_ds.index][self.dd_cats.value])
 
     def _ipython_display_(self) -> None:

@@ -40,7 +40,7 @@ _arch_homes = ('torchvision.models', 'minifast.vision.models.xresnet')
 # ---------------------------------------------------------------- architectures by name
 
 def arch_name(arch: Arch | str) -> str | None:
-    """A name that `arch_from_name` turns into this architecture again; None for a function of your own.
+    """A name that `arch_from_name` turns into `arch` again; None for a function of your own.
 
     `torchvision.models.resnet18`, `minifast.vision.models.xresnet.xresnet18`, or timm's own name.
     """
@@ -53,7 +53,7 @@ def arch_name(arch: Arch | str) -> str | None:
 
 
 def arch_from_name(arch: Arch | str) -> Arch | str:
-    """The function that a dotted name of `arch_name` means; anything else, a timm name too, comes back as it is.
+    """The function that `arch`, a dotted name of `arch_name`, means; anything else, a timm name too, is returned.
 
     Raises:
         ValueError: there is no such architecture in that module.
@@ -127,10 +127,15 @@ def first_layer(model: nn.Module) -> tuple[nn.Module, nn.Module, str]:
 
 
 def update_first_layer(model: nn.Module, n_in: int, pretrained: bool) -> None:
-    """Replace the first convolution by one for `n_in` channels.
+    """Replace the first convolution of a model by one for other channels.
 
     Where `pretrained`, one channel gets the sum of the learnt three (a grey picture weighs as much as a colour one),
     two channels get one and a half times the first two, and more get zeros beyond the third.
+
+    Args:
+        model: changed in place.
+        n_in: input channels; 3 leaves it as it is.
+        pretrained: keep what the layer has learnt; False starts anew.
 
     Raises:
         ValueError: the first layer is no `nn.Conv2d` of 3 channels.
@@ -208,7 +213,7 @@ its weights were trained on, and `weights`, the name of torchvision's best. Add 
 
 
 def meta_of(arch: Callable | str) -> dict[str, Any]:
-    """The entry of `model_meta`; for an unknown architecture: two parameter groups, cut before the last pooling."""
+    """The entry of `model_meta` for `arch`; for an unknown one: two parameter groups, cut before the last pooling."""
     return model_meta.get(arch, _default_meta)
 
 
@@ -228,6 +233,11 @@ def create_body(model: nn.Module | Arch, n_in: int = 3, pretrained: bool = True,
     Raises:
         ValueError: no child pools, so it is not known where to cut.
         WeightsNotFoundError: the pretrained weights are not to be had.
+
+    Example:
+        >>> body = create_body(resnet18(weights=None))
+        >>> body(torch.rand(2, 3, 224, 224)).shape
+        torch.Size([2, 512, 7, 7])
     """
     return (body_of(model, n_in, pretrained, cut) if isinstance(model, nn.Module)
             else _body(model, pretrained, None, cut, n_in))
@@ -422,7 +432,7 @@ class TimmBody(nn.Module):
         self.model = model if cut is None else cut_model(model, cut)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features [B,nf,h,w], or [B,nf] where the model pools itself."""
+        """Pictures `x` [B,n_in,H,W] -> features [B,nf,h,w], or [B,nf] where the model pools itself."""
         return self.model.forward_features(x) if self.needs_pool else self.model(x)
 
 
@@ -544,7 +554,7 @@ def create_unet_model(arch: Arch | str, n_out: int, img_size: tuple[int, int], p
 
 
 def create_cnn_model(*args: Any, **kwargs: Any) -> nn.Sequential:
-    """`create_vision_model` under the name older code uses."""
+    """`create_vision_model` under the name older code uses; `args` and `kwargs` are handed on."""
     warn('create_cnn_model is now called create_vision_model')
     return create_vision_model(*args, **kwargs)
 
@@ -555,6 +565,11 @@ def model_recipe(builder: Callable, arch: Arch | str, **kwargs: Any) -> dict[str
     """How to build a model again, as data: `{'builder': dotted name, 'kwargs': {...}}`, for files that hold no code.
 
     Pretrained weights and initialisation are left away: the file brings its own weights.
+
+    Args:
+        builder: a function of `minifast.vision.learner` that makes models, such as `create_vision_model`.
+        arch: its architecture.
+        **kwargs: its other arguments.
 
     Returns:
         None where an argument is code of the user's (an own architecture, head, cut or activation).

@@ -53,7 +53,12 @@ class UnetBlock(Module):
         apply_init(nn.Sequential(self.conv1, self.conv2), init)
 
     def forward(self, up_in: Tensor, skip: Tensor | None = None) -> Tensor:
-        """[B,up_in_c,h,w] and the encoder's [B,x_in_c,2h,2w] -> [B,nf,2h,2w]."""
+        """Features [B,up_in_c,h,w] and the encoder's [B,x_in_c,2h,2w] -> [B,nf,2h,2w].
+
+        Args:
+            up_in: the features from below.
+            skip: the encoder's; None: what the hook has stored.
+        """
         skip = self.hook.stored if skip is None else skip
         up_out = self.shuf(up_in)
         if skip.shape[-2:] != up_out.shape[-2:]:  # an odd size was halved on the way down
@@ -135,7 +140,7 @@ class DynamicUnet(SequentialEx):
         self.skips = skips
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B,n_in,H,W] -> [B,n_out,H,W].
+        """Pictures `x` [B,n_in,H,W] -> [B,n_out,H,W].
 
         The encoder's layers are run one by one and their features handed on, without hooks: nothing stays behind on
         the model between batches, so it can be copied, compiled and run in several threads.

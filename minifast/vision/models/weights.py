@@ -63,7 +63,7 @@ def _members(enum: Any) -> str:
 
 
 def cached_file(url: str) -> Path:
-    """Where torch keeps the file of this URL: `checkpoints/` in its hub folder (`TORCH_HOME`, `torch.hub.set_dir`)."""
+    """Where torch keeps the file of `url`: `checkpoints/` in its hub folder (`TORCH_HOME`, `torch.hub.set_dir`)."""
     return Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(url).path).name
 
 
@@ -179,7 +179,7 @@ def guarded_reads() -> Iterator[dict[str, Mapping[str, Any]]]:
 
 
 def state_of(found: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a state dict, taken out of what training scripts wrap it in, under today's names."""
+    """The tensors of the state dict `found`, taken out of what training scripts wrap it in, under today's names."""
     for key in ('model', 'state_dict', 'model_state_dict'):
         if isinstance(found.get(key), Mapping):
             found = found[key]
@@ -192,7 +192,7 @@ def _today(name: str) -> str:
 
 
 def channels_of(state: Mapping[str, Tensor], n_in: int) -> int:
-    """The input channels of the model whose weights these are, if that is `n_in`; else 3."""
+    """The input channels of the model whose weights are `state`, if that is `n_in`; else 3."""
     first = next((value for value in state.values() if value.ndim == 4), None)
     return n_in if first is not None and first.shape[1] == n_in else 3
 
@@ -232,6 +232,11 @@ def fill_body(body: nn.Module, model: nn.Module, state: Mapping[str, Tensor], so
 
 def check_fit(model: nn.Module, state: Mapping[str, Any], source: str) -> None:
     """Check those weights that have the name and the shape of one of `model`, as `check_model_state` does.
+
+    Args:
+        model: what they are for.
+        state: tensors by name.
+        source: where they come from, for messages.
 
     Raises:
         ValueError: one has numbers of another kind, or a variance is negative.

@@ -90,7 +90,8 @@ def _plain(name: str, expansion: int, layers: Sequence[int]) -> Callable[..., XR
         if pretrained:
             _load_published(name, model)
         return model
-    return _named(make, name, f'An `XResNet` of stages {list(layers)}; `kwargs` are those of `XResNet`.')
+    return _named(make, name, f'An `XResNet` of stages {list(layers)}; `kwargs` are those of `XResNet`, `pretrained` '
+                              'loads the published weights, which xresnet50 alone has.')
 
 
 def _se(name: str, block: Callable[..., nn.Module], expansion: int, layers: Sequence[int],
@@ -100,7 +101,8 @@ def _se(name: str, block: Callable[..., nn.Module], expansion: int, layers: Sequ
         if pretrained:
             raise ValueError(f'there are no published weights for {name}: use pretrained=False or weights=FILE')
         return XResNet(block, expansion, layers, n_out=n_out, **block_args, **kwargs)
-    return _named(make, name, f'An `XResNet` of {block.__name__}s, stages {list(layers)}, {block_args}.')
+    return _named(make, name, f'An `XResNet` of {block.__name__}s, stages {list(layers)}, {block_args}; `n_out` and '
+                              '`kwargs` are those of `XResNet`, `pretrained` is refused: no weights are published.')
 
 
 def _named(make: Callable, name: str, doc: str) -> Callable:
