@@ -98,7 +98,7 @@ class GradientAccumulation(Callback):
         return {'count': self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Go on from `state`, a `state_dict()`."""
         self.count = state['count']
 
 
@@ -298,7 +298,7 @@ class EMA(Callback):
         return {'average': self.average, 'n_steps': self.n_steps, 'swapped': self.swapped, 'fresh': self._fresh}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Go on from `state`, a `state_dict()`."""
         average = state['average']
         if average is not None:
             pairs = zip(average, self._tensors(), strict=True)
