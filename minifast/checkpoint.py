@@ -23,7 +23,8 @@ __all__ = ['DamagedFileError', 'UnsafeFileError', 'check_model_state', 'check_op
 
 
 def save_model(file: str | Path | BinaryIO, model: nn.Module, opt: Any, with_opt: bool = True) -> None:
-    """Write the weights of `model`, and the state of `opt` if there is one and `with_opt`, to a tensor file.
+    """Write the weights of `model`, and the state of `opt` if there is one and `with_opt`, to the
+    tensor file `file`, a path or an open binary stream.
 
     The file is replaced in one move: whatever happens, it is the old one or the new one. Plain `torch.load` reads it:
     `{'model': state_dict, 'opt': state_dict}`, or the model's state dict alone. Of several processes the first writes;
@@ -116,7 +117,8 @@ def make_room(model: nn.Module, state: dict) -> None:
 
 
 def load_opt_state(opt: Any, state: dict, file: Any) -> None:
-    """Read an optimizer's state into memory of its own: a file stays mapped as long as its tensors are kept.
+    """Read `state`, from `file`, into the optimizer `opt`, in memory of its own: a file stays mapped as long as its
+    tensors are kept.
 
     The state goes where the optimizer has its own, else into the memory format of the weight, as fused steps want it.
 

@@ -25,7 +25,8 @@ class RoomFinder:
 
     def find_spec(self, fullname: str, path: Sequence[str] | None = None,
                   target: ModuleType | None = None) -> ModuleSpec | None:
-        """The spec of a room; None for all other modules, which leaves them to Python's own finders."""
+        """The spec of the room `fullname`, sought in `path` and for `target` as Python's finders have them; None for
+        all other modules, which leaves them to those."""
         if not fullname.startswith('minifast.'):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
