@@ -22,8 +22,7 @@ def activation_of(loss_func: Any) -> Callable:
 
 
 def decoder_of(learn: Any) -> Callable:
-    """What turns predictions of `learn` into answers: what the loss function says, else what its kind or the targets'
-    kind is.
+    """What makes answers of predictions of `learn`: what the loss function says, else its kind or that of the targets.
 
     Losses on class indices mean the class of the largest output, and so do predictions that have as many columns as
     a target has classes. Of several outputs each belongs to the target in its place.

@@ -23,12 +23,17 @@ __all__ = ['DamagedFileError', 'UnsafeFileError', 'check_model_state', 'check_op
 
 
 def save_model(file: str | Path | BinaryIO, model: nn.Module, opt: Any, with_opt: bool = True) -> None:
-    """Write the weights of `model`, and the state of `opt` if there is one and `with_opt`, to the
-    tensor file `file`, a path or an open binary stream.
+    """Write the weights of `model`, and the state of `opt` if there is one and `with_opt`, to a tensor file.
 
     The file is replaced in one move: whatever happens, it is the old one or the new one. Plain `torch.load` reads it:
     `{'model': state_dict, 'opt': state_dict}`, or the model's state dict alone. Of several processes the first writes;
     a model in shares is put together for it, which needs all of them.
+
+    Args:
+        file: a path, or an open binary stream.
+        model: the model; of a wrapped one what is inside.
+        opt: the optimizer, or None.
+        with_opt: write its state too.
 
     Raises:
         OSError: the storage failed; the old file is untouched.
@@ -117,8 +122,7 @@ def make_room(model: nn.Module, state: dict) -> None:
 
 
 def load_opt_state(opt: Any, state: dict, file: Any) -> None:
-    """Read `state`, from `file`, into the optimizer `opt`, in memory of its own: a file stays mapped as long as its
-    tensors are kept.
+    """Read `state`, of `file`, into the optimizer `opt`, as copies: a file stays mapped while its tensors are kept.
 
     The state goes where the optimizer has its own, else into the memory format of the weight, as fused steps want it.
 

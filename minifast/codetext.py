@@ -19,8 +19,7 @@ def package_of(thing: Any) -> str:
 
 @functools.cache
 def is_of_the_user(module: str) -> bool:
-    """Whether `module`, a name, is the script or lies beside it: it is not minifast's, Python's own or an installed
-    one."""
+    """Whether the module called `module` is the script or lies beside it, and not minifast's, Python's or installed."""
     package = module.split('.')[0]
     if package == '__main__':
         return True
@@ -41,9 +40,10 @@ _registered: dict[str, Any] = {}
 
 
 def keyed(f: _T) -> _T:
-    """Decorator: declare that the function `f` draws from no global generator (`random`, `numpy.random`, torch's), nor
-    calls
-    anything that does. Of a class it says so of making and calling its instances, and not of its subclasses'.
+    """Decorator: declare that the function `f` draws from no global generator, nor calls anything that does.
+
+    Global are those of `random`, `numpy.random` and torch. Said of a class, it is of making and calling its instances,
+    and not of its subclasses'.
 
     Loaders made of such functions alone may use threads, and do not seed the global generators for each item.
 

@@ -157,8 +157,7 @@ def _check_recipe(recipe: Any, file: Any) -> None:
 
 
 def is_known_arch(arch: Any) -> bool:
-    """Whether the name `arch` is one of torchvision's, ours or timm's architectures, told without importing any of
-    them."""
+    """Whether `arch` names an architecture of torchvision, ours or timm, told without importing any of them."""
     home, _, name = arch.rpartition('.') if isinstance(arch, str) else ('', '', '')
     if home == 'minifast.vision.models.xresnet':
         ours = Path(__file__).parent / 'vision' / 'models' / 'xresnet.py'

@@ -279,8 +279,7 @@ def _show_plain(learn: Any, b: tuple, decoded: Any, max_n: int, **kwargs: Any) -
 
 
 def summary(learn: Any) -> str:
-    """A table of the layers of `learn` with output shapes and parameters, then optimizer, loss function and
-    callbacks."""
+    """A table of the layers of `learn` with output shapes and parameters, then optimizer, loss and callbacks."""
     with fork_rng():
         dl = learn.dls[0]
         b = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(_Batches(dl, 0)))

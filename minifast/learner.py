@@ -394,8 +394,7 @@ class Learner(Loop):
 
     @tells_near_match
     def to_channelslast(self, to_bf16: bool | None = None) -> Learner:
-        """Keep the model and its pictures in channels-last memory format, faster on most hardware; with `to_bf16`, in
-        bfloat16 too."""
+        """Keep model and pictures in channels-last format, faster on most hardware; in bfloat16 if `to_bf16`."""
         self.remove_cb(ChannelsLast).add_cb(ChannelsLast())
         return self.to_bf16() if to_bf16 else self
 
@@ -466,8 +465,7 @@ class Learner(Loop):
         return self.remove_cbs([DistributedTrainer, LastWord])
 
     def compile(self, **kwargs: Any) -> Learner:
-        """Compile the model in place with `torch.compile`'s arguments `**kwargs`; names of parameters stay as they
-        are."""
+        """Compile the model in place by `torch.compile`, with its `**kwargs`; names of parameters stay."""
         self.model.compile(**kwargs)
         return self
 

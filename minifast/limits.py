@@ -383,8 +383,7 @@ def check_name(name: Any, place: str = '') -> str:
 
 
 def check_tree(tree: Any) -> None:
-    """Refuse a `tree`, what JSON holds, that is nested deeply, or has numbers that are not finite or fit into no 64
-    bits.
+    """Refuse a `tree` of JSON that is nested deeply, or has numbers that are not finite or fit into no 64 bits.
 
     Raises:
         ValueError: it is or has.

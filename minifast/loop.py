@@ -417,8 +417,7 @@ class Loop:
             self._count(i + 1, n)
 
     def batches_of(self, dl: Any) -> int | None:
-        """How many batches the loader `dl` has: as counted in an epoch before, else what it says; None where it says
-        none."""
+        """How many batches `dl` has: as counted in an epoch before, else what it says; None where it says none."""
         counted = self._counted.get(id(dl))
         return length_of(dl) if counted is None else counted[1]
 

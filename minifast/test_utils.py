@@ -41,8 +41,14 @@ class RegModel(nn.Module):
 
 def synth_dbunch(a: float = 2, b: float = 3, bs: int = 16, n_train: int = 10, n_valid: int = 2,
                  device: Any = None) -> DataLoaders:
-    """Noisy points on the line `a * x + b`: `n_train` and `n_valid` batches of `bs` pairs, float [B,1], which go to
-    `device`."""
+    """Noisy points on the line `a * x + b`.
+
+    Args:
+        a, b: of the line.
+        bs: points a batch, float pairs [B,1].
+        n_train, n_valid: batches.
+        device: where batches go; default: they stay on the CPU.
+    """
     def _points(n: int, key: int) -> TensorDataset:
         generator = keyed_generator(0, key)
         x = torch.randn(bs * n, 1, generator=generator)

@@ -228,8 +228,7 @@ def _random_states(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def inexact_loaders(dls: Any) -> list[str]:
-    """Why a resume in the middle of an epoch would not be exact, one sentence for each of the loaders `dls` that cannot
-    be carried."""
+    """Why a resume within an epoch would not be exact: a sentence for each of `dls` that cannot be put back."""
     found = []
     for i, dl in enumerate(dls):
         what = f'loader {i} ({type(dl).__name__})'
@@ -494,8 +493,7 @@ _ALIKE = frozenset(('format', 'version', 'environment', 'fit_seed', 'train_iter'
 
 
 def together(learn: Any, state: dict[str, Any]) -> dict[str, Any] | None:
-    """One state of all ranks that train `learn`: the first one's, and under 'ranks' what each other rank has that is
-    not the same.
+    """One state of all ranks of `learn`: the first one's, and under 'ranks' what is not the same on another.
 
     Generators, statistics of batch norm, gradients that are gathered for a later step, what callbacks keep. Called by
     all ranks at the same place, with the `state` of each.

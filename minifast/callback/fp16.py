@@ -114,8 +114,7 @@ class MixedPrecision(Callback):
         return self.opt.param_groups
 
     def step(self, *args: Any, **kwargs: Any) -> None:
-        """Called by the scaler where the gradients are finite, with `args` and `kwargs` that an optimizer's step would
-        get."""
+        """Called by the scaler where the gradients are finite; nothing is done with `args` and `kwargs`."""
         self.skipped = False
 
     def state_dict(self) -> dict[str, Any]:

@@ -229,8 +229,7 @@ def _shape_text(shape: Any, bs: int) -> str:
 
 
 def module_summary(learn: Any, *xb: Any) -> str:
-    """A table of the layers of `learn.model` with output shapes and parameter counts, for the inputs `xb` of a
-    batch."""
+    """A table of the layers of `learn.model` with output shapes and parameters, for the inputs `xb` of a batch."""
     rows, bs, width = [row for row in layer_info(learn, *xb) if row is not None], find_bs(xb), 76
     lines = [f'{type(learn.model).__name__} (Input shape: {_shape_text(apply(lambda t: t.shape, xb), bs)})',
              '=' * width, f'{"Layer (type)":<20} {"Output Shape":<20} {"Param #":<10} {"Trainable":<10}', '=' * width]
@@ -284,8 +283,7 @@ class HookCallback(Callback):
             self.hook = hook
 
     def hook(self, m: nn.Module, i: Any, o: Any) -> Any:
-        """What to keep of one run of the module `m` with the inputs `i` and the output `o`; see `Hook` for
-        gradients."""
+        """What to keep of one run of the module `m` with the inputs `i` and the output `o`; see `Hook`."""
 
     def before_fit(self) -> None:
         if not self._modules_given:  # asked anew for each fit: the model may be another one
@@ -350,8 +348,7 @@ class ActivationStats(HookCallback):
         self._of_last_fit = L()
 
     def hook(self, m: nn.Module, i: Any, o: Any) -> Any:
-        """Statistics of `o`, one output of `m` for `i`: a tensor [3] and the histogram or None; a list of them for a
-        tuple."""
+        """Of the output `o` of `m` for `i`: a tensor [3] and the histogram or None; a list of them for a tuple."""
         if not self.learn.training:
             return None
         if isinstance(o, tuple):

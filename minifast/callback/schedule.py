@@ -101,8 +101,7 @@ def SchedPoly(start: Any, end: Any, power: float) -> Schedule:
 
 
 def combine_scheds(pcts: Sequence[float], scheds: Sequence[Schedule]) -> Schedule:
-    """The schedules `scheds` one after the other, each over positions 0-1; the i-th takes the share `pcts[i]` of the
-    whole.
+    """The schedules `scheds` one after the other, each as a whole; the i-th takes the share `pcts[i]` of the time.
 
     Raises:
         ValueError: the shares are negative, do not sum to 1, or there is not one for each schedule.
@@ -283,8 +282,7 @@ def _point(lrs: Any, losses: Any, i: int) -> tuple[float, float]:
 
 
 def valley(lrs: Any, losses: Any, num_it: int) -> Suggestion:
-    """Half way down the longest valley, that is the longest falling subsequence of the losses; `lrs`, `losses` and
-    `num_it` as in `slide`."""
+    """Half way down the longest falling subsequence of the losses; `lrs`, `losses` and `num_it` as in `slide`."""
     values = [float(loss) for loss in losses]
     longest, end = [1] * len(values), 0
     for i in range(1, len(values)):
@@ -323,8 +321,7 @@ def minimum(lrs: Any, losses: Any, num_it: int) -> Suggestion:
 
 
 def steep(lrs: Any, losses: Any, num_it: int) -> Suggestion:
-    """Where the loss falls fastest over the logarithm of the learning rate; `lrs`, `losses` and `num_it` as in
-    `slide`."""
+    """Where the loss falls fastest over log(learning rate); `lrs`, `losses` and `num_it` as in `slide`."""
     if len(lrs) < 2:
         return float(lrs[0]), _point(lrs, losses, 0)
     i = int(np.argmin(np.diff(np.asarray(losses)) / np.diff(np.log(np.asarray(lrs)))))

@@ -98,9 +98,7 @@ class PictureCache:
                 else pixels.reshape(height, width, channels))
 
     def keep(self, file: str | Path, key: str, pixels: np.ndarray, status: os.stat_result) -> None:
-        """Keep `pixels`, uint8 [H,W] or [H,W,C], as made from `file` with that `status` in the way that `key`
-        describes,
-        if there is room.
+        """Keep `pixels`, as `find` gives them for `file`, `key` and `status`, if there is room.
 
         A storage that fails is told in a warning, and nothing more is kept.
         """
@@ -189,8 +187,7 @@ def _decoders() -> dict[str, str]:
 
 
 def fixed_transforms(pipeline: Pipeline) -> list:
-    """The first transforms of `pipeline`, of ours, as far as they do the same to a picture each time: they draw
-    nothing."""
+    """The first transforms of `pipeline`, as far as they are ours and do the same to a picture each time."""
     fixed = []
     for f in pipeline.fs:
         if not (isinstance(f, RandTransform) and is_known(f)) or f.draws(pipeline.split_idx):

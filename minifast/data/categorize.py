@@ -230,8 +230,7 @@ def labels_of(dsets: Any) -> Iterator[tuple[int, Any]]:
 
 
 def cheap_labels(dsets: Any) -> bool:
-    """Whether reading all labels of `dsets` costs little: names of files, cells of tables and lists, no code of the
-    user's."""
+    """Whether reading all labels of `dsets` is cheap: names of files, cells of tables, no code of the user's."""
     getters = _getters(dsets)
     return hasattr(dsets, 'items') and bool(getters) and all(is_known(f) for f in getters)
 
@@ -503,8 +502,7 @@ class MultiCategorize(Categorize):
         return TensorMultiCategory(torch.tensor([self.vocab.o2i[label] for label in o], dtype=torch.long))
 
     def decodes(self, o: Any) -> Any:
-        """The classes of the codes `o`; what shows itself already, as labels that were decoded with their boxes,
-        stays."""
+        """The classes of the codes `o`; what shows itself already, as labels decoded with their boxes, stays."""
         return o if hasattr(o, 'show') else MultiCategory([self.vocab[code] for code in o])
 
     def config_kwargs(self) -> dict[str, Any]:

@@ -68,8 +68,12 @@ def _pinned(o: Any) -> Any:
 # ---------------------------------------------------------------- where the pixels of its items go
 
 def new_block(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Fresh memory of `shape` and `dtype` for a batch; in a worker process memory that the loader's process sees
-    without a copy."""
+    """Fresh memory for a batch; in a worker process such as the loader's process sees without a copy.
+
+    Args:
+        shape: the batch first.
+        dtype: of the batch.
+    """
     if get_worker_info() is None:
         return torch.empty(*shape, dtype=dtype)
     made = torch.empty(0, dtype=dtype)
@@ -88,8 +92,7 @@ class Slots:
         self.n, self.used, self.block, self.places = n, 0, None, None
 
     def take(self, shape: tuple[int, ...]) -> np.ndarray | None:
-        """The next place for a picture of `shape`, uint8 [C,H,W]; None where it is none of this size or all are
-        taken."""
+        """The next place for uint8 [C,H,W] of this `shape`, None where it is of another size or all are taken."""
         if self.block is None:
             self.block = new_block((self.n, *shape), torch.uint8)
             self.places = self.block.numpy()
@@ -111,8 +114,7 @@ class Slots:
 
 
 def new_pixels(shape: tuple[int, int, int], slots: Slots | None = None) -> np.ndarray:
-    """Memory for a picture of `shape`, uint8 [C,H,W]: its place in `slots`, a batch that is being made, if there is
-    one."""
+    """Memory for a picture, uint8 [C,H,W] of this `shape`: its place in `slots`, if there are any."""
     place = None if slots is None else slots.take(shape)
     return np.empty(shape, np.uint8) if place is None else place
 

@@ -465,8 +465,7 @@ class DataLoaders:
     @classmethod
     def from_dblock(cls, dblock: Any, source: Any, path: str | Path = '.', bs: int = 64, val_bs: int | None = None,
                     shuffle: bool = True, device: Any = None, **kwargs: Any) -> DataLoaders:
-        """Loaders of `dblock.dataloaders(source)`; `path`, `bs`, `val_bs`, `shuffle`, `device` and `**kwargs` as
-        there."""
+        """Loaders of `dblock.dataloaders(source)`, with `path`, `bs`, `val_bs`, `shuffle`, `device`, `**kwargs`."""
         dls = dblock.dataloaders(source, path=path, bs=bs, val_bs=val_bs, shuffle=shuffle, device=device, **kwargs)
         return dls if isinstance(dls, cls) else cls(*dls.loaders, path=dls.path, device=dls.device)
 
@@ -641,8 +640,7 @@ class TfmdLists(FilteredBase):
         return lookup(self, name, 'tfms')
 
     def setup(self, train_setup: bool = True) -> None:
-        """Set up the transforms, by the training items alone if `train_setup`; find out what type an item has before
-        each."""
+        """Set up the transforms, by training items if `train_setup`; find out what type an item has before each."""
         self.tfms.setup(self, train_setup)
         if len(self):
             x = _item(self.items, self._first_training_index())
@@ -732,8 +730,7 @@ class TfmdLists(FilteredBase):
         return x
 
     def test_set(self, test_items: Any, rm_tfms: int | None = None, with_labels: bool = False) -> TfmdLists:
-        """`test_items` through all transforms but the first `rm_tfms`, see `test_set`; `with_labels` is of no matter
-        here."""
+        """`test_items` without the first `rm_tfms` transforms, see `test_set`; `with_labels` changes nothing here."""
         made = self._new(test_items, split_idx=1)
         if rm_tfms is None:
             rm_tfms = self.infer_idx(_item(made.items, 0)) if len(made) else 0

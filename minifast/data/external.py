@@ -46,8 +46,7 @@ class DataConfig:
         return self.d[key]
 
     def path(self, key: str) -> Path:
-        """The folder of the entry `key`: 'data', 'archive', 'model', 'storage'; relative ones are below the
-        configuration's."""
+        """The folder of the entry `key`, such as 'data'; relative ones are below the configuration's own."""
         return self.config_path / Path(self.d[key]).expanduser()
 
 

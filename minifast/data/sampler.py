@@ -103,8 +103,7 @@ def read_order(iterable: Iterable, seed: int) -> Iterable:
 
 
 def iterate_seeded(iterable: Iterable, seed: int) -> Iterator:
-    """Iterate over `iterable`, which may draw from the global generators, lending it a stream of its own from `seed`
-    on."""
+    """Iterate over `iterable`, which may draw from the global generators, with a stream of its own from `seed`."""
     with fork_rng():
         with seeded(seed):
             iterator, states = iter(iterable), get_random_states()
@@ -126,8 +125,7 @@ def _what_orders(dl: Any) -> Hidden:
 
 
 def order_state(dl: Any) -> dict[str, Any]:
-    """What decides about the order of the next pass of the loader `dl` and is no function of its position: a sampler's
-    generators and numbers."""
+    """What decides about the next order of the loader `dl` beside its position: generators and numbers of a sampler."""
     return copy.deepcopy(_what_orders(dl).state())
 
 

@@ -243,8 +243,7 @@ def kind_of(dataset: Any) -> Any:
 
 
 def own_shuffle(dataset: Any) -> str:
-    """How the stream `dataset` is shuffled instead of by its loader, for a message; empty where it is of neither
-    library."""
+    """How the stream `dataset` is shuffled instead of by its loader, for a message; '' where `kind_of` is None."""
     return '' if kind_of(dataset) is None else ', and shuffle it by its own .shuffle(...), keyed by (seed, epoch)'
 
 

@@ -71,8 +71,7 @@ class Overloads:
         self._decided_at = -1
 
     def add(self, func: Callable, takes_self: bool = False) -> Overloads:
-        """Add `func`, a method if `takes_self`; annotations of its parameters say what it is for, none means
-        anything."""
+        """Add `func`, a method if `takes_self`; its annotations say what it is for, without one it is for anything."""
         if isinstance(func, staticmethod):
             func, takes_self = func.__func__, False
         choosing, returns = _signature_types(func, takes_self, self.n_args)
@@ -686,8 +685,7 @@ class Pipeline:
             self.fs = L(_in_order(mk_transform(f) for f in funcs))
 
     def setup(self, items: Any = None, train_setup: bool = False) -> None:
-        """Set up each transform with `items` as those before it leave them, the training ones alone if
-        `train_setup`."""
+        """Set up each transform by `items` as those before leave them, by the training ones if `train_setup`."""
         tfms, self.fs = list(self.fs), L()
         try:
             for done, tfm in enumerate(tfms):
@@ -697,8 +695,7 @@ class Pipeline:
             raise
 
     def add(self, ts: Any, items: Any = None, train_setup: bool = False) -> None:
-        """Set up one or several transforms `ts`, see `setup` for `items` and `train_setup`, and put them in their
-        `order`."""
+        """Set up one or several transforms `ts` by `items` (`train_setup`: see `setup`) and put them in `order`."""
         for t in ts if isinstance(ts, (list, tuple, L)) else [ts]:
             t = mk_transform(t)
             t.setup(items, train_setup)
@@ -879,8 +876,7 @@ _harmless_methods = tuple(f for cls in (pathlib.PurePath, pathlib.Path, TensorBa
 
 
 def is_known(tfm: Any) -> bool:
-    """Whether the transform or function `tfm` draws from no global generator, as it or its class says
-    (`Transform.keyed`).
+    """Whether `tfm`, a transform or function, says that it draws from no global generator (`Transform.keyed`).
 
     Anything else (user code, torchvision's transforms) may draw from `random`, `numpy.random` or torch.
     """

@@ -184,8 +184,7 @@ def RandomSplitter(valid_pct: float = 0.2, seed: int | None = None) -> Callable[
 
 @tells_near_match
 def RandomSubsetSplitter(train_sz: float, valid_sz: float, seed: int | None = None) -> Callable[[Sequence], Split]:
-    """Random subsets: `train_sz` and `valid_sz` are parts of the whole, 0..1, the rest is left out; `seed` as in
-    `RandomSplitter`."""
+    """Random subsets: `train_sz` and `valid_sz` are parts of the whole, 0..1; `seed` as in `RandomSplitter`."""
     if not (0 < train_sz < 1 and 0 < valid_sz < 1 and train_sz + valid_sz <= 1):
         raise ValueError(f'train_sz {train_sz} and valid_sz {valid_sz} must lie between 0 and 1 and not exceed 1 '
                          'together')
@@ -228,8 +227,12 @@ def IndexSplitter(valid_idx: Iterable[int]) -> Callable[[Sequence], Split]:
 
 @tells_near_match
 def EndSplitter(valid_pct: float = 0.2, valid_last: bool = True) -> Callable[[Sequence], Split]:
-    """The last `valid_pct` of the items (0..1) for validation, the first unless `valid_last`; for data in an order of
-    time."""
+    """The end of the items for validation, for data in order of time.
+
+    Args:
+        valid_pct: the share of the validation set, 0..1.
+        valid_last: False takes the first items instead.
+    """
     if not 0 < valid_pct < 1:
         raise ValueError(f'valid_pct must lie between 0 and 1, not {valid_pct}')
 

@@ -63,7 +63,7 @@ def _takes_threads(dl: Any, n: int, known: bool) -> bool:
 
 
 def choose_workers(dl: Any, batch_s: float, cpus: int, known: bool) -> int:
-    """How many workers to use, from the time that the first batch took; 0 where they would save less than `worth_s`.
+    """How many workers to use, from the seconds that the first batch took.
 
     Worker processes cost their start in every epoch (most where they are spawned), and on small data that is more
     than they give. Batches are the same either way, so nothing but time hangs on this choice.
@@ -130,8 +130,7 @@ def fork_cpu_rng(own: Sequence[Any] = ()) -> Iterator[None]:
 
 def in_threads(make: Callable[[BatchRequest], FetchedBatch], jobs: Iterable[BatchRequest], n_threads: int,
                ahead: int) -> Iterator[FetchedBatch]:
-    """Make the batches of `jobs` with `make` in `n_threads` threads, in order, `ahead` of them a thread before they are
-    asked for."""
+    """Make the batches of `jobs` with `make` in `n_threads` threads, in order, each up to `ahead` in advance."""
     waiting: deque = deque()
     pool = ThreadPoolExecutor(n_threads, thread_name_prefix='minifast-data')
     try:

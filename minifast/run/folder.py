@@ -191,8 +191,7 @@ class RunFolder:
         return sorted((path for path in self.path.glob('earlier-*') if path.is_dir()), reverse=True)
 
     def bring_back(self, earlier: Path) -> None:
-        """Go on with the files in the subfolder `earlier`, and move those that are here now aside; no two have the same
-        number."""
+        """Go on with the files in the subfolder `earlier`; those here go aside, so that no number is there twice."""
         self.move_aside()
         self._move(earlier, self.path)
         try:
@@ -236,8 +235,7 @@ class RunFolder:
         return done
 
     def retire(self, keep: int, fit: int) -> None:
-        """Delete what this run has written, up to fit number `fit`, but its newest `keep` checkpoints and the last one
-        of each fit before."""
+        """Delete what this run has written but its newest `keep` checkpoints and the last of each fit but `fit`."""
         in_order = sorted(self.files, key=_number)
         last = {self.files[name]: name for name in in_order}
         for name in in_order[:-keep]:

@@ -432,8 +432,7 @@ class _Watched:
 
 
 def note_what_moved(identity: RunIdentity) -> None:
-    """A fit has ended: attributes that changed since its `identity` was taken (a cache, a counter) are no part of who
-    the run is."""
+    """A fit has ended: attributes that changed since `identity` was taken (a cache, a counter) are no part of it."""
     for obj, describe, then in identity.watched.seen:
         now = describe(obj)
         moved = {name for name in then if now.get(name) != then[name]} | (now.keys() - then.keys())
