@@ -278,6 +278,10 @@ class Learner(Loop):
             ds_idx: which split, where `dl` is None.
             dl: the loader to measure on.
             cbs: callbacks for this pass.
+
+        Example:
+            >>> loss, accuracy = learn.validate()
+            >>> learn.validate(dl=learn.dls.test_dl(files, with_labels=True))
         """
         dl = self.dls[ds_idx] if dl is None else dl
         with pass_of_all(dl), self.validation_context(cbs=cbs):
@@ -319,6 +323,10 @@ class Learner(Loop):
         Raises:
             FileNotFoundError, DamagedFileError, UnsafeFileError: the file is missing, damaged, or no data.
             ValueError: the weights or the optimizer's state do not fit.
+
+        Example:
+            >>> learn.save('stage-1')  # models/stage-1.pth
+            >>> learn.load('stage-1')
         """
         if self.opt is None and with_opt:
             self.create_opt()

@@ -328,6 +328,12 @@ class ActivationStats(HookCallback):
 
     Attributes:
         stats: by batch, by layer: a dict with `mean`, `std`, `near_zero` and, with `with_hist`, `hist` [40].
+
+    Example:
+        >>> stats = ActivationStats(with_hist=True)
+        >>> learn.fit(1, cbs=stats)
+        >>> stats.plot_layer_stats(0)
+        >>> stats.color_dim(0)
     """
 
     order = -20

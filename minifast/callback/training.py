@@ -53,6 +53,10 @@ class GradientAccumulation(Callback):
 
     Args:
         n_acc: items a step, of all processes together.
+
+    Example:
+        >>> dls = ImageDataLoaders.from_folder(path, bs=8, item_tfms=Resize(224))
+        >>> learn.fit(1, cbs=GradientAccumulation(n_acc=64))  # as with bs=64
     """
 
     order, run_valid = 6, False  # before the loss scaler and the clipping, which belong to a whole step

@@ -250,6 +250,11 @@ def GrandparentSplitter(train_name: str | Sequence[str] = 'train',
     Args:
         train_name: the folder, or the folders, of the training set.
         valid_name: those of the validation set.
+
+    Example:
+        >>> files = [Path('train/cat/1.jpg'), Path('train/dog/2.jpg'), Path('valid/cat/3.jpg')]
+        >>> GrandparentSplitter()(files)
+        ([0, 1], [2])
     """
     def _split(o: Sequence) -> Split:
         names = [Path(f).parent.parent.name for f in o]
@@ -361,6 +366,12 @@ class ColReader(DisplayedTransform):
         pref: put before the value; a Path is a folder.
         suff: put behind it.
         label_delim: split the value here into several labels.
+
+    Example:
+        >>> get_x = ColReader('name', pref=path / 'train', suff='.jpg')
+        >>> get_y = ColReader('labels', label_delim=' ')
+        >>> get_y({'name': '0001', 'labels': 'cat dog'})
+        ['cat', 'dog']
     """
 
     def __init__(self, cols: Any, pref: str | Path = '', suff: str = '', label_delim: str | None = None) -> None:
