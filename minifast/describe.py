@@ -69,7 +69,7 @@ _UNET_PIXELS = 1 << 22
 
 
 def describe_model(learn: Any, model: nn.Module) -> dict[str, Any]:
-    """The class of `model`, that of `learn`, and, where a recipe makes exactly this model, the recipe."""
+    """The class of `model`, which is that of `learn`, and the recipe, where one makes exactly this model."""
     recipe = vars(learn).get('recipe')
     if recipe is not None:
         with torch.device('meta'), fork_rng():

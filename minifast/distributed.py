@@ -174,7 +174,7 @@ class Share:
         return 1 if is_alone() else self.n_ranks
 
     def of(self, batch: list, number: int, stand_ins: set[int]) -> list:
-        """The part of `batch`, number `number`, which is added to `stand_ins` where others' items stand in."""
+        """The part of `batch`; its `number` is added to `stand_ins` where others' items stand in."""
         own = batch[self.rank::self.n_ranks]
         if own or not self.fill:
             return own

@@ -71,8 +71,8 @@ def new_block(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Fresh memory for a batch; in a worker process such as the loader's process sees without a copy.
 
     Args:
-        shape: the batch first.
-        dtype: of the batch.
+        shape: of the batch, its items first.
+        dtype: of its numbers.
     """
     if get_worker_info() is None:
         return torch.empty(*shape, dtype=dtype)

@@ -297,7 +297,7 @@ def download_data(url: str, fname: str | Path | None = None, c_key: str = 'archi
 
     Args:
         url: an address with http or https.
-        fname: the file to write; default: in the folder `c_key`, under the name in the address.
+        fname: the file to write; default: `URLs.path(url, c_key)`.
         c_key: the configuration's entry, see `DataConfig`.
         force_download: fetch again what is there.
         timeout, checksum: as in `download_file`.

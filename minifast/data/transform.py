@@ -720,7 +720,7 @@ class Pipeline:
         return tuple(step for step in steps if step is not None)
 
     def decode(self, o: Any, full: bool = True, split_idx: int | None = None) -> Any:
-        """Undo the transforms of `split_idx`, last first; unless `full`, only as far as until `o` can show itself."""
+        """Undo the transforms of `split_idx` (None: the own), last first; unless `full`, until `o` can show itself."""
         split_idx = self.split_idx if split_idx is None else split_idx
         for f in reversed(self.fs):
             if not full and _is_showable(o):
