@@ -17,12 +17,12 @@ __all__ = ['activation_of', 'check_answers', 'class_names', 'decoder_of', 'with_
 
 
 def activation_of(loss_func: Any) -> Callable:
-    """What turns the model's output into predictions."""
+    """What turns the model's output into predictions: the `activation` of `loss_func`, else nothing."""
     return getattr(loss_func, 'activation', None) or noop
 
 
 def decoder_of(learn: Any) -> Callable:
-    """What turns predictions into answers: what the loss function says, else what its kind or the targets' kind is.
+    """What makes answers of predictions of `learn`: what the loss function says, else its kind or that of the targets.
 
     Losses on class indices mean the class of the largest output, and so do predictions that have as many columns as
     a target has classes. Of several outputs each belongs to the target in its place.

@@ -29,6 +29,12 @@ def save_model(file: str | Path | BinaryIO, model: nn.Module, opt: Any, with_opt
     `{'model': state_dict, 'opt': state_dict}`, or the model's state dict alone. Of several processes the first writes;
     a model in shares is put together for it, which needs all of them.
 
+    Args:
+        file: a path, or an open binary stream.
+        model: the model; of a wrapped one what is inside.
+        opt: the optimizer, or None.
+        with_opt: write its state too.
+
     Raises:
         OSError: the storage failed; the old file is untouched.
         TypeError: the state holds what a tensor file cannot.
@@ -116,7 +122,7 @@ def make_room(model: nn.Module, state: dict) -> None:
 
 
 def load_opt_state(opt: Any, state: dict, file: Any) -> None:
-    """Read an optimizer's state into memory of its own: a file stays mapped as long as its tensors are kept.
+    """Read `state`, of `file`, into the optimizer `opt`, as copies: a file stays mapped while its tensors are kept.
 
     The state goes where the optimizer has its own, else into the memory format of the weight, as fused steps want it.
 

@@ -13,13 +13,13 @@ __all__ = ['KEYED', 'code_digest', 'is_of_the_user', 'keyed', 'package_of', 'reg
 
 
 def package_of(thing: Any) -> str:
-    """The package that a class, a function or an object's class was defined in; '' where that is not said."""
+    """The package that `thing`, a class, a function or an object's class, was defined in; '' where that is not said."""
     return (getattr(thing, '__module__', None) or '').split('.')[0]
 
 
 @functools.cache
 def is_of_the_user(module: str) -> bool:
-    """Whether a module is the script or lies beside it: it is not minifast's, Python's own or an installed one."""
+    """Whether the module called `module` is the script or lies beside it, and not minifast's, Python's or installed."""
     package = module.split('.')[0]
     if package == '__main__':
         return True
@@ -40,8 +40,10 @@ _registered: dict[str, Any] = {}
 
 
 def keyed(f: _T) -> _T:
-    """Decorator: declare that a function draws from no global generator (`random`, `numpy.random`, torch's), nor calls
-    anything that does. Of a class it says so of making and calling its instances, and not of its subclasses'.
+    """Decorator: declare that the function `f` draws from no global generator, nor calls anything that does.
+
+    Global are those of `random`, `numpy.random` and torch. Said of a class, it is of making and calling its instances,
+    and not of its subclasses'.
 
     Loaders made of such functions alone may use threads, and do not seed the global generators for each item.
 
@@ -56,7 +58,7 @@ def keyed(f: _T) -> _T:
 
 
 def registered(o: _T) -> _T:
-    """Decorator for what is minifast's own: it is `keyed`, and files may name it.
+    """Decorator for `o`, a class or function of minifast's own: it is `keyed`, and files may name it.
 
     Exports call it by its name alone, so it may move from room to room, and nothing is imported to find it.
 
@@ -69,14 +71,14 @@ def registered(o: _T) -> _T:
 
 
 def registered_as(name: str) -> Any:
-    """What files call by this name, None for nothing."""
+    """What files call `name`, None for nothing."""
     return _registered.get(name)
 
 
 # ---------------------------------------------------------------- its digest
 
 def code_digest(thing: Any) -> str:
-    """A digest of a class or function: its code, its plain values, and those of what it names.
+    """A digest of `thing`, a class or function: its code, its plain values, and those of what it names.
 
     What it names counts as far as that is code of the same package or of the user's own; of a code object alone what
     is defined in it. Of everything else the name stands for it, so versions of packages have to be told beside. Names,

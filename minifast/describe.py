@@ -40,7 +40,7 @@ __all__ = ['UserLoss', 'UserTransform', 'build_kinds', 'build_loss', 'build_mode
 
 
 def import_name(obj: Any) -> str:
-    """The dotted name under which a class, a function or an object's class could be imported."""
+    """The dotted name under which `obj`, a class, a function or else an object's class, could be imported."""
     owner = obj if hasattr(obj, '__qualname__') else type(obj)
     return f'{getattr(owner, "__module__", "?")}.{owner.__qualname__}'
 
@@ -69,7 +69,7 @@ _UNET_PIXELS = 1 << 22
 
 
 def describe_model(learn: Any, model: nn.Module) -> dict[str, Any]:
-    """The class of the learner's `model` and, where a recipe makes exactly this model, the recipe."""
+    """The class of `model`, which is that of `learn`, and the recipe, where one makes exactly this model."""
     recipe = vars(learn).get('recipe')
     if recipe is not None:
         with torch.device('meta'), fork_rng():
@@ -101,6 +101,11 @@ def build_model(recipe: Any, state: Mapping[str, Tensor], file: Any) -> nn.Modul
     """The model that a recipe describes; it is first laid out without memory and compared with the weights `state`.
 
     No memory is asked for that the file has no bytes for: layers are compared with its weights before they are made.
+
+    Args:
+        recipe: as `describe_model` gave it, from a file.
+        state: the weights of the file, by name.
+        file: named in messages.
 
     Raises:
         UnsafeFileError: the recipe is none of minifast's, or asks for another model than the weights are of.
@@ -152,7 +157,7 @@ def _check_recipe(recipe: Any, file: Any) -> None:
 
 
 def is_known_arch(arch: Any) -> bool:
-    """Whether a name is one of torchvision's, ours or timm's architectures, told without importing any of them."""
+    """Whether `arch` names an architecture of torchvision, ours or timm, told without importing any of them."""
     home, _, name = arch.rpartition('.') if isinstance(arch, str) else ('', '', '')
     if home == 'minifast.vision.models.xresnet':
         ours = Path(__file__).parent / 'vision' / 'models' / 'xresnet.py'
@@ -392,7 +397,7 @@ class _NoSuchType:
 
 
 def describe_types(types: Any) -> list | None:
-    """The types of an item before each transform, by name; any kind of path is a `PurePath`."""
+    """The `types` of an item before each transform, by name; any kind of path is a `PurePath`."""
     if types is None:
         return None
     return [describe_types(t) if isinstance(t, tuple) else
@@ -401,7 +406,7 @@ def describe_types(types: Any) -> list | None:
 
 
 def build_types(names: list | None) -> list | None:
-    """The types that `describe_types` named."""
+    """The types that `describe_types` gave as `names`."""
     return None if names is None else [tuple(build_types(name)) if isinstance(name, list) else _type(name)
                                        for name in names]
 
@@ -412,14 +417,14 @@ def _type(name: str) -> type:
 
 
 def describe_kinds(kinds: Any) -> Any:
-    """The marker types of the parts of a batch, nested as the batch is, by name; None for plain tensors."""
+    """The marker types `kinds` of the parts of a batch, nested as the batch is, by name; None for plain tensors."""
     if isinstance(kinds, (tuple, list)):
         return [describe_kinds(kind) for kind in kinds]
     return None if kinds is None else import_name(kinds)
 
 
 def build_kinds(names: Any, file: Any) -> Any:
-    """The marker types that `describe_kinds` named in `file`.
+    """The marker types that `describe_kinds` gave as `names`, read from `file`.
 
     Raises:
         UnsafeFileError: one is no marker type of minifast's.
@@ -459,7 +464,8 @@ class UserTransform(Transform):
         return f'UserTransform({self.user_name})'
 
     def encodes(self, x: Any) -> Any:
-        """
+        """Refuse `x`.
+
         Raises:
             NotImplementedError: always, with what to do.
         """

@@ -123,12 +123,12 @@ def on_own(only_rank0: bool = False) -> Iterator[None]:
 
 
 def pass_of_all(dl: Any) -> AbstractContextManager:
-    """Around a pass over a loader: all processes' where it is shared out, else this one's own."""
+    """Around a pass over the loader `dl`: all processes' where it is shared out, else this one's own."""
     return nullcontext() if is_shared(dl) else on_own()
 
 
 def is_shared(dl: Any) -> bool:
-    """Whether each process has another part of what a loader gives."""
+    """Whether each process has another part of what the loader `dl` gives."""
     foreign = isinstance(getattr(dl, 'sampler', None), DistributedSampler)
     return getattr(getattr(dl, 'share', None), 'parts', 1) > 1 or foreign and not is_alone()
 
@@ -175,7 +175,7 @@ class Share:
         return 1 if is_alone() else self.n_ranks
 
     def of(self, batch: list, number: int, stand_ins: set[int]) -> list:
-        """The part of batch `number`; the number is added to `stand_ins` where others' items stand in."""
+        """The part of `batch`; its `number` is added to `stand_ins` where others' items stand in."""
         own = batch[self.rank::self.n_ranks]
         if own or not self.fill:
             return own
@@ -222,7 +222,7 @@ def gather(x: Tensor, axis: int = 0) -> Tensor:
 
 
 def gather_objects(o: Any) -> list[Any]:
-    """What each rank gives, in their order; data that pickle takes, between processes of one training."""
+    """What each rank gives as `o`, in their order; data that pickle takes, between processes of one training."""
     if not is_distributed():
         return [o]
     found: list[Any] = [None] * dist.get_world_size()
@@ -240,7 +240,7 @@ def from_first(o: Any) -> Any:
 
 
 def gather_on_first(o: Any) -> list[Any] | None:
-    """What each rank gives, in their order, on the first rank; None on the others. Data that pickle takes."""
+    """What each rank gives as `o`, in their order, on the first rank; None on the others. Data that pickle takes."""
     if not is_distributed():
         return [o]
     found = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
@@ -285,7 +285,7 @@ def gather_rows(x: Tensor | None, group: Any = None) -> Tensor | None:
 
 
 def rank0_first(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call `func` on rank 0 first and then on the others, so that a download happens once."""
+    """Call `func(*args, **kwargs)` on rank 0 first and then on the others, so that a download happens once."""
     if rank_distrib() == 0:
         result = func(*args, **kwargs)
         barrier()

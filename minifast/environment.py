@@ -17,7 +17,7 @@ __all__ = ['environment', 'git_revision']
 
 
 def environment(learn: Any = None) -> dict[str, Any]:
-    """What a training ran on: versions, device, precision, and the git revision of the script where there is one."""
+    """What a training ran on: versions, git revision of the script; device and precision where `learn` is given."""
     env = {'minifast': __version__, 'torch': str(torch.__version__), 'python': platform.python_version(),
            'platform': platform.platform(), 'script': Path(sys.argv[0]).name,
            'git': git_revision(os.path.dirname(os.path.realpath(sys.argv[0])) if sys.argv[0] else '.')}

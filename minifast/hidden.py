@@ -31,7 +31,7 @@ __all__ = ['Baselines', 'Found', 'Hidden', 'OUTLETS', 'Place', 'appends', 'find'
 
 
 def keeps_state(obj: Any) -> bool:
-    """Whether an object says its state and takes it back; asked of the class, as instances may pass attributes on."""
+    """Whether `obj` says its state and takes it back; asked of the class, as instances may pass attributes on."""
     return callable(getattr(type(obj), 'state_dict', None)) and callable(getattr(type(obj), 'load_state_dict', None))
 
 
@@ -64,7 +64,7 @@ Steps = tuple[tuple[str, Any], ...]
 
 
 def path_of(steps: Steps) -> str:
-    """Steps as they are written in Python: `.sampler.rngs[0]` without the first dot."""
+    """`steps` as they are written in Python: `.sampler.rngs[0]` without the first dot."""
     return ''.join(f'.{key}' if how == 'attribute' else f'[{key!r}]' for how, key in steps).lstrip('.')
 
 
@@ -75,7 +75,7 @@ def _is_large(x: Any) -> bool:
 
 
 class Place(NamedTuple):
-    """Something found: the way to it and the thing itself."""
+    """Something found: the way to it, `steps`, and the thing itself, `value`."""
 
     steps: Steps
     value: Any
@@ -285,7 +285,11 @@ class _Search:
 # ---------------------------------------------------------------- what the training has changed
 
 class Baselines:
-    """How each owner stood when it was first looked at: fingerprints of its data, so that what has changed is known."""
+    """How each owner stood when it was first looked at: fingerprints of its data, so that what has changed is known.
+
+    Args:
+        everything: nothing is known, so that all data count as changed.
+    """
 
     def __init__(self, everything: bool = False) -> None:
         self.everything = everything  # nothing is known: all counts as changed
@@ -303,7 +307,7 @@ class Baselines:
         return Baselines, ()
 
     def of(self, owner: Any, found: Found) -> dict[str, bytes]:
-        """The fingerprints by path of `owner` at the first call; made at that call."""
+        """The fingerprints by path of `owner`, in which `found` was found, at the first call; made at that call."""
         if self.everything:
             return {}
         known = self._kept.get(id(owner))
@@ -446,7 +450,7 @@ def _set(owner: Any, steps: Steps, value: Any) -> bool:
 # ---------------------------------------------------------------- open files
 
 def appends(file: Any) -> bool:
-    """Whether rows go behind what a file holds, so that it can be cut back to where a checkpoint saw it."""
+    """Whether rows go behind what the open `file` holds, so that it can be cut back to where a checkpoint saw it."""
     raw = getattr(getattr(file, 'buffer', file), 'raw', getattr(file, 'buffer', file))
     return 'a' in str(getattr(raw, 'mode', getattr(file, 'mode', '')))
 

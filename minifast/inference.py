@@ -43,6 +43,8 @@ def get_preds(learn: Any, ds_idx: int = 1, dl: Any = None, with_input: bool = Fa
               reorder: bool = True, cbs: Any = None, **kwargs: Any) -> tuple[Any, ...]:
     """Predictions and targets on the CPU, in the order of the dataset.
 
+    Of several processes each predicts its share, and each gets the rows of all, so all must ask.
+
     Args:
         learn: the learner.
         ds_idx: which split to predict, 0 for training, where `dl` is None.
@@ -54,12 +56,15 @@ def get_preds(learn: Any, ds_idx: int = 1, dl: Any = None, with_input: bool = Fa
         inner: called while a fit or a validation runs: fire no events around the pass.
         reorder: bring the rows of a shuffled loader into the dataset's order.
         cbs: callbacks for this pass.
-            Of several processes each predicts its share, and each gets the rows of all, so all must ask.
-        kwargs: `save_preds`, `save_targs`, `with_preds`, `with_targs`, `concat_dim` of `GatherPredsCallback`.
+        **kwargs: `save_preds`, `save_targs`, `with_preds`, `with_targs`, `concat_dim` of `GatherPredsCallback`.
 
     Returns:
         `(inputs, preds, targets, decoded, losses)`: those that were asked for, in this order; targets are None where
         the loader has none. No more memory is used than the result takes, plus one batch.
+
+    Example:
+        >>> probabilities, targets = learn.get_preds()  # of the validation set
+        >>> probabilities, _ = learn.get_preds(dl=learn.dls.test_dl(files))
     """
     dl, n_rows, ranks = _prepare(whole_loader(learn.dls[ds_idx]) if dl is None else dl, reorder)
     decodes = decoder_of(learn) if with_decoded else None
@@ -98,6 +103,10 @@ def predict(learn: Any, item: Any, rm_type_tfms: Any = None, with_input: bool = 
 
     Returns:
         `(decoded target, its tensor, predictions)`, for a category `('cat', tensor(0), tensor([0.9, 0.1]))`.
+
+    Example:
+        >>> label, index, probabilities = learn.predict('cat.jpg')
+        >>> float(probabilities[index])
     """
     dls = learn.dls
     ours = hasattr(dls[1 if len(dls) > 1 else 0], 'decode_batch')
@@ -279,7 +288,7 @@ def _show_plain(learn: Any, b: tuple, decoded: Any, max_n: int, **kwargs: Any) -
 
 
 def summary(learn: Any) -> str:
-    """A table of the layers with output shapes and parameters, then optimizer, loss function and callbacks."""
+    """A table of the layers of `learn` with output shapes and parameters, then optimizer, loss and callbacks."""
     with fork_rng():
         dl = learn.dls[0]
         b = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(_Batches(dl, 0)))

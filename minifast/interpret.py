@@ -117,7 +117,7 @@ class Interpretation:
         plot_top_losses(x, y, samples, outs.itemgot(slice(len(inputs), None)), preds, losses, **kwargs)
 
     def show_results(self, idxs: Any, **kwargs: Any) -> None:
-        """Draw the items `idxs` with target and prediction."""
+        """Draw the items `idxs` with target and prediction; `**kwargs` go to the loader's `show_results`."""
         inputs, _, targets, decoded, _ = self[idxs]
         check_answers(self.learn, decoded)
         n = len(idxs) if is_listy(idxs) or isinstance(idxs, Tensor) else 1

@@ -136,6 +136,10 @@ class Learner(Loop):
             wd, cbs, reset_opt, start_epoch, checkpoint, resume: as in `fit`.
 
         Source: Smith and Topin, "Super-convergence", arXiv 1708.07120.
+
+        Example:
+            >>> learn.fit_one_cycle(5, lr_max=1e-3, cbs=SaveModelCallback(monitor='accuracy'))
+            >>> learn.fit_one_cycle(5, slice(1e-5, 1e-3))  # the first layers at 1e-5, the head at 1e-3
         """
         lr_max = self._peak_lrs(lr_max)
         scheds = {'lr': combined_cos(pct_start, lr_max / div, lr_max, lr_max / div_final),
@@ -194,6 +198,10 @@ class Learner(Loop):
             lr_mult: by how much the first layers' rate is lower than the head's.
             pct_start, div: of the second phase, as in `fit_one_cycle`.
             kwargs: for both calls of `fit_one_cycle`.
+
+        Example:
+            >>> learn = vision_learner(dls, resnet18, metrics=accuracy)
+            >>> learn.fine_tune(3)
         """
         with _replaced(self, 'fine_tune_phase', 0):
             self.freeze()
@@ -270,6 +278,10 @@ class Learner(Loop):
             ds_idx: which split, where `dl` is None.
             dl: the loader to measure on.
             cbs: callbacks for this pass.
+
+        Example:
+            >>> loss, accuracy = learn.validate()
+            >>> learn.validate(dl=learn.dls.test_dl(files, with_labels=True))
         """
         dl = self.dls[ds_idx] if dl is None else dl
         with pass_of_all(dl), self.validation_context(cbs=cbs):
@@ -311,6 +323,10 @@ class Learner(Loop):
         Raises:
             FileNotFoundError, DamagedFileError, UnsafeFileError: the file is missing, damaged, or no data.
             ValueError: the weights or the optimizer's state do not fit.
+
+        Example:
+            >>> learn.save('stage-1')  # models/stage-1.pth
+            >>> learn.load('stage-1')
         """
         if self.opt is None and with_opt:
             self.create_opt()
@@ -333,7 +349,12 @@ class Learner(Loop):
 
     @tells_near_match
     def to_onnx(self, fname: str | Path, size: tuple[int, ...] | None = None, activation: bool = True) -> Path:
-        """Write `to_torch` as an ONNX file to `path/fname`."""
+        """Write `to_torch` as an ONNX file to `path/fname`; returns the path.
+
+        Args:
+            fname: name of the file.
+            size, activation: as in `minifast.export.to_onnx`.
+        """
         return to_onnx(self, self.path / fname, size=size, activation=activation)
 
     # ------------------------------------------------------------ settings for a block
@@ -368,7 +389,7 @@ class Learner(Loop):
     # ------------------------------------------------------------ precision and memory format
 
     def to_fp16(self, **kwargs: Any) -> Learner:
-        """Train in float16 mixed precision; keyword arguments go to torch's `GradScaler`."""
+        """Train in float16 mixed precision; `**kwargs` go to torch's `GradScaler`."""
         return self.to_fp32().add_cb(MixedPrecision(**kwargs))
 
     def to_bf16(self) -> Learner:
@@ -381,7 +402,7 @@ class Learner(Loop):
 
     @tells_near_match
     def to_channelslast(self, to_bf16: bool | None = None) -> Learner:
-        """Keep the model and its pictures in channels-last memory format, faster on most hardware."""
+        """Keep model and pictures in channels-last format, faster on most hardware; in bfloat16 if `to_bf16`."""
         self.remove_cb(ChannelsLast).add_cb(ChannelsLast())
         return self.to_bf16() if to_bf16 else self
 
@@ -453,7 +474,7 @@ class Learner(Loop):
         return self.remove_cbs([DistributedTrainer, LastWord])
 
     def compile(self, **kwargs: Any) -> Learner:
-        """Compile the model in place with `torch.compile`'s arguments; names of parameters stay as they are."""
+        """Compile the model in place by `torch.compile`, with its `**kwargs`; names of parameters stay."""
         self.model.compile(**kwargs)
         return self
 
@@ -501,6 +522,10 @@ def load_learner(fname: str | Path, cpu: bool = True, pickle_module: Any = None,
     Raises:
         FileNotFoundError, DamagedFileError, UnsafeFileError: the file is missing, damaged, or no data.
         ValueError: it is no export, or needs a model that is not given or does not fit.
+
+    Example:
+        >>> learn.export('pets.pkl')
+        >>> label, index, probabilities = load_learner('pets.pkl').predict('cat.jpg')
     """
     if pickle_module is not None:
         raise ValueError('load_learner reads exports that hold no pickle: leave pickle_module out. An export made by '

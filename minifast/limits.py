@@ -171,7 +171,11 @@ class Nested(Rule):
 
 @dataclass(frozen=True)
 class OneOf(Rule):
-    """What one of several rules allows. Of objects, the first name that one must have tells it from those behind it."""
+    """What one of several rules allows. Of objects, the first name that one must have tells it from those behind it.
+
+    Attributes:
+        rules: tried in their order.
+    """
 
     rules: tuple[Rule, ...]
 
@@ -379,7 +383,7 @@ def check_name(name: Any, place: str = '') -> str:
 
 
 def check_tree(tree: Any) -> None:
-    """Refuse JSON that is nested deeply, or has numbers that are not finite or fit into no 64 bits.
+    """Refuse a `tree` of JSON that is nested deeply, or has numbers that are not finite or fit into no 64 bits.
 
     Raises:
         ValueError: it is or has.

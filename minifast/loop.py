@@ -171,7 +171,7 @@ class Loop:
         return L(cb for cb in self.cbs if isinstance(cb, cb_cls))
 
     def add_cb(self, cb: Callback | type) -> Loop:
-        """Attach a callback, an instance or a class; it is then also `learn.<its name>`. One that is there stays."""
+        """Attach `cb`, a callback or its class; it is then also `learn.<its name>`. One that is there stays."""
         cb = cb() if isinstance(cb, type) else cb
         if not isinstance(cb, Callback):
             raise TypeError(f'cbs takes callbacks and got {cb!r}: subclass minifast.callback.core.Callback')
@@ -184,7 +184,7 @@ class Loop:
         return self
 
     def remove_cb(self, cb: Callback | type) -> Loop:
-        """Take a callback off, or all of a class."""
+        """Take the callback `cb` off, or all of the class `cb`."""
         if isinstance(cb, type):
             return self.remove_cbs(self._grab_cbs(cb))
         self.cbs = L(other for other in self.cbs if other is not cb)
@@ -196,20 +196,20 @@ class Loop:
         return self
 
     def add_cbs(self, cbs: Any) -> Loop:
-        """`add_cb` for one, several or no callbacks."""
+        """`add_cb` for one, several or no callbacks `cbs`."""
         for cb in L(cbs):
             self.add_cb(cb)
         return self
 
     def remove_cbs(self, cbs: Any) -> Loop:
-        """`remove_cb` for one, several or no callbacks."""
+        """`remove_cb` for one, several or no callbacks `cbs`."""
         for cb in L(cbs):
             self.remove_cb(cb)
         return self
 
     @contextmanager
     def added_cbs(self, cbs: Any) -> Iterator[Loop]:
-        """Attach callbacks for the block.
+        """Attach the callbacks `cbs`, instances or classes, for the block.
 
         What is attached already, an instance or a class that has one, is not attached again and stays behind the block.
         """
@@ -224,7 +224,7 @@ class Loop:
 
     @contextmanager
     def removed_cbs(self, cbs: Any) -> Iterator[Loop]:
-        """Take callbacks off for the block; behind it they are back in their places.
+        """Take the callbacks `cbs`, instances or classes, off for the block; behind it they are back in their places.
 
         One that is not attached is left alone.
         """
@@ -242,7 +242,7 @@ class Loop:
             self._compile()
 
     def ordered_cbs(self, event_name: str) -> list[Callback]:
-        """The callbacks that take part in an event, in order."""
+        """The callbacks that take part in the event `event_name`, in order."""
         return [cb for cb, _ in hooks_of(self.cbs, event_name)]
 
     # ------------------------------------------------------------ events
@@ -407,7 +407,7 @@ class Loop:
             raise ValueError(words + (f'; seen in {", ".join(names)}' if names else '')) from error
 
     def one_batch(self, i: int, b: Any) -> None:
-        """Train or evaluate on batch number `i`."""
+        """Train or evaluate on the batch `b`, a tuple of inputs and targets, of number `i`."""
         self.iter = i
         self._split(self._set_device(b))
         self._with_events(self._do_one_batch, 'batch', CancelBatchException)
@@ -429,7 +429,7 @@ class Loop:
             self._count(i + 1, n)
 
     def batches_of(self, dl: Any) -> int | None:
-        """How many batches a loader has: as counted in an epoch before, else what it says; None where it says none."""
+        """How many batches `dl` has: as counted in an epoch before, else what it says; None where it says none."""
         counted = self._counted.get(id(dl))
         return length_of(dl) if counted is None else counted[1]
 

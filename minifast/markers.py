@@ -40,7 +40,8 @@ class TensorBase(Tensor):
 
     A view, a copy or a move of a marker (`permute`, `x[0]`, `to`, `clone`, `stack` of equals, ...) is marked as it is;
     any other operation returns a plain tensor. Model, loss and transforms work on plain tensors, so that nothing is
-    decided where it costs. `TensorImage(x)` marks a tensor, array or list without copying where possible.
+    decided where it costs. `TensorImage(x)` marks a tensor, array or list without copying where possible; further
+    `attributes` (by name) travel with it and its views.
     """
 
     @classmethod
@@ -61,7 +62,7 @@ class TensorBase(Tensor):
 
     @classmethod
     def create(cls, x: Any, **attributes: Any) -> TensorBase:
-        """Mark `x`, as the class itself does when it is called."""
+        """Mark `x`, with `attributes`, as the class itself does when it is called."""
         return cls(x, **attributes)
 
     def __reduce_ex__(self, protocol: int) -> tuple:
@@ -107,7 +108,7 @@ class TensorImageBase(TensorBase):
     _show_args: ClassVar[dict[str, Any]] = {'cmap': 'viridis'}
 
     def show(self, ctx: Any = None, **kwargs: Any) -> Any:
-        """Draw on the matplotlib axis `ctx` (or a new one) and return the axis."""
+        """Draw on the matplotlib axis `ctx` (or a new one) and return the axis; `**kwargs` go to `show_image`."""
         from minifast.show import show_image
         return show_image(plain(self), ctx=ctx, **{**self._show_args, **kwargs})
 
@@ -151,20 +152,20 @@ class TitledTensorScalar(TensorBase):
     """A scalar that is shown as a title."""
 
     def show(self, ctx: Any = None, **kwargs: Any) -> Any:
-        """Write the value above the axis `ctx`."""
+        """Write the value above the axis `ctx`, or print it; `**kwargs` go to `show_title`."""
         from minifast.show import show_title
         return show_title(self.item(), ctx=ctx, **kwargs)  # sync: shown to a person
 
 
 @keyed
 def plain(x: Any) -> Any:
-    """A tensor without its marker, on the same storage; what is no tensor comes back as it is."""
+    """The tensor `x` without its marker, on the same storage; what is no tensor comes back as it is."""
     return x if type(x) is Tensor or not isinstance(x, Tensor) else x.as_subclass(Tensor)
 
 
 @keyed
 def cast(x: Tensor, cls: type) -> Tensor:
-    """The same storage marked as `cls`; the attributes of a marker stay."""
+    """The storage of `x` marked as `cls`; the attributes of a marker stay."""
     if type(x) is cls:
         return x
     marked = x.as_subclass(cls)
@@ -183,7 +184,13 @@ def retain_type(new: Any, like: Any) -> Any:
 
 @keyed
 def tensor(x: Any, *rest: Any, **kwargs: Any) -> Tensor:
-    """`torch.tensor` that also takes several numbers, (lists of) arrays, L and pictures; memory is shared if it can."""
+    """`torch.tensor` that also takes several numbers, (lists of) arrays, L and pictures; memory is shared if it can.
+
+    Args:
+        x: the values; a tensor comes back as it is. Float64 that is no tensor yet becomes float32.
+        *rest: further values: `tensor(1, 2)` is `tensor([1, 2])`.
+        **kwargs: for `Tensor.to`, such as `dtype` or `device`.
+    """
     if rest:
         x = (x, *rest)
     if isinstance(x, Tensor):
@@ -206,7 +213,7 @@ def tensor(x: Any, *rest: Any, **kwargs: Any) -> Tensor:
 
 @keyed
 def array(a: Any, dtype: Any = None, **kwargs: Any) -> np.ndarray:
-    """`np.array` that also takes generators."""
+    """`np.array(a, dtype=dtype, **kwargs)`, where `a` may also be a generator or a tensor."""
     if isinstance(a, Tensor):
         a = np.asarray(a)  # numpy 2 warns of torch when it is asked for a copy
     taken = isinstance(a, Sized) or hasattr(a, '__array_interface__') or np.isscalar(a)
@@ -217,14 +224,14 @@ _listy = (list, tuple, L)
 
 
 def retain_meta(x: Any, res: Any, as_copy: bool = False) -> Any:
-    """`res`, after its `set_meta(x)` was called, where it has one."""
+    """`res`, after `res.set_meta(x, as_copy=as_copy)` where it has such a method."""
     if hasattr(res, 'set_meta'):
         res.set_meta(x, as_copy=as_copy)
     return res
 
 
 def explode_types(o: Any) -> Any:
-    """The type of a value; of a tuple or list `{its type: [the types of its elements]}`."""
+    """The type of `o`; of a tuple or list `{its type: [the types of its elements]}`."""
     return {type(o): [explode_types(part) for part in o]} if isinstance(o, _listy) else type(o)
 
 

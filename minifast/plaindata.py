@@ -27,7 +27,7 @@ def is_generator(x: Any) -> bool:
 
 
 def get_generator(g: Any) -> dict[str, Any]:
-    """The state of a generator as plain data."""
+    """The state of the generator `g` as plain data."""
     if isinstance(g, torch.Generator):
         return {'kind': 'torch', 'device': str(g.device), 'state': g.get_state()}
     if isinstance(g, random.Random):
@@ -39,7 +39,7 @@ def get_generator(g: Any) -> dict[str, Any]:
 
 
 def set_generator(g: Any, found: dict[str, Any]) -> None:
-    """Put `g` into the state that `get_generator` found.
+    """Put `g` into the state that `get_generator` returned, `found`.
 
     Raises:
         ValueError, TypeError: it is the state of another kind of generator.
@@ -57,7 +57,7 @@ def set_generator(g: Any, found: dict[str, Any]) -> None:
 
 
 def make_generator(found: dict[str, Any]) -> Any:
-    """A new generator in the state that `get_generator` returned."""
+    """A new generator in the state that `get_generator` returned, `found`."""
     kind = found['kind']
     if kind in ('numpy', 'bits'):
         bits = getattr(np.random, decode(found['state'])['bit_generator'])()
@@ -92,7 +92,7 @@ MAPPINGS = (dict, collections.OrderedDict, collections.Counter, collections.defa
 
 
 def encode(x: Any) -> Any:
-    """Data as a tensor file can hold it, so that `decode` gives the same types back. Tensors are not copied.
+    """The data `x` as a tensor file can hold it, so that `decode` gives the same types back. Tensors are not copied.
 
     Raises:
         TypeError: there is something in it that is no data.
@@ -137,7 +137,7 @@ def _encode_array(x: np.ndarray, scalar: bool) -> Any:
 
 
 def decode(x: Any) -> Any:
-    """What `encode` was given; tensors are not copied."""
+    """What `encode` was given when it returned `x`; tensors are not copied."""
     if isinstance(x, list):
         return [decode(v) for v in x]
     if not isinstance(x, dict):
@@ -165,7 +165,7 @@ def decode(x: Any) -> Any:
 
 
 def digest(encoded: Any) -> bytes:
-    """A fingerprint of encoded data, by value."""
+    """A fingerprint of `encoded` data, by value."""
     h = hashlib.blake2b(digest_size=16)
     _feed(h, encoded)
     return h.digest()

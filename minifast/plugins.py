@@ -24,7 +24,7 @@ group = 'minifast.callbacks'
 
 
 class Plugin(NamedTuple):
-    """A registered callback: its name, where its class is (`module:Class`) and the package that brings it."""
+    """A registered callback: its `name`, its class (`target`: 'module:Class') and the `package` that brings it."""
 
     name: str
     target: str

@@ -25,7 +25,12 @@ class RoomFinder:
 
     def find_spec(self, fullname: str, path: Sequence[str] | None = None,
                   target: ModuleType | None = None) -> ModuleSpec | None:
-        """The spec of a room; None for all other modules, which leaves them to Python's own finders."""
+        """The spec of a room; None for all other modules, which leaves them to Python's own finders.
+
+        Args:
+            fullname: dotted name of the module.
+            path, target: as Python's import system hands them to its finders.
+        """
         if not fullname.startswith('minifast.'):
             return None
         spec = PathFinder.find_spec(fullname, path, target)

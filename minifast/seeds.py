@@ -48,7 +48,15 @@ def get_random_states() -> dict[str, Any]:
 
 def set_random_states(random_state: Any, numpy_state: Any, torch_state: Tensor, torch_cuda_state: Any = None,
                       torch_deterministic: bool = False, torch_benchmark: bool = False) -> None:
-    """Put back what `get_random_states` returned: `set_random_states(**states)`."""
+    """Put back what `get_random_states` returned: `set_random_states(**states)`.
+
+    Args:
+        random_state: of Python's `random`.
+        numpy_state: of `numpy.random`.
+        torch_state: of torch's CPU generator, uint8.
+        torch_cuda_state: of each GPU's generator; None leaves them.
+        torch_deterministic, torch_benchmark: cuDNN's switches.
+    """
     random.setstate(random_state)
     np.random.set_state(numpy_state)
     torch.set_rng_state(torch_state)
@@ -93,7 +101,7 @@ def _same_streams(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 @contextmanager
 def no_random(seed: int = 42, reproducible: bool = True):
-    """Run the block under `seed` and put the global generators back."""
+    """Run the block after `set_seed(seed, reproducible)` and put the global generators back."""
     with fork_rng():
         set_seed(seed, reproducible=reproducible)
         yield
@@ -103,7 +111,7 @@ _MASK64 = (1 << 64) - 1
 
 
 def key_seed(seed: int, *key: int) -> int:
-    """Mix a seed and a key such as (epoch, index) into one 63-bit seed; a pure function.
+    """Mix `seed` and the ints of `key`, such as (epoch, index), into one 63-bit seed; a pure function.
 
     Neighbouring keys give unrelated seeds (the finaliser of SplitMix64 is applied after every part).
     Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
@@ -118,7 +126,7 @@ def key_seed(seed: int, *key: int) -> int:
 
 
 def keyed_generator(seed: int, *key: int) -> torch.Generator:
-    """A torch CPU generator whose whole stream is a function of (seed, *key)."""
+    """A torch CPU generator whose whole stream is a function of (`seed`, *`key`), mixed by `key_seed`."""
     return torch.Generator().manual_seed(key_seed(seed, *key))
 
 
@@ -155,15 +163,21 @@ class SampleGenerator(torch.Generator):
 
 
 def rand_by_sample(rows: int, n: int, generator: torch.Generator | None) -> Tensor:
-    """Numbers in 0..1 for `n` samples, float32 [rows,n]: each sample's own from a `SampleGenerator` of so many samples,
-    else drawn one after the other."""
+    """Numbers in 0..1, float32 [rows,n].
+
+    Args:
+        rows: numbers a sample.
+        n: samples.
+        generator: from a `SampleGenerator` of so many samples each draws its own; from any other, or torch's global one
+            for None, they are drawn one after the other.
+    """
     if not isinstance(generator, SampleGenerator) or len(generator.keys) != n:
         return torch.rand(rows, n, generator=generator)
     return torch.from_numpy((generator.next_numbers(rows) >> np.uint64(40)).astype(np.float32) * np.float32(2 ** -24))
 
 
 def randn_by_sample(shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
-    """Numbers of mean 0 and deviation 1, float32 [B,...]: each sample's own as in `rand_by_sample`."""
+    """Numbers of mean 0 and deviation 1, float32 of this `shape`, [B,...]; `generator` as in `rand_by_sample`."""
     if not isinstance(generator, SampleGenerator) or len(generator.keys) != shape[0]:
         return torch.randn(tuple(shape), generator=generator)
     one, made = torch.Generator(), torch.empty(tuple(shape))

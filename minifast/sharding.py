@@ -43,12 +43,12 @@ def is_share(x: Any) -> bool:
 
 
 def own_part(x: Tensor) -> Tensor:
-    """This process's part of a tensor in shares, in the same memory; any other tensor as it is."""
+    """This process's part of `x`, a tensor in shares, in the same memory; any other tensor as it is."""
     return x.detach().to_local() if isinstance(x, DTensor) else x
 
 
 def share_like(x: Any, like: Any) -> Any:
-    """A whole tensor, which every process has, in shares as `like` is in them; anything else as it is."""
+    """`x`, a whole tensor, which every process has, in shares as `like` is in them; anything else as it is."""
     if not isinstance(like, DTensor) or isinstance(x, DTensor) or not isinstance(x, Tensor) or x.shape != like.shape:
         return x
     return distribute_tensor(x.detach().to(like.device), like.device_mesh, like.placements, src_data_rank=None)
@@ -70,7 +70,8 @@ def whole(x: Any, on_all: bool = False) -> Any:
 
 
 def whole_state(state: Any, on_all: bool = False) -> Any:
-    """Nested lists and dicts with `whole` tensors in them; a state dict stays one, in its order and with its notes."""
+    """The nested lists and dicts of `state` with `whole` tensors in them, see there for `on_all`; a state dict stays
+    one, in its order and with its notes."""
     distributed.ask()
     return _whole_state(state, on_all)
 
@@ -88,7 +89,7 @@ def _whole_state(state: Any, on_all: bool) -> Any:
 # ---------------------------------------------------------------- models
 
 def in_shares(model: Any) -> bool:
-    """Whether each process keeps a part of the model only."""
+    """Whether each process keeps a part of `model` only."""
     return isinstance(model, FSDPModule)
 
 
@@ -194,12 +195,13 @@ def _outline(model: nn.Module) -> nn.Module:
 
 
 def outline_of(model: nn.Module) -> nn.Module:
-    """The model; of one in shares a copy without numbers, of the classes that it was made of."""
+    """`model`; of one in shares a copy without numbers, of the classes that it was made of."""
     return _outlines.get(model, model)
 
 
 def cut(shape: torch.Size, dtype: torch.dtype, like: nn.Module) -> Tensor:
-    """Room for a tensor, in shares as a model is in them, so along the first axis; whole where the model is whole."""
+    """Room for a tensor of `shape` and `dtype`, in shares as the model `like` is in them, so along the first axis;
+    whole where that is whole."""
     mesh = next((p.device_mesh for p in like.parameters() if isinstance(p, DTensor)), None)
     return torch.empty(shape, dtype=dtype) if mesh is None else dtensor.empty(*shape, dtype=dtype, device_mesh=mesh,
                                                                              placements=[dtensor.Shard(0)])

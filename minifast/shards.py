@@ -131,7 +131,13 @@ def save_sharded(folder: str | Path, state: Any, background: bool = False) -> Pa
 
 
 class Saving:
-    """A state that is being written, see `save_sharded`."""
+    """A state that is being written, see `save_sharded`.
+
+    Args:
+        folder: where to.
+        state: nested dicts and lists of tensors, numbers and texts.
+        background: write while the training goes on; in one process it is written at once.
+    """
 
     def __init__(self, folder: Path, state: Any, background: bool) -> None:
         ask()
@@ -321,7 +327,7 @@ def load_sharded(folder: str | Path, state: Any) -> Any:
 
 
 def load_cut(folder: str | Path, model: nn.Module) -> dict[str, Tensor]:
-    """Read tensors by name that `save_sharded` wrote as a dict, in shares where `model` is in them.
+    """Read tensors by name that `save_sharded` wrote into `folder` as a dict, in shares where `model` is in them.
 
     Raises:
         FileNotFoundError, DamagedFileError, UnsafeFileError, PeerError: see `load_sharded`.

@@ -85,13 +85,21 @@ def show_image(im: Any, ax: Axes | None = None, figsize: tuple[float, float] | N
 
 
 def show_titled_image(o: Sequence, **kwargs: Any) -> Axes:
-    """`show_image` of a pair (picture, title)."""
+    """`show_image` of a pair `o`, (picture, title); `**kwargs` as there."""
     return show_image(o[0], title=str(o[1]), **kwargs)
 
 
 def show_images(ims: Sequence, nrows: int = 1, ncols: int | None = None, titles: Sequence | None = None,
                 **kwargs: Any) -> None:
-    """Draw several pictures in one figure; `kwargs` go to `subplots` (`figsize`, `imsize`, `suptitle`)."""
+    """Draw several pictures in one figure.
+
+    Args:
+        ims: the pictures, as `show_image` takes them.
+        nrows: rows.
+        ncols: columns; default: as many as are needed.
+        titles: one a picture.
+        **kwargs: go to `subplots` (`figsize`, `imsize`, `suptitle`).
+    """
     ncols = ncols or math.ceil(len(ims) / nrows)
     axs = subplots(nrows, ncols, **kwargs)[1].flatten()
     titles = [None] * len(ims) if titles is None else titles
@@ -103,7 +111,16 @@ def show_images(ims: Sequence, nrows: int = 1, ncols: int | None = None, titles:
 
 def show_image_batch(b: Sequence, show: Any = show_titled_image, items: int = 9, cols: int = 3,
                      figsize: tuple[float, float] | None = None, **kwargs: Any) -> None:
-    """Draw the first `items` pictures of a batch (pictures, titles)."""
+    """Draw the first pictures of a batch.
+
+    Args:
+        b: (pictures, titles).
+        show: draws one sample (picture, title) on `ax=`.
+        items: how many.
+        cols: columns, at most.
+        figsize: width and height in inches; default: 3 for each picture.
+        **kwargs: go to `show`.
+    """
     items = min(items, len(b[0]))
     cols = min(cols, items)
     rows = math.ceil(items / cols)
@@ -116,7 +133,16 @@ def show_image_batch(b: Sequence, show: Any = show_titled_image, items: int = 9,
 
 def show_title(o: Any, ax: Any = None, ctx: Any = None, label: str | None = None, color: str = 'black',
                **kwargs: Any) -> Any:
-    """Write `o` above an axis, into a row of a table (a pandas Series), or print it where there is neither."""
+    """Write `o` above an axis, into a row of a table (a pandas Series), or print it where there is neither.
+
+    Args:
+        o: what to write; a second title of the same axis goes below the first.
+        ax: the axis or row, which is returned.
+        ctx: another name of `ax`.
+        label: the column of a table; default: `text`.
+        color: of a title above an axis.
+        **kwargs: nothing is done with them.
+    """
     ax = ctx if ax is None else ax
     if ax is None:
         say(o)

@@ -55,7 +55,7 @@ _WAYS_OUT = {
 
 
 def way_out_of(error: OSError) -> str:
-    """What to do about a storage that does not take a file."""
+    """What to do about a storage that does not take a file and says `error`."""
     return _WAYS_OUT.get(error.errno, 'choose another folder')
 
 

@@ -222,7 +222,7 @@ def _kind(data: memoryview) -> str:
 
 
 def way_out(data: Any) -> str:
-    """What the reader of a refusal may do; exports of fastai are recognised."""
+    """What the reader of a refusal of `data`, the bytes of a file, may do; exports of fastai are recognised."""
     if b'fastai' in bytes(data[:1 << 20]):
         return ('It looks like an export of fastai. To convert it: under fastai, in the session that made it, '
                 "learn.save('model', with_opt=False); then under minifast build the same learner, "
@@ -289,6 +289,11 @@ class _Storage:
 
 class Instructions:
     """The instructions of a pickle, followed.
+
+    Args:
+        path: named in messages.
+        data: the bytes of the pickle.
+        at: where it begins.
 
     Attributes:
         at: the byte behind those that were read.
@@ -549,7 +554,7 @@ class Values:
         self.encoded: dict[str, bytes] = {}
 
     def make(self, x: Any) -> Any:
-        """The values.
+        """The values of `x`, what `Instructions.follow` returned.
 
         Raises:
             UnsafeFileError: they are nested or large beyond reason, or something that is no data.

@@ -57,7 +57,7 @@ def say(text: Any = '', file: TextIO | None = None, flush: bool = False) -> None
 
 
 def say_once(text: Any = '') -> None:
-    """`say`, of several processes by the first."""
+    """`say(text)`, of several processes by the first."""
     from minifast.distributed import rank_distrib  # brings torch, for which the command line does not wait
     if rank_distrib() == 0:
         say(text)
@@ -70,7 +70,7 @@ def printable(text: Any, file: TextIO) -> str:
 
 
 def warn(text: str) -> None:
-    """A warning of one visible line, given at the nearest line that is not in this package."""
+    """The warning `text`, one visible line, given at the nearest line that is not in this package."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get('__name__', '').split('.')[0] == 'minifast':
         level, frame = level + 1, frame.f_back

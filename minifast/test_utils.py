@@ -41,7 +41,14 @@ class RegModel(nn.Module):
 
 def synth_dbunch(a: float = 2, b: float = 3, bs: int = 16, n_train: int = 10, n_valid: int = 2,
                  device: Any = None) -> DataLoaders:
-    """Noisy points on the line `a * x + b`: `n_train` and `n_valid` batches of `bs` pairs, float [B,1]."""
+    """Noisy points on the line `a * x + b`.
+
+    Args:
+        a, b: of the line.
+        bs: points a batch, float pairs [B,1].
+        n_train, n_valid: batches.
+        device: where batches go; default: they stay on the CPU.
+    """
     def _points(n: int, key: int) -> TensorDataset:
         generator = keyed_generator(0, key)
         x = torch.randn(bs * n, 1, generator=generator)
@@ -53,7 +60,20 @@ def synth_dbunch(a: float = 2, b: float = 3, bs: int = 16, n_train: int = 10, n_
 
 def synth_learner(n_trn: int = 10, n_val: int = 2, cuda: bool = False, lr: float = 1e-3,
                   data: DataLoaders | None = None, model: nn.Module | None = None, **kwargs: Any) -> Learner:
-    """A `Learner` of `RegModel` on `synth_dbunch`; keyword arguments go to `Learner`."""
+    """A `Learner` of a line, for trying things out.
+
+    Args:
+        n_trn, n_val: batches of the training and of the validation set.
+        cuda: train on the GPU; default: on the CPU.
+        lr: default learning rate.
+        data: other loaders than `synth_dbunch`.
+        model: another model than `RegModel`.
+        **kwargs: for `Learner`; default: `SGD` with momentum 0.9 and the mean squared error.
+
+    Example:
+        >>> learn = synth_learner(cbs=VerboseCallback)
+        >>> learn.fit(1)
+    """
     device = 'cuda' if cuda else 'cpu'
     data = synth_dbunch(n_train=n_trn, n_valid=n_val, device=device) if data is None else data
     kwargs = {'opt_func': partial(SGD, mom=0.9), 'loss_func': MSELossFlat(), **kwargs}

@@ -71,7 +71,7 @@ def is_listy(x: Any) -> bool:
 
 
 def fields_of(x: Any) -> dict[str, Any] | None:
-    """What a dict (`UserDict` too) or a dataclass holds by name, without fields of None; None for anything else."""
+    """What `x` holds by name, if it is a dict (`UserDict` too) or a dataclass, without fields of None; else None."""
     if isinstance(x, Tensor) or type(x) in (tuple, list):
         return None  # at once: asked of each part of each batch
     if isinstance(x, (dict, UserDict)):
@@ -136,7 +136,10 @@ def apply(func: Callable, x: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def to_concat(xs: list, dim: int = 0) -> Any:
-    """A list of equally nested tensors concatenated along `dim`; what cannot be comes back as one flat list."""
+    """The equally nested parts `xs` as one, their tensors concatenated along `dim`.
+
+    What cannot be joined (leaves that are no tensors, rows of other shapes along `dim=0`) comes back as one flat list.
+    """
     return tree_map(lambda *parts: _joined(parts, dim), *xs) if xs else xs
 
 
@@ -152,7 +155,7 @@ def _joined(xs: tuple, dim: int) -> Any:
 
 
 def item_find(x: Any, idx: int = 0) -> Any:
-    """The `idx`-th leaf found by walking down the first elements of a nested structure."""
+    """The leaf of `x` found by going down to part `idx` of each container; None where one on the way is empty."""
     while not isinstance(x, Tensor):
         named = fields_of(x)
         parts = x if named is None else list(named.values())
@@ -165,40 +168,40 @@ def item_find(x: Any, idx: int = 0) -> Any:
 
 
 def find_bs(b: Any) -> int:
-    """The length of the first tensor in a nested batch."""
+    """The length of the first tensor in the nested batch `b`: its first axis is that of the samples."""
     found = b[0] if type(b) is tuple and b else b
     found = plain(found if isinstance(found, Tensor) else item_find(found))
     return found.shape[0] if isinstance(found, Tensor) and found.ndim else len(found)
 
 
 def concat(*parts: Any) -> list:
-    """The elements of all lists in one list."""
+    """The elements of all lists `parts` in one list."""
     return [o for part in parts for o in part]
 
 
 def batch_to_samples(b: Any, max_n: int = 10) -> Any:
-    """Turn a batch of stacked tensors into a list of its first `max_n` samples."""
+    """The batch `b`, of stacked tensors, as a list of its first `max_n` samples; nested as the batch is."""
     if isinstance(b, Tensor):
         return [retain_type(o, b) for o in plain(b)[:max_n]]
     return L(batch_to_samples(part, max_n) for part in b).zip()
 
 
 def detuplify(x: Any) -> Any:
-    """The only element of a tuple of one, None for an empty one, anything else as it is."""
+    """The only element of `x`, a tuple or list of one; None for an empty one, anything else as it is."""
     if isinstance(x, (tuple, list)) and len(x) < 2:
         return x[0] if x else None
     return x
 
 
 def nested_reorder(t: Any, idxs: Any) -> Any:
-    """Every tensor or L of a nested structure indexed by `idxs`."""
+    """The nested `t` with each tensor or L in it indexed by `idxs`."""
     if isinstance(t, (Tensor, L)):
         return t[idxs]
     return type(t)(nested_reorder(o, idxs) for o in t) if is_listy(t) else t
 
 
 def get_first(c: Any) -> Any:
-    """The first element of a container, the object itself where it is none."""
+    """The first element of `c`, a list, tuple or L; `c` itself where it is none."""
     return c[0] if is_listy(c) else c
 
 
@@ -236,19 +239,25 @@ def _to(o: Any, device: torch.device, non_blocking: bool) -> Any:
 
 @keyed
 def to_device(b: Any, device: torch.device | str | int | None = None, non_blocking: bool = False) -> Any:
-    """Move every tensor of a nested batch to `device` (default: `default_device()`); marker types are kept."""
+    """Move every tensor of the nested batch `b`; marker types are kept.
+
+    Args:
+        b: tensors, also in lists, tuples, dicts and dataclasses; other leaves stay.
+        device: default: `default_device()`.
+        non_blocking: do not wait for the copy, as `Tensor.to` has it: from pinned memory it runs beside the host.
+    """
     device = default_device() if device is None else torch.device(device)
     return apply(_to, b, device, non_blocking)
 
 
 @keyed
 def to_cpu(b: Any) -> Any:
-    """Every tensor of a nested batch on the CPU."""
+    """The nested `b` with every tensor on the CPU."""
     return to_device(b, 'cpu')
 
 
 def to_detach(b: Any, cpu: bool = True, gather: bool = True) -> Any:
-    """Every tensor of a nested structure without its graph, on the CPU if `cpu`, of all ranks if `gather`."""
+    """The nested `b` with every tensor plain and without its graph, on the CPU if `cpu`, of all ranks if `gather`."""
     def _one(o: Any) -> Any:
         if not isinstance(o, Tensor):
             return o
@@ -260,26 +269,26 @@ def to_detach(b: Any, cpu: bool = True, gather: bool = True) -> Any:
 
 @keyed
 def to_float(b: Any) -> Any:
-    """Every floating tensor of a nested structure as float32."""
+    """The nested `b` with every floating tensor as float32."""
     return apply(lambda o: retain_type(o.float(), o) if isinstance(o, Tensor) and o.is_floating_point() else o, b)
 
 
 @keyed
 def to_half(b: Any) -> Any:
-    """Every floating tensor of a nested structure as float16."""
+    """The nested `b` with every floating tensor as float16."""
     return apply(lambda o: retain_type(o.half(), o) if isinstance(o, Tensor) and o.is_floating_point() else o, b)
 
 
 @keyed
 def to_np(x: Any) -> Any:
-    """Every tensor of a nested structure as a numpy array."""
+    """The nested `x` with every tensor as a numpy array, on the host and without its graph."""
     def _one(o: Any) -> Any:
         return plain(o).detach().cpu().numpy() if isinstance(o, Tensor) else o  # sync: numpy lives on the host
     return apply(_one, x)
 
 
 def find_device(b: Any) -> torch.device | None:
-    """The device of the first tensor in a nested batch, None where there is none."""
+    """The device of the first tensor in the nested batch `b`, None where there is none."""
     found = item_find(b)
     return found.device if isinstance(found, Tensor) else None
 
@@ -350,7 +359,7 @@ def norm_bias_params(m: nn.Module, with_bias: bool = True) -> L:
 
 
 def bn_bias_params(m: nn.Module, with_bias: bool = True) -> L:
-    """`norm_bias_params`, under the name older code uses."""
+    """`norm_bias_params(m, with_bias)`, under the name older code uses."""
     return norm_bias_params(m, with_bias)
 
 
@@ -366,7 +375,7 @@ def one_param(m: nn.Module) -> nn.Parameter:
 
 
 def get_model(model: nn.Module) -> nn.Module:
-    """The model inside what `DataParallel`, `DistributedDataParallel` and `torch.compile` wrap around it."""
+    """The module inside what `DataParallel`, `DistributedDataParallel` and `torch.compile` wrapped around `model`."""
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
@@ -377,7 +386,7 @@ def get_model(model: nn.Module) -> nn.Module:
 
 
 def split_model(model: nn.Sequential, splits: list[nn.Module]) -> list[nn.Sequential]:
-    """Cut a Sequential before each module of `splits[1:]`."""
+    """The children of `model` in groups, each beginning with one of `splits`, children of it in their order."""
     top, groups = list(model.children()), []
     starts = [top.index(m) for m in splits] + [len(top)]
     for lo, hi in itertools.pairwise(starts):
@@ -386,7 +395,7 @@ def split_model(model: nn.Sequential, splits: list[nn.Module]) -> list[nn.Sequen
 
 
 def init_default(m: nn.Module, func: Callable | None = nn.init.kaiming_normal_) -> nn.Module:
-    """Initialise the weight of `m` with `func` and its bias with zeros."""
+    """Initialise the weight of `m` in place with `func` (None leaves it) and its bias with zeros; returns `m`."""
     if func and isinstance(getattr(m, 'weight', None), Tensor):  # a parametrization keeps a module under this name
         func(m.weight)
     with torch.no_grad():
@@ -396,13 +405,13 @@ def init_default(m: nn.Module, func: Callable | None = nn.init.kaiming_normal_) 
 
 
 def cond_init(m: nn.Module, func: Callable) -> None:
-    """`init_default` for layers that are no norm layer and are trained."""
+    """`init_default(m, func)` if `m` is no norm layer and is trained."""
     if not isinstance(m, norm_types) and requires_grad(m):
         init_default(m, func)
 
 
 def apply_leaf(m: nn.Module, f: Callable[[nn.Module], Any]) -> None:
-    """Call `f` on every module of the tree, the deepest first."""
+    """Call `f` on every module in the tree of `m`, the deepest first, `m` last."""
     for child in m.children():
         apply_leaf(child, f)
     f(m)
@@ -414,7 +423,7 @@ def apply_init(m: nn.Module, func: Callable = nn.init.kaiming_normal_) -> None:
 
 
 def flatten_check(inp: Tensor, targ: Tensor) -> tuple[Tensor, Tensor]:
-    """Both tensors flattened.
+    """`inp` (predictions) and `targ` (targets) flattened, without markers.
 
     Raises:
         AssertionError: they hold different numbers of elements.
@@ -425,14 +434,14 @@ def flatten_check(inp: Tensor, targ: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unsqueeze(x: Tensor, dim: int = -1, n: int = 1) -> Tensor:
-    """`n` new axes at `dim`."""
+    """`x` with `n` new axes at `dim`."""
     for _ in range(n):
         x = x.unsqueeze(dim)
     return x
 
 
 def unsqueeze_(x: Tensor, dim: int = -1, n: int = 1) -> Tensor:
-    """`n` new axes at `dim`, in place."""
+    """`x` with `n` new axes at `dim`, in place."""
     for _ in range(n):
         x.unsqueeze_(dim)
     return x
@@ -462,7 +471,12 @@ def notmax_torch(max_version: str) -> bool:
 
 
 def to_parallel(learn_or_model: Any, device_ids: list[int] | None = None) -> Any:
-    """Wrap a model, or a learner's model, in `nn.DataParallel`."""
+    """Wrap a model in `nn.DataParallel`: one process, a batch shared out among several GPUs.
+
+    Args:
+        learn_or_model: a module, whose wrapper is returned, or a learner, whose model is replaced.
+        device_ids: ordinals of the GPUs; default: all.
+    """
     if isinstance(learn_or_model, nn.Module):
         return nn.DataParallel(learn_or_model, device_ids=device_ids)
     learn_or_model.model = nn.DataParallel(learn_or_model.model, device_ids=device_ids)
@@ -470,7 +484,7 @@ def to_parallel(learn_or_model: Any, device_ids: list[int] | None = None) -> Any
 
 
 def detach_parallel(learn_or_model: Any) -> Any:
-    """Undo `to_parallel`."""
+    """Undo `to_parallel`: `learn_or_model` as it is there."""
     if isinstance(learn_or_model, nn.Module):
         return get_model(learn_or_model)
     learn_or_model.model = get_model(learn_or_model.model)
@@ -485,18 +499,18 @@ def maybe_gather(x: Tensor, axis: int = 0) -> Tensor:
 # ---------------------------------------------------------------- tables and bars
 
 def get_empty_df(n: int) -> Any:
-    """`n` empty pandas rows to be filled while a batch is shown as a table."""
+    """`n` empty pandas rows (`Series`) to be filled while a batch is shown as a table."""
     import pandas as pd
     return [pd.Series(dtype='object') for _ in range(n)]
 
 
 def doc(elt: Any) -> None:
-    """Print the signature and the docstring of a function, class or method, as `help` does."""
+    """Print the signature and the docstring of `elt`, a function, class or method, as `help` does."""
     help(elt)
 
 
 def display_df(df: Any) -> None:
-    """Show a DataFrame in a notebook, print it elsewhere."""
+    """Show the DataFrame `df` in a notebook, print it elsewhere."""
     if not in_notebook():  # IPython being installed does not mean that it is looked at
         for line in df.to_string().split('\n'):
             say(line)
@@ -507,9 +521,15 @@ def display_df(df: Any) -> None:
 
 def progress_bar(gen: Iterable, total: int | None = None, parent: Any = None, leave: bool = True,
                  **kwargs: Any) -> Iterable:
-    """A tqdm bar under the signature that scripts know; `parent` is accepted and only nests the bar.
+    """A tqdm bar under the signature that scripts know.
 
-    `total` may be given where `gen` has no length; `leave=False` clears the bar at the end.
+    Args:
+        gen: what is iterated.
+        total: the number of steps, where `gen` has no length.
+        parent: an outer bar; the new one is drawn below it.
+        leave: False clears the bar at the end.
+        **kwargs: `desc` or `comment` (the text before the bar), `display=False` (draw nothing); `master` and `unit` are
+            accepted and do nothing.
     """
     from tqdm.auto import tqdm
     allowed = ('display', 'comment', 'master', 'desc', 'unit')
@@ -519,7 +539,7 @@ def progress_bar(gen: Iterable, total: int | None = None, parent: Any = None, le
 
 
 def master_bar(gen: Iterable, total: int | None = None, **kwargs: Any) -> Iterable:
-    """The outer of two nested bars."""
+    """The outer of two nested bars; `gen`, `total` and `**kwargs` as in `progress_bar`."""
     return progress_bar(gen, total=total, **kwargs)
 
 
@@ -527,7 +547,7 @@ def master_bar(gen: Iterable, total: int | None = None, **kwargs: Any) -> Iterab
 
 @keyed
 def one_hot(x: Any, c: int) -> Tensor:
-    """Ones at the indices `x` (a number, or several), uint8 [c]."""
+    """Ones at the indices `x` (a number, or several) among `c` classes, uint8 [c]."""
     hot = torch.zeros(c, dtype=torch.uint8)
     hot[torch.as_tensor(list(x) if isinstance(x, L) else plain(x)).long()] = 1
     return hot
@@ -544,7 +564,7 @@ def logit(x: Tensor) -> Tensor:
 
 
 def np_func(f: Callable) -> Callable:
-    """A function of arrays as one of tensors: what goes in is made an array, what comes out a tensor."""
+    """The function of arrays `f` as one of tensors: what goes in is made an array, what comes out a tensor."""
     @functools.wraps(f)
     def of_tensors(*args: Any, **kwargs: Any) -> Tensor:
         return tensor(f(*[to_np(o) if isinstance(o, Tensor) else o for o in args], **kwargs))
@@ -552,7 +572,7 @@ def np_func(f: Callable) -> Callable:
 
 
 def grad_module(cls: type[torch.autograd.Function]) -> type[nn.Module]:
-    """A module class whose `forward` applies an autograd function."""
+    """A module class whose `forward` applies the autograd function `cls`."""
     class FunctionModule(nn.Module):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             return cls.apply(*args, **kwargs)
@@ -561,7 +581,7 @@ def grad_module(cls: type[torch.autograd.Function]) -> type[nn.Module]:
 
 
 def make_cross_image(bw: bool = True) -> Tensor:
-    """A picture of a cross for trying things out: [5,5], or in colour [3,5,5] with a red row and a green column."""
+    """A picture of a cross for trying things out: float [5,5] if `bw`, else [3,5,5], a red row and a green column."""
     picture = torch.zeros(5, 5) if bw else torch.zeros(3, 5, 5)
     row, column = (picture, picture) if bw else (picture[0], picture[1])
     row[2], column[:, 2] = 1, 1

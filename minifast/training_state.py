@@ -81,14 +81,14 @@ BASE_NAMES = frozenset(vars(DataLoader(range(1), bs=1)))
 
 
 def own_loader(dl: Any) -> bool:
-    """Whether the loader is one of ours, whose batches are a function of (seed, epoch, batch)."""
+    """Whether the loader `dl` is one of ours, whose batches are a function of (seed, epoch, batch)."""
     return hasattr(dl, 'begin')
 
 
 # ---------------------------------------------------------------- what loaders hold
 
 def baselines_of(learn: Any) -> Baselines:
-    """How the parts of a training stood when they were first looked at, kept on the learner."""
+    """How the parts of the training of `learn` stood when they were first looked at, kept on the learner."""
     return vars(learn).setdefault('_baselines', Baselines())
 
 
@@ -175,7 +175,7 @@ def generators(dls: Any = (), states: dict[str, Any] | None = None, baselines: B
 
 
 def storable_states(states: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What `get_random_states` returned, or returns now, as a tensor file can hold it."""
+    """`states` of `get_random_states`, by default those of now, as a tensor file can hold them."""
     states = dict(get_random_states() if states is None else states)
     version, numbers, gauss = states['random_state']
     states['random_state'] = version, torch.tensor(numbers), gauss  # 625 numbers, written in one piece
@@ -228,7 +228,7 @@ def _random_states(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def inexact_loaders(dls: Any) -> list[str]:
-    """Why a resume in the middle of an epoch would not be exact, one sentence a loader that cannot be carried."""
+    """Why a resume within an epoch would not be exact: a sentence for each of `dls` that cannot be put back."""
     found = []
     for i, dl in enumerate(dls):
         what = f'loader {i} ({type(dl).__name__})'
@@ -343,7 +343,7 @@ def _load_hidden_state(learn: Any, state: dict[str, Any], kinds: Sequence[str] =
 
 
 def start_hidden(learn: Any) -> list[str]:
-    """Note how everything stands before the training changes it.
+    """Note how everything of `learn` stands before the training changes it.
 
     Returns:
         What cannot be carried, one sentence a callback, loss function or model.
@@ -420,7 +420,7 @@ def _apart(x: Any, name: str, shares: dict[str, Tensor]) -> Any:
 
 
 def joined(x: Any, shares: Mapping[str, Tensor]) -> Any:
-    """A state with the tensors for which `training_state` has left names."""
+    """The nested state `x` with the tensors of `shares` in the places where `training_state` has left their names."""
     if isinstance(x, dict):
         if x.keys() == {_SHARE}:
             return shares[x[_SHARE]]
@@ -493,10 +493,10 @@ _ALIKE = frozenset(('format', 'version', 'environment', 'fit_seed', 'train_iter'
 
 
 def together(learn: Any, state: dict[str, Any]) -> dict[str, Any] | None:
-    """One state of all ranks: the first one's, and under 'ranks' what each other rank has that is not the same.
+    """One state of all ranks of `learn`: the first one's, and under 'ranks' what is not the same on another.
 
     Generators, statistics of batch norm, gradients that are gathered for a later step, what callbacks keep. Called by
-    all ranks at the same place.
+    all ranks at the same place, with the `state` of each.
 
     Returns:
         The state on the first rank, None on the others.
@@ -528,6 +528,12 @@ def of_rank(state: dict[str, Any], rank: int, n_ranks: int, file: Any = 'the che
 
     Where as many have written it, each gets its own. Else all get the first one's, and of gradients that are gathered
     for a later step the mean, which is what the step would have taken.
+
+    Args:
+        state: of all, as `together` made it.
+        rank: of the process.
+        n_ranks: how many processes there are now.
+        file: named in messages.
 
     Raises:
         ValueError: the file does not say it as `together` does.

@@ -101,7 +101,7 @@ class Undo(Callback):
         return preds
 
     def back(self, preds: Tensor) -> Tensor:
-        """A batch of predictions as they lie in the picture without augmentation.
+        """`preds`, a batch of predictions, as they lie in the picture without augmentation.
 
         Returns:
             Points and boxes as they came; pictures and masks [B,C+1,H,W], the last channel being 1 where the augmented

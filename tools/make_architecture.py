@@ -30,6 +30,13 @@ def module_of(file: Path) -> str:
     return '.'.join(file.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__')
 
 
+def docstring_lines(text: str) -> set[int]:
+    """The lines of a file's docstrings, those of names and attributes too."""
+    strings = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Expr)
+               and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str))
+    return {line for node in strings for line in range(node.lineno, node.end_lineno + 1)}
+
+
 @cache
 def trees() -> dict[str, ast.Module]:
     """All rooms; files that only mark a folder as a package are none."""

@@ -107,6 +107,9 @@ class Callback:
     files, objects of other packages) is named in a warning before the training starts. A callback that defines
     `state_dict` and `load_state_dict` is asked instead; `testing.check_callback` tests either. See `docs/plugins.md`.
 
+    Args:
+        **hooks: event -> a function of the callback, in place of a class: `Callback(after_epoch=f)`.
+
     Attributes:
         order: hooks of one event run by rising order, equal ones as they were added. TrainEvalCallback has -10,
             Recorder 50, ProgressCallback and ParamScheduler 60.
@@ -320,7 +323,7 @@ Hook = tuple[Callback, Callable[[], Any]]
 
 
 def hooks_of(cbs: Sequence[Callback], event_name: str) -> tuple[Hook, ...]:
-    """The (callback, bound hook) pairs that one event runs, in order.
+    """The (callback, bound hook) pairs of the callbacks `cbs` that the event `event_name` runs, in order.
 
     A callback takes part where its class, a base class or the object itself overrides the hook. One whose `__call__`
     was replaced (a plugin may patch it, on the base class too) takes part in every event and decides for itself.
@@ -340,7 +343,7 @@ def hooks_of(cbs: Sequence[Callback], event_name: str) -> tuple[Hook, ...]:
 
 
 def compile_hooks(cbs: Sequence[Callback]) -> dict[str, tuple[Hook, ...]]:
-    """The table `event -> ((callback, bound hook), ...)` that the loop runs."""
+    """The table `event -> ((callback, bound hook), ...)` of the callbacks `cbs` that the loop runs."""
     return {event_name: hooks_of(cbs, event_name) for event_name in events}
 
 

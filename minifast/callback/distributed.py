@@ -101,18 +101,18 @@ class DistributedTrainer(Callback):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing, see `state_dict`."""
+        """Nothing is done with `state`, see `state_dict`."""
 
     # ------------------------------------------------------------ the shares of the data
 
     def share_out(self, dls: Any) -> None:
-        """Have the loaders that are ours make this rank's share."""
+        """Have those of the loaders `dls` that are ours make this rank's share."""
         for dl in dls:
             if self._is_shareable(dl):
                 dl.share_out(self.rank, self.n_ranks)
 
     def take_back(self, dls: Any) -> None:
-        """Undo `share_out`."""
+        """Undo `share_out(dls)`."""
         for dl in dls:
             if self._is_shareable(dl):
                 dl.share_out(0, 1)
@@ -422,7 +422,7 @@ class DistributedTrainer(Callback):
         return from_first(made)
 
     def check_same(self, facts: dict[str, Any]) -> None:
-        """Refuse a fit that is about to start where something is not the same on all ranks.
+        """Refuse a fit that is about to start where one of the `facts`, name -> data, is not the same on all ranks.
 
         Raises:
             ValueError: it is not.
@@ -483,7 +483,7 @@ class DistributedTrainer(Callback):
         self._meet(START)
 
     def failed(self, error: BaseException) -> None:
-        """Tell the others that this rank ends with an error; they end too."""
+        """Tell the others that this rank ends with `error`; they end too."""
         if 'find_unused_parameters' in str(error) and hasattr(error, 'add_note'):
             error.add_note('with minifast: learn.to_distributed(find_unused_parameters=True)')
         if isinstance(error, PeerError) or error is self._told or not self._in_touch():

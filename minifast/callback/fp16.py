@@ -114,7 +114,7 @@ class MixedPrecision(Callback):
         return self.opt.param_groups
 
     def step(self, *args: Any, **kwargs: Any) -> None:
-        """Called by the scaler where the gradients are finite."""
+        """Called by the scaler where the gradients are finite; nothing is done with `args` and `kwargs`."""
         self.skipped = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class MixedPrecision(Callback):
         return {'scaler': scaler.state_dict() if scaler is not None else {}, 'scales': list(self.scales or ())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`, in the running fit or else in the next one."""
+        """Go on from `state`, a `state_dict()`, in the running fit or else in the next one."""
         scaler = vars(self.learn).get('scaler') if self.learn is not None else None
         if scaler is not None:  # in a running fit; checkpoints of earlier releases know the scaler alone
             self.scales = L(state.get('scales', ()))

@@ -53,7 +53,7 @@ class Hook:
         self.stored, self.removed = None, False
 
     def hook_fn(self, module: nn.Module, input: Any, output: Any) -> None:
-        """Keep what `hook_func` makes of the module's input and output."""
+        """Keep what `hook_func` makes of the `input` and `output` of `module`."""
         if self.detach:
             input, output = (to_detach(o, cpu=self.cpu, gather=self.gather) for o in (input, output))
         self.stored = self.hook_func(module, input, output)
@@ -84,7 +84,14 @@ def _keep_output(m: nn.Module, i: Any, o: Any) -> Any:
 
 
 def hook_output(module: nn.Module, detach: bool = True, cpu: bool = False, grad: bool = False) -> Hook:
-    """A hook that keeps the output of `module` in `stored`; with `grad`, the tuple of gradients of its output."""
+    """A hook that keeps the output of `module` in `stored`; with `grad`, the tuple of gradients of its output. `detach`
+    and `cpu` as for `Hook`.
+
+    Example:
+        >>> with hook_output(learn.model[0]) as hook:
+        ...     learn.model(xb)
+        >>> hook.stored.shape
+    """
     return Hook(module, _keep_output, detach=detach, cpu=cpu, is_forward=not grad)
 
 
@@ -128,7 +135,7 @@ class Hooks:
 
 
 def hook_outputs(modules: Iterable[nn.Module], detach: bool = True, cpu: bool = False, grad: bool = False) -> Hooks:
-    """Hooks that keep the outputs of `modules` in `stored`."""
+    """Hooks that keep the outputs of `modules` in `stored`; `detach`, `cpu` and `grad` as for `hook_output`."""
     return Hooks(modules, _keep_output, detach=detach, cpu=cpu, is_forward=not grad)
 
 
@@ -222,7 +229,7 @@ def _shape_text(shape: Any, bs: int) -> str:
 
 
 def module_summary(learn: Any, *xb: Any) -> str:
-    """A table of the layers of the model with output shapes and parameter counts, for the inputs `xb` of a batch."""
+    """A table of the layers of `learn.model` with output shapes and parameters, for the inputs `xb` of a batch."""
     rows, bs, width = [row for row in layer_info(learn, *xb) if row is not None], find_bs(xb), 76
     lines = [f'{type(learn.model).__name__} (Input shape: {_shape_text(apply(lambda t: t.shape, xb), bs)})',
              '=' * width, f'{"Layer (type)":<20} {"Output Shape":<20} {"Param #":<10} {"Trainable":<10}', '=' * width]
@@ -256,6 +263,11 @@ class HookCallback(Callback):
         is_forward, detach, cpu: as for `Hook`.
         include_paramless: by default also the leaves without parameters.
         hook: instead of the method.
+
+    Example:
+        >>> means = HookCallback(hook=lambda m, i, o: o.mean())
+        >>> learn.fit(1, cbs=means)
+        >>> means.hooks.stored
     """
 
     identifies_run = False
@@ -271,7 +283,7 @@ class HookCallback(Callback):
             self.hook = hook
 
     def hook(self, m: nn.Module, i: Any, o: Any) -> Any:
-        """What to keep of one module's run."""
+        """What to keep of one run of the module `m` with the inputs `i` and the output `o`; see `Hook`."""
 
     def before_fit(self) -> None:
         if not self._modules_given:  # asked anew for each fit: the model may be another one
@@ -316,6 +328,12 @@ class ActivationStats(HookCallback):
 
     Attributes:
         stats: by batch, by layer: a dict with `mean`, `std`, `near_zero` and, with `with_hist`, `hist` [40].
+
+    Example:
+        >>> stats = ActivationStats(with_hist=True)
+        >>> learn.fit(1, cbs=stats)
+        >>> stats.plot_layer_stats(0)
+        >>> stats.color_dim(0)
     """
 
     order = -20
@@ -336,7 +354,7 @@ class ActivationStats(HookCallback):
         self._of_last_fit = L()
 
     def hook(self, m: nn.Module, i: Any, o: Any) -> Any:
-        """Statistics of one output: a tensor [3] and the histogram or None; a list of them for a tuple."""
+        """Of the output `o` of `m` for `i`: a tensor [3] and the histogram or None; a list of them for a tuple."""
         if not self.learn.training:
             return None
         if isinstance(o, tuple):
@@ -376,7 +394,8 @@ class ActivationStats(HookCallback):
         return torch.stack(list(self.stats.itemgot(idx).itemgot('hist'))).t().float().log1p()
 
     def color_dim(self, idx: int, figsize: tuple[float, float] = (10, 5), ax: Any = None) -> Any:
-        """Draw the histograms of layer `idx` over the batches, counts as colours; returns the axis."""
+        """Draw the histograms of layer `idx` over the batches, counts as colours, on `ax` or a new one of `figsize`
+        inches; returns the axis."""
         if ax is None:
             import matplotlib.pyplot as plt
             _, ax = plt.subplots(figsize=figsize)
@@ -385,7 +404,7 @@ class ActivationStats(HookCallback):
         return ax
 
     def plot_hist(self, figsize: tuple[float, float] | None = None) -> Any:
-        """`color_dim` of every layer, in a grid; returns the axes."""
+        """`color_dim` of every layer, in a grid of `figsize` inches (default: 2.5 high a row); returns the axes."""
         import matplotlib.pyplot as plt
         n = len(self.stats[0])
         rows = math.ceil(n / 2)

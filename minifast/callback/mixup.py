@@ -91,7 +91,8 @@ class MixHandler(Callback):
         MixHandler.after_train(self)
 
     def lf(self, pred: Tensor, *yb: Tensor) -> Tensor:
-        """The old loss on both targets, blended by `lam` for each item and reduced as the old one does."""
+        """The old loss of `pred` on both targets, `yb` and the others, blended by `lam` for each item and reduced as
+        the old one does."""
         if not self.learn.training:
             return self.old_lf(pred, *yb)
         with NoneReduce(self.old_lf) as lf:
@@ -122,6 +123,9 @@ class MixUp(MixHandler):
         alpha: as for `MixHandler`.
 
     Source: Zhang et al., "mixup: beyond empirical risk minimization", arXiv 1710.09412.
+
+    Example:
+        >>> learn.fit_one_cycle(5, cbs=MixUp())
     """
 
     @tells_near_match

@@ -287,7 +287,7 @@ class CSVLogger(Callback):
         return {'began_at': self._began_at, 'rows': self._rows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Go on from `state`, a `state_dict()`."""
         self._began_at, self._rows = state['began_at'], state['rows']
         if self.file is not None:
             self._write_again()

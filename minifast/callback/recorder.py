@@ -22,7 +22,7 @@ __all__ = ['AvgSmoothLoss', 'Recorder', 'format_time']
 
 
 def format_time(seconds: float) -> str:
-    """Seconds as `MM:SS`, or `H:MM:SS` from one hour on."""
+    """`seconds` as `MM:SS`, or `H:MM:SS` from one hour on."""
     seconds = int(seconds)
     hours, minutes, seconds = seconds // 3600, seconds // 60 % 60, seconds % 60
     return f'{hours}:{minutes:02d}:{seconds:02d}' if hours else f'{minutes:02d}:{seconds:02d}'
@@ -93,7 +93,7 @@ class AvgSmoothLoss(Metric):
         return {'average': self._average, 'losses': losses}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Go on from `state`, a `state_dict()`."""
         self.losses, self._average = state['losses'].unbind(), state['average']
 
 
@@ -274,7 +274,7 @@ class Recorder(Callback):
 
     @tells_near_match
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Go on from `state`, a `state_dict()`."""
         self.lrs, self.iters = list(state['lrs']), list(state['iters'])
         self.values, self.log = [L(row) for row in state['values']], L(state['log'])
         self.smooth_loss.load_state_dict(state['smooth_loss'])

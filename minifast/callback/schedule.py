@@ -54,22 +54,22 @@ def annealer(f: Callable) -> Callable[[Any, Any], _Annealer]:
 
 
 def sched_lin(start: Any, end: Any, pos: float) -> Any:
-    """A straight line."""
+    """A straight line from `start` (at `pos` 0) to `end` (at 1)."""
     return start + pos * (end - start)
 
 
 def sched_cos(start: Any, end: Any, pos: float) -> Any:
-    """Half a cosine: flat at both ends."""
+    """Half a cosine from `start` (at `pos` 0) to `end` (at 1): flat at both ends."""
     return start + (1 + math.cos(math.pi * (1 - pos))) * (end - start) / 2
 
 
 def sched_no(start: Any, end: Any, pos: float) -> Any:
-    """`start` all the time."""
+    """`start` all the time, whatever `end` and `pos`."""
     return start
 
 
 def sched_exp(start: Any, end: Any, pos: float) -> Any:
-    """The same factor every step."""
+    """From `start` (at `pos` 0) to `end` (at 1) by the same factor every step; `start` must not be 0."""
     return start * (end / start) ** pos
 
 
@@ -84,7 +84,7 @@ def SchedCos(start: Any, end: Any) -> _Annealer:
 
 
 def SchedNo(start: Any, end: Any) -> _Annealer:
-    """Constant schedule at `start`."""
+    """Constant schedule at `start`; `end` is there for the signature of the others."""
     return _Annealer(sched_no, start, end)
 
 
@@ -101,10 +101,16 @@ def SchedPoly(start: Any, end: Any, power: float) -> Schedule:
 
 
 def combine_scheds(pcts: Sequence[float], scheds: Sequence[Schedule]) -> Schedule:
-    """Schedules one after the other; the i-th takes the share `pcts[i]` of the whole.
+    """The schedules `scheds` one after the other, each as a whole; the i-th takes the share `pcts[i]` of the time.
 
     Raises:
         ValueError: the shares are negative, do not sum to 1, or there is not one for each schedule.
+
+    Example:
+        >>> warm_up = combine_scheds([0.3, 0.7], [SchedLin(0., 1e-3), SchedCos(1e-3, 0.)])
+        >>> warm_up(0.15), warm_up(0.3), warm_up(1.)
+        (0.0005, 0.001, 0.0)
+        >>> learn.fit(3, cbs=ParamScheduler({'lr': warm_up}))
     """
     shares = [float(share) for share in pcts]
     if len(shares) != len(scheds) or min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
@@ -185,7 +191,7 @@ class ParamScheduler(Callback):
         return {'hps': {name: list(values) for name, values in self.hps.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Go on from `state`, a `state_dict()`."""
         self.hps = {name: list(values) for name, values in state['hps'].items()}
 
 
@@ -276,7 +282,7 @@ def _point(lrs: Any, losses: Any, i: int) -> tuple[float, float]:
 
 
 def valley(lrs: Any, losses: Any, num_it: int) -> Suggestion:
-    """Half way down the longest valley, that is the longest falling subsequence of the losses."""
+    """Half way down the longest falling subsequence of the losses; `lrs`, `losses` and `num_it` as in `slide`."""
     values = [float(loss) for loss in losses]
     longest, end = [1] * len(values), 0
     for i in range(1, len(values)):
@@ -309,13 +315,13 @@ def slide(lrs: Any, losses: Any, num_it: int, lr_diff: int = 15, thresh: float =
 
 
 def minimum(lrs: Any, losses: Any, num_it: int) -> Suggestion:
-    """A tenth of the learning rate with the lowest loss."""
+    """A tenth of the learning rate with the lowest loss; `lrs`, `losses` and `num_it` as in `slide`."""
     i = int(np.argmin(np.asarray(losses)))
     return float(lrs[i]) / 10, _point(lrs, losses, i)
 
 
 def steep(lrs: Any, losses: Any, num_it: int) -> Suggestion:
-    """Where the loss falls fastest over the logarithm of the learning rate."""
+    """Where the loss falls fastest over log(learning rate); `lrs`, `losses` and `num_it` as in `slide`."""
     if len(lrs) < 2:
         return float(lrs[0]), _point(lrs, losses, 0)
     i = int(np.argmin(np.diff(np.asarray(losses)) / np.diff(np.log(np.asarray(lrs)))))
@@ -392,6 +398,10 @@ def lr_find(learn: Any, start_lr: Any = 1e-7, end_lr: Any = 10, num_it: int = 10
 
     Raises:
         ValueError: the training loader is empty, or no loss was finite.
+
+    Example:
+        >>> found = learn.lr_find(suggest_funcs=(valley, slide))
+        >>> learn.fit_one_cycle(3, found.valley)
     """
     n = length_of(learn.dls.train)
     if n == 0:

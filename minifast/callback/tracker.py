@@ -141,7 +141,7 @@ class TrackerCallback(Callback):
         return {name: vars(self)[name] for name in ('best', 'new_best', 'wait') if name in vars(self)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Go on from `state`, a `state_dict()`."""
         vars(self).update(state)
 
 
@@ -151,6 +151,9 @@ class EarlyStoppingCallback(TrackerCallback):
     Args:
         monitor, comp, min_delta, reset_on_fit: as for `TrackerCallback`.
         patience: epochs in a row without improvement.
+
+    Example:
+        >>> learn.fit(20, cbs=EarlyStoppingCallback(monitor='valid_loss', min_delta=0.01, patience=3))
     """
 
     order = TrackerCallback.order + 3
@@ -193,6 +196,10 @@ class SaveModelCallback(TrackerCallback):
 
     Raises:
         ValueError: both `every_epoch` and `at_end`.
+
+    Example:
+        >>> learn.fit_one_cycle(5, cbs=SaveModelCallback(monitor='accuracy', fname='best'))
+        >>> learn.load('best')
     """
 
     order = TrackerCallback.order + 1
@@ -242,7 +249,7 @@ class SaveModelCallback(TrackerCallback):
                 'best_path': str(self._best_path or '')}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Go on from `state`, a `state_dict()`."""
         state = dict(state)
         self.last_saved_path, self._best_path = (Path(state[name]) if state[name] else None
                                                  for name in ('last_saved_path', 'best_path'))
@@ -257,6 +264,9 @@ class ReduceLROnPlateau(TrackerCallback):
         patience: epochs in a row without improvement.
         factor: what to divide by.
         min_lr: the learning rate is not lowered below it.
+
+    Example:
+        >>> learn.fit(20, 1e-3, cbs=ReduceLROnPlateau(monitor='valid_loss', patience=2, factor=10, min_lr=1e-6))
     """
 
     order = TrackerCallback.order + 2

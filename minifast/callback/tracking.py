@@ -29,7 +29,7 @@ def _plain_value(value: Any) -> Any:
 
 
 def settings_of(learn: Any) -> dict[str, Any]:
-    """What a training is made of, as nested numbers and texts: learner, callbacks, data, model, device."""
+    """What a training of `learn` is made of, as nested numbers and texts: learner, callbacks, data, model, device."""
     own = {'model': type(learn.model).__name__, 'loss_func': learn.own_loss, 'opt_func': learn.opt_func}
     for name in ('lr', 'wd', 'moms', 'train_bn', 'wd_bn_bias', 'metrics', 'path', 'model_dir', 'arch', 'n_out',
                  'pretrained', 'normalize'):
@@ -100,10 +100,10 @@ class ExperimentLogger(Callback):
         return {}
 
     def log_steps(self, steps: Sequence[Step]) -> None:
-        """Training steps since the last call."""
+        """Training `steps` since the last call."""
 
     def log_epoch(self, numbers: dict[str, float]) -> None:
-        """An epoch has ended: its columns of the table but epoch, time and training loss."""
+        """An epoch has ended with these `numbers`: its columns of the table but epoch, time and training loss."""
 
     def finish(self, completed: bool) -> None:
         """The fit has ended; `completed` is False after an error or Ctrl-C."""
@@ -179,7 +179,7 @@ class ExperimentLogger(Callback):
         return {'place': self.place() if self._started else self.goes_on, 'n_recorded': self._n_recorded}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Go on from `state`, a `state_dict()`."""
         self._n_recorded = state['n_recorded']
         if not self._started:
             self.goes_on = state['place']

@@ -53,6 +53,10 @@ class GradientAccumulation(Callback):
 
     Args:
         n_acc: items a step, of all processes together.
+
+    Example:
+        >>> dls = ImageDataLoaders.from_folder(path, bs=8, item_tfms=Resize(224))
+        >>> learn.fit(1, cbs=GradientAccumulation(n_acc=64))  # as with bs=64
     """
 
     order, run_valid = 6, False  # before the loss scaler and the clipping, which belong to a whole step
@@ -98,7 +102,7 @@ class GradientAccumulation(Callback):
         return {'count': self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Go on from `state`, a `state_dict()`."""
         self.count = state['count']
 
 
@@ -298,7 +302,7 @@ class EMA(Callback):
         return {'average': self.average, 'n_steps': self.n_steps, 'swapped': self.swapped, 'fresh': self._fresh}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Go on from `state`, a `state_dict()`."""
         average = state['average']
         if average is not None:
             pairs = zip(average, self._tensors(), strict=True)

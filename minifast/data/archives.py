@@ -94,7 +94,7 @@ class _Tree:
 
 
 def disk_name(name: str) -> str:
-    """A name as this system writes it on the disk: one without UTF-8 has the same bytes under other characters."""
+    """`name` as this system writes it on the disk: one without UTF-8 has the same bytes under other characters."""
     try:
         os.fsencode(name)
     except UnicodeEncodeError:
@@ -282,7 +282,7 @@ def _link(tree: _Tree) -> None:
 
 
 def extract_archive(archive: str | Path, folder: str | Path) -> Path:
-    """Extract a .tar(.gz|.bz2|.xz), .tgz or .zip into the empty or new `folder`, and nowhere else.
+    """Extract `archive`, a .tar(.gz|.bz2|.xz), .tgz or .zip, into the empty or new `folder`, and nowhere else.
 
     Links stay links where their way ends within the folder; hard links become files of their own.
 

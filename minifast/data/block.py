@@ -159,7 +159,7 @@ class DataBlock:
 
     @tells_near_match
     def new(self, item_tfms: Any = None, batch_tfms: Any = None) -> DataBlock:
-        """Set other transforms, over those of the blocks; returns the block."""
+        """Set other `item_tfms` and `batch_tfms`, over those of the blocks; returns the block."""
         self.item_tfms = _merged(self.default_item_tfms, item_tfms)
         self.batch_tfms = _merged(self.default_batch_tfms, batch_tfms)
         return self
@@ -167,7 +167,14 @@ class DataBlock:
     @classmethod
     def from_columns(cls, blocks: Any = None, getters: Any = None, get_items: Callable | None = None,
                      **kwargs: Any) -> DataBlock:
-        """A block for sources that come as columns: `(xs, ys)`, or what `get_items` makes of the source."""
+        """A block for sources that come as columns: `(xs, ys)`, or what `get_items` makes of the source.
+
+        Args:
+            blocks: as for `DataBlock`; default: two without transforms.
+            getters: a function of a row for each block; default: the i-th takes column i.
+            get_items: source -> columns of equal length.
+            **kwargs: as for `DataBlock`.
+        """
         n = 2 if blocks is None else len(L(blocks))
         getters = [ItemGetter(i) for i in range(n)] if getters is None else getters
         return cls(blocks=blocks, getters=getters, get_items=partial(_rows, get_items), **kwargs)
@@ -178,7 +185,7 @@ class DataBlock:
 
     @tells_near_match
     def datasets(self, source: Any, verbose: bool = False) -> Datasets:
-        """Find the items of a source, split them, and set up the transforms.
+        """Find the items of `source`, split them, and set up the transforms; tell each step if `verbose`.
 
         Raises:
             ValueError: there are no items.

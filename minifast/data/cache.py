@@ -75,7 +75,8 @@ class PictureCache:
         return Path(self.folder, digest[:2], digest[2:])
 
     def find(self, file: str | Path, key: str, status: os.stat_result) -> np.ndarray | None:
-        """The picture made from `file` when it had that `status`, uint8 [H,W] or [H,W,C]; None where there is none."""
+        """The picture that `key` describes, made from `file` when it had that `status`, uint8 [H,W] or [H,W,C]; None
+        where there is none."""
         try:
             with open(self.entry(file, key), 'rb', buffering=0) as held:
                 mapped = mmap.mmap(held.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -97,7 +98,7 @@ class PictureCache:
                 else pixels.reshape(height, width, channels))
 
     def keep(self, file: str | Path, key: str, pixels: np.ndarray, status: os.stat_result) -> None:
-        """Keep a picture that was made from `file` when it had that `status`, if there is room.
+        """Keep `pixels`, as `find` gives them for `file`, `key` and `status`, if there is room.
 
         A storage that fails is told in a warning, and nothing more is kept.
         """
@@ -186,7 +187,7 @@ def _decoders() -> dict[str, str]:
 
 
 def fixed_transforms(pipeline: Pipeline) -> list:
-    """The first item transforms of ours as far as they do the same to a picture each time: they draw nothing."""
+    """The first transforms of `pipeline`, as far as they are ours and do the same to a picture each time."""
     fixed = []
     for f in pipeline.fs:
         if not (isinstance(f, RandTransform) and is_known(f)) or f.draws(pipeline.split_idx):
@@ -247,7 +248,7 @@ class OpenedPictures:
         return made
 
     def check(self, sample: Any) -> None:
-        """Refuse a sample of which a part would miss the transforms that others come out of the cache with.
+        """Refuse a `sample` of which a part would miss the transforms that others come out of the cache with.
 
         Raises:
             TypeError: it has one.

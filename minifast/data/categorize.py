@@ -35,7 +35,7 @@ class ShowTitle:
     _show_args: ClassVar[dict[str, Any]] = {'label': 'text'}
 
     def show(self, ctx: Any = None, **kwargs: Any) -> Any:
-        """Write the value above the axis `ctx`, or into a table's row."""
+        """Write the value above the axis `ctx`, or into a table's row; `**kwargs` go to `show_title`."""
         return show_title(str(self), ctx=ctx, **{**self._show_args, **kwargs})
 
 
@@ -75,7 +75,7 @@ class MultiCategory(L):
         return super().__getitem__(k.tolist() if isinstance(k, (Tensor, np.ndarray, np.generic)) else k)
 
     def show(self, ctx: Any = None, sep: str = ';', color: str = 'black', **kwargs: Any) -> Any:
-        """Write the names above the axis `ctx`, joined by `sep`."""
+        """Write the names above the axis `ctx`, joined by `sep`, in `color`; `**kwargs` go to `show_title`."""
         return show_title(sep.join(map(str, self)), ctx=ctx, color=color, **kwargs)
 
 
@@ -90,6 +90,11 @@ class CategoryMap(CollBase):
         sort: sort the classes.
         add_na: put '#na#' first, for labels that are not among the classes.
         strict: leave out categories of a Series that do not occur.
+
+    Example:
+        >>> vocab = CategoryMap(['dog', 'cat', 'dog'])
+        >>> list(vocab), vocab.o2i['dog'], vocab[0]
+        (['cat', 'dog'], 1, 'cat')
     """
 
     def __init__(self, col: Any, sort: bool = True, add_na: bool = False, strict: bool = False) -> None:
@@ -124,11 +129,11 @@ class CategoryMap(CollBase):
         return L(self[o] for o in k)
 
     def map_objs(self, objs: Iterable) -> L:
-        """The codes of classes."""
+        """The codes of the classes `objs`."""
         return L(self.o2i[o] for o in objs)
 
     def map_ids(self, ids: Iterable) -> L:
-        """The classes of codes."""
+        """The classes of the codes `ids`."""
         return L(self[i] for i in ids)
 
     def __eq__(self, other: Any) -> bool:
@@ -155,7 +160,7 @@ def _sorted(items: list) -> list:
 # ---------------------------------------------------------------- labels as the data give them
 
 def is_missing(o: Any) -> bool:
-    """Whether a cell is empty: None, NaN, pandas' <NA> and NaT; an empty text is not."""
+    """Whether the cell `o` is empty: None, NaN, pandas' <NA> and NaT; an empty text is not."""
     if o is None or type(o).__name__ in ('NAType', 'NaTType'):
         return True
     return isinstance(o, (float, np.floating)) and o != o
@@ -182,7 +187,7 @@ def no_column(col: Any, columns: Iterable) -> str:
 
 
 def column_of(dsets: Any) -> Any:
-    """The columns of a table that the transforms read so far, None where something else makes the labels."""
+    """The columns of a table that the transforms of `dsets` read so far, None where something else makes the labels."""
     reader = next((f for f in reversed(_getters(dsets)) if hasattr(f, 'cols')), None)
     if reader is None or not hasattr(dsets.items, 'iloc'):
         return None
@@ -202,7 +207,7 @@ def place_of(dsets: Any, i: int) -> str:
 
 
 def labels_of(dsets: Any) -> Iterator[tuple[int, Any]]:
-    """(number, label) of all items, as the transforms before make them; a column of a table is read as a whole.
+    """(number, label) of all items `dsets`, as the transforms before make them; a column of a table is read as a whole.
 
     Raises:
         Exception: whatever a getter raises, with a note of the item.
@@ -225,7 +230,7 @@ def labels_of(dsets: Any) -> Iterator[tuple[int, Any]]:
 
 
 def cheap_labels(dsets: Any) -> bool:
-    """Whether reading all labels costs little: names of files, cells of tables and lists, no code of the user's."""
+    """Whether reading all labels of `dsets` is cheap: names of files, cells of tables, no code of the user's."""
     getters = _getters(dsets)
     return hasattr(dsets, 'items') and bool(getters) and all(is_known(f) for f in getters)
 
@@ -257,7 +262,7 @@ _zeros_and_ones = {'0', '1', '0.0', '1.0', 'True', 'False'}
 
 
 def warn_of_lists(lists: Sequence[Iterable]) -> None:
-    """Warn of lists of labels that are hardly meant: names, which become letters, or columns of zeros and ones."""
+    """Warn of `lists` of labels that are hardly meant: names, which become letters, or columns of zeros and ones."""
     name = next((labels for labels in lists if isinstance(labels, str) and len(labels) > 1), None)
     if name is not None:
         warn(f'labels: MultiCategoryBlock takes a list of labels an item and got the text {name!r}, '
@@ -369,7 +374,7 @@ class Categorize(_Target):
     _labels_as_such = frozenset({str, int, bool})
 
     def setups(self, dsets: Any) -> None:
-        """Collect the classes from the training items.
+        """Collect the classes from the training items `dsets`.
 
         Raises:
             ValueError: one of them has no label, and `add_na` is not set.
@@ -406,7 +411,7 @@ class Categorize(_Target):
                 raise KeyError(f'{place_of(dsets, i)}: {_unknown(unknown, self.vocab)}')
 
     def encodes(self, o: Any) -> TensorCategory:
-        """The code of a label.
+        """The code of the label `o`.
 
         Raises:
             KeyError: the training items do not have it.
@@ -420,7 +425,7 @@ class Categorize(_Target):
             raise KeyError(_unknown([o], self.vocab)) from error
 
     def decodes(self, o: Any) -> Category:
-        """The class of a code, as text."""
+        """The class of the code `o`, as text."""
         return Category(self.vocab[o])
 
     def config_kwargs(self) -> dict[str, Any]:
@@ -457,7 +462,7 @@ class MultiCategorize(Categorize):
     _labels_as_such = frozenset()
 
     def setups(self, dsets: Any) -> None:
-        """Collect the classes from the training items.
+        """Collect the classes from the training items `dsets`.
 
         Raises:
             ValueError: one of them has an empty cell.
@@ -485,7 +490,7 @@ class MultiCategorize(Categorize):
         return label
 
     def encodes(self, o: Any) -> TensorMultiCategory:
-        """The codes of labels.
+        """The codes of the labels `o`.
 
         Raises:
             KeyError: the training items do not have one of them.
@@ -497,7 +502,7 @@ class MultiCategorize(Categorize):
         return TensorMultiCategory(torch.tensor([self.vocab.o2i[label] for label in o], dtype=torch.long))
 
     def decodes(self, o: Any) -> Any:
-        """The classes of codes; what shows itself already, as labels that were decoded with their boxes, stays."""
+        """The classes of the codes `o`; what shows itself already, as labels decoded with their boxes, stays."""
         return o if hasattr(o, 'show') else MultiCategory([self.vocab[code] for code in o])
 
     def config_kwargs(self) -> dict[str, Any]:
@@ -521,20 +526,20 @@ class OneHotEncode(DisplayedTransform):
         self.c = c
 
     def setups(self, dsets: Any) -> None:
-        """Take over the number of classes."""
+        """Take over the number of classes from `dsets`."""
         if self.c is None:
             self.c = len(getattr(dsets, 'vocab', None) or [])
         if not self.c:
             warnings.warn('the number of classes is not known: OneHotEncode(c=...)', stacklevel=2)
 
     def encodes(self, o: Any) -> TensorMultiCategory:
-        """Ones at the codes."""
+        """Ones at the codes `o`."""
         hot = torch.zeros(self.c)
         hot[plain(tensor(o)).long()] = 1.
         return TensorMultiCategory(hot)
 
     def decodes(self, o: Any) -> list[int]:
-        """Where the ones are."""
+        """Where the ones of `o` are."""
         return _ones(o)
 
 
@@ -572,11 +577,11 @@ class EncodedMultiCategorize(Categorize):
             raise missing_label(dsets, i, label, self._way_out)
 
     def encodes(self, o: Any) -> TensorMultiCategory:
-        """Zeros and ones as a tensor."""
+        """The zeros and ones `o` as a tensor."""
         return TensorMultiCategory(plain(tensor(o)).float())
 
     def decodes(self, o: Any) -> MultiCategory:
-        """The classes whose column is not zero."""
+        """The classes whose column in `o` is not zero."""
         return MultiCategory([self.vocab[code] for code in _ones(o)])
 
     def config_kwargs(self) -> dict[str, Any]:
@@ -599,7 +604,7 @@ class RegressionSetup(_Target):
         self.c = c
 
     def setups(self, dsets: Any) -> None:
-        """Count the numbers of the first item."""
+        """Count the numbers of the first of the items `dsets`."""
         if self.c is None:
             first = dsets[0] if dsets is not None and len(dsets) else []
             several = hasattr(first, '__len__') and getattr(first, 'ndim', 1) and not isinstance(first, str)
@@ -628,7 +633,7 @@ class RegressionSetup(_Target):
                 raise missing_label(dsets, i, label)
 
     def encodes(self, o: Any) -> Tensor:
-        """Numbers as a tensor.
+        """The numbers `o` as a tensor.
 
         Raises:
             TypeError: it is no number.
@@ -640,7 +645,7 @@ class RegressionSetup(_Target):
                             'return a number, or a list of them') from error
 
     def decodes(self, o: Any) -> TitledFloat | TitledTuple:
-        """A tensor as a number or several."""
+        """The tensor `o` as a number or several."""
         return TitledFloat(o) if o.ndim == 0 else TitledTuple(o.tolist())
 
 

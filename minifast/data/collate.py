@@ -68,7 +68,12 @@ def _pinned(o: Any) -> Any:
 # ---------------------------------------------------------------- where the pixels of its items go
 
 def new_block(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Fresh memory for a batch; in a worker process memory that the loader's process sees without a copy."""
+    """Fresh memory for a batch; in a worker process such as the loader's process sees without a copy.
+
+    Args:
+        shape: of the batch, its items first.
+        dtype: of its numbers.
+    """
     if get_worker_info() is None:
         return torch.empty(*shape, dtype=dtype)
     made = torch.empty(0, dtype=dtype)
@@ -87,7 +92,7 @@ class Slots:
         self.n, self.used, self.block, self.places = n, 0, None, None
 
     def take(self, shape: tuple[int, ...]) -> np.ndarray | None:
-        """The next place for uint8 [C,H,W], None where it is none of this size or all are taken."""
+        """The next place for uint8 [C,H,W] of this `shape`, None where it is of another size or all are taken."""
         if self.block is None:
             self.block = new_block((self.n, *shape), torch.uint8)
             self.places = self.block.numpy()
@@ -97,7 +102,7 @@ class Slots:
         return self.places[self.used - 1]
 
     def filled_by(self, tensors: Sequence[Tensor]) -> Tensor | None:
-        """The batch [N,C,H,W] where these tensors are what lies in its places one after the other, else None."""
+        """The batch [N,C,H,W] where `tensors` are what lies in its places one after the other, else None."""
         block, first = self.block, tensors[0]
         if block is None or first.dtype != block.dtype or len(tensors) > self.n:
             return None
@@ -109,7 +114,7 @@ class Slots:
 
 
 def new_pixels(shape: tuple[int, int, int], slots: Slots | None = None) -> np.ndarray:
-    """Memory for a picture, uint8 [C,H,W]: its place in a batch that is being made, if there is one."""
+    """Memory for a picture, uint8 [C,H,W] of this `shape`: its place in `slots`, if there are any."""
     place = None if slots is None else slots.take(shape)
     return np.empty(shape, np.uint8) if place is None else place
 
@@ -152,6 +157,7 @@ def fa_collate(t: Sequence, slots: Slots | None = None) -> Any:
     """A list of samples as one batch: tensors, arrays and numbers stacked, containers gone into, text listed.
 
     Args:
+        t: the samples.
         slots: room that pictures may lie in already.
 
     Marker types are those of the first sample. Samples of a type torch knows how to collate
@@ -184,7 +190,7 @@ def fa_collate(t: Sequence, slots: Slots | None = None) -> Any:
 
 @keyed
 def fa_convert(t: Any) -> Any:
-    """One ready batch with its arrays and numbers as tensors."""
+    """The ready batch `t` with its arrays and numbers as tensors."""
     if isinstance(t, (np.ndarray, Tensor, str, Mapping)):
         return t if isinstance(t, Tensor) else default_convert(t)
     if isinstance(t, Sequence):
@@ -197,6 +203,8 @@ def collate_error(error: Exception, samples: Sequence, names: Sequence[str] | No
     """`error` with a note of which samples do not fit together, and what to do, where that is what went wrong.
 
     Args:
+        error: what was raised.
+        samples: the samples that were to be a batch.
         names: what each sample is called in the message.
     """
     if 'equal size' not in str(error):  # torch's words for tensors that cannot be stacked

@@ -20,7 +20,7 @@ __all__ = ['transform_config', 'transform_from_config']
 
 
 def transform_config(tfm: Any) -> dict[str, Any]:
-    """A transform of ours as json-able data, from which `transform_from_config` makes it again.
+    """`tfm`, a transform of ours, as json-able data, from which `transform_from_config` makes it again.
 
     `{'class': name, 'kwargs': constructor arguments}`; a transform that others were composed into has `parts`
     instead; a wrapped function or class method of ours is `{'function': name}`.
@@ -44,7 +44,7 @@ def transform_config(tfm: Any) -> dict[str, Any]:
 
 
 def transform_from_config(config: Mapping[str, Any]) -> Any:
-    """The transform that `transform_config` described.
+    """The transform that `config` describes, as `transform_config` gave it.
 
     A name is looked for among what was registered: nothing is imported to decide about it.
 

@@ -68,7 +68,8 @@ class TfmdDL(DataLoader):
                 pipeline.setup(self)
 
     def new(self, dataset: Any = None, cls: type | None = None, **kwargs: Any) -> TfmdDL:
-        """A loader like this one, of `dataset` if given, with some arguments changed; nothing is set up again."""
+        """A loader like this one, of `dataset` and class `cls` if given, with the arguments in `kwargs` changed;
+        nothing is set up again."""
         made = super().new(dataset, cls, **{'do_setup': False, **kwargs})
         if hasattr(made, '_kinds'):
             made._kinds = self._kinds
@@ -110,11 +111,11 @@ class TfmdDL(DataLoader):
     # ------------------------------------------------------------ undoing
 
     def decode(self, b: Any) -> Any:
-        """A batch with its batch transforms undone, on the CPU."""
+        """The batch `b` with its batch transforms undone, on the CPU."""
         return to_cpu(self.after_batch.decode(_marked(b, self._batch_kinds())))
 
     def decode_batch(self, b: Any, max_n: int = 9, full: bool = True) -> L:
-        """Up to `max_n` samples of a batch with all transforms undone; unless `full`, only until they can be shown."""
+        """Up to `max_n` samples of `b` with all transforms undone; unless `full`, only until they can be shown."""
         return self._decode_batch(self.decode(b), max_n, full)
 
     def _decode_batch(self, b: Any, max_n: int = 9, full: bool = True) -> L:
@@ -161,7 +162,8 @@ class TfmdDL(DataLoader):
 
     def show_results(self, b: Any, out: Any, max_n: int = 9, ctxs: Any = None, show: bool = True,
                      **kwargs: Any) -> Any:
-        """Show samples of a batch with their targets and the decoded predictions `out`."""
+        """Show samples of the batch `b` with their targets and the decoded predictions `out`; `max_n`, `ctxs`, `show`
+        and `**kwargs` as in `show_batch`."""
         x, y, samples = self._pre_show_batch(b, max_n=max_n)
         both = type(b)([*b[:self.n_inp], *(out if isinstance(out, (tuple, list, L)) else (out,))])
         x_out, _, outs = self._pre_show_batch(both, max_n=max_n)
@@ -382,7 +384,7 @@ class DataLoaders:
         return b if self.device is None else to_device(b, self.device)
 
     def show_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """Show samples of a training batch, see `TfmdDL.show_batch`."""
+        """Show samples of a training batch; `*args` and `**kwargs` are those of `TfmdDL.show_batch`."""
         if hasattr(self._split(0), 'show_batch'):
             return self.train.show_batch(*args, **kwargs)
         b = args[0] if args else kwargs.pop('b', None)
@@ -468,7 +470,7 @@ class DataLoaders:
     @classmethod
     def from_dblock(cls, dblock: Any, source: Any, path: str | Path = '.', bs: int = 64, val_bs: int | None = None,
                     shuffle: bool = True, device: Any = None, **kwargs: Any) -> DataLoaders:
-        """Loaders as `DataBlock.dataloaders` makes them from `source`."""
+        """Loaders of `dblock.dataloaders(source)`, with `path`, `bs`, `val_bs`, `shuffle`, `device`, `**kwargs`."""
         dls = dblock.dataloaders(source, path=path, bs=bs, val_bs=val_bs, shuffle=shuffle, device=device, **kwargs)
         return dls if isinstance(dls, cls) else cls(*dls.loaders, path=dls.path, device=dls.device)
 
@@ -643,7 +645,7 @@ class TfmdLists(FilteredBase):
         return lookup(self, name, 'tfms')
 
     def setup(self, train_setup: bool = True) -> None:
-        """Set up the transforms, and find out what type an item has before each of them."""
+        """Set up the transforms, by training items if `train_setup`; find out what type an item has before each."""
         self.tfms.setup(self, train_setup)
         if len(self):
             x = _item(self.items, self._first_training_index())
@@ -685,11 +687,11 @@ class TfmdLists(FilteredBase):
         return self.tfms(o, **kwargs)
 
     def decode(self, o: Any, **kwargs: Any) -> Any:
-        """Undo the transforms."""
+        """Undo the transforms of `o`; `**kwargs` are those of `Pipeline.decode`."""
         return self.tfms.decode(o, **kwargs)
 
     def show(self, o: Any, **kwargs: Any) -> Any:
-        """Show one transformed item."""
+        """Show the transformed item `o`; `**kwargs` are those of `Pipeline.show`."""
         return self.tfms.show(o, **kwargs)
 
     def __repr__(self) -> str:
@@ -733,7 +735,7 @@ class TfmdLists(FilteredBase):
         return x
 
     def test_set(self, test_items: Any, rm_tfms: int | None = None, with_labels: bool = False) -> TfmdLists:
-        """New items through the same transforms, see `test_set`."""
+        """`test_items` without the first `rm_tfms` transforms, see `test_set`; `with_labels` changes nothing here."""
         made = self._new(test_items, split_idx=1)
         if rm_tfms is None:
             rm_tfms = self.infer_idx(_item(made.items, 0)) if len(made) else 0
@@ -827,11 +829,11 @@ class Datasets(FilteredBase):
         return self._with(tl.new_empty() for tl in self.tls)
 
     def decode(self, o: Any, full: bool = True) -> tuple:
-        """A sample with all transforms undone; unless `full`, only until it can be shown."""
+        """The sample `o` with all transforms undone; unless `full`, only until it can be shown."""
         return tuple(tl.decode(part, full=full) for part, tl in zip(o, self.tls))
 
     def show(self, o: Any, ctx: Any = None, **kwargs: Any) -> Any:
-        """Show a sample, all of its elements in one context."""
+        """Show the sample `o`, all of its elements in one context `ctx`; `**kwargs` go to each of them."""
         for part, tl in zip(o, self.tls):
             ctx = tl.show(part, ctx=ctx, **kwargs)
         return ctx
@@ -859,7 +861,7 @@ class Datasets(FilteredBase):
         return own + [name for tl in self.tls for name in tl.unknown_transforms()]
 
     def test_set(self, test_items: Any, rm_tfms: Any = None, with_labels: bool = False) -> Datasets:
-        """New items through the same transforms, see `test_set`."""
+        """The function `test_set` for `test_items`, `rm_tfms` (also a list, one for each element) and `with_labels`."""
         tls = self.tls if with_labels else self.tls[:self.n_inp]
         removed = rm_tfms if isinstance(rm_tfms, (tuple, list, L)) else [rm_tfms] * len(tls)
         made = [tl.test_set(test_items, rm) for tl, rm in zip(tls, removed)]
@@ -871,12 +873,12 @@ _getitem_of = {cls: cls.__getitem__ for cls in (TfmdLists, Datasets)}
 
 
 def decode_at(o: Any, idx: int) -> Any:
-    """The decoded sample at `idx`."""
+    """The decoded sample at `idx` of `o`, such as `Datasets`."""
     return o.decode(o[idx])
 
 
 def show_at(o: Any, idx: int, **kwargs: Any) -> Any:
-    """Show the sample at `idx`."""
+    """Show the sample at `idx` of `o`, such as `Datasets`; `**kwargs` are those of its `show`."""
     return o.show(o[idx], **kwargs)
 
 

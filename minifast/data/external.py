@@ -29,6 +29,9 @@ class DataConfig:
 
     The folder is `$FASTAI_HOME`, else `~/.fastai`, so that data sets fetched before are found again; a `config.ini`
     there may name other places.
+
+    Args:
+        folder: the configuration's own folder; relative entries lie below it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,7 +46,7 @@ class DataConfig:
         return self.d[key]
 
     def path(self, key: str) -> Path:
-        """The folder of an entry; relative ones are below the configuration's own folder."""
+        """The folder of the entry `key`, such as 'data'; relative ones are below the configuration's own."""
         return self.config_path / Path(self.d[key]).expanduser()
 
 
@@ -53,7 +56,7 @@ def fastai_cfg() -> DataConfig:
 
 
 def fastai_path(folder: str) -> Path:
-    """The local folder for 'data', 'archive', 'model' or 'storage'."""
+    """The local folder for `folder`: 'data', 'archive', 'model' or 'storage'."""
     return fastai_cfg().path(folder)
 
 
@@ -122,7 +125,7 @@ class URLs:
 
     @staticmethod
     def path(url: str = '.', c_key: str = 'archive') -> Path:
-        """Where the file of an address is kept: in `data/` or `models/` beside the script if there, else by `c_key`."""
+        """Where the file of `url` is kept: in `data/` or `models/` beside the script if there, else by `c_key`."""
         name = '' if url == '.' else _file_name_of(url)
         beside = URLs.LOCAL_PATH / ('models' if c_key == 'model' else 'data') / name
         return beside if beside.exists() else fastai_path(c_key) / name
@@ -290,7 +293,15 @@ def download_file(url: str, dest: str | Path, checksum: str | None = None, force
 @tells_near_match
 def download_data(url: str, fname: str | Path | None = None, c_key: str = 'archive', force_download: bool = False,
                   timeout: float = 30, checksum: str | None = None) -> Path:
-    """Fetch the archive at `url` (default: into the archive folder) and return its path."""
+    """Fetch the archive at `url` and return its path.
+
+    Args:
+        url: an address with http or https.
+        fname: the file to write; default: `URLs.path(url, c_key)`.
+        c_key: the configuration's entry, see `DataConfig`.
+        force_download: fetch again what is there.
+        timeout, checksum: as in `download_file`.
+    """
     return download_file(url, URLs.path(url, c_key) if fname is None else fname, checksum, force_download, timeout)
 
 

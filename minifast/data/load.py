@@ -289,8 +289,7 @@ class DataLoader:
         on_error: 'raise', or 'skip': items that cannot be read (OSError, ValueError) are left out of their batch,
             listed in `skipped`, and warned about at the end of the pass.
         cache: a folder, or a `PictureCache`: pictures are decoded, and resized as far as that draws nothing, once.
-
-    An unknown keyword is left out with a warning that names the nearest one.
+        **kwargs: hooks, see above; an unknown name is left out with a warning that tells the nearest one.
 
     Raises:
         ValueError: arguments that contradict each other.
@@ -353,7 +352,7 @@ class DataLoader:
     # ------------------------------------------------------------ hooks: each may be replaced
 
     def wif(self, worker_id: int | None = None) -> None:
-        """Called in each worker process when it starts."""
+        """Called in each worker process when it starts, with its number `worker_id`."""
 
     def before_iter(self) -> None:
         """Called before a pass."""
@@ -363,17 +362,17 @@ class DataLoader:
 
     @keyed
     def after_item(self, x: Any) -> Any:
-        """Item transforms, on one sample."""
+        """Item transforms, on one sample `x`."""
         return x
 
     @keyed
     def before_batch(self, samples: list) -> list:
-        """Called with the samples of a batch before they are collated."""
+        """Called with the `samples` of a batch before they are collated."""
         return samples
 
     @keyed
     def after_batch(self, b: Any) -> Any:
-        """Batch transforms, on the device."""
+        """Batch transforms, on the batch `b`, on the device."""
         return b
 
     @keyed
@@ -385,7 +384,7 @@ class DataLoader:
 
     @keyed
     def do_item(self, s: Any) -> Any:
-        """One sample, ready to be collated; None where it asked to be left out."""
+        """The sample at index `s`, ready to be collated; None where it asked to be left out."""
         try:
             return self.after_item(self.create_item(s))
         except SkipItemException:
@@ -393,19 +392,19 @@ class DataLoader:
 
     @keyed
     def create_batch(self, samples: Any, slots: Slots | None = None) -> Any:
-        """Collate samples, whose pixels may lie in `slots`; without a batch size, convert one ready batch."""
+        """Collate `samples`, whose pixels may lie in `slots`; without a batch size, convert one ready batch."""
         return fa_convert(samples) if self.prebatched else fa_collate(samples, slots)
 
     @keyed
     def retain(self, b: Any, samples: Any) -> Any:
-        """Give the parts of a batch the marker types of the samples' parts."""
+        """Give the parts of the batch `b` the marker types of the parts of its `samples`."""
         if self.prebatched or not samples:
             return b
         return retain_types(b, samples[0])
 
     @keyed
     def do_batch(self, samples: Any, slots: Slots | None = None) -> Any:
-        """Samples, whose pixels may lie in `slots`, to a batch on the CPU."""
+        """`samples`, whose pixels may lie in `slots`, to a batch on the CPU."""
         ready = self.before_batch(samples)
         return self.retain(self.create_batch(ready) if slots is None else self.create_batch(ready, slots), samples)
 
@@ -422,7 +421,7 @@ class DataLoader:
         return self.get_idxs()
 
     def shuffle_fn(self, idxs: Sequence) -> list:
-        """The indices in the order of this epoch."""
+        """The indices `idxs` in the order of this epoch."""
         return [idxs[i] for i in order(len(idxs), self._at.seed, self._at.epoch)]
 
     # ------------------------------------------------------------ what it is made of
@@ -470,8 +469,8 @@ class DataLoader:
 
     def share_out(self, rank: int, n_ranks: int, fill: bool = False,
                   any_has: Callable[[bool], bool] | None = None) -> None:
-        """Make this process's `Share` of each batch, or of a stream, from now on; `len` is the number of batches of
-        all processes."""
+        """Make this process's `Share(rank, n_ranks, fill, any_has)` of each batch, or of a stream, from now on; `len`
+        is the number of batches of all processes."""
         self.share = Share(rank, n_ranks, fill, any_has)
 
     def __len__(self) -> int:
@@ -488,7 +487,7 @@ class DataLoader:
         return n // per_batch if self.drop_last else -(-n // per_batch)
 
     def new(self, dataset: Any = None, cls: type | None = None, **kwargs: Any) -> DataLoader:
-        """A loader like this one, of `dataset` if given, with some arguments changed."""
+        """A loader like this one, of `dataset` and class `cls` if given, with the arguments in `kwargs` changed."""
         same = dict(num_workers=self._workers, pin_memory=self.pin_memory, timeout=self.timeout, bs=self.bs,
                     shuffle=self.shuffle, drop_last=self.drop_last, indexed=self.indexed, device=self.device,
                     persistent_workers=self.persistent_workers, prefetch_factor=self.prefetch_factor,
@@ -514,7 +513,7 @@ class DataLoader:
     # ------------------------------------------------------------ a pass
 
     def begin(self, seed: int, epoch: int, start_batch: int = 0) -> None:
-        """Say what the next pass runs: everything random of (seed, epoch), from batch `start_batch` on."""
+        """Say what the next pass runs: everything random of (`seed`, `epoch`), from batch `start_batch` on."""
         self._next, self._ordered = Position(seed, epoch, start_batch), None
 
     def once_ordered(self, f: Callable[[], Any]) -> None:
@@ -548,7 +547,7 @@ class DataLoader:
         return [] if job is None else [self._item_name(index) for index, _ in job.pairs]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next pass go on where `state_dict` was taken."""
+        """Let the next pass go on where `state`, a `state_dict()`, was taken."""
         self.begin(state['seed'], state['epoch'], state['batch'])
         if state.get('stream') is not None:
             self._next = replace(self._next, stream=state['stream'])
@@ -880,7 +879,7 @@ def _one_ahead(uploads: Iterator) -> Iterator:
 
 
 def why_empty(dl: Any) -> str:
-    """Why a loader of any kind has no batch, with its numbers and the way out."""
+    """Why `dl`, a loader of any kind, has no batch, with its numbers and the way out."""
     bs = getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)
     dataset = getattr(dl, 'dataset', None)
     n = getattr(dl, 'n', None) if isinstance(dl, DataLoader) else length_of(dataset)

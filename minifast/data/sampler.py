@@ -41,7 +41,7 @@ class Position:
 
 
 def order(n: int, seed: int, epoch: int) -> list[int]:
-    """A permutation of `range(n)`."""
+    """A permutation of `range(n)`, a function of (`seed`, `epoch`)."""
     return torch.randperm(n, generator=keyed_generator(seed, ORDER, epoch)).tolist()  # sync: none, drawn on the CPU
 
 
@@ -49,6 +49,8 @@ def share(indices: Sequence[int], rank: int = 0, n_ranks: int = 1, even: bool = 
     """Rank `rank`'s part of an order: every `n_ranks`-th index.
 
     Args:
+        indices: the order of all.
+        rank, n_ranks: which part of how many.
         even: all ranks get the same number (the first indices are repeated at the end), as steps in lockstep need.
     """
     indices = list(indices)
@@ -63,6 +65,9 @@ class ItemKeys:
 
     An index that comes a second time (sampling with replacement) gets another key. A key is cheap, and its seed is not:
     of the items of a batch of many processes few are this one's.
+
+    Args:
+        epoch: the number of the pass.
     """
 
     def __init__(self, epoch: int) -> None:
@@ -77,7 +82,7 @@ class ItemKeys:
 
 
 def chunks(indices: Iterable, bs: int, drop_last: bool) -> Iterator[list]:
-    """Lists of `bs`, the last one shorter unless `drop_last`."""
+    """Lists of `bs` of the `indices`; the last one is shorter, or left out if `drop_last`."""
     chunk: list = []
     for index in indices:
         chunk.append(index)
@@ -89,7 +94,8 @@ def chunks(indices: Iterable, bs: int, drop_last: bool) -> Iterator[list]:
 
 
 def read_order(iterable: Iterable, seed: int) -> Iterable:
-    """All of a user's sampler, read with the global generators seeded and put back; lazily where it has no length."""
+    """All of `iterable`, a user's sampler, read with the global generators seeded by `seed` and put back; lazily where
+    it has no length."""
     if not hasattr(iterable, '__len__'):
         return iterate_seeded(iterable, seed)
     with seeded(seed):
@@ -97,7 +103,7 @@ def read_order(iterable: Iterable, seed: int) -> Iterable:
 
 
 def iterate_seeded(iterable: Iterable, seed: int) -> Iterator:
-    """Iterate over something that may draw from the global generators, lending it a stream of its own."""
+    """Iterate over `iterable`, which may draw from the global generators, with a stream of its own from `seed`."""
     with fork_rng():
         with seeded(seed):
             iterator, states = iter(iterable), get_random_states()
@@ -119,8 +125,7 @@ def _what_orders(dl: Any) -> Hidden:
 
 
 def order_state(dl: Any) -> dict[str, Any]:
-    """What decides about the order of a loader's next pass and is no function of its position: a sampler's generators
-    and numbers."""
+    """What decides about the next order of the loader `dl` beside its position: generators and numbers of a sampler."""
     return copy.deepcopy(_what_orders(dl).state())
 
 
@@ -142,7 +147,7 @@ def order_untouched(dl: Any, began: dict[str, Any] | None = None) -> Iterator[No
 
 
 def tell_epoch(dl: Any) -> None:
-    """Call `set_epoch` of the samplers that have one, as torch's distributed sampler needs it."""
+    """Call `set_epoch` of the samplers of the loader `dl` that have one, as torch's distributed sampler needs it."""
     for sampler in (dl.sampler, dl.batch_sampler, getattr(dl.batch_sampler, 'sampler', None)):
         if hasattr(sampler, 'set_epoch'):
             sampler.set_epoch(dl.state_dict()['epoch'])

@@ -66,7 +66,7 @@ def show_results(x: Any, y: Any, samples: Any, outs: Any, ctxs: Any = None, max_
 
 
 def get_show_batch_func(x_typ: type = object, y_typ: type = object, samples_typ: type = object) -> Callable:
-    """The `show_batch` for these types."""
+    """The `show_batch` for inputs, targets and samples of the types `x_typ`, `y_typ` and `samples_typ`."""
     return show_batch.find(x_typ, y_typ, samples_typ).func
 
 

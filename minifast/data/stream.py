@@ -233,7 +233,7 @@ def _seed_of(generator: np.random.Generator) -> str:
 
 
 def kind_of(dataset: Any) -> Any:
-    """What can be done with a stream through the library it is of; None: neither of those."""
+    """What can be done with the stream `dataset` through the library it is of; None: neither of those."""
     wds, hugging_face = sys.modules.get('webdataset'), sys.modules.get('datasets')
     if isinstance(dataset, getattr(hugging_face, 'IterableDataset', ())):
         return _HuggingFace
@@ -243,7 +243,7 @@ def kind_of(dataset: Any) -> Any:
 
 
 def own_shuffle(dataset: Any) -> str:
-    """How a stream is shuffled instead of by its loader, for a message; empty where it is of neither library."""
+    """How the stream `dataset` is shuffled instead of by its loader, for a message; '' where `kind_of` is None."""
     return '' if kind_of(dataset) is None else ', and shuffle it by its own .shuffle(...), keyed by (seed, epoch)'
 
 
@@ -277,7 +277,7 @@ class Reading:
 
     @classmethod
     def of(cls, dl: Any, at: Position, n_workers: int) -> Reading:
-        """The reading of a pass that begins at a position, by so many workers."""
+        """The reading of a pass of the loader `dl` that begins at the position `at`, by `n_workers` workers."""
         kind = kind_of(dl.dataset)
         n_ranks = dl.share.parts if kind else 1
         n_workers = n_workers if kind else 1
@@ -319,7 +319,7 @@ class Reading:
         self.turn = (worker + 1) % self.n_workers
 
     def numbered(self, made: Iterator[FetchedBatch], start: int) -> Iterator[FetchedBatch]:
-        """The batches of all workers, numbered as they come, from `start` on."""
+        """The batches of all workers, `made`, numbered as they come, from `start` on."""
         number = start - self.left_out
         for host in made:
             if host.reader is not None:

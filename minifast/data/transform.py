@@ -71,7 +71,7 @@ class Overloads:
         self._decided_at = -1
 
     def add(self, func: Callable, takes_self: bool = False) -> Overloads:
-        """Add a function; the annotations of its parameters say what it is for, no annotation means anything."""
+        """Add `func`, a method if `takes_self`; its annotations say what it is for, without one it is for anything."""
         if isinstance(func, staticmethod):
             func, takes_self = func.__func__, False
         choosing, returns = _signature_types(func, takes_self, self.n_args)
@@ -80,7 +80,7 @@ class Overloads:
         return self
 
     def find(self, *classes: type) -> _Overload | None:
-        """The overload for arguments of these classes, None where there is none."""
+        """The overload for arguments of these `classes`, None where there is none."""
         if self._decided_at != Overloads._version:
             self._decided, self._decided_at = {}, Overloads._version
         try:
@@ -120,7 +120,7 @@ class Overloads:
         return self._fitting(args).func(*args, **kwargs)
 
     def call_for(self, obj: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call the overload for these arguments as a method of `obj`."""
+        """Call the overload for the types of `args` as a method of `obj`, with `kwargs`."""
         found = self._fitting(args)
         return found.func(obj, *args, **kwargs) if found.takes_self else found.func(*args, **kwargs)
 
@@ -478,11 +478,11 @@ class Transform(metaclass=_TransformMeta):
         return self._apply('encodes', x, *args, **kwargs) if self._is_for(split_idx) else x
 
     def decode(self, x: Any, *args: Any, split_idx: int | None = None, **kwargs: Any) -> Any:
-        """Undo the transform, for showing."""
+        """Undo the transform of `x`, for showing, if it is for `split_idx`; `args` and `kwargs` go to `decodes`."""
         return self._apply('decodes', x, *args, **kwargs) if self._is_for(split_idx) else x
 
     def step(self, split_idx: int | None) -> Step | None:
-        """How a pass of this split calls it, None where it has nothing to do there."""
+        """How a pass of this `split_idx` calls it, None where it has nothing to do there."""
         takes = ('generator',) * self.takes_generator
         if type(self).__call__ is not Transform.__call__:
             return Step(partial(self, split_idx=split_idx), takes)
@@ -493,7 +493,7 @@ class Transform(metaclass=_TransformMeta):
         return self.split_idx is None or split_idx == self.split_idx
 
     def setup(self, items: Any = None, train_setup: bool = False) -> Any:
-        """Prepare from the items (`setups`), of which only the training ones are looked at if `train_setup`."""
+        """Prepare from `items` (`setups`), of which only the training ones are looked at if `train_setup`."""
         table = self._table('setups')
         if table is None:
             return None
@@ -584,6 +584,7 @@ class RandTransform(DisplayedTransform):
         p: probability of doing anything.
         nm: a name instead of the class's.
         before_call: instead of the method of that name.
+        **kwargs: `split_idx`, `order`, `enc` and `dec` of `Transform`.
     """
 
     do, nm, supports, split_idx = True, None, (), 0
@@ -610,19 +611,19 @@ class RandTransform(DisplayedTransform):
         return super().name if self.nm is None else self.nm
 
     def draws(self, split_idx: int | None) -> bool:
-        """Whether what it does to a sample of this split is not the same each time."""
+        """Whether what it does to a sample of this `split_idx` is not the same each time."""
         return self._is_for(split_idx)
 
     def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> Any:
-        """The parameters for one sample or batch, None to leave it alone."""
+        """The parameters for one `sample` or batch of `split_idx`, from `generator`; None to leave it alone."""
         return () if self.p == 1. or float(torch.rand(1, generator=generator)) < self.p else None
 
     def apply(self, x: Any, params: Any) -> Any:
-        """`x`, an element whose class is in `supports`, transformed with what was drawn."""
+        """`x`, an element whose class is in `supports`, transformed with what was drawn, `params`."""
         return x
 
     def before_call(self, b: Any, split_idx: int | None) -> None:
-        """Set `self.do` and whatever `encodes` reads, for one sample or batch."""
+        """Set `self.do` and whatever `encodes` reads, for one sample or batch `b` of `split_idx`."""
         self.do = self.p == 1. or float(torch.rand(1)) < self.p
 
     def __call__(self, b: Any, split_idx: int | None = None, generator: torch.Generator | None = None,
@@ -635,7 +636,7 @@ class RandTransform(DisplayedTransform):
         return self._drawn(b, split_idx, generator)
 
     def step(self, split_idx: int | None) -> Step | None:
-        """How a pass of this split calls it, None where it has nothing to do there."""
+        """How a pass of this `split_idx` calls it, None where it has nothing to do there."""
         if type(self).__call__ is not RandTransform.__call__ or type(self).draw is RandTransform.draw:
             return super().step(split_idx)
         takes = ('generator',) * self.takes_generator
@@ -684,7 +685,7 @@ class Pipeline:
             self.fs = L(_in_order(mk_transform(f) for f in funcs))
 
     def setup(self, items: Any = None, train_setup: bool = False) -> None:
-        """Set up each transform with the items as those before it leave them."""
+        """Set up each transform by `items` as those before leave them, by the training ones if `train_setup`."""
         tfms, self.fs = list(self.fs), L()
         try:
             for done, tfm in enumerate(tfms):
@@ -694,7 +695,7 @@ class Pipeline:
             raise
 
     def add(self, ts: Any, items: Any = None, train_setup: bool = False) -> None:
-        """Set up one or several transforms with `items` and put them where their `order` says."""
+        """Set up one or several transforms `ts` by `items` (`train_setup`: see `setup`) and put them in `order`."""
         for t in ts if isinstance(ts, (list, tuple, L)) else [ts]:
             t = mk_transform(t)
             t.setup(items, train_setup)
@@ -719,7 +720,7 @@ class Pipeline:
         return tuple(step for step in steps if step is not None)
 
     def decode(self, o: Any, full: bool = True, split_idx: int | None = None) -> Any:
-        """Undo the transforms, last first; unless `full`, only as far as it takes until `o` can show itself."""
+        """Undo the transforms of `split_idx` (None: the own), last first; unless `full`, until `o` can show itself."""
         split_idx = self.split_idx if split_idx is None else split_idx
         for f in reversed(self.fs):
             if not full and _is_showable(o):
@@ -728,7 +729,7 @@ class Pipeline:
         return o
 
     def show(self, o: Any, ctx: Any = None, **kwargs: Any) -> Any:
-        """Decode `o` until it can show itself and show it in `ctx`."""
+        """Decode `o` until it can show itself and show it in `ctx`; `**kwargs` go to its `show`."""
         o = self.decode(o, full=False)
         for part in [o] if hasattr(o, 'show') or not _is_sample(o) else o:
             if hasattr(part, 'show'):
@@ -778,7 +779,7 @@ def _is_showable(o: Any) -> bool:
 
 
 def compose_tfms(x: Any, tfms: Iterable, is_enc: bool = True, reverse: bool = False, **kwargs: Any) -> Any:
-    """Apply all transforms to `x`, in reverse order if `reverse`, their decodes unless `is_enc`."""
+    """Apply all `tfms` to `x`, in reverse if `reverse`, their decodes unless `is_enc`; `kwargs` go to each."""
     for f in reversed(list(tfms)) if reverse else tfms:
         x = (f if is_enc else f.decode)(x, **kwargs)
     return x
@@ -875,7 +876,7 @@ _harmless_methods = tuple(f for cls in (pathlib.PurePath, pathlib.Path, TensorBa
 
 
 def is_known(tfm: Any) -> bool:
-    """Whether a transform draws from no global generator, as it or its class says (`Transform.keyed`).
+    """Whether `tfm`, a transform or function, says that it draws from no global generator (`Transform.keyed`).
 
     Anything else (user code, torchvision's transforms) may draw from `random`, `numpy.random` or torch.
     """

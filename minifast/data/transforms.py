@@ -101,14 +101,14 @@ def get_image_files(path: str | Path, recurse: bool = True, folders: Iterable[st
 
 @tells_near_match
 def get_text_files(path: str | Path, recurse: bool = True, folders: Iterable[str] | str | None = None) -> L:
-    """All `.txt` files below `path`; see `get_files`."""
+    """All `.txt` files below `path`; `recurse` and `folders` as in `get_files`."""
     return get_files(path, extensions=['.txt'], recurse=recurse, folders=folders)
 
 
 @tells_near_match
 def FileGetter(suf: str = '', extensions: Iterable[str] | None = None, recurse: bool = True,
                folders: Iterable[str] | None = None) -> Callable[[Path], L]:
-    """A function that finds the files below `path/suf`."""
+    """A function that finds the files below `path/suf`; `extensions`, `recurse` and `folders` as in `get_files`."""
     def _get(o: Path, extensions: Any = extensions, recurse: bool = recurse, folders: Any = folders) -> L:
         return get_files(Path(o) / suf, extensions, recurse, folders)
     return _get
@@ -116,7 +116,7 @@ def FileGetter(suf: str = '', extensions: Iterable[str] | None = None, recurse: 
 
 @tells_near_match
 def ImageGetter(suf: str = '', recurse: bool = True, folders: Iterable[str] | None = None) -> Callable[[Path], L]:
-    """A function that finds the picture files below `path/suf`."""
+    """A function that finds the picture files below `path/suf`; `recurse` and `folders` as in `get_files`."""
     def _get(o: Path, recurse: bool = recurse, folders: Any = folders) -> L:
         return get_image_files(Path(o) / suf, recurse, folders)
     return _get
@@ -133,13 +133,13 @@ class ItemGetter(ItemTransform):
         self.i = i
 
     def encodes(self, x: Any) -> Any:
-        """Element `i`."""
+        """Element `i` of `x`."""
         return x[self.i]
 
 
 @registered
 class AttrGetter(ItemTransform):
-    """`x.nm`, of a tuple too."""
+    """`x.nm`, of a tuple too; `default` where `x` has no such attribute."""
 
     _retain = False
 
@@ -148,7 +148,7 @@ class AttrGetter(ItemTransform):
         self.nm, self.default = nm, default
 
     def encodes(self, x: Any) -> Any:
-        """The attribute, or the default."""
+        """The attribute of `x`, or the default."""
         return getattr(x, self.nm, self.default)
 
 
@@ -170,6 +170,11 @@ def RandomSplitter(valid_pct: float = 0.2, seed: int | None = None) -> Callable[
     Args:
         valid_pct: the share of the validation set, 0..1.
         seed: of the draw; None: another split each time.
+
+    Example:
+        >>> train, valid = RandomSplitter(valid_pct=0.2, seed=42)(range(10))
+        >>> len(train), len(valid)
+        (8, 2)
     """
     def _split(o: Sequence) -> Split:
         order, cut = _permutation(len(o), seed), int(valid_pct * len(o))
@@ -179,7 +184,7 @@ def RandomSplitter(valid_pct: float = 0.2, seed: int | None = None) -> Callable[
 
 @tells_near_match
 def RandomSubsetSplitter(train_sz: float, valid_sz: float, seed: int | None = None) -> Callable[[Sequence], Split]:
-    """Random subsets: `train_sz` and `valid_sz` are parts of the whole."""
+    """Random subsets: `train_sz` and `valid_sz` are parts of the whole, 0..1; `seed` as in `RandomSplitter`."""
     if not (0 < train_sz < 1 and 0 < valid_sz < 1 and train_sz + valid_sz <= 1):
         raise ValueError(f'train_sz {train_sz} and valid_sz {valid_sz} must lie between 0 and 1 and not exceed 1 '
                          'together')
@@ -194,7 +199,15 @@ def RandomSubsetSplitter(train_sz: float, valid_sz: float, seed: int | None = No
 @tells_near_match
 def TrainTestSplitter(test_size: float = 0.2, random_state: int | None = None, stratify: Any = None,
                       train_size: float | None = None, shuffle: bool = True) -> Callable[..., Split]:
-    """Split with scikit-learn's `train_test_split`, for instance stratified by labels."""
+    """Split with scikit-learn's `train_test_split`, for instance stratified by labels.
+
+    Args:
+        test_size: the validation set: a share of the items (a float, 0..1) or their number (an int).
+        random_state: seed of the draw; None: numpy's global generator.
+        stratify: a label an item; both sets keep the shares of the labels.
+        train_size: likewise as `test_size`; default: all others.
+        shuffle: False cuts off the end instead of drawing; not with `stratify`.
+    """
     def _split(o: Sequence, **kwargs: Any) -> Split:
         from sklearn.model_selection import train_test_split
         train, valid = train_test_split(list(range(len(o))), test_size=test_size, random_state=random_state,
@@ -214,7 +227,12 @@ def IndexSplitter(valid_idx: Iterable[int]) -> Callable[[Sequence], Split]:
 
 @tells_near_match
 def EndSplitter(valid_pct: float = 0.2, valid_last: bool = True) -> Callable[[Sequence], Split]:
-    """The last (or first) `valid_pct` of the items for validation, for data in an order of time."""
+    """The end of the items for validation, for data in order of time.
+
+    Args:
+        valid_pct: the share of the validation set, 0..1.
+        valid_last: False takes the first items instead.
+    """
     if not 0 < valid_pct < 1:
         raise ValueError(f'valid_pct must lie between 0 and 1, not {valid_pct}')
 
@@ -232,6 +250,11 @@ def GrandparentSplitter(train_name: str | Sequence[str] = 'train',
     Args:
         train_name: the folder, or the folders, of the training set.
         valid_name: those of the validation set.
+
+    Example:
+        >>> files = [Path('train/cat/1.jpg'), Path('train/dog/2.jpg'), Path('valid/cat/3.jpg')]
+        >>> GrandparentSplitter()(files)
+        ([0, 1], [2])
     """
     def _split(o: Sequence) -> Split:
         names = [Path(f).parent.parent.name for f in o]
@@ -343,6 +366,12 @@ class ColReader(DisplayedTransform):
         pref: put before the value; a Path is a folder.
         suff: put behind it.
         label_delim: split the value here into several labels.
+
+    Example:
+        >>> get_x = ColReader('name', pref=path / 'train', suff='.jpg')
+        >>> get_y = ColReader('labels', label_delim=' ')
+        >>> get_y({'name': '0001', 'labels': 'cat dog'})
+        ['cat', 'dog']
     """
 
     def __init__(self, cols: Any, pref: str | Path = '', suff: str = '', label_delim: str | None = None) -> None:
@@ -382,7 +411,7 @@ class ColReader(DisplayedTransform):
                         f'the column, df[{col!r}].astype(str)')
 
     def whole_column(self, table: Any) -> list | None:
-        """What it gives for all rows of a DataFrame; None where that is not what it does, row by row."""
+        """What it gives for all rows of the DataFrame `table`; None where that is not what it does, row by row."""
         own = type(self).__call__ is ColReader.__call__ and type(self)._one is ColReader._one
         if not own or len(self.cols) != 1 or not hasattr(table, 'columns'):
             return None
@@ -419,7 +448,7 @@ class ToTensor(Transform):
     order = 5
 
     def encodes(self, o: object) -> object:
-        """The tensor of a picture; anything else passes."""
+        """The tensor of the picture `o`; anything else passes."""
         if hasattr(o, 'to_tensor'):
             return o.to_tensor()
         if isinstance(o, Image.Image):
@@ -450,20 +479,20 @@ class IntToFloatTensor(DisplayedTransform):
         return (self.div, self.div_mask) == (255., 1)
 
     def encodes(self, o: TensorImage) -> Any:
-        """uint8 pictures as float32."""
+        """The uint8 pictures `o` as float32."""
         return o if o.is_floating_point() else plain(o).float().div_(self.div)
 
     def encodes(self, o: TensorMask) -> Any:  # noqa: F811
-        """Masks as int64 codes."""
+        """The masks `o` as int64 codes."""
         return plain(o).long() if self.div_mask == 1 else (plain(o).long() / self.div_mask).long()
 
     def decodes(self, o: TensorImage) -> Any:
-        """Floats back to whole numbers."""
+        """The floats `o` back to whole numbers."""
         return (plain(o).clamp(0., 1.) * self.div).long() if self.div else o
 
 
 def broadcast_vec(dim: int, ndim: int, *t: Any, cuda: bool = True) -> list[Tensor]:
-    """Vectors shaped so that they lie along axis `dim` of `ndim`; on the default device if `cuda`."""
+    """The vectors `t` shaped so that they lie along axis `dim` of `ndim`; on the default device if `cuda`."""
     shape = [1] * ndim
     shape[dim] = -1
     vectors = [plain(tensor(o)).view(shape) for o in t]
@@ -509,7 +538,7 @@ class Normalize(DisplayedTransform):
         return cls(*broadcast_vec(dim, ndim, mean, std, cuda=cuda))
 
     def setups(self, dl: Any) -> None:
-        """Measure on one batch what was not given."""
+        """Measure on one batch of the loader `dl` what was not given."""
         if self.mean is None or self.std is None:
             x = plain(dl.one_batch()[0]).float()
             self.mean, self.std = x.mean(self.axes, keepdim=True), x.std(self.axes, keepdim=True) + 1e-7
@@ -529,13 +558,13 @@ class Normalize(DisplayedTransform):
                    for stat in (self.mean, self.std))
 
     def encodes(self, x: TensorImage) -> Any:
-        """Normalized pictures."""
+        """The pictures `x`, normalized."""
         mean, std = self._stats(x)
         centred = plain(x).sub(mean)
         return centred.div_(std) if std.numel() <= mean.numel() else centred.div(std)
 
     def decodes(self, x: TensorImage) -> Any:
-        """Pictures as they were."""
+        """The pictures `x` as they were."""
         mean, std = self._stats(x)
         scaled = plain(x).mul(std)
         return scaled.add_(mean) if mean.numel() <= std.numel() else scaled.add(mean)

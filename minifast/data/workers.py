@@ -67,6 +67,12 @@ def choose_workers(dl: Any, batch_s: float, cpus: int, known: bool) -> int:
 
     Worker processes cost their start in every epoch (most where they are spawned), and on small data that is more
     than they give. Batches are the same either way, so nothing but time hangs on this choice.
+
+    Args:
+        dl: the loader.
+        batch_s: seconds that its first batch took to make.
+        cpus: cores; there are no more workers than these, nor than 16.
+        known: whether all code that makes items is ours, so that threads will do.
     """
     try:
         n_batches = len(dl) - 1
@@ -82,7 +88,7 @@ def choose_workers(dl: Any, batch_s: float, cpus: int, known: bool) -> int:
 
 
 def workers_of(dl: Any, n: int, known: bool) -> Workers:
-    """Where `n` workers work."""
+    """Where `n` workers of the loader `dl` work; `known` as in `choose_workers`."""
     if not n:
         return Workers('here')
     if _takes_threads(dl, n, known):
@@ -96,8 +102,8 @@ def workers_of(dl: Any, n: int, known: bool) -> Workers:
 # ---------------------------------------------------------------- the global generators around an item
 
 def seed_cpu(seed: int, own: Sequence[Any] = ()) -> None:
-    """Seed Python's, numpy's and torch's CPU generator, and those of a data set's `own`; those of devices are left to
-    the batch transforms."""
+    """Seed Python's, numpy's and torch's CPU generator, and those of a data set's `own`, with `seed`; those of devices
+    are left to the batch transforms."""
     random.seed(seed)
     np.random.seed(seed & 0xffffffff)
     torch.default_generator.manual_seed(seed)
@@ -124,7 +130,7 @@ def fork_cpu_rng(own: Sequence[Any] = ()) -> Iterator[None]:
 
 def in_threads(make: Callable[[BatchRequest], FetchedBatch], jobs: Iterable[BatchRequest], n_threads: int,
                ahead: int) -> Iterator[FetchedBatch]:
-    """Make batches in threads, in order, `ahead` of them a thread before they are asked for."""
+    """Make the batches of `jobs` with `make` in `n_threads` threads, in order, each up to `ahead` in advance."""
     waiting: deque = deque()
     pool = ThreadPoolExecutor(n_threads, thread_name_prefix='minifast-data')
     try:
@@ -258,7 +264,7 @@ class ProcessPool:
         return f'the workers had these items in hand: {listed(names, 32)}; num_workers=0 finds which it is'
 
     def run(self, jobs: Iterable[BatchRequest] = ()) -> Iterator[FetchedBatch]:
-        """The batches of the jobs, in order.
+        """The batches of the `jobs`, in order; of a stream, all of them.
 
         Raises:
             TypeError: something cannot be sent to the workers; the message names it.

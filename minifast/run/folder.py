@@ -35,14 +35,14 @@ class FolderInUseError(RuntimeError):
 
 
 def checkpoints_in(folder: str | Path) -> list[Path]:
-    """The checkpoints in a folder, the newest first."""
+    """The checkpoints in `folder`, the newest first."""
     found = [(int(match[1]), path) for path in Path(folder).glob('checkpoint-*.pth')
              if (match := _NAME.fullmatch(path.name))]
     return [path for _, path in sorted(found, reverse=True)]
 
 
 def shares_of(checkpoint: Path) -> Path:
-    """Where the tensors of a checkpoint lie of which each process has written its part."""
+    """Where the tensors of the file `checkpoint` lie of which each process has written its part."""
     return checkpoint.with_name(f'{checkpoint.stem}-shares')
 
 
@@ -72,6 +72,9 @@ class RunFolder:
     The lock is the operating system's and dies with the process, however that ends; it is not handed on to forked
     children. Where the file system is shared by machines, and locks with it may not be, the note in the lock file
     counts too.
+
+    Args:
+        path: the folder; made by `take`.
 
     Attributes:
         path: the folder.
@@ -188,7 +191,7 @@ class RunFolder:
         return sorted((path for path in self.path.glob('earlier-*') if path.is_dir()), reverse=True)
 
     def bring_back(self, earlier: Path) -> None:
-        """Go on with the files in a subfolder, and move those that are here now aside; no two have the same number."""
+        """Go on with the files in the subfolder `earlier`; those here go aside, so that no number is there twice."""
         self.move_aside()
         self._move(earlier, self.path)
         try:
@@ -232,7 +235,7 @@ class RunFolder:
         return done
 
     def retire(self, keep: int, fit: int) -> None:
-        """Delete what this run has written but its newest `keep` checkpoints and the last one of each fit before."""
+        """Delete what this run has written but its newest `keep` checkpoints and the last of each fit but `fit`."""
         in_order = sorted(self.files, key=_number)
         last = {self.files[name]: name for name in in_order}
         for name in in_order[:-keep]:
@@ -250,7 +253,7 @@ class RunFolder:
         self.run, self.files, self._appended = run, self.files_of(run), None
 
     def files_of(self, run: str) -> dict[str, int]:
-        """The checkpoints of a run that are still there, oldest first: name -> number of the fit."""
+        """The checkpoints of the run `run` that are still there, oldest first: name -> number of the fit."""
         files: dict[str, int] = {}
         for line in (self.read(_list_name(run)) or '').splitlines():
             try:
@@ -262,7 +265,7 @@ class RunFolder:
         return {name: files[name] for name in sorted(files, key=_number) if (self.path / name).is_file()}
 
     def read(self, name: str) -> str | None:
-        """The text of a file in the folder, None where it cannot be read."""
+        """The text of the file `name` of the folder, None where it cannot be read."""
         try:
             return (self.path / name).read_text(encoding='utf-8', errors='surrogateescape')
         except (OSError, ValueError):

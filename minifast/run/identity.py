@@ -221,7 +221,14 @@ CONTENT_BYTES, CONTENT_FILES, LOOK_S = 32 << 20, 5000, 5.
 
 @dataclass
 class Column:
-    """One thing about every item of a split, in order: what it is called, and where it is a file, about that file."""
+    """One thing about every item of a split, in order: what it is called, and where it is a file, about that file.
+
+    Attributes:
+        texts: what each item is called.
+        sizes: bytes of its file; empty, or None for an item, where there is none.
+        times: when that was written, nanoseconds since 1970; likewise.
+        contents: its CRC-32; likewise, and where files are many or large.
+    """
 
     texts: list[str]
     sizes: list[int | None] = field(default_factory=list)
@@ -267,7 +274,7 @@ def _until(deadline: float, f: Callable[[Any], Any], xs: Iterable[Any]) -> list[
 
 
 def columns_of(ds: Any) -> dict[str, list] | None:
-    """What is known about the items of a data set without reading one of them: name -> one value an item."""
+    """What is known about the items of the data set `ds` without reading one of them: name -> one value an item."""
     if isinstance(ds, Subset):
         parent = columns_of(ds.dataset)
         indices = [int(i) for i in ds.indices]
@@ -288,7 +295,7 @@ def columns_of(ds: Any) -> dict[str, list] | None:
 
 
 def pairs_of(items: Sequence) -> dict[str, list]:
-    """Items that are pairs as items and labels, other items as they are."""
+    """`items` that are pairs as items and labels, other items as they are."""
     if len(items) and all(isinstance(item, (tuple, list)) and len(item) > 1 for item in items):
         return {'item': [item[0] if len(item) == 2 else list(item[:-1]) for item in items],
                 'label': [item[-1] for item in items]}
@@ -425,7 +432,7 @@ class _Watched:
 
 
 def note_what_moved(identity: RunIdentity) -> None:
-    """A fit has ended: attributes that changed meanwhile (a cache, a counter) are no part of who the run is."""
+    """A fit has ended: attributes that changed since `identity` was taken (a cache, a counter) are no part of it."""
     for obj, describe, then in identity.watched.seen:
         now = describe(obj)
         moved = {name for name in then if now.get(name) != then[name]} | (now.keys() - then.keys())
@@ -674,7 +681,7 @@ class RunIdentity:
 
 
 def read_tables(text: str | None, digests: Mapping[str, Any]) -> Tables | None:
-    """The tables from a text; None where it is not the one that the digests in a checkpoint belong to."""
+    """The tables from `text`; None where it is not the one that the `digests` in a checkpoint belong to."""
     try:
         tables = {name: {key: Column(**column) for key, column in columns.items()}
                   for name, columns in json.loads(text or '').items()}
