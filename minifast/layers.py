@@ -677,15 +677,15 @@ class SequentialEx(Module):
         return self.layers[i]
 
     def append(self, layer: nn.Module) -> nn.ModuleList:
-        """Add a layer at the end."""
+        """Add the module `layer` at the end."""
         return self.layers.append(layer)
 
     def extend(self, layers: Sequence[nn.Module]) -> nn.ModuleList:
-        """Add layers at the end."""
+        """Add the modules `layers` at the end."""
         return self.layers.extend(layers)
 
     def insert(self, i: int, layer: nn.Module) -> None:
-        """Add a layer before the `i`-th."""
+        """Add the module `layer` before the `i`-th."""
         self.layers.insert(i, layer)
 
 

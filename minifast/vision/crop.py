@@ -43,7 +43,7 @@ _pad_modes = {'zeros': 'constant', 'border': 'edge', 'reflection': 'reflect'}
 
 
 def as_wh(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(width, height) of a size given as a side or as (height, width), see `as_size`."""
+    """(width, height) of a `size` given as a side or as (height, width), see `as_size`."""
     return as_size(size)[::-1]
 
 
@@ -244,7 +244,7 @@ def uniforms(n: int, generator: torch.Generator | None) -> list[float]:
 
 
 def integer(uniform: float, low: int, high: int) -> int:
-    """A number `uniform` in 0..1 as an integer in low..high, both included."""
+    """A number `uniform` in 0..1 as an integer in `low`..`high`, both included."""
     return low + min(int(uniform * (high - low + 1)), high - low)
 
 

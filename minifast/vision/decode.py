@@ -58,14 +58,20 @@ _ORIENTATION_TAG = 0x0112
 
 
 class Turn(NamedTuple):
-    """One of the eight symmetries of a square: mirrored left and right, then top and bottom, then the axes swapped."""
+    """One of the eight symmetries of a square.
+
+    Args:
+        mirror_x: left and right are mirrored.
+        mirror_y: then top and bottom are.
+        swap: then the axes are swapped.
+    """
 
     mirror_x: bool = False
     mirror_y: bool = False
     swap: bool = False
 
     def then(self, other: Turn) -> Turn:
-        """This one and then the other, as one."""
+        """This one and then the `other`, as one."""
         x, y = (other.mirror_y, other.mirror_x) if self.swap else (other.mirror_x, other.mirror_y)
         return Turn(self.mirror_x != x, self.mirror_y != y, self.swap != other.swap)
 
@@ -117,7 +123,13 @@ class BadImageError(UnidentifiedImageError, ValueError):
 
 
 class JpegHeader(NamedTuple):
-    """What the first bytes of a JPEG say: (width, height) as stored, colours, and what turns it upright."""
+    """What the first bytes of a JPEG say.
+
+    Args:
+        size: (width, height) as stored.
+        colorspace: 'YCbCr', 'RGB', 'Gray' or 'GRAY'.
+        turn: what turns it upright.
+    """
 
     size: tuple[int, int]
     colorspace: str
@@ -272,7 +284,13 @@ def _decode_stored(data: bytes, header: JpegHeader, mode: str | None, scale: int
 
 
 class ScaledPixels(NamedTuple):
-    """An upright picture at 1/`scale` of its size: its pixel (x, y) lies at ((x, y) + offset) / scale."""
+    """An upright picture at 1/`scale` of its size, or a part of it.
+
+    Args:
+        pixels: uint8 [H,W,3].
+        scale: 1, 2, 4 or 8.
+        offset: (x, y): pixel (x, y) of the picture lies at ((x, y) + offset) / scale of `pixels`.
+    """
 
     pixels: np.ndarray
     scale: int
@@ -280,7 +298,13 @@ class ScaledPixels(NamedTuple):
 
 
 class WaitingJpeg(NamedTuple):
-    """The bytes of a JPEG whose header was read and whose pixels are still to be decoded."""
+    """The bytes of a JPEG whose header was read and whose pixels are still to be decoded.
+
+    Args:
+        data: the file's bytes.
+        header: from `jpeg_header`.
+        path: named in errors; None for bytes from elsewhere.
+    """
 
     data: bytes
     header: JpegHeader

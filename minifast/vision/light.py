@@ -38,7 +38,7 @@ class Light(NamedTuple):
     mix: Tensor | None = None
 
     def then(self, other: Light) -> Light:
-        """This map and then the other, as one map: grey weights sum to nearly 1, so scale and mix commute."""
+        """This map and then the `other`, as one map: grey weights sum to nearly 1, so scale and mix commute."""
         mix = other.mix if self.mix is None else self.mix if other.mix is None else self.mix * other.mix
         return Light(self.scale * other.scale, self.offset * other.scale + other.offset, mix)
 
