@@ -9,6 +9,8 @@
 # make test-dist     several processes train as one: 2, 3 and 4 of them, and how equal they are; the rest is in test-slow
 # make test-gpu   what differs on a GPU; without one each test says why it is skipped
 # make test-mutants  puts faults into the code, to see whether the tests notice (SEED=1 N=300 draws; FAULTS=1: the list)
+# make dist       builds the wheel and the source archive, and runs the tests on the installed wheel
+# make pythons    the same with every Python at hand, and a part of the tests
 #
 # Each command makes .venv and installs what it needs by itself, once; a change of setup.cfg installs again.
 # All paths are relative, so the checkout may lie under a path with spaces.
@@ -17,7 +19,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test test-slow test-plugins test-elsewhere test-faults test-dist test-gpu test-mutants bench bench-quick generated clean
+.PHONY: help demo test test-slow test-plugins test-elsewhere test-faults test-dist test-gpu test-mutants bench bench-quick dist pythons generated clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
@@ -58,6 +60,10 @@ bench: .venv-bench/.installed
 
 bench-quick: $(STAMP)-test
 	@$(BIN)/python -m benchmarks --quick $(ARGS)
+
+# Environments of their own, which go again.
+dist pythons:
+	@$(PYTHON) tools/dist.py $(if $(filter pythons,$@),--pythons) $(ARGS)
 
 # The peers bring many packages: they stay out of .venv.
 .venv-bench/.installed: setup.cfg pyproject.toml

@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 
 
-def blocks(language: str) -> list[str]:
+def blocks(language: str, text: str = README) -> list[str]:
     """The fenced blocks of one language."""
-    return re.findall(rf'```{language}\n(.*?)```', README, re.DOTALL)
+    return re.findall(rf'```{language}\n(.*?)```', text, re.DOTALL)
 
 
 COMMANDS = [line for block in blocks('console') for line in block.splitlines() if line.startswith('minifast ')]
@@ -83,6 +83,25 @@ def test_make_commands_are_in_the_makefile_and_ci_runs_the_tests():
     assert set(re.findall(r'^make (\w+)$', README, re.MULTILINE)) <= set(targets)
     commands = [line for line in (ROOT / '.ci' / 'run').read_text(encoding='utf-8').splitlines() if line[:1] not in '#']
     assert commands[-1] == 'exec make test'
+
+
+USED = """
+dls = block.dataloaders('digits', item_tfms=Resize(16), bs=16, num_workers=0)
+assert dls.one_batch()[0].shape == (16, 1, 16, 16)
+learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(256, 10)), metrics=Worst())
+learn.fit(5, cbs=StopWhenGood(at=100.))
+assert len(learn.recorder.values) == 1 and learn.recorder.values[0][2] > 0
+"""
+
+
+def test_what_contributing_shows_runs(few):
+    """Callback, metric and block are what they say; the commands are there."""
+    text = (ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8')
+    run('\n'.join([*blocks('python', text), USED]), few)
+    targets = re.findall(r'^([a-z][a-z -]*):', (ROOT / 'Makefile').read_text(encoding='utf-8'), re.MULTILINE)
+    named = re.findall(r'`make ([a-z -]+?)(?: [A-Z]+=\S+)?`', text) + re.findall(r'^make ([a-z]+)', text, re.MULTILINE)
+    assert len(named) > 5 and {one for line in named for one in line.split()} <= {
+        one for line in targets for one in line.split()}
 
 
 def test_shell_commands_parse():
