@@ -33,7 +33,8 @@ class _Parser(argparse.ArgumentParser):
         found, unknown = super().parse_known_args(*args, **kwargs)
         if unknown:
             near = near_match(unknown[0], re.findall(r'--[\w-]+', self.format_usage()))
-            self.error(f'there is no {unknown[0]!r} to give{near}')
+            self.error(f'there is no option {unknown[0]!r}{near}' if unknown[0].startswith('-') else
+                       f'{unknown[0]!r} is one word too many')
         return found, unknown
 
     def error(self, message: str) -> NoReturn:

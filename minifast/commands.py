@@ -101,7 +101,7 @@ def _picture_folder(args: argparse.Namespace) -> PictureFolder:
         raise UserMistake(f'--valid-pct {args.valid_pct:g}: {folder.path / folder.valid} holds the pictures to '
                           f'validate with: leave --valid-pct out, or move them to {folder.path / folder.train}')
     if folder.findings:
-        raise UserMistake('{0.path} {0.reason}'.format(folder.findings[0]))
+        raise UserMistake(f'{folder.findings[0].path} {folder.findings[0].reason}')
     return folder
 
 
@@ -153,27 +153,25 @@ def _user_mistakes(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except BadImageError as error:
-        raise UserMistake(f'{error.path} cannot be read as a picture ({error.reason}): mend or remove it; '
-                          'minifast check FOLDER lists every such file') from error
+        raise UserMistake(f'{error.path} cannot be read as a picture ({error.reason}): mend or remove it, or give '
+                          '--skip-bad; minifast check FOLDER lists every such file') from error
     except kinds as error:
         raise UserMistake(str(error)) from error
 
 
 def _learner(args: argparse.Namespace, dls: Any, arch: Any, weights: dict[str, Any]) -> Any:
     """A learner for the command line's choice of model and weights."""
-    cut = {} if args.cut is None else {'cut': args.cut}
     try:
-        return vision_learner(dls, arch, metrics=error_rate, **cut, **weights)
+        return vision_learner(dls, arch, metrics=error_rate, cut=args.cut, **weights)
     except WeightsNotFoundError as error:
         raise UserMistake(f'{error}; on the command line: --weights FILE or --weights none') from error
-    except Exception as error:
-        if cut:
-            raise UserMistake(f'--arch {args.arch} --cut {args.cut}: what comes before this child takes no pictures '
-                              f'({type(error).__name__}: {error})') from error
-        if isinstance(error, ValueError):
-            more = '; on the command line: --cut N' if 'give cut=' in str(error) else ''
-            raise UserMistake(f'{error}{more}') from error
-        raise
+    except ValueError as error:
+        raise UserMistake(f'{error}{"; on the command line: --cut N" if "give cut=" in str(error) else ""}') from error
+    except Exception as error:  # whatever a model raises of which the wrong part is left
+        if args.cut is None:
+            raise
+        raise UserMistake(f'--cut {args.cut}: what comes before this child of {args.arch} takes no pictures '
+                          f'({type(error).__name__}: {error}): give another number') from error
 
 
 def _learning_rate(args: argparse.Namespace, learn: Any) -> float:

@@ -191,6 +191,7 @@ class PictureFolder(NamedTuple):
 _PARTS = {'train': 'train', 'training': 'train', 'valid': 'valid', 'val': 'valid', 'validation': 'valid',
           'test': 'test'}
 _LAYOUT = 'give a folder that holds one folder of pictures a class, for example pets/cat/1.jpg and pets/dog/1.jpg'
+_SAME = 'give both parts the same classes'
 
 
 @tells_near_match
@@ -221,7 +222,8 @@ def look_at_folder(folder: str | Path, valid_pct: float = 0.2) -> PictureFolder:
               for root, found in files.items()]
     n = sum(counts[0].values())
     n_valid = 0 if valid else int(valid_pct * n)
-    findings = [finding for root, found in files.items() for finding in _misplaced(root, found)]
+    findings = [finding for root, found in files.items()
+                for finding in _misplaced(root, found, _SAME if root.name == valid else _LAYOUT)]
     if not findings:
         findings = _lonely_classes([file for found in files.values() for file in found], folder)
     if not findings and (kind_and_reason := _too_little(counts[0], None if valid else n_valid, valid_pct)):
@@ -229,14 +231,14 @@ def look_at_folder(folder: str | Path, valid_pct: float = 0.2) -> PictureFolder:
     return PictureFolder(folder, train, valid, valid_pct, counts[0], counts[1] if valid else {}, n - n_valid, findings)
 
 
-def _misplaced(root: Path, files: Sequence[Path]) -> list[Finding]:
+def _misplaced(root: Path, files: Sequence[Path], way_out: str) -> list[Finding]:
     """Of a folder of classes: that it holds no pictures, or holds some itself."""
     loose = [file for file in files if file.parent == root]
-    others = f', as {len(loose) - 1:,} others do' if len(loose) > 1 else ''
     if loose:
+        others = f' (one of {len(loose):,})' if len(loose) > 1 else ''
         return [Finding(loose[0], 'outside a class', f'lies directly in {root}{others}: move each picture into a '
                                                      'folder named after its class')]
-    return [] if files else [Finding(root, 'empty', f'holds no pictures: {_LAYOUT}')]
+    return [] if files else [Finding(root, 'empty', f'holds no pictures: {way_out}')]
 
 
 def _too_little(counts: dict[str, int], n_valid: int | None, valid_pct: float) -> tuple[str, str] | None:
@@ -248,8 +250,8 @@ def _too_little(counts: dict[str, int], n_valid: int | None, valid_pct: float) -
     if n_valid is not None and n < 10:
         return 'too few', f'holds {n} pictures: 10 is the least to train and to validate with'
     if n_valid is not None and not 0 < n_valid < n - 1:
-        left = 'none to validate' if n_valid == 0 else 'fewer than a batch of two to train'
-        return 'too few', f'holds {n} pictures, and a share of {valid_pct:g} to validate with leaves {left} with'
+        left = 'is none to validate' if n_valid == 0 else 'leaves fewer than two to train'
+        return 'too few', f'holds {n} pictures, of which a share of {valid_pct:g} {left} with'
     return None
 
 
@@ -342,7 +344,7 @@ def _lonely_classes(files: list[Path], folder: Path) -> list[Finding]:
     if not classes['train']:
         return []
     return [Finding(where, 'class without training', f'is a class of the {part} part that the train part does not '
-                                                     'have: give both the same classes')
+                                                     f'have: {_SAME}')
             for part in ('valid', 'test') for name, where in sorted(classes[part].items())
             if name not in classes['train']]
 
