@@ -117,6 +117,20 @@ def test_train_without_network_names_the_file_and_the_ways_out(tmp_path, capsys,
     assert not (tmp_path / 'out').exists()
 
 
+def test_a_class_of_few_pictures_is_one_wherever_the_split_puts_them(tmp_path):
+    """Also where none of them is left to train with."""
+    from minifast.commands import _loaders, _picture_folder
+    draw(tmp_path / 'p'), draw(tmp_path / 'p', 'lone', n=1)
+    seen = set()
+    for seed in ('1', '5'):
+        args = build_parser().parse_args(['train', str(tmp_path / 'p'), '--workers', '0', '--seed', seed])
+        dls = _loaders(args, _picture_folder(args))
+        seen.add('lone' in {file.parent.name for file in dls.train_ds.items})
+        assert list(dls.vocab) == ['blue', 'lone', 'red']
+        assert len(dls.train_ds) == 20 and list(dls.valid)
+    assert seen == {True, False}
+
+
 class Asked(Exception):
     """A training would begin now."""
 

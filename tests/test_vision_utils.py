@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minifast.vision.core import load_image
 from minifast.data.transforms import RandomSplitter
-from minifast.vision.utils import (check_folder, download_images, look_at_folder, resize_image, resize_images, resize_to,
-                                   search_images_bing, search_images_serpapi, survey_folder, verify_image,
+from minifast.vision.core import load_image
+from minifast.vision.utils import (check_folder, download_images, look_at_folder, resize_image, resize_images,
+                                   resize_to, search_images_bing, search_images_serpapi, survey_folder, verify_image,
                                    why_unreadable)
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (60, 100, 3), np.uint8)
@@ -211,7 +211,7 @@ def test_too_few_pictures_to_train_and_to_validate_with(n, valid_pct, n_train, t
 
 
 def test_survey_knows_sizes_upright_and_alpha_of_any_kind(tmp_path):
-    """A picture that lies on its side counts as it is shown; a palette with a transparent entry has an alpha channel."""
+    """A picture that lies on its side counts as it is shown; a palette with a transparent entry has alpha too."""
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(PIXELS).save(tmp_path / 'side.jpg', exif=exif)
@@ -222,7 +222,8 @@ def test_survey_knows_sizes_upright_and_alpha_of_any_kind(tmp_path):
     found = survey_folder(tmp_path, n_workers=1, progress=False)
     assert found.sizes == {(100, 60): 3, (60, 100): 1} and [f.name for f in found.alpha] == ['b.png', 'c.png']
     assert [(f.kind, f.serious) for f in found.findings] == [('bad', True)] and not found.own
-    assert why_unreadable(tmp_path / 'bad.png') == found.findings[0].reason and why_unreadable(tmp_path / 'a.png') is None
+    assert why_unreadable(tmp_path / 'bad.png') == found.findings[0].reason
+    assert why_unreadable(tmp_path / 'a.png') is None
 
 
 def test_what_minifast_has_written_is_its_own_and_a_class_of_that_name_is_none(tmp_path):
