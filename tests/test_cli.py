@@ -182,14 +182,22 @@ def test_a_trial_run_is_short_and_what_it_finds_has_bounds(found, lr, words, n, 
 
     class Stub:
         dls = types.SimpleNamespace(train=range(n))
-        no_bar = staticmethod(contextlib.nullcontext)
+        bar = True
+
+        @contextlib.contextmanager
+        def no_bar(self):
+            self.bar = False
+            yield
+            self.bar = True
 
         def lr_find(self, *args, num_it, show_plot):
-            assert num_it == trial and not show_plot
+            assert num_it == trial and not show_plot and not self.bar
             return types.SimpleNamespace(valley=found)
     args = build_parser().parse_args(['train', 'p', '--lr', 'auto', '--epochs', str(epochs)])
     assert _learning_rate(args, Stub()) == pytest.approx(lr)
     assert capsys.readouterr().out == f'looking for a learning rate: a trial run of {trial} batches\n{words}\n'
+    Stub.dls.train = range(79 // (epochs + 1))
+    assert _learning_rate(args, Stub()) == 2e-3 and 'trial run takes a quarter' in capsys.readouterr().out
 
 
 def test_train_tells_where_a_model_can_be_cut(asked, tmp_path, monkeypatch, capsys):
@@ -578,6 +586,7 @@ def test_what_train_refuses_is_what_check_finds(folder, there, monkeypatch, caps
     first = found['findings'][0]
     assert f'{first["file"]} {first["what"]}' == REFUSED[folder] and first['serious']
     assert [f['file'] for f in found['findings'] if f['kind'] == first['kind']] == [first['file']]
+    assert set(found['classes']) <= {'red', 'blue'}
     assert main(['check', folder]) == 1
     lines = [re.sub(' {2,}', ' ', line) for line in capsys.readouterr().out.splitlines()]
     assert f'{first["kind"]} {REFUSED[folder]}' in lines

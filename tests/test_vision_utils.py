@@ -194,19 +194,19 @@ def test_a_folder_is_looked_at_as_it_is_laid_out(tmp_path):
         look_at_folder(tmp_path / 'none')
 
 
-@pytest.mark.parametrize('n, valid_pct, n_train', [(6, .2, 10), (6, .5, 6), (6, .08, None), (6, .09, 11), (6, .83, 3),
-                                                  (6, .84, 2), (6, .92, None), (5, .2, 8), (4, .2, None)])
+@pytest.mark.parametrize('n, valid_pct, n_train', [(12, .2, 10), (12, .5, 6), (12, .08, None), (12, .09, 11),
+                                                  (12, .83, 3), (12, .84, 2), (12, .92, None), (10, .2, 8),
+                                                  (9, .2, None)])
 def test_too_few_pictures_to_train_and_to_validate_with(n, valid_pct, n_train, tmp_path):
     """Ten in all, one to validate with and two, the least that batch normalization takes, to train with; as the split
     that is made of them has."""
-    for name in 'ab':
-        (tmp_path / name).mkdir()
-        for i in range(n):
-            (tmp_path / name / f'{i}.png').touch()
+    for i in range(n):
+        (tmp_path / 'ab'[i % 2]).mkdir(exist_ok=True)
+        (tmp_path / 'ab'[i % 2] / f'{i}.png').touch()
     found = look_at_folder(tmp_path, valid_pct=valid_pct)
     assert [f.kind for f in found.findings] == ([] if n_train else ['too few'])
-    train, valid = RandomSplitter(valid_pct)(range(2 * n))
-    assert found.n_train == len(train) and (bool(n_train) == (2 * n >= 10 and len(train) >= 2 and len(valid) >= 1))
+    train, valid = RandomSplitter(valid_pct)(range(n))
+    assert found.n_train == len(train) and (bool(n_train) == (n >= 10 and len(train) >= 2 and len(valid) >= 1))
     assert n_train in (None, len(train))
 
 
