@@ -84,14 +84,8 @@ def _share(text: str) -> float:
     return value
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; `args.run` names the function of the chosen command."""
-    parser = _Parser(prog='minifast', description='Train a picture classifier on a folder of pictures, and use it.',
-                     epilog='Exit codes: 0 done, 1 something was found or left out, 2 a mistake you can mend, '
-                            '130 Ctrl-C.')
-    parser.add_argument('--version', action='version', version=f'minifast {__version__}')
-    commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True, parser_class=_Parser)
-
+def _add_train(commands: Any) -> None:
+    """The parser of `minifast train`."""
     train = commands.add_parser(
         'train', formatter_class=_Defaults, help='train on a folder of pictures and save the model',
         description='FOLDER holds one folder of pictures a class, or the folders train and valid that do. Trains the '
@@ -125,6 +119,16 @@ def build_parser() -> argparse.ArgumentParser:
                        help='a callback that minifast plugins lists, made without arguments; may be given repeatedly')
     train.set_defaults(run='train')
 
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; `args.run` names the function of the chosen command."""
+    parser = _Parser(prog='minifast', description='Train a picture classifier on a folder of pictures, and use it.',
+                     epilog='Exit codes: 0 done, 1 something was found or left out, 2 a mistake you can mend, '
+                            '130 Ctrl-C.')
+    parser.add_argument('--version', action='version', version=f'minifast {__version__}')
+    commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True, parser_class=_Parser)
+
+    _add_train(commands)
     predict = commands.add_parser(
         'predict', formatter_class=_Defaults, help='classify pictures with a saved model',
         description='Prints a line a picture: file, class, probability. What cannot be read is left out and named on '

@@ -34,10 +34,11 @@ from minifast.environment import git_revision
 from minifast.hardware import fast_paths, keep_freed_memory
 from minifast.learner import load_learner
 from minifast.metrics import error_rate
+from minifast.plugins import load_plugin
 from minifast.run.folder import FolderInUseError
 from minifast.seeds import set_seed
 from minifast.tensorfile import DamagedFileError
-from minifast.terminal import listed, printable, say, say_once
+from minifast.terminal import listed, print_table, say, say_once
 from minifast.torch_core import default_device
 from minifast.vision.augment import Resize, aug_transforms
 from minifast.vision.data import ImageDataLoaders
@@ -46,8 +47,7 @@ from minifast.vision.learner import vision_learner
 from minifast.vision.models.weights import WeightsNotFoundError
 from minifast.vision.utils import PictureFolder, look_at_folder, survey_folder, why_unreadable
 
-__all__ = ['UserMistake', 'check', 'check_writable', 'environment', 'predict', 'print_table', 'show_environment',
-           'train']
+__all__ = ['UserMistake', 'check', 'check_writable', 'environment', 'predict', 'show_environment', 'train']
 
 MODEL_NAME = 'model.pth'
 FINE_TUNE_LR, SCRATCH_LR = 2e-3, 3e-3
@@ -107,7 +107,6 @@ def _picture_folder(args: argparse.Namespace) -> PictureFolder:
 
 def _callbacks(names: list[str]) -> list[Callback]:
     """The callbacks of `--cb`, made without arguments."""
-    from minifast.plugins import load_plugin  # which takes its table from here
     found = []
     for name in names:
         try:
@@ -416,14 +415,6 @@ def _number(n: int, what: str) -> str:
 def _say_json(found: Any) -> None:
     """JSON for machines: all but ASCII is escaped by its own rules, and the one control character that they leave."""
     print(json.dumps(found, indent=2).replace('\x7f', '\\u007f'))
-
-
-def print_table(rows: list[list[str]]) -> None:
-    """Print rows in columns, as wide as their longest cell; a header is just the first row."""
-    rows = [[printable(cell, sys.stdout) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        say('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 # ---------------------------------------------------------------- check
