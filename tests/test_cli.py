@@ -112,9 +112,23 @@ def test_train_without_network_names_the_file_and_the_ways_out(tmp_path, capsys,
         raise OSError('no route to host')
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
     monkeypatch.setattr('minifast.vision.models.weights.open_url', unreachable)
-    fails(['train', draw(tmp_path / 'p'), '--out', tmp_path / 'out'], capsys, 'resnet18-', tmp_path / 'home',
-          '--weights FILE', '--weights none')
+    name = 'resnet18-f37072fd.pth'
+    fails(['train', draw(tmp_path / 'p'), '--out', tmp_path / 'out'], capsys, (
+        f'minifast train: the pretrained weights {name} are not on this machine and could not be downloaded (no route '
+        f'to host). Either get https://download.pytorch.org/models/{name} elsewhere and put it at {tmp_path}/home/hub/'
+        f'checkpoints/{name}, or give a file of your own (weights=FILE), or start without (pretrained=False); on the '
+        'command line: --weights FILE or --weights none'))
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('command', ['train p', 'demo'])
+def test_an_output_folder_that_cannot_be_written_is_told_first(command, tmp_path, capsys, monkeypatch):
+    """With the folder that does not let it be made."""
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / 'p')
+    monkeypatch.setattr('os.access', lambda path, mode: path != tmp_path)
+    fails([*command.split(), '--out', 'some/out'], capsys, f'minifast {command.split()[0]}: --out some/out: {tmp_path} '
+          'is not writable: give another folder')
 
 
 def test_a_class_of_few_pictures_is_one_wherever_the_split_puts_them(tmp_path):
@@ -265,14 +279,14 @@ def test_train_is_stopped_resumed_and_run_again_to_the_same_history(plugins, tmp
 
 
 def test_train_on_several_processes_refuses_before_any_is_started(tmp_path, capsys, monkeypatch):
-    """More processes than pictures or GPUs, or one that torchrun has started: what to give instead."""
+    """More processes than GPUs, or one that torchrun has started: what to give instead."""
     argv = ['train', draw(tmp_path / 'p'), '--out', tmp_path / 'out', *FAST, '--nproc']
-    fails([*argv, '11'], capsys, '--nproc 11', '20 pictures', '--nproc 10 or less')
-    fails([*argv, '0'], capsys, '--nproc', 'at least 1')
     monkeypatch.setattr('torch.cuda.device_count', lambda: 3)
-    fails([*argv, '4'], capsys, '3 GPUs', '--nproc 3 or less', 'CUDA_VISIBLE_DEVICES=')
+    fails([*argv, '4'], capsys, 'minifast train: --nproc 4: this machine has 3 GPUs, one for a process: give --nproc '
+          '3 or less, or hide them (CUDA_VISIBLE_DEVICES=) to train on the CPU')
     monkeypatch.setenv('RANK', '1')
-    fails([*argv, '2'], capsys, 'RANK=1', 'torchrun', 'leave --nproc out')
+    fails([*argv, '2'], capsys, 'minifast train: --nproc 2: this process is one of several already (RANK=1 is set, as '
+          'by torchrun): leave --nproc out, or start minifast train without torchrun')
     assert not (tmp_path / 'out').exists()
 
 

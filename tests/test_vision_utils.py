@@ -229,9 +229,10 @@ def test_survey_knows_sizes_upright_and_alpha_of_any_kind(tmp_path):
 def test_what_minifast_has_written_is_its_own_and_a_class_of_that_name_is_none(tmp_path):
     """Models, exports, histories and checkpoints are no findings, wherever they are; a folder of them is not empty."""
     own = ['a/x.pth', 'checkpoints/checkpoint-000001.pth', 'checkpoints/run-0af.jsonl', 'checkpoints/items-9.json',
-           'checkpoints/.in-use', 'old/history.csv', 'x.pkl']
+           'checkpoints/.in-use', 'checkpoints/checkpoint-000001-shares/__0_0.distcp',
+           'checkpoints/checkpoint-000001-shares/.metadata', 'old/history.csv', 'x.pkl']
     for name in [*own, 'a/1.jpg', 'models/1.jpg', 'list.json', 'b/.hidden']:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(_jpeg())
     (tmp_path / 'b' / 'models').mkdir()
     found = survey_folder(tmp_path, progress=False)

@@ -255,7 +255,7 @@ def _too_little(counts: dict[str, int], n_valid: int | None, valid_pct: float) -
     return None
 
 
-_OWN = re.compile(r'.+\.(pth|pkl)|history\.csv|(run|items)-[0-9a-f]+\.jsonl?|\.in-use')
+_OWN = re.compile(r'.+\.(pth|pkl|distcp)|history\.csv|(run|items)-[0-9a-f]+\.jsonl?|\.(in-use|metadata)')
 _OWN_FOLDERS = ('models', 'checkpoints')
 """What `learn.save`, `learn.export`, `CSVLogger` and checkpoints write: `learn.path` is the folder of the pictures."""
 
