@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any, TextIO
 
-__all__ = ['listed', 'say', 'say_once', 'visible', 'warn']
+__all__ = ['listed', 'print_table', 'say', 'say_once', 'visible', 'warn']
 
 _STEERING = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
 """Controls (C0 with escape and newlines, DEL, C1), line separators, what turns the direction of writing round, and
@@ -61,6 +61,14 @@ def say_once(text: Any = '') -> None:
     from minifast.distributed import rank_distrib  # brings torch, for which the command line does not wait
     if rank_distrib() == 0:
         say(text)
+
+
+def print_table(rows: list[list[str]]) -> None:
+    """Print rows in columns, as wide as their longest cell; a header is just the first row."""
+    rows = [[printable(cell, sys.stdout) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        say('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def printable(text: Any, file: TextIO) -> str:
