@@ -1,0 +1,187 @@
+"""Writes what the documentation site takes from the code: the reference by task, the command line, the table of names.
+
+`docs/conf.py` calls it when the site is built; what it writes into docs/ is ignored by git, as it is always made anew.
+"""
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / 'docs'
+
+# ---------------------------------------------------------------- the reference, by task
+
+TASKS: dict[str, tuple[str, str, list[str]]] = {
+    'learner': ('Training, predicting, exporting', 'A `Learner` holds a model, its data and a loss, and trains it.', [
+        'learner', 'vision.learner', 'checkpoint', 'export', 'shards', 'inference', 'answers']),
+    'data': ('Data: from items to batches', 'Which files, which labels, which split, and the loaders over them.', [
+        'data.block', 'vision.data', 'data.core', 'data.load', 'data.transforms', 'data.categorize', 'data.collate',
+        'data.sampler', 'data.transform', 'data.showing', 'data.external', 'data.archives']),
+    'pictures': ('Pictures, masks, points and boxes', 'What an item is once it is opened, and looking after folders.', [
+        'vision.core', 'vision.decode', 'vision.utils', 'vision.widgets']),
+    'augmentation': ('Augmentation', 'Changes to pictures that keep their labels true.', [
+        'vision.augment', 'vision.crop', 'vision.geometry', 'vision.light']),
+    'models': ('Models and layers', 'Bodies with pretrained weights, heads, U-Nets, and the layers they are made of.', [
+        'vision.models.create', 'vision.models.unet', 'vision.models.xresnet', 'vision.models.weights', 'layers']),
+    'losses': ('Losses', 'Each knows how its predictions become probabilities and answers.', ['losses']),
+    'metrics': ('Metrics', 'Numbers for people, measured on the validation set.', [
+        'metrics', 'metrics.base', 'metrics.scores']),
+    'optimizers': ('Optimizers', 'Steppers and their hyper-parameters by parameter group.', [
+        'optimizer', 'optimizer.groups']),
+    'schedules': ('Learning rates and schedules', 'Hyper-parameters as functions of the position in the fit.', [
+        'callback.schedule']),
+    'callbacks': ('Callbacks', 'Everything around the loop. The [guide](../callbacks.md) tells how to write one.', [
+        'callback.core', 'callback.recorder', 'callback.progress', 'callback.tracker', 'callback.training',
+        'callback.mixup', 'callback.fp16', 'callback.channelslast', 'callback.checkpoint', 'callback.resume',
+        'run.folder', 'callback.hook', 'callback.preds', 'callback.data', 'plugins', 'testing', 'test_utils']),
+    'trackers': ('Experiment trackers', 'The numbers of a run, sent where you keep them.', [
+        'callback.tracking', 'callback.tensorboard', 'callback.wandb', 'callback.mlflow']),
+    'interpretation': ('Interpretation', 'Where the model goes wrong.', ['interpret', 'show']),
+    'processes': ('Many processes', 'One training on several processes, GPUs or machines.', [
+        'distributed', 'callback.distributed']),
+    'tensors': ('Tensors, seeds and small tools', 'Tensors with a meaning, random states, and what scripts expect to '
+                                                  'find.', [
+        'markers', 'seeds', 'torch_core', 'arguments', 'codetext', 'environment', 'tensorguard', 'imports']),
+}
+"""Page -> title, first sentence, rooms in the order of the page."""
+
+WHOLE = {'answers', 'environment', 'export', 'plugins', 'shards', 'test_utils', 'testing', 'vision.widgets'}
+"""Rooms with names that a script imports from there: no namespace hands them out."""
+
+
+def public() -> dict[str, Any]:
+    """What `from minifast.vision.all import *` gives."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return dict(vars(importlib.import_module('minifast.vision.all')))
+
+
+def documented() -> Iterator[tuple[str, ModuleType, list[str]]]:
+    """(page, room, the classes and functions of that room that users call, in the order of its source)."""
+    names = public()
+    for page, (_, _, rooms) in TASKS.items():
+        for room in rooms:
+            module = importlib.import_module(f'minifast.{room}')
+            found = [name for name in getattr(module, '__all__', ())
+                     if (inspect.isclass(obj := getattr(module, name)) or inspect.isfunction(obj))
+                     and obj.__module__ == module.__name__ and obj.__name__ == name
+                     and (room in WHOLE or names.get(name) is obj)]
+            yield page, module, sorted(found, key=lambda name: _line(getattr(module, name)))
+
+
+def _line(obj: Any) -> int:
+    return inspect.getsourcelines(inspect.unwrap(obj))[1]
+
+
+def reference() -> dict[Path, str]:
+    """The pages of the reference, as reStructuredText for autodoc."""
+    parts: dict[str, list[str]] = {page: [] for page in TASKS}
+    for page, module, names in documented():
+        if names:
+            title = f'``{module.__name__}``'
+            parts[page] += [title, '-' * len(title), '', f'.. module:: {module.__name__}', '',
+                            _first_paragraph(module), '', '.. autosummary::', '   :nosignatures:', '',
+                            *(f'   {name}' for name in names), '']
+            for name in names:
+                kind = 'class' if inspect.isclass(getattr(module, name)) else 'function'
+                parts[page] += [f'.. auto{kind}:: {name}', '']
+    pages = {}
+    for page, (title, sentence, _) in TASKS.items():
+        pages[DOCS / 'reference' / f'{page}.rst'] = '\n'.join(
+            [title, '=' * len(title), '', _rst(sentence), '', *parts[page]])
+    return pages
+
+
+def _first_paragraph(module: ModuleType) -> str:
+    lines = inspect.cleandoc(module.__doc__ or '').split('\n\n')[0].split('\n')
+    as_restructured_text(None, 'module', module.__name__, module, None, lines)
+    return '\n'.join(lines)
+
+
+def _rst(sentence: str) -> str:
+    """A markdown link as a reStructuredText one."""
+    return re.sub(r'\[(.*?)\]\(\.\./(.*?)\.md\)', r':doc:`\1 <../\2>`', sentence)
+
+
+def as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """A docstring as the house writes them, in which `x` is code and a star is a star, for Sphinx: changed in place."""
+    text = '\n'.join(lines)
+    parts = re.split(r'(^[ ]*(?:>>>|\.\.\. ).*$|``.+?``|(?<!:)`[^`]+`|:[a-z:]+:`[^`]+`)', text, flags=re.MULTILINE | re.DOTALL)
+    for i, part in enumerate(parts):
+        if i % 2 == 0:
+            parts[i] = re.sub(r'[*|]|(?<=\w)_(?!\w)', r'\\\g<0>', part)
+        elif part.startswith('`') and not part.startswith('``'):
+            follows = parts[i + 1][:1]
+            code = ' '.join(part.strip('`').split())
+            parts[i] = f'``{code}``' + ('\\ ' if follows.isalnum() or follows == '`' else '')
+    lines[:] = ''.join(parts).split('\n')
+
+
+def internal() -> list[tuple[str, str]]:
+    """What signatures name and the reference leaves out: names of the house's own."""
+    shown = {f'{module.__name__}.{name}' for _, module, names in documented() for name in names}
+    found = set()
+    for room in sorted((ROOT / 'minifast').rglob('*.py')):
+        dotted = '.'.join(room.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__')
+        for name in re.findall(r'^class (\w+)|^(\w+) = ', room.read_text(encoding='utf-8'), re.MULTILINE):
+            found.add(f'{dotted}.{name[0] or name[1]}')
+    return [('py:class', re.escape(name)) for name in sorted(found - shown)]
+
+
+# ---------------------------------------------------------------- pages that lie elsewhere
+
+COPIES = {'nbs': 'notebooks', 'benchmarks': 'measured', 'CHANGELOG.md': 'changelog.md'}
+"""Pages outside docs/, which Sphinx cannot reach: where they lie, and where in docs/ they are copied to."""
+
+
+def copy_pages() -> None:
+    """Copy them anew, so that a page that is gone is gone from the site."""
+    for source, target in COPIES.items():
+        if (ROOT / source).is_file():
+            shutil.copy(ROOT / source, DOCS / target)
+            continue
+        shutil.rmtree(DOCS / target, ignore_errors=True)
+        (DOCS / target).mkdir()
+        for file in sorted((ROOT / source).iterdir()):
+            if file.suffix in ('.md', '.ipynb', '.png'):
+                shutil.copy(file, DOCS / target)
+
+
+def lead_to_copies(app: Any, page: str, source: list[str]) -> None:
+    """Links that lead out of docs/, as readers of the repository need them, lead to the copies on the site."""
+    for outside, inside in COPIES.items():
+        source[0] = re.sub(rf'\]\(((?:\.\./)*)\.\./{re.escape(outside)}(?=[/)#])', rf'](\g<1>{inside}', source[0])
+
+
+# ---------------------------------------------------------------- llms.txt
+
+def write_llms(app: Any, exception: Exception | None) -> None:
+    """`llms.txt` at the root of the site: each page with its first sentence, for readers that are programs."""
+    if exception is not None or app.builder.name != 'html':
+        return
+    lines = ['# minifast', '', '> A fastai-style training framework on PyTorch: the same names and callbacks, faster, '
+             'exactly resumable, with model files that are data and never code.', '']
+    for page in sorted(app.env.found_docs, key=lambda page: (page.count('/'), page)):
+        if page != 'index':
+            lines.append(f'- [{app.env.titles[page].astext()}]({app.builder.get_target_uri(page)})')
+    (Path(app.outdir) / 'llms.txt').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+
+
+def write_pages() -> None:
+    """Write all generated pages, where they differ from what is there: Sphinx reads again what has changed."""
+    for file, text in reference().items():
+        file.parent.mkdir(exist_ok=True)
+        if not file.exists() or file.read_text(encoding='utf-8') != text:
+            file.write_text(text, encoding='utf-8')
+
+
+if __name__ == '__main__':
+    write_pages()
