@@ -114,7 +114,8 @@ def _rst(sentence: str) -> str:
 def as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """A docstring as the house writes them, in which `x` is code and a star is a star, for Sphinx: changed in place."""
     text = '\n'.join(lines)
-    parts = re.split(r'(^[ ]*(?:>>>|\.\.\. ).*$|``.+?``|(?<!:)`[^`]+`|:[a-z:]+:`[^`]+`)', text, flags=re.MULTILINE | re.DOTALL)
+    code = r'(^[ ]*(?:>>>|\.\.\. ).*$|``.+?``|(?<!:)`[^`]+`|:[a-z:]+:`[^`]+`)'
+    parts = re.split(code, text, flags=re.MULTILINE | re.DOTALL)
     for i, part in enumerate(parts):
         if i % 2 == 0:
             parts[i] = re.sub(r'[*|]|(?<=\w)_(?!\w)', r'\\\g<0>', part)

@@ -1,7 +1,7 @@
 """Runs the code of the documentation, each page as a reader who copies its blocks one after the other into one script.
 
-`python tools/run_docs.py recipes/segmentation.md` runs a page; `--write` also puts down what came of it: a picture behind
-a block is the figure that the block drew, a block of ```` ```text ```` behind it is what it printed. Blocks of
+`python tools/run_docs.py recipes/segmentation.md` runs a page; `--write` also puts down what came of it: a picture
+behind a block is the figure that the block drew, a block of ```` ```text ```` behind it is what it printed. Blocks of
 ```` ```python ```` run, those of ```` ```py ```` are only shown: what another library or another machine would run.
 """
 from __future__ import annotations
