@@ -47,7 +47,8 @@ html_css_files = ['site.css']
 html_copy_source = False
 html_show_sourcelink = False
 html_show_sphinx = False
-exclude_patterns = ['Thumbs.db']
+# parts that pages include
+exclude_patterns = ['generated']
 
 
 def setup(app):

@@ -4,8 +4,10 @@
 """
 from __future__ import annotations
 
-import importlib
+import argparse
+import importlib.util
 import inspect
+import json
 import re
 import shutil
 import warnings
@@ -137,6 +139,88 @@ def internal() -> list[tuple[str, str]]:
     return [('py:class', re.escape(name)) for name in sorted(found - shown)]
 
 
+# ---------------------------------------------------------------- the command line
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    """Command -> its parser, in the order of the help."""
+    from minifast.cli import build_parser
+    found = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(found.choices)
+
+
+def command_line() -> str:
+    """A section for each command: what it does, its arguments and options with their defaults."""
+    parts = []
+    for name, parser in commands().items():
+        usage = ' '.join(parser.format_usage().removeprefix('usage: ').split())
+        parts += [f'## minifast {name}', '', parser.description or _help_of(name), '', '```console', usage, '```', '']
+        rows = [(_spelled(action), _explained(action)) for action in parser._actions]
+        parts += ['| argument | meaning |', '|---|---|', *(f'| {names} | {words} |' for names, words in rows), '']
+    return '\n'.join(parts)
+
+
+def _help_of(command: str) -> str:
+    from minifast.cli import build_parser
+    listed = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))._choices_actions
+    words = next(action.help for action in listed if action.dest == command)
+    return words[0].upper() + words[1:] + '.'
+
+
+def _spelled(action: argparse.Action) -> str:
+    """`--bs N`, or the name of what stands without an option."""
+    takes = '' if action.nargs == 0 else f' {action.metavar or action.dest.upper()}'
+    return ', '.join(f'`{option}{takes}`' for option in action.option_strings) or f'`{action.metavar}`'
+
+
+def _explained(action: argparse.Action) -> str:
+    words = (action.help or '').replace('|', '\\|')
+    default = action.default
+    if not action.option_strings or action.nargs == 0 or default in (None, argparse.SUPPRESS):
+        return words
+    return f'{words} (default: `{default}`)'
+
+
+# ---------------------------------------------------------------- callbacks by order
+
+def orders() -> str:
+    """A table of all callbacks by the `order` of their hooks."""
+    from minifast.callback.core import Callback
+    found: dict[int, list[str]] = {}
+    for _, module, names in documented():
+        for name in names:
+            cls = getattr(module, name)
+            if inspect.isclass(cls) and issubclass(cls, Callback) and isinstance(cls.order, int):
+                found.setdefault(cls.order, []).append(f'{{py:class}}`~{module.__name__}.{name}`')
+    rows = [f'| {order} | {", ".join(sorted(classes))} |' for order, classes in sorted(found.items())]
+    return '\n'.join(['| order | callbacks |', '|---|---|', *rows, ''])
+
+
+# ---------------------------------------------------------------- fastai's names
+
+def fastai_names() -> str:
+    """The names that public fastai code uses, by how many sources use them, and where they are here."""
+    surface = json.loads((ROOT / 'tests' / 'data' / 'surface.json').read_text(encoding='utf-8'))
+    names, left_out = public(), _left_out()
+    rows = []
+    for name, fact in sorted(surface['names'].items(), key=lambda pair: (-pair[1]['sources'], pair[0])):
+        if name in left_out:
+            where = left_out[name]
+        elif name in names:
+            where = '`from minifast.vision.all import *`'
+        else:
+            where = f'`from {"minifast" + fact["module"].removeprefix("fastai")} import {name}`'
+        rows.append(f'| `{name}` | {fact["sources"]} | {where} |')
+    return '\n'.join(['| name | sources | here |', '|---|---|---|', *rows, ''])
+
+
+def _left_out() -> dict[str, str]:
+    """Name -> why it is not there, as the tests know it."""
+    spec = importlib.util.spec_from_file_location('left_out', ROOT / 'tests' / 'compat' / 'left_out.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.LEFT_OUT
+
+
 # ---------------------------------------------------------------- pages that lie elsewhere
 
 COPIES = {'nbs': 'notebooks', 'benchmarks': 'measured', 'CHANGELOG.md': 'changelog.md'}
@@ -178,7 +262,8 @@ def write_llms(app: Any, exception: Exception | None) -> None:
 
 def write_pages() -> None:
     """Write all generated pages, where they differ from what is there: Sphinx reads again what has changed."""
-    for file, text in reference().items():
+    parts = {DOCS / 'generated' / f'{make.__name__}.md': make() for make in (command_line, orders, fastai_names)}
+    for file, text in {**reference(), **parts}.items():
         file.parent.mkdir(exist_ok=True)
         if not file.exists() or file.read_text(encoding='utf-8') != text:
             file.write_text(text, encoding='utf-8')
