@@ -72,10 +72,10 @@ def documented() -> Iterator[tuple[str, ModuleType, list[str]]]:
     for page, (_, _, rooms) in TASKS.items():
         for room in rooms:
             module = importlib.import_module(f'minifast.{room}')
-            found = [name for name in getattr(module, '__all__', ())
-                     if (inspect.isclass(obj := getattr(module, name)) or inspect.isfunction(obj))
+            found = [name for name, obj in vars(module).items()
+                     if (inspect.isclass(obj) or inspect.isfunction(obj))
                      and obj.__module__ == module.__name__ and obj.__name__ == name
-                     and (room in WHOLE or names.get(name) is obj)]
+                     and (names.get(name) is obj or room in WHOLE and name in module.__all__)]
             yield page, module, sorted(found, key=lambda name: _line(getattr(module, name)))
 
 
@@ -254,10 +254,22 @@ def write_llms(app: Any, exception: Exception | None) -> None:
         return
     lines = ['# minifast', '', '> A fastai-style training framework on PyTorch: the same names and callbacks, faster, '
              'exactly resumable, with model files that are data and never code.', '']
-    for page in sorted(app.env.found_docs, key=lambda page: (page.count('/'), page)):
-        if page != 'index':
-            lines.append(f'- [{app.env.titles[page].astext()}]({app.builder.get_target_uri(page)})')
+    for page in _in_order(app.env.toctree_includes, 'index'):
+        said = f': {_first_sentence(app.env.get_doctree(page))}'.rstrip(': ')
+        lines.append(f'- [{app.env.titles[page].astext()}]({app.builder.get_target_uri(page)}){said}')
     (Path(app.outdir) / 'llms.txt').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+
+
+def _in_order(below: dict[str, list[str]], page: str) -> list[str]:
+    """The pages below one, as the tables of contents have them."""
+    return [one for inner in below.get(page, ()) for one in (inner, *_in_order(below, inner))]
+
+
+def _first_sentence(doctree: Any) -> str:
+    from docutils import nodes
+    paragraph = next(doctree.findall(nodes.paragraph), None)
+    words = ' '.join(paragraph.astext().split()) if paragraph else ''
+    return words.split('. ')[0].rstrip('.:') + '.' if words else ''
 
 
 def write_pages() -> None:
