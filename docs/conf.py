@@ -11,7 +11,7 @@ import make_docs  # noqa: E402
 
 import minifast  # noqa: E402
 
-project, author, release = 'minifast', 'the authors of minifast', minifast.__version__
+project, release = 'minifast', minifast.__version__
 version = release
 extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.autosummary', 'sphinx.ext.napoleon', 'sphinx.ext.viewcode']
 
@@ -46,7 +46,7 @@ html_static_path = ['static']
 html_css_files = ['site.css']
 html_copy_source = False
 html_show_sourcelink = False
-html_show_sphinx = False
+html_show_sphinx = html_show_copyright = False
 # parts that pages include
 exclude_patterns = ['generated']
 
@@ -55,5 +55,6 @@ def setup(app):
     """Sphinx calls it before it reads the pages."""
     # before napoleon, which takes the sections apart
     app.connect('autodoc-process-docstring', make_docs.as_restructured_text, priority=400)
+    app.connect('autodoc-process-signature', make_docs.readable_signature)
     app.connect('source-read', make_docs.lead_to_copies)
     app.connect('build-finished', make_docs.write_llms)

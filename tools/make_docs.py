@@ -109,8 +109,8 @@ def _first_paragraph(module: ModuleType) -> str:
 
 
 def _rst(sentence: str) -> str:
-    """A markdown link as a reStructuredText one."""
-    return re.sub(r'\[(.*?)\]\(\.\./(.*?)\.md\)', r':doc:`\1 <../\2>`', sentence)
+    """A markdown link and code as reStructuredText."""
+    return re.sub(r'`(\w+)`', r'``\1``', re.sub(r'\[(.*?)\]\(\.\./(.*?)\.md\)', r':doc:`\1 <../\2>`', sentence))
 
 
 def as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -126,6 +126,16 @@ def as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any,
             code = ' '.join(part.strip('`').split())
             parts[i] = f'``{code}``' + ('\\ ' if follows.isalnum() or follows == '`' else '')
     lines[:] = ''.join(parts).split('\n')
+
+
+def readable_signature(app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None,
+                       returns: str | None) -> tuple[str | None, str | None]:
+    """A signature whose defaults are names: `Adam` instead of `<class 'minifast.optimizer.Adam'>`."""
+    if signature:
+        signature = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r'\1', signature)
+        signature = re.sub(r'<(?:built-in )?(?:function|method) ([\w.]+)(?: at 0x\w+)?(?: of [^>]*)?>', r'\1', signature)
+        signature = re.sub(r'<(\w+\.\w+): [^>]*>', r'\1', signature)
+    return signature, returns
 
 
 def internal() -> list[tuple[str, str]]:
@@ -269,7 +279,7 @@ def _first_sentence(doctree: Any) -> str:
     from docutils import nodes
     paragraph = next(doctree.findall(nodes.paragraph), None)
     words = ' '.join(paragraph.astext().split()) if paragraph else ''
-    return words.split('. ')[0].rstrip('.:') + '.' if words else ''
+    return re.split(r'(?<=[.?:]) ', words)[0].rstrip(':')
 
 
 def write_pages() -> None:
