@@ -1,4 +1,4 @@
-"""The documentation says what is so: its code runs, its links lead somewhere, its pages are found, its lists are whole."""
+"""The documentation says what is so: its code runs, its links lead somewhere, its lists are whole."""
 from __future__ import annotations
 
 import ast
@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from minifast.callback import core as callback_core
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'tools'))
@@ -90,7 +92,8 @@ def test_every_page_is_in_a_table_of_contents():
     """No page is reached by search alone."""
     listed = {DOCS / 'index.md'}
     for page in PAGES:
-        for block in re.findall(r'^```\{toctree\}\n(.*?)^```', page.read_text(encoding='utf-8'), re.MULTILINE | re.DOTALL):
+        text = page.read_text(encoding='utf-8')
+        for block in re.findall(r'^```\{toctree\}\n(.*?)^```', text, re.MULTILINE | re.DOTALL):
             for entry in block.split('\n'):
                 name = re.sub(r'.*<(.*)>', r'\1', entry.strip())
                 if name and not name.startswith(':'):
@@ -126,6 +129,15 @@ def test_command_line_page_names_every_command_and_option():
         for action in parser._actions:
             assert all(f'`{option}' in section for option in action.option_strings), (name, action.option_strings)
             assert action.option_strings or action.metavar in section
+
+
+def test_events_are_drawn_in_the_order_of_the_loop():
+    """The drawing of the guide has each event once, where the loop has it, and its table each way out."""
+    page = (DOCS / 'callbacks.md').read_text(encoding='utf-8')
+    drawn = re.findall(r'^ *(\w+_\w+)', page.split('## The events')[1].split('```')[1], re.MULTILINE)
+    assert tuple(drawn) == callback_core.events
+    ways_out = {name for name in callback_core.__all__ if name.startswith('Cancel')}
+    assert set(re.findall(r'^\| `(Cancel\w+)` \|', page, re.MULTILINE)) == ways_out
 
 
 def test_order_page_has_every_callback():

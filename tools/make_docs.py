@@ -10,6 +10,7 @@ import inspect
 import json
 import re
 import shutil
+import textwrap
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,7 +95,9 @@ def reference() -> dict[Path, str]:
                             *(f'   {name}' for name in names), '']
             for name in names:
                 kind = 'class' if inspect.isclass(getattr(module, name)) else 'function'
-                parts[page] += [f'.. auto{kind}:: {name}', '']
+                # what a learner does stands in one place, whichever class of it has the method
+                whole = ['   :inherited-members:'] if name == 'Learner' else []
+                parts[page] += [f'.. auto{kind}:: {name}', *whole, '']
     pages = {}
     for page, (title, sentence, _) in TASKS.items():
         pages[DOCS / 'reference' / f'{page}.rst'] = '\n'.join(
@@ -133,7 +136,7 @@ def readable_signature(app: Any, what: str, name: str, obj: Any, options: Any, s
     """A signature whose defaults are names: `Adam` instead of `<class 'minifast.optimizer.Adam'>`."""
     if signature:
         signature = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r'\1', signature)
-        signature = re.sub(r'<(?:built-in )?(?:function|method) ([\w.]+)(?: at 0x\w+)?(?: of [^>]*)?>', r'\1', signature)
+        signature = re.sub(r'<(?:built-in )?(?:function|method) ([\w.]+)[^>]*>', r'\1', signature)
         signature = re.sub(r'<(\w+\.\w+): [^>]*>', r'\1', signature)
     return signature, returns
 
@@ -162,7 +165,8 @@ def command_line() -> str:
     """A section for each command: what it does, its arguments and options with their defaults."""
     parts = []
     for name, parser in commands().items():
-        usage = ' '.join(parser.format_usage().removeprefix('usage: ').split())
+        usage = textwrap.fill(' '.join(parser.format_usage().removeprefix('usage: ').split()), 100,
+                              subsequent_indent='    ', break_on_hyphens=False)
         parts += [f'## minifast {name}', '', parser.description or _help_of(name), '', '```console', usage, '```', '']
         rows = [(_spelled(action), _explained(action)) for action in parser._actions]
         parts += ['| argument | meaning |', '|---|---|', *(f'| {names} | {words} |' for names, words in rows), '']
