@@ -9,6 +9,7 @@
 # make test-dist     several processes train as one: 2, 3 and 4 of them, and how equal they are; the rest is in test-slow
 # make test-gpu   what differs on a GPU; without one each test says why it is skipped
 # make docs   the documentation site, in build/docs/index.html: a warning is an error, and the code of its pages runs
+# make test-browser  notebooks in JupyterLab and the documentation, in headless Chromium; pictures in build/browser
 # make test-mutants  puts faults into the code, to see whether the tests notice (SEED=1 N=300 draws; FAULTS=1: the list)
 # make dist       builds the wheel and the source archive, and runs the tests on the installed wheel
 # make pythons    the same with every Python at hand, and a part of the tests
@@ -20,7 +21,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test test-slow test-plugins test-elsewhere test-faults test-dist test-gpu test-mutants bench bench-quick docs dist pythons generated clean
+.PHONY: help demo test test-slow test-plugins test-elsewhere test-faults test-dist test-gpu test-browser test-mutants bench bench-quick docs dist pythons generated clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
@@ -50,6 +51,10 @@ test-dist: $(STAMP)-test
 # One process: what is allocated on the GPU is measured.
 test-gpu: $(STAMP)-test
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
+
+test-browser: $(STAMP)-browser docs
+	@command -v chromium > /dev/null || echo "There is no chromium here: apt-get install chromium"
+	@$(BIN)/python -m pytest -m browser $(ARGS)
 
 SEED ?= 1
 N ?= 300

@@ -1,0 +1,84 @@
+"""Notebooks in JupyterLab, as a user sees them: they run, and what they show can be read in the light and the dark."""
+from __future__ import annotations
+
+import re
+
+import pytest
+
+pytestmark = pytest.mark.browser
+THEMES = ['JupyterLab Light', 'JupyterLab Dark']
+NOTEBOOKS = ['00_quickstart', '06_experiments']
+
+
+@pytest.fixture(scope='module')
+def ran(chromium, lab):
+    """A function: a page on which a notebook has run from top to bottom, each once for a theme; and what its bars said
+    on the way."""
+    done = {}
+
+    def of(name, theme):
+        if (name, theme) not in done:
+            page = chromium.new_page(viewport={'width': 1000, 'height': 1400})
+            page.goto(f'{lab(theme)}/lab/tree/{name}.ipynb')
+            page.wait_for_selector('.jp-Notebook .jp-CodeCell', timeout=120_000)
+            page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
+            page.click('.lm-MenuBar-itemLabel:text-is("Run")')
+            page.click('.lm-Menu-itemLabel:text-is("Run All Cells")')
+            bars = set()
+            for _ in range(1200):  # five minutes
+                bars |= set(page.eval_on_selector_all(
+                    '.jp-OutputArea-output progress', 'found => found.map(bar => bar.parentElement.innerText)'))
+                if page.eval_on_selector_all('.jp-CodeCell .jp-InputPrompt', '''found =>
+                        found.every(one => /^\\[\\d+\\]:$/.test(one.innerText.trim()))'''):
+                    break
+                page.wait_for_timeout(250)
+            done[name, theme] = page, bars
+        return done[name, theme]
+    return of
+
+
+@pytest.fixture(params=[(name, theme) for name in NOTEBOOKS for theme in THEMES], ids=' '.join)
+def shown(request, ran):
+    """Name, theme, page and what bars said of a notebook that has run."""
+    return *request.param, *ran(*request.param)
+
+
+def test_every_cell_has_run_without_an_error(shown, shot):
+    """Nothing red: no traceback, no warning."""
+    name, theme, page, _ = shown
+    shot(page, f'{name}-{theme.split()[-1].lower()}')
+    prompts = page.eval_on_selector_all('.jp-CodeCell .jp-InputPrompt', 'found => found.map(one => one.innerText)')
+    assert prompts and all(re.fullmatch(r'\[\d+\]:', prompt.strip()) for prompt in prompts), prompts
+    told = page.eval_on_selector_all('[data-mime-type="application/vnd.jupyter.stderr"]',
+                                     'found => found.map(one => one.innerText)')
+    assert not told, told
+
+
+def test_pictures_and_tables_are_there_and_nothing_is_raw(shown):
+    """Pictures, the table of epochs; no address of an object, no control character, no `\\n` in a quoted text."""
+    _, _, page, _ = shown
+    assert page.locator('.jp-OutputArea-output img').count() >= 2
+    assert page.locator('.jp-OutputArea-output table').count() >= 1
+    texts = page.eval_on_selector_all('.jp-OutputArea-output', 'found => found.map(one => one.innerText)')
+    raw = [text for text in texts if re.search(r' at 0x[0-9a-f]{6,}|[\x00-\x08\x0b-\x1f]|\\n', text)]
+    assert not raw, raw
+
+
+def test_a_bar_tells_epoch_time_and_loss(shown):
+    """While the training runs."""
+    *_, bars = shown
+    assert any(re.search(r'\d+/\d+', bar) and re.search(r'\d\d:\d\d', bar) and re.search(r'\d\.\d', bar) for bar in bars
+               ), bars
+
+
+def test_figures_suit_the_theme(shown):
+    """Their ground is the page's, or nearly: a white slab on a dark page is none."""
+    _, theme, page, _ = shown
+    corners = page.eval_on_selector_all('.jp-OutputArea-output img', '''found => found.map(picture => {
+        const canvas = document.createElement('canvas');
+        canvas.width = canvas.height = 4;
+        const pen = canvas.getContext('2d');
+        pen.drawImage(picture, 0, 0, 4, 4, 0, 0, 4, 4);
+        return pen.getImageData(0, 0, 1, 1).data[3];
+    })''')
+    assert corners and all(alpha < 32 for alpha in corners), corners
