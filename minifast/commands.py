@@ -51,7 +51,8 @@ __all__ = ['UserMistake', 'check', 'check_writable', 'environment', 'predict', '
 
 MODEL_NAME = 'model.pth'
 FINE_TUNE_LR, SCRATCH_LR = 2e-3, 3e-3
-"""Highest learning rates where none is asked for: that of `Learner.fine_tune`, and one for training from scratch."""
+"""Highest learning rates where none is asked for: that of `Learner.fine_tune`, and of 2e-3, 3e-3 and 5e-3 the best for
+400 digits from scratch in the usual three epochs (34, 12 and 15 % error, means of three seeds)."""
 _LEFT_OUT = r'\d+ items were left out as they cannot be read'
 """How the warning of a loader begins that skips them."""
 
