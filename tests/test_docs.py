@@ -148,6 +148,16 @@ def test_order_page_has_every_callback():
         r'\{py:class\}`~[\w.]+\.(\w+)`', str(rows)))
 
 
+def test_gallery_has_every_plot():
+    """Each method that draws, of a learner and what belongs to it, is called or named there."""
+    page = (DOCS / 'gallery.md').read_text(encoding='utf-8')
+    drawing = {method for _, module, names in make_docs.documented() for name in names
+               if isinstance(cls := getattr(module, name), type) for method in vars(cls)
+               if re.match('plot_|color_|show_batch|show_results', method)}
+    assert len(drawing) > 8
+    assert not {method for method in drawing if f'.{method}(' not in page}
+
+
 def test_table_of_fastais_names_is_of_names_that_are_there():
     """Each name that public code uses is in the table, and is here unless the table says why not."""
     text, public = make_docs.fastai_names(), make_docs.public()
