@@ -2,8 +2,8 @@
 
 `python tools/run_docs.py recipes/segmentation.md` runs a page; `--write` also puts down what came of it: a picture
 behind a block is the figure that the block drew, a block of ```` ```text ```` behind it is what it printed. Blocks of
-```` ```python ```` run, those of ```` ```py ```` are only shown: what another library or another machine would run. Of blocks
-of ```` ```console ```` with an output behind them the lines `$ minifast ...` run.
+```` ```python ```` run, those of ```` ```py ```` are only shown: what another library or another machine would run.
+Of blocks of ```` ```console ```` with an output behind them the lines `$ minifast ...` run.
 """
 from __future__ import annotations
 
