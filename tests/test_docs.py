@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from minifast.callback import core as callback_core
+from minifast.vision import all as public
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'tools'))
@@ -48,6 +50,49 @@ def test_code_that_is_shown_only_is_python():
     assert len(shown) > 5
     for page, code in shown:
         ast.parse(code, filename=name_of(page))
+
+
+OBJECTS = {'learn': public.Learner, 'dls': public.DataLoaders, 'block': public.DataBlock,
+           'interp': public.ClassificationInterpretation, 'ImageDataLoaders': public.ImageDataLoaders}
+ELSEWHERE_DEFINED = {'Net', 'MyNet', 'StopAt', 'Classifier', 'Trainer', 'ModelCheckpoint'}
+"""Classes that a page or another library has of its own."""
+
+
+def calls(page: Path) -> list[ast.Call]:
+    """The calls in the code within the text of a page, and in what is shown only."""
+    text = page.read_text(encoding='utf-8')
+    shown = re.findall(r'^```py\n(.*?)^```', text, re.MULTILINE | re.DOTALL)
+    inline = re.findall(r'`([^`]+)`', re.sub(r'^```.*?^```', '', text, flags=re.MULTILINE | re.DOTALL))
+    found = []
+    for code in [*shown, *(' '.join(code.split()) for code in inline)]:
+        try:
+            found += [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+        except SyntaxError:  # a file name, an option
+            continue
+    return found
+
+
+def test_calls_in_the_text_are_of_names_and_arguments_that_are_there():
+    """What a page says can be called so: names of the house with a capital, methods of a learner and its data."""
+    wrong, n = [], 0
+    for page in PAGES:
+        for call in calls(page):
+            name, thing = ast.unparse(call.func), None
+            if isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) in OBJECTS:
+                thing = getattr(OBJECTS[ast.unparse(call.func.value)], call.func.attr, 'missing')
+            elif isinstance(call.func, ast.Name) and name[0].isupper() and name not in ELSEWHERE_DEFINED:
+                thing = getattr(public, name, 'missing')
+            elif inspect.isfunction(getattr(public, name, None)):
+                thing = getattr(public, name)
+            if thing is None:
+                continue
+            n += 1
+            taken = inspect.signature(thing).parameters if thing != 'missing' else {}
+            takes_any = any(p.kind is p.VAR_KEYWORD for p in getattr(taken, 'values', dict)())
+            wrong += [(name_of(page), ast.unparse(call))] if thing == 'missing' or not takes_any and {
+                k.arg for k in call.keywords if k.arg} - set(taken) else []
+    assert n > 90
+    assert not wrong
 
 
 def test_pictures_behind_code_are_there_and_small():
@@ -146,6 +191,16 @@ def test_order_page_has_every_callback():
     assert [int(order) for order, _ in rows] == sorted(int(order) for order, _ in rows)
     assert {'TrainEvalCallback', 'Recorder', 'ProgressCallback', 'MixUp'} <= set(re.findall(
         r'\{py:class\}`~[\w.]+\.(\w+)`', str(rows)))
+
+
+def test_gallery_has_every_plot():
+    """Each method that draws, of a learner and what belongs to it, is called or named there."""
+    page = (DOCS / 'gallery.md').read_text(encoding='utf-8')
+    drawing = {method for _, module, names in make_docs.documented() for name in names
+               if isinstance(cls := getattr(module, name), type) for method in vars(cls)
+               if re.match('plot_|color_|show_batch|show_results', method)}
+    assert len(drawing) > 8
+    assert not {method for method in drawing if f'.{method}(' not in page}
 
 
 def test_table_of_fastais_names_is_of_names_that_are_there():

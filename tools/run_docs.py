@@ -3,6 +3,7 @@
 `python tools/run_docs.py recipes/segmentation.md` runs a page; `--write` also puts down what came of it: a picture
 behind a block is the figure that the block drew, a block of ```` ```text ```` behind it is what it printed. Blocks of
 ```` ```python ```` run, those of ```` ```py ```` are only shown: what another library or another machine would run.
+Of blocks of ```` ```console ```` with an output behind them the lines `$ minifast ...` run.
 """
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import sys
 import tempfile
 import time
@@ -21,7 +23,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / 'docs'
-BLOCK = re.compile(r'^```python\n(?P<code>.*?)^```\n(?:\n!\[[^\]]*\]\((?P<picture>[^)]+)\)\n)?'
+BLOCK = re.compile(r'^```(?P<kind>python|console)\n(?P<code>.*?)^```\n(?:\n!\[[^\]]*\]\((?P<picture>[^)]+)\)\n)?'
                    r'(?:\n```text\n(?P<output>.*?)^```\n)?', re.MULTILINE | re.DOTALL)
 
 
@@ -43,8 +45,16 @@ def blocks(page: Path) -> Iterator[Block]:
     """The blocks of a page that run, in order."""
     if not {'notebooks', 'measured', 'reference'} & set(page.relative_to(DOCS).parts):
         text = page.read_text(encoding='utf-8')
-        for found in BLOCK.finditer(text):
-            yield Block(*found.group('code', 'picture', 'output'), text[:found.start()].count('\n') + 2)
+        for found in filter(_runs, BLOCK.finditer(text)):
+            code, picture, output = found.group('code', 'picture', 'output')
+            if found['kind'] == 'console':
+                words = [shlex.split(line)[2:] for line in code.splitlines() if line.startswith('$ minifast ')]
+                code = ''.join(f'import minifast.cli; minifast.cli.main({argv})\n' for argv in words)
+            yield Block(code, picture, output, text[:found.start()].count('\n') + 2)
+
+
+def _runs(found: re.Match[str]) -> bool:
+    return found['kind'] == 'python' or found['output'] is not None
 
 
 def run(page: Path, folder: Path, write: bool = False) -> Iterator[tuple[Block, str]]:
@@ -100,7 +110,7 @@ def _put_down(page: Path, told: list[tuple[Block, str]]) -> None:
     outputs = iter(printed for _, printed in told)
 
     def with_output(found: re.Match[str]) -> str:
-        printed = next(outputs)
+        printed = next(outputs) if _runs(found) else ''
         if found['output'] is None:
             return found[0]
         start, end = (at - found.start() for at in found.span('output'))
