@@ -286,6 +286,13 @@ def test_train_on_several_processes_tells_the_first_cause_once(tmp_path, monkeyp
     assert not Path(launched.config.logs_specs.root_log_dir).exists()
 
 
+def test_what_stands_for_a_value_is_in_capitals():
+    """In the help of every command: small letters are typed as they stand."""
+    parsers = build_parser()._subparsers._group_actions[0].choices
+    named = [name for parser in parsers.values() for action in parser._actions for name in [action.metavar] if name]
+    assert len(parsers) > 4 and len(named) > 15 and all(name.isupper() for name in named), named
+
+
 @pytest.mark.parametrize('number, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_train_on_several_processes_is_stopped_by_a_signal(tmp_path, monkeypatch, capsys, number, code):
     """The exit codes of a shell, and one line."""
