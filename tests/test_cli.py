@@ -347,7 +347,8 @@ def failure(folder, rank, kind=None, message='', exitcode=1):
      'rank 1 of 3 processes was ended: Signal 9 (SIGKILL) received by PID 101; no model was written'),
     ({1: dict(exitcode=7)}, 7, 'rank 1 of 3 processes has ended with 7; no model was written')])
 def test_train_on_several_processes_tells_the_first_cause_once(tmp_path, monkeypatch, capsys, failures, code, told):
-    """Not what it did to the others. The last line says what and where, with that process's exit code."""
+    """Not what it did to the others. The last line says what and where, with that process's exit code; bytes that are
+    no text hide none of its last words."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     error = ChildFailedError('x', {rank: failure(tmp_path, rank, **what) for rank, what in failures.items()})
     launched = Launched(monkeypatch, error)
@@ -357,7 +358,8 @@ def test_train_on_several_processes_tells_the_first_cause_once(tmp_path, monkeyp
         for rank in range(3):
             folder = Path(launched.config.logs_specs.root_log_dir, 'run', 'attempt_0', str(rank))
             folder.mkdir(parents=True)
-            (folder / 'stderr.log').write_text('\n'.join(f'line {i}' for i in range(40)) + '\nlast words\n')
+            lines = [f'line {i}'.encode() for i in range(40)]
+            (folder / 'stderr.log').write_bytes(b'\n'.join([*lines, b'last words \xff', b'']))
         launch(*words)
     launched.launch = launch_and_log
     assert main(['train', str(draw(tmp_path / 'p')), '--out', str(tmp_path / 'out'), *FAST, '--nproc', '3']) == code
@@ -368,8 +370,15 @@ def test_train_on_several_processes_tells_the_first_cause_once(tmp_path, monkeyp
     elif code == 1:
         assert lines[:-1] == ['Traceback ...', 'ZeroDivisionError: \\x1b[2Jby zero']
     else:
-        assert (lines[0], lines[-2], len(lines)) == ('line 11', 'last words', 31)
+        assert (lines[0], lines[-2], len(lines)) == ('line 11', 'last words \ufffd', 31)
     assert not Path(launched.config.logs_specs.root_log_dir).exists()
+
+
+def test_what_stands_for_a_value_is_in_capitals():
+    """In the help of every command: small letters are typed as they stand."""
+    parsers = build_parser()._subparsers._group_actions[0].choices
+    named = [name for parser in parsers.values() for action in parser._actions for name in [action.metavar] if name]
+    assert len(parsers) > 4 and len(named) > 15 and all(name.isupper() for name in named), named
 
 
 @pytest.mark.parametrize('number, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -23,7 +23,7 @@ from minifast.data.load import DataLoader, SkipItemException, _one_ahead, fa_col
 from minifast.data.transform import Pipeline, RandTransform, Transform
 from minifast.data.sampler import ItemKeys, order, share
 from minifast.data.transforms import Categorize, IntToFloatTensor, Normalize, ToTensor
-from minifast.data.workers import choose_workers, find_unpicklable, in_threads
+from minifast.data.workers import _Failure, choose_workers, find_unpicklable, in_threads
 from minifast.markers import TensorCategory, TensorImage
 from minifast.seeds import get_random_states
 
@@ -427,6 +427,34 @@ def test_error_keeps_its_type_and_names_the_item(workers):
     with pytest.raises(ValueError, match='bad bytes') as caught:
         list(DataLoader(Broken(), bs=2, num_workers=workers))
     assert any('item 2 (broken.png)' in note for note in caught.value.__notes__)
+
+
+class Held(Exception):
+    """An error that cannot be pickled."""
+
+    def __init__(self, text):
+        super().__init__(text)
+        self.f = lambda: text
+
+
+class NeedsTwo(Exception):
+    """An error that cannot be made again from its arguments."""
+
+    def __init__(self, text, number):
+        super().__init__(f'{text} {number}')
+
+
+@pytest.mark.parametrize('error, kind, text', [
+    (ValueError('bad'), ValueError, 'bad'), (Held('bad'), RuntimeError, 'Held: bad'),
+    (NeedsTwo('bad', 3), RuntimeError, 'NeedsTwo: bad 3')], ids=lambda o: getattr(o, '__name__', str(o)))
+def test_an_error_of_a_worker_comes_as_it_is_or_is_told(error, kind, text):
+    """With its notes, and where it cannot be sent with what it was and why not."""
+    error.add_note('item 2')
+    found = pickle.loads(pickle.dumps(_Failure(error)))
+    assert type(found.error) is kind and str(found.error) == text and found.error.__notes__[-1] == 'item 2'
+    assert type(error).__name__ in found.text and 'bad' in found.text
+    assert [note.partition(': ')[0] for note in found.error.__notes__[:-1]] == [
+        f'(a {type(error).__name__} cannot be sent between processes'] * (kind is RuntimeError)
 
 
 @pytest.mark.parametrize('workers', [0, 2])

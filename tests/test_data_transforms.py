@@ -156,6 +156,19 @@ def test_category_map_mixed_labels_are_explained():
         t.CategoryMap(['a', 1])
 
 
+@pytest.mark.parametrize('add_na', [False, True])
+def test_labels_that_know_their_classes_are_categorized_in_their_order(add_na):
+    """A Series of categories: also those that no item has; of any other the classes found, sorted."""
+    import pandas as pd
+    labels, na = pd.Series(['m', 'l', 'm'] * 5), ['#na#'] * add_na
+    known = pd.Series(pd.Categorical(labels, categories=['m', 's', 'l'], ordered=True))
+    for column, classes in ((known, ['m', 's', 'l']), (labels, ['l', 'm'])):
+        tfm = t.Categorize(add_na=add_na)
+        tfm.setups(column)
+        assert list(tfm.vocab) == [*na, *classes] and tfm.c == len(tfm.vocab)
+        assert int(tfm('l')) == tfm.vocab.o2i['l'] == len(na) + classes.index('l')
+
+
 def test_categorize_there_and_back():
     """A label becomes an int64 code and decodes to text that shows itself."""
     tfm = t.Categorize(vocab=['b', 'a'])

@@ -16,7 +16,7 @@ from PIL import Image
 
 from minifast.data.config import transform_config, transform_from_config
 from minifast.data.transform import Pipeline, is_known
-from minifast.data.transforms import IntToFloatTensor
+from minifast.data.transforms import IntToFloatTensor, Normalize
 from minifast.markers import TensorImage, TensorMask, plain
 from minifast.seeds import SampleGenerator, key_seed
 from minifast.vision import all as public
@@ -604,11 +604,30 @@ def test_random_resized_crop_keeps_a_margin_in_validation():
         assert np.array_equal(kept, whole[cut:cut + 128, cut:cut + 128])
 
 
+@pytest.mark.parametrize('size, left, top', [((30, 40), 20, 15), ((45, 60), 10, 7), ((60, 80), 0, 0)])
+def test_the_window_of_a_batch_in_validation_is_the_middle(size, left, top):
+    """On both axes: where it is as large as the result, its pixels are those of the picture."""
+    x = TensorImage(torch.rand(2, 3, 60, 80, generator=_generator(0)))
+    found = A.RandomResizedCropGPU(size, valid_scale=size[0] / 60)(x, split_idx=1)
+    torch.testing.assert_close(plain(found), plain(x)[..., top:top + size[0], left:left + size[1]], atol=1e-5, rtol=0)
+
+
 def test_ratio_resize_makes_the_longer_side_as_told():
     """The aspect stays, and a pixel of the shorter side."""
     for shape, size in (((90, 120), (70, 52)), ((120, 90), (52, 70)), ((10, 400), (70, 1)), ((400, 10), (1, 70))):
         picture = PILImage.create(np.zeros((*shape, 3), np.uint8))
         assert A.RatioResize(70)(picture, split_idx=0).size == size
+
+
+def test_what_is_applied_to_normalised_pictures_comes_back_within_bounds():
+    """Taken back to 0..1 as plain numbers; the pictures given stay."""
+    x = TensorImage(torch.rand(2, 3, 4, 4, generator=_generator(0)))
+    before, norm, seen = x.clone(), Normalize.from_stats([.5, .4, .3], [.2, .3, .4], cuda=False), []
+    found = A.norm_apply_denorm(x, lambda o: seen.append(plain(o).clone()) or o.mul_(2), norm)
+    mean, std = (torch.tensor(o)[:, None, None] for o in ([.5, .4, .3], [.2, .3, .4]))
+    torch.testing.assert_close(seen[0], (plain(before) - mean) / std)
+    torch.testing.assert_close(found, (2 * plain(before) - mean).clamp(0, 1))
+    assert type(found) is torch.Tensor and torch.equal(x, before)
 
 
 def test_random_erasing_erases_what_is_told():

@@ -20,8 +20,9 @@ from minifast.callback import distributed as room
 from minifast.callback.core import Callback
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
-from minifast.distributed import of_one_process, teardown_distrib
+from minifast.distributed import of_one_process, on_own, teardown_distrib
 from minifast.learner import Learner
+from minifast.sharding import is_share, own_part
 
 WORLDS = [8, 64, pytest.param(1024, marks=pytest.mark.dist)]
 SIZES = [8, 64, 1024]
@@ -142,6 +143,57 @@ def test_one_of_many_weighs_its_gradients_as_one_of_so_many(world, n, monkeypatc
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-7)
 
 
+class Seen(Callback):
+    """What a training is in the middle of a batch."""
+
+    order = -99
+
+    def before_fit(self):
+        self.losses, self.sends_buffers = [], set()
+
+    def after_loss(self):
+        if self.training:
+            own = self.learn.own_loss(self.pred.detach(), *self.yb)
+            self.losses.append((float(self.loss.detach()), float(own)))
+            self.sends_buffers.add(self.learn.wrapped.broadcast_buffers)
+
+
+@pytest.mark.parametrize('rank', [0, 7])
+def test_what_is_measured_of_a_model_are_the_buffers_of_the_first_and_the_loss_of_all(world, rank, monkeypatch):
+    """A rank keeps its own statistics through a training part, and takes the first one's before and behind it; the loss
+    of a batch is the mean of all, as large as a rank's own where all have the same."""
+    world(8, rank)
+    sent = []
+    monkeypatch.setattr(dist, 'broadcast', lambda x, src, *args, **kwargs: sent.append((tuple(x.shape), src)))
+    monkeypatch.setattr(room, '_settle', lambda wrapped: None)
+    data = TensorDataset(torch.randn(48, 5), torch.randint(0, 3, (48,)))
+    learn = Learner(DataLoaders(DataLoader(data, global_bs=24), DataLoader(data, global_bs=24)),
+                    nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, 3)), nn.CrossEntropyLoss())
+    learn.remove_cb(learn.progress)
+    learn.fit(1, cbs=[Alone(), seen := Seen()])
+    assert seen.sends_buffers == {False} and {src for _, src in sent} == {0}
+    assert sent[:3] == sent[-3:] == [((7,), 0), ((7,), 0), ((), 0)]
+    assert len(seen.losses) == 2
+    for of_all, own in seen.losses:
+        assert of_all == pytest.approx(own, rel=1e-5)
+
+
+def test_a_rank_tells_its_own_errors_and_each_once(world, monkeypatch):
+    """Not those that others have told it, and none of what it does on its own."""
+    world(8, 3)
+    trainer, told = room.DistributedTrainer(), []
+    monkeypatch.setattr(trainer, '_exchange', lambda *args: told.append(args))
+    monkeypatch.setattr(room, 'gather_objects', told.append)
+    error = ValueError('x')
+    trainer.failed(room.PeerError('rank 1 has failed'))
+    with on_own():
+        trainer.failed(error)
+    assert not told
+    trainer.failed(error)
+    trainer.failed(error)
+    assert told == [(room.START, room.FAILED), 'ValueError: x']
+
+
 # ---------------------------------------------------------------- meshes
 
 @pytest.mark.parametrize('n, per_host', [(8, 8), (64, 8), (1024, 8), (1024, 64)])
@@ -169,3 +221,16 @@ def test_a_sharded_model_leaves_a_rank_its_part_of_the_weights(world, n):
             each = -(-rows // n)
             own = max(min(rows - each * rank, each), 0)
             assert p.to_local().shape == (own, *rest)
+
+
+def test_the_own_part_of_a_tensor_in_shares_is_in_its_memory(world):
+    """Plain and without a gradient; a tensor that is whole is itself."""
+    world(8, 3)
+    model = nn.Linear(5, 16)
+    whole = model.weight
+    assert own_part(whole) is whole and not is_share(whole)
+    fully_shard(model, mesh=init_device_mesh('cpu', (8,)))
+    part = own_part(model.weight)
+    assert is_share(model.weight) and type(part) is torch.Tensor and not part.requires_grad and part.shape == (2, 5)
+    part.fill_(7)
+    assert model.weight.to_local().tolist() == [[7] * 5] * 2

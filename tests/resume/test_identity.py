@@ -1234,6 +1234,23 @@ def test_a_schedule_that_is_another_is_told_by_its_ends_and_its_top(tmp_path):
     assert 'schedule of lr was 0.0004 ... 0.01 ... 1e-07 and is 0.02 ... 0.5 ... 5e-06; the new one counts' in said
 
 
+def test_a_schedule_of_the_users_is_known_without_being_called():
+    """It may count or draw: as any function; one of ours by nine of its values."""
+    called = []
+
+    def mine(pos):
+        called.append(pos)
+        return .1
+
+    def other(pos):
+        return .1
+    told = [identity_of(make(cbs=[ParamScheduler({'lr': f, 'mom': SchedLin(.1, .2)})])).parts['schedule']
+            for f in (mine, mine, other)]
+    assert not called and told[0] == told[1] and told[0]['schedule of lr'] != told[2]['schedule of lr']
+    assert 'mine' in str(told[0]['schedule of lr'])
+    assert told[0]['schedule of mom'] == pytest.approx([.1 + i / 80 for i in range(9)], rel=1e-5)
+
+
 @pytest.mark.parametrize('fs, told', [
     ([lambda i: str(i)], ['1', '2', '3']), ([lambda i: i + 5., lambda i: torch.tensor(i)], [6., 7., 8.]),
     ([lambda i: torch.tensor(i)], None), ([lambda i: L('a', i), lambda x: x], [L('a', 1), L('a', 2), L('a', 3)]),

@@ -50,6 +50,12 @@ EQUIVALENT: dict[tuple[str, ...], str] = {
     ('_random_states', "-found['numpy_state'] = (kind, keys.numpy().astype(np.uint32), *rest)",
      "+found['numpy_state'] = (kind, keys.numpy().astype(None), *rest)"):
         'float64 holds every number of 32 bits, and numpy takes them as such when the state is set',
+    ('appends', "-return 'a' in str(getattr(raw, 'mode', getattr(file, 'mode', '')))",
+     "+return 'a' in str(getattr(raw, 'mode', getattr(file, 'mode', 'XXXX')))"):
+        'it is only asked for an a, which neither text has',
+    ('fa_convert', '-return t if isinstance(t, Tensor) else default_convert(t)',
+     '+return t if (isinstance(t, Tensor)) and False else default_convert(t)'):
+        'default_convert asks first whether it is a tensor, of whatever class, and gives it back',
     ('Overloads.__init__', '-self._decided_at = -1', '+self._decided_at = -2'):
         'versions are counted from 0, so that both say that nothing is decided yet',
 }
