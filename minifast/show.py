@@ -94,6 +94,11 @@ class Drawn(list):
         """Nothing: the drawing is there already."""
 
 
+def drawn(axes: Any) -> Any:
+    """What a drawing function returned, a list of axes as `Drawn`."""
+    return Drawn(axes) if isinstance(axes, list) else axes
+
+
 def subplots(nrows: int = 1, ncols: int = 1, figsize: tuple[float, float] | None = None, imsize: float = 3,
              suptitle: str | None = None, **kwargs: Any) -> tuple[Figure, np.ndarray]:
     """A figure and its axes, as an array also where there is one.

@@ -361,6 +361,7 @@ def test_frozen_body_takes_part_in_autograd_only_for_the_batchnorm_that_is_train
     assert all(kinds == ({nn.BatchNorm2d} if train_bn else set()) for kinds in gradients)
 
 
+@pytest.mark.filterwarnings('ignore:.*load_learner.file, model=')  # which is what the law is not about
 def test_compiled_learner_freezes_searches_saves_and_exports_as_an_uncompiled_one(dls, tmp_path):
     """`learn.compile()` changes speed only: the same losses through freeze, lr_find and unfreeze, the same names in
     files, and an export that loads without it. The backend traces as inductor does and needs no C compiler."""
