@@ -34,6 +34,8 @@ INK = '#7a7a7a'
 _on_any_page = {'figure.facecolor': '#ffffff00', 'axes.facecolor': 'none', 'legend.framealpha': 0.,
                 **dict.fromkeys(('axes.edgecolor', 'axes.labelcolor', 'text.color', 'xtick.color', 'ytick.color'), INK)}
 
+_margins = ('left', 'right', 'bottom', 'top', 'wspace', 'hspace')
+
 
 def _look() -> dict[str, Any]:
     """matplotlib's settings for a figure that suits every page; none where the user has chosen other colours."""
@@ -43,6 +45,7 @@ def _look() -> dict[str, Any]:
 
 @cache
 def _layout_engine() -> type:
+    from matplotlib import rcParams
     from matplotlib.layout_engine import ConstrainedLayoutEngine, TightLayoutEngine
 
     class Layout(TightLayoutEngine):
@@ -54,10 +57,12 @@ def _layout_engine() -> type:
 
         _colorbar_gridspec = False
 
+        def __init__(self) -> None:
+            super().__init__()
+            self._margins = {name: rcParams[f'figure.subplot.{name}'] for name in _margins}
+
         def execute(self, fig: Figure) -> None:
-            margins = {name: value for name, value in vars(fig.subplotpars).items() if isinstance(value, float)}
-            self._first_margins = getattr(self, '_first_margins', margins)
-            if margins != self._first_margins:
+            if {name: getattr(fig.subplotpars, name) for name in _margins} != self._margins:
                 return
             grids = {id(ax.get_subplotspec().get_gridspec()) for ax in fig.axes if ax.get_subplotspec() is not None}
             constrained = ConstrainedLayoutEngine(compress=len(grids) == 1)
