@@ -258,3 +258,19 @@ def test_metrics_are_drawn_in_as_many_rows_and_columns_as_asked(asked, shape):
     assert [ax.get_title() for ax in axes] == ['train_loss and valid_loss', 'accuracy', 'error_rate']
     assert axes[0].get_subplotspec().get_gridspec().get_geometry() == shape
     assert tuple(axes[0].figure.get_size_inches()) == (4, 5)
+
+
+def test_a_recorder_tells_how_many_epochs_there_were_and_how_the_last_one_ended():
+    """In IPython; a validation is no epoch, and its repr stays the name by which lists of callbacks are read."""
+    from IPython.lib.pretty import pretty
+    learn = learner(metrics=accuracy)
+    recorder = learn.recorder
+    assert pretty(recorder) == 'Recorder: no fit yet' and repr(recorder) == 'Recorder'
+    learn.validate()
+    assert recorder.n_epochs == 0 and pretty(recorder) == 'Recorder: no fit yet'
+    learn.fit(1)
+    learn.validate()
+    row = [f'{x:.3g}' for x in recorder.values[-1]]
+    assert pretty(recorder) == ('Recorder: 1 epoch, at the end train_loss {}, valid_loss {}, accuracy {}'.format(*row))
+    learn.fit(2)
+    assert recorder.n_epochs == 2 and pretty(recorder).startswith('Recorder: 2 epochs, ')

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,7 +19,7 @@ from minifast.callback.fp16 import MixedPrecision
 from minifast.callback.tracking import settings_of
 from minifast.interpret import ClassificationInterpretation, SegmentationInterpretation
 from minifast.layers import NormType
-from minifast.learner import load_learner
+from minifast.learner import Learner, load_learner
 from minifast.losses import CrossEntropyLossFlat
 from minifast.metrics import accuracy
 from minifast.vision import learner as room
@@ -254,6 +255,16 @@ def test_show_results_titles_target_and_prediction(trained):
     trained.show_results(max_n=4)
     titles = [ax.get_title() for ax in plt.gcf().axes if ax.get_title()]
     assert len(titles) == 4 and all(len(title.split('\n')) == 2 for title in titles)
+
+
+def test_a_learner_says_in_a_sentence_what_it_is(trained):
+    """Architecture, size, classes, epochs of the last fit, device; it never raises."""
+    assert re.fullmatch(r'Learner: \w+, [\d.,]+( M)? parameters, \d+ classes, \d+ epochs? in the last fit, cpu',
+                        repr(trained))
+    large = vision_learner(trained.dls, resnet18, pretrained=False)
+    n = sum(p.numel() for p in large.model.parameters())
+    assert repr(large) == f'Learner: resnet18, {n / 1e6:.1f} M parameters, {len(NAMES)} classes, no fit yet, cpu'
+    assert repr(Learner.__new__(Learner)).startswith('<minifast.learner.Learner object at')
 
 
 def test_summary_ends_with_the_settings(trained):
