@@ -92,7 +92,7 @@ def _shrink_titles(fig: Figure) -> bool:
     return shrunk
 
 
-class Drawn(list):
+class _Drawn(list):
     """The axes of a drawing; where they are the last thing of a notebook's cell nothing is written below it."""
 
     def _ipython_display_(self) -> None:
@@ -100,8 +100,8 @@ class Drawn(list):
 
 
 def drawn(axes: Any) -> Any:
-    """What a drawing function returned, a list of axes as `Drawn`."""
-    return Drawn(axes) if isinstance(axes, list) else axes
+    """What a drawing function returned, a list of axes that a notebook does not print."""
+    return _Drawn(axes) if isinstance(axes, list) else axes
 
 
 def subplots(nrows: int = 1, ncols: int = 1, figsize: tuple[float, float] | None = None, imsize: float = 3,
@@ -306,7 +306,7 @@ def get_grid(n: int, nrows: int | None = None, ncols: int | None = None, figsize
     if title is not None:
         fig._suptitle.set(weight='bold', size=14)
     if flatten:
-        axs = Drawn(axs.flatten())
+        axs = _Drawn(axs.flatten())
         for ax in axs[n:]:
             ax.set_axis_off()
         del axs[n:]
