@@ -34,6 +34,8 @@ INK = '#7a7a7a'
 _on_any_page = {'figure.facecolor': '#ffffff00', 'axes.facecolor': 'none', 'legend.framealpha': 0.,
                 **dict.fromkeys(('axes.edgecolor', 'axes.labelcolor', 'text.color', 'xtick.color', 'ytick.color'), INK)}
 
+_margins = ('left', 'right', 'bottom', 'top', 'wspace', 'hspace')
+
 
 def _look() -> dict[str, Any]:
     """matplotlib's settings for a figure that suits every page; none where the user has chosen other colours."""
@@ -43,6 +45,7 @@ def _look() -> dict[str, Any]:
 
 @cache
 def _layout_engine() -> type:
+    from matplotlib import rcParams
     from matplotlib.layout_engine import ConstrainedLayoutEngine, TightLayoutEngine
 
     class Layout(TightLayoutEngine):
@@ -54,10 +57,12 @@ def _layout_engine() -> type:
 
         _colorbar_gridspec = False
 
+        def __init__(self) -> None:
+            super().__init__()
+            self._margins = {name: rcParams[f'figure.subplot.{name}'] for name in _margins}
+
         def execute(self, fig: Figure) -> None:
-            margins = {name: value for name, value in vars(fig.subplotpars).items() if isinstance(value, float)}
-            self._first_margins = getattr(self, '_first_margins', margins)
-            if margins != self._first_margins:
+            if {name: getattr(fig.subplotpars, name) for name in _margins} != self._margins:
                 return
             grids = {id(ax.get_subplotspec().get_gridspec()) for ax in fig.axes if ax.get_subplotspec() is not None}
             constrained = ConstrainedLayoutEngine(compress=len(grids) == 1)
@@ -87,11 +92,16 @@ def _shrink_titles(fig: Figure) -> bool:
     return shrunk
 
 
-class Drawn(list):
+class _Drawn(list):
     """The axes of a drawing; where they are the last thing of a notebook's cell nothing is written below it."""
 
     def _ipython_display_(self) -> None:
         """Nothing: the drawing is there already."""
+
+
+def drawn(axes: Any) -> Any:
+    """What a drawing function returned, a list of axes that a notebook does not print."""
+    return _Drawn(axes) if isinstance(axes, list) else axes
 
 
 def subplots(nrows: int = 1, ncols: int = 1, figsize: tuple[float, float] | None = None, imsize: float = 3,
@@ -296,7 +306,7 @@ def get_grid(n: int, nrows: int | None = None, ncols: int | None = None, figsize
     if title is not None:
         fig._suptitle.set(weight='bold', size=14)
     if flatten:
-        axs = Drawn(axs.flatten())
+        axs = _Drawn(axs.flatten())
         for ax in axs[n:]:
             ax.set_axis_off()
         del axs[n:]

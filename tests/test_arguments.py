@@ -144,6 +144,7 @@ def test_hints_say_where_a_meaning_is_to_be_had():
         assert known_kwargs('f', {'size': 1, 'bs': 2}, ['bs'], {'size': 'ask Resize'}) == {'bs': 2}
 
 
+@pytest.mark.filterwarnings('ignore:.*load_learner.file, model=')  # which is what the law is not about
 def test_files_take_a_pickle_protocol_without_meaning(tmp_path):
     """Packages that publish models give one."""
     learn = Learner(_loaders(), nn.Linear(2, 2), loss_func=CrossEntropyLossFlat(), path=tmp_path)

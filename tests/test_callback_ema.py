@@ -232,6 +232,7 @@ def test_ema_does_not_change_the_state_it_is_given():
     assert not all(torch.equal(a, b) for a, b in zip(before, learn.ema.average))
 
 
+@pytest.mark.filterwarnings('ignore:.*load_learner.file, model=')  # which is what the law is not about
 @pytest.mark.parametrize('validate_ema', [True, False])
 def test_ema_what_is_handed_on_for_predictions_is_what_was_measured(tmp_path, validate_ema):
     """An export and a plain module give the learner's own predictions; the learner goes on with the trained weights."""

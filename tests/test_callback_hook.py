@@ -207,7 +207,7 @@ def test_activation_stats_are_those_of_the_activations():
     assert got['near_zero'] == pytest.approx(float((out <= .05).float().mean()))
     assert torch.equal(got['hist'], out.histc(40, 0, 10))
     assert cb.hist(2).shape == (40, 4) and [len(part) for part in cb.layer_stats(2)] == [4, 4, 4]
-    assert len(cb.plot_layer_stats(2)) == 3 and cb.color_dim(2).images and cb.plot_hist().size == 6
+    assert len(cb.plot_layer_stats(2)) == 3 and cb.color_dim(2).images and len(cb.plot_hist()) == 6
     with pytest.raises(ValueError, match='with_hist'):
         ActivationStats().hist(0)
 

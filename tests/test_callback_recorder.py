@@ -273,3 +273,19 @@ def test_the_header_names_what_is_measured_as_fastai_does(train, valid, names, t
     learn.remove_cb(learn.recorder).add_cb(Recorder(add_time=time, train_metrics=train, valid_metrics=valid))
     learn.recorder.before_fit()
     assert list(learn.recorder.metric_names) == ['epoch', *names, *(['time'] if time else [])]
+
+
+def test_a_recorder_tells_how_many_epochs_there_were_and_how_the_last_one_ended():
+    """In IPython; a validation is no epoch, and its repr stays the name by which lists of callbacks are read."""
+    from IPython.lib.pretty import pretty
+    learn = learner(metrics=accuracy)
+    recorder = learn.recorder
+    assert pretty(recorder) == 'Recorder: no fit yet' and repr(recorder) == 'Recorder'
+    learn.validate()
+    assert recorder.n_epochs == 0 and pretty(recorder) == 'Recorder: no fit yet'
+    learn.fit(1)
+    learn.validate()
+    row = [f'{x:.3g}' for x in recorder.values[-1]]
+    assert pretty(recorder) == ('Recorder: 1 epoch, at the end train_loss {}, valid_loss {}, accuracy {}'.format(*row))
+    learn.fit(2)
+    assert recorder.n_epochs == 2 and pretty(recorder).startswith('Recorder: 2 epochs, ')

@@ -290,7 +290,7 @@ def test_plot_sched_draws_what_was_scheduled():
     """One axis a hyper-parameter; an unknown name is refused with those there are."""
     learn = learner()
     learn.fit_one_cycle(1, 1e-2)
-    assert [ax.get_ylabel() for ax in learn.recorder.plot_sched().flat] == ['lr', 'mom']
+    assert [ax.get_ylabel() for ax in learn.recorder.plot_sched()] == ['lr', 'mom']
     with pytest.raises(ValueError, match="'lr', 'mom'"):
         learn.recorder.plot_sched(keys='wd')
 

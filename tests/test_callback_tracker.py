@@ -108,7 +108,7 @@ def test_reduce_lr_divides_every_groups_rate(capsys):
     learn.fit(5, lr=slice(1e-2, 1.), cbs=[Script([1.] * 5), ReduceLROnPlateau(factor=10, min_lr=2e-3)])
     assert [h['lr'] for h in learn.opt.hypers] == pytest.approx([2e-3, 2e-3])
     assert learn.recorder.lrs[::4] == pytest.approx([1., 1., .1, .01, 2e-3])
-    capsys.readouterr()
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ['0.1', '0.01', '0.002']
 
 
 # ---------------------------------------------------------------- the best model
@@ -120,10 +120,11 @@ def test_save_model_loads_the_best_weights_at_the_end(tmp_path, capsys):
             kept.append(weights(self.learn))
     kept, learn = [], learner(path=tmp_path)
     save = SaveModelCallback(fname='best')
-    learn.fit(4, lr=.1, cbs=[Keep(), Script([3., 1., 2., 4.]), save])
+    learn.fit(4, lr=.1, cbs=[Keep(), Script([3., 1 / 3, 2., 4.]), save])
     assert same(weights(learn), kept[1])
-    assert save.last_saved_path == tmp_path / 'models' / 'best.pth' and save.best == 1.
-    assert learner(path=tmp_path).load('best', with_opt=False) and 'epoch 1' in capsys.readouterr().out
+    assert save.last_saved_path == tmp_path / 'models' / 'best.pth' and save.best == 1 / 3
+    assert learner(path=tmp_path).load('best', with_opt=False)
+    assert 'epoch 1: best valid_loss so far, 0.333333; model saved\n' in capsys.readouterr().out
 
 
 def test_save_model_keeps_the_best_over_both_phases_of_fine_tune(tmp_path, capsys):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fastcore.foundation import L
+from small_learner import pictures
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import TensorDataset
@@ -414,3 +415,32 @@ def test_what_belongs_to_a_data_set_goes_with_its_parts(n_inp):
     dls = dsets.dataloaders(bs=2, num_workers=0)
     assert {type(dl) for dl in dls} == {type(dls.test_dl([7]))} == {Loader}
     assert [dl.n_inp for dl in (*dls, dls.test_dl([7]), dls.test_dl([7], with_labels=True))] == [n_inp] * 4
+
+
+# ---------------------------------------------------------------- in a sentence
+
+def test_loaders_and_data_sets_say_what_they_hold_without_a_look_at_it(tmp_path):
+    """How many, of what kind and size, how many classes, where to: with the files gone, and no random number drawn."""
+    dls = pictures(tmp_path).dls
+    for file in tmp_path.rglob('*.png'):
+        file.unlink()
+    before = torch.get_rng_state()
+    assert repr(dls) == 'ImageDataLoaders: 8 + 8 pictures 16x16, 2 classes, bs 4, cpu'
+    assert repr(dls.train) == 'TfmdDL: 8 pictures 16x16, 2 classes, bs 4, cpu'
+    assert repr(dls.train_ds) == 'Datasets: 8 items (PILImage, TensorCategory), for training, 2 classes'
+    assert repr(dls.valid_ds.tls[1]) == 'TfmdLists: 8 items (TensorCategory), for validation, 2 classes'
+    assert repr(Datasets(range(1200), [[lambda i: i], [lambda i: i % 3, Categorize()]], splits=[range(1000), [1001, 5]])
+                ) == 'Datasets: 1,200 items (int, TensorCategory), split into 1,000 + 2, 3 classes'
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_loaders_of_others_say_what_is_known_of_them():
+    """Items of torch's loaders and their batch size; a stream; several vocabularies; none of it raises."""
+    items = TensorDataset(torch.rand(9, 3), torch.zeros(9))
+    assert repr(DataLoaders(TorchLoader(items, 4), TorchLoader(items, 4))) == 'DataLoaders: 9 + 9 items, bs 4, cpu'
+    assert repr(DataLoaders()) == 'DataLoaders: no loaders'
+    assert repr(TfmdDL(iter([1]), bs=2)) == 'TfmdDL: a stream of items, bs 2, cpu'
+    for named, classes in (('ab', '2 classes'), ([['a'], ['b', 'c']], '1 and 2 classes')):
+        items.vocab = list(named)
+        assert repr(TfmdDL(items, bs=2)) == f'TfmdDL: 9 items, {classes}, bs 2, cpu'
+    assert repr(TfmdDL.__new__(TfmdDL)).startswith('<minifast.data.core.TfmdDL object at')

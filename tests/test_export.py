@@ -231,6 +231,7 @@ BLOCKS = {  # blocks of the targets, how they are found, the model's arguments, 
     'pictures': ([ImageBlock], None, (3, 3, True), losses.MSELossFlat)}
 
 
+@pytest.mark.filterwarnings('ignore:.*load_learner.file, model=')  # which is what the law is not about
 @pytest.mark.tally
 @pytest.mark.parametrize('name', BLOCKS)
 def test_a_learner_of_every_kind_of_target_comes_back(pictures, tmp_path, name):
@@ -284,6 +285,7 @@ def test_two_lambdas_are_told_apart_and_a_second_export_keeps_their_names(pictur
             file = load_learner(file, model=Linear(2)).export(tmp_path / 'again.pkl')
 
 
+@pytest.mark.filterwarnings('ignore:.*load_learner.file, model=')  # which is what the law is not about
 def test_an_export_in_the_middle_of_a_fit_tells_the_loss_of_the_user(pictures, tmp_path):
     """MixUp stands in for the loss just then, and a wrapper for the model."""
     class Midway(Callback):
@@ -344,9 +346,11 @@ def test_a_function_that_predictions_need_is_asked_for_by_name(pictures, tmp_pat
 
 
 def test_a_model_class_of_the_user_is_asked_for_by_name(tmp_path):
-    """`load_learner(file, model=...)` fills it; another model is refused."""
+    """`load_learner(file, model=...)` fills it, which the export says too; another model is refused."""
     learn = plain_learner(path=tmp_path)
-    file = learn.export()
+    with pytest.warns(UserWarning, match=r'to predict with it, load_learner\(file, model=UserNet\(\.\.\.\)\)$') as told:
+        file = learn.export()
+    assert [warning.filename for warning in told] == [__file__]
     with pytest.raises(ValueError, match=r'UserNet.*model=UserNet\(\.\.\.\)'):
         load_learner(file)
     with pytest.raises(ValueError, match='another number of outputs'):
@@ -357,6 +361,7 @@ def test_a_model_class_of_the_user_is_asked_for_by_name(tmp_path):
     assert torch.equal(learn.predict(x[0])[2], loaded.predict(x[0])[2])
 
 
+@pytest.mark.filterwarnings('ignore:.*load_learner.file, model=')  # which is what the law is not about
 def test_a_changed_model_has_no_recipe(exported, tmp_path):
     """A layer changed by hand, even one without weights, is not what the recipe makes: the model is asked for."""
     learn = load_learner(exported[1])
@@ -666,6 +671,7 @@ def test_what_is_beyond_a_description_is_refused_when_it_is_written(pictures, tm
     assert (tmp_path / 'export.pkl').read_bytes() == b'old'
 
 
+@pytest.mark.filterwarnings('ignore:.*load_learner.file, model=')  # which is what the law is not about
 def test_a_recipe_that_no_reader_takes_is_not_written(tmp_path):
     """An activation or a size that recipes do not have: the model is asked for, and what is given is filled."""
     pairs = [(torch.zeros(3, 8, 8), torch.zeros(8, 8).long())] * 2
@@ -736,6 +742,7 @@ def test_a_damaged_export_is_refused(exported, tmp_path):
         load_learner(tmp_path / 'a.pkl')
 
 
+@pytest.mark.filterwarnings('ignore:.*load_learner.file, model=')  # which is what the law is not about
 def test_the_published_schema_is_that_of_the_table_and_every_export_fits_it(exported, pictures, tmp_path):
     """Each name that the schema tells is written by some export, and none besides."""
     published = make_schema.FILE.read_text(encoding='utf-8')

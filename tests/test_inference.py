@@ -426,7 +426,9 @@ def test_summary_of_a_plain_learner():
     """Layers, shapes, parameters, optimizer, loss and callbacks in one text."""
     learn = learner(model=nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
     before = torch.get_rng_state()
-    text = str(learn.summary())
+    summary = learn.summary()
+    text = str(summary)
+    assert repr(summary) == text and isinstance(summary, str)  # at the end of a cell it is read as it is printed
     assert 'Linear' in text and '8 x 8' not in text and 'Total params: 67' in text
     assert 'FlattenedLoss' in text and 'TrainEvalCallback' in text
     assert torch.equal(torch.get_rng_state(), before)

@@ -1,6 +1,8 @@
 """Interpretation: losses in order, confusions counted as scikit-learn counts them, pictures of the worst items."""
 from __future__ import annotations
 
+import sys
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -10,10 +12,13 @@ from sklearn.metrics import classification_report, confusion_matrix
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from minifast.data.categorize import MultiCategory
+from minifast.inference import unmeasured
 from minifast.interpret import ClassificationInterpretation, Interpretation, SegmentationInterpretation, plot_top_losses
 from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat, MSELossFlat
 from minifast.markers import TensorCategory, TensorImage, TensorMultiCategory
+from minifast.metrics import Metric
 
 N = 40
 X = torch.rand(N, 1, 6, 6)
@@ -146,14 +151,16 @@ def test_top_losses_stand_in_as_many_rows_and_columns_as_asked_for(y, asked, nro
     assert places == [(row, column) for row in range(nrows) for column in range(ncols)]
 
 
-def test_plot_top_losses_of_several_labels_prints_a_table(capsys):
-    """Pictures with their numbers, and a row each: targets, predictions, probabilities, loss."""
+def test_plot_top_losses_of_several_labels_prints_a_table(capsys, monkeypatch):
+    """Pictures with their numbers, and a row each: targets, predictions, probabilities, loss. It needs no pandas."""
+    monkeypatch.setitem(sys.modules, 'pandas', None)
     shown = []
 
     class Picture:
         def show(self, ctx, title, **kwargs):
             shown.append((ctx, title, kwargs))
-    samples, outs = [(Picture(), 'a;b'), (Picture(), 'c')], [('a',), ('b;c',)]
+    samples = [(Picture(), MultiCategory(['a', 'b'])), (Picture(), MultiCategory(['c']))]
+    outs = [('a',), (MultiCategory([]),)]
     raws = torch.tensor([[.12345, .9], [.5, .25]])
     plot_top_losses(TensorImage(torch.zeros(2, 3, 4, 4)), TensorMultiCategory(torch.zeros(2, 2)), samples, outs, raws,
                     torch.tensor([2.5, 1.25]), nrows=2, ncols=1, figsize=(3, 4), alpha=.5)
@@ -161,9 +168,9 @@ def test_plot_top_losses_of_several_labels_prints_a_table(capsys):
     figure = plt.gcf()
     assert [ctx for ctx, *_ in shown] == figure.axes[:2] and tuple(figure.get_size_inches()) == (3, 4)
     assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == (2, 1)
-    assert [line.split(maxsplit=3) for line in capsys.readouterr().out.splitlines()] == [
-        ['target', 'predicted', 'probabilities', 'loss'], ['0', 'a;b', 'a', '[0.1235, 0.9]  2.50'],
-        ['1', 'c', 'b;c', '[0.5, 0.25]  1.25']]
+    assert capsys.readouterr().out.splitlines() == [
+        '   target  predicted  probabilities  loss', '0  a;b     a          0.1235 0.9000  2.5000',
+        '1  c       (none)     0.5000 0.2500  1.2500']
 
 
 def test_plot_top_losses_of_what_shows_itself_writes_the_loss_under_the_prediction():
@@ -199,6 +206,43 @@ def test_plot_confusion_matrix_writes_every_count():
     interp.plot_confusion_matrix(normalize=True, norm_dec=3)
     rows = np.array([float(t.get_text()) for t in plt.gcf().axes[0].texts]).reshape(4, 4)
     np.testing.assert_allclose(rows.sum(1), 1, atol=2e-3)
+    assert plt.gcf().axes[0].get_title() == 'Normalized confusion matrix'
+    interp.plot_confusion_matrix(normalize=True, title='mine')
+    assert plt.gcf().axes[0].get_title() == 'mine'
+
+
+def test_a_confusion_matrix_of_many_classes_is_as_large_as_its_numbers_need():
+    """No two numbers touch, of 12 classes with thousands of pictures each; a figsize that is asked for is obeyed."""
+    interp = ClassificationInterpretation.__new__(ClassificationInterpretation)
+    interp.vocab, interp._answers = [str(i) for i in range(12)], (torch.arange(60000) % 12,) * 2
+    interp.plot_confusion_matrix(plot_txt=True)
+    figure = plt.gcf()
+    figure.canvas.draw()
+    texts = figure.axes[0].texts
+    width = np.diff(figure.axes[0].transData.transform([(0, 0), (1, 0)])[:, 0])[0]
+    assert len(texts) == 144 and max(text.get_window_extent().width for text in texts) < width
+    interp.plot_confusion_matrix(figsize=(3, 2))
+    assert tuple(plt.gcf().get_size_inches()) == (3, 2)
+
+
+def test_of_the_items_that_are_shown_no_metrics_are_worked_out():
+    """Of nine items some cannot be; what measures the training is there again behind it, also after an error."""
+    class Counts(Metric):
+        name, value, reset = 'counts', 0, lambda self: None
+
+        def accumulate(self, learn):
+            counted.append(len(learn.y))
+    counted, learn = [], learner()
+    learn.metrics = Counts()
+    interp = ClassificationInterpretation.from_learner(learn)
+    metrics, n = learn.metrics, len(counted)
+    interp.plot_top_losses(4)
+    assert len(counted) == n and learn.metrics[0] is metrics[0]
+    learn.show_results(max_n=2)
+    assert len(counted) == n and learn.metrics[0] is metrics[0]
+    with pytest.raises(RuntimeError, match='stop'), unmeasured(learn):
+        raise RuntimeError('stop')
+    assert learn.metrics[0] is metrics[0] and (learn.validate(), len(counted) > n)[1]
 
 
 @pytest.mark.parametrize('normalize', [False, True])

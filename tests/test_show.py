@@ -1,17 +1,23 @@
 """Showing: any picture lands on the right axis with the right pixels, and matplotlib is imported only then."""
 from __future__ import annotations
 
+import itertools
+import pickle
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from minifast.markers import TensorImage, TensorMask
-from minifast.show import (get_grid, show_image, show_image_batch, show_images, show_title, show_titled_image,
-                           subplots)
+from minifast.data.categorize import Category, MultiCategory, TitledFloat, TitledTuple
+from minifast.interpret import ClassificationInterpretation, plot_top_losses
+from minifast.markers import TensorCategory, TensorImage, TensorMask, TitledTensorScalar
+from minifast.show import (get_grid, plot_loss, plot_lr_find, plot_metrics, plot_sched, short, show_image,
+                           show_image_batch, show_images, show_title, show_titled_image, subplots)
+from minifast.vision.data import show_batch, show_results
 
 
 def test_import_costs_no_matplotlib():
@@ -96,3 +102,193 @@ def test_get_grid_hands_on_what_the_figure_is_asked_for():
     assert (fig.get_suptitle(), fig._suptitle.get_weight(), fig._suptitle.get_size()) == ('words', 'bold', 14)
     assert axs == fig.axes and get_grid(1, return_fig=True)[0].get_suptitle() == ''
     assert tuple(get_grid(6, imsize=2, return_fig=True)[0].get_size_inches()) == (6, 4)
+
+
+# ---------------------------------------------------------------- every figure
+
+NAMES = ['american_staffordshire_terrier', 'cat', 'dog', 'an owl']
+
+
+def pictures(n, label=Category):
+    """`n` samples of a picture and a label."""
+    return [(TensorImage(torch.rand(3, 8, 8)), label(NAMES[i % 4])) for i in range(n)]
+
+
+def a_matrix(**kwargs):
+    """A confusion matrix of four classes, one of a long name."""
+    interp = ClassificationInterpretation.__new__(ClassificationInterpretation)
+    interp.vocab, interp._answers = NAMES, (torch.arange(24) % 4, torch.arange(24) % 3)
+    interp.plot_confusion_matrix(**kwargs)
+
+
+def masks(samples):
+    """Samples of a picture and a mask of two of three codes."""
+    for i, (picture, _) in enumerate(samples):
+        mask = TensorMask(torch.randint(i % 2, 2 + i % 2, (8, 8)))
+        mask.codes = ['the ground below', 'sky', 'animal']
+        yield picture, mask
+
+
+X, Y, M = TensorImage(torch.zeros(9, 3, 8, 8)), TensorCategory(torch.zeros(9)), TensorMask(torch.zeros(9, 8, 8))
+RECORDER = types.SimpleNamespace(
+    metric_names=['epoch', 'train_loss', 'valid_loss', 'accuracy', 'roc_auc_score', 'f1_score', 'time'], add_time=True,
+    values=[[1.5, 1.25, .33, .5, .123], [1.375, 1.225, .4, .75, .321], [1.3, 1.2, .5, .8, .4]], iters=[5, 10, 15],
+    losses=[torch.tensor(1 / i) for i in range(1, 15)], lrs=[10. ** i for i in range(-9, 5)],
+    hps={'lr': [1, 2], 'mom': [3, 4]})
+TOP = [(NAMES[0],)] * 5, torch.rand(5, 4), torch.rand(5)
+FIGURES = {
+    'batch': lambda: show_batch(X, Y, pictures(9)),
+    'small batch': lambda: show_batch(X, Y, pictures(8), nrows=1, figsize=(8, 1.4)),
+    'results': lambda: show_results(X, Y, pictures(9), [(s[1],) for s in pictures(9)]),
+    'small results': lambda: show_results(X, Y, pictures(10), [(s[1],) for s in pictures(10)], nrows=2,
+                                          figsize=(7, 3.6)),
+    'masks': lambda: show_batch(X, M, [*masks(pictures(4))]),
+    'results of masks': lambda: show_results(X, M, [*masks(pictures(3))],
+                                             [s[1:] for s in masks(pictures(3))]),
+    'top losses': lambda: plot_top_losses(X, Y, pictures(5), *TOP, nrows=1),
+    'top losses of masks': lambda: plot_top_losses(X, M, [*masks(pictures(3))], [s[1:] for s in masks(pictures(3))],
+                                                   None, torch.rand(3)),
+    'images': lambda: show_images([torch.rand(3, 8, 8)] * 3, titles=NAMES[:3], suptitle='words', imsize=2),
+    'grid': lambda: [ax.set(title=NAMES[0], xlabel='x', ylabel='y') for ax in get_grid(4, title=str(NAMES))],
+    'confusions': lambda: a_matrix(), 'shares': lambda: a_matrix(normalize=True),
+    'metrics': lambda: plot_metrics(RECORDER), 'loss': lambda: plot_loss(RECORDER, show_epochs=True),
+    'schedule': lambda: plot_sched(RECORDER),
+    'search': lambda: plot_lr_find(RECORDER, suggestions=[(1e-3, .2)], nms=['valley']),
+}
+
+
+def boxes(fig):
+    """(text, its place in pixels) of all that is written in a figure, in axes that are drawn."""
+    from matplotlib.text import Text
+    legends = fig.legends + [ax.get_legend() for ax in fig.axes if ax.get_legend()]
+    words = [fig._suptitle] if fig._suptitle else []
+    words += [ax.title for ax in fig.axes] + [text for legend in legends for text in legend.findobj(Text)]
+    for ax in fig.axes:
+        if ax.axison:
+            words += [*ax.texts, ax.xaxis.label, ax.yaxis.label]
+            words += [tick.label1 for axis in (ax.xaxis, ax.yaxis) for tick in axis._update_ticks()]
+    return [(text, text.get_window_extent()) for text in words if text.get_text() and text.get_visible()]
+
+
+def contrast(colour, page):
+    """Of a colour on a page, 1 to 21. Source: WCAG 2.2, "contrast ratio"."""
+    from matplotlib.colors import to_rgb
+
+    def luminance(c):
+        linear = [x / 12.92 if x <= .04045 else ((x + .055) / 1.055) ** 2.4 for x in to_rgb(c)]
+        return sum(x * weight for x, weight in zip(linear, (.2126, .7152, .0722)))
+    low, high = sorted((luminance(colour), luminance(page)))
+    return (high + .05) / (low + .05)
+
+
+@pytest.mark.parametrize('kind', FIGURES)
+def test_every_figure_is_read_on_light_and_dark_pages_and_nothing_in_it_overlaps(kind):
+    """No background; all that is written, and the frames, have a contrast of 3 on white, on black and on Jupyter's
+    dark grey; no two texts touch, none lies on another axis, and none is cut off."""
+    import matplotlib.pyplot as plt
+    FIGURES[kind]()
+    fig = plt.figure(1)
+    fig.canvas.draw()
+    assert [patch.get_facecolor()[3] for patch in (fig.patch, *(ax.patch for ax in fig.axes))] == [0] * (
+        1 + len(fig.axes))
+    found = boxes(fig)
+    assert found
+    on_pixels = [text for ax in fig.axes for text in ax.texts]
+    colours = {text.get_color() for text, _ in found if text not in on_pixels}
+    colours |= {spine.get_edgecolor() for ax in fig.axes for spine in ax.spines.values()}
+    assert all(contrast(colour, page) > 3 for colour in colours for page in ('white', 'black', '#111111'))
+    for (one, a), (other, b) in itertools.combinations(found, 2):
+        assert not a.padded(-.5).overlaps(b.padded(-.5)), (one.get_text(), other.get_text())
+    for text, box in found:
+        assert box.x0 > -1 and box.y0 > -1 and box.x1 < fig.bbox.width + 1 and box.y1 < fig.bbox.height + 1, text
+        assert text in on_pixels or text.axes is None or not [
+            ax for ax in fig.axes if ax is not text.axes and box.padded(-1).overlaps(ax.bbox)], text
+
+
+def test_the_style_that_a_user_has_chosen_is_left_alone():
+    """Its colours are seen in all of the figure; behind it ours are back, and matplotlib's settings are as ever."""
+    import matplotlib.pyplot as plt
+    before = dict(plt.rcParams)
+    with plt.style.context('dark_background'):
+        ax = plot_loss(RECORDER)
+        colours = {ax.figure.get_facecolor(), *(s.get_edgecolor() for s in ax.spines.values())}
+        assert colours == {(0, 0, 0, 1), (1, 1, 1, 1)} and ax.title.get_color() == 'white'
+        assert {text.get_color() for text in ax.get_legend().get_texts()} == {'white'}
+    assert dict(plt.rcParams) == before and plot_loss(RECORDER, ax=subplots()[1][0]).figure.get_facecolor()[3] == 0
+
+
+def test_a_script_may_lay_a_figure_out_itself():
+    """`tight_layout` and `subplots_adjust` mean what they mean elsewhere, without a warning; `layout=` is obeyed; a
+    figure can be pickled."""
+    import matplotlib.pyplot as plt
+    fig, axs = get_grid(4, return_fig=True)
+    plt.tight_layout()
+    fig, axs = get_grid(4, return_fig=True)
+    fig.subplots_adjust(left=.4, right=.6)
+    fig.canvas.draw()
+    assert axs[0].get_position(original=True).x0 == pytest.approx(.4)
+    assert subplots(layout='none')[0].get_layout_engine() is None
+    pickle.loads(pickle.dumps(get_grid(2, title='kept', return_fig=True)[0])).canvas.draw()
+    fig, axs = get_grid(2, return_fig=True)
+    fig.add_subplot(3, 1, 3)  # of another grid
+    fig.colorbar(axs[0].imshow(np.eye(3)))
+    fig.canvas.draw()
+
+
+@pytest.mark.parametrize('draw', [lambda: get_grid(2), lambda: plot_metrics(RECORDER), lambda: plot_sched(RECORDER)])
+def test_at_the_end_of_a_cell_axes_are_not_listed(draw):
+    """The drawing is there already; it is a list all the same."""
+    from IPython.core.formatters import DisplayFormatter
+    assert DisplayFormatter().format(draw()) == ({}, {}) and len(draw()) >= 2
+    assert DisplayFormatter().format([1])[0] == {'text/plain': '[1]'}
+
+
+def test_metrics_have_whole_epochs_and_a_legend_where_there_are_two_lines():
+    """The losses; and a single epoch, which has no line, is seen."""
+    axs = plot_metrics(RECORDER)
+    axs[0].figure.canvas.draw()
+    assert [ax.get_legend() is not None for ax in axs] == [True, False, False, False]
+    assert all(float(tick).is_integer() for ax in axs for tick in ax.get_xticks())
+    assert all(line.get_marker() != 'None' for ax in axs for line in ax.lines)
+
+
+def test_a_search_is_titled():
+    """And returns its figure where that is asked for."""
+    assert plot_lr_find(RECORDER).axes[0].get_title() == 'Learning rate search'
+    assert plot_lr_find(RECORDER, return_fig=False) is None
+
+
+def test_numbers_in_titles_have_three_digits():
+    """Of whatever kind: one number, one of a list, several; what is chosen of nothing is told."""
+    cases = [(TitledFloat(.7142857313156128), '0.714'), (TitledTuple([.5089981555938721]), '0.509'),
+             (TitledTuple([1234.56, .25]), '(1235, 0.25)'), (TitledFloat(-1.5), '-1.5'), (TitledFloat(1e-5), '1e-05'),
+             (TitledFloat('nan'), 'nan'), (MultiCategory([]), '(none)'), (MultiCategory(['a', 'b']), 'a;b'),
+             (TitledTensorScalar(torch.tensor(20.984)), '21')]
+    for value, title in cases:
+        assert value.show(ctx=get_grid(1)[0]).get_title() == title
+    assert short(7) == '7' and short(True) == 'True' and short('0.12345') == '0.12345'
+
+
+def test_a_code_has_one_colour_in_all_masks_and_the_legend():
+    """Whatever codes a mask has; what is no code is not drawn and not in the legend."""
+    samples = [*masks(pictures(2))]
+    samples[1][1][0, 0] = 255
+    axs = show_batch(X, M, samples)
+    drawn = [ax.images[1] for ax in axs]
+    assert np.ma.is_masked(drawn[1].get_array()[0, 0]) and drawn[0].to_rgba(1) == drawn[1].to_rgba(1)
+    legend = axs[0].figure.legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ['the ground below', 'sky', 'animal']
+    assert [patch.get_facecolor() for patch in legend.get_patches()] == [drawn[0].to_rgba(code) for code in range(3)]
+    axs = get_grid(2)
+    show_batch(X, M, samples, ctxs=axs), show_batch(X, Y, pictures(2), ctxs=get_grid(2))
+    assert not axs[0].figure.legends
+
+
+def test_points_are_seen_on_their_own_colour_and_names_of_boxes_stay_in_their_picture():
+    """Points have a rim; they are some pixels wide."""
+    from minifast.vision.core import LabeledBBox, TensorBBox, TensorPoint
+    ax = TensorPoint.create([(1, 2)]).show(ctx=show_image(torch.zeros(3, 8, 8)))
+    points = ax.collections[0]
+    assert contrast(points.get_edgecolor()[0], points.get_facecolor()[0]) > 3 and points.get_sizes()[0] >= 40
+    LabeledBBox(TensorBBox.create([[1, 1, 3, 3]]), NAMES).show(ctx=ax)
+    assert ax.texts and all(text.get_clip_on() for text in ax.texts)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -290,18 +291,21 @@ def test_the_bar_is_as_wide_as_the_window_is_now(monkeypatch, capsys):
     from minifast.callback.progress import _TerminalTable
     window, table = [100], _TerminalTable()
     monkeypatch.setattr('tqdm.std._screen_shape_wrapper', lambda: lambda file: (window[0], 24))
-    table.start_bar(4)
+    table.start_bar(4, 'epoch 1/3')
     for done, window[0] in enumerate((100, 50, 80), 1):
         capsys.readouterr()
         table.update_bar(done, 'x')
         line = capsys.readouterr().out.strip('\r').rstrip()
-        assert f'{done}/4' in line and window[0] - 2 <= len(line) <= window[0]
+        assert line.startswith('epoch 1/3') and f' {done}/4 00:00<' in line and window[0] - 2 <= len(line) <= window[0]
     table.end_bar()
     assert capsys.readouterr().out.split('\r')[1].isspace() and table.bar is None
 
 
 def test_the_bar_tells_the_loss_of_the_training_and_none_of_the_validation(monkeypatch):
-    """The smoothed one; how many batches of how many are done, pass by pass."""
+    """The smoothed one; which pass it is, how many of its batches are done, and how long the fit still takes.
+
+    A second passes from batch to batch here: of twelve batches, ten are left behind the second.
+    """
     from small_learner import learner
 
     from minifast.callback import progress
@@ -310,8 +314,8 @@ def test_the_bar_tells_the_loss_of_the_training_and_none_of_the_validation(monke
         def write(self, row):
             """Nothing."""
 
-        def start_bar(self, total):
-            told.append(total)
+        def start_bar(self, total, what):
+            told.append((total, what))
 
         def update_bar(self, done, comment):
             told.append((done, comment))
@@ -319,8 +323,21 @@ def test_the_bar_tells_the_loss_of_the_training_and_none_of_the_validation(monke
     monkeypatch.setattr(progress, 'in_notebook', lambda: True)
     monkeypatch.setattr(progress, '_NotebookTable', Table)
     monkeypatch.setattr(progress, 'refresh_s', 0)
-    learner(n=24, cbs=progress.ProgressCallback(), loss_func=lambda pred, y: pred.sum() * 0 + 2.5).fit(2)
-    assert told == [3, (1, '2.5000'), (2, '2.5000'), (3, '2.5000'), 3, (1, ''), (2, ''), (3, '')] * 2
+    monkeypatch.setattr(progress, 'time', types.SimpleNamespace(perf_counter=itertools.count().__next__))
+    learn = learner(n=24, cbs=progress.ProgressCallback(), loss_func=lambda pred, y: pred.sum() * 0 + 2.5)
+    learn.fit(2)
+    left = [f'fit 00:{seconds:02d} left' for seconds in range(11, -1, -1)]
+    assert told == [
+        (3, 'epoch 1/2'), (1, 'loss 2.5000'), *[(i, f'loss 2.5000, {left[i - 1]}') for i in (2, 3)],
+        (3, 'epoch 1/2 validating'), *[(i, left[2 + i]) for i in (1, 2, 3)],
+        (3, 'epoch 2/2'), *[(i, f'loss 2.5000, {left[5 + i]}') for i in (1, 2, 3)],
+        (3, 'epoch 2/2 validating'), *[(i, left[8 + i]) for i in (1, 2, 3)]]
+    told.clear()
+    learn.validate(), learn.get_preds()
+    assert told == [(3, 'validating'), (1, ''), (2, ''), (3, ''), (3, 'predicting'), (1, ''), (2, ''), (3, '')]
+    told.clear()
+    learn.lr_find(num_it=7, show_plot=False)  # in fits of three batches
+    assert told == [(7, 'looking for a learning rate'), *[(i, 'loss 2.5000') for i in range(1, 8)]]
 
 
 def test_rows_in_a_notebook_are_one_table_that_grows_with_a_bar_below(monkeypatch):
@@ -333,15 +350,18 @@ def test_rows_in_a_notebook_are_one_table_that_grows_with_a_bar_below(monkeypatc
     table = _NotebookTable()
     table.end_bar()
     assert not shown
-    table.start_bar(4)
+    clock = iter([0, 3, 10, 70])
+    monkeypatch.setattr('minifast.callback.progress.time', types.SimpleNamespace(perf_counter=clock.__next__))
+    table.start_bar(4, 'epoch 1/3')
     table.update_bar(1, '<b>')
     table.write(['epoch', 'loss<i>'])
     table.write([0, .5])
-    table.start_bar(None)
-    table.update_bar(3, '0.25')
+    table.start_bar(None, 'validating')
+    table.update_bar(3, 'loss 0.25')
     table.end_bar()
     grid = '<table border="1"><tr><th>epoch</th><th>loss&lt;i&gt;</th></tr><tr><td>0</td><td>0.500000</td></tr></table>'
     assert shown == [
-        ('new', '<progress value="1" max="4" style="width:300px"></progress> 1/4 &lt;b&gt;'),
+        ('new', '<progress value="1" max="4" style="width:300px"></progress> '
+                'epoch 1/3 1/4 00:03 &lt; 00:09 &lt;b&gt;'),
         ('again', '<table border="1"><tr><th>epoch</th><th>loss&lt;i&gt;</th></tr></table>'), ('again', grid),
-        ('again', grid + '3/? 0.25'), ('again', grid)]
+        ('again', grid + 'validating 3/? 01:00 loss 0.25'), ('again', grid)]

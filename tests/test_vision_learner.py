@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,7 +19,7 @@ from minifast.callback.fp16 import MixedPrecision
 from minifast.callback.tracking import settings_of
 from minifast.interpret import ClassificationInterpretation, SegmentationInterpretation
 from minifast.layers import NormType
-from minifast.learner import load_learner
+from minifast.learner import Learner, load_learner
 from minifast.losses import CrossEntropyLossFlat
 from minifast.metrics import accuracy
 from minifast.vision import learner as room
@@ -256,6 +257,16 @@ def test_show_results_titles_target_and_prediction(trained):
     assert len(titles) == 4 and all(len(title.split('\n')) == 2 for title in titles)
 
 
+def test_a_learner_says_in_a_sentence_what_it_is(trained):
+    """Architecture, size, classes, epochs of the last fit, device; it never raises."""
+    assert re.fullmatch(r'Learner: \w+, [\d.,]+( M)? parameters, \d+ classes, \d+ epochs? in the last fit, cpu',
+                        repr(trained))
+    large = vision_learner(trained.dls, resnet18, pretrained=False)
+    n = sum(p.numel() for p in large.model.parameters())
+    assert repr(large) == f'Learner: resnet18, {n / 1e6:.1f} M parameters, {len(NAMES)} classes, no fit yet, cpu'
+    assert repr(Learner.__new__(Learner)).startswith('<minifast.learner.Learner object at')
+
+
 def test_summary_ends_with_the_settings(trained):
     """Layers, counts, optimizer, loss and callbacks."""
     text = str(trained.summary())
@@ -361,6 +372,7 @@ def test_frozen_body_takes_part_in_autograd_only_for_the_batchnorm_that_is_train
     assert all(kinds == ({nn.BatchNorm2d} if train_bn else set()) for kinds in gradients)
 
 
+@pytest.mark.filterwarnings('ignore:.*load_learner.file, model=')  # which is what the law is not about
 def test_compiled_learner_freezes_searches_saves_and_exports_as_an_uncompiled_one(dls, tmp_path):
     """`learn.compile()` changes speed only: the same losses through freeze, lr_find and unfreeze, the same names in
     files, and an export that loads without it. The backend traces as inductor does and needs no C compiler."""

@@ -28,7 +28,7 @@ from minifast.data.stream import kind_of
 from minifast.data.transform import Pipeline, RandTransform, gather_attrs, is_known
 from minifast.markers import TensorBase, explode_types
 from minifast.seeds import fork_rng, keyed_generator
-from minifast.show import Drawn
+from minifast.show import drawn
 from minifast.terminal import say
 from minifast.torch_core import batch_to_samples, default_device, detuplify, to_cpu, to_device
 
@@ -157,7 +157,7 @@ class TfmdDL(DataLoader):
             b = self._repeated().one_batch() if unique else self.one_batch()
         if not show:
             return self._pre_show_batch(b, max_n=max_n)
-        return Drawn(show_batch(*self._pre_show_batch(b, max_n=max_n), ctxs=ctxs, max_n=max_n, **kwargs))
+        return drawn(show_batch(*self._pre_show_batch(b, max_n=max_n), ctxs=ctxs, max_n=max_n, **kwargs))
 
     def _repeated(self) -> TfmdDL:
         return self.new(get_idxs=lambda: Inf.zeros, num_workers=0, sampler=None, batch_sampler=None, shuffle=False)
@@ -173,7 +173,7 @@ class TfmdDL(DataLoader):
             results = (x, x_out, None, None)
         else:
             results = (x, y, samples, L(tuple(o[self.n_inp:]) for o in outs))
-        return Drawn(show_results(*results, ctxs=ctxs, max_n=max_n, **kwargs)) if show else results
+        return drawn(show_results(*results, ctxs=ctxs, max_n=max_n, **kwargs)) if show else results
 
 
 def _kinds_of(b: Any, kind_of: Callable[[Any], type | None]) -> Any:

@@ -426,11 +426,11 @@ def name_codes(axs: Sequence, samples: Sequence) -> None:
         return
     from matplotlib.patches import Patch
     found = sorted({int(code) for image in drawn for code in np.unique(image.get_array().compressed())})
-    patches = [Patch(color=drawn[-1].to_rgba(code), label=visible(codes[code])) for code in found]
+    colours = [Patch(color=drawn[-1].to_rgba(code), label=visible(codes[code])) for code in found]
     figure = drawn[-1].figure
-    a_letter, longest = 0.08, max(len(patch.get_label()) for patch in patches)  # inches
+    a_letter, longest = 0.08, max(len(colour.get_label()) for colour in colours)  # inches
     columns = int(figure.get_figwidth() / (0.6 + a_letter * longest))
-    add_legend(figure, handles=patches, loc='outside lower center', ncols=min(len(patches), max(columns, 1)))
+    add_legend(figure, handles=colours, loc='outside lower center', ncols=min(len(colours), max(columns, 1)))
 
 
 @typedispatch

@@ -19,6 +19,8 @@ OTHER_ON_PURPOSE = {
     ('DeterministicDihedral', 'align_corners'): "as the other geometry; fastai's None means False in torch",
     ('PartialDL', 'bs'): "a `TfmdDL`'s 64: with None the items would be batches",
     ('WeightedDL', 'bs'): "a `TfmdDL`'s 64: with None the items would be batches",
+    ('MultiCategory.show', 'color'): 'None: the colour that the axis writes in, which suits its background',
+    ('show_title', 'color'): 'None: the colour that the axis writes in, which suits its background',
     ('TfmdLists', 'use_list'): 'None is the same to it',
     ('default_device', 'use'): 'None is the same to it',
     ('get_show_batch_func', 'samples_typ'): 'the type that stands for any in our table',

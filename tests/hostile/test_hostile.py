@@ -291,6 +291,7 @@ def test_mutants_of_a_file_are_read_or_refused_and_nothing_else(tmp_path):
     assert fuzz(tmp_path, 1500)[1] > 1000
 
 
+@pytest.mark.filterwarnings('ignore:.*load_learner.file, model=')  # which is what the law is not about
 def test_mutants_of_exports_are_loaded_or_refused_and_nothing_else(tmp_path):
     """What describes the pipeline may say anything: it names transforms of ours or the file is refused."""
     loaded, refused = fuzz_exports(tmp_path, 400)
