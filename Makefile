@@ -8,6 +8,7 @@
 # make test-faults   kills processes and damages files: resumes to the same bits, whole saves, hostile files
 # make test-dist     several processes train as one: 2, 3 and 4 of them, and how equal they are; the rest is in test-slow
 # make test-gpu   what differs on a GPU; without one each test says why it is skipped
+# make docs   the documentation site, in build/docs/index.html: a warning is an error, and the code of its pages runs
 # make test-browser  notebooks in JupyterLab and the documentation, in headless Chromium; pictures in build/browser
 # make test-mutants  puts faults into the code, to see whether the tests notice (SEED=1 N=300 draws; FAULTS=1: the list)
 # make dist       builds the wheel and the source archive, and runs the tests on the installed wheel
@@ -20,7 +21,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test test-slow test-plugins test-elsewhere test-faults test-dist test-gpu test-browser test-mutants bench bench-quick dist pythons generated clean
+.PHONY: help demo test test-slow test-plugins test-elsewhere test-faults test-dist test-gpu test-browser test-mutants bench bench-quick docs dist pythons generated clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
@@ -65,6 +66,11 @@ bench: .venv-bench/.installed
 
 bench-quick: $(STAMP)-test
 	@$(BIN)/python -m benchmarks --quick $(ARGS)
+
+docs: $(STAMP)-docs
+	@$(BIN)/python -m pytest tests/test_docs.py -m "docs or not docs" -q
+	@$(BIN)/python -m sphinx --fail-on-warning --nitpicky --keep-going --quiet docs build/docs
+	@echo "The site is build/docs/index.html"
 
 # Environments of their own, which go again.
 dist pythons:

@@ -1,13 +1,15 @@
 """The command line: `minifast train | predict | check | demo | env | plugins`, also as `python -m minifast`.
 
-Exit codes: 0 it worked, 1 the check found something (or the program is at fault, with a traceback), 2 the user can mend
-it (one sentence says what and how), 130 stopped by Ctrl-C. Results go to stdout, bars and mistakes to stderr.
+Exit codes: 0 it worked, 1 the check found something or a picture could not be predicted (or the program is at fault,
+with a traceback), 2 the user can mend it (one sentence says what and how), 130 stopped by Ctrl-C. Results go to stdout,
+bars and mistakes to stderr.
 """
 from __future__ import annotations
 
 import argparse
 import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,25 +17,44 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from minifast import __version__
+from minifast.arguments import near_match
 from minifast.terminal import say
 
 __all__ = ['build_parser', 'main']
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with one sentence instead of the usage block before an error."""
+    """argparse, with one sentence instead of the usage block before an error, and without shortened options."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[argparse.Namespace, list[str]]:
+        found, unknown = super().parse_known_args(*args, **kwargs)
+        if unknown:
+            near = near_match(unknown[0], re.findall(r'--[\w-]+', self.format_usage()))
+            self.error(f'there is no option {unknown[0]!r}{near}' if unknown[0].startswith('-') else
+                       f'{unknown[0]!r} is one word too many')
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         say(f'{self.prog}: {message} (see {self.prog} --help)', sys.stderr)
         self.exit(2)
 
 
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Names the default of an option where it has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+
+
 # ---------------------------------------------------------------- arguments
 
-def _learning_rate(text: str) -> float | None:
-    """`auto` -> None, else a positive finite number."""
+def _learning_rate(text: str) -> float | str:
+    """`auto`, or a positive finite number."""
     if text == 'auto':
-        return None
+        return text
     try:
         value = float(text)
     except ValueError:
@@ -63,42 +84,57 @@ def _share(text: str) -> float:
     return value
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; `args.run` is the function of the chosen command."""
-    parser = _Parser(prog='minifast', description='Train a picture classifier on a folder of pictures, and use it.',
-                     epilog='Exit codes: 0 done, 1 the check found something, 2 a mistake you can mend, 130 Ctrl-C.')
-    parser.add_argument('--version', action='version', version=f'minifast {__version__}')
-    commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True, parser_class=_Parser)
-    wide = argparse.ArgumentDefaultsHelpFormatter
-
+def _add_train(commands: Any) -> None:
+    """The parser of `minifast train`."""
     train = commands.add_parser(
-        'train', formatter_class=wide, help='train on a folder of pictures and save the model',
+        'train', formatter_class=_Defaults, help='train on a folder of pictures and save the model',
         description='FOLDER holds one folder of pictures a class, or the folders train and valid that do. Trains the '
                     'head of a pretrained model for one epoch, then all of it, and writes DIR/model.pth and '
-                    'DIR/history.csv. Nothing is written unless the training ends well.')
+                    'DIR/history.csv. Nothing else is written, and nothing unless the training ends well, but for the '
+                    'checkpoints of --resume.')
     train.add_argument('folder', metavar='FOLDER', type=Path, help='the pictures')
     train.add_argument('--arch', default='resnet18', help='model: a name of torchvision or timm')
     train.add_argument('--epochs', type=_whole_number(1), default=3, metavar='N', help='epochs of the whole model')
     train.add_argument('--size', type=_whole_number(16), default=224, metavar='PX', help='side of the pictures seen')
     train.add_argument('--bs', type=_whole_number(2), default=64, metavar='N', help='pictures a batch, of each process')
-    train.add_argument('--lr', type=_learning_rate, default='auto', metavar='LR',
-                       help='highest learning rate, or auto: found by a trial run')
+    train.add_argument('--cut', type=int, metavar='N',
+                       help='the first child of the model that belongs to its head (default: as known for --arch)')
+    train.add_argument('--lr', type=_learning_rate, metavar='LR',
+                       help='highest learning rate, or auto: from a trial run of at most a quarter of the training '
+                            '(default: 2e-3, with --weights none 3e-3)')
     train.add_argument('--weights', default='imagenet', metavar='W',
                        help='start from imagenet, none (from scratch), or a FILE of weights')
-    train.add_argument('--valid-pct', type=_share, default=0.2, metavar='P',
-                       help='share kept for validation where there is no folder valid')
+    train.add_argument('--valid-pct', type=_share, metavar='P',
+                       help='share kept for validation where there is no folder valid (default: 0.2)')
+    train.add_argument('--skip-bad', action='store_true', help='leave out pictures that cannot be read, and name them')
     train.add_argument('--no-flip', action='store_true', help='never mirror pictures (digits, letters, signs)')
-    train.add_argument('--workers', type=_whole_number(0), default=None, metavar='N', help='loader workers')
+    train.add_argument('--workers', type=_whole_number(0), metavar='N', help='loader workers (default: by the cores)')
     train.add_argument('--nproc', type=_whole_number(1), default=1, metavar='N',
                        help='processes of this machine that train the one model together')
     train.add_argument('--seed', type=_whole_number(0), default=42, metavar='N', help='repeats a run exactly')
     train.add_argument('--out', type=Path, default=Path('minifast-model'), metavar='DIR', help='where the model goes')
+    train.add_argument('--resume', action='store_true',
+                       help='write checkpoints to DIR/checkpoints, and go on from the newest one where there is one')
+    train.add_argument('--cb', action='append', default=[], metavar='PLUGIN',
+                       help='a callback that minifast plugins lists, made without arguments; may be given repeatedly')
     train.set_defaults(run='train')
 
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; `args.run` names the function of the chosen command."""
+    parser = _Parser(prog='minifast', description='Train a picture classifier on a folder of pictures, and use it.',
+                     epilog='Exit codes: 0 done, 1 something was found or left out, 2 a mistake you can mend, '
+                            '130 Ctrl-C.')
+    parser.add_argument('--version', action='version', version=f'minifast {__version__}')
+    commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True, parser_class=_Parser)
+
+    _add_train(commands)
     predict = commands.add_parser(
-        'predict', formatter_class=wide, help='classify pictures with a saved model',
-        description='Prints a line a picture: file, class, probability.')
-    predict.add_argument('model', metavar='MODEL', type=Path, help='a file that minifast train or learn.export wrote')
+        'predict', formatter_class=_Defaults, help='classify pictures with a saved model',
+        description='Prints a line a picture: file, class, probability. What cannot be read is left out and named on '
+                    'stderr; the exit code is then 1.')
+    predict.add_argument('model', metavar='MODEL', type=Path,
+                         help='a file that minifast train or learn.export wrote, or the folder that train has named')
     predict.add_argument('files', metavar='FILE', type=Path, nargs='+', help='pictures, or folders of pictures')
     predict.add_argument('--json', action='store_true', help='a JSON list with all probabilities instead of the table')
     predict.add_argument('--bs', type=_whole_number(1), default=64, metavar='N', help='pictures a batch')
@@ -106,11 +142,14 @@ def build_parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser(
         'check', help='look a folder of pictures over before training',
-        description='Looks for broken pictures, empty classes and other trouble; exit code 1 where there is some.')
+        description='Tells classes, numbers and sizes, and looks for broken pictures, empty classes and all else that '
+                    'train refuses or suffers from; exit code 1 where there is such a thing.')
     check.add_argument('folder', metavar='FOLDER', type=Path, help='the pictures')
+    check.add_argument('--json', action='store_true', help='a JSON object instead (its fields are in the README)')
     check.set_defaults(run='check')
 
-    demo = commands.add_parser('demo', formatter_class=wide, help='see transfer learning work on handwritten digits',
+    demo = commands.add_parser('demo', formatter_class=_Defaults,
+                               help='see transfer learning work on handwritten digits',
                                description='Trains on 5 pictures a class, with ten seeds: from scratch, and from a '
                                            'body that has seen other digits before.')
     demo.add_argument('--out', type=Path, default=Path('demo'), metavar='DIR', help='where pictures and model go')
@@ -134,6 +173,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         if args.run == 'demo':
             from minifast.demo import run_demo
+            commands.check_writable(args.out)
             run_demo(args.out)
             return 0
         if args.run == 'plugins':

@@ -7,17 +7,20 @@ import importlib.metadata
 import importlib.util
 import json
 import logging
+import math
 import os
 import platform
 import signal
 import sys
 import tempfile
 import uuid
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torchvision
@@ -26,87 +29,35 @@ from minifast import __version__
 from minifast.arguments import near_match
 from minifast.callback.core import Callback
 from minifast.data.transforms import get_image_files
-from minifast.distributed import num_distrib, rank_distrib
+from minifast.distributed import gather_objects, num_distrib, rank_distrib
 from minifast.environment import git_revision
 from minifast.hardware import fast_paths, keep_freed_memory
 from minifast.learner import load_learner
 from minifast.metrics import error_rate
+from minifast.plugins import load_plugin
+from minifast.run.folder import FolderInUseError
 from minifast.seeds import set_seed
-from minifast.terminal import printable, say, say_once
+from minifast.tensorfile import DamagedFileError
+from minifast.terminal import listed, print_table, say, say_once
 from minifast.torch_core import default_device
 from minifast.vision.augment import Resize, aug_transforms
 from minifast.vision.data import ImageDataLoaders
 from minifast.vision.decode import BadImageError
 from minifast.vision.learner import vision_learner
 from minifast.vision.models.weights import WeightsNotFoundError
-from minifast.vision.utils import check_folder, verify_image
+from minifast.vision.utils import PictureFolder, look_at_folder, survey_folder, why_unreadable
 
-__all__ = ['PictureFolder', 'UserMistake', 'check', 'environment', 'look_at_folder', 'predict', 'print_table',
-           'show_environment', 'train']
+__all__ = ['UserMistake', 'check', 'check_writable', 'environment', 'predict', 'show_environment', 'train']
 
 MODEL_NAME = 'model.pth'
+FINE_TUNE_LR, SCRATCH_LR = 2e-3, 3e-3
+"""Highest learning rates where none is asked for: that of `Learner.fine_tune`, and one for training from scratch."""
+_LEFT_OUT = r'\d+ items were left out as they cannot be read'
+"""How the warning of a loader begins that skips them."""
 
 
 class UserMistake(Exception):
     """Something the user can mend; its message is the one sentence that the user sees."""
-
-
-# ---------------------------------------------------------------- the folder of pictures
-
-class PictureFolder(NamedTuple):
-    """What a folder of pictures holds.
-
-    Attributes:
-        path: the folder.
-        train: name of the training folder inside, None where the classes lie directly in `path`.
-        valid: name of the validation folder inside, None likewise.
-        counts: pictures a class (of the training part, where there are two).
-    """
-
-    path: Path
-    train: str | None
-    valid: str | None
-    counts: dict[str, int]
-
-
-def _classes_in(folder: Path) -> dict[str, int]:
-    """Pictures a class in a folder of classes; the class of a picture is the name of the folder it lies in."""
-    files = get_image_files(folder)
-    loose = [file for file in files if file.parent == folder]
-    if loose:
-        raise UserMistake(f'{loose[0]} lies directly in {folder}: move each picture into a folder named after its '
-                          'class')
-    return dict(sorted(Counter(file.parent.name for file in files).items()))
-
-
-def look_at_folder(path: Path) -> PictureFolder:
-    """Find out how a user's folder is laid out, before anything is trained.
-
-    Raises:
-        UserMistake: there is no such folder, or nothing in it that a classifier could be trained on.
-    """
-    how = 'give a folder that holds one folder of pictures a class, for example pets/cat/1.jpg and pets/dog/1.jpg'
-    if not path.exists():
-        raise UserMistake(f'{path} does not exist: {how}')
-    if not path.is_dir():
-        raise UserMistake(f'{path} is a file: {how}')
-    names = {child.name for child in path.iterdir() if child.is_dir()}
-    train = 'train' if 'train' in names else None
-    valid = next((name for name in ('valid', 'val', 'validation') if name in names), None) if train else None
-    counts = _classes_in(path / train if valid else path)
-    if not counts:
-        raise UserMistake(f'{path} holds no pictures: {how}')
-    if len(counts) == 1:
-        raise UserMistake(f'{path} holds pictures of one class only, {next(iter(counts))!r}: a classifier needs two '
-                          'classes or more, each in a folder of its own')
-    if valid:
-        unknown = sorted(set(_classes_in(path / valid)) - set(counts))
-        if unknown or not _classes_in(path / valid):
-            what = f'the class {unknown[0]!r}, which {path / train} does not' if unknown else 'no pictures'
-            raise UserMistake(f'{path / valid} holds {what}: give both folders the same classes')
-    elif sum(counts.values()) < 10:
-        raise UserMistake(f'{path} holds {sum(counts.values())} pictures: 10 is the least to train and to check with')
-    return PictureFolder(path, train if valid else None, valid, counts)
 
 
 # ---------------------------------------------------------------- train
@@ -133,7 +84,7 @@ def _architecture(name: str) -> Any:
                       f'{len(known)}; for the names of timm: pip install timm)')
 
 
-def _check_writable(out: Path) -> None:
+def check_writable(out: Path) -> None:
     """Refuse an output folder that cannot be written, before the training rather than after it."""
     if out.exists() and not out.is_dir():
         raise UserMistake(f'--out {out} is a file: give a folder')
@@ -142,29 +93,57 @@ def _check_writable(out: Path) -> None:
         raise UserMistake(f'--out {out}: {there} is not writable: give another folder')
 
 
-def _n_train(args: argparse.Namespace, folder: PictureFolder) -> int:
-    """How many pictures are trained on."""
-    return int(sum(folder.counts.values()) * (1 if folder.valid else 1 - args.valid_pct))
+def _picture_folder(args: argparse.Namespace) -> PictureFolder:
+    """The folder to train on; what is wrong with it is told in the words of `minifast check`."""
+    with _user_mistakes(ValueError):
+        folder = look_at_folder(args.folder, **({} if args.valid_pct is None else {'valid_pct': args.valid_pct}))
+    if args.valid_pct is not None and folder.valid:
+        raise UserMistake(f'--valid-pct {args.valid_pct:g}: {folder.path / folder.valid} holds the pictures to '
+                          f'validate with: leave --valid-pct out, or move them to {folder.path / folder.train}')
+    if folder.findings:
+        raise UserMistake(f'{folder.findings[0].path} {folder.findings[0].reason}')
+    return folder
+
+
+def _callbacks(names: list[str]) -> list[Callback]:
+    """The callbacks of `--cb`, made without arguments."""
+    found = []
+    for name in names:
+        try:
+            found.append(load_plugin(name)())
+        except (ValueError, ImportError, TypeError) as error:
+            raise UserMistake(f'--cb {name}: {error}') from error
+    return found
 
 
 def _loaders(args: argparse.Namespace, folder: PictureFolder) -> Any:
-    most = _n_train(args, folder) // max(num_distrib(), 1)
-    where = {'train': folder.train, 'valid': folder.valid} if folder.valid else {'valid_pct': args.valid_pct}
-    return ImageDataLoaders.from_folder(
-        folder.path, **where, seed=args.seed, item_tfms=Resize(args.size),
-        batch_tfms=aug_transforms(do_flip=not args.no_flip), bs=min(args.bs, most), num_workers=args.workers)
+    most = folder.n_train // max(num_distrib(), 1)
+    where = {name: getattr(folder, name) for name in (('train', 'valid') if folder.valid else ('valid_pct',))}
+    make = partial(ImageDataLoaders.from_folder, folder.path, **where, seed=args.seed, item_tfms=Resize(args.size),
+                   batch_tfms=aug_transforms(do_flip=not args.no_flip), bs=min(args.bs, most),
+                   num_workers=args.workers, on_error='skip' if args.skip_bad else 'raise')
+    dls = make()
+    # a class of few pictures may have none left to train with, and is still one to validate
+    return dls if len(dls.vocab) == len(folder.counts) else make(vocab=list(folder.counts))
 
 
 class _History(Callback):
-    """Keeps the row of every epoch, over both phases of `fine_tune`."""
+    """Keeps the row of every epoch, over both phases of `fine_tune`, and the items that could not be read."""
 
     order = 60  # behind the Recorder, which makes the row
 
     def __init__(self) -> None:
         self.rows: list[list] = []
+        self.skipped: set[str] = set()
+        self.begun = False
+
+    def before_fit(self) -> None:
+        self.begun = True
 
     def after_epoch(self) -> None:
         self.rows.append(list(self.recorder.log))
+        for dl in self.learn.dls:
+            self.skipped |= {str(dl.dataset.items[index]) for index, *_ in dl.skipped}
 
 
 @contextmanager
@@ -173,27 +152,61 @@ def _user_mistakes(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except BadImageError as error:
-        raise UserMistake(f'{error.path} cannot be read as a picture ({error.reason}): mend or remove it; '
-                          'minifast check FOLDER lists every such file') from error
+        raise UserMistake(f'{error.path} cannot be read as a picture ({error.reason}): mend or remove it, or give '
+                          '--skip-bad; minifast check FOLDER lists every such file') from error
     except kinds as error:
         raise UserMistake(str(error)) from error
 
 
-def _learner(dls: Any, arch: Any, weights: dict[str, Any]) -> Any:
+def _learner(args: argparse.Namespace, dls: Any, arch: Any, weights: dict[str, Any]) -> Any:
     """A learner for the command line's choice of model and weights."""
     try:
-        with _user_mistakes(ValueError):
-            return vision_learner(dls, arch, metrics=error_rate, **weights)
+        return vision_learner(dls, arch, metrics=error_rate, cut=args.cut, **weights)
     except WeightsNotFoundError as error:
         raise UserMistake(f'{error}; on the command line: --weights FILE or --weights none') from error
+    except ValueError as error:
+        raise UserMistake(f'{error}{"; on the command line: --cut N" if "give cut=" in str(error) else ""}') from error
+    except Exception as error:  # whatever a model raises of which the wrong part is left
+        if args.cut is None:
+            raise
+        raise UserMistake(f'--cut {args.cut}: what comes before this child of {args.arch} takes no pictures '
+                          f'({type(error).__name__}: {error}): give another number') from error
 
 
-def _found_lr(learn: Any, epochs: int) -> float:
-    """A learning rate from a trial run that is never longer than the training itself."""
-    steps = min(100, max(20, len(learn.dls.train) * (epochs + 1)))
-    lr = learn.lr_find(num_it=steps, show_plot=False).valley
-    say_once(f'learning rate {lr:.2g}, found by a trial run of {steps} batches')
+def _learning_rate(args: argparse.Namespace, learn: Any) -> float:
+    """The learning rate asked for; with `auto` from a trial run of at most a quarter of the training, and near the
+    one that is right for most."""
+    usual = SCRATCH_LR if args.weights == 'none' else FINE_TUNE_LR
+    if args.lr != 'auto':
+        return usual if args.lr is None else args.lr
+    steps = len(learn.dls.train) * (args.epochs + (args.weights != 'none'))
+    trial = min(100, steps // 4)
+    if trial < 20:
+        say_once(f'learning rate {usual:g}: a trial run takes a quarter of the training and 20 batches at least, and '
+                 f'this one has {steps} batches')
+        return usual
+    say_once(f'looking for a learning rate: a trial run of {trial} batches')
+    with learn.no_bar():
+        found = learn.lr_find(1e-5, 1, num_it=trial, show_plot=False).valley
+    lr = min(max(found, usual / 4), usual * 4)
+    say_once(f'learning rate {lr:.2g}' + ('' if lr == found else f', as the {found:.2g} of the trial run lies far off'))
     return lr
+
+
+def _fit(args: argparse.Namespace, learn: Any, history: _History, cbs: list[Callback]) -> None:
+    """Train; the head of pretrained weights alone first."""
+    lr, again = _learning_rate(args, learn), {}
+    if args.resume:
+        again = {'checkpoint': args.out / 'checkpoints', 'resume': True}
+    try:
+        if args.weights == 'none':
+            learn.fit_one_cycle(args.epochs, lr, cbs=[history, *cbs], **again)
+        else:
+            learn.fine_tune(args.epochs, lr, cbs=[history, *cbs], **again)
+    except (ValueError, FolderInUseError, DamagedFileError) as error:
+        if not args.resume or history.begun:
+            raise
+        raise UserMistake(f'--resume: {error}; on the command line: another --out') from error
 
 
 def _write_model(learn: Any, out: Path, history: _History) -> Path:
@@ -212,8 +225,9 @@ def train(args: argparse.Namespace) -> int:
     Raises:
         UserMistake: a folder, file, model or number that cannot be used; nothing was written.
     """
-    folder, arch, weights = look_at_folder(args.folder), _architecture(args.arch), _weights(args.weights)
-    _check_writable(args.out)
+    folder, arch, weights = _picture_folder(args), _architecture(args.arch), _weights(args.weights)
+    cbs = _callbacks(args.cb)
+    check_writable(args.out)
     if args.nproc > 1 and not _is_started_here():
         return _train_together(args, folder)
     if rank_distrib() and _is_started_here():
@@ -221,16 +235,16 @@ def train(args: argparse.Namespace) -> int:
     set_seed(args.seed)
     dls, history = _loaders(args, folder), _History()
     together = f', {num_distrib()} processes' if num_distrib() > 1 else ''
-    say_once(f'{len(folder.counts)} classes, {len(dls.train_ds):,} pictures to train and {len(dls.valid_ds):,} to '
-             f'check; {args.arch} at {args.size} px on {default_device()}{together}')
-    learn = _learner(dls, arch, weights)
-    with _user_mistakes():
-        lr = _found_lr(learn, args.epochs) if args.lr is None else args.lr
-        if args.weights == 'none':
-            learn.fit_one_cycle(args.epochs, lr, cbs=history)
-        else:
-            learn.fine_tune(args.epochs, lr, cbs=history)
+    say_once(f'{_number(len(folder.counts), "class")}, {_number(len(dls.train_ds), "picture")} to train and '
+             f'{len(dls.valid_ds):,} to validate; {args.arch} at {args.size} px on {default_device()}{together}')
+    learn = _learner(args, dls, arch, weights)
+    with _user_mistakes(), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', _LEFT_OUT)  # told once, below
+        _fit(args, learn, history, cbs)
+    skipped = set().union(*gather_objects(history.skipped))
     if rank_distrib() == 0:
+        for file in sorted(skipped):
+            _say_skipped(args, file)
         model = _write_model(learn, args.out, history)
         say(f'error rate {learn.recorder.values[-1][-1]:.1%}; model and history are in {args.out}')
         say(f'now: minifast predict "{model}" PICTURE...')
@@ -249,7 +263,7 @@ def _is_started_here() -> bool:
 
 def _check_together(args: argparse.Namespace, folder: PictureFolder) -> None:
     """Refuse what several processes cannot do on this machine, before they are started."""
-    n, n_train, n_gpus = args.nproc, _n_train(args, folder), torch.cuda.device_count()
+    n, n_train, n_gpus = args.nproc, folder.n_train, torch.cuda.device_count()
     if 'RANK' in os.environ:
         raise UserMistake(f'--nproc {n}: this process is one of several already (RANK={os.environ["RANK"]} is set, as '
                           'by torchrun): leave --nproc out, or start minifast train without torchrun')
@@ -332,11 +346,21 @@ def leave_to_launcher(error: BaseException) -> bool:
 
 # ---------------------------------------------------------------- predict
 
+def _model_file(path: Path) -> Path:
+    """The file of a model: what is named, or the model in a folder that `minifast train` has named."""
+    how = 'give a model file that minifast train or learn.export wrote'
+    if path.is_dir() and not (path / MODEL_NAME).is_file():
+        raise UserMistake(f'{path} is a folder without {MODEL_NAME}: {how}')
+    if not path.exists():
+        raise UserMistake(f'{path} does not exist: {how}')
+    return path / MODEL_NAME if path.is_dir() else path
+
+
 def _pictures(paths: list[Path]) -> list[Path]:
-    """The pictures among files and folders, all of them there and readable.
+    """The pictures among files and folders.
 
     Raises:
-        UserMistake: a path that is missing, an empty folder, a file that is no picture.
+        UserMistake: a path that is missing, a folder without pictures.
     """
     files: list[Path] = []
     for path in paths:
@@ -344,36 +368,48 @@ def _pictures(paths: list[Path]) -> list[Path]:
             raise UserMistake(f'{path} does not exist: give pictures or folders of pictures')
         found = list(get_image_files(path)) if path.is_dir() else [path]
         if not found:
-            raise UserMistake(f'{path} holds no pictures')
+            raise UserMistake(f'{path} holds no pictures: give pictures or folders of pictures')
         files += found
-    broken = next((file for file in files if not verify_image(file)), None)
-    if broken is not None:
-        raise UserMistake(f'{broken} cannot be read as a picture: leave it out (minifast check FOLDER says more)')
     return files
 
 
+def _say_skipped(args: argparse.Namespace, file: Any) -> None:
+    """One line on stderr for a picture that was passed over."""
+    say(f'minifast {args.command}: {file} is left out: {why_unreadable(file) or "it could not be read"}', sys.stderr)
+
+
 def predict(args: argparse.Namespace) -> int:
-    """`minifast predict`: a table, or JSON with the probabilities of all classes.
+    """`minifast predict`: a table, or JSON with the probabilities of all classes; 1 if a picture could not be read.
 
     Raises:
-        UserMistake: the model file is none, or a picture cannot be read.
+        UserMistake: the model file is none, or there are no pictures.
     """
-    if not args.model.is_file():
-        raise UserMistake(f'{args.model} does not exist: give a model file that minifast train or learn.export wrote')
+    model = _model_file(args.model)
     with _user_mistakes(ValueError, OSError):
-        learn = load_learner(args.model)
+        learn = load_learner(model)
     files = _pictures(args.files)
-    with learn.no_bar(), learn.no_logging():
-        probs, _ = learn.get_preds(dl=learn.dls.test_dl(files, bs=args.bs, num_workers=0))
-    vocab = [str(name) for name in learn.dls.vocab]
+    dl = learn.dls.test_dl(files, bs=args.bs, num_workers=0, on_error='skip')
+    with learn.no_bar(), learn.no_logging(), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', _LEFT_OUT)  # told by name, below
+        probs, _ = learn.get_preds(dl=dl)
+    skipped = {index for index, *_ in dl.skipped}
+    vocab, known = [str(name) for name in learn.dls.vocab], [] if probs is None else probs.tolist()
+    read = [file for i, file in enumerate(files) if i not in skipped]
     rows = [{'file': str(file), 'prediction': vocab[max(range(len(p)), key=p.__getitem__)], 'probability': max(p),
-             'probabilities': dict(zip(vocab, p, strict=True))} for file, p in zip(files, probs.tolist(), strict=True)]
+             'probabilities': dict(zip(vocab, p, strict=True))} for file, p in zip(read, known, strict=True)]
     if args.json:
         _say_json(rows)
-    else:
+    elif rows:
         print_table([['file', 'prediction', 'probability'],
                      *([row['file'], row['prediction'], f'{row["probability"]:.1%}'] for row in rows)])
-    return 0
+    for index in sorted(skipped):
+        _say_skipped(args, files[index])
+    return 1 if skipped else 0
+
+
+def _number(n: int, what: str) -> str:
+    """`1 class`, `2 classes`."""
+    return f'{n:,} {what}' + ('' if n == 1 else 'es' if what.endswith('s') else 's')
 
 
 def _say_json(found: Any) -> None:
@@ -381,30 +417,72 @@ def _say_json(found: Any) -> None:
     print(json.dumps(found, indent=2).replace('\x7f', '\\u007f'))
 
 
-def print_table(rows: list[list[str]]) -> None:
-    """Print rows in columns, as wide as their longest cell; a header is just the first row."""
-    rows = [[printable(cell, sys.stdout) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        say('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
 # ---------------------------------------------------------------- check
 
 def check(args: argparse.Namespace) -> int:
-    """`minifast check`: one line a finding; 1 if a training would stop or its result be wrong, else 0.
+    """`minifast check`: what a folder holds and one line a finding; 1 if one of them is serious, else 0.
+
+    The JSON object has these fields: `folder`; `classes` and `valid_classes`, class -> number of pictures (the latter
+    empty where what validates is drawn from the former); `imbalance`, pictures of the largest class by those of the
+    smallest (null without classes); `pictures`, how many can be read; `smallest` and `largest`, [width, height] in
+    pixels (null without pictures); `alpha`, the pictures with an alpha channel; `own`, minifast's own files; `serious`
+    and `notes`, how many findings there are; `findings`, each with `kind`, `file`, `what` and `serious`.
 
     Raises:
         UserMistake: there is no such folder.
     """
     with _user_mistakes(ValueError):
-        findings = check_folder(args.folder)
-    harmless = ('left out', 'duplicate')
-    print_table([['kind', 'file', 'what'], *([f.kind, str(f.path), f.reason] for f in findings)])
-    serious = [f for f in findings if f.kind not in harmless]
+        folder = look_at_folder(args.folder)
+    survey = survey_folder(args.folder, progress=sys.stderr.isatty())
+    told = {(f.path, f.kind) for f in folder.findings}
+    findings = [*folder.findings, *(f for f in survey.findings if (f.path, f.kind) not in told)]
+    sizes = sorted(survey.sizes, key=math.prod)
+    n_serious = sum(f.serious for f in findings)
+    found = {'folder': str(args.folder), 'classes': folder.counts, 'valid_classes': folder.valid_counts,
+             'imbalance': max(folder.counts.values()) / min(folder.counts.values()) if folder.counts else None,
+             'pictures': survey.sizes.total(), 'smallest': sizes[0] if sizes else None,
+             'largest': sizes[-1] if sizes else None, 'alpha': [str(file) for file in survey.alpha],
+             'own': [str(file) for file in survey.own], 'serious': n_serious, 'notes': len(findings) - n_serious,
+             'findings': [{'kind': f.kind, 'file': str(f.path), 'what': f.reason, 'serious': f.serious}
+                          for f in findings]}
+    if args.json:
+        _say_json(found)
+    else:
+        _say_check(found)
+    return 1 if n_serious else 0
+
+
+def _say_check(found: dict[str, Any]) -> None:
+    """What `check` has found, for people: the data in a line each, the findings as a table, their number."""
+    parts = {'to train: ': found['classes'], 'to validate: ': found['valid_classes']}
+    for part, counts in parts.items() if found['valid_classes'] else [('', found['classes'])]:
+        if counts:
+            say(f'{part}{_number(len(counts), "class")}, {_number(sum(counts.values()), "picture")}: '
+                + listed((f'{name} {n:,}' for name, n in counts.items()), 10))
+    if found['pictures']:
+        small, large = ('x'.join(map(str, found[which])) for which in ('smallest', 'largest'))
+        say(f'sizes: {"all " + small if small == large else f"{small} to {large}"} pixels')
+    if (found['imbalance'] or 0) >= 1.5:
+        say(f'imbalance: the largest class has {found["imbalance"]:.1f} times the pictures of the smallest')
+    if found['alpha']:
+        say(f'alpha: {_number(len(found["alpha"]), "picture")} with a channel that a training does not see')
+    if found['own']:
+        say(f'passed over: {_number(len(found["own"]), "file")} that minifast has written')
+    rows, shown = [], Counter()
+    for f in found['findings']:
+        shown[f['kind']] += 1
+        if f['kind'] not in _MANY or shown[f['kind']] <= 5:
+            rows.append([f['kind'], f['file'], f['what']])
+    rows += [[kind, f'and {shown[kind] - 5:,} more', '--json names all'] for kind in _MANY if shown[kind] > 5]
+    if rows:
+        say()
+        print_table([['kind', 'file', 'what'], *rows])
     say()
-    say(f'{len(serious)} serious findings, {len(findings) - len(serious)} notes in {args.folder}')
-    return 1 if serious else 0
+    say(f'{_number(found["serious"], "serious finding")}, {_number(found["notes"], "note")} in {found["folder"]}')
+
+
+_MANY = ('left out', 'duplicate', 'duplicate across parts')
+"""Kinds of findings of which hundreds may be found, and few need to be read."""
 
 
 # ---------------------------------------------------------------- env

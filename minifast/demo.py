@@ -14,12 +14,12 @@ from PIL import Image
 from torchvision.models import resnet18
 
 from minifast.callback.progress import ProgressCallback
-from minifast.commands import print_table
 from minifast.data.block import CategoryBlock, DataBlock
 from minifast.data.core import DataLoaders
 from minifast.data.transforms import FuncSplitter, get_image_files, parent_label
 from minifast.metrics import accuracy
 from minifast.seeds import set_seed
+from minifast.terminal import print_table
 from minifast.vision.augment import Resize, aug_transforms
 from minifast.vision.core import PILImage
 from minifast.vision.data import ImageBlock

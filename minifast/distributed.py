@@ -93,7 +93,7 @@ def _join(backend: str, timeout: timedelta) -> None:
         dist.init_process_group(backend, timeout=timeout)
         return
     # torchrun keeps its store when it starts processes again, and in it the addresses of those that are gone. The count
-    # tells the two apart; on several machines each has its own, and there the store is not to be kept (README)
+    # tells the two apart; on several machines each has its own, and there the store is not to be kept (docs/recipes)
     store, rank, world = next(dist.rendezvous('env://', timeout=timeout))
     dist.init_process_group(backend, store=dist.PrefixStore(f'restart-{restarts}', store), rank=rank, world_size=world,
                             timeout=timeout)

@@ -72,18 +72,20 @@ def export_learner(learn: Any, fname: str | Path) -> Path:
 
 
 def _tell_what_to_give(meta: dict[str, Any], path: Path) -> None:
-    """Name in a warning the user's code that predictions of the export will need, and its loss."""
+    """Name in a warning what of the user's code `load_learner` will ask for: a model, transforms, a loss."""
     data, loss = meta['data'], meta['loss']
     items = data['items'] or []
     inputs = items if data.get('single') else items[:data['n_inp'] or max(len(items) - 1, 1)]
     configs = [config for item in inputs for config in item['tfms']] + [c for s in _STAGES for c in data.get(s, ())]
     names = [config['user'] for config in configs if 'user' in config]
-    what = 'predict' if names or loss.get('has') else 'measure losses'
+    given = [] if meta['model']['recipe'] is not None else [f'model={meta["model"]["class"].split(".")[-1]}(...)']
+    what = 'predict' if given or names or loss.get('has') else 'measure losses'
     names += [loss['user']] if 'user' in loss else []
     if names:
-        given = ', '.join(f'{name!r}: ...' for name in dict.fromkeys(names))
+        given.append(f'functions={{{", ".join(f"{name!r}: ..." for name in dict.fromkeys(names))}}}')
+    if given:
         warnings.warn(f'{path} holds data, no code, and this learner uses code of your own: to {what} with it, '
-                      f'load_learner(file, functions={{{given}}})', stacklevel=4)
+                      f'load_learner(file, {", ".join(given)})', stacklevel=4)
 
 
 def _describe_data(dls: Any, named: dict[str, list]) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 import inspect
 from collections import UserDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
-from fastcore.basics import noop
+from fastcore.basics import PrettyString, noop
 from fastcore.foundation import L
 from torch import Tensor, nn
 from torch.utils.data import DataLoader as TorchLoader
@@ -257,12 +258,24 @@ def show_results(learn: Any, ds_idx: int = 1, dl: Any = None, max_n: int = 9, sh
             dl = learn.dls[ds_idx]
             dl = dl.new(shuffle=shuffle) if _is_ours(dl) else dl
         b = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(_Batches(dl, 0)))
-    decoded = get_preds(learn, dl=[b], with_decoded=True)[2]
+    with unmeasured(learn):
+        decoded = get_preds(learn, dl=[b], with_decoded=True)[2]
     if hasattr(dl, 'show_results'):
         check_answers(learn, decoded)
         return dl.show_results(b, decoded, max_n=max_n, **kwargs)
     inputs, targets = inputs_and_targets(b, learn.model, getattr(learn.dls, 'n_inp', None))
     return _show_plain(learn, inputs + targets, decoded, max_n, **kwargs)
+
+
+@contextmanager
+def unmeasured(learn: Any) -> Iterator[None]:
+    """No metrics inside the block: of a few items they mean nothing, and some cannot be worked out."""
+    metrics = learn.metrics
+    learn.metrics = []
+    try:
+        yield
+    finally:
+        learn.metrics = metrics
 
 
 def _show_plain(learn: Any, b: tuple, decoded: Any, max_n: int, **kwargs: Any) -> Any:
@@ -288,7 +301,10 @@ def _show_plain(learn: Any, b: tuple, decoded: Any, max_n: int, **kwargs: Any) -
 
 
 def summary(learn: Any) -> str:
-    """A table of the layers of `learn` with output shapes and parameters, then optimizer, loss and callbacks."""
+    """A table of the layers of `learn` with output shapes and parameters, then optimizer, loss and callbacks.
+
+    A `str` that is its own repr: at the end of a notebook's cell it is read as it is printed.
+    """
     with fork_rng():
         dl = learn.dls[0]
         b = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(_Batches(dl, 0)))
@@ -298,7 +314,7 @@ def summary(learn: Any) -> str:
     if learn.opt is not None:
         frozen = learn.opt.frozen_idx
         text += 'Model unfrozen\n\n' if frozen == 0 else f'Model frozen up to parameter group #{frozen}\n\n'
-    return type(text)(text + 'Callbacks:\n' + '\n'.join(f'  - {cb}' for cb in learn.cbs.sorted('order')))
+    return PrettyString(text + 'Callbacks:\n' + '\n'.join(f'  - {cb}' for cb in learn.cbs.sorted('order')))
 
 
 # ---------------------------------------------------------------- batches and loaders of all kinds

@@ -14,11 +14,12 @@ from typing_extensions import Self
 from minifast.answers import check_answers, class_names, with_name
 from minifast.arguments import tells_near_match
 from minifast.data.transform import dispatch
-from minifast.inference import whole_loader
-from minifast.show import get_grid, show_image
-from minifast.terminal import visible
-from minifast.torch_core import (TensorCategory, TensorImage, TensorMask, TensorMultiCategory, as_tuple, display_df,
-                                 flatten_check, is_listy, item_find, plain)
+from minifast.inference import unmeasured, whole_loader
+from minifast.show import get_grid, short, show_image, show_table, subplots
+from minifast.terminal import counted, described, visible
+from minifast.torch_core import (TensorCategory, TensorImage, TensorMask, TensorMultiCategory, as_tuple, flatten_check,
+                                 is_listy, item_find, plain)
+from minifast.vision.data import joined, name_codes
 
 __all__ = ['ClassificationInterpretation', 'Interpretation', 'SegmentationInterpretation', 'plot_top_losses']
 
@@ -63,6 +64,9 @@ class Interpretation:
         losses = learn.get_preds(dl=dl, with_loss=True, with_preds=False, with_targs=False, act=act)[-1]
         return cls(learn, dl, plain(losses), act)
 
+    def __repr__(self) -> str:
+        return described(self, lambda o: f'{counted(len(o.losses), "item")}, mean loss {short(float(o.losses.mean()))}')
+
     def _items(self) -> Any:
         """What the loader's dataset is made of: anything that `[index]` or a pandas `.iloc` works on."""
         items = getattr(self.dl, 'items', None)
@@ -76,7 +80,8 @@ class Interpretation:
             dl = [(getattr(self.dl, 'collate_fn', None) or default_collate)([self.dl.dataset[i] for i in idxs])]
         else:
             dl = self.learn.dls.test_dl(items[idxs], with_labels=True)
-        found = self.learn.get_preds(dl=dl, with_input=True, with_decoded=True, act=self.act, reorder=False)
+        with unmeasured(self.learn):
+            found = self.learn.get_preds(dl=dl, with_input=True, with_decoded=True, act=self.act, reorder=False)
         return (*found, self.losses[idxs])
 
     @tells_near_match
@@ -168,29 +173,29 @@ class ClassificationInterpretation(Interpretation):
 
         Args:
             normalize: fractions of each actual class instead of counts.
-            title: above the matrix.
+            title: above the matrix; the default says so where it is normalized.
             cmap: matplotlib's colours.
             norm_dec: decimals of fractions.
             plot_txt: write the numbers.
             kwargs: for `matplotlib.pyplot.figure`: `figsize`, `dpi`.
         """
-        import matplotlib.pyplot as plt
-        cm = self.confusion_matrix()
+        cm, n = self.confusion_matrix(), len(self.vocab)
         if normalize:
             cm = cm / cm.sum(axis=1, keepdims=True).clip(min=1)
-        fig = plt.figure(**kwargs)
-        ax = fig.gca()
+            title = 'Normalized confusion matrix' if title == 'Confusion matrix' else title
+        numbers = [f'{x:.{norm_dec}f}' if normalize else str(x) for x in cm.flat] if plot_txt else []
+        letters = max(map(len, numbers), default=1)
+        # 3 inches for the names, and 6 points a letter and 12 a class at least
+        kwargs.setdefault('figsize', (max(6.4, 3 + n * max(6 * letters, 12) / 72),) * 2 if n > 8 else (6.4, 4.8))
+        ax = subplots(**kwargs)[1][0]
         ax.imshow(cm, interpolation='nearest', cmap=cmap)
-        ticks = np.arange(len(self.vocab))
-        ax.set_xticks(ticks, [visible(v) for v in self.vocab], rotation=90)
-        ax.set_yticks(ticks, [visible(v) for v in self.vocab])
-        if plot_txt:
-            for i, j in np.ndindex(cm.shape):
-                ax.text(j, i, f'{cm[i, j]:.{norm_dec}f}' if normalize else str(cm[i, j]), ha='center', va='center',
-                        color='white' if cm[i, j] > cm.max() / 2 else 'black')
+        ax.set_xticks(np.arange(n), [visible(v) for v in self.vocab], rotation=90)
+        ax.set_yticks(np.arange(n), [visible(v) for v in self.vocab])
+        for (i, j), number in zip(np.ndindex(cm.shape), numbers):
+            ax.text(j, i, number, ha='center', va='center', size=10 if n <= 8 else 8,
+                    color='white' if cm[i, j] > cm.max() / 2 else 'black')
         ax.set(title=title, xlabel='Predicted', ylabel='Actual')
         ax.grid(False)
-        fig.tight_layout()
 
     @tells_near_match
     def most_confused(self, min_val: int = 1) -> list[tuple[Any, Any, int]]:
@@ -284,13 +289,12 @@ def _plot_titled(samples: L, outs: L, raws: Tensor, losses: Tensor, nrows: int |
 def _plot_labels(samples: L, outs: L, raws: Tensor, losses: Tensor, nrows: int | None = None, ncols: int | None = None,
                  figsize: tuple[float, float] | None = None, **kwargs: Any) -> None:
     """The pictures, numbered, and a table of their labels, predictions, probabilities and losses."""
-    import pandas as pd
     axs = get_grid(len(samples), nrows=nrows, ncols=ncols, figsize=figsize)
-    for i, (ax, sample) in enumerate(zip(axs, samples)):
+    rows = [['', 'target', 'predicted', 'probabilities', 'loss']]
+    for i, (ax, sample, out, raw, loss) in enumerate(zip(axs, samples, outs, raws.tolist(), losses.tolist())):
         sample[0].show(ctx=ax, title=f'Image {i}', **kwargs)
-    rows = [{'target': sample[1], 'predicted': out[0], 'probabilities': np.round(raw.tolist(), 4), 'loss': loss}
-            for sample, out, raw, loss in zip(samples, outs, raws, losses.tolist())]
-    display_df(pd.DataFrame(rows))
+        rows.append([str(i), joined(sample[1]), joined(out[0]), ' '.join(f'{p:.4f}' for p in raw), f'{loss:.4f}'])
+    show_table(rows)
 
 
 def _plot_masks(samples: L, outs: L, losses: Tensor, figsize: tuple[float, float] | None = None, **kwargs: Any) -> None:
@@ -299,8 +303,10 @@ def _plot_masks(samples: L, outs: L, losses: Tensor, figsize: tuple[float, float
     for i, (sample, out, loss) in enumerate(zip(samples, outs, losses.tolist())):
         shown = ((sample[0], 'input'), (sample[1], 'target'), (out[0], f'pred; loss = {loss:.4f}'))
         for ax, (picture, title) in zip(axs[3 * i:], shown):
-            picture.show(ctx=ax, **kwargs)
+            alone = {'alpha': 1} if isinstance(picture, TensorMask) else {}  # no picture shows through
+            picture.show(ctx=ax, **{**alone, **kwargs})
             ax.set_title(visible(title, keep='\n'))
+    name_codes(axs, samples)
 
 
 def _plot_shown(samples: L, outs: L, losses: Tensor, nrows: int | None = None, ncols: int | None = None,

@@ -42,6 +42,7 @@ from minifast.callback.recorder import _maybe_item as _maybe_item
 from minifast.callback.schedule import ParamScheduler, SchedCos, combine_scheds, combined_cos
 from minifast.checkpoint import load_model, save_model
 from minifast.data.core import DataLoaders
+from minifast.data.showing import classes_words
 from minifast.distributed import barrier, is_distributed, num_distrib, pass_of_all, setup_distrib
 from minifast.export import export_learner, read_export, to_onnx, to_torch
 from minifast.loop import Loop
@@ -49,7 +50,8 @@ from minifast.metrics import AvgLoss, AvgMetric, Metric, ValueMetric, mk_metric
 from minifast.optimizer import Adam
 from minifast.seeds import fork_rng
 from minifast.sharding import Units
-from minifast.torch_core import defaults, join_path_file, to_detach, trainable_params
+from minifast.terminal import counted, described
+from minifast.torch_core import defaults, get_model, join_path_file, to_detach, trainable_params
 
 __all__ = ['AvgLoss', 'AvgMetric', 'AvgSmoothLoss', 'Callback', 'CancelBackwardException', 'CancelBatchException',
            'CancelEpochException', 'CancelFitException', 'CancelStepException', 'CancelTrainException',
@@ -116,6 +118,9 @@ class Learner(Loop):
             self.to_distributed(sync_bn=False)
         self.add_cbs(cbs)
         self('after_create')
+
+    def __repr__(self) -> str:
+        return described(self, _words)
 
     # ------------------------------------------------------------ training
 
@@ -477,6 +482,19 @@ class Learner(Loop):
         """Compile the model in place by `torch.compile`, with its `**kwargs`; names of parameters stay."""
         self.model.compile(**kwargs)
         return self
+
+
+def _words(learn: Learner) -> str:
+    """`resnet18, 11.7 M parameters, 10 classes, 3 epochs in the last fit, cpu`."""
+    recipe, parameters = vars(learn).get('recipe'), list(learn.model.parameters())
+    n = sum(p.numel() for p in parameters)
+    size = f'{n / 1e6:.1f} M' if n >= 1e6 else f'{n:,}'
+    epochs = learn.recorder.n_epochs if hasattr(learn, 'recorder') else 0
+    name = recipe['kwargs']['arch'].rpartition('.')[2] if recipe else type(get_model(learn.own_model)).__name__
+    return ', '.join([name,
+                      f'{size} parameters', *classes_words(learn.dls),
+                      f'{counted(epochs, "epoch")} in the last fit' if epochs else 'no fit yet',
+                      str(parameters[0].device if parameters else getattr(learn.dls, 'device', None) or 'cpu')])
 
 
 def _takes_reduction(loss_func: Callable) -> bool:

@@ -131,6 +131,18 @@ class TensorMask(TensorImageBase):
 
     _show_args: ClassVar[dict[str, Any]] = {'alpha': 0.5, 'cmap': 'tab20', 'interpolation': 'nearest'}
 
+    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
+        """Draw on the axis `ctx` and return it, as any picture; of masks that have names of codes, `codes`, each code
+        has the same colour in every mask, and what is none of them is not drawn. `**kwargs` go to `show_image`."""
+        mask, codes = self, getattr(self, 'codes', None)
+        if codes is not None:
+            mask = cast(plain(self).float(), TensorMask)
+            mask[mask >= len(codes)] = float('nan')
+            kwargs = {'vmin': 0, 'vmax': max(len(codes) - 1, 1), **kwargs}
+        ax = super(TensorMask, mask).show(ctx=ctx, **kwargs)
+        ax.images[-1].set_gid('mask')
+        return ax
+
 
 @registered
 class TensorFlowField(TensorBase):
@@ -153,8 +165,8 @@ class TitledTensorScalar(TensorBase):
 
     def show(self, ctx: Any = None, **kwargs: Any) -> Any:
         """Write the value above the axis `ctx`, or print it; `**kwargs` go to `show_title`."""
-        from minifast.show import show_title
-        return show_title(self.item(), ctx=ctx, **kwargs)  # sync: shown to a person
+        from minifast.show import short, show_title
+        return show_title(short(self.item()), ctx=ctx, **kwargs)  # sync: shown to a person
 
 
 @keyed

@@ -13,8 +13,7 @@ import inspect
 from typing import NamedTuple
 
 from minifast.callback.core import Callback
-from minifast.commands import print_table
-from minifast.terminal import say
+from minifast.terminal import print_table, say
 from minifast.testing import check_callback
 
 __all__ = ['Plugin', 'find_plugins', 'group', 'load_plugin']

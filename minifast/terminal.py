@@ -4,10 +4,10 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
-__all__ = ['listed', 'say', 'say_once', 'visible', 'warn']
+__all__ = ['counted', 'described', 'listed', 'print_table', 'say', 'say_once', 'visible', 'warn']
 
 _STEERING = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
 """Controls (C0 with escape and newlines, DEL, C1), line separators, what turns the direction of writing round, and
@@ -44,6 +44,25 @@ def listed(names: Iterable, n: int, rest: str = ' and {} more') -> str:
     return ', '.join(names[:n]) + (rest.format(len(names) - n) if len(names) > n else '')
 
 
+def counted(n: int, thing: str) -> str:
+    """`n` and what there are so many of, `1 epoch` or `1,200 epochs`; `thing` is one of them."""
+    return f'{n:,} {thing}{"" if n == 1 else "s"}'
+
+
+def described(o: object, words: Callable[[Any], str]) -> str:
+    """A repr: the name of the class of `o`, and a sentence about it, in `visible` characters.
+
+    Args:
+        o: the object.
+        words: makes the sentence of it. What it raises is not raised here: a repr is asked for of half-made objects
+            too, by debuggers and in messages about other errors; it is then the usual one.
+    """
+    try:
+        return visible(f'{type(o).__name__}: {words(o)}')
+    except Exception:
+        return object.__repr__(o)
+
+
 def say(text: Any = '', file: TextIO | None = None, flush: bool = False) -> None:
     """Print one line, `visible`, whatever the encoding of the stream: what it lacks is escaped too.
 
@@ -61,6 +80,14 @@ def say_once(text: Any = '') -> None:
     from minifast.distributed import rank_distrib  # brings torch, for which the command line does not wait
     if rank_distrib() == 0:
         say(text)
+
+
+def print_table(rows: list[list[str]]) -> None:
+    """Print rows in columns, as wide as their longest cell; a header is just the first row."""
+    rows = [[printable(cell, sys.stdout) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        say('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def printable(text: Any, file: TextIO) -> str:

@@ -258,3 +258,18 @@ def test_metrics_are_drawn_in_as_many_rows_and_columns_as_asked(asked, shape):
     assert [ax.get_title() for ax in axes] == ['train_loss and valid_loss', 'accuracy', 'error_rate']
     assert axes[0].get_subplotspec().get_gridspec().get_geometry() == shape
     assert tuple(axes[0].figure.get_size_inches()) == (4, 5)
+
+
+@pytest.mark.parametrize('train, valid, names', [
+    (False, True, ['train_loss', 'valid_loss', 'accuracy', 'error_rate']),
+    (True, False, ['train_loss', 'train_accuracy', 'train_error_rate']),
+    (True, True, ['train_loss', 'train_accuracy', 'train_error_rate', 'valid_loss', 'valid_accuracy',
+                  'valid_error_rate']),
+    (False, False, ['train_loss', 'accuracy', 'error_rate'])])
+@pytest.mark.parametrize('time', [True, False])
+def test_the_header_names_what_is_measured_as_fastai_does(train, valid, names, time):
+    """Losses and metrics by the part that they are of, where both or training alone measure them."""
+    learn = learner(metrics=[accuracy, error_rate])
+    learn.remove_cb(learn.recorder).add_cb(Recorder(add_time=time, train_metrics=train, valid_metrics=valid))
+    learn.recorder.before_fit()
+    assert list(learn.recorder.metric_names) == ['epoch', *names, *(['time'] if time else [])]

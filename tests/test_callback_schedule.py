@@ -115,6 +115,16 @@ def test_steep_is_where_the_loss_falls_fastest():
     assert steep([1., 10., 1e9], [3., 2., 0.], 3) == (1., (1., 3.))
 
 
+@pytest.mark.parametrize('n, lr_diff, steps', [(40, 15, 15), (40, 3, 3), (16, 15, 15), (10, 15, 9), (2, 15, 1)])
+def test_slide_of_slopes_that_agree_at_once_is_an_interval_from_the_end(n, lr_diff, steps):
+    """As wide as told, or as the search is long; the first slope that differs by more than told moves it on."""
+    lrs, falling = np.logspace(-6, 0, n), np.linspace(2, 1, n)
+    lr, (at, loss) = slide(lrs, falling, n, lr_diff=lr_diff)
+    assert lr == at == lrs[n - 1 - steps] and loss == pytest.approx(falling[n - 1 - steps])
+    risen = falling + np.where(np.arange(n) == n - 1, 1, 0)  # the last two slopes alone
+    assert slide(lrs, risen, n, lr_diff=lr_diff)[0] == lrs[max(n - 1 - steps - 1, 0)]
+
+
 def test_suggestion_methods_are_the_functions():
     """The names for completion hand out the functions themselves."""
     assert (SuggestionMethod.Valley, SuggestionMethod.Slide, SuggestionMethod.Minimum, SuggestionMethod.Steep) == (
@@ -140,6 +150,13 @@ def test_lr_find_gives_one_named_suggestion_a_function():
     found = learner().lr_find(num_it=20, show_plot=False, suggest_funcs=(minimum, partial(slide, lr_diff=3), valley))
     assert type(found).__name__ == 'SuggestedLRs' and found._fields == ('minimum', 'slide', 'valley')
     assert all(isinstance(lr, float) and 0 < lr <= 10 for lr in found)
+
+
+def test_lr_find_takes_functions_whose_names_are_no_names_of_fields():
+    """A lambda and the same function twice go by their number."""
+    found = learner().lr_find(num_it=20, show_plot=False,
+                              suggest_funcs=(lambda lrs, losses, n: (.5, (.5, 1.)), minimum, minimum))
+    assert found._fields == ('_0', 'minimum', '_2') and found[0] == .5 and found[1] == found.minimum == found[2]
 
 
 def test_lr_find_with_every_suggestion_on_twenty_batches_works():

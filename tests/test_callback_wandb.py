@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -153,6 +154,26 @@ def test_wandb_helpers_refuse_what_is_not_there(offline, tmp_path):
         log_dataset(tmp_path / 'none')
     with pytest.raises(ValueError, match='file'):
         log_model(tmp_path / 'none')
+
+
+@pytest.mark.parametrize('online', [False, True])
+def test_wandb_data_are_an_artifact_with_what_is_told_of_them(online, tmp_path, monkeypatch):
+    """Its name is the folder's unless told otherwise, what is told are texts, and saved models stay at home; online
+    the run uses it."""
+    for name in ('a/1.txt', 'models/m.pth', 'labels.csv'):
+        (tmp_path / 'data' / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'data' / name).write_text(name)
+    kept = {'log_artifact': [], 'use_artifact': []}
+    run = SimpleNamespace(offline=not online, **{name: found.append for name, found in kept.items()})
+    monkeypatch.setattr('minifast.callback.wandb._run_or_error', lambda name: run)
+    log_dataset(tmp_path / 'data', metadata={'n': 3, 'from': tmp_path}, description='mine')
+    log_dataset(str(tmp_path / 'data'), name='other')
+    first, second = kept['use_artifact' if online else 'log_artifact']
+    assert not kept['log_artifact' if online else 'use_artifact']
+    assert (first.type, first.name, first.description) == ('dataset', 'data', 'mine')
+    assert first.metadata == {'n': '3', 'from': str(tmp_path)} and sorted(first.manifest.entries) == [
+        'a/1.txt', 'labels.csv']
+    assert (second.name, second.metadata, second.description) == ('other', {}, 'raw dataset')
 
 
 def test_wandb_logs_predictions_and_the_data(offline, tmp_path):

@@ -1,20 +1,27 @@
 """The command line: what it writes, what it prints, its exit codes, and one sentence for every mistake of a user."""
 from __future__ import annotations
 
+import contextlib
 import csv
+import inspect
 import json
 import logging
 import os
 import pickle
 import random
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 from PIL import Image
 
 from minifast import __version__
@@ -41,6 +48,13 @@ def trained(tmp_path_factory) -> Path:
     base = tmp_path_factory.mktemp('trained with spaces')
     assert main(['train', str(draw(base / 'pictures')), '--out', str(base / 'out'), *FAST]) == 0
     return base / 'out'
+
+
+def make_broken(folder: Path) -> Path:
+    """Pictures of which one is none; returns that one."""
+    bad = draw(folder) / 'red' / '3.png'
+    bad.write_bytes(b'these bytes are no picture')
+    return bad
 
 
 def history(out: Path) -> list[list[str]]:
@@ -82,7 +96,7 @@ def test_train_takes_train_and_valid_folders_and_finds_a_learning_rate(tmp_path,
     argv[argv.index('1e-3')] = 'auto'
     assert main([str(word) for word in argv]) == 0
     said = capsys.readouterr().out
-    assert '24 pictures to train and 8 to check' in said and 'learning rate' in said
+    assert '24 pictures to train and 8 to validate' in said and 'learning rate' in said
 
 
 def test_train_repeats_exactly_with_the_same_seed(trained, tmp_path):
@@ -92,113 +106,187 @@ def test_train_repeats_exactly_with_the_same_seed(trained, tmp_path):
     assert first == second
 
 
-@pytest.mark.parametrize('option, value, words', [
-    ('--lr', 'fast', ['--lr', 'fast', 'auto']), ('--lr', '-1', ['--lr']), ('--lr', 'nan', ['nan']),
-    ('--lr', '0', ['--lr']), ('--epochs', '0', ['--epochs', 'at least 1']), ('--epochs', '2.5', ['2.5']),
-    ('--size', '8', ['--size', 'at least 16']), ('--bs', '1', ['--bs']), ('--valid-pct', '1.5', ['--valid-pct']),
-    ('--arch', 'resnet19', ['resnet19', 'resnet1']), ('--weights', 'nowhere.pth', ['nowhere.pth', 'none'])])
-def test_train_bad_option_is_one_sentence(tmp_path, capsys, option, value, words):
-    """A wrong value is named together with what would do, before anything is trained."""
-    draw(tmp_path / 'p')
-    fails(['train', tmp_path / 'p', '--out', tmp_path / 'out', option, value], capsys, *words)
-    assert not (tmp_path / 'out').exists()
-
-
-def make_missing(folder: Path) -> None:
-    """No such folder."""
-
-
-def make_empty(folder: Path) -> None:
-    """A folder without anything."""
-    folder.mkdir()
-
-
-def make_file(folder: Path) -> None:
-    """A file instead of a folder."""
-    folder.write_text('no folder')
-
-
-def make_one_class(folder: Path) -> None:
-    """Pictures of one class only."""
-    draw(folder, 'red')
-
-
-def make_loose(folder: Path) -> None:
-    """A picture outside of all classes."""
-    draw(folder)
-    Image.new('RGB', (9, 9)).save(folder / 'loose.png')
-
-
-def make_few(folder: Path) -> None:
-    """Too few pictures to part with some."""
-    draw(folder, n=2)
-
-
-def make_unknown_valid(folder: Path) -> None:
-    """A class in valid that train does not have."""
-    draw(folder / 'train')
-    draw(folder / 'valid', 'red green', n=2)
-
-
-def make_broken(folder: Path) -> None:
-    """A picture that is none."""
-    draw(folder)
-    (folder / 'red' / '3.png').write_bytes(b'these bytes are no picture')
-
-
-def make_truncated(folder: Path) -> None:
-    """A picture cut short."""
-    draw(folder)
-    whole = (folder / 'red' / '3.png').read_bytes()
-    (folder / 'red' / '3.png').write_bytes(whole[:len(whole) // 2])
-
-
-@pytest.mark.parametrize('make, words', [
-    (make_missing, ['does not exist']), (make_empty, ['holds no pictures']), (make_file, ['is a file']),
-    (make_one_class, ['one class only', 'red']), (make_loose, ['loose.png', 'folder named after its class']),
-    (make_few, ['4 pictures', '10']), (make_unknown_valid, ['green']),
-    (make_broken, ['red/3.png', 'mend or remove']), (make_truncated, ['red/3.png', 'mend or remove'])])
-def test_train_bad_folder_is_one_sentence_and_writes_nothing(tmp_path, capsys, make, words):
-    """Whatever is wrong with the folder: the path, what is wrong, what to do; exit code 2; no output folder."""
-    folder = tmp_path / 'p'
-    make(folder)
-    fails(['train', folder, '--out', tmp_path / 'out', *FAST], capsys, folder, *words)
-    assert not (tmp_path / 'out').exists()
-
-
-def test_train_output_that_is_a_file_is_refused_before_training(tmp_path, capsys):
-    """An output folder that cannot be made is found out at the start."""
-    (tmp_path / 'out').write_text('')
-    fails(['train', draw(tmp_path / 'p'), '--out', tmp_path / 'out', *FAST], capsys, tmp_path / 'out', 'is a file')
-
-
 def test_train_without_network_names_the_file_and_the_ways_out(tmp_path, capsys, monkeypatch):
     """No cached weights and no network: the wanted file, where it goes, and the two other ways."""
     def unreachable(*args, **kwargs):
         raise OSError('no route to host')
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
     monkeypatch.setattr('minifast.vision.models.weights.open_url', unreachable)
-    fails(['train', draw(tmp_path / 'p'), '--out', tmp_path / 'out'], capsys, 'resnet18-', tmp_path / 'home',
-          '--weights FILE', '--weights none')
+    name = 'resnet18-f37072fd.pth'
+    fails(['train', draw(tmp_path / 'p'), '--out', tmp_path / 'out'], capsys, (
+        f'minifast train: the pretrained weights {name} are not on this machine and could not be downloaded (no route '
+        f'to host). Either get https://download.pytorch.org/models/{name} elsewhere and put it at {tmp_path}/home/hub/'
+        f'checkpoints/{name}, or give a file of your own (weights=FILE), or start without (pretrained=False); on the '
+        'command line: --weights FILE or --weights none'))
     assert not (tmp_path / 'out').exists()
 
 
-def test_train_weights_file_that_is_none_is_one_sentence(tmp_path, capsys):
-    """A weights file that holds no tensors is named."""
-    (tmp_path / 'w.pth').write_text('no weights')
-    fails(['train', draw(tmp_path / 'p'), '--out', tmp_path / 'out', '--weights', tmp_path / 'w.pth'], capsys, 'w.pth')
-    assert not (tmp_path / 'out').exists()
+@pytest.mark.parametrize('command', ['train p', 'demo'])
+def test_an_output_folder_that_cannot_be_written_is_told_first(command, tmp_path, capsys, monkeypatch):
+    """With the folder that does not let it be made."""
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / 'p')
+    monkeypatch.setattr('os.access', lambda path, mode: path != tmp_path)
+    fails([*command.split(), '--out', 'some/out'], capsys, f'minifast {command.split()[0]}: --out some/out: {tmp_path} '
+          'is not writable: give another folder')
+
+
+def test_a_class_of_few_pictures_is_one_wherever_the_split_puts_them(tmp_path):
+    """Also where none of them is left to train with."""
+    from minifast.commands import _loaders, _picture_folder
+    draw(tmp_path / 'p'), draw(tmp_path / 'p', 'lone', n=1)
+    seen = set()
+    for seed in ('1', '5'):
+        args = build_parser().parse_args(['train', str(tmp_path / 'p'), '--workers', '0', '--seed', seed])
+        dls = _loaders(args, _picture_folder(args))
+        seen.add('lone' in {file.parent.name for file in dls.train_ds.items})
+        assert list(dls.vocab) == ['blue', 'lone', 'red']
+        assert len(dls.train_ds) == 20 and list(dls.valid)
+    assert seen == {True, False}
+
+
+class Asked(Exception):
+    """A training would begin now."""
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """`asked(*words)`: the fit that `minifast train` asks for with these words, its name, arguments and keywords."""
+    from minifast.learner import Learner
+    folder, told, usual = draw(tmp_path / 'p'), [], inspect.signature(Learner.fine_tune).parameters['base_lr'].default
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / 'w.pth')
+
+    def stub(name):
+        def fit(self, *args, **kwargs):
+            told.append((name, args, kwargs))
+            raise Asked
+        monkeypatch.setattr(Learner, name, fit)
+
+    def ask(*words):
+        assert main(['train', str(folder), '--size', '32', '--out', str(tmp_path / 'out'), *map(str, words)]) == 1
+        return told.pop()
+    ask.usual = usual
+    stub('fit_one_cycle'), stub('fine_tune')
+    return ask
+
+
+def test_train_asks_for_a_learning_rate_that_suits_the_weights(asked, tmp_path, capsys):
+    """That of `fine_tune` for weights that know something; no trial run unless it is asked for."""
+    usual = asked.usual
+    name, args, kwargs = asked('--weights', tmp_path / 'w.pth', '--epochs', 5)
+    assert (name, args, kwargs.keys()) == ('fine_tune', (5, usual), {'cbs'})
+    assert asked('--weights', 'none')[:2] == ('fit_one_cycle', (3, 3e-3))
+    assert asked('--weights', 'none', '--lr', '0.5')[1] == (3, .5)
+    assert 'learning rate' not in capsys.readouterr().out
+    assert asked('--weights', tmp_path / 'w.pth', '--lr', 'auto', '--bs', 8)[1] == (3, usual)
+    assert capsys.readouterr().out.splitlines()[1] == (
+        'learning rate 0.002: a trial run takes a quarter of the training and 20 batches at least, and this one has 8 '
+        'batches')
+    assert asked('--weights', 'none', '--resume')[2].items() >= {
+        'checkpoint': tmp_path / 'out' / 'checkpoints', 'resume': True}.items()
+
+
+@pytest.mark.parametrize('found, lr, words', [
+    (1e-3, 1e-3, 'learning rate 0.001'), (.9, 8e-3, 'learning rate 0.008, as the 0.9 of the trial run lies far off'),
+    (1e-6, 5e-4, 'learning rate 0.0005, as the 1e-06 of the trial run lies far off')])
+@pytest.mark.parametrize('n, epochs, trial', [(20, 3, 20), (27, 3, 27), (200, 9, 100)])
+def test_a_trial_run_is_short_and_what_it_finds_has_bounds(found, lr, words, n, epochs, trial, capsys):
+    """At most a quarter of the training and 100 batches; at most four times the usual rate, and a quarter of it."""
+    from minifast.commands import _learning_rate
+
+    class Stub:
+        dls = types.SimpleNamespace(train=range(n))
+        bar = True
+
+        @contextlib.contextmanager
+        def no_bar(self):
+            self.bar = False
+            yield
+            self.bar = True
+
+        def lr_find(self, *args, num_it, show_plot):
+            assert num_it == trial and not show_plot and not self.bar
+            return types.SimpleNamespace(valley=found)
+    args = build_parser().parse_args(['train', 'p', '--lr', 'auto', '--epochs', str(epochs)])
+    assert _learning_rate(args, Stub()) == pytest.approx(lr)
+    assert capsys.readouterr().out == f'looking for a learning rate: a trial run of {trial} batches\n{words}\n'
+    Stub.dls.train = range(79 // (epochs + 1))
+    assert _learning_rate(args, Stub()) == 2e-3 and 'trial run takes a quarter' in capsys.readouterr().out
+
+
+def test_train_tells_where_a_model_can_be_cut(asked, tmp_path, monkeypatch, capsys):
+    """By the option of the shell; a wrong place is told, a right one taken."""
+    def arch(pretrained=False):
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(9, 2))
+    monkeypatch.setattr('minifast.commands._architecture', lambda name: arch)
+    argv = ['train', tmp_path / 'p', '--weights', 'none', '--arch', 'mine']
+    fails(argv, capsys, 'Sequential has no pooling layer to cut before', '; on the command line: --cut N')
+    fails([*argv, '--cut', 3], capsys, 'minifast train: --cut 3: what comes before this child of mine takes no '
+          'pictures (RuntimeError: ', '): give another number')
+    assert asked('--weights', 'none', '--cut', 1)[0] == 'fit_one_cycle'
+
+
+PLUGIN = '''
+from minifast.callback.core import Callback
+
+class Stops(Callback):
+    order = 2000
+    def after_batch(self):
+        if self.training and self.epoch == 1:
+            raise KeyboardInterrupt
+
+class Wants(Callback):
+    def __init__(self, it):
+        pass
+'''
+
+
+@pytest.fixture
+def plugins(tmp_path, monkeypatch):
+    """An installed package with two callbacks."""
+    (tmp_path / 'shell_plugins.py').write_text(PLUGIN)
+    info = tmp_path / 'shell_plugins-1.2.dist-info'
+    info.mkdir()
+    (info / 'METADATA').write_text('Metadata-Version: 2.1\nName: shell-plugins\nVersion: 1.2\n')
+    (info / 'entry_points.txt').write_text('[minifast.callbacks]\nstops = shell_plugins:Stops\n'
+                                           'wants = shell_plugins:Wants\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop('shell_plugins', None)
+
+
+def test_train_is_stopped_resumed_and_run_again_to_the_same_history(plugins, tmp_path, capsys):
+    """A plugin stops it in its second epoch; the same command goes on, and once more changes nothing. A picture that
+    cannot be read is passed over and named at the end."""
+    bad = make_broken(tmp_path / 'p')
+    words = ['train', str(tmp_path / 'p'), *FAST, '--epochs', '2', '--bs', '20', '--skip-bad']
+    assert main([*words, '--out', str(tmp_path / 'whole')]) == 0
+    assert capsys.readouterr().err == f'minifast train: {bad} is left out: it is text and no picture\n'
+    resumed = [*words, '--out', str(tmp_path / 'out'), '--resume']
+    assert main([*resumed, '--cb', 'stops']) == 130
+    assert [f.name for f in (tmp_path / 'out').iterdir()] == ['checkpoints']
+    new = tmp_path / 'p' / 'red' / 'new.png'
+    Image.new('RGB', (40, 36)).save(new)
+    fails(resumed, capsys, 'minifast train: --resume: ', 'is of another run', '; on the command line: another --out')
+    new.unlink()
+    for _ in range(2):
+        assert main(resumed) == 0
+        assert sorted(f.name for f in (tmp_path / 'out').iterdir()) == ['checkpoints', 'history.csv', 'model.pth']
+        assert [row[:-1] for row in history(tmp_path / 'out')] == [row[:-1] for row in history(tmp_path / 'whole')]
+        out, err = capsys.readouterr()
+        assert 'resumed from' in out and err.splitlines()[-1].endswith('is left out: it is text and no picture')
+    fails([*words, '--cb', 'wants'], capsys, "minifast train: --cb wants: ", "'it'")
 
 
 def test_train_on_several_processes_refuses_before_any_is_started(tmp_path, capsys, monkeypatch):
-    """More processes than pictures or GPUs, or one that torchrun has started: what to give instead."""
+    """More processes than GPUs, or one that torchrun has started: what to give instead."""
     argv = ['train', draw(tmp_path / 'p'), '--out', tmp_path / 'out', *FAST, '--nproc']
-    fails([*argv, '10'], capsys, '--nproc 10', '19 pictures', '--nproc 9 or less')
-    fails([*argv, '0'], capsys, '--nproc', 'at least 1')
     monkeypatch.setattr('torch.cuda.device_count', lambda: 3)
-    fails([*argv, '4'], capsys, '3 GPUs', '--nproc 3 or less', 'CUDA_VISIBLE_DEVICES=')
+    fails([*argv, '4'], capsys, 'minifast train: --nproc 4: this machine has 3 GPUs, one for a process: give --nproc '
+          '3 or less, or hide them (CUDA_VISIBLE_DEVICES=) to train on the CPU')
     monkeypatch.setenv('RANK', '1')
-    fails([*argv, '2'], capsys, 'RANK=1', 'torchrun', 'leave --nproc out')
+    fails([*argv, '2'], capsys, 'minifast train: --nproc 2: this process is one of several already (RANK=1 is set, as '
+          'by torchrun): leave --nproc out, or start minifast train without torchrun')
     assert not (tmp_path / 'out').exists()
 
 
@@ -344,6 +432,23 @@ def test_predict_json_is_for_machines(trained, capsys):
     assert row['probability'] == max(row['probabilities'].values()) == row['probabilities'][row['prediction']]
 
 
+def test_predict_passes_over_what_cannot_be_read(trained, tmp_path, capsys):
+    """All others are predicted, whether a file or its folder is named; stderr names it, and the exit code is 1. The
+    folder that train has named will do for the model in it."""
+    bad = make_broken(tmp_path / 'p')
+    for named in ([tmp_path / 'p'], sorted((tmp_path / 'p').rglob('*.png'))):
+        assert main(['predict', str(trained), '--bs', '5', '--json', *map(str, named)]) == 1
+        out, err = capsys.readouterr()
+        assert [row['file'] for row in json.loads(out)] == [
+            str(f) for f in sorted((tmp_path / 'p').rglob('*.png')) if f != bad]
+        assert err == f'minifast predict: {bad} is left out: it is text and no picture\n'
+    assert main(['predict', str(trained), str(tmp_path / 'p' / 'red')]) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 12
+    for words, out in (([], ''), (['--json'], '[]\n')):
+        assert main(['predict', str(trained), str(bad), *words]) == 1
+        assert capsys.readouterr().out == out
+
+
 @pytest.mark.parametrize('asked, sizes', [([], [12]), (['--bs', '5'], [5, 5, 2]), (['--bs', '1'], [1] * 12)])
 def test_predict_takes_as_many_pictures_at_once_as_asked_for(asked, sizes, trained, capsys, monkeypatch):
     """As there is memory for; the answers are the same."""
@@ -359,35 +464,209 @@ def test_predict_takes_as_many_pictures_at_once_as_asked_for(asked, sizes, train
     assert seen == sizes and len(json.loads(capsys.readouterr().out)) == 12
 
 
-def test_predict_bad_model_file_is_one_sentence(trained, tmp_path, capsys):
-    """A missing file, a text, a pickle, half a model: refused by name, and no code in them runs."""
-    picture = trained.parent / 'pictures' / 'red' / '0.png'
-    (tmp_path / 'text.pth').write_text('no model')
-    (tmp_path / 'pickle.pkl').write_bytes(pickle.dumps({'model': print}))
+# ---------------------------------------------------------------- what is wrong, in one sentence
+
+LAYOUT = 'give a folder that holds one folder of pictures a class, for example pets/cat/1.jpg and pets/dog/1.jpg'
+NO_MODEL = 'give a model file that minifast train or learn.export wrote'
+NO_PICTURES = 'give pictures or folders of pictures'
+RATE = 'is no learning rate: give a positive number such as 1e-3, or auto (see minifast train --help)'
+TINY = '--weights none --size 32 --bs 20 --workers 0'
+
+REFUSED = {
+    'empty': f'empty holds no pictures: {LAYOUT}',
+    'one': "one holds pictures of one class only, 'red': a classifier needs two classes or more, each in a folder of "
+           'its own',
+    'one/red': 'one/red/0.png lies directly in one/red (one of 12): move each picture into a folder named after its '
+               'class',
+    'loose': 'loose/loose.png lies directly in loose: move each picture into a folder named after its class',
+    'few': 'few holds 4 pictures: 10 is the least to train and to validate with',
+    'more valid': 'more valid/valid/green is a class of the valid part that the train part does not have: give both '
+                  'parts the same classes',
+    'no valid': 'no valid/valid holds no pictures: give both parts the same classes'}
+"""Folders that cannot be trained on, and why."""
+
+WRONG = {
+    '': 'minifast: the following arguments are required: COMMAND (see minifast --help)',
+    'trian': "minifast: argument COMMAND: invalid choice: 'trian' (choose from 'train', 'predict', 'check', 'demo', "
+             "'env', 'plugins') (see minifast --help)",
+    'train': 'minifast train: the following arguments are required: FOLDER (see minifast train --help)',
+    'train good more': "minifast train: 'more' is one word too many (see minifast train --help)",
+    'train good --weight none': "minifast train: there is no option '--weight', did you mean '--weights'? (see "
+                                'minifast train --help)',
+    'train good -x': "minifast train: there is no option '-x' (see minifast train --help)",
+    'train good --lr': 'minifast train: argument --lr: expected one argument (see minifast train --help)',
+    **{f'train good --lr {text}': f'minifast train: argument --lr: {text!r} {RATE}'
+       for text in ('fast', '-1', 'nan', '0', 'inf')},
+    **{f'train good {option} {text}': f'minifast train: argument {option}: {text!r} is no whole number of at least '
+       f'{least} (see minifast train --help)' for option, text, least in [
+           ('--epochs', '0', 1), ('--epochs', '2.5', 1), ('--size', '8', 16), ('--bs', '1', 2), ('--workers', '-1', 0),
+           ('--nproc', '0', 1), ('--seed', 'x', 0)]},
+    'train good --valid-pct 1.5': "minifast train: argument --valid-pct: '1.5' is no share: give a number between 0 "
+                                  'and 1 such as 0.2 (see minifast train --help)',
+    'train good --cut x': "minifast train: argument --cut: invalid int value: 'x' (see minifast train --help)",
+    'train good --arch resnet19': "minifast train: --arch resnet19: there is no such model, did you mean 'resnet18'? "
+                                  '(torchvision has {n_models}; for the names of timm: pip install timm)',
+    'train good --weights gone.pth': 'minifast train: --weights gone.pth: there is no such file; give imagenet, none, '
+                                     'or a file of weights',
+    'train good --weights text': 'minifast train: text is no file of tensors (or holds code, which is never run): text '
+                                 "is no tensor file but a file that starts with b'no model'. Ask its author for a file "
+                                 'that holds tensors only. Write one with torch.save(model.state_dict(), ...)',
+    'train good --out text': 'minifast train: --out text is a file: give a folder',
+    'train good --cb gone': "minifast train: --cb gone: no package registers a callback 'gone' in the entry-point "
+                            'group minifast.callbacks; there are: none',
+    'train good --nproc 11': 'minifast train: --nproc 11: 20 pictures to train on are fewer than two for each of 11 '
+                             'processes: give --nproc 10 or less',
+    'train good --valid-pct .01': 'minifast train: good holds 24 pictures, of which a share of 0.01 is none to '
+                                  'validate with',
+    'train good --valid-pct .99': 'minifast train: good holds 24 pictures, of which a share of 0.99 leaves fewer than '
+                                  'two to train with',
+    'train parts --valid-pct .5': 'minifast train: --valid-pct 0.5: parts/valid holds the pictures to validate with: '
+                                  'leave --valid-pct out, or move them to parts/train',
+    **{f'{command} gone': f'minifast {command}: gone does not exist: {LAYOUT}' for command in ('train', 'check')},
+    **{f'{command} text': f'minifast {command}: text is a file: {LAYOUT}' for command in ('train', 'check')},
+    **{f"train '{folder}'": f'minifast train: {why}' for folder, why in REFUSED.items()},
+    f'train broken {TINY}': 'minifast train: broken/red/3.png cannot be read as a picture (it is text and no picture): '
+                            'mend or remove it, or give --skip-bad; minifast check FOLDER lists every such file',
+    'predict': 'minifast predict: the following arguments are required: MODEL, FILE (see minifast predict --help)',
+    'predict out': 'minifast predict: the following arguments are required: FILE (see minifast predict --help)',
+    'predict gone.pth good': f'minifast predict: gone.pth does not exist: {NO_MODEL}',
+    'predict good good': f'minifast predict: good is a folder without model.pth: {NO_MODEL}',
+    'predict text good': "minifast predict: text is no tensor file but a file that starts with b'no model'. Ask its "
+                         'author for a file that holds tensors only',
+    'predict pickle.pkl good': 'minifast predict: pickle.pkl is no tensor file but a pickle, which could run any code '
+                               'when read. Ask its author for a file that holds tensors only',
+    'predict half.pth good': 'minifast predict: half.pth is cut short, or has bytes behind its end: take an older '
+                             'copy, or save it again',
+    'predict out good/gone.png': f'minifast predict: good/gone.png does not exist: {NO_PICTURES}',
+    'predict out empty': f'minifast predict: empty holds no pictures: {NO_PICTURES}',
+    'predict out good --bs 0': "minifast predict: argument --bs: '0' is no whole number of at least 1 (see minifast "
+                               'predict --help)',
+    'check': 'minifast check: the following arguments are required: FOLDER (see minifast check --help)',
+    'check good --jsn': "minifast check: there is no option '--jsn', did you mean '--json'? (see minifast check "
+                        '--help)',
+    'demo --out text': 'minifast demo: --out text is a file: give a folder',
+    'env --jsno': "minifast env: there is no option '--jsno', did you mean '--json'? (see minifast env --help)",
+    'plugins --chek': "minifast plugins: there is no option '--chek', did you mean '--check'? (see minifast plugins "
+                      '--help)',
+    'check good more': "minifast check: 'more' is one word too many (see minifast check --help)",
+    **{f'{command} more': f"minifast {command}: 'more' is one word too many (see minifast {command} --help)"
+       for command in ('demo', 'env', 'plugins')},
+}
+"""The wrong ways to call each command, and all that is said."""
+
+
+@pytest.fixture(scope='module')
+def there(tmp_path_factory, trained) -> Path:
+    """A folder of pictures of every kind, files that are none, and a model in `out`."""
+    there = tmp_path_factory.mktemp('there')
+    make_broken(there / 'broken')
+    for name in ('good', 'loose', 'parts/train', 'more valid/train', 'no valid/train'):
+        draw(there / name)
+    draw(there / 'parts' / 'valid', n=2), draw(there / 'more valid' / 'valid', 'red green', n=2)
+    draw(there / 'one', 'red'), draw(there / 'few', n=2)
+    for name in ('empty', 'no valid/valid'):
+        (there / name).mkdir()
+    Image.new('RGB', (9, 9)).save(there / 'loose' / 'loose.png')
+    shutil.copytree(trained, there / 'out')
+    (there / 'text').write_text('no model')
+    (there / 'pickle.pkl').write_bytes(pickle.dumps({'model': print}))
     whole = (trained / 'model.pth').read_bytes()
-    (tmp_path / 'half.pth').write_bytes(whole[:len(whole) // 2])
-    for name in ('missing.pth', 'text.pth', 'pickle.pkl', 'half.pth'):
-        fails(['predict', tmp_path / name, picture], capsys, tmp_path / name)
+    (there / 'half.pth').write_bytes(whole[:len(whole) // 2])
+    return there
 
 
-def test_predict_bad_picture_is_one_sentence(trained, tmp_path, capsys):
-    """A missing picture, a broken one, an empty folder."""
-    (tmp_path / 'broken.jpg').write_bytes(b'no picture')
-    (tmp_path / 'empty').mkdir()
-    for name, word in (('missing.jpg', 'does not exist'), ('broken.jpg', 'cannot be read'), ('empty', 'no pictures')):
-        fails(['predict', trained / 'model.pth', tmp_path / name], capsys, tmp_path / name, word)
+@pytest.mark.parametrize('words', WRONG)
+def test_a_wrong_call_ends_with_2_and_one_sentence(words, there, monkeypatch, capsys):
+    """What is wrong and what would do, on stderr; nothing is written."""
+    monkeypatch.chdir(there)
+    before = sorted(there.rglob('*'))
+    try:
+        code = main(shlex.split(words))
+    except SystemExit as stop:
+        code = stop.code
+    told = capsys.readouterr().err
+    right = WRONG[words].replace('{n_models}', str(len(torchvision.models.list_models(torchvision.models))))
+    # Python 3.12 and later name the choices without quotes
+    assert (code, told.replace("'", '')) == (2, right.replace("'", '') + '\n')
+    assert sorted(there.rglob('*')) == before
+
+
+@pytest.mark.parametrize('folder', REFUSED)
+def test_what_train_refuses_is_what_check_finds(folder, there, monkeypatch, capsys):
+    """In the same words; the exit code is 1."""
+    monkeypatch.chdir(there)
+    assert main(['check', '--json', folder]) == 1
+    found = json.loads(capsys.readouterr().out)
+    first = found['findings'][0]
+    assert f'{first["file"]} {first["what"]}' == REFUSED[folder] and first['serious']
+    assert [f['file'] for f in found['findings'] if f['kind'] == first['kind']] == [first['file']]
+    assert set(found['classes']) <= {'red', 'blue'}
+    assert main(['check', folder]) == 1
+    lines = [re.sub(' {2,}', ' ', line) for line in capsys.readouterr().out.splitlines()]
+    assert f'{first["kind"]} {REFUSED[folder]}' in lines
 
 
 # ---------------------------------------------------------------- check, env, the program itself
 
-def test_check_exit_code_says_whether_something_is_wrong(tmp_path, capsys):
-    """0 for a good folder, 1 and the file's name for one with a broken picture, 2 for none."""
-    draw(tmp_path / 'good')
-    assert main(['check', str(tmp_path / 'good')]) == 0
-    make_broken(tmp_path / 'bad')
-    assert main(['check', str(tmp_path / 'bad')]) == 1
-    assert '3.png' in capsys.readouterr().out
-    fails(['check', tmp_path / 'missing'], capsys, 'missing')
+def paint(folder, size=(40, 36), mode='RGB', n=1):
+    """`n` pictures, no two the same."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(n):
+        number = len(list(folder.parent.rglob('*.png')))
+        Image.new(mode, size, tuple(number // 7 ** k for k in range(len(mode)))).save(folder / f'{number}.png')
+
+
+def test_check_tells_about_good_data(tmp_path, monkeypatch, capsys):
+    """Classes, numbers, sizes, imbalance, alpha channels and files of minifast's own; no header without a table, no bar
+    in a file, one of a thing and several."""
+    monkeypatch.chdir(tmp_path)
+    paint(Path('p/cat'), n=6), paint(Path('p/dog'), n=6)
+    assert main(['check', 'p']) == 0
+    assert capsys.readouterr() == ('2 classes, 12 pictures: cat 6, dog 6\nsizes: all 40x36 pixels\n\n'
+                                   '0 serious findings, 0 notes in p\n', '')
+    paint(Path('p/cat'), (20, 90), 'RGBA', n=4), (Path('p') / 'cat' / 'notes.txt').touch()
+    for name in ('models/model.pth', 'export.pkl', 'history.csv', 'checkpoints/run-0a.jsonl', 'checkpoints/.in-use'):
+        (Path('p') / name).parent.mkdir(exist_ok=True)
+        (Path('p') / name).touch()
+    assert main(['check', 'p']) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        '2 classes, 16 pictures: cat 10, dog 6', 'sizes: 40x36 to 20x90 pixels',
+        'imbalance: the largest class has 1.7 times the pictures of the smallest',
+        'alpha: 4 pictures with a channel that a training does not see',
+        'passed over: 5 files that minifast has written', '', 'kind      file             what',
+        "left out  p/cat/notes.txt  no picture by its suffix '.txt'", '', '0 serious findings, 1 note in p']
+    Path('parts').mkdir()
+    shutil.move('p', 'parts/train'), paint(Path('parts/val/dog'), (30, 30), n=1), Path('parts/val/bird').mkdir()
+    assert main(['check', 'parts']) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ['to train: 2 classes, 16 pictures: cat 10, dog 6', 'to validate: 1 class, 1 picture: dog 1']
+    assert lines[-1] == '1 serious finding, 1 note in parts'
+
+
+def test_check_sums_up_what_is_found_hundredfold_and_json_names_all(tmp_path, monkeypatch, capsys):
+    """Five of a kind are shown."""
+    monkeypatch.chdir(tmp_path)
+    for name in ('cat', 'dog'):
+        paint(Path('p') / name, n=6)
+        for i in range(4):
+            shutil.copy(next(Path('p', name).glob('*.png')), Path('p', name, f'copy{i}.png'))
+    assert main(['check', 'p']) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert sum(line[:1] == ['duplicate'] for line in lines) == 6
+    assert ['duplicate', 'and', '3', 'more', '--json', 'names', 'all'] in lines
+    assert main(['check', '--json', 'p']) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found.pop('findings')) == found['notes'] == 8
+    assert found == {'folder': 'p', 'classes': {'cat': 10, 'dog': 10}, 'valid_classes': {}, 'imbalance': 1,
+                     'pictures': 20, 'smallest': [40, 36], 'largest': [40, 36], 'alpha': [], 'own': [], 'serious': 0,
+                     'notes': 8}
+
+
+def test_check_shows_a_bar_where_somebody_watches(tmp_path, monkeypatch, capsys):
+    """On stderr, with the number of pictures."""
+    monkeypatch.setattr('sys.stderr.isatty', lambda: True, raising=False)
+    assert main(['check', str(draw(tmp_path / 'p'))]) == 0
+    assert '24/24' in capsys.readouterr().err
 
 
 def test_env_names_versions_devices_and_fast_paths(capsys):
@@ -428,18 +707,22 @@ def test_help_of_every_command(command, capsys):
 def test_every_command_and_every_option_is_explained(monkeypatch, capsys):
     """No name is listed without words beside it: not a command, not an option, not what it is given."""
     monkeypatch.setenv('COLUMNS', '250')
+    told = []
 
     def listed(*command):
         with pytest.raises(SystemExit):
             main([*command, '--help'])
-        rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith('  ')]
+        text = capsys.readouterr().out
+        told.append(text)
+        rows = [line for line in text.splitlines() if line.startswith('  ')]
         rows = [re.split(' {2,}', row.strip()) for row in rows if row.strip() != 'COMMAND']
         assert all(len(row) == 2 for row in rows), rows
         return [name for name, _ in rows]
     commands = [name for name in listed() if not name.startswith('-')]
     assert commands == ['train', 'predict', 'check', 'demo', 'env', 'plugins']
     options = {command: listed(command) for command in commands}
-    assert options['check'] == ['FOLDER', '-h, --help'] and options['demo'] == ['-h, --help', '--out DIR']
+    assert not re.search(r'default: (None|False|\[\])', ''.join(told))
+    assert options['check'] == ['FOLDER', '-h, --help', '--json'] and options['demo'] == ['-h, --help', '--out DIR']
 
 
 def test_what_a_command_does_is_told_in_whole_sentences(capsys, monkeypatch):
@@ -456,11 +739,6 @@ def test_what_a_command_does_is_told_in_whole_sentences(capsys, monkeypatch):
     assert told['plugins'].startswith('A line a callback') and 'exit code' in told['check'] and not told['env']
 
 
-def test_unknown_command_is_one_sentence(capsys):
-    """A misspelt command is refused with the list of those there are."""
-    fails(['trian'], capsys, 'trian', 'train')
-
-
 def test_python_m_minifast_is_the_command():
     """`python -m minifast` works where the script folder is not on the PATH, and answers without importing torch."""
     argv = [sys.executable, '-X', 'importtime', '-m', 'minifast', '--version']
@@ -473,6 +751,6 @@ def test_a_training_that_is_told_nothing_is_tomorrow_that_of_today():
     """Lines in scripts rely on what is not said: these are its defaults."""
     told = vars(build_parser().parse_args(['train', 'pictures']))
     assert {k: v for k, v in told.items() if k not in ('command', 'run')} == {
-        'folder': Path('pictures'), 'arch': 'resnet18', 'epochs': 3, 'size': 224, 'bs': 64, 'lr': None,
-        'weights': 'imagenet', 'valid_pct': .2, 'no_flip': False, 'workers': None, 'nproc': 1, 'seed': 42,
-        'out': Path('minifast-model')}
+        'folder': Path('pictures'), 'arch': 'resnet18', 'epochs': 3, 'size': 224, 'bs': 64, 'lr': None, 'cut': None,
+        'weights': 'imagenet', 'valid_pct': None, 'no_flip': False, 'workers': None, 'nproc': 1, 'seed': 42,
+        'skip_bad': False, 'resume': False, 'cb': [], 'out': Path('minifast-model')}

@@ -173,6 +173,17 @@ def test_links_inside_stay_links(make, tmp_path):
     assert (out / 'l2').read_bytes() == b'body' and links_stay(out)
 
 
+@pytest.mark.parametrize('target, stays', [('b', True), ('c:/b', False), ('c:b', False), ('a\\..\\..\\b', False),
+                                           ('\\\\host\\share', False), ('b:stream', False)])
+def test_letters_that_lead_elsewhere_on_windows_alone_are_refused_there(target, stays, monkeypatch):
+    """Drives, shares and backslashes; elsewhere they are letters of a name."""
+    assert archives._stays(('l',), {('l',): target})
+    with monkeypatch.context() as patched:
+        patched.setattr(os, 'name', 'nt')
+        found = archives._stays(('l',), {('l',): target})
+    assert found is stays
+
+
 @posix
 def test_links_stay_asks_every_link(tmp_path):
     """On the disk, for folders that others have unpacked."""
@@ -303,6 +314,25 @@ def test_the_disk_is_a_limit_too(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: type('Usage', (), {'free': 8000}))
     with pytest.raises(ValueError, match='8,000 bytes, which is more than the disk has left'):
         extract_archive(tmp_path / 'x', tmp_path / 'out')
+
+
+@pytest.mark.parametrize('make', [tar_of, zip_of])
+def test_an_archive_may_take_all_that_is_left(make, tmp_path, monkeypatch):
+    """To the last byte; where one byte less is free it is refused."""
+    taken, take = [], archives._Tree.take
+    (tmp_path / 'x').write_bytes(make(folder('d'), file('d/a', BODY), file('b', b'')))
+    with monkeypatch.context() as patched:
+        patched.setattr(archives._Tree, 'take', lambda self, n: taken.append(n) or take(self, n))
+        extract_archive(tmp_path / 'x', tmp_path / 'first')
+    assert sum(taken) >= len(BODY)
+    for missing in (0, 1):
+        free = sum(taken) - missing
+        monkeypatch.setattr(shutil, 'disk_usage', lambda path, free=free: type('Usage', (), {'free': free}))
+        if missing:
+            with pytest.raises(ValueError, match=f'unpacks to more than {free:,} bytes'):
+                extract_archive(tmp_path / 'x', tmp_path / 'out')
+            continue
+        assert (extract_archive(tmp_path / 'x', tmp_path / 'all') / 'd' / 'a').read_bytes() == BODY
 
 
 def _cut(data):

@@ -130,6 +130,19 @@ def test_mistakes_are_named(folder, tmp_path):
         pet_block(splitter=IndexSplitter(range(10))).datasets(folder)
 
 
+def test_a_source_without_items_is_told_by_what_it_is(tmp_path):
+    """A path as such, anything else by its kind; with the function that found nothing."""
+    (tmp_path / 'empty').mkdir()
+    for source, block, words in (
+            (tmp_path / 'empty', pet_block(), f'{tmp_path / "empty"}: get_items=get_image_files found none'),
+            (str(tmp_path / 'empty'), pet_block(), f'{tmp_path / "empty"}: get_items=get_image_files found none'),
+            ([], DataBlock(), 'the source (a list)'), ({}, DataBlock(), 'the source (a dict)'),
+            ({'a': 1}, DataBlock(get_items=lambda o: []), 'the source (a dict): get_items=')):
+        with pytest.raises(ValueError) as caught:
+            block.datasets(source)
+        assert str(caught.value).startswith(f'no items in {words}')
+
+
 # ---------------------------------------------------------------- summary
 
 def test_summary_walks_the_way_of_dataloaders(folder, capsys):

@@ -147,6 +147,13 @@ def test_test_set_starts_where_the_items_type_fits():
         test_set(dsets, [1.5])
 
 
+def test_a_test_set_of_nothing_has_all_transforms():
+    """There is no item that says where to begin, so that what is put into it goes the whole way."""
+    lists = TfmdLists(WORDS, [picture, ToTensor()])
+    assert [f.name for f in lists.test_set([]).tfms.fs] == [f.name for f in lists.tfms.fs]
+    assert len(lists.test_set([picture('cow')]).tfms.fs) == len(lists.tfms.fs) - 1
+
+
 def test_new_items_start_at_the_first_transform_that_takes_them():
     """A path may be told as a text or the other way round, also where paths come out of a transform on the way."""
     named = TfmdLists(['a', 'b'], [lambda o: f'{o}.png', lambda o: (o,)])

@@ -515,6 +515,14 @@ def test_lambda_with_forked_workers_works():
     assert [b.tolist() for b in dl] == [[2, 4], [6, 8]]
 
 
+@pytest.mark.parametrize('kwargs', [{'num_workers': 2}, {'num_workers': 1, 'multiprocessing_context': 'thread'},
+                                    {'num_workers': 0}, {'num_workers': None}], ids=str)
+def test_one_batch_is_made_here(kwargs):
+    """In the calling process and thread, whatever makes the batches of a pass: to look at one starts no worker."""
+    dl = DataLoader(range(6), bs=2, after_item=lambda i: torch.tensor([os.getpid(), threading.get_ident()]), **kwargs)
+    assert dl.one_batch().tolist() == [[os.getpid(), threading.get_ident()]] * 2
+
+
 def test_one_batch_of_nothing_is_refused():
     """An empty loader says so."""
     with pytest.raises(ValueError, match='no batch: 2 items, bs=4, drop_last=True'):
@@ -617,6 +625,32 @@ def test_small_data_are_made_without_workers_and_the_plan_says_so(capsys):
     dl.show_plan()
     plan = capsys.readouterr().out
     assert dl.num_workers == 0 and 'for the time the first batch took' in plan and 'after_item: Noise' in plan
+
+
+class OwnDatasets(Datasets):
+    """Whose items may be anything."""
+
+    def __getitem__(self, i):
+        return super().__getitem__(i)
+
+
+@pytest.mark.parametrize('make, told', [
+    (lambda: Datasets([1, 2], [[ToTensor()], [Categorize()]]), None),
+    (lambda: Subset(Subset(Datasets([1, 2], [[ToTensor()]]), [0, 1]), [1]), None),
+    (lambda: TfmdLists([1, 2], [ToTensor()]), None), (lambda: TensorDataset(torch.zeros(2)), None),
+    (lambda: [1, 2], None),
+    (lambda: Datasets([1, 2], [[Noise(), ToTensor()], [to_label]]), 'dataset: Noise, dataset: to_label'),
+    (lambda: Subset(Datasets([1, 2], [[Noise()]]), [0]), 'dataset: Noise'),
+    (lambda: TfmdLists([1, 2], [Noise()]), 'dataset: Noise'),
+    (lambda: OwnDatasets([1, 2], [[ToTensor()]]), 'dataset: OwnDatasets'),
+    (lambda: Subset(Broken(), [0]), 'dataset: Broken')])
+def test_the_plan_names_what_of_a_data_set_may_draw(make, told, capsys):
+    """Transforms of the user's, within subsets too, and data sets of which nobody knows what they do; nothing of
+    ours."""
+    DataLoader(make(), bs=1).show_plan()
+    line, = (line for line in capsys.readouterr().out.splitlines() if line.startswith('randomness'))
+    assert line.split(maxsplit=1)[1] == ('from generators handed to the transforms' if told is None else (
+        f'global generators seeded for each item, because of {told}'))
 
 
 class Plus(Transform):

@@ -24,7 +24,7 @@ from minifast.callback.distributed import DistributedTrainer
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
 from minifast.data.sampler import Position
-from minifast.data.stream import kind_of
+from minifast.data.stream import Reader, kind_of
 from minifast.learner import Learner
 from minifast.losses import MSELossFlat
 from minifast.seeds import set_seed
@@ -238,6 +238,17 @@ def test_the_state_of_the_library_is_gone_by_where_it_has_one(shards, monkeypatc
         read.clear()
 
 
+@pytest.mark.parametrize('form, has_state', [(None, True), ('torch', True), ('numpy', True), ('arrow', False),
+                                             ('pandas', False)])
+def test_where_a_stream_of_tables_stands_is_not_told(form, has_state, shards):
+    """The library's state says so of rows alone."""
+    stream = ordered(shards, True).with_format(form)
+    kind = kind_of(stream)
+    part = kind.part(stream, Reader(), 3)
+    next(iter(part))
+    assert (kind.state(part) is not None) is has_state
+
+
 @pytest.mark.parametrize('kind', ['webdataset', 'datasets', *MAPPED])
 def test_a_look_leaves_a_running_pass_and_its_state_alone(shards, kind):
     """`one_batch` in the middle reads a pass of its own."""
@@ -391,10 +402,14 @@ def test_what_cannot_be_shared_out_says_why(shards, tmp_path):
     own = wds.WebDataset(urls, shardshuffle=False, nodesplitter=lambda src: src)
     growing = wds.DataPipeline(wds.shardlists.DirectoryShardList(f'{tmp_path}/'), wds.tarfile_to_samples())
     unseeded = hugging_face(shards, False).shuffle(buffer_size=4)
-    for stream, why in ((own, 'put webdataset.split_by_node there'), (growing, 'DirectoryShardList) is no list of'),
-                        (unseeded, 'each process would have an order of its own')):
+    for stream, why in ((own, 'nothing tells whether the function behind its shards shares them out: put '
+                         'webdataset.split_by_node there, or nodesplitter=webdataset.split_by_node'),
+                        (growing, 'its first stage (DirectoryShardList) is no list of shards: '
+                         'webdataset.SimpleShardList is'),
+                        (unseeded, 'it is shuffled without a seed, so each process would have an order of its own: '
+                         '.shuffle(seed=0)')):
         assert not DataLoader(stream, bs=4).shareable
-        assert why in kind_of(stream).why_not_shared(stream)
+        assert kind_of(stream).why_not_shared(stream) == why
         with pytest.raises(ValueError, match='cannot be shared out by 2 processes: .*' + re.escape(why)):
             trainer._check_loader(DataLoader(stream, bs=4))
     assert all(loader(kind, shards).shareable for kind in KINDS)

@@ -323,6 +323,18 @@ def test_unresolvable_annotation_is_explained():
                 return x
 
 
+def test_an_annotation_that_chooses_nothing_need_not_be_found():
+    """That of a result, and those of a function, which is applied to whatever comes; another one of them still is."""
+    class Adds(Transform):
+        def encodes(self, x: int) -> 'NowhereToBeFound':  # noqa: F821
+            return x + 1
+    assert Adds()(1) == 2 and Adds()('a') == 'a'
+
+    def halve(x: 'NowhereToBeFound'):  # noqa: F821
+        return x / 2
+    assert mk_transform(halve)(3) == 1.5 and Transform(halve)(3) == 1.5
+
+
 def test_transforms_travel_between_processes():
     """Pickling keeps functions and settings."""
     tfm = pickle.loads(pickle.dumps(Pipeline([Transform(len), Categorize(vocab=['a', 'b'])])))

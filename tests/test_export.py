@@ -25,8 +25,9 @@ from minifast.callback.core import Callback, CancelFitException
 from minifast.callback.mixup import MixUp
 from minifast.callback.progress import CSVLogger
 from minifast.data.block import DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
-from minifast.data.core import DataLoaders
-from minifast.data.transforms import IndexSplitter, Normalize, get_image_files, parent_label
+from minifast.data.core import DataLoaders, TfmdLists
+from minifast.data.transforms import (IndexSplitter, IntToFloatTensor, Normalize, ToTensor, get_image_files,
+                                      parent_label)
 from minifast.describe import (_registered, build_kinds, build_loss, build_model, describe_kinds, describe_loss,
                                is_known_arch)
 from minifast.learner import Learner, load_learner
@@ -34,7 +35,7 @@ from minifast.limits import EXPORT, json_schema
 from minifast.markers import TensorImage, TensorMultiCategory
 from minifast.tensorfile import DamagedFileError, UnsafeFileError, copied, read_tensors, write_atomic
 from minifast.vision.augment import Resize, aug_transforms
-from minifast.vision.core import PILImageBW, imagenet_stats
+from minifast.vision.core import PILImage, PILImageBW, imagenet_stats
 from minifast.vision.data import (BBoxBlock, BBoxLblBlock, CategoryBlock, ImageBlock, ImageDataLoaders, MaskBlock,
                                   PointBlock)
 from minifast.vision.learner import unet_learner, vision_learner
@@ -108,6 +109,16 @@ def test_the_loaded_learner_predicts_the_same_bits(exported, pictures):
     assert torch.equal(learn.get_preds(dl=learn.dls.test_dl(files))[0],
                        loaded.get_preds(dl=loaded.dls.test_dl(files))[0])
     assert list(loaded.dls.vocab) == ['cat', 'dog'] and loaded.dls.c == 2 and len(loaded.dls.train_ds) == 0
+
+
+def test_a_learner_on_samples_without_a_label_is_loaded_with_such_samples(pictures, tmp_path):
+    """Pictures alone, of which a batch is a tensor and no tuple; so is the loaded learner's."""
+    lists = TfmdLists(get_image_files(pictures), [PILImage.create], splits=[[0, 1, 2, 3], [4, 5]])
+    dls = lists.dataloaders(bs=2, after_item=[Resize(8), ToTensor()], after_batch=[IntToFloatTensor()], num_workers=0)
+    learn = Learner(dls, nn.Flatten(), loss_func=losses.MSELossFlat(), path=tmp_path)
+    loaded = load_learner(learn.export(), model=nn.Flatten())
+    batches = [o.dls.test_dl(lists.items[:2]).one_batch() for o in (learn, loaded)]
+    assert all(type(b) is TensorImage and b.shape == (2, 3, 8, 8) for b in batches) and torch.equal(*batches)
 
 
 def test_an_export_of_a_loaded_learner_is_the_same_export(exported, tmp_path):

@@ -14,10 +14,10 @@ from make_fastai_numbers import LAYERS, layer_run
 from torch import nn
 
 import minifast.layers as layers
-from minifast.layers import (Cat, ConvLayer, Flatten, Lambda, MaxPool, MergeLayer, NoneReduce, NormType, PartialLambda,
-                             PixelShuffle_ICNR, ProdLayer, ResBlock, ResizeBatch, SequentialEx, SimpleSelfAttention,
-                             TimeDistributed, View, children_and_parameters, flatten_model, has_children, icnr_init,
-                             in_channels, init_linear, sequential, sigmoid, trunc_normal_)
+from minifast.layers import (Cat, ConvLayer, Flatten, Lambda, LinBnDrop, MaxPool, MergeLayer, NoneReduce, NormType,
+                             PartialLambda, PixelShuffle_ICNR, ProdLayer, ResBlock, ResizeBatch, SequentialEx,
+                             SimpleSelfAttention, TimeDistributed, View, children_and_parameters, flatten_model,
+                             has_children, icnr_init, in_channels, init_linear, sequential, sigmoid, trunc_normal_)
 from minifast.torch_core import Module, TensorBase, TensorImage
 
 NUMBERS = json.loads((Path(__file__).parent / 'data' / 'layers.json').read_text(encoding='utf-8'))['numbers']
@@ -47,6 +47,22 @@ def test_conv_layer_wrong_ndim_and_keyword_are_refused():
         ConvLayer(3, 4, ndim=4)
     with pytest.raises(TypeError, match='dilatation'):
         ConvLayer(3, 4, dilatation=2)
+
+
+@pytest.mark.parametrize('lin_first', [False, True])
+@pytest.mark.parametrize('act', [None, nn.Sigmoid()], ids=['no activation', 'an activation'])
+@pytest.mark.parametrize('bn', [False, True])
+def test_lin_bn_drop_has_what_is_asked_for_in_its_order(bn, act, lin_first):
+    """Norm and dropout, then the linear layer and its activation, or the other way round; a bias without a norm."""
+    for p in (0., .3):
+        made = LinBnDrop(3, 4, bn=bn, p=p, act=act, lin_first=lin_first)
+        linear = ['Linear', *(['Sigmoid'] if act else [])]
+        around = [*(['BatchNorm1d'] if bn else []), *(['Dropout'] if p else [])]
+        assert [type(m).__name__ for m in made] == (linear + around if lin_first else around + linear)
+        layers_of = {type(m): m for m in made}
+        assert (layers_of[nn.Linear].bias is None) is bn and layers_of.get(nn.Sigmoid) is act
+        assert not bn or layers_of[nn.BatchNorm1d].num_features == (4 if lin_first else 3)
+        assert not p or layers_of[nn.Dropout].p == p
 
 
 def test_batch_zero_starts_the_residual_branch_as_almost_nothing():

@@ -74,6 +74,15 @@ def test_targets_that_are_numbers_become_float32(make, dtype):
     assert make(floatify=False)(pred.double(), targ.double()).dtype == torch.float64
 
 
+@pytest.mark.parametrize('make', [MSELossFlat, L1LossFlat, losses.BCELossFlat, BCEWithLogitsLossFlat])
+def test_losses_of_numbers_follow_the_axis(make):
+    """Each number's own loss comes in the order of the axes behind the move, as those of the classes do."""
+    pred, targ = torch.rand(2, 3, 4), torch.randint(0, 2, (2, 3, 4))
+    for axis in (1, -1):
+        loss = make(axis=axis, reduction='none')
+        assert torch.equal(loss(pred, targ), loss.func(pred, targ.float()).movedim(axis, -1).reshape(-1))
+
+
 def test_masks_may_carry_a_channel_axis():
     """[B,1,H,W] class indices are [B,H,W] class indices."""
     pred, targ = loss_inputs('mask')

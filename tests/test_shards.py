@@ -3,18 +3,22 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.testing._internal.distributed import fake_pg  # noqa: F401  registers the backend `fake`
 
 from minifast.hardware import crc32
 from minifast.optimizer import Adam, Lookahead, OptimWrapper
-from minifast.shards import INDEX, load_sharded, load_shares, save_sharded, save_shares
+from minifast.shards import INDEX, _group_behind, _is_all_of, load_sharded, load_shares, save_sharded, save_shares
 from minifast.tensorfile import DamagedFileError, UnsafeFileError, read_tensors, write_atomic
 
 INFO = 'DCP_SHARDING_INFO'
@@ -63,6 +67,21 @@ def test_a_further_save_replaces_the_state_when_it_is_complete(tmp_path, monkeyp
     assert load_sharded(tmp_path, {})['x'].tolist() == [0, 0] and len(list(tmp_path.iterdir())) == 2
 
 
+def test_what_is_written_behind_the_training_is_agreed_on_by_the_hosts():
+    """By a group of its own, which takes tensors of hosts whatever the training goes by; one for each world."""
+    assert _group_behind() is None
+    try:
+        for _ in range(2):
+            dist.init_process_group('fake', store=dist.HashStore(), rank=0, world_size=1)
+            group = _group_behind()
+            assert group is _group_behind() is not dist.group.WORLD
+            assert (dist.get_backend(group), dist.get_backend()) == ('gloo', 'fake')
+            dist.destroy_process_group()
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
 @pytest.mark.parametrize('make', [
     lambda ps: Adam(ps, .1), lambda ps: Lookahead(Adam(ps, .1), k=2),
     lambda ps: OptimWrapper(ps, torch.optim.AdamW, lr=.1)])
@@ -103,6 +122,18 @@ def test_another_state_is_refused_before_anything_is_changed(tmp_path):
         load_shares(tmp_path, model, Adam(list(model.parameters()), .1))
     with pytest.raises(ValueError, match='has no model.other: it is another state'):
         load_sharded(tmp_path, {'model': {'other': torch.ones(1)}})
+
+
+def test_of_many_names_that_differ_five_are_told_and_how_many_more(tmp_path):
+    """Of what is missing and of what is unknown alike."""
+    many = nn.Sequential(*(nn.Linear(1, 1) for _ in range(4)))
+    told = '0.bias, 0.weight, 1.bias, 1.weight, 2.bias and 3 more are '
+    save_shares(tmp_path / 'many', many)
+    save_shares(tmp_path / 'one', nn.Linear(1, 1))
+    for saved, model, words in (('many', nn.Linear(1, 1), f'bias, weight are missing; {told}unknown to it. Build the'),
+                                ('one', many, f'{told}missing; bias, weight are unknown to it. Build the')):
+        with pytest.raises(ValueError, match=f': {words}'):
+            load_shares(tmp_path / saved, model)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
@@ -212,6 +243,42 @@ def test_parts_that_tell_no_sense_of_their_place_are_refused(kept, change):
     """Whatever their checksums are."""
     rewrite_parts(*kept, change)
     refused(kept[0], UnsafeFileError, 'parts-')
+
+
+def cut(offset, size, draw):
+    """Parts of a box, cut at random and no grid."""
+    axes = [axis for axis, n in enumerate(size) if n > 1]
+    if not axes or draw.random() < .25:
+        return [(offset, size)]
+    axis = draw.choice(axes)
+    at = draw.randrange(1, size[axis])
+    first = size[:axis] + (at,) + size[axis + 1:]
+    rest = size[:axis] + (size[axis] - at,) + size[axis + 1:]
+    behind = offset[:axis] + (offset[axis] + at,) + offset[axis + 1:]
+    return cut(offset, first, draw) + cut(behind, rest, draw)
+
+
+def test_parts_are_the_whole_where_each_number_lies_in_one_of_them():
+    """By counting them: parts that touch are fine however they are cut; one that is moved, lost, doubled or grown is
+    not."""
+    draw, seen = random.Random(0), set()
+    for i in range(600):
+        shape = tuple(draw.randint(1, 4) for _ in range(draw.randint(1, 3)))
+        boxes = cut((0,) * len(shape), shape, draw)
+        draw.shuffle(boxes)
+        at, axis = draw.randrange(len(boxes)), draw.randrange(len(shape))
+        offset, size = boxes[at]
+        grown = tuple(n + (i == axis) for i, n in enumerate(size))
+        moved = tuple(n + draw.choice((-1, 1)) * (i == axis) for i, n in enumerate(offset))
+        boxes[at:at + 1] = [[(offset, size)], [], [(offset, size)] * 2, [(offset, grown)], [(moved, size)]][i % 5]
+        counts = torch.zeros(shape, dtype=torch.int64)
+        within = all(0 <= o and o + n <= whole for o, s in boxes for o, n, whole in zip(o, s, shape))
+        for offset, size in boxes if within else ():
+            counts[tuple(slice(o, o + n) for o, n in zip(offset, size))] += 1
+        wanted = within and bool((counts == 1).all())
+        assert _is_all_of(torch.Size(shape), [SimpleNamespace(offsets=o, sizes=s) for o, s in boxes]) is wanted
+        seen.add((i % 5, wanted))
+    assert seen >= {(0, True), *((kind, False) for kind in range(1, 5))}
 
 
 def test_files_with_other_tensors_than_the_index_names_are_refused(kept):

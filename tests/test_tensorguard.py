@@ -226,6 +226,21 @@ def test_views_conjugates_and_odd_storages_of_other_writers_are_read():
         assert found.is_conj() == view.is_conj() and found.is_neg() == view.is_neg()
 
 
+@pytest.mark.parametrize('settings', [
+    b'\x89ccollections\nOrderedDict\n)Rctorch\nquint8\n', b'\x89ccollections\nOrderedDict\n)Rctorch\nqint32\n',
+    b'\x89ccollections\nOrderedDict\n)RK\x05', b'\x89ccollections\nOrderedDict\n)R' + text('float32'),
+    b'\x89ccollections\nOrderedDict\n)R]', b'K\x00ccollections\nOrderedDict\n)Rctorch\nfloat32\n',
+    b'N]ctorch\nfloat32\n', b'\x89' + ITEMS + b'ctorch\nfloat32\n'],
+    ids=['quint8', 'qint32', 'a number', 'a text', 'a list', 'gradient 0', 'gradient None', 'hooks'])
+def test_settings_that_no_tensor_has_are_refused(settings):
+    """A kind of numbers that a plain tensor cannot have, or that is none; a gradient that is no yes or no; hooks."""
+    head = tensor_index((4,), (1,), 4).replace(b'_v2', b'_v3').removesuffix(b'\x89ccollections\nOrderedDict\n)RtRs.')
+    usual = b'\x89ccollections\nOrderedDict\n)Rctorch\nint32\n'
+    assert read(head + usual + b'tRs.', {'0': struct.pack('<4i', 1, 2, 3, 4)})['w'].tolist() == [1, 2, 3, 4]
+    with pytest.raises(UnsafeFileError, match='a tensor with settings that no tensor has'):
+        read(head + settings + b'tRs.', {'0': bytes(16)})
+
+
 def test_a_record_that_is_mentioned_as_several_kinds_is_read_as_each():
     """The same bytes as numbers of two kinds, whole or in part, as other writers store views."""
     def mention(kind, n):

@@ -12,6 +12,7 @@ import torch
 from fastcore.foundation import L
 from torch import nn
 
+from minifast import torch_core
 from minifast.markers import TensorCategory, TensorImage, TensorMask, explode_types, retain_meta, retain_types
 from minifast.torch_core import (apply, apply_init, apply_leaf, bn_bias_params, cond_init, default_device, defaults,
                                  detach_parallel, display_df, find_device, flatten_check, get_empty_df, get_model,
@@ -168,6 +169,17 @@ def test_nested_batches_change_their_numbers_and_keep_the_rest():
     assert isinstance(arrays[0], np.ndarray) and arrays[1][0].tolist() == [1, 2] and arrays[1][1] == 'name'
     assert find_device(moved) == torch.device('meta') and find_device(['name']) is None
     assert length_of([1, 2]) == 2 and length_of(iter([])) is None
+
+
+@pytest.mark.parametrize('asked', [None, True, False])
+def test_detached_numbers_are_those_of_all_ranks_where_that_is_asked(asked, monkeypatch):
+    """Each tensor of the nested batch, unless told otherwise; what is no tensor stays."""
+    monkeypatch.setattr(torch_core, 'gather', lambda x, axis=0: torch.cat([x, x + 10], axis))  # as of two ranks
+    x = torch.ones(1, requires_grad=True)
+    found = torch_core.to_detach((TensorImage(x), [x * 2, 'text']), **({} if asked is None else {'gather': asked}))
+    wanted = [[1, 11], [2, 12]] if asked is not False else [[1], [2]]
+    assert [found[0].tolist(), found[1][0].tolist()] == wanted and found[1][1] == 'text'
+    assert all(type(o) is torch.Tensor and not o.requires_grad for o in (found[0], found[1][0]))
 
 
 def test_default_device_is_what_was_set_or_there(monkeypatch):

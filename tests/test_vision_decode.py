@@ -162,6 +162,19 @@ def test_create_unreadable_kind_raises_the_one_error(name, tmp_path):
     assert isinstance(caught.value, OSError) and isinstance(caught.value, ValueError)
 
 
+def test_an_open_file_that_is_no_picture_is_told_by_the_name_it_was_opened_by(tmp_path):
+    """As one that is given by its path."""
+    path = tmp_path / 'text.jpg'
+    path.write_bytes(WRONG['text.jpg'][0])
+    told = []
+    with open(path, 'rb') as file:
+        for source in (path, file):
+            with pytest.raises(BadImageError) as caught:
+                PILImage.create(source)
+            told.append(str(caught.value))
+    assert told[0] == told[1] and str(path) in told[1]
+
+
 def _pipe(path: Path) -> None:
     os.mkfifo(path)
 

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from minifast.data.transforms import RandomSplitter
 from minifast.vision.core import load_image
-from minifast.vision.utils import (check_folder, download_images, resize_image, resize_images, resize_to,
-                                   search_images_bing, search_images_serpapi, verify_image)
+from minifast.vision.utils import (check_folder, download_images, look_at_folder, resize_image, resize_images,
+                                   resize_to, search_images_bing, search_images_serpapi, survey_folder, verify_image,
+                                   why_unreadable)
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (60, 100, 3), np.uint8)
 
@@ -176,3 +178,74 @@ def test_listing_names_what_is_left_out_and_what_is_empty(tmp_path):
                     ('e/list.csv', 'left out', "no picture by its suffix '.csv'"),
                     ('e', 'empty', 'a folder without pictures'), ('f', 'empty', 'a folder without pictures'),
                     ('a/up', 'left out', 'a link to a folder that was listed already')}
+
+
+def test_a_folder_is_looked_at_as_it_is_laid_out(tmp_path):
+    """Classes in it, or in its parts under one of their usual names; of train and test train alone is meant."""
+    for name in ('p/Training/a/1.jpg', 'p/Training/b/deep/a/2.jpg', 'p/Training/b/3.jpg', 'p/val/b/4.jpg',
+                 'p/test/c/5.jpg', 'q/train/a/6.jpg', 'q/test/a/7.jpg', 'r/train/8.jpg', 'r/bus/9.jpg'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    p, q, r = (look_at_folder(tmp_path / name) for name in 'pqr')
+    assert p[1:] == ('Training', 'val', .2, {'a': 2, 'b': 1}, {'b': 1}, 3, [])
+    assert q.path == tmp_path / 'q' / 'train' and q.counts == {'a': 1} and q.findings[0].kind == 'one class'
+    assert (r.train, r.valid, r.counts) == (None, None, {'bus': 1, 'train': 1}) and r.findings[0].kind == 'too few'
+    with pytest.raises(ValueError, match='does not exist: give a folder that holds one folder of pictures a class'):
+        look_at_folder(tmp_path / 'none')
+
+
+@pytest.mark.parametrize('n, valid_pct, n_train', [(12, .2, 10), (12, .5, 6), (12, .08, None), (12, .09, 11),
+                                                  (12, .83, 3), (12, .84, 2), (12, .92, None), (10, .2, 8),
+                                                  (9, .2, None)])
+def test_too_few_pictures_to_train_and_to_validate_with(n, valid_pct, n_train, tmp_path):
+    """Ten in all, one to validate with and two, the least that batch normalization takes, to train with; as the split
+    that is made of them has."""
+    for i in range(n):
+        (tmp_path / 'ab'[i % 2]).mkdir(exist_ok=True)
+        (tmp_path / 'ab'[i % 2] / f'{i}.png').touch()
+    found = look_at_folder(tmp_path, valid_pct=valid_pct)
+    assert [f.kind for f in found.findings] == ([] if n_train else ['too few'])
+    train, valid = RandomSplitter(valid_pct)(range(n))
+    assert found.n_train == len(train) and (bool(n_train) == (n >= 10 and len(train) >= 2 and len(valid) >= 1))
+    assert n_train in (None, len(train))
+
+
+def test_survey_knows_sizes_upright_and_alpha_of_any_kind(tmp_path):
+    """A picture that lies on its side counts as it is shown; a palette with a transparent entry has alpha too."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(PIXELS).save(tmp_path / 'side.jpg', exif=exif)
+    Image.fromarray(PIXELS).save(tmp_path / 'a.png')
+    Image.fromarray(PIXELS).quantize(4).save(tmp_path / 'b.png', transparency=1)
+    Image.fromarray(PIXELS).convert('LA').save(tmp_path / 'c.png')
+    (tmp_path / 'bad.png').write_bytes(b'nothing')
+    found = survey_folder(tmp_path, n_workers=1, progress=False)
+    assert found.sizes == {(100, 60): 3, (60, 100): 1} and [f.name for f in found.alpha] == ['b.png', 'c.png']
+    assert [(f.kind, f.serious) for f in found.findings] == [('bad', True)] and not found.own
+    assert why_unreadable(tmp_path / 'bad.png') == found.findings[0].reason
+    assert why_unreadable(tmp_path / 'a.png') is None
+
+
+def test_what_minifast_has_written_is_its_own_and_a_class_of_that_name_is_none(tmp_path):
+    """Models, exports, histories and checkpoints are no findings, wherever they are; a folder of them is not empty."""
+    own = ['a/x.pth', 'checkpoints/checkpoint-000001.pth', 'checkpoints/run-0af.jsonl', 'checkpoints/items-9.json',
+           'checkpoints/.in-use', 'checkpoints/checkpoint-000001-shares/__0_0.distcp',
+           'checkpoints/checkpoint-000001-shares/.metadata', 'old/history.csv', 'x.pkl']
+    for name in [*own, 'a/1.jpg', 'models/1.jpg', 'list.json', 'b/.hidden']:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(_jpeg())
+    (tmp_path / 'b' / 'models').mkdir()
+    found = survey_folder(tmp_path, progress=False)
+    assert {f.relative_to(tmp_path).as_posix() for f in found.own} == set(own)
+    assert {(f.path.name, f.kind) for f in found.findings if f.kind != 'duplicate'} == {
+        ('list.json', 'left out'), ('.hidden', 'left out')}
+    assert look_at_folder(tmp_path).counts == {'a': 1, 'models': 1}
+
+
+def test_suffixes_that_a_training_looks_for_are_those_that_are_checked(tmp_path):
+    """What it would stop at is bad; a picture that it would pass over is told, with the way out."""
+    for name in ('a.svg', 'b.jfif', 'c.txt'):
+        (tmp_path / name).write_bytes(_jpeg() if name == 'b.jfif' else b'nothing')
+    assert [(f.path.name, f.kind, f.reason) for f in check_folder(tmp_path, progress=False)] == [
+        ('b.jfif', 'left out', "a picture whose suffix '.jfif' is not looked for: rename it"),
+        ('c.txt', 'left out', "no picture by its suffix '.txt'"), ('a.svg', 'bad', 'it is text and no picture')]

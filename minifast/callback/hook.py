@@ -15,6 +15,7 @@ from torch.autograd.graph import register_multi_grad_hook
 from minifast.arguments import as_size, tells_near_match
 from minifast.callback.core import Callback
 from minifast.layers import flatten_model, in_channels
+from minifast.show import get_grid, new_axis
 from minifast.torch_core import apply, find_bs, find_device, leaves_of, one_param, to_detach, to_device
 
 __all__ = ['ActivationStats', 'Hook', 'HookCallback', 'Hooks', 'dummy_eval', 'has_params', 'hook_output',
@@ -396,30 +397,22 @@ class ActivationStats(HookCallback):
     def color_dim(self, idx: int, figsize: tuple[float, float] = (10, 5), ax: Any = None) -> Any:
         """Draw the histograms of layer `idx` over the batches, counts as colours, on `ax` or a new one of `figsize`
         inches; returns the axis."""
-        if ax is None:
-            import matplotlib.pyplot as plt
-            _, ax = plt.subplots(figsize=figsize)
+        ax = new_axis(figsize) if ax is None else ax
         ax.imshow(self.hist(idx).numpy(), origin='lower', aspect='auto')  # sync: drawn for a person
         ax.axis('off')
         return ax
 
     def plot_hist(self, figsize: tuple[float, float] | None = None) -> Any:
         """`color_dim` of every layer, in a grid of `figsize` inches (default: 2.5 high a row); returns the axes."""
-        import matplotlib.pyplot as plt
         n = len(self.stats[0])
-        rows = math.ceil(n / 2)
-        _, axes = plt.subplots(rows, 2, figsize=figsize or (12, 2.5 * rows), squeeze=False)
-        for i, ax in enumerate(axes.flat):
-            if i < n:
-                self.color_dim(i, ax=ax)
-            else:
-                ax.axis('off')
+        axes = get_grid(n, ncols=2, figsize=figsize or (12, 2.5 * math.ceil(n / 2)))
+        for i, ax in enumerate(axes):
+            self.color_dim(i, ax=ax)
         return axes
 
     def plot_layer_stats(self, idx: int) -> Any:
         """Draw the three statistics of layer `idx` by batch; returns the axes."""
-        import matplotlib.pyplot as plt
-        _, axes = plt.subplots(1, 3, figsize=(12, 3))
+        axes = get_grid(3, nrows=1, figsize=(12, 3))
         for values, ax, title in zip(self.layer_stats(idx), axes, ('mean', 'std', '% near zero')):
             ax.plot(values)
             ax.set_title(title)

@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 from minifast.arguments import tells_near_match
 from minifast.callback.core import Callback
+from minifast.callback.recorder import format_time
+from minifast.show import html_table, new_axis
 from minifast.terminal import printable
 from minifast.torch_core import length_of
 
@@ -45,11 +47,11 @@ class _PlainTable:
         """Print a finished line."""
         print(line, flush=True)
 
-    def start_bar(self, total: int | None) -> None:
-        """A pass over a loader begins, of `total` batches where that is known."""
+    def start_bar(self, total: int | None, what: str) -> None:
+        """A pass over a loader begins, of `total` batches where that is known; `what` says which."""
 
     def update_bar(self, done: int, comment: str) -> None:
-        """`done` batches of the pass are behind us."""
+        """`done` batches of the pass are behind us; `comment` stands behind the bar."""
 
     def end_bar(self) -> None:
         """The pass is over or was left."""
@@ -67,8 +69,10 @@ class _TerminalTable(_PlainTable):
     def print_line(self, line: str) -> None:
         tqdm.write(line)
 
-    def start_bar(self, total: int | None) -> None:
-        self.bar = tqdm(total=total, leave=False, dynamic_ncols=True, mininterval=0, file=sys.stdout)
+    def start_bar(self, total: int | None, what: str) -> None:
+        form = '{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}'
+        self.bar = tqdm(total=total, desc=what, bar_format=form, leave=False, dynamic_ncols=True, mininterval=0,
+                        file=sys.stdout)
 
     def update_bar(self, done: int, comment: str) -> None:
         self.bar.set_postfix_str(comment, refresh=False)
@@ -86,18 +90,21 @@ class _NotebookTable(_PlainTable):
     def __init__(self) -> None:
         super().__init__()
         self.rows: list[list[str]] = []
-        self.total, self.display = 0, None
+        self.total, self.what, self.began_s, self.display = 0, '', 0., None
 
     def write(self, row: Sequence[Any]) -> None:
         self.rows.append(_cells(row))
         self.draw('')
 
-    def start_bar(self, total: int | None) -> None:
-        self.total = total
+    def start_bar(self, total: int | None, what: str) -> None:
+        self.total, self.what, self.began_s = total, what, time.perf_counter()
 
     def update_bar(self, done: int, comment: str) -> None:
         bar = f'<progress value="{done}" max="{self.total}" style="width:300px"></progress> ' if self.total else ''
-        self.draw(f'{bar}{done}/{self.total or "?"} {html.escape(comment)}')
+        passed = time.perf_counter() - self.began_s
+        left = f' < {format_time(passed * (self.total - done) / done)}' if self.total else ''
+        told = f'{self.what} {done}/{self.total or "?"} {format_time(passed)}{left} {comment}'.strip()
+        self.draw(bar + html.escape(told))
 
     def end_bar(self) -> None:
         if self.display is not None:
@@ -106,11 +113,7 @@ class _NotebookTable(_PlainTable):
     def draw(self, below: str) -> None:
         """Show the table as it is now, `below` under it."""
         from IPython.display import HTML, display
-        lines = [''.join(f'<t{"d" if i else "h"}>{html.escape(cell)}</t{"d" if i else "h"}>' for cell in row)
-                 for i, row in enumerate(self.rows)]
-        # a pass without rows, such as `predict`, leaves no empty table behind
-        table = f'<table border="1">{"".join(f"<tr>{line}</tr>" for line in lines)}</table>' if lines else ''
-        page = HTML(table + below)
+        page = HTML(html_table(self.rows) + below)  # a pass without rows, such as `predict`, leaves no empty table
         if self.display is None:
             self.display = display(page, display_id=True)
         else:
@@ -120,17 +123,21 @@ class _NotebookTable(_PlainTable):
 class ProgressCallback(Callback):
     """Prints the table of epochs and, where somebody watches, a progress bar.
 
-    In a terminal the bar is tqdm's, in a notebook an HTML one; where the output is a file or a pipe there is one
-    plain line an epoch. A refresh, at most ten a second, is the only time the loss is fetched from the device.
+    In a terminal the bar is tqdm's, in a notebook an HTML one: which epoch of how many, the batches of the pass, the
+    time it has taken and still takes, the smoothed loss, and how long the whole fit still takes. Where the output is a
+    file or a pipe there is one plain line an epoch. A refresh, at most ten a second, is the only time the loss is
+    fetched from the device.
     """
 
     order, watches_only, only_rank0 = 60, True, True
     not_carried = ('*',)  # times of this process and a bar on this screen
     table: _PlainTable | None = None
+    _first: tuple[float, int] | None = None  # second and place of the fit's first batch
 
     def before_fit(self) -> None:
         if self.table is not None:  # a validation inside the fit
             return
+        self._first, self._searches = None, False
         if in_notebook():
             self.table = _NotebookTable()
         else:
@@ -145,18 +152,41 @@ class ProgressCallback(Callback):
         if self.table is not None:
             self.table.write(row)
 
+    def _what(self) -> str:
+        learn = self.learn
+        if learn.predicting or not learn.fitting:
+            return 'predicting' if learn.predicting else 'validating'
+        return f'epoch {learn.epoch + 1}/{learn.n_epoch}{"" if learn.training else " validating"}'
+
     def _start_bar(self) -> None:
         # a plain table has no bar, so nothing is ever due and no loss is fetched for it
         self._next_refresh = float('inf') if self.table is None or type(self.table) is _PlainTable else 0.
-        if self.table is not None:
-            self.table.start_bar(length_of(self.dl))
+        if self.table is None or self._searches:
+            return
+        self._searches = self.learn.searching  # one bar for all of its short epochs
+        if self._searches:
+            self.table.start_bar(self.learn.lr_finder.num_it, 'looking for a learning rate')
+        else:
+            self.table.start_bar(length_of(self.dl), self._what())
 
     def _end_bar(self) -> None:
-        if self.table is not None:
+        if self.table is not None and not self._searches:
             self.table.end_bar()
 
     before_train = before_validate = _start_bar
     after_train = after_validate = _end_bar
+
+    def _fit_left(self, now: float) -> str:
+        """How long the fit still takes, '' where that is not known: all of its batches are taken to last as long."""
+        learn = self.learn
+        sizes = [length_of(learn.dls[i]) for i in range(min(len(learn.dls), 2))]
+        if not learn.fitting or self._searches or learn.predicting or None in sizes:
+            return ''
+        place = learn.epoch * sum(sizes) + (0 if learn.training else sizes[0]) + self.iter
+        self._first = self._first or (now, place)
+        began_s, first = self._first
+        seconds = (now - began_s) / max(place - first, 1) * max(learn.n_epoch * sum(sizes) - place - 1, 0)
+        return f'fit {format_time(seconds)} left' if place > first else ''
 
     def after_batch(self) -> None:
         now = time.perf_counter()
@@ -164,7 +194,9 @@ class ProgressCallback(Callback):
             return
         self._next_refresh = now + refresh_s
         loss = self.learn.smooth_loss if self.learn.training else None
-        self.table.update_bar(self.iter + 1, '' if loss is None else f'{float(loss):.4f}')  # sync: a refresh
+        told = '' if loss is None else f'loss {float(loss):.4f}'  # sync: a refresh
+        done = self.learn.train_iter if self._searches else self.iter + 1
+        self.table.update_bar(done, ', '.join(filter(None, [told, self._fit_left(now)])))
 
     def cleanup_fit(self) -> None:
         if self.table is not None:
@@ -196,16 +228,15 @@ class ShowGraphCallback(Callback):
         import matplotlib.pyplot as plt
         if len(self.recorder.losses) < 2:
             return
-        figure, ax = plt.subplots()
-        self.recorder.plot_loss(skip_start=0, ax=ax)
+        ax = self.recorder.plot_loss(skip_start=0, ax=new_axis())
         self.graph_ax = ax
         if in_notebook():
             from IPython.display import display
             if self.display is None:
-                self.display = display(figure, display_id=True)
+                self.display = display(ax.figure, display_id=True)
             else:
-                self.display.update(figure)
-            plt.close(figure)
+                self.display.update(ax.figure)
+            plt.close(ax.figure)
 
 
 class CSVLogger(Callback):

@@ -17,6 +17,8 @@ from minifast import show
 from minifast.callback.core import Callback
 from minifast.markers import plain
 from minifast.metrics import AvgLoss, Metric
+from minifast.show import short
+from minifast.terminal import counted, described
 
 __all__ = ['AvgSmoothLoss', 'Recorder', 'format_time']
 
@@ -278,6 +280,21 @@ class Recorder(Callback):
         self.lrs, self.iters = list(state['lrs']), list(state['iters'])
         self.values, self.log = [L(row) for row in state['values']], L(state['log'])
         self.smooth_loss.load_state_dict(state['smooth_loss'])
+
+    @property
+    def n_epochs(self) -> int:
+        """Epochs of the last fit, 0 before the first; a validation is none."""
+        return sum(map(bool, self.iters))
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What IPython shows; the repr of a callback is the name of its class, by which lists of them are read."""
+        printer.text(described(self, Recorder._words))
+
+    def _words(self) -> str:
+        if not self.n_epochs:
+            return 'no fit yet'
+        numbers = ', '.join(f'{name} {short(x)}' for name, x in zip(self.metric_names[1:], self.values[-1]))
+        return f'{counted(self.n_epochs, "epoch")}, at the end {numbers}'
 
     plot_loss = show.plot_loss
     plot_metrics = show.plot_metrics

@@ -233,7 +233,7 @@ class SaveModelCallback(TrackerCallback):
             return
         super().after_epoch()
         if self.new_best:
-            say_once(f'epoch {self.epoch}: best {self.monitor} so far, {self.best}; model saved')
+            say_once(f'epoch {self.epoch}: best {self.monitor} so far, {self.best:.6g}; model saved')
             self._save(self.fname)
             self._best_path = self.last_saved_path
 
@@ -295,4 +295,4 @@ class ReduceLROnPlateau(TrackerCallback):
         for hyper in self.opt.hypers:
             hyper['lr'] = max(hyper['lr'] / self.factor, self.min_lr)
         if self.opt.hypers[-1]['lr'] < old:
-            say_once(f'epoch {self.epoch}: learning rate lowered to {self.opt.hypers[-1]["lr"]}')
+            say_once(f'epoch {self.epoch}: learning rate lowered to {self.opt.hypers[-1]["lr"]:.6g}')

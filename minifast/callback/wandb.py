@@ -13,6 +13,7 @@ from minifast.arguments import tells_near_match
 from minifast.callback.tracking import ExperimentLogger, Step, settings_of
 from minifast.data.transform import typedispatch
 from minifast.markers import TensorCategory, TensorImage, TensorMask
+from minifast.show import new_axis
 from minifast.terminal import say
 from minifast.torch_core import as_tuple
 
@@ -239,12 +240,12 @@ def _drawn(parts: Sequence[Any], caption: str) -> Any:
     """Things that show themselves, drawn over each other."""
     import matplotlib.pyplot as plt
     import wandb
-    figure, ax = plt.subplots()
+    ax = new_axis()
     for part in parts:
         if hasattr(part, 'show'):
             part.show(ctx=ax)
-    drawn = wandb.Image(figure, caption=caption)
-    plt.close(figure)
+    drawn = wandb.Image(ax.figure, caption=caption)
+    plt.close(ax.figure)
     return drawn
 
 

@@ -18,7 +18,7 @@ from minifast.data.collate import add_note
 from minifast.data.transform import DisplayedTransform, is_known
 from minifast.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from minifast.markers import TensorCategory, TensorMultiCategory, cast, plain, tensor
-from minifast.show import show_title
+from minifast.show import short, show_title
 from minifast.terminal import listed, warn
 
 __all__ = ['Categorize', 'Category', 'CategoryMap', 'EncodedMultiCategorize', 'MultiCategorize', 'MultiCategory',
@@ -36,7 +36,7 @@ class ShowTitle:
 
     def show(self, ctx: Any = None, **kwargs: Any) -> Any:
         """Write the value above the axis `ctx`, or into a table's row; `**kwargs` go to `show_title`."""
-        return show_title(str(self), ctx=ctx, **{**self._show_args, **kwargs})
+        return show_title(short(self), ctx=ctx, **{**self._show_args, **kwargs})
 
 
 @keyed
@@ -74,9 +74,9 @@ class MultiCategory(L):
         """A name, or those of a slice, of several places (list, array, tensor) or of a mask."""
         return super().__getitem__(k.tolist() if isinstance(k, (Tensor, np.ndarray, np.generic)) else k)
 
-    def show(self, ctx: Any = None, sep: str = ';', color: str = 'black', **kwargs: Any) -> Any:
+    def show(self, ctx: Any = None, sep: str = ';', color: str | None = None, **kwargs: Any) -> Any:
         """Write the names above the axis `ctx`, joined by `sep`, in `color`; `**kwargs` go to `show_title`."""
-        return show_title(sep.join(map(str, self)), ctx=ctx, color=color, **kwargs)
+        return show_title(sep.join(map(str, self)) or '(none)', ctx=ctx, color=color, **kwargs)
 
 
 # ---------------------------------------------------------------- classes

@@ -22,11 +22,13 @@ from minifast.arguments import known_kwargs, lookup, tells_near_match
 from minifast.data.collate import add_note
 from minifast.data.load import DataLoader, hook_names
 from minifast.data.sampler import ORDER, order
-from minifast.data.showing import ForeignSamples, get_show_batch_func, guessed_kind, show_batch, show_results
+from minifast.data.showing import (ForeignSamples, get_show_batch_func, guessed_kind, repr_of_items, repr_of_loaders,
+                                   show_batch, show_results)
 from minifast.data.stream import kind_of
 from minifast.data.transform import Pipeline, RandTransform, gather_attrs, is_known
 from minifast.markers import TensorBase, explode_types
 from minifast.seeds import fork_rng, keyed_generator
+from minifast.show import Drawn
 from minifast.terminal import say
 from minifast.torch_core import batch_to_samples, default_device, detuplify, to_cpu, to_device
 
@@ -155,7 +157,7 @@ class TfmdDL(DataLoader):
             b = self._repeated().one_batch() if unique else self.one_batch()
         if not show:
             return self._pre_show_batch(b, max_n=max_n)
-        return show_batch(*self._pre_show_batch(b, max_n=max_n), ctxs=ctxs, max_n=max_n, **kwargs)
+        return Drawn(show_batch(*self._pre_show_batch(b, max_n=max_n), ctxs=ctxs, max_n=max_n, **kwargs))
 
     def _repeated(self) -> TfmdDL:
         return self.new(get_idxs=lambda: Inf.zeros, num_workers=0, sampler=None, batch_sampler=None, shuffle=False)
@@ -171,7 +173,7 @@ class TfmdDL(DataLoader):
             results = (x, x_out, None, None)
         else:
             results = (x, y, samples, L(tuple(o[self.n_inp:]) for o in outs))
-        return show_results(*results, ctxs=ctxs, max_n=max_n, **kwargs) if show else results
+        return Drawn(show_results(*results, ctxs=ctxs, max_n=max_n, **kwargs)) if show else results
 
 
 def _kinds_of(b: Any, kind_of: Callable[[Any], type | None]) -> Any:
@@ -310,6 +312,8 @@ class DataLoaders:
 
     def __iter__(self) -> Iterator:
         return iter(self.loaders)
+
+    __repr__ = repr_of_loaders
 
     @property
     def train(self) -> TfmdDL:
@@ -694,8 +698,7 @@ class TfmdLists(FilteredBase):
         """Show the transformed item `o`; `**kwargs` are those of `Pipeline.show`."""
         return self.tfms.show(o, **kwargs)
 
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}: {self.items}\ntfms - {self.tfms.fs}'
+    __repr__ = repr_of_items
 
     def elements(self) -> tuple[Any, Pipeline] | None:
         """The items, and what becomes of one; None where an item is more than that."""
@@ -793,9 +796,7 @@ class Datasets(FilteredBase):
     def __len__(self) -> int:
         return len(self.tls[0])
 
-    def __repr__(self) -> str:
-        shown = ', '.join(str(self[i]) for i in range(min(len(self), 10)))
-        return f'(#{len(self)}) [{shown}{"..." if len(self) > 10 else ""}]'
+    __repr__ = repr_of_items
 
     @property
     def splits(self) -> L:

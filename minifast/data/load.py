@@ -26,6 +26,7 @@ from minifast.data.collate import (BatchRequest, FetchedBatch, SkipItemException
                                    collate_error, fa_collate, fa_convert)
 from minifast.data.sampler import (BATCH, ORDER, ORDER_NAMES, ItemKeys, Position, chunks, order, order_state,
                                    order_untouched, read_order, tell_epoch)
+from minifast.data.showing import repr_of_loader
 from minifast.data.stream import Reading, evened, kind_of, own_shuffle, read
 from minifast.data.transform import Pipeline, Step, bound, is_known
 from minifast.data.transforms import ByteTable
@@ -297,6 +298,7 @@ class DataLoader:
 
     share = Share()
     stands_in = False
+    __repr__ = repr_of_loader
 
     def __init__(self, dataset: Any = None, bs: int | None = None, num_workers: int | None = 0,
                  pin_memory: bool | None = None, timeout: float = 600, batch_size: int | None = None,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from minifast.arguments import tells_near_match
 from minifast.distributed import gather, gather_rows, reducing
 from minifast.losses import BaseLoss, BCEWithLogitsLossFlat, level_of, takes_classes
+from minifast.terminal import described
 from minifast.torch_core import find_bs, flatten_check, plain
 
 __all__ = ['AccumMetric', 'ActivationType', 'AvgLoss', 'AvgMetric', 'LossMetric', 'LossMetrics',
@@ -91,6 +92,9 @@ def _level(pred: Tensor, loss_func: Any) -> Tensor | None:
 
 class Metric:
     """Blueprint of a metric: a subclass defines `accumulate`, `value`, and `reset` where it keeps something."""
+
+    def __repr__(self) -> str:
+        return described(self, lambda metric: metric.name)
 
     def reset(self) -> None:
         """Forget everything, before an epoch of training or validation."""

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fastcore.basics import using_attr
 from fastcore.foundation import L
@@ -23,8 +24,8 @@ from minifast.data.transform import typedispatch
 from minifast.data.transforms import (ColReader, ColSplitter, GrandparentSplitter, IntToFloatTensor, MultiCategorize,
                                       RandomSplitter, RegexLabeller, get_image_files, parent_label)
 from minifast.markers import TensorCategory, TensorImage, TensorMask, cast, plain
-from minifast.show import get_grid
-from minifast.terminal import listed, warn
+from minifast.show import add_legend, get_grid
+from minifast.terminal import listed, visible, warn
 from minifast.vision.core import (AddMaskCodes, BBoxLabeler, OpenImage, OpenMask, PILImage, PILMask, PointScaler,
                                   TensorBBox, TensorPoint, TensorPointCreate)
 
@@ -406,8 +407,30 @@ def _draw(samples: Sequence, i: int, ctxs: Sequence, **kwargs: Any) -> list:
     return [s[i].show(ctx=ctx, **kwargs) for s, ctx in zip(samples, ctxs)]
 
 
-def _text(o: Any) -> str:
-    return ';'.join(map(str, o)) if isinstance(o, (list, tuple, L)) else str(o)
+def joined(o: Any) -> str:
+    """The text of a label, the names of several joined by semicolons."""
+    return (';'.join(map(str, o)) or '(none)') if isinstance(o, (list, tuple, L)) else str(o)
+
+
+def name_codes(axs: Sequence, samples: Sequence) -> None:
+    """A legend below the axes `axs` of a grid: the colours of the codes in the masks of `samples` that were drawn.
+
+    Args:
+        axs: axes on which decoded samples were drawn.
+        samples: (picture, mask, ...) of each; nothing is done where they have no masks with names of codes.
+    """
+    masks = [part for sample in samples for part in sample if isinstance(part, TensorMask)]
+    codes = next((part.codes for part in masks if getattr(part, 'codes', None) is not None), None)
+    drawn = [image for ax in axs for image in ax.images if image.get_gid() == 'mask']
+    if codes is None or not drawn:
+        return
+    from matplotlib.patches import Patch
+    found = sorted({int(code) for image in drawn for code in np.unique(image.get_array().compressed())})
+    patches = [Patch(color=drawn[-1].to_rgba(code), label=visible(codes[code])) for code in found]
+    figure = drawn[-1].figure
+    a_letter, longest = 0.08, max(len(patch.get_label()) for patch in patches)  # inches
+    columns = int(figure.get_figwidth() / (0.6 + a_letter * longest))
+    add_legend(figure, handles=patches, loc='outside lower center', ncols=min(len(patches), max(columns, 1)))
 
 
 @typedispatch
@@ -426,9 +449,12 @@ def show_batch(x: TensorImage, y: Any, samples: Any, ctxs: Any = None, max_n: in
         **kwargs: for each element's `show`.
     """
     n = min(len(samples), max_n)
-    ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize) if ctxs is None else ctxs
+    own_grid = ctxs is None
+    ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize) if own_grid else ctxs
     for i in range(len(samples[0])):
         ctxs = _draw(samples[:n], i, ctxs, **kwargs)
+    if own_grid:
+        name_codes(ctxs, samples)
     return ctxs
 
 
@@ -480,7 +506,7 @@ def show_results(x: TensorImage, y: TensorCategory, samples: Any, outs: Any, ctx
     for i in (0, 1):
         ctxs = _draw(samples[:n], i, ctxs, **kwargs)
     for sample, out, ctx in zip(samples[:n], outs, ctxs):
-        right = _text(sample[1]) == _text(out[0])
+        right = joined(sample[1]) == joined(out[0])
         out[0].show(ctx=ctx, color='green' if right else 'red', **kwargs)
     return ctxs
 
@@ -497,13 +523,15 @@ def show_results(x: TensorImage, y: TensorMask | TensorPoint | TensorBBox, sampl
         outs: (prediction,) of each sample, decoded.
         ctxs: two axes for each sample; default: those of a new grid.
     """
-    n = min(len(samples), max_n)
-    if ctxs is None:
+    n, own_grid = min(len(samples), max_n), ctxs is None
+    if own_grid:
         ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize, double=True, title='Target/Prediction')
     for i in (0, 1):
         ctxs[::2] = _draw(samples[:n], i, ctxs[::2], **kwargs)
     for shown in (samples, outs):
         ctxs[1::2] = _draw(shown[:n], 0, ctxs[1::2], **kwargs)
+    if own_grid:
+        name_codes(ctxs, samples)
     return ctxs
 
 

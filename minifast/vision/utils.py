@@ -8,7 +8,7 @@ import re
 import shutil
 import urllib.parse
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,14 +20,16 @@ from PIL import Image
 from minifast.arguments import as_side, tells_near_match
 from minifast.data.archives import disk_name
 from minifast.data.external import download_file, open_url
+from minifast.data.transforms import get_image_files, image_extensions
 from minifast.terminal import visible
 from minifast.torch_core import defaults
 from minifast.vision.core import BILINEAR, load_image
-from minifast.vision.decode import (MAX_FILE_BYTES, BadImageError, inspect_image, picture_suffixes, read_image_file,
-                                    to_mode)
+from minifast.vision.decode import (MAX_FILE_BYTES, BadImageError, inspect_image, jpeg_header, open_image,
+                                    picture_suffixes, read_image_file, to_mode)
 
-__all__ = ['Finding', 'check_folder', 'download_images', 'resize_image', 'resize_images', 'resize_to',
-           'search_images_bing', 'search_images_serpapi', 'verify_image', 'verify_images']
+__all__ = ['Finding', 'FolderSurvey', 'PictureFolder', 'check_folder', 'download_images', 'look_at_folder',
+           'resize_image', 'resize_images', 'resize_to', 'search_images_bing', 'search_images_serpapi', 'survey_folder',
+           'verify_image', 'verify_images', 'why_unreadable']
 
 
 def _each(func: Callable, items: Sequence, n_workers: int, desc: str | None = None) -> list:
@@ -136,13 +138,14 @@ def search_images_bing(term: str, key: str | None = None, max_images: int = 150)
 
 # ---------------------------------------------------------------- checking
 
+def why_unreadable(fn: str | Path) -> str | None:
+    """Why `fn` cannot be read as a picture, in words; None if it can."""
+    return _look_at(Path(fn)).error
+
+
 def verify_image(fn: str | Path) -> bool:
     """Whether `fn` can be read as a picture."""
-    try:
-        inspect_image(read_image_file(fn), fn)
-    except BadImageError:
-        return False
-    return True
+    return why_unreadable(fn) is None
 
 
 def verify_images(fns: Iterable[Path]) -> L:
@@ -156,20 +159,117 @@ def verify_images(fns: Iterable[Path]) -> L:
 
 
 class Finding(NamedTuple):
-    """One thing `check_folder` has to say: the file, what kind of trouble, and the words for it."""
+    """One thing to say of a folder: the file, what kind of trouble, and the words for it, which follow its name."""
 
     path: Path
     kind: str
     reason: str
 
+    @property
+    def serious(self) -> bool:
+        """Whether a training would stop, or its result be wrong."""
+        return self.kind not in ('left out', 'duplicate')
+
+
+class PictureFolder(NamedTuple):
+    """How a folder of pictures is laid out for the training of a classifier.
+
+    Attributes:
+        path: the folder.
+        train: name of the training part inside, None where the classes lie directly in `path`.
+        valid: name of the validation part inside, None likewise.
+        valid_pct: share that is drawn to validate with where there is no such part.
+        counts: pictures a class: of the training part, or of all of which a part is drawn to validate with.
+        valid_counts: pictures a class of the validation part; empty where it is drawn.
+        n_train: how many pictures are trained on.
+        findings: why no classifier can be trained on it; none where one can.
+    """
+
+    path: Path
+    train: str | None
+    valid: str | None
+    valid_pct: float
+    counts: dict[str, int]
+    valid_counts: dict[str, int]
+    n_train: int
+    findings: list[Finding]
+
 
 _PARTS = {'train': 'train', 'training': 'train', 'valid': 'valid', 'val': 'valid', 'validation': 'valid',
           'test': 'test'}
+_LAYOUT = 'give a folder that holds one folder of pictures a class, for example pets/cat/1.jpg and pets/dog/1.jpg'
+_SAME = 'give both parts the same classes'
 
 
-def _listing(folder: Path) -> tuple[list[Path], list[Finding]]:
-    """The pictures below `folder` as `get_image_files` lists them, and what it leaves out."""
-    files, findings, seen = [], [], set()
+@tells_near_match
+def look_at_folder(folder: str | Path, valid_pct: float = 0.2) -> PictureFolder:
+    """How a folder is laid out, and all that `minifast train` refuses about it; no picture is opened.
+
+    The class of a picture is the name of the folder it lies in. Where `folder` holds the parts train and valid (under
+    one of their usual names) these are meant; of train and test, which is nothing to validate with, train alone.
+
+    Args:
+        folder: the folder.
+        valid_pct: share of the pictures that is drawn to validate with where there is no such part, 0..1.
+
+    Raises:
+        ValueError: `folder` is no folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f'{folder} {"is a file" if folder.exists() else "does not exist"}: {_LAYOUT}')
+    names = sorted(o.name for o in folder.iterdir() if o.is_dir() and o.name.lower() in _PARTS)
+    parts = {_PARTS[name.lower()]: name for name in reversed(names)}
+    if parts.keys() == {'train', 'test'}:
+        return look_at_folder(folder / parts['train'], valid_pct)
+    train, valid = (parts['train'], parts['valid']) if {'train', 'valid'} <= parts.keys() else (None, None)
+    roots = [folder / train, folder / valid] if valid else [folder]
+    files = {root: get_image_files(root) for root in roots}
+    counts = [dict(sorted(Counter(file.parent.name for file in found if file.parent != root).items()))
+              for root, found in files.items()]
+    n = sum(counts[0].values())
+    n_valid = 0 if valid else int(valid_pct * n)
+    findings = [finding for root, found in files.items()
+                for finding in _misplaced(root, found, _SAME if root.name == valid else _LAYOUT)]
+    if not findings:
+        findings = _lonely_classes([file for found in files.values() for file in found], folder)
+    if not findings and (kind_and_reason := _too_little(counts[0], None if valid else n_valid, valid_pct)):
+        findings = [Finding(folder, *kind_and_reason)]
+    return PictureFolder(folder, train, valid, valid_pct, counts[0], counts[1] if valid else {}, n - n_valid, findings)
+
+
+def _misplaced(root: Path, files: Sequence[Path], way_out: str) -> list[Finding]:
+    """Of a folder of classes: that it holds no pictures, or holds some itself."""
+    loose = [file for file in files if file.parent == root]
+    if loose:
+        others = f' (one of {len(loose):,})' if len(loose) > 1 else ''
+        return [Finding(loose[0], 'outside a class', f'lies directly in {root}{others}: move each picture into a '
+                                                     'folder named after its class')]
+    return [] if files else [Finding(root, 'empty', f'holds no pictures: {way_out}')]
+
+
+def _too_little(counts: dict[str, int], n_valid: int | None, valid_pct: float) -> tuple[str, str] | None:
+    """What kind of finding these classes are, and its reason; `n_valid` is None where other pictures validate."""
+    n = sum(counts.values())
+    if len(counts) == 1:
+        return 'one class', (f'holds pictures of one class only, {next(iter(counts))!r}: a classifier needs two '
+                             'classes or more, each in a folder of its own')
+    if n_valid is not None and n < 10:
+        return 'too few', f'holds {n} pictures: 10 is the least to train and to validate with'
+    if n_valid is not None and not 0 < n_valid < n - 1:
+        left = 'is none to validate' if n_valid == 0 else 'leaves fewer than two to train'
+        return 'too few', f'holds {n} pictures, of which a share of {valid_pct:g} {left} with'
+    return None
+
+
+_OWN = re.compile(r'.+\.(pth|pkl|distcp)|history\.csv|(run|items)-[0-9a-f]+\.jsonl?|\.(in-use|metadata)')
+_OWN_FOLDERS = ('models', 'checkpoints')
+"""What `learn.save`, `learn.export`, `CSVLogger` and checkpoints write: `learn.path` is the folder of the pictures."""
+
+
+def _listing(folder: Path) -> tuple[list[Path], list[Finding], list[Path]]:
+    """The pictures below `folder` as `get_image_files` lists them, what it leaves out, and files of minifast's own."""
+    files, findings, own, seen = [], [], [], set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
         if real in seen:
@@ -180,32 +280,46 @@ def _listing(folder: Path) -> tuple[list[Path], list[Finding]]:
         for name in sorted(o for o in folders if o.startswith('.')):
             findings.append(Finding(Path(parent, name), 'left out', 'a hidden folder'))
         folders[:] = sorted(o for o in folders if not o.startswith('.'))
-        pictures = 0
+        before = len(files) + len(own)
         for name in sorted(names):
             path = Path(parent, name)
-            if name.startswith('.'):
+            if _OWN.fullmatch(name):
+                own.append(path)
+            elif name.startswith('.'):
                 findings.append(Finding(path, 'left out', 'a hidden file'))
-            elif path.suffix.lower() not in picture_suffixes():
-                findings.append(Finding(path, 'left out', f'no picture by its suffix {path.suffix!r}'))
+            elif path.suffix.lower() not in image_extensions:
+                known = path.suffix.lower() in picture_suffixes()
+                findings.append(Finding(path, 'left out', f'a picture whose suffix {path.suffix!r} is not looked for: '
+                                        'rename it' if known else f'no picture by its suffix {path.suffix!r}'))
             else:
                 files.append(path)
-                pictures += 1
-        if not pictures and not folders:
+        if len(files) + len(own) == before and not folders and os.path.basename(parent) not in _OWN_FOLDERS:
             findings.append(Finding(Path(parent), 'empty', 'a folder without pictures'))
-    return files, findings
+    return files, findings, own
 
 
-def _look_at(path: Path) -> tuple[str | None, str | None, str | None]:
-    """(digest of the bytes, error, complaint of the decoder) of one file."""
+class _Look(NamedTuple):
+    """Of one file: digest of its bytes, error, complaint of the decoder, (width, height) upright, an alpha channel."""
+
+    digest: str | None = None
+    error: str | None = None
+    words: str | None = None
+    size: tuple[int, int] | None = None
+    alpha: bool = False
+
+
+def _look_at(path: Path) -> _Look:
+    digest = None
     try:
         data = read_image_file(path)
         digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+        words = inspect_image(data, path)
     except BadImageError as e:
-        return None, e.reason, None
-    try:
-        return digest, None, inspect_image(data, path)
-    except BadImageError as e:
-        return digest, e.reason, None
+        return _Look(digest, e.reason)
+    if (header := jpeg_header(data)) is not None:
+        return _Look(digest, None, words, header.turn.of_size(header.size))
+    with open_image(data) as image:
+        return _Look(digest, None, words, image.size, image.has_transparency_data)
 
 
 def _part(path: Path, folder: Path) -> str | None:
@@ -236,9 +350,53 @@ def _lonely_classes(files: list[Path], folder: Path) -> list[Finding]:
             classes[part].setdefault(path.parent.name, path.parent)
     if not classes['train']:
         return []
-    return [Finding(where, 'class without training', f'class {name!r} is in {part} and not in train')
+    return [Finding(where, 'class without training', f'is a class of the {part} part that the train part does not '
+                                                     f'have: {_SAME}')
             for part in ('valid', 'test') for name, where in sorted(classes[part].items())
             if name not in classes['train']]
+
+
+class FolderSurvey(NamedTuple):
+    """What is known of a folder once every picture in it was read.
+
+    Attributes:
+        findings: what is wrong with which file, see `check_folder`.
+        sizes: (width, height) in pixels, upright -> how many pictures have it.
+        alpha: pictures with an alpha channel, which a training does not see.
+        own: files that minifast has written, which a training passes over.
+    """
+
+    findings: list[Finding]
+    sizes: Counter[tuple[int, int]]
+    alpha: list[Path]
+    own: list[Path]
+
+
+@tells_near_match
+def survey_folder(folder: str | Path, n_workers: int | None = None, progress: bool = True) -> FolderSurvey:
+    """Read every picture below `folder` once: what is wrong with which, and of what sizes they are.
+
+    Args:
+        folder: the folder.
+        n_workers: threads; default `defaults.cpus`.
+        progress: show a bar.
+
+    Raises:
+        ValueError: `folder` is no folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"'{folder}' is no folder: name the one that holds your pictures")
+    files, findings, own = _listing(folder)
+    looks = _each(_look_at, files, n_workers or defaults.cpus, 'check' if progress else None)
+    for path, look in zip(files, looks):
+        if look.error is not None:
+            findings.append(Finding(path, 'bad', look.error))
+        elif look.words is not None:
+            findings.append(Finding(path, 'damaged', look.words))
+    findings += _duplicates(files, [look.digest for look in looks], folder) + _lonely_classes(files, folder)
+    return FolderSurvey(findings, Counter(look.size for look in looks if look.size is not None),
+                        [path for path, look in zip(files, looks) if look.alpha], own)
 
 
 @tells_near_match
@@ -262,18 +420,7 @@ def check_folder(folder: str | Path, n_workers: int | None = None, progress: boo
     Raises:
         ValueError: `folder` is no folder.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"'{folder}' is no folder: name the one that holds your pictures")
-    files, findings = _listing(folder)
-    looks = _each(_look_at, files, n_workers or defaults.cpus, 'check' if progress else None)
-    for path, (_, error, words) in zip(files, looks):
-        if error is not None:
-            findings.append(Finding(path, 'bad', error))
-        elif words is not None:
-            findings.append(Finding(path, 'damaged', words))
-    findings += _duplicates(files, [look[0] for look in looks], folder)
-    return findings + _lonely_classes(files, folder)
+    return survey_folder(folder, n_workers, progress).findings
 
 
 # ---------------------------------------------------------------- resizing

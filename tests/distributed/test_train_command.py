@@ -55,7 +55,7 @@ def test_several_processes_look_like_one(digits, tmp_path, capsys):
     code, out, err = ended(start(digits, '--nproc', 2, '--epochs', 4, '--out', tmp_path / 'out'))
     assert code == 0, err
     lines = [line for line in out.splitlines() if line.strip()]
-    assert lines[0] == '2 classes, 64 pictures to train and 16 to check; resnet18 at 32 px on cpu, 2 processes'
+    assert lines[0] == '2 classes, 64 pictures to train and 16 to validate; resnet18 at 32 px on cpu, 2 processes'
     assert [line.split()[0] for line in lines[1:6]] == ['epoch', *'0123']
     assert re.fullmatch(r'error rate \d+\.\d%; model and history are in .*out', lines[6])
     assert lines[7].startswith('now: minifast predict') and len(lines) == 8

@@ -1148,6 +1148,23 @@ def test_what_came_and_what_went_is_told_but_for_callbacks_that_nobody_knows():
     assert told(without, plain) == ['precision was not there and is float32']
 
 
+def test_of_a_part_the_first_difference_is_told_and_how_many_more_there_are():
+    """Word by word; how many only where there are."""
+    now = identity_of(make(opt_func=SGD))
+    for change, words in (({'class': 'minifast.Adam'}, "'class' was minifast.Adam and is minifast.SGD"),
+                          ({'groups': [4, 1]}, "'groups' [1] was 1 and is 2"),
+                          ({'class': 'x' * 121}, f"'class' was {'x' * 110}... and is minifast.SGD"),
+                          ({'class': 'minifast.Adam', 'groups': [3, 1]},
+                           "'class' was minifast.Adam and is minifast.SGD (and 2 more differences)")):
+        then = {**now.parts, 'optimizer': {**now.parts['optimizer'], **change}}
+        assert [str(found) for found in room.differences(then, now, None)] == [f'the optimizer {words}']
+    weights = {**now.parts['model']['weights'], '0.weight': 'float32 [1, 6]'}
+    then = {**now.parts, 'model': {**now.parts['model'], 'weights': weights}}
+    assert [str(found) for found in room.differences(then, now, None)] == [
+        "the model 'weights' '0.weight' was float32 [1, 6] and is float32 [16, 6]: it is another model, or one with "
+        'another number of outputs']
+
+
 def test_code_is_compared_where_the_same_python_compiled_it():
     """Else nothing can be told, and nothing is."""
     now = identity_of(make(loss_func=loss_of_mine))
