@@ -86,7 +86,7 @@ def _architecture(name: str) -> Any:
 
 
 def check_writable(out: Path) -> None:
-    """Refuse an output folder that cannot be written, before the training rather than after it."""
+    """Refuse an output folder `out` that cannot be written, before the training rather than after it."""
     if out.exists() and not out.is_dir():
         raise UserMistake(f'--out {out} is a file: give a folder')
     there = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
@@ -221,7 +221,7 @@ def _write_model(learn: Any, out: Path, history: _History) -> Path:
 
 
 def train(args: argparse.Namespace) -> int:
-    """`minifast train`: look, load, train, and write the model and its history at the very end.
+    """`minifast train` with its parsed `args`: look, load, train, and write the model and its history at the very end.
 
     Raises:
         UserMistake: a folder, file, model or number that cannot be used; nothing was written.
@@ -380,7 +380,10 @@ def _say_skipped(args: argparse.Namespace, file: Any) -> None:
 
 
 def predict(args: argparse.Namespace) -> int:
-    """`minifast predict`: a table, or JSON with the probabilities of all classes; 1 if a picture could not be read.
+    """`minifast predict` with its parsed `args`: a table, or JSON with the probabilities of all classes.
+
+    Returns:
+        1 if a picture could not be read, else 0.
 
     Raises:
         UserMistake: the model file is none, or there are no pictures.
@@ -421,7 +424,7 @@ def _say_json(found: Any) -> None:
 # ---------------------------------------------------------------- check
 
 def check(args: argparse.Namespace) -> int:
-    """`minifast check`: what a folder holds and one line a finding; 1 if one of them is serious, else 0.
+    """`minifast check` with its parsed `args`: what a folder holds and one line a finding; 1 if one is serious, else 0.
 
     The JSON object has these fields: `folder`; `classes` and `valid_classes`, class -> number of pictures (the latter
     empty where what validates is drawn from the former); `imbalance`, pictures of the largest class by those of the
@@ -536,7 +539,7 @@ def environment() -> dict[str, Any]:
 
 
 def show_environment(args: argparse.Namespace) -> int:
-    """`minifast env`: the environment as a table, or as JSON."""
+    """`minifast env` with its parsed `args`: the environment as a table, or as JSON."""
     found = environment()
     if args.json:
         _say_json(found)

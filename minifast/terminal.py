@@ -83,7 +83,7 @@ def say_once(text: Any = '') -> None:
 
 
 def print_table(rows: list[list[str]]) -> None:
-    """Print rows in columns, as wide as their longest cell; a header is just the first row."""
+    """Print `rows` in columns, as wide as their longest cell; a header is just the first row."""
     rows = [[printable(cell, sys.stdout) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

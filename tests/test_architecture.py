@@ -113,7 +113,7 @@ def test_house_is_not_larger_than_its_plan():
     # without docstrings: they are the text of the reference, which says what each argument means, and a limit on them
     # would be one on explaining
     words = [make_architecture.docstring_lines('\n'.join(lines)) for lines in LINES.values()]
-    assert sum(map(len, LINES.values())) - sum(map(len, words)) <= 26_600
+    assert sum(map(len, LINES.values())) - sum(map(len, words)) <= 27_600
 
 
 # ---------------------------------------------------------------- magic budget

@@ -159,7 +159,13 @@ def verify_images(fns: Iterable[Path]) -> L:
 
 
 class Finding(NamedTuple):
-    """One thing to say of a folder: the file, what kind of trouble, and the words for it, which follow its name."""
+    """One thing to say of a folder.
+
+    Args:
+        path: the file.
+        kind: what kind of trouble.
+        reason: the words for it, which follow the file's name.
+    """
 
     path: Path
     kind: str
