@@ -67,9 +67,10 @@ bench: .venv-bench/.installed
 bench-quick: $(STAMP)-test
 	@$(BIN)/python -m benchmarks --quick $(ARGS)
 
+# From scratch: what has not changed would not be warned about again.
 docs: $(STAMP)-docs
 	@$(BIN)/python -m pytest tests/test_docs.py -m "docs or not docs" -q
-	@$(BIN)/python -m sphinx --fail-on-warning --nitpicky --keep-going --quiet docs build/docs
+	@$(BIN)/python -m sphinx --fresh-env --write-all --fail-on-warning --nitpicky --keep-going --quiet docs build/docs
 	@echo "The site is build/docs/index.html"
 
 # Environments of their own, which go again.
