@@ -107,6 +107,7 @@ def tells_near_match(func: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(func)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        __tracebackhide__ = True  # IPython and pytest leave this frame out of what went wrong behind it
         if not kwargs.keys() <= set(names):
             check_kwargs(func.__qualname__.removesuffix('.__init__'), kwargs, names)
         return func(*args, **kwargs)

@@ -64,8 +64,7 @@ def _layout_engine() -> type:
         def execute(self, fig: Figure) -> None:
             if {name: getattr(fig.subplotpars, name) for name in _margins} != self._margins:
                 return
-            grids = {id(ax.get_subplotspec().get_gridspec()) for ax in fig.axes if ax.get_subplotspec() is not None}
-            constrained = ConstrainedLayoutEngine(compress=len(grids) == 1)
+            constrained = ConstrainedLayoutEngine(compress=True)
             constrained.execute(fig)
             if _shrink_titles(fig):
                 constrained.execute(fig)
@@ -123,13 +122,10 @@ def subplots(nrows: int = 1, ncols: int = 1, figsize: tuple[float, float] | None
         figsize = (ncols * imsize, nrows * imsize + extra)
     if not {'layout', 'tight_layout', 'constrained_layout', 'gridspec_kw'} & kwargs.keys():
         kwargs['layout'] = _layout_engine()()
-    look = _look()
-    with plt.rc_context(look):
+    with plt.rc_context(_look()):
         fig, axs = plt.subplots(nrows, ncols, figsize=figsize, **kwargs)
         if suptitle is not None:
             fig.suptitle(suptitle)
-    for ax in fig.axes if look else ():
-        ax.tick_params(colors=INK)  # ticks are made when they are drawn
     return fig, np.array([axs]) if nrows * ncols == 1 else axs
 
 

@@ -273,3 +273,17 @@ def test_whether_an_attribute_is_there_is_asked_without_a_search(monkeypatch):
         raise AssertionError('searched')
     monkeypatch.setattr(arguments, 'near_match', search)
     assert not hasattr(synth_learner(), 'fit_one_cycel')
+
+
+def test_the_check_of_arguments_is_not_seen_in_a_traceback():
+    """IPython and pytest leave out frames that say so; a user's error shows the user's call and what it called."""
+    @tells_near_match
+    def fails(x):
+        raise KeyError(x)
+    with pytest.raises(KeyError) as caught:
+        fails(x=1)
+    frames, at = [], caught.value.__traceback__
+    while at is not None:
+        frames.append((at.tb_frame.f_code.co_name, '__tracebackhide__' in at.tb_frame.f_locals))
+        at = at.tb_next
+    assert frames[1:] == [('checked', True), ('fails', False)]

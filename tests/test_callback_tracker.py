@@ -109,6 +109,8 @@ def test_reduce_lr_divides_every_groups_rate(capsys):
     assert [h['lr'] for h in learn.opt.hypers] == pytest.approx([2e-3, 2e-3])
     assert learn.recorder.lrs[::4] == pytest.approx([1., 1., .1, .01, 2e-3])
     assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ['0.1', '0.01', '0.002']
+    learner().fit(2, lr=1., cbs=[Script([1.] * 2), ReduceLROnPlateau(factor=3)])
+    assert capsys.readouterr().out.endswith('lowered to 0.333333\n')
 
 
 # ---------------------------------------------------------------- the best model

@@ -438,6 +438,7 @@ def test_loaders_of_others_say_what_is_known_of_them():
     """Items of torch's loaders and their batch size; a stream; several vocabularies; none of it raises."""
     items = TensorDataset(torch.rand(9, 3), torch.zeros(9))
     assert repr(DataLoaders(TorchLoader(items, 4), TorchLoader(items, 4))) == 'DataLoaders: 9 + 9 items, bs 4, cpu'
+    assert repr(DataLoaders(TorchLoader(items, batch_size=None))) == 'DataLoaders: 9 items, cpu'
     assert repr(DataLoaders()) == 'DataLoaders: no loaders'
     assert repr(TfmdDL(iter([1]), bs=2)) == 'TfmdDL: a stream of items, bs 2, cpu'
     for named, classes in (('ab', '2 classes'), ([['a'], ['b', 'c']], '1 and 2 classes')):

@@ -353,7 +353,7 @@ def test_rows_in_a_notebook_are_one_table_that_grows_with_a_bar_below(monkeypatc
     clock = iter([0, 3, 10, 70])
     monkeypatch.setattr('minifast.callback.progress.time', types.SimpleNamespace(perf_counter=clock.__next__))
     table.start_bar(4, 'epoch 1/3')
-    table.update_bar(1, '<b>')
+    table.update_bar(2, '<b>')
     table.write(['epoch', 'loss<i>'])
     table.write([0, .5])
     table.start_bar(None, 'validating')
@@ -361,7 +361,7 @@ def test_rows_in_a_notebook_are_one_table_that_grows_with_a_bar_below(monkeypatc
     table.end_bar()
     grid = '<table border="1"><tr><th>epoch</th><th>loss&lt;i&gt;</th></tr><tr><td>0</td><td>0.500000</td></tr></table>'
     assert shown == [
-        ('new', '<progress value="1" max="4" style="width:300px"></progress> '
-                'epoch 1/3 1/4 00:03 &lt; 00:09 &lt;b&gt;'),
+        ('new', '<progress value="2" max="4" style="width:300px"></progress> '
+                'epoch 1/3 2/4 00:03 &lt; 00:03 &lt;b&gt;'),
         ('again', '<table border="1"><tr><th>epoch</th><th>loss&lt;i&gt;</th></tr></table>'), ('again', grid),
         ('again', grid + 'validating 3/? 01:00 loss 0.25'), ('again', grid)]
