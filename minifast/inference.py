@@ -188,8 +188,9 @@ def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any 
     if not hasattr(getattr(dl, 'dataset', None), 'set_split_idx'):
         raise TypeError(f'tta augments with the transforms of the data, and {type(dl).__name__} has none: '
                         'it needs a loader made by a DataBlock, ImageDataLoaders or Datasets')
-    if item_tfms is not None or batch_tfms is not None:
-        dl = dl.new(after_item=item_tfms, after_batch=batch_tfms)
+    given = {'after_item': item_tfms, 'after_batch': batch_tfms}
+    if any(tfms is not None for tfms in given.values()):
+        dl = dl.new(**{stage: tfms for stage, tfms in given.items() if tfms is not None})
     dl, n_rows, ranks = _prepare(dl, reorder=True)
     from minifast.undoing import Undo, place_of_targets
     if n and (place := place_of_targets(learn, dl)) is not None:

@@ -15,7 +15,7 @@ from minifast import inference
 from minifast.callback.core import Callback, CancelBatchException
 from minifast.callback.core import _Rows as Rows
 from minifast.data.core import DataLoaders, Datasets, TfmdDL
-from minifast.data.transform import RandTransform
+from minifast.data.transform import RandTransform, Transform
 from minifast.data.load import DataLoader as OwnLoader
 from minifast.inference import _prepare as prepare
 from minifast.learner import Learner
@@ -420,6 +420,26 @@ def test_tta_augments_as_the_training_does(n):
     (augmented, preds), _ = learn.tta(n=n, beta=None)
     torch.testing.assert_close(augmented, X[:6] + (n + 1) / 2)
     assert torch.equal(preds, X[:6])
+
+
+class Doubled(Transform):
+    """Twice as much."""
+
+    def encodes(self, x: torch.Tensor):
+        return 2 * x
+
+
+@pytest.mark.parametrize('given, wanted', [('item_tfms', 2.), ('batch_tfms', 4.)])
+def test_tta_takes_transforms_instead_of_those_of_one_stage(given, wanted):
+    """And leaves the other stage as the data have it: items are raised, batches are as they are."""
+    class Up(Transform):
+        def encodes(self, x: torch.Tensor):
+            return x + 1
+    ones = torch.ones(6, 2)
+    dls = DataLoaders(*[TfmdDL(Datasets([*range(6)], [[lambda i: ones[i]], [lambda i: Y[i]]], splits=[[], [*range(6)]],
+                                        n_inp=1).valid, bs=4, after_item=Up()) for _ in range(2)])
+    learn = Learner(dls, nn.Identity(), loss_func=lambda pred, y: pred.sum())
+    assert torch.equal(learn.tta(n=1, **{given: Doubled()})[0], torch.full((6, 2), wanted))
 
 
 def test_summary_of_a_plain_learner():
