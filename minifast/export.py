@@ -6,7 +6,6 @@ module is of normalisation, model and activation, and needs no minifast.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from minifast.hardware import fast_paths
 from minifast.limits import EXPORT, check_tree
 from minifast.sharding import in_shares, whole_model
 from minifast.tensorfile import UnsafeFileError, read_tensors, storable, write_atomic
+from minifast.terminal import warn
 from minifast.torch_core import default_device, get_model
 
 __all__ = ['FORMAT', 'VERSION', 'export_learner', 'read_export', 'to_onnx', 'to_torch']
@@ -84,8 +84,8 @@ def _tell_what_to_give(meta: dict[str, Any], path: Path) -> None:
     if names:
         given.append(f'functions={{{", ".join(f"{name!r}: ..." for name in dict.fromkeys(names))}}}')
     if given:
-        warnings.warn(f'{path} holds data, no code, and this learner uses code of your own: to {what} with it, '
-                      f'load_learner(file, {", ".join(given)})', stacklevel=4)
+        warn(f'{path} holds data, no code, and this learner uses code of your own: to {what} with it, '
+             f'load_learner(file, {", ".join(given)})')
 
 
 def _describe_data(dls: Any, named: dict[str, list]) -> dict[str, Any]:

@@ -757,3 +757,9 @@ def test_tables_and_lists_that_do_not_fit_are_refused_at_once(folder):
         ImageDataLoaders.from_lists(folder, files, [float('nan'), *(f.parent.name for f in files[1:])], **SETTINGS)
     named = pd.Series([f.parent.name for f in files], index=range(7, 7 + len(files)))
     assert list(ImageDataLoaders.from_lists(folder, files, named, **SETTINGS).vocab) == ['cat', 'dog']
+
+
+def test_loaders_of_masks_say_how_many_codes_there_are(folder):
+    """Their names are kept by a transform of items."""
+    dls = _block(ImageBlock, MaskBlock(['back', 'pet', 'sky']), get_y=_mask_of).dataloaders(folder / 'train', bs=4)
+    assert ' pictures 32x32, 3 classes, bs 4' in repr(dls)
