@@ -1,4 +1,4 @@
-"""The command line: `minifast train | predict | check | demo | env | plugins`, also as `python -m minifast`.
+"""The commands: `minifast train | predict | check | runs | compare | demo | env | plugins`, or `python -m minifast`.
 
 Exit codes: 0 it worked, 1 the check found something (or the program is at fault, with a traceback), 2 the user can mend
 it (one sentence says what and how), 130 stopped by Ctrl-C. Results go to stdout, bars and mistakes to stderr.
@@ -63,6 +63,23 @@ def _share(text: str) -> float:
     return value
 
 
+def _add_runs(commands: Any) -> None:
+    """The commands about runs."""
+    runs = commands.add_parser('runs', help='list the runs in a folder',
+                               description='A line a run that fit(..., run=DIR/NAME) has written, the oldest first.')
+    runs.add_argument('folder', metavar='DIR', type=Path, help='the folder that holds the runs')
+    runs.add_argument('--by', metavar='METRIC', help='the metric whose best value is shown (default: the first one)')
+    runs.add_argument('--json', action='store_true', help='as JSON')
+    runs.set_defaults(run='runs')
+
+    compare = commands.add_parser('compare', help='what differs between runs, and what they measured',
+                                  description='The settings in which runs differ, and their metrics side by side.')
+    compare.add_argument('folders', metavar='RUN', type=Path, nargs='+', help='folders of runs, or one that holds them')
+    compare.add_argument('--html', metavar='FILE', type=Path, help='write a page with the curves, without scripts')
+    compare.add_argument('--json', action='store_true', help='as JSON')
+    compare.set_defaults(run='compare')
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line; `args.run` is the function of the chosen command."""
     parser = _Parser(prog='minifast', description='Train a picture classifier on a folder of pictures, and use it.',
@@ -110,6 +127,8 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument('folder', metavar='FOLDER', type=Path, help='the pictures')
     check.set_defaults(run='check')
 
+    _add_runs(commands)
+
     demo = commands.add_parser('demo', formatter_class=wide, help='see transfer learning work on handwritten digits',
                                description='Trains on 5 pictures a class, with ten seeds: from scratch, and from a '
                                            'body that has seen other digits before.')
@@ -139,6 +158,9 @@ def _run(args: argparse.Namespace) -> int:
         if args.run == 'plugins':
             from minifast.plugins import show_plugins
             return show_plugins(args.check)
+        if args.run in ('runs', 'compare'):
+            from minifast import comparing
+            return getattr(comparing, args.run)(args)
         return getattr(commands, args.run)(args)
     except commands.UserMistake as mistake:
         if not commands.leave_to_launcher(mistake):

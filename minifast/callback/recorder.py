@@ -140,7 +140,7 @@ class Recorder(Callback):
     order, remove_on_fetch, identifies_run = 50, True, False
     _set_aside: dict[str, Any] | None = None
     _last_loss: Any = None
-    _left_out = False
+    _left_out = _in_history = False
     _of_a_fit = ('metric_names', 'values', 'log', 'lrs', 'iters', 'smooth_loss', 'hps')
 
     @tells_near_match
@@ -177,7 +177,8 @@ class Recorder(Callback):
             self._set_aside = {name: vars(self)[name] for name in self._of_a_fit if name in vars(self)}
             self.smooth_loss = copy.copy(self.smooth_loss)
         self.lrs, self.iters, self.values = [], [], []
-        if self.learn.fitting:
+        self._in_history = self.learn.fitting and not self.learn.searching
+        if self._in_history:
             self._fit = self.history[-1]['fit'] + 1 if len(self.history) else 0
         names = [metric.name for metric in self.metrics]
         if self.train_metrics and self.valid_metrics:
@@ -263,7 +264,7 @@ class Recorder(Callback):
         self.learn.final_record = self.log[1:].copy()
         self.values.append(self.learn.final_record)
         duration_s = time.time() - self.start_epoch
-        if self.learn.fitting and not self.learn.searching:
+        if self._in_history:
             self._add_to_history(duration_s)
         if self.add_time:
             self.log.append(format_time(duration_s))

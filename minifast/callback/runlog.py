@@ -1,6 +1,7 @@
 """A run's folder: what was asked for, where it ran and what each epoch measured, as lines of JSON."""
 from __future__ import annotations
 
+import datetime
 import errno
 import json
 import math
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 from torch.nn.parameter import is_lazy
 
 from minifast.callback.core import Callback
@@ -35,7 +35,8 @@ PART_CHARACTERS = 32 << 10
 
 
 def _now() -> str:
-    return time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return now.isoformat(timespec='milliseconds').replace('+00:00', 'Z')
 
 
 def _number(x: Any) -> float | int | None:
@@ -76,7 +77,7 @@ def _model(learn: Any, structure: Mapping[str, Any]) -> dict[str, Any]:
             'structure': digest(structure).hex()[:16]}
 
 
-def config_of(learn: Any) -> dict[str, Any]:
+def _config_of(learn: Any) -> dict[str, Any]:
     """What the fit that runs is made of, as plain data of bounded size: what was asked for, model, data, loss,
     optimizer, schedule, transforms, and settings, among them the seed and the callbacks.
 
@@ -157,7 +158,7 @@ class RunLogger(ExperimentLogger):
         else:
             self._fits += 1
             self._write('fit', fit=self._fits - 1, began=_now(), more=self.learn.fine_tune_phase == 0,
-                        config=config_of(self.learn), **self._place_of_work())
+                        config=_config_of(self.learn), **self._place_of_work())
         self._note()
 
     def _place_of_work(self) -> dict[str, Any]:

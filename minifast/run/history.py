@@ -34,7 +34,7 @@ KEYS = ('fit', 'epoch', 'time')
 _LOWER = re.compile(r'loss|error|(?<![a-z])(r?mse|mae|msle|(exp_)?rmspe|perplexity|brier\w*|distance)(?![a-z])')
 
 
-def lower_is_better(name: str) -> bool:
+def _lower_is_better(name: str) -> bool:
     """Whether a smaller value of the metric `name` is the better one."""
     return bool(_LOWER.search(name.lower()))
 
@@ -116,7 +116,7 @@ class History(Sequence):
             return None
         known = [row for row, value in zip(self.rows, self[metric])
                  if isinstance(value, (int, float)) and math.isfinite(value)]
-        choose = min if lower_is_better(metric) else max
+        choose = min if _lower_is_better(metric) else max
         return choose(known, key=lambda row: row[metric], default=None)
 
     def to_df(self) -> Any:
@@ -139,7 +139,8 @@ class History(Sequence):
     def __repr__(self) -> str:
         rows = [[visible(text) for text in row] for row in self._cells()]
         widths = [max(map(len, column)) for column in zip(*rows)]
-        return '\n'.join('  '.join(text.rjust(width) for text, width in zip(row, widths)) for row in rows) or 'History()'
+        lines = ['  '.join(text.rjust(width) for text, width in zip(row, widths)) for row in rows]
+        return '\n'.join(lines) or 'History()'
 
     def _repr_html_(self) -> str:
         head, *rows = [''.join(f'<td>{html.escape(visible(text))}</td>' for text in row) for row in self._cells()]
@@ -159,7 +160,7 @@ class Run:
     Attributes:
         path: the folder.
         name: its name, below the folder of runs where that was given.
-        began: when, UTC, such as 2026-11-27T20:15:00Z.
+        began: when, UTC, such as 2026-11-27T20:15:00.000Z.
         state: 'finished'; 'stopped', by an error or Ctrl-C; 'unfinished', where it runs still or was killed;
             'unreadable'.
         duration_s: seconds of training.
@@ -227,7 +228,7 @@ def find_runs(folder: str | Path) -> list[Run]:
     for place, names, files in os.walk(folder):
         depth = len(Path(place).relative_to(folder).parts)
         names[:] = sorted(names) if depth < DEPTH else []
-        if FILE in files:
+        if FILE in files and os.path.exists(os.path.join(place, FILE)):  # no link to nowhere
             runs.append(read_run(place))
             runs[-1].name = Path(place).relative_to(folder).as_posix() if depth else runs[-1].name
     return sorted(runs, key=lambda run: (run.began, run.name))
@@ -380,7 +381,7 @@ def _name_of(run: Any, number: int) -> str:
     return logged[-1]['folder'] if logged else f'run {number}'
 
 
-def named_runs(runs: Any) -> dict[str, History]:
+def _named(runs: Any) -> dict[str, History]:
     """Runs by name, each once; see `plot_runs`."""
     if isinstance(runs, (str, os.PathLike)):
         found = find_runs(runs)
@@ -415,7 +416,7 @@ def plot_runs(runs: Any, metric: str | None = None, ax: Any = None) -> Any:
         >>> plot_runs({'1e-3': slow, '1e-2': fast}, 'accuracy')
         >>> plot_runs('runs', 'valid_loss')  # all that fit(..., run='runs/NAME') wrote there
     """
-    named = named_runs(runs)
+    named = _named(runs)
     columns = list(dict.fromkeys(name for history in named.values() for name in history.columns))
     metric = main_metric(columns) if metric is None else metric
     if metric not in columns:
