@@ -1,7 +1,7 @@
 """Look for a learning rate and a width with Optuna, which ends trials that lag behind the others.
 
-`pip install "minifast[optuna]"`, then `python optuna_study.py 20`; afterwards `minifast runs study` lists the trials, and
-`minifast compare study --html study.html` draws them.
+`pip install "minifast[optuna]"`, then `python optuna_study.py 20` for 20 trials; afterwards `minifast runs study` lists
+them, and `minifast compare study --html study.html` draws them.
 """
 import sys
 
