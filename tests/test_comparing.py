@@ -3,8 +3,11 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from html.parser import HTMLParser
+from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 from small_learner import learner
 from test_run_history import end, epoch, fit, run, write
@@ -13,7 +16,7 @@ from minifast.callback.training import GradientClip
 from minifast.cli import main
 from minifast.comparing import _range, _ticks, differing, page
 from minifast.metrics import accuracy
-from minifast.run.history import find_runs, read_run
+from minifast.run.history import find_runs, plot_runs, read_run
 
 
 @pytest.fixture
@@ -163,3 +166,22 @@ def test_curves_of_any_numbers_are_drawn(tmp_path):
         assert 2 <= len(ticks) <= 6 and all(a < b for a, b in zip(ticks, ticks[1:]))
         steps = {f'{b - a:.3e}'[0] for a, b in zip(ticks, ticks[1:])}
         assert steps <= {'1', '2', '5'}
+
+
+# ---------------------------------------------------------------- the page of documentation
+
+def test_what_the_documentation_shows_runs(tmp_path, monkeypatch, capsys):
+    """Its script, in small, and its commands, one after the other; its table names the kinds of lines there are."""
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parent.parent / 'docs' / 'runs.md').read_text(encoding='utf-8')
+    script, commands = (re.search(rf'```{kind}\n(.*?)```', text, re.DOTALL)[1] for kind in ('python', 'console'))
+    small = re.sub(r'vision_learner\(.*\)', 'learner(metrics=accuracy)', script)
+    exec(compile(small, 'docs/runs.md', 'exec'), {'learner': learner, 'accuracy': accuracy, 'plot_runs': plot_runs})
+    ax = plt.gca()
+    assert [line.get_label() for line in ax.lines] == ['lr 0.001', 'lr 0.01', 'lr 0.1']
+    plt.close('all')
+    for line in commands.splitlines():
+        assert main(shlex.split(line)[1:]) == 0, line
+    assert 'lr 0.01' in capsys.readouterr().out and Page((tmp_path / 'runs.html').read_text()).tags.count('figure') == 3
+    kinds = {json.loads(line)['kind'] for line in (tmp_path / 'runs' / 'lr 0.1' / 'run.jsonl').read_text().splitlines()}
+    assert kinds | {'resumed'} == set(re.findall(r'^\| `(\w+)` \|', text, re.MULTILINE)) - {'kind'}

@@ -171,12 +171,12 @@ class Run:
 
     path: Path
     name: str
-    began: str = ''
-    state: str = 'unfinished'
-    duration_s: float = 0.
-    history: History = field(default_factory=History)
-    fits: list[dict[str, Any]] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    began: str = field(default='', init=False)
+    state: str = field(default='unfinished', init=False)
+    duration_s: float = field(default=0., init=False)
+    history: History = field(default_factory=History, init=False)
+    fits: list[dict[str, Any]] = field(default_factory=list, init=False)
+    problems: list[str] = field(default_factory=list, init=False)
 
 
 def read_run(path: str | Path) -> Run:
