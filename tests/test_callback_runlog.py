@@ -16,6 +16,7 @@ from minifast.callback.checkpoint import CheckpointCallback
 from minifast.callback.core import Callback, CancelFitException
 from minifast.callback.mixup import MixUp
 from minifast.callback.runlog import RunLogger
+from minifast.callback.schedule import ParamScheduler
 from minifast.metrics import ValueMetric, accuracy
 from minifast.optimizer import Adam
 from minifast.run.history import read_run
@@ -146,6 +147,18 @@ def test_runs_of_one_learner_are_told_apart(tmp_path):
         assert run.fits[0]['config']['fit']['lr'] == pytest.approx(lr) and len(run.fits) == 1
         row, = run.history
         assert row['fit'] == 0 and row['valid_loss'] == learn.recorder.history['valid_loss'][n]
+
+
+def test_rates_are_the_highest_of_the_schedule_else_those_asked_for(tmp_path):
+    """Of each parameter group, where they differ; of a schedule of the user's, which is not called, the learner's."""
+    learn = learner(splitter=lambda model: [[model[1].weight], [model[1].bias]])
+    learn.fit_one_cycle(1, slice(1e-3, 1e-1), pct_start=.3, run=tmp_path / 'a')
+    learn.fit(1, slice(1e-4, 1e-2), run=tmp_path / 'a'), learn.fit(1, .5, run=tmp_path / 'a')
+    learn.fit(1, .25, run=tmp_path / 'a', cbs=ParamScheduler({'lr': lambda pct: 7.}))
+    asked = [{k: line['config']['fit'].get(k) for k in ('lr', 'lrs')} for line in lines(tmp_path / 'a')
+             if line['kind'] == 'fit']
+    assert asked[0] == {'lr': pytest.approx(1e-1), 'lrs': pytest.approx([1e-3, 1e-1])}
+    assert asked[1:] == [{'lr': 1e-2, 'lrs': [1e-4, 1e-2]}, {'lr': .5, 'lrs': None}, {'lr': .25, 'lrs': None}]
 
 
 def test_settings_are_those_of_the_user_and_of_bounded_size(tmp_path):

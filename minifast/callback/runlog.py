@@ -48,24 +48,23 @@ def _number(x: Any) -> float | int | None:
 
 # ---------------------------------------------------------------- what a fit is made of
 
-def _peak(sched: Callable) -> float | None:
-    """The highest value of a schedule of ours, of the last parameter group; of another one it is not known."""
+def _peaks(sched: Callable) -> list[float] | None:
+    """The highest values of a schedule of ours, one a group or one for all; those of others are not known."""
     if package_of(sched if hasattr(sched, '__qualname__') else type(sched)) != 'minifast':
         return None
-    return max(float(np.ravel(sched(i / 1000))[-1]) for i in range(1001))
+    return np.max([np.ravel(sched(i / 1000)) for i in range(1001)], axis=0).tolist()  # sync: none, on the host
 
 
 def _asked(learn: Any) -> dict[str, Any]:
-    """What the fit was asked for; `lr` is the highest learning rate of the last group, and `lrs` those of all."""
+    """What the fit was asked for; `lr` is the highest rate of the last parameter group, and `lrs` are those of all."""
     hypers = learn.opt.hypers
     lrs = [hyper.get('lr') for hyper in hypers]
-    asked = {'n_epoch': learn.n_epoch, 'start_epoch': learn.start_epoch, 'lr': lrs[-1],
-             'wd': next((hypers[-1][name] for name in ('wd', 'weight_decay') if name in hypers[-1]), None)}
     for cb in learn.cbs:
         scheds = vars(cb).get('scheds')
-        peak = _peak(scheds['lr']) if isinstance(scheds, Mapping) and 'lr' in scheds else None
-        asked['lr'] = asked['lr'] if peak is None else peak
-    return {**asked, **({'lrs': lrs} if len(lrs) > 1 else {})}
+        lrs = isinstance(scheds, Mapping) and 'lr' in scheds and _peaks(scheds['lr']) or lrs
+    wd = next((hypers[-1][name] for name in ('wd', 'weight_decay') if name in hypers[-1]), None)
+    return {'n_epoch': learn.n_epoch, 'start_epoch': learn.start_epoch, 'lr': lrs[-1], 'wd': wd,
+            **({'lrs': lrs} if len(set(lrs)) > 1 else {})}
 
 
 def _model(learn: Any, structure: Mapping[str, Any]) -> dict[str, Any]:
