@@ -14,6 +14,7 @@ from minifast.callback.core import Callback, CancelBatchException, CancelEpochEx
 from minifast.callback.hook import ActivationStats
 from minifast.callback.recorder import AvgSmoothLoss, Recorder
 from minifast.callback.schedule import ParamScheduler, SchedLin
+from minifast.data.core import DataLoaders
 from minifast.interpret import Interpretation
 from minifast.metrics import Metric, accuracy, error_rate
 
@@ -307,6 +308,9 @@ def test_history_of_a_part_that_was_cancelled_is_none_there():
     assert [value is None for value in history['accuracy']] == [True, False, True]
     assert history['train_loss'][0] is not None and history['epoch'] == [0, 0, 1]
     assert history.best('accuracy') is history[1]
+    learn.dls = DataLoaders(learn.dls.train)  # nothing to validate on
+    learn.fit(1)
+    assert history[-1]['valid_loss'] is history[-1]['accuracy'] is None and history[-1]['train_loss'] > 0
 
 
 def test_history_of_training_metrics_goes_by_the_tables_names():

@@ -162,8 +162,15 @@ def test_rates_are_the_highest_of_the_schedule_else_those_asked_for(tmp_path):
 
 
 def test_settings_are_those_of_the_user_and_of_bounded_size(tmp_path):
-    """The loss that MixUp puts in the place of the user's is not told; values are finite; long parts are checksums."""
-    learn = learner(loss_func=(loss := torch.nn.CrossEntropyLoss(label_smoothing=.1)), cbs=MixUp(.3))
+    """The loss that a callback puts in the place of the user's is not told; values are finite; long parts are
+    checksums."""
+    class Halves(Callback):
+        def before_fit(self):
+            self.learn.loss_func = lambda pred, y: self.learn.own_loss(pred, y) / 2
+
+        def cleanup_fit(self):
+            self.learn.loss_func = self.learn.own_loss
+    learn = learner(loss_func=(loss := torch.nn.CrossEntropyLoss(label_smoothing=.1)), cbs=[MixUp(.3), Halves])
     learn.fit(1, run=tmp_path / 'a')
     config = lines(tmp_path / 'a')[1]['config']
     assert config['loss']['class'].endswith('CrossEntropyLoss') and config['loss']['label_smoothing'] == .1
@@ -242,6 +249,20 @@ def test_a_killed_run_goes_on_in_its_file(event, at, tmp_path):
     assert measured(run.history) == measured(expected.recorder.history) == measured(found.recorder.history)
     assert run.state == 'finished' and not run.problems and len(run.fits) == 2
     assert [line['kind'] for line in lines(killed / 'runs' / 'a')].count('end') == 2
+
+
+def test_a_search_behind_a_resumed_fit_takes_nothing_off(tmp_path):
+    """What the checkpoint said counted for that fit alone."""
+    def train(cbs=(), resume=False):
+        learn = learner(cbs=RunLogger(tmp_path / 'a'))
+        learn.fit(3, checkpoint=tmp_path / 'c', cbs=cbs, resume=resume)
+        return learn
+    with pytest.raises(KeyboardInterrupt):
+        train(Interrupt('after_epoch', at=0))
+    learn = train(resume=True)
+    learn.lr_find(num_it=6, show_plot=False)
+    learn.fit(1)
+    assert [row['fit'] for row in read_run(tmp_path / 'a').history] == [0, 0, 0, 1]
 
 
 def test_a_run_whose_file_is_gone_begins_anew_and_says_so(tmp_path):
