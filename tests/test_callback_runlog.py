@@ -14,9 +14,9 @@ from small_learner import Interrupt, learner, pictures
 from minifast.callback import core, runlog
 from minifast.callback.checkpoint import CheckpointCallback
 from minifast.callback.core import Callback, CancelFitException
-from minifast.callback.mixup import MixUp
 from minifast.callback.runlog import RunLogger
 from minifast.callback.schedule import ParamScheduler
+from minifast.callback.training import GradientClip
 from minifast.metrics import ValueMetric, accuracy
 from minifast.optimizer import Adam
 from minifast.run.history import read_run
@@ -170,11 +170,11 @@ def test_settings_are_those_of_the_user_and_of_bounded_size(tmp_path):
 
         def cleanup_fit(self):
             self.learn.loss_func = self.learn.own_loss
-    learn = learner(loss_func=(loss := torch.nn.CrossEntropyLoss(label_smoothing=.1)), cbs=[MixUp(.3), Halves])
+    learn = learner(loss_func=(loss := torch.nn.CrossEntropyLoss(label_smoothing=.1)), cbs=[GradientClip(.3), Halves])
     learn.fit(1, run=tmp_path / 'a')
     config = lines(tmp_path / 'a')[1]['config']
     assert config['loss']['class'].endswith('CrossEntropyLoss') and config['loss']['label_smoothing'] == .1
-    assert config['settings']['callback mix_up']['alpha'] == .3 and learn.loss_func is loss
+    assert config['settings']['callback gradient_clip']['max_norm'] == .3 and learn.loss_func is loss
 
     class Large(Callback):
         def __init__(self, note, rate):
