@@ -1,4 +1,4 @@
-"""The command line: `minifast train | predict | check | demo | env | plugins`, also as `python -m minifast`.
+"""The commands: `minifast train | predict | check | runs | compare | demo | env | plugins`, or `python -m minifast`.
 
 Exit codes: 0 it worked, 1 the check found something or a picture could not be predicted (or the program is at fault,
 with a traceback), 2 the user can mend it (one sentence says what and how), 130 stopped by Ctrl-C. Results go to stdout,
@@ -84,6 +84,23 @@ def _share(text: str) -> float:
     return value
 
 
+def _add_runs(commands: Any) -> None:
+    """The commands about runs."""
+    runs = commands.add_parser('runs', help='list the runs in a folder',
+                               description='A line a run that fit(..., run=DIR/NAME) has written, the oldest first.')
+    runs.add_argument('folder', metavar='DIR', type=Path, help='the folder that holds the runs')
+    runs.add_argument('--by', metavar='METRIC', help='the metric whose best value is shown (default: the first one)')
+    runs.add_argument('--json', action='store_true', help='as JSON')
+    runs.set_defaults(run='runs')
+
+    compare = commands.add_parser('compare', help='what differs between runs, and what they measured',
+                                  description='The settings in which runs differ, and their metrics side by side.')
+    compare.add_argument('folders', metavar='RUN', type=Path, nargs='+', help='folders of runs, or one that holds them')
+    compare.add_argument('--html', metavar='FILE', type=Path, help='write a page with the curves, without scripts')
+    compare.add_argument('--json', action='store_true', help='as JSON')
+    compare.set_defaults(run='compare')
+
+
 def _add_train(commands: Any) -> None:
     """The parser of `minifast train`."""
     train = commands.add_parser(
@@ -145,8 +162,10 @@ def build_parser() -> argparse.ArgumentParser:
         description='Tells classes, numbers and sizes, and looks for broken pictures, empty classes and all else that '
                     'train refuses or suffers from; exit code 1 where there is such a thing.')
     check.add_argument('folder', metavar='FOLDER', type=Path, help='the pictures')
-    check.add_argument('--json', action='store_true', help='a JSON object instead (its fields are in the README)')
+    check.add_argument('--json', action='store_true', help='a JSON object instead (its fields: docs/command_line.md)')
     check.set_defaults(run='check')
+
+    _add_runs(commands)
 
     demo = commands.add_parser('demo', formatter_class=_Defaults,
                                help='see transfer learning work on handwritten digits',
@@ -179,6 +198,9 @@ def _run(args: argparse.Namespace) -> int:
         if args.run == 'plugins':
             from minifast.plugins import show_plugins
             return show_plugins(args.check)
+        if args.run in ('runs', 'compare'):
+            from minifast import comparing
+            return getattr(comparing, args.run)(args)
         return getattr(commands, args.run)(args)
     except commands.UserMistake as mistake:
         if not commands.leave_to_launcher(mistake):

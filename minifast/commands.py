@@ -5,7 +5,6 @@ import argparse
 import csv
 import importlib.metadata
 import importlib.util
-import json
 import logging
 import math
 import os
@@ -38,7 +37,7 @@ from minifast.plugins import load_plugin
 from minifast.run.folder import FolderInUseError
 from minifast.seeds import set_seed
 from minifast.tensorfile import DamagedFileError
-from minifast.terminal import listed, print_table, say, say_once
+from minifast.terminal import listed, print_table, say, say_json, say_once
 from minifast.torch_core import default_device
 from minifast.vision.augment import Resize, aug_transforms
 from minifast.vision.data import ImageDataLoaders
@@ -402,7 +401,7 @@ def predict(args: argparse.Namespace) -> int:
     rows = [{'file': str(file), 'prediction': vocab[max(range(len(p)), key=p.__getitem__)], 'probability': max(p),
              'probabilities': dict(zip(vocab, p, strict=True))} for file, p in zip(read, known, strict=True)]
     if args.json:
-        _say_json(rows)
+        say_json(rows)
     elif rows:
         print_table([['file', 'prediction', 'probability'],
                      *([row['file'], row['prediction'], f'{row["probability"]:.1%}'] for row in rows)])
@@ -414,11 +413,6 @@ def predict(args: argparse.Namespace) -> int:
 def _number(n: int, what: str) -> str:
     """`1 class`, `2 classes`."""
     return f'{n:,} {what}' + ('' if n == 1 else 'es' if what.endswith('s') else 's')
-
-
-def _say_json(found: Any) -> None:
-    """JSON for machines: all but ASCII is escaped by its own rules, and the one control character that they leave."""
-    print(json.dumps(found, indent=2).replace('\x7f', '\\u007f'))
 
 
 # ---------------------------------------------------------------- check
@@ -450,7 +444,7 @@ def check(args: argparse.Namespace) -> int:
              'findings': [{'kind': f.kind, 'file': str(f.path), 'what': f.reason, 'serious': f.serious}
                           for f in findings]}
     if args.json:
-        _say_json(found)
+        say_json(found)
     else:
         _say_check(found)
     return 1 if n_serious else 0
@@ -542,7 +536,7 @@ def show_environment(args: argparse.Namespace) -> int:
     """`minifast env` with its parsed `args`: the environment as a table, or as JSON."""
     found = environment()
     if args.json:
-        _say_json(found)
+        say_json(found)
         return 0
     rows: list[list[str]] = []
     for name, value in found.items():

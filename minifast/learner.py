@@ -128,7 +128,7 @@ class Learner(Loop):
     def fit_one_cycle(self, n_epoch: int, lr_max: float | slice | None = None, div: float = 25.,
                       div_final: float = 1e5, pct_start: float = 0.25, wd: float | None = None, moms: Any = None,
                       cbs: Any = None, reset_opt: bool = False, start_epoch: int = 0, checkpoint: Any = None,
-                      resume: bool | str = False) -> None:
+                      resume: bool | str = False, run: Any = None) -> None:
         """Fit with the one-cycle policy: the learning rate rises from `lr_max/div` and falls to `lr_max/div_final`.
 
         Args:
@@ -138,7 +138,7 @@ class Learner(Loop):
             div_final: divides the rate at the end.
             pct_start: the share of the fit in which the rate rises, 0-1.
             moms: momentum at the start, the peak and the end; default: `self.moms`.
-            wd, cbs, reset_opt, start_epoch, checkpoint, resume: as in `fit`.
+            wd, cbs, reset_opt, start_epoch, checkpoint, resume, run: as in `fit`.
 
         Source: Smith and Topin, "Super-convergence", arXiv 1708.07120.
 
@@ -150,12 +150,13 @@ class Learner(Loop):
         scheds = {'lr': combined_cos(pct_start, lr_max / div, lr_max, lr_max / div_final),
                   'mom': combined_cos(pct_start, *(self.moms if moms is None else moms))}
         self.fit(n_epoch, cbs=ParamScheduler(scheds) + L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch,
-                 **_given(checkpoint=checkpoint, resume=resume))
+                 **_given(checkpoint=checkpoint, resume=resume, run=run))
 
     @tells_near_match
     def fit_flat_cos(self, n_epoch: int, lr: float | slice | None = None, div_final: float = 1e5,
                      pct_start: float = 0.75, wd: float | None = None, cbs: Any = None, reset_opt: bool = False,
-                     start_epoch: int = 0, checkpoint: Any = None, resume: bool | str = False) -> None:
+                     start_epoch: int = 0, checkpoint: Any = None, resume: bool | str = False,
+                     run: Any = None) -> None:
         """Fit at a constant learning rate that falls in a cosine from `pct_start` on.
 
         Args:
@@ -163,17 +164,17 @@ class Learner(Loop):
             lr: the constant rate, a number or a `slice` over the parameter groups; default: `self.lr`.
             div_final: divides the rate at the end.
             pct_start: the share of the fit at the constant rate, 0-1.
-            wd, cbs, reset_opt, start_epoch, checkpoint, resume: as in `fit`.
+            wd, cbs, reset_opt, start_epoch, checkpoint, resume, run: as in `fit`.
         """
         lr = self._peak_lrs(lr)
         scheds = {'lr': combined_cos(pct_start, lr, lr, lr / div_final)}
         self.fit(n_epoch, cbs=ParamScheduler(scheds) + L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch,
-                 **_given(checkpoint=checkpoint, resume=resume))
+                 **_given(checkpoint=checkpoint, resume=resume, run=run))
 
     @tells_near_match
     def fit_sgdr(self, n_cycles: int, cycle_len: int, lr_max: float | slice | None = None, cycle_mult: int = 2,
                  cbs: Any = None, reset_opt: bool = False, wd: float | None = None, start_epoch: int = 0,
-                 checkpoint: Any = None, resume: bool | str = False) -> None:
+                 checkpoint: Any = None, resume: bool | str = False, run: Any = None) -> None:
         """Fit `n_cycles` cosine cycles with warm restarts, each `cycle_mult` times as long as the one before.
 
         Args:
@@ -181,7 +182,7 @@ class Learner(Loop):
             cycle_len: epochs of the first one.
             lr_max: the rate each cycle starts with, a number or a `slice` over the groups; default: `self.lr`.
             cycle_mult: how many times as long each next cycle is.
-            wd, cbs, reset_opt, start_epoch, checkpoint, resume: as in `fit`.
+            wd, cbs, reset_opt, start_epoch, checkpoint, resume, run: as in `fit`.
 
         Source: Loshchilov and Hutter, "SGDR", arXiv 1608.03983.
         """
@@ -190,7 +191,7 @@ class Learner(Loop):
         pcts = [cycle_len * cycle_mult ** i / n_epoch for i in range(n_cycles)]
         scheds = {'lr': combine_scheds(pcts, [SchedCos(lr_max, 0) for _ in pcts])}
         self.fit(n_epoch, cbs=ParamScheduler(scheds) + L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch,
-                 **_given(checkpoint=checkpoint, resume=resume))
+                 **_given(checkpoint=checkpoint, resume=resume, run=run))
 
     def fine_tune(self, epochs: int, base_lr: float = 2e-3, freeze_epochs: int = 1, lr_mult: float = 100,
                   pct_start: float = 0.3, div: float = 5.0, **kwargs: Any) -> None:

@@ -33,6 +33,7 @@ from minifast.callback.core import (
     kept_loop_variables,
 )
 from minifast.callback.recorder import Recorder
+from minifast.callback.runlog import RunLogger
 from minifast.data.load import why_empty
 from minifast.distributed import num_distrib
 from minifast.inference import inputs_and_targets
@@ -89,7 +90,7 @@ class Loop:
         self._compile()
         self.training, self.create_mbar, self.logger, self.opt = False, True, print, None
         self.fit_seed, self.start_epoch, self.start_batch = None, 0, 0
-        self.fitting, self.checkpoint_runs, self.fine_tune_phase = False, {}, None
+        self.fitting, self.checkpoint_runs, self.logged_runs, self.fine_tune_phase = False, {}, {}, None
         self._coverage = Coverage()
         self._end_cleanup()
         self.dls, self.model, self.loss_func, self.metrics = dls, model, loss_func, metrics
@@ -511,7 +512,8 @@ class Loop:
 
     @tells_near_match
     def fit(self, n_epoch: int, lr: float | slice | None = None, wd: float | None = None, cbs: Any = None,
-            reset_opt: bool = False, start_epoch: int = 0, checkpoint: Any = None, resume: bool | str = False) -> None:
+            reset_opt: bool = False, start_epoch: int = 0, checkpoint: Any = None, resume: bool | str = False,
+            run: Any = None) -> None:
         """Train for `n_epoch` epochs, validating after each.
 
         Args:
@@ -524,6 +526,8 @@ class Loop:
             checkpoint: a folder for a checkpoint after every epoch; short for `cbs=CheckpointCallback(folder)`.
             resume: go on from the newest checkpoint there, to the bits of a training that was never stopped. 'anyway':
                 also from one of another data set, model, loss or optimizer, which is an error else.
+            run: a folder, named after the run, for settings and metrics as lines of JSON, which `minifast compare` and
+                `plot_runs` put beside those of others; short for `cbs=RunLogger(folder)`.
 
         Raises:
             ValueError: the checkpoints there are of another run.
@@ -537,6 +541,7 @@ class Loop:
                                "would train a model of its own: leave strategy='ddp' as it is where the Learner is "
                                'made, or write with learn.distrib_ctx(): around the fit')
         cbs = L(cbs) + (L() if checkpoint is None else L(CheckpointCallback(checkpoint)))
+        cbs += L() if run is None else L(RunLogger(run))
         with self.added_cbs(cbs), self._running():
             opt = self.opt
             if reset_opt or opt is None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import html
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from fastcore.imports import in_notebook
 from torch import Tensor
 
 from minifast.arguments import tells_near_match
-from minifast.terminal import printable, say, visible
+from minifast.terminal import print_table, say, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -324,10 +323,7 @@ def show_table(rows: Sequence[Sequence[str]]) -> None:
         from IPython.display import HTML, display
         display(HTML(html_table(rows)))
         return
-    rows = [[printable(cell, sys.stdout) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        say('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_table(rows)
 
 
 # ---------------------------------------------------------------- what a recorder kept

@@ -1,13 +1,14 @@
 """Text of others on a screen: what would steer the terminal, or forge a line, is shown escaped; lists are cut short."""
 from __future__ import annotations
 
+import json
 import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
-__all__ = ['counted', 'described', 'listed', 'print_table', 'say', 'say_once', 'visible', 'warn']
+__all__ = ['counted', 'described', 'listed', 'print_table', 'say', 'say_json', 'say_once', 'visible', 'warn']
 
 _STEERING = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
 """Controls (C0 with escape and newlines, DEL, C1), line separators, what turns the direction of writing round, and
@@ -88,6 +89,11 @@ def print_table(rows: list[list[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         say('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def say_json(found: Any) -> None:
+    """Print `found` as JSON for machines: escaped by its rules is all but ASCII, and the control that these leave."""
+    print(json.dumps(found, indent=2).replace('\x7f', '\\u007f'))
 
 
 def printable(text: Any, file: TextIO) -> str:

@@ -108,12 +108,13 @@ def test_way_of_one_batch_is_short():
 def test_house_is_not_larger_than_its_plan():
     """Of many small rooms nobody knows where to look."""
     # many processes came on top of the plan: `sharding`, tensors and models in shares, `shards`, the files of these,
-    # `data.stream`, what two libraries share out and keep; `hub` publishes models
-    assert len(FILES) <= 109
+    # `data.stream`, what two libraries share out and keep; `hub` publishes models; and runs that are compared:
+    # `callback.runlog` writes them, `run.history` reads them, `comparing` are the commands and the page
+    assert len(FILES) <= 112
     # without docstrings: they are the text of the reference, which says what each argument means, and a limit on them
     # would be one on explaining
     words = [make_architecture.docstring_lines('\n'.join(lines)) for lines in LINES.values()]
-    assert sum(map(len, LINES.values())) - sum(map(len, words)) <= 27_600
+    assert sum(map(len, LINES.values())) - sum(map(len, words)) <= 28_200
 
 
 # ---------------------------------------------------------------- magic budget

@@ -9,6 +9,7 @@ from small_learner import Interrupt, learner
 
 from minifast.callback.mlflow import MLflowCallback
 from minifast.metrics import accuracy
+from minifast.run.history import read_run
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
@@ -27,10 +28,12 @@ def client(tmp_path):
         mlflow.end_run()
 
 
-def test_mlflow_logs_settings_steps_and_epochs(client):
-    """One finished run with the settings, the loss of every step and the metrics of every epoch."""
+def test_mlflow_logs_settings_steps_and_epochs(client, tmp_path):
+    """One finished run with the settings, the loss of every step and the metrics of every epoch; the run's own file
+    says the same."""
     learn = learner(metrics=accuracy)
-    learn.fit_one_cycle(2, 1e-2, cbs=MLflowCallback('digits', run_name='first', tags={'who': 'test'}))
+    learn.fit_one_cycle(2, 1e-2, cbs=MLflowCallback('digits', run_name='first', tags={'who': 'test'}),
+                        run=tmp_path / 'run')
     run, = client.search_runs([client.get_experiment_by_name('digits').experiment_id])
     assert run.info.status == 'FINISHED' and run.info.run_name == 'first' and run.data.tags['who'] == 'test'
     assert run.data.params['batch size'] == '8' and run.data.params['Learner.model'] == 'Sequential'
@@ -40,6 +43,10 @@ def test_mlflow_logs_settings_steps_and_epochs(client):
     found = client.get_metric_history(run.info.run_id, 'accuracy')
     assert [m.step for m in found] == [4, 8]
     torch.testing.assert_close([m.value for m in found], [row[2] for row in learn.recorder.values])
+    history = read_run(tmp_path / 'run').history
+    for name in ('valid_loss', 'accuracy'):
+        assert [m.value for m in client.get_metric_history(run.info.run_id, name)] == history[name]
+    torch.testing.assert_close([losses[3].value, losses[7].value], history['train_loss'])
 
 
 def test_mlflow_uses_the_active_run_for_several_fits(client):

@@ -1,6 +1,7 @@
 """The recorder keeps what the last fit measured: looking at the model does not erase it."""
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -9,10 +10,11 @@ import torch
 from small_learner import Interrupt, Losses, learner, pictures
 
 from minifast.callback import core
-from minifast.callback.core import Callback, CancelBatchException
+from minifast.callback.core import Callback, CancelBatchException, CancelEpochException, CancelValidException
 from minifast.callback.hook import ActivationStats
 from minifast.callback.recorder import AvgSmoothLoss, Recorder
 from minifast.callback.schedule import ParamScheduler, SchedLin
+from minifast.data.core import DataLoaders
 from minifast.interpret import Interpretation
 from minifast.metrics import Metric, accuracy, error_rate
 
@@ -289,3 +291,76 @@ def test_a_recorder_tells_how_many_epochs_there_were_and_how_the_last_one_ended(
     assert pretty(recorder) == ('Recorder: 1 epoch, at the end train_loss {}, valid_loss {}, accuracy {}'.format(*row))
     learn.fit(2)
     assert recorder.n_epochs == 2 and pretty(recorder).startswith('Recorder: 2 epochs, ')
+
+
+# ---------------------------------------------------------------- rows by name
+
+def test_history_has_the_rows_of_all_fits_by_name():
+    """Fit, epoch, the table's columns and seconds; looks leave no row, and what a fit measured stays when metrics
+    change."""
+    learn = learner(metrics=accuracy)
+    history = learn.recorder.history
+    assert len(history) == 0 and history.columns == [] and repr(history) == 'History()'
+    learn.fit(2)
+    rows = [list(row) for row in learn.recorder.values]
+    for look in looks.values():
+        look(learn)
+    learn.metrics = error_rate
+    learn.fit(1)
+    rows += [list(row) for row in learn.recorder.values]
+    assert history is learn.recorder.history and len(history) == 3
+    assert history['fit'] == [0, 0, 1] and history['epoch'] == [0, 1, 0]
+    assert history['train_loss'] == [row[0] for row in rows] and history['valid_loss'] == [row[1] for row in rows]
+    assert history['accuracy'] == [rows[0][2], rows[1][2], None] and history['error_rate'] == [None, None, rows[2][2]]
+    assert history.columns == ['fit', 'epoch', 'train_loss', 'valid_loss', 'accuracy', 'error_rate', 'time']
+    assert all(type(seconds) is float and 0 <= seconds < 60 for seconds in history['time'])
+    assert history[-1] == history.rows[2] and [row['epoch'] for row in history[1:]] == [1, 0]
+    assert [row['fit'] for row in history] == [0, 0, 1] and repr(history).split() == [
+        cell for row in history._cells() for cell in row if cell]
+
+
+def test_history_of_a_part_that_was_cancelled_is_none_there():
+    """What follows stays in its column."""
+    class NoValidation(Callback):
+        def before_validate(self):
+            raise CancelValidException
+
+    class NoEpoch(Callback):
+        order = 40
+
+        def before_batch(self):
+            if self.epoch == 1:
+                raise CancelEpochException
+    learn = learner(metrics=accuracy)
+    learn.fit(1, cbs=NoValidation)
+    learn.fit(2, cbs=NoEpoch)
+    history = learn.recorder.history
+    assert [value is None for value in history['valid_loss']] == [True, False, True]
+    assert [value is None for value in history['accuracy']] == [True, False, True]
+    assert history['train_loss'][0] is not None and history['epoch'] == [0, 0, 1]
+    assert history.best('accuracy') is history[1]
+    learn.dls = DataLoaders(learn.dls.train)  # nothing to validate on
+    learn.fit(1)
+    assert history[-1]['valid_loss'] is history[-1]['accuracy'] is None and history[-1]['train_loss'] > 0
+
+
+def test_history_of_training_metrics_goes_by_the_tables_names():
+    """`train_metrics=True`, without time, as the columns say."""
+    learn = learner(metrics=accuracy)
+    learn.remove_cb(learn.recorder).add_cb(Recorder(train_metrics=True, add_time=False))
+    learn.fit(1)
+    assert learn.recorder.history.columns == ['fit', *learn.recorder.metric_names]
+    assert list(learn.recorder.history[0].values()) == [0, 0, *learn.recorder.values[0]]
+
+
+def test_history_becomes_a_table_where_pandas_is_there(monkeypatch):
+    """With the same columns and numbers; without pandas an error names the extra."""
+    learn = learner(metrics=accuracy)
+    learn.fit(2)
+    table = learn.recorder.to_df()
+    assert list(table.columns) == learn.recorder.history.columns and len(table) == 2
+    assert table['accuracy'].tolist() == learn.recorder.history['accuracy']
+    assert list(learner().recorder.to_df().columns) == []
+    monkeypatch.setitem(sys.modules, 'pandas', None)
+    with pytest.raises(ModuleNotFoundError, match=r'minifast\[pandas\]'):
+        learn.recorder.to_df()

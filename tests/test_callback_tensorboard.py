@@ -10,6 +10,7 @@ from small_learner import Interrupt, deep, learner, pictures, same, weights
 from minifast.callback.tensorboard import TensorBoardCallback, TensorBoardProjectorCallback, tensorboard_log
 from minifast.metrics import accuracy
 from minifast.optimizer import Adam
+from minifast.run.history import read_run
 
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')
 
@@ -23,10 +24,11 @@ def events(folder):
 
 
 def test_tensorboard_writes_each_step_and_epoch(tmp_path):
-    """Every smoothed loss and scheduled rate is there under its step, every metric under the epoch's last step."""
+    """Every smoothed loss and scheduled rate is there under its step, every metric under the epoch's last step; the
+    run's own file says the same."""
     learn = learner(metrics=accuracy, opt_func=Adam)
-    learn.fit_one_cycle(2, 1e-2, cbs=TensorBoardCallback(tmp_path, trace_model=False))
-    found = events(tmp_path)
+    learn.fit_one_cycle(2, 1e-2, cbs=TensorBoardCallback(tmp_path, trace_model=False), run=tmp_path / 'run')
+    found, history = events(tmp_path), read_run(tmp_path / 'run').history
     assert [e.step for e in found.Scalars('train_loss')] == list(range(1, 9))
     values = [e.value for e in found.Scalars('train_loss')]
     torch.testing.assert_close(values, [float(loss) for loss in learn.recorder.losses])
@@ -35,6 +37,8 @@ def test_tensorboard_writes_each_step_and_epoch(tmp_path):
         rows = found.Scalars(name)
         assert [e.step for e in rows] == [4, 8]
         torch.testing.assert_close([e.value for e in rows], [row[i] for row in learn.recorder.values])
+        torch.testing.assert_close([e.value for e in rows], history[name])
+    torch.testing.assert_close([values[3], values[7]], history['train_loss'])
 
 
 def test_tensorboard_writes_the_graph_and_only_watches(tmp_path):

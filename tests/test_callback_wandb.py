@@ -16,6 +16,7 @@ from minifast.callback.core import Callback, CancelFitException
 from minifast.callback.tracker import SaveModelCallback
 from minifast.callback.wandb import WandbCallback, log_dataset, log_model
 from minifast.metrics import accuracy
+from minifast.run.history import read_run
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
@@ -66,9 +67,9 @@ def records(tmp_path):
 
 
 def test_wandb_logs_steps_and_epochs(offline, tmp_path):
-    """Each step has its losses and rates, each epoch its metrics, the run its settings."""
+    """Each step has its losses and rates, each epoch its metrics, the run its settings; its own file says the same."""
     learn = learner(metrics=accuracy)
-    learn.fit_one_cycle(2, 1e-2, cbs=WandbCallback(log_preds=False))
+    learn.fit_one_cycle(2, 1e-2, cbs=WandbCallback(log_preds=False), run=tmp_path / 'run')
     assert wandb.config['batch size'] == 8 and wandb.config['Learner']['opt_func'] == 'SGD'
     rows, _ = records(tmp_path)
     steps = [row for row in rows if 'train_loss' in row]
@@ -77,6 +78,10 @@ def test_wandb_logs_steps_and_epochs(offline, tmp_path):
     assert [row['_step'] for row in steps] == list(range(8))
     torch.testing.assert_close([row['accuracy'] for row in rows if 'accuracy' in row],
                                [row[2] for row in learn.recorder.values])
+    history = read_run(tmp_path / 'run').history
+    for name in ('valid_loss', 'accuracy'):
+        assert [row[name] for row in rows if name in row] == history[name]
+    torch.testing.assert_close([steps[3]['train_loss'], steps[7]['train_loss']], history['train_loss'])
 
 
 def test_wandb_second_fit_goes_on_behind_the_first(offline, tmp_path):

@@ -728,7 +728,7 @@ def test_every_command_and_every_option_is_explained(monkeypatch, capsys):
         assert all(len(row) == 2 for row in rows), rows
         return [name for name, _ in rows]
     commands = [name for name in listed() if not name.startswith('-')]
-    assert commands == ['train', 'predict', 'check', 'demo', 'env', 'plugins']
+    assert commands == ['train', 'predict', 'check', 'runs', 'compare', 'demo', 'env', 'plugins']
     options = {command: listed(command) for command in commands}
     assert not re.search(r'default: (None|False|\[\])', ''.join(told))
     assert options['check'] == ['FOLDER', '-h, --help', '--json'] and options['demo'] == ['-h, --help', '--out DIR']
@@ -738,7 +738,7 @@ def test_what_a_command_does_is_told_in_whole_sentences(capsys, monkeypatch):
     """Between its usage and its options, where its line in the list of commands is not enough."""
     monkeypatch.setenv('COLUMNS', '250')
     told = {}
-    for command in ('train', 'predict', 'check', 'demo', 'env', 'plugins'):
+    for command in ('train', 'predict', 'check', 'runs', 'compare', 'demo', 'env', 'plugins'):
         with pytest.raises(SystemExit):
             main([command, '--help'])
         parts = capsys.readouterr().out.split('\n\n')

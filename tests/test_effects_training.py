@@ -87,9 +87,9 @@ FITS = {'fit_one_cycle': (), 'fit_flat_cos': (), 'fit_sgdr': (2,), 'fit': ()}
 
 @pytest.mark.parametrize('name', [name for name in FITS if name != 'fit'])
 def test_scheduled_fits_hand_on_what_is_the_fits(name, monkeypatch):
-    """`wd`, `cbs`, `reset_opt`, `start_epoch`, `checkpoint`, `resume`."""
+    """`wd`, `cbs`, `reset_opt`, `start_epoch`, `checkpoint`, `resume`, `run`."""
     learn, cb = learner(), Callback()
-    given = {'wd': .3, 'reset_opt': True, 'start_epoch': 1, 'checkpoint': 'folder', 'resume': 'anyway'}
+    given = {'wd': .3, 'reset_opt': True, 'start_epoch': 1, 'checkpoint': 'folder', 'resume': 'anyway', 'run': 'a'}
     found = asked_of(monkeypatch, Learner, 'fit', lambda: getattr(learn, name)(2, *FITS[name], cbs=cb, **given))
     assert {k: found[k] for k in given} == given and cb in list(found['cbs'])
 

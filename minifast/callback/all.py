@@ -12,9 +12,11 @@ from minifast.callback.preds import *
 from minifast.callback.progress import *
 from minifast.callback.recorder import *
 from minifast.callback.resume import *
+from minifast.callback.runlog import *
 from minifast.callback.schedule import *
 from minifast.callback.tensorboard import *
 from minifast.callback.tracker import *
 from minifast.callback.tracking import *
 from minifast.callback.training import *
 from minifast.callback.wandb import *
+from minifast.run.history import *

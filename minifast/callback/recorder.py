@@ -17,6 +17,7 @@ from minifast import show
 from minifast.callback.core import Callback
 from minifast.markers import plain
 from minifast.metrics import AvgLoss, Metric
+from minifast.run.history import History
 from minifast.show import short
 from minifast.terminal import counted, described
 
@@ -129,6 +130,7 @@ class Recorder(Callback):
         beta: smoothing of the training loss.
 
     Attributes:
+        history: the rows of all fits of the learner by name, see `History`: `history['accuracy']` is a column.
         metric_names: the columns, `['epoch', 'train_loss', 'valid_loss', *metrics, 'time']`, known once a fit began.
         values: one `L` an epoch, without epoch and time; None where a part of the epoch was cancelled.
         log: the row of the running epoch, with epoch and time.
@@ -140,7 +142,7 @@ class Recorder(Callback):
     order, remove_on_fetch, identifies_run = 50, True, False
     _set_aside: dict[str, Any] | None = None
     _last_loss: Any = None
-    _left_out = False
+    _left_out = _in_history = False
     _of_a_fit = ('metric_names', 'values', 'log', 'lrs', 'iters', 'smooth_loss', 'hps')
 
     @tells_near_match
@@ -149,6 +151,7 @@ class Recorder(Callback):
         self.add_time, self.train_metrics, self.valid_metrics = add_time, train_metrics, valid_metrics
         self.loss, self.smooth_loss = AvgLoss(), AvgSmoothLoss(beta)
         self.lrs, self.iters, self.values, self.log = [], [], [], L()
+        self.history, self._fit = History(), 0
         self.cancel_train = self.cancel_valid = False
         self._measuring: tuple[Metric, ...] = ()
         self._warned = False
@@ -176,6 +179,9 @@ class Recorder(Callback):
             self._set_aside = {name: vars(self)[name] for name in self._of_a_fit if name in vars(self)}
             self.smooth_loss = copy.copy(self.smooth_loss)
         self.lrs, self.iters, self.values = [], [], []
+        self._in_history = self.learn.fitting and not self.learn.searching
+        if self._in_history:
+            self._fit = self.history[-1]['fit'] + 1 if len(self.history) else 0
         names = [metric.name for metric in self.metrics]
         if self.train_metrics and self.valid_metrics:
             names = [f'{part}_{name}' for part in ('train', 'valid') for name in ('loss', *names)]
@@ -259,10 +265,29 @@ class Recorder(Callback):
     def after_epoch(self) -> None:
         self.learn.final_record = self.log[1:].copy()
         self.values.append(self.learn.final_record)
+        duration_s = time.time() - self.start_epoch
+        if self._in_history:
+            self._add_to_history(duration_s)
         if self.add_time:
-            self.log.append(format_time(time.time() - self.start_epoch))
+            self.log.append(format_time(duration_s))
         self.logger(self.log)
         self.iters.append(self.smooth_loss.count)
+
+    def _add_to_history(self, duration_s: float) -> None:
+        names, row = self.metric_names[:len(self.metric_names) - self.add_time], {'fit': self._fit}
+        for i, name in enumerate(names):
+            taken = sum(known == name or known.startswith(f'{name} (') for known in (*row, 'time'))
+            # two metrics of one name are two columns
+            row[f'{name} ({taken + 1})' if taken else name] = self.log[i] if i < len(self.log) else None
+        self.history.rows.append({**row, 'time': round(duration_s, 3)} if self.add_time else row)
+
+    def to_df(self) -> Any:
+        """`history` as a pandas DataFrame, one row an epoch.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        return self.history.to_df()
 
     def cleanup_fit(self) -> None:
         self._last_loss, self._left_out = None, False
@@ -270,9 +295,10 @@ class Recorder(Callback):
         self._set_aside = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything recorded so far in this fit, for a checkpoint."""
+        """Everything recorded so far in this fit, and the rows of those before, for a checkpoint."""
         return {'lrs': self.lrs, 'iters': self.iters, 'values': [list(row) for row in self.values],
-                'smooth_loss': self.smooth_loss.state_dict(), 'log': list(self.log)}
+                'smooth_loss': self.smooth_loss.state_dict(), 'log': list(self.log),
+                'history': [dict(row) for row in self.history], 'fit': self._fit}
 
     @tells_near_match
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -280,6 +306,8 @@ class Recorder(Callback):
         self.lrs, self.iters = list(state['lrs']), list(state['iters'])
         self.values, self.log = [L(row) for row in state['values']], L(state['log'])
         self.smooth_loss.load_state_dict(state['smooth_loss'])
+        if 'history' in state:  # earlier releases kept none
+            self.history, self._fit = History(state['history']), state['fit']
 
     @property
     def n_epochs(self) -> int:

@@ -146,14 +146,14 @@ def _soft_differences(part: str, then: Mapping, now: Mapping, state_keepers: set
             told.add(said)
             what = key if part != 'transforms' else f'the transform {key}'
             if key.startswith('schedule of'):
-                old_leaf, new_leaf = _in_short(old), _in_short(new)
+                old_leaf, new_leaf = in_short(old), in_short(new)
             elif path:
                 what = _path_name(what.removeprefix('the '), path)
             yield Difference(part, key, old_leaf, new_leaf, False,
                              f'{what} was {_shown(old_leaf)} and is {_shown(new_leaf)}')
 
 
-def _in_short(course: Any) -> Any:
+def in_short(course: Any) -> Any:
     """A schedule by its values at the start, where it is highest, and at the end, of the last group."""
     if not isinstance(course, list) or len(course) != 9:
         return course

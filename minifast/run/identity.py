@@ -701,7 +701,7 @@ def run_identity(learn: Any, asked: Mapping[str, Any]) -> RunIdentity:
     watched = _Watched()
     with fork_rng():
         data, tables = _data(learn, watched)
-        loss = learn.loss_func
+        loss = learn.own_loss
         described = watched(loss, lambda f: fingerprint(f)) if hasattr(loss, '__dict__') else fingerprint(loss)
         parts = {'data': data, 'model': _model(outline_of(get_model(learn.model)), watched), 'loss': described,
                  'optimizer': _optimizer(learn), 'schedule': _schedule(learn, asked), 'transforms': _transforms(learn),

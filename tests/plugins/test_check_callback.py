@@ -236,6 +236,7 @@ def makers(folder):
         'ParamScheduler': lambda: ParamScheduler({'lr': SchedLin(1e-3, 1e-4)}),
         'CSVLogger': lambda: found['CSVLogger'](folder / 'history.csv'),
         'SaveModelCallback': lambda: found['SaveModelCallback'](fname=str(folder / 'model')),
+        'RunLogger': lambda: found['RunLogger'](folder / 'run'),
         'CheckpointCallback': lambda: found['CheckpointCallback'](folder / 'checkpoint'),
         'WandbCallback': lambda: found['WandbCallback'](log_preds=False),
         'TensorBoardProjectorCallback': lambda: found['TensorBoardProjectorCallback'](log_dir=folder / 'runs'),

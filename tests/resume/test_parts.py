@@ -362,6 +362,7 @@ def attempt(name: str, folder: Path, kill: tuple | None = None, checkpoints: Pat
         'trained': [p.requires_grad for p in model.parameters()], 'frozen_idx': learn.opt.frozen_idx,
         'values': [list(row) for row in recorder.values], 'losses': list(recorder.losses), 'lrs': recorder.lrs,
         'hps': {k: list(v) for k, v in vars(recorder).get('hps', {}).items()}, 'iters': recorder.iters,
+        'history': recorder.history.rows,
         'said': [cb.state_dict() for cb in cbs if hasattr(cb, 'state_dict')],
         'gathered': [list(cb.data) for cb in cbs if 'data' in vars(cb)],
         'switches': switches, 'train_iter': learn.train_iter, 'n_epoch': learn.n_epoch,
