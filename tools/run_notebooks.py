@@ -1,7 +1,7 @@
 """Runs notebooks and stores their outputs in them: `python tools/run_notebooks.py 04 05`, or all of nbs/.
 
-Each runs from top to bottom in a kernel and an empty folder of its own, with this checkout's minifast. What is stored is
-what a reader needs: no displays that were emptied again, no times of cells, no state of widgets.
+Each runs from top to bottom in a kernel and an empty folder of its own, with this checkout's minifast. What is stored
+is what a reader needs: no displays that were emptied again, no times of cells, no state of widgets.
 """
 from __future__ import annotations
 
