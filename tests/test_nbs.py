@@ -1,4 +1,4 @@
-"""Every notebook runs from a clean kernel, and its own assertions are the tests; what is stored of it suits a reader."""
+"""Every notebook runs from a clean kernel, its own assertions are the tests; what is stored of it suits a reader."""
 from __future__ import annotations
 
 import ast
