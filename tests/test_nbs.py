@@ -66,6 +66,13 @@ def test_notebook_begins_with_a_title_and_ends_with_what_it_proves(file):
 
 
 @each_notebook
+def test_links_lead_to_other_chapters(file):
+    """Where notebooks are pages of a site the other folders of the checkout are not beside them."""
+    text = '\n'.join(cell.source for cell in read(file).cells if cell.cell_type == 'markdown')
+    assert set(re.findall(r'\]\(([^)]+)\)', text)) <= {other.name for other in NOTEBOOKS}
+
+
+@each_notebook
 def test_stored_outputs_can_be_read_on_a_page(file):
     """No error, nothing that was emptied again, no widget, no control character, no path of the machine that ran it."""
     book = read(file)
