@@ -35,7 +35,7 @@ def texts(output: nbformat.NotebookNode) -> list[str]:
 
 def test_the_chapters_are_numbered_in_their_order():
     """The book has these chapters, and a name begins with the place of its chapter."""
-    assert {file.stem for file in NOTEBOOKS} <= {f'{i:02d}_{name}' for i, name in enumerate(CHAPTERS)}
+    assert [file.stem for file in NOTEBOOKS] == [f'{i:02d}_{name}' for i, name in enumerate(CHAPTERS)]
 
 
 @pytest.mark.parametrize('file', [pytest.param(file, id=file.stem, marks=[] if i < QUICK else pytest.mark.notebooks)

@@ -52,9 +52,10 @@ def computed_s() -> float:
 
 def main() -> None:
     """Run those whose names begin with one of the arguments, and say how long each took, and how long it computed."""
-    for file in sorted(NBS.glob('*.ipynb')):
-        if len(sys.argv) > 1 and not file.name.startswith(tuple(sys.argv[1:])):
-            continue
+    files = [file for file in sorted(NBS.glob('*.ipynb')) if file.name.startswith(tuple(sys.argv[1:]) or '')]
+    if not files:
+        sys.exit(f'no notebook in {NBS} has a name that begins with {" or ".join(sys.argv[1:])}')
+    for file in files:
         book, start, before = nbformat.read(file, as_version=4), time.perf_counter(), computed_s()
         with tempfile.TemporaryDirectory() as folder:
             run(book, Path(folder))
