@@ -7,6 +7,7 @@
 # make test-elsewhere   a part of the suite in another locale and time zone, as an ordinary user, backwards, on one core (ARGS=locale)
 # make test-faults   kills processes and damages files: resumes to the same bits, whole saves, hostile files
 # make test-dist     several processes train as one: 2, 3 and 4 of them, and how equal they are; the rest is in test-slow
+# make test-nbs   executes all notebooks of nbs/ (ARGS="-k resume" for one); `make nbs` stores what they print and draw (ARGS=07)
 # make test-gpu   what differs on a GPU; without one each test says why it is skipped
 # make docs   the documentation site, in build/docs/index.html: a warning is an error, and the code of its pages runs
 # make test-browser  notebooks in JupyterLab and the documentation, in headless Chromium; pictures in build/browser
@@ -21,7 +22,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test test-slow test-plugins test-elsewhere test-faults test-dist test-gpu test-browser test-mutants bench bench-quick docs dist pythons generated clean
+.PHONY: help demo test test-slow test-plugins test-elsewhere test-faults test-dist test-nbs nbs test-gpu test-browser test-mutants bench bench-quick docs dist pythons generated clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
@@ -47,6 +48,12 @@ test-faults: $(STAMP)-test
 
 test-dist: $(STAMP)-test
 	@$(BIN)/python -m pytest tests/distributed -m "not slow" -rP -q $(ARGS)
+
+test-nbs: $(STAMP)-test
+	@$(BIN)/python -m pytest tests/test_nbs.py -m "notebooks or not notebooks" $(ARGS)
+
+nbs: $(STAMP)-test
+	@$(BIN)/python tools/run_notebooks.py $(ARGS)
 
 # One process: what is allocated on the GPU is measured.
 test-gpu: $(STAMP)-test
