@@ -380,6 +380,8 @@ def _activation_module(learn: Any) -> nn.Module | None:
 def to_onnx(learn: Any, fname: str | Path, size: tuple[int, ...] | None = None, activation: bool = True) -> Path:
     """Write `to_torch(learn)` as an ONNX file with any number of items a batch.
 
+    The weights come to lie beside it, in `FNAME.data`: the two go together.
+
     Args:
         learn: the learner.
         fname: the file.

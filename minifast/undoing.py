@@ -75,7 +75,8 @@ class Undo(Callback):
         self.align_corners = bool(affine and affine[0].align_corners)
         self.dl = dl.new(cache=None)  # its pictures are resized already, which the grid has to see
         dataset = dl.dataset
-        tls = [*dataset.tls, TfmdLists(dataset.items, [_grid_of], splits=dataset.splits, split_idx=dataset.split_idx)]
+        # the splits of `dataset` are of all items, and it may hold one of them
+        tls = [*dataset.tls, TfmdLists(dataset.items, [_grid_of], split_idx=dataset.split_idx)]
         self.dl.dataset = type(dataset)(tls=tls, n_inp=dataset.n_inp)
 
     def before_validate(self) -> None:

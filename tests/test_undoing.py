@@ -49,9 +49,14 @@ class Pixel(nn.Module):
         return torch.cat([-v, v], 1)
 
 
-def masks(folder, kind='square', item_tfms=None, batch_tfms=None, model=None, items=None, **kwargs):
+def on_all(items):
+    """Trained and validated on all."""
+    return range(len(items)), range(len(items))
+
+
+def masks(folder, kind='square', item_tfms=None, batch_tfms=None, model=None, items=None, splitter=on_all, **kwargs):
     block = DataBlock(blocks=(ImageBlock, MaskBlock(['dark', 'bright'])), get_y=lambda f: folder / 'masks' / f.name,
-                      splitter=lambda o: (range(len(o)), range(len(o))), item_tfms=item_tfms, batch_tfms=batch_tfms)
+                      splitter=splitter, item_tfms=item_tfms, batch_tfms=batch_tfms)
     dls = block.dataloaders(items or get_image_files(folder / kind), bs=2, device='cpu', **kwargs)
     return quiet(Learner(dls, model or Pixel(), CrossEntropyLossFlat(axis=1)))
 
@@ -60,6 +65,18 @@ def quiet(learn):
     learn.remove_cb(learn.progress)
     learn.logger = print
     return learn
+
+
+@pytest.mark.parametrize('splitter', [lambda o: (range(2, 5), range(2)), lambda o: (range(3), range(3, 5)),
+                                      lambda o: ([4], [0, 1, 2, 3])])
+def test_each_part_of_the_items_comes_back(folder, splitter):
+    """Whatever the splitter has given to the training: what is predicted are the items of the validation."""
+    items, flipped = get_image_files(folder / 'square'), dict(batch_tfms=Flip(p=1.))
+    preds, targets = masks(folder, items=items, splitter=splitter, **flipped).tta(n=1)
+    whole, all_targets = masks(folder, items=items, **flipped).tta(n=1)
+    chosen = [*splitter(items)[1]]
+    assert torch.equal(targets, all_targets[chosen])
+    torch.testing.assert_close(preds, whole[chosen], rtol=0, atol=1e-6)
 
 
 MOVES = {'flip': ([], Flip(p=1.)), 'dihedral': ([], Dihedral(p=1.)),
