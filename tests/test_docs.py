@@ -34,6 +34,7 @@ def name_of(page: Path) -> str:
 # ---------------------------------------------------------------- code
 
 @pytest.mark.docs
+@pytest.mark.filterwarnings('default:.*holds data, no code')  # two pages export a model of their own
 @pytest.mark.parametrize('page', RUN, ids=name_of)
 def test_code_of_a_page_runs_and_prints_what_the_page_shows(page, tmp_path):
     """As one script, from top to bottom; numbers may differ, words may not."""
@@ -122,6 +123,8 @@ def test_relative_links_lead_somewhere(page):
         written = found.relative_to(ROOT).as_posix()
         if written.startswith('docs/reference/'):
             assert found.name in make_docs.TASKS, target
+        elif written.startswith('docs/notebooks/'):
+            assert (ROOT / 'nbs' / found.name).is_file(), target
         else:
             assert found.is_file() or written == 'docs/changelog.md', target
             assert not anchor or anchor in anchors(found), target

@@ -24,7 +24,7 @@ DOCS = ROOT / 'docs'
 
 TASKS: dict[str, tuple[str, str, list[str]]] = {
     'learner': ('Training, predicting, exporting', 'A `Learner` holds a model, its data and a loss, and trains it.', [
-        'learner', 'vision.learner', 'checkpoint', 'export', 'shards', 'inference', 'answers']),
+        'learner', 'vision.learner', 'checkpoint', 'export', 'hub', 'shards', 'inference', 'answers']),
     'data': ('Data: from items to batches', 'Which files, which labels, which split, and the loaders over them.', [
         'data.block', 'vision.data', 'data.core', 'data.load', 'data.transforms', 'data.categorize', 'data.collate',
         'data.sampler', 'data.transform', 'data.showing', 'data.external', 'data.archives']),
@@ -45,8 +45,9 @@ TASKS: dict[str, tuple[str, str, list[str]]] = {
         'callback.core', 'callback.recorder', 'callback.progress', 'callback.tracker', 'callback.training',
         'callback.mixup', 'callback.fp16', 'callback.channelslast', 'callback.checkpoint', 'callback.resume',
         'run.folder', 'callback.hook', 'callback.preds', 'callback.data', 'plugins', 'testing', 'test_utils']),
-    'trackers': ('Experiment trackers', 'The numbers of a run, sent where you keep them.', [
-        'callback.tracking', 'callback.tensorboard', 'callback.wandb', 'callback.mlflow']),
+    'trackers': ('Runs and experiment trackers', 'The numbers of a run, written down, compared, sent elsewhere.', [
+        'callback.runlog', 'run.history', 'callback.tracking', 'callback.tensorboard', 'callback.wandb',
+        'callback.mlflow']),
     'interpretation': ('Interpretation', 'Where the model goes wrong.', ['interpret', 'show']),
     'processes': ('Many processes', 'One training on several processes, GPUs or machines.', [
         'distributed', 'callback.distributed']),
