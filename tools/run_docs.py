@@ -97,12 +97,12 @@ def _chdir(folder: Path) -> Iterator[None]:
 
 
 def _save(figure, file: Path) -> None:
-    """A figure as a small PNG: 128 colours are enough for plots and small pictures."""
+    """A figure as a small PNG without a background: 128 colours are enough for plots and small pictures."""
     from PIL import Image
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=80, bbox_inches='tight')
     file.parent.mkdir(exist_ok=True)
-    Image.open(drawn).convert('RGB').quantize(128).save(file, optimize=True)
+    Image.open(drawn).convert('RGBA').quantize(128, Image.Quantize.FASTOCTREE).save(file, optimize=True)
 
 
 def _put_down(page: Path, told: list[tuple[Block, str]]) -> None:

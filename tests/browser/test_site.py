@@ -31,7 +31,7 @@ def test_search_finds_what_is_asked_for(chromium, site, asked, page):
     """Among the first ten."""
     tab = chromium.new_page()
     tab.goto(f'{site}/search.html?q={asked.replace(" ", "+")}')
-    tab.wait_for_selector('ul.search li a', timeout=30_000)
+    tab.wait_for_function('/found/.test(document.querySelector(".search-summary")?.innerText)', timeout=30_000)
     found = tab.eval_on_selector_all('ul.search li a', 'found => found.slice(0, 10).map(one => one.href)')
     assert any(page in address for address in found), found
     tab.close()
