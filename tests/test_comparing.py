@@ -174,7 +174,7 @@ def test_what_the_documentation_shows_runs(tmp_path, monkeypatch, capsys):
     """Its script, in small, and its commands, one after the other; its table names the kinds of lines there are."""
     monkeypatch.chdir(tmp_path)
     text = (Path(__file__).parent.parent / 'docs' / 'runs.md').read_text(encoding='utf-8')
-    script, commands = (re.search(rf'```{kind}\n(.*?)```', text, re.DOTALL)[1] for kind in ('python', 'console'))
+    script, commands = (re.search(rf'```{kind}\n(.*?)```', text, re.DOTALL)[1] for kind in ('py', 'console'))
     small = re.sub(r'vision_learner\(.*\)', 'learner(metrics=accuracy)', script)
     exec(compile(small, 'docs/runs.md', 'exec'), {'learner': learner, 'accuracy': accuracy, 'plot_runs': plot_runs})
     ax = plt.gca()

@@ -111,6 +111,7 @@ def test_the_loaded_learner_predicts_the_same_bits(exported, pictures):
     assert list(loaded.dls.vocab) == ['cat', 'dog'] and loaded.dls.c == 2 and len(loaded.dls.train_ds) == 0
 
 
+@pytest.mark.filterwarnings('ignore:.*load_learner.file, model=')
 def test_a_learner_on_samples_without_a_label_is_loaded_with_such_samples(pictures, tmp_path):
     """Pictures alone, of which a batch is a tensor and no tuple; so is the loaded learner's."""
     lists = TfmdLists(get_image_files(pictures), [PILImage.create], splits=[[0, 1, 2, 3], [4, 5]])

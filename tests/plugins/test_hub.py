@@ -20,6 +20,7 @@ from minifast.test_utils import RegModel, synth_learner
 from tests.gpu_learner import silent
 from tests.small_learner import learner
 
+pytestmark = pytest.mark.filterwarnings('ignore:.*load_learner.file, model=')  # the model is the tests' own
 HERE = Path(__file__).resolve().parent
 
 
