@@ -496,8 +496,8 @@ REFUSED = {
 
 WRONG = {
     '': 'minifast: the following arguments are required: COMMAND (see minifast --help)',
-    'trian': "minifast: argument COMMAND: invalid choice: 'trian' (choose from 'train', 'predict', 'check', 'demo', "
-             "'env', 'plugins') (see minifast --help)",
+    'trian': "minifast: argument COMMAND: invalid choice: 'trian' (choose from 'train', 'predict', 'check', 'runs', "
+             "'compare', 'demo', 'env', 'plugins') (see minifast --help)",
     'train': 'minifast train: the following arguments are required: FOLDER (see minifast train --help)',
     'train good more': "minifast train: 'more' is one word too many (see minifast train --help)",
     'train good --weight none': "minifast train: there is no option '--weight', did you mean '--weights'? (see "
