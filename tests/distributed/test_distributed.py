@@ -24,6 +24,7 @@ def test_several_processes_give_what_one_gives(outcomes, name, n):
     print(f'{name} on {n} processes: {assert_same(name, outcomes(1)[name], outcomes(n)[name]):.1e}')
 
 
+@pytest.mark.dist
 def test_processes_that_a_script_starts_itself_train_as_one(outcomes, tmp_path):
     """A group of the script's own says how many there are, where the environment does not: never a silent copy."""
     run_together(1, HERE / 'spawned.py', tmp_path, cwd=tmp_path)
