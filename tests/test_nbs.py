@@ -14,7 +14,7 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / 'nbs').glob('*.ipyn
 CHAPTERS = ['quickstart', 'autograd', 'data', 'the_loop', 'callbacks', 'transfer_learning', 'experiments', 'resume',
             'speed', 'many_processes', 'write_a_plugin', 'from_fastai', 'segmentation_points_multilabel', 'deploy']
 QUICK = '01_autograd', '02_data'
-"""These run in `make test`, the others in `make test-nbs`; the quickstart is the story of the README, which runs there."""
+"""These run in `make test`, the others in `make test-nbs`; the story of the quickstart is run for the README."""
 
 each_notebook = pytest.mark.parametrize('file', NOTEBOOKS, ids=lambda file: file.stem)
 
