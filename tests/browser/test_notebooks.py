@@ -1,6 +1,7 @@
 """Notebooks in JupyterLab, as a user sees them: they run, and what they show can be read in the light and the dark."""
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -22,9 +23,13 @@ def prompts(page):
 
 def start_all(page):
     """Run all cells by the menu, which does nothing before the kernel is there."""
+    from playwright.sync_api import TimeoutError
     for _ in range(40):
-        page.click('.lm-MenuBar-itemLabel:text-is("Run")')
-        page.click('.lm-Menu-itemLabel:text-is("Run All Cells")')
+        for answer in page.query_selector_all('.jp-Dialog .jp-mod-accept'):  # which kernel, say
+            answer.click()
+        with contextlib.suppress(TimeoutError):  # a dialog came up meanwhile
+            page.click('.lm-MenuBar-itemLabel:text-is("Run")', timeout=5000)
+            page.click('.lm-Menu-itemLabel:text-is("Run All Cells")', timeout=5000)
         page.wait_for_timeout(3000)
         if any(prompt != '[ ]:' for prompt in prompts(page)):
             return
