@@ -30,8 +30,11 @@ __all__ = ['get_grid', 'show_image', 'show_image_batch', 'show_images', 'show_ti
 INK = '#7a7a7a'
 """Of text and lines: its contrast is 4.3 on white, and 4.4 on the #111111 of JupyterLab's dark theme."""
 
+# Jupyter lays a white or a dark slab under a figure whose ticks are all dark or all light, by its own measure, of which
+# these two greys lie on either side
 _on_any_page = {'figure.facecolor': '#ffffff00', 'axes.facecolor': 'none', 'legend.framealpha': 0.,
-                **dict.fromkeys(('axes.edgecolor', 'axes.labelcolor', 'text.color', 'xtick.color', 'ytick.color'), INK)}
+                'xtick.color': '#7f7f7f', 'ytick.color': '#818181',
+                **dict.fromkeys(('axes.edgecolor', 'axes.labelcolor', 'text.color'), INK)}
 
 _margins = ('left', 'right', 'bottom', 'top', 'wspace', 'hspace')
 
@@ -121,6 +124,8 @@ def subplots(nrows: int = 1, ncols: int = 1, figsize: tuple[float, float] | None
         figsize = (ncols * imsize, nrows * imsize + extra)
     if not {'layout', 'tight_layout', 'constrained_layout', 'gridspec_kw'} & kwargs.keys():
         kwargs['layout'] = _layout_engine()()
+    # it loads the backend, whose own settings, such as that figures are shown behind a cell, would end with the block
+    plt.draw_if_interactive()
     with plt.rc_context(_look()):
         fig, axs = plt.subplots(nrows, ncols, figsize=figsize, **kwargs)
         if suptitle is not None:

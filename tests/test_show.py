@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
 import subprocess
 import sys
@@ -292,3 +293,25 @@ def test_points_are_seen_on_their_own_colour_and_names_of_boxes_stay_in_their_pi
     assert contrast(points.get_edgecolor()[0], points.get_facecolor()[0]) > 3 and points.get_sizes()[0] >= 40
     LabeledBBox(TensorBBox.create([[1, 1, 3, 3]]), NAMES).show(ctx=ax)
     assert ax.texts and all(text.get_clip_on() for text in ax.texts)
+
+
+IN_A_NOTEBOOK = """
+from IPython.core.interactiveshell import InteractiveShell
+InteractiveShell.instance()
+from minifast.show import show_image, show_images, subplots
+import torch
+subplots()  # the first figure loads the backend
+import matplotlib, matplotlib.pyplot as plt
+from matplotlib_inline.backend_inline import _fetch_figure_metadata
+for draw in (subplots, lambda: show_image(torch.rand(3, 4, 4)), lambda: show_images([torch.rand(3, 4, 4)] * 3)):
+    draw()
+    assert matplotlib.is_interactive()
+    assert _fetch_figure_metadata(plt.gcf()) is None
+"""
+
+
+def test_jupyter_shows_every_figure_and_lays_no_slab_under_it():
+    """Whoever loads Jupyter's backend: it shows figures behind each cell, and takes ours for neither dark nor light."""
+    environ = {**os.environ, 'MPLBACKEND': 'module://matplotlib_inline.backend_inline'}
+    done = subprocess.run([sys.executable, '-c', IN_A_NOTEBOOK], env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
