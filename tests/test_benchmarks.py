@@ -23,7 +23,7 @@ def _run(*arguments):
     return done.stdout
 
 
-@pytest.mark.parametrize('name', [name if name in ('loop', 'checkpoints', 'growth') else
+@pytest.mark.parametrize('name', [name if name in ('loop', 'growth') else
                                   pytest.param(name, marks=pytest.mark.slow) for name in names])
 def test_benchmark_tiny_writes_a_table(name):
     """Law: a benchmark ends well and prints Markdown tables that name minifast or its steps."""
