@@ -14,12 +14,12 @@ from typing import Any
 
 from minifast.arguments import near_match
 from minifast.callback.recorder import format_time
-from minifast.commands import UserMistake, print_table
+from minifast.commands import UserMistake
 from minifast.run.differences import in_short
 from minifast.run.history import KEYS, Run, cell, find_runs, main_metric, read_run
 from minifast.run.identity import UNKNOWN
 from minifast.tensorfile import way_out_of
-from minifast.terminal import listed, say, say_json, visible
+from minifast.terminal import listed, print_table, say, say_json, visible
 
 __all__ = ['compare', 'differing', 'page', 'runs', 'summary']
 

@@ -382,13 +382,7 @@ class FolderSurvey(NamedTuple):
 def survey_folder(folder: str | Path, n_workers: int | None = None, progress: bool = True) -> FolderSurvey:
     """Read every picture below `folder` once: what is wrong with which, and of what sizes they are.
 
-    Args:
-        folder: the folder.
-        n_workers: threads; default `defaults.cpus`.
-        progress: show a bar.
-
-    Raises:
-        ValueError: `folder` is no folder.
+    `n_workers`, `progress` and the error are those of `check_folder`.
     """
     folder = Path(folder)
     if not folder.is_dir():
