@@ -18,16 +18,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from minifast.data.block import DataBlock, RegressionBlock, TransformBlock
 from minifast.data.cache import OpenedPictures, PictureCache, _decoders, _rooms
 from minifast.data.transforms import IndexSplitter, get_image_files
+from minifast.learner import Learner
 from minifast.vision.augment import FlipItem, RandomResizedCrop, RatioResize, Resize
 from minifast.vision.core import PILImage, PILImageBW, TensorPoint
 from minifast.vision.data import ImageBlock, ImageDataLoaders, PointBlock, SegmentationDataLoaders
 
 TFMS = {'decoded': [FlipItem(), RandomResizedCrop(16)], 'resized': [RatioResize(30), RandomResizedCrop(16)],
         'all of it': Resize(16, method='squish')}
+
+WORKERS = [{}, {'num_workers': 2}, {'num_workers': 2, 'multiprocessing_context': 'thread'}]
+WORKERS_IDS = ['here', 'processes', 'threads']
 
 
 @pytest.fixture
@@ -57,8 +62,7 @@ def entries(cache):
 
 
 @pytest.mark.parametrize('tfms', TFMS)
-@pytest.mark.parametrize('workers', [{}, {'num_workers': 2}, {'num_workers': 2, 'multiprocessing_context': 'thread'}],
-                         ids=['here', 'processes', 'threads'])
+@pytest.mark.parametrize('workers', WORKERS, ids=WORKERS_IDS)
 def test_cold_and_warm_batches_are_the_same_bits(tfms, workers, folder, tmp_path):
     """Also for another number of workers; next to those without a cache they differ by rounding at most."""
     cold = batches(loaders(folder, TFMS[tfms], cache=tmp_path / 'cache', **workers))
@@ -66,6 +70,22 @@ def test_cold_and_warm_batches_are_the_same_bits(tfms, workers, folder, tmp_path
     warm = batches(loaders(folder, TFMS[tfms], cache=tmp_path / 'cache'))
     assert torch.equal(cold, warm)
     assert ((warm - batches(loaders(folder, TFMS[tfms]))).abs() * 255).max() < 1.5
+
+@pytest.mark.parametrize('tfms', TFMS)
+@pytest.mark.parametrize('workers', WORKERS, ids=WORKERS_IDS)
+def test_what_a_model_draws_is_the_same_beside_a_cold_and_a_warm_cache(tfms, workers, folder, tmp_path):
+    """The weights of a net with dropout, after two epochs of which the first one fills the cache."""
+    def trained(**kwargs):
+        torch.manual_seed(0)
+        dls = loaders(folder, TFMS[tfms], cache=tmp_path / 'cache', **kwargs)
+        learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(768, 8), nn.Dropout(.5), nn.Linear(8, 2)))
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(2, .01)
+        return torch.cat([p.detach().flatten() for p in learn.model.parameters()]), torch.get_rng_state()
+
+    cold, warm, here = trained(**workers), trained(**workers), trained()
+    assert torch.equal(cold[0], warm[0]) and torch.equal(warm[0], here[0])
+    assert torch.equal(cold[1], warm[1]) and torch.equal(warm[1], here[1])
 
 
 @pytest.mark.parametrize('tfms', TFMS)

@@ -237,7 +237,8 @@ class OpenedPictures:
             raise
         pixels = self.cache.find(file, key, status)
         if pixels is None:
-            made = self.steps(create(file))
+            # what they draw has no effect; it must not come from the global generator, which others draw from
+            made = self.steps(create(file), generator=torch.Generator())
             if made.mode not in ('RGB', 'L'):
                 made.after_steps = True
                 return made
