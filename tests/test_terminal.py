@@ -340,6 +340,31 @@ def test_the_bar_tells_the_loss_of_the_training_and_none_of_the_validation(monke
     assert told == [(7, 'looking for a learning rate'), *[(i, 'loss 2.5000') for i in range(1, 8)]]
 
 
+@pytest.mark.parametrize('follows, shown', [(lambda table: table.write([0]), 2), (lambda table: table.close(), 1),
+                                            (lambda table: table.start_bar(None, ''), 1)], ids=['row', 'end', 'bar'])
+@pytest.mark.parametrize('kind', ['_PlainTable', '_TerminalTable', '_NotebookTable'])
+def test_headings_wait_for_what_follows_them(kind, follows, shown, monkeypatch, capsys):
+    """What is said before the first batch, as by a resume, stands above the table and not in it; they come once."""
+    from minifast.callback import progress
+    pages = []
+    monkeypatch.setitem(sys.modules, 'IPython.display', types.SimpleNamespace(
+        HTML=str, display=lambda page, display_id: pages.append(page) or types.SimpleNamespace(update=pages.append)))
+
+    def lines():
+        text = capsys.readouterr().out.replace('\r', '\n')
+        rows = [line.split() for line in text.splitlines() if line.strip() in ('epoch', '0')]
+        return rows if kind != '_NotebookTable' else pages[-1].split('<tr>')[1:] if pages else []
+    table = getattr(progress, kind)()
+    table.write(['epoch'])
+    assert not lines()
+    follows(table)
+    if kind == '_NotebookTable' and not pages:
+        table.update_bar(1, '')  # a bar is drawn when there is something to show
+    assert len(lines()) == shown
+    table.close()
+    assert kind == '_NotebookTable' or not lines()
+
+
 def test_rows_in_a_notebook_are_one_table_that_grows_with_a_bar_below(monkeypatch):
     """Headings in its first row; what names hold is text and no markup; a pass without rows shows no empty table."""
     from minifast.callback.progress import _NotebookTable
@@ -363,5 +388,4 @@ def test_rows_in_a_notebook_are_one_table_that_grows_with_a_bar_below(monkeypatc
     assert shown == [
         ('new', '<progress value="2" max="4" style="width:300px"></progress> '
                 'epoch 1/3 2/4 00:03 &lt; 00:03 &lt;b&gt;'),
-        ('again', '<table border="1"><tr><th>epoch</th><th>loss&lt;i&gt;</th></tr></table>'), ('again', grid),
-        ('again', grid + 'validating 3/? 01:00 loss 0.25'), ('again', grid)]
+        ('again', grid), ('again', grid + 'validating 3/? 01:00 loss 0.25'), ('again', grid)]

@@ -34,14 +34,27 @@ class _PlainTable:
 
     def __init__(self) -> None:
         self.widths: list[int] = []
+        self.header = ''
 
     def write(self, row: Sequence[Any]) -> None:
-        """Print one row; the first one is the header and sets the columns' widths."""
+        """Print one row; the first one is the header, sets the columns' widths, and waits for what follows it."""
         cells = _cells(row)
-        if not self.widths:
+        first = not self.widths
+        if first:
             self.widths = [max(8, len(cell)) + 2 for cell in cells]
         widths = self.widths + [10] * (len(cells) - len(self.widths))
-        self.print_line(''.join(cell.ljust(width) for cell, width in zip(cells, widths)))
+        line = ''.join(cell.ljust(width) for cell, width in zip(cells, widths))
+        if first:  # what a resume says stands above its table
+            self.header = line
+        else:
+            self.show_header()
+            self.print_line(line)
+
+    def show_header(self) -> None:
+        """Print the header that waits."""
+        line, self.header = self.header, ''
+        if line:
+            self.print_line(line)
 
     def print_line(self, line: str) -> None:
         """Print a finished line."""
@@ -49,6 +62,7 @@ class _PlainTable:
 
     def start_bar(self, total: int | None, what: str) -> None:
         """A pass over a loader begins, of `total` batches where that is known; `what` says which."""
+        self.show_header()
 
     def update_bar(self, done: int, comment: str) -> None:
         """`done` batches of the pass are behind us; `comment` stands behind the bar."""
@@ -58,6 +72,7 @@ class _PlainTable:
 
     def close(self) -> None:
         """The fit has ended."""
+        self.show_header()
         self.end_bar()
 
 
@@ -70,6 +85,7 @@ class _TerminalTable(_PlainTable):
         tqdm.write(line)
 
     def start_bar(self, total: int | None, what: str) -> None:
+        self.show_header()
         form = '{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}'
         self.bar = tqdm(total=total, desc=what, bar_format=form, leave=False, dynamic_ncols=True, mininterval=0,
                         file=sys.stdout)
@@ -94,7 +110,12 @@ class _NotebookTable(_PlainTable):
 
     def write(self, row: Sequence[Any]) -> None:
         self.rows.append(_cells(row))
-        self.draw('')
+        if len(self.rows) > 1:
+            self.draw('')
+
+    def show_header(self) -> None:
+        if len(self.rows) == 1:
+            self.draw('')
 
     def start_bar(self, total: int | None, what: str) -> None:
         self.total, self.what, self.began_s = total, what, time.perf_counter()
@@ -137,7 +158,7 @@ class ProgressCallback(Callback):
     def before_fit(self) -> None:
         if self.table is not None:  # a validation inside the fit
             return
-        self._first, self._searches = None, False
+        self._first, self._searches, self._begins = None, False, True
         if in_notebook():
             self.table = _NotebookTable()
         else:
@@ -147,6 +168,12 @@ class ProgressCallback(Callback):
             self.learn.logger = self._write_stats
             if hasattr(self.learn, 'recorder'):
                 self._write_stats(self.recorder.metric_names)
+
+    def before_epoch(self) -> None:
+        if self._begins and self.old_logger is not noop and hasattr(self.learn, 'recorder'):
+            for row in self.recorder.rows_of_fit():  # the epochs before a resume
+                self._write_stats(row)
+        self._begins = False
 
     def _write_stats(self, row: Sequence[Any]) -> None:
         if self.table is not None:

@@ -281,6 +281,12 @@ class Recorder(Callback):
             row[f'{name} ({taken + 1})' if taken else name] = self.log[i] if i < len(self.log) else None
         self.history.rows.append({**row, 'time': round(duration_s, 3)} if self.add_time else row)
 
+    def rows_of_fit(self) -> list[list[Any]]:
+        """The rows of this fit as they were logged, those before a resume among them; None of a validation."""
+        rows = self.history.rows[-len(self.values):] if self._in_history and self.values else []
+        return [[format_time(cell) if name == 'time' else cell for name, cell in row.items() if name != 'fit']
+                for row in rows]
+
     def to_df(self) -> Any:
         """`history` as a pandas DataFrame, one row an epoch.
 

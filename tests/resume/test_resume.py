@@ -24,6 +24,7 @@ from minifast.seeds import fork_rng, set_seed
 from minifast.tensorfile import DamagedFileError, read_tensors
 from tests.resume.training import (DEFAULTS, Kill, differences, killed_and_resumed, make_learner, outcome, reads, run,
                                    undisturbed)
+from tests.small_learner import Interrupt, learner
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -276,6 +277,30 @@ def test_resume_without_a_checkpoint_starts_from_scratch_and_says_so(tmp_path, c
     learn = run({'folder': str(tmp_path / 'new'), 'resume': True})
     assert 'starts from scratch' in capsys.readouterr().out
     assert not differences(outcome(learn), undisturbed('{}'))
+
+
+@pytest.mark.parametrize('every, at', [('epoch', 7), (1, 10)], ids=['between epochs', 'within one'])
+def test_a_resumed_training_shows_its_table_from_the_start(every, at, tmp_path, capsys):
+    """What it goes on from, the headings, the rows from before, the rows that come: each once, with its numbers."""
+    def fit(cbs=()):
+        learn = learner(shuffle=True)  # four batches an epoch
+        learn.logger = print
+        learn.add_cb(ProgressCallback())
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # torch's own loader
+            learn.fit(4, .01, cbs=[CheckpointCallback(tmp_path, every=every), *cbs], resume=True)
+        return capsys.readouterr().out.splitlines()
+    with pytest.raises(KeyboardInterrupt):
+        fit([Interrupt('after_step', at=at)])
+    before = capsys.readouterr().out.splitlines()[1:]
+    told, *table = fit()
+    assert told.startswith('resumed from') and [line.split()[0] for line in table] == ['epoch', '0', '1', '2', '3']
+    assert before == table[:len(before)] and len(before) == at // 4 + 1
+    learn = learner(shuffle=True)
+    learn.logger = print
+    learn.add_cb(ProgressCallback())
+    learn.fit(1), learn.validate()
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ['epoch', '0']
 
 
 def test_resume_of_a_finished_training_does_nothing_more(tmp_path):
