@@ -11,6 +11,7 @@
 # make test-gpu   what differs on a GPU; without one each test says why it is skipped
 # make docs   the documentation site, in build/docs/index.html: a warning is an error, and the code of its pages runs
 # make test-browser  notebooks in JupyterLab and the documentation, in headless Chromium; pictures in build/browser
+# make test-newcomer   in an empty environment, the documents' own commands: train on a folder, write a plugin, resume
 # make test-mutants  puts faults into the code, to see whether the tests notice (SEED=1 N=300 draws; FAULTS=1: the list)
 # make dist       builds the wheel and the source archive, and runs the tests on the installed wheel
 # make pythons    the same with every Python at hand, and a part of the tests
@@ -22,7 +23,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test test-slow test-plugins test-elsewhere test-faults test-dist test-nbs nbs test-gpu test-browser test-mutants bench bench-quick docs dist pythons generated clean
+.PHONY: help demo test test-slow test-plugins test-elsewhere test-faults test-dist test-nbs nbs test-gpu test-browser test-newcomer test-mutants bench bench-quick docs dist pythons generated clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
@@ -62,6 +63,9 @@ test-gpu: $(STAMP)-test
 test-browser: $(STAMP)-browser docs
 	@command -v chromium > /dev/null || echo "There is no chromium here: apt-get install chromium"
 	@$(BIN)/python -m pytest -m browser $(ARGS)
+
+test-newcomer: $(STAMP)-test
+	@$(BIN)/python -m pytest -m newcomer $(ARGS)
 
 SEED ?= 1
 N ?= 300

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from minifast import plugins
 from minifast.callback import core as callback_core
 from minifast.vision import all as public
 
@@ -102,6 +103,13 @@ def test_pictures_behind_code_are_there_and_small():
     assert len(pictures) > 20
     for page, picture in pictures:
         assert (page.parent / picture).stat().st_size < 100_000, picture
+
+
+def test_packages_of_callbacks_are_registered_where_they_are_looked_for():
+    """The entry-point group of every pyproject.toml that is shown is the one that `minifast plugins` reads."""
+    groups = [group for page in [*PAGES, ROOT / 'CONTRIBUTING.md']
+              for group in re.findall(r'entry-points\."(.+?)"', page.read_text(encoding='utf-8'))]
+    assert len(groups) >= 2 and set(groups) == {plugins.group}
 
 
 # ---------------------------------------------------------------- links

@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / 'dist'
 OLDEST = 3, 10
 
-ABOUT_THE_SOURCE = ('architecture readme nbs namespaces benchmarks mutants mutants_noticed types given elsewhere docs'
-                    ).split()
+ABOUT_THE_SOURCE = ('architecture readme nbs namespaces benchmarks mutants mutants_noticed types given elsewhere docs '
+                    'newcomer').split()
 """Tests that look at the files of a checkout, its package's among them."""
 
 PART = ['tests/test_loop.py', 'tests/test_data_core.py', 'tests/test_vision_learner.py', 'tests/test_checkpoint.py',
@@ -46,12 +46,12 @@ def environment(folder: Path, python: str, *packages: object) -> Path:
     return made
 
 
-def build(folder: Path) -> tuple[Path, Path]:
+def build(folder: Path, to: Path = DIST) -> tuple[Path, Path]:
     """Build the wheel and the source archive, checked as the package index checks them; returns both."""
-    shutil.rmtree(DIST, ignore_errors=True)
+    shutil.rmtree(to, ignore_errors=True)
     python = environment(folder / 'build', sys.executable, 'build>=1.2', 'twine>=6.0')
-    run(python, '-m', 'build', '--outdir', DIST, ROOT)
-    (wheel,), (archive,) = DIST.glob('*.whl'), DIST.glob('*.tar.gz')
+    run(python, '-m', 'build', '--outdir', to, ROOT)
+    (wheel,), (archive,) = to.glob('*.whl'), to.glob('*.tar.gz')
     run(python, '-m', 'twine', 'check', '--strict', wheel, archive)
     return wheel, archive
 
