@@ -57,7 +57,7 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def shell(place, tmp_path, weights):
-    """`shell(command)` runs a line in an empty folder, with the environment's programs alone, and gives what it printed."""
+    """`shell(command)` runs a line in an empty folder, with the environment's programs alone: what it printed."""
     env = {'PATH': f'{place / "env" / "bin"}{os.pathsep}/usr/bin{os.pathsep}/bin', 'HOME': str(tmp_path / 'home'),
            'TORCH_HOME': str(weights), 'MPLBACKEND': 'Agg', 'LANG': 'C.UTF-8'}
     (tmp_path / 'work').mkdir()
