@@ -16,12 +16,12 @@ from minifast.vision.core import AddMaskCodes
 __all__ = ['activation_of', 'check_answers', 'class_names', 'decoder_of', 'with_name']
 
 
-def activation_of(loss_func: Any) -> Callable:
+def activation_of(loss_func: Any) -> Callable[..., Any]:
     """What turns the model's output into predictions: the `activation` of `loss_func`, else nothing."""
     return getattr(loss_func, 'activation', None) or noop
 
 
-def decoder_of(learn: Any) -> Callable:
+def decoder_of(learn: Any) -> Callable[..., Any]:
     """What makes answers of predictions of `learn`: what the loss function says, else its kind or that of the targets.
 
     Losses on class indices mean the class of the largest output, and so do predictions that have as many columns as
@@ -43,7 +43,7 @@ def decoder_of(learn: Any) -> Callable:
     return decode
 
 
-def class_names(learn: Any, dl: Any) -> Sequence | None:
+def class_names(learn: Any, dl: Any) -> Sequence[Any] | None:
     """The names of the classes as the data keep them, None where they do not; the last target's of several.
 
     Args:
@@ -59,7 +59,7 @@ def class_names(learn: Any, dl: Any) -> Sequence | None:
     return last if hasattr(last, '__len__') and not isinstance(last, (str, bytes)) else vocab
 
 
-def with_name(names: Sequence | None, answer: Any) -> Any:
+def with_name(names: Sequence[Any] | None, answer: Any) -> Any:
     """The name of a class where `answer` is an index (int64 []) and there are `names`, else the answer itself."""
     is_index = isinstance(answer, Tensor) and answer.ndim == 0 and not answer.is_floating_point()
     return names[int(answer)] if names is not None and is_index else answer  # sync: one answer for a person

@@ -80,7 +80,7 @@ def kept_arguments(obj: Any) -> dict[str, Any]:
     return {name: vars(obj)[kept] for name in names for kept in (f'_{name}', name) if kept in vars(obj)}
 
 
-def refuse_unknown(func: Callable, func_name: str, kwargs: Mapping[str, Any]) -> None:
+def refuse_unknown(func: Callable[..., Any], func_name: str, kwargs: Mapping[str, Any]) -> None:
     """Refuse keyword arguments that are not in the signature of `func`.
 
     Args:

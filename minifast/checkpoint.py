@@ -94,7 +94,7 @@ def _load(target: Any, state: dict, file: Any, **kwargs: Any) -> None:
         raise ValueError(f'{file} does not fit {type(target).__name__}: {error}') from error
 
 
-def load_weights(model: nn.Module, state: dict, file: Any, strict: bool = True) -> None:
+def load_weights(model: nn.Module, state: dict[Any, Any], file: Any, strict: bool = True) -> None:
     """Fill a model with weights that were checked.
 
     Raises:
@@ -108,7 +108,7 @@ def load_weights(model: nn.Module, state: dict, file: Any, strict: bool = True) 
     _load(model, state, file, strict=strict)
 
 
-def make_room(model: nn.Module, state: dict) -> None:
+def make_room(model: nn.Module, state: dict[Any, Any]) -> None:
     """Give the tensors of `model` that cannot be filled in place memory that can hold those of `state`."""
     names = [(prefix + ('.' if prefix else '') + name, module._buffers, name, buffer)
              for prefix, module in model.named_modules() for name, buffer in module._buffers.items()]
@@ -121,7 +121,7 @@ def make_room(model: nn.Module, state: dict) -> None:
             x.data = x.data.clone(memory_format=torch.contiguous_format)  # one number seen many times cannot be filled
 
 
-def load_opt_state(opt: Any, state: dict, file: Any) -> None:
+def load_opt_state(opt: Any, state: dict[Any, Any], file: Any) -> None:
     """Read `state`, of `file`, into the optimizer `opt`, as copies: a file stays mapped while its tensors are kept.
 
     The state goes where the optimizer has its own, else into the memory format of the weight, as fused steps want it.

@@ -208,7 +208,7 @@ def _arguments(obj: Any) -> dict[str, Any]:
     return found
 
 
-def describe_loss(loss: Any, named: dict[str, list] | None = None) -> dict[str, Any]:
+def describe_loss(loss: Any, named: dict[str, list[Any]] | None = None) -> dict[str, Any]:
     """A loss as data: `{'class', 'kwargs'}` or `{'function'}` for ours and torch's, `{'user'}` for anything else.
 
     Args:
@@ -298,7 +298,7 @@ class UserLoss:
 
 # ---------------------------------------------------------------- transforms
 
-def describe_pipeline(tfms: Any, named: dict[str, list] | None = None) -> list[dict[str, Any]]:
+def describe_pipeline(tfms: Any, named: dict[str, list[Any]] | None = None) -> list[dict[str, Any]]:
     """Transforms as data, one dict each, with `order` and `split_idx`; the user's as `{'user': import name}`.
 
     Args:
@@ -359,7 +359,7 @@ _plain_functions = {'fastcore.imports.noop': noop, 'builtins.str': str, 'builtin
                     'builtins.bool': bool, 'pathlib.Path': Path}
 
 
-def build_pipeline(configs: Any, functions: Mapping[str, Callable], file: Any) -> list[Transform]:
+def build_pipeline(configs: Any, functions: Mapping[str, Callable[..., Any]], file: Any) -> list[Transform]:
     """The transforms that `describe_pipeline` described; nothing is set up anew.
 
     Args:
@@ -396,7 +396,7 @@ class _NoSuchType:
     import_name = ''
 
 
-def describe_types(types: Any) -> list | None:
+def describe_types(types: Any) -> list[Any] | None:
     """The `types` of an item before each transform, by name; any kind of path is a `PurePath`."""
     if types is None:
         return None
@@ -405,7 +405,7 @@ def describe_types(types: Any) -> list | None:
             import_name(t) for t in types]
 
 
-def build_types(names: list | None) -> list | None:
+def build_types(names: list[Any] | None) -> list[Any] | None:
     """The types that `describe_types` gave as `names`."""
     return None if names is None else [tuple(build_types(name)) if isinstance(name, list) else _type(name)
                                        for name in names]

@@ -174,7 +174,7 @@ class Share:
         """Of how many parts this is one: one in a block of `on_own`, in which a process makes all."""
         return 1 if is_alone() else self.n_ranks
 
-    def of(self, batch: list, number: int, stand_ins: set[int]) -> list:
+    def of(self, batch: list[Any], number: int, stand_ins: set[int]) -> list[Any]:
         """The part of `batch`; its `number` is added to `stand_ins` where others' items stand in."""
         own = batch[self.rank::self.n_ranks]
         if own or not self.fill:

@@ -140,7 +140,7 @@ def _channels_last(learn: Any) -> bool:
 # ---------------------------------------------------------------- reading
 
 def read_export(fname: str | Path, cpu: bool = True, model: nn.Module | None = None,
-                functions: Mapping[str, Callable] | None = None) -> dict[str, Any]:
+                functions: Mapping[str, Callable[..., Any]] | None = None) -> dict[str, Any]:
     """The arguments of the `Learner` that was exported: `dls`, `model`, `loss_func`, `path` and settings, and `recipe`.
 
     Args:

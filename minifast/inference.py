@@ -164,7 +164,7 @@ def _names(learn: Any) -> Sequence | None:
 
 @tells_near_match
 def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any = None, batch_tfms: Any = None,
-        beta: float | None = 0.25, use_max: bool = False) -> tuple:
+        beta: float | None = 0.25, use_max: bool = False) -> tuple[Any, ...]:
     """Predictions averaged with those on `n` augmented versions (test time augmentation).
 
     Args:
@@ -324,7 +324,7 @@ _target_names = ('labels', 'label', 'label_ids', 'targets', 'target', 'y')
 """What data sets call the targets, where their items are dicts."""
 
 
-def inputs_and_targets(b: Any, model: nn.Module, n_inp: int | None = None) -> tuple[tuple, tuple]:
+def inputs_and_targets(b: Any, model: nn.Module, n_inp: int | None = None) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The inputs and the targets of a batch, each a tuple.
 
     Of a dict, what is called `labels` (or `label`, `label_ids`, `targets`, `target`, `y`) is the target, and the rest

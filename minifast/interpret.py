@@ -85,7 +85,7 @@ class Interpretation:
         return (*found, self.losses[idxs])
 
     @tells_near_match
-    def top_losses(self, k: int | None = None, largest: bool = True, items: bool = False) -> tuple:
+    def top_losses(self, k: int | None = None, largest: bool = True, items: bool = False) -> tuple[Any, ...]:
         """The `k` largest losses and their indices, sorted; all where `k` is None.
 
         Args:

@@ -132,7 +132,7 @@ def _init_for(act_func: Any) -> Callable | None:
     return xavier_uniform_ if isinstance(act_func, _XAVIER) or act_func in _XAVIER_FUNCTIONS else None
 
 
-def init_linear(m: nn.Module, act_func: Any = None, init: Callable | str | None = 'auto',
+def init_linear(m: nn.Module, act_func: Any = None, init: Callable[..., Any] | str | None = 'auto',
                 bias_std: float | None = 0.01) -> None:
     """Initialise a linear or convolution layer for the activation that follows it.
 
@@ -157,7 +157,7 @@ def trunc_normal_(x: Tensor, mean: float = 0., std: float = 1.) -> Tensor:
     return x.normal_().fmod_(2).mul_(std).add_(mean)
 
 
-def icnr_init(x: Tensor, scale: int = 2, init: Callable = kaiming_normal_) -> Tensor:
+def icnr_init(x: Tensor, scale: int = 2, init: Callable[..., Any] = kaiming_normal_) -> Tensor:
     """A weight for a convolution before `nn.PixelShuffle(scale)` that upsamples without a checkerboard.
 
     Args:
@@ -201,9 +201,9 @@ class ConvLayer(nn.Sequential):
 
     def __init__(self, ni: int, nf: int, ks: int = 3, stride: int = 1, padding: int | None = None,
                  bias: bool | None = None, ndim: int = 2, norm_type: NormType | None = NormType.Batch,
-                 bn_1st: bool = True, act_cls: Callable | None = nn.ReLU, transpose: bool = False,
-                 init: Callable | str | None = 'auto', xtra: nn.Module | None = None, bias_std: float | None = 0.01,
-                 **kwargs: Any) -> None:
+                 bn_1st: bool = True, act_cls: Callable[..., Any] | None = nn.ReLU, transpose: bool = False,
+                 init: Callable[..., Any] | str | None = 'auto', xtra: nn.Module | None = None,
+                 bias_std: float | None = 0.01, **kwargs: Any) -> None:
         if padding is None:
             padding = 0 if transpose else (ks - 1) // 2
         batch = norm_type in (NormType.Batch, NormType.BatchZero)
@@ -258,7 +258,7 @@ class PixelShuffle_ICNR(nn.Sequential):
     """
 
     def __init__(self, ni: int, nf: int | None = None, scale: int = 2, blur: bool = False,
-                 norm_type: NormType | None = NormType.Weight, act_cls: Callable | None = nn.ReLU) -> None:
+                 norm_type: NormType | None = NormType.Weight, act_cls: Callable[..., Any] | None = nn.ReLU) -> None:
         nf = ni if nf is None else nf
         layer = ConvLayer(ni, nf * scale**2, ks=1, norm_type=norm_type, act_cls=act_cls, bias_std=0)
         conv = layer[0]
@@ -383,7 +383,7 @@ class PartialLambda(Lambda):
         **kwargs: given to it each time.
     """
 
-    def __init__(self, func: Callable, **kwargs: Any) -> None:
+    def __init__(self, func: Callable[..., Any], **kwargs: Any) -> None:
         self.func, self.repr = partial(func, **kwargs), f'{func.__name__}, {kwargs}'
 
     def extra_repr(self) -> str:
@@ -417,7 +417,7 @@ class ToTensorBase(Module):
         tensor_cls: a marker class.
     """
 
-    def __init__(self, tensor_cls: type = TensorBase) -> None:
+    def __init__(self, tensor_cls: type[Any] = TensorBase) -> None:
         self.tensor_cls = tensor_cls
 
     def forward(self, x: Tensor) -> Tensor:
@@ -712,7 +712,7 @@ class ProdLayer(Module):
         return x * x.orig
 
 
-def SEModule(ch: int, reduction: int, act_cls: Callable = nn.ReLU) -> SequentialEx:
+def SEModule(ch: int, reduction: int, act_cls: Callable[..., Any] = nn.ReLU) -> SequentialEx:
     """Weigh the channels of [B,ch,H,W] by what is in them.
 
     Args:
@@ -756,8 +756,9 @@ class ResBlock(Module):
 
     def __init__(self, expansion: int, ni: int, nf: int, stride: int = 1, groups: int = 1, reduction: int | None = None,
                  nh1: int | None = None, nh2: int | None = None, dw: bool = False, g2: int = 1, sa: bool = False,
-                 sym: bool = False, norm_type: NormType | None = NormType.Batch, act_cls: Callable = nn.ReLU,
-                 ndim: int = 2, ks: int = 3, pool: Callable = AvgPool, pool_first: bool = True, **kwargs: Any) -> None:
+                 sym: bool = False, norm_type: NormType | None = NormType.Batch, act_cls: Callable[..., Any] = nn.ReLU,
+                 ndim: int = 2, ks: int = 3, pool: Callable[..., Any] = AvgPool, pool_first: bool = True,
+                 **kwargs: Any) -> None:
         norm2 = {NormType.Batch: NormType.BatchZero, NormType.Instance: NormType.InstanceZero}.get(norm_type, norm_type)
         nh2 = nf if nh2 is None else nh2
         nh1 = nh2 if nh1 is None else nh1
@@ -871,7 +872,7 @@ class NoneReduce:
         loss_func: with an attribute `reduction`, or a function that takes `reduction`.
     """
 
-    def __init__(self, loss_func: Callable) -> None:
+    def __init__(self, loss_func: Callable[..., Any]) -> None:
         self.loss_func, self.old_red = loss_func, None
 
     def __enter__(self) -> Callable:

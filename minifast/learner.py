@@ -97,12 +97,12 @@ class Learner(Loop):
     """
 
     @tells_near_match
-    def __init__(self, dls: Any, model: nn.Module, loss_func: Callable | None = None, opt_func: Callable = Adam,
-                 lr: float | slice = defaults.lr, splitter: Callable = trainable_params, cbs: Any = None,
-                 metrics: Any = None, path: str | Path | None = None, model_dir: str | Path = 'models',
-                 wd: float | None = None, wd_bn_bias: bool = False, train_bn: bool = True,
-                 moms: tuple[float, float, float] = (0.95, 0.85, 0.95), default_cbs: bool = True,
-                 strategy: str | None = 'ddp') -> None:
+    def __init__(self, dls: Any, model: nn.Module, loss_func: Callable[..., Any] | None = None,
+                 opt_func: Callable[..., Any] = Adam, lr: float | slice = defaults.lr,
+                 splitter: Callable[..., Any] = trainable_params, cbs: Any = None, metrics: Any = None,
+                 path: str | Path | None = None, model_dir: str | Path = 'models', wd: float | None = None,
+                 wd_bn_bias: bool = False, train_bn: bool = True, moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
+                 default_cbs: bool = True, strategy: str | None = 'ddp') -> None:
         if strategy not in (*_trainers, None):
             raise ValueError(f"strategy={strategy!r} is neither 'ddp', 'fsdp' nor None")
         dls = dls if hasattr(dls, 'train') else DataLoaders(*dls)
@@ -528,7 +528,7 @@ replacing_yield = _replaced
 
 @tells_near_match
 def load_learner(fname: str | Path, cpu: bool = True, pickle_module: Any = None, model: nn.Module | None = None,
-                 functions: dict[str, Callable] | None = None) -> Learner:
+                 functions: dict[str, Callable[..., Any]] | None = None) -> Learner:
     """The learner that `learn.export` wrote, ready to predict; its data are empty and keep transforms and classes.
 
     Args:

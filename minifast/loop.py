@@ -171,7 +171,7 @@ class Loop:
     def _grab_cbs(self, cb_cls: type) -> L:
         return L(cb for cb in self.cbs if isinstance(cb, cb_cls))
 
-    def add_cb(self, cb: Callback | type) -> Loop:
+    def add_cb(self, cb: Callback | type[Any]) -> Loop:
         """Attach `cb`, a callback or its class; it is then also `learn.<its name>`. One that is there stays."""
         cb = cb() if isinstance(cb, type) else cb
         if not isinstance(cb, Callback):
@@ -184,7 +184,7 @@ class Loop:
         self._compile()
         return self
 
-    def remove_cb(self, cb: Callback | type) -> Loop:
+    def remove_cb(self, cb: Callback | type[Any]) -> Loop:
         """Take the callback `cb` off, or all of the class `cb`."""
         if isinstance(cb, type):
             return self.remove_cbs(self._grab_cbs(cb))

@@ -73,8 +73,8 @@ class BaseLoss:
         2.0
     """
 
-    def __init__(self, loss_cls: Callable, *args: Any, axis: int = -1, flatten: bool = True, floatify: bool = False,
-                 is_2d: bool = True, **kwargs: Any) -> None:
+    def __init__(self, loss_cls: Callable[..., Any], *args: Any, axis: int = -1, flatten: bool = True,
+                 floatify: bool = False, is_2d: bool = True, **kwargs: Any) -> None:
         self.axis, self.flatten, self.floatify, self.is_2d = axis, flatten, floatify, is_2d
         if isinstance(loss_cls, type):
             taken = inspect.signature(loss_cls.__init__).parameters

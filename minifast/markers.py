@@ -176,7 +176,7 @@ def plain(x: Any) -> Any:
 
 
 @keyed
-def cast(x: Tensor, cls: type) -> Tensor:
+def cast(x: Tensor, cls: type[Any]) -> Tensor:
     """The storage of `x` marked as `cls`; the attributes of a marker stay."""
     if type(x) is cls:
         return x
@@ -275,7 +275,7 @@ def _picture_size(parts: tuple) -> tuple[int, int]:
     raise TypeError('boxes and points are moved with a picture, and the sample has none')
 
 
-def as_torchvision(part: Any, parts: tuple) -> Any:
+def as_torchvision(part: Any, parts: tuple[Any, ...]) -> Any:
     """A part of a sample or batch as what torchvision's transforms know it as (`tv_tensors`); `parts`: all of them."""
     from torchvision import tv_tensors
     if isinstance(part, TensorMask):

@@ -185,12 +185,12 @@ def show_image(im: Any, ax: Axes | None = None, figsize: tuple[float, float] | N
     return ax
 
 
-def show_titled_image(o: Sequence, **kwargs: Any) -> Axes:
+def show_titled_image(o: Sequence[Any], **kwargs: Any) -> Axes:
     """`show_image` of a pair `o`, (picture, title); `**kwargs` as there."""
     return show_image(o[0], title=str(o[1]), **kwargs)
 
 
-def show_images(ims: Sequence, nrows: int = 1, ncols: int | None = None, titles: Sequence | None = None,
+def show_images(ims: Sequence[Any], nrows: int = 1, ncols: int | None = None, titles: Sequence[Any] | None = None,
                 **kwargs: Any) -> None:
     """Draw several pictures in one figure.
 
@@ -210,7 +210,7 @@ def show_images(ims: Sequence, nrows: int = 1, ncols: int | None = None, titles:
         ax.set_axis_off()
 
 
-def show_image_batch(b: Sequence, show: Any = show_titled_image, items: int = 9, cols: int = 3,
+def show_image_batch(b: Sequence[Any], show: Any = show_titled_image, items: int = 9, cols: int = 3,
                      figsize: tuple[float, float] | None = None, **kwargs: Any) -> None:
     """Draw the first pictures of a batch.
 

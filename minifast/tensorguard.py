@@ -543,7 +543,7 @@ class Values:
         size: bytes of the file.
     """
 
-    def __init__(self, path: Path, storage: Callable, n_index: int, size: int) -> None:
+    def __init__(self, path: Path, storage: Callable[..., Any], n_index: int, size: int) -> None:
         self.path, self.storage = path, storage
         self.unfolded = 4 * n_index + 1_000_000  # a list may be mentioned many times: whoever walks it meets all
         # a view takes no memory, but whoever looks at all of its numbers, or copies them, takes time and memory

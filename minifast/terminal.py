@@ -33,7 +33,7 @@ def visible(text: Any, keep: str = '') -> str:
     return _STEERING.sub(lambda match: match[0] if match[0] in keep else _escape(match), str(text))
 
 
-def listed(names: Iterable, n: int, rest: str = ' and {} more') -> str:
+def listed(names: Iterable[Any], n: int, rest: str = ' and {} more') -> str:
     """The first `n` of some names, for a message.
 
     Args:

@@ -93,7 +93,7 @@ def _with_fields(x: Any, values: dict[str, Any]) -> Any:
     return made
 
 
-def as_tuple(x: Any) -> tuple:
+def as_tuple(x: Any) -> tuple[Any, ...]:
     """The elements of a list or tuple; anything else is the only one."""
     return tuple(x) if is_listy(x) else (x,)
 
@@ -108,7 +108,7 @@ def leaves_of(x: Any) -> Iterator[Any]:
         yield x
 
 
-def tree_map(func: Callable, x: Any, *others: Any) -> Any:
+def tree_map(func: Callable[..., Any], x: Any, *others: Any) -> Any:
     """`func` of each leaf of `x` and of those in its place in `others`, in containers of the types of `x`'s.
 
     Containers are lists, tuples, L, dicts and dataclasses; what is none, None too, is a leaf.
@@ -130,12 +130,12 @@ def tree_map(func: Callable, x: Any, *others: Any) -> Any:
     return func(x, *others)
 
 
-def apply(func: Callable, x: Any, *args: Any, **kwargs: Any) -> Any:
+def apply(func: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
     """`tree_map` of `func(leaf, *args, **kwargs)` over the leaves of `x`."""
     return tree_map(lambda leaf: func(leaf, *args, **kwargs), x)
 
 
-def to_concat(xs: list, dim: int = 0) -> Any:
+def to_concat(xs: list[Any], dim: int = 0) -> Any:
     """The equally nested parts `xs` as one, their tensors concatenated along `dim`.
 
     What cannot be joined (leaves that are no tensors, rows of other shapes along `dim=0`) comes back as one flat list.
@@ -174,7 +174,7 @@ def find_bs(b: Any) -> int:
     return found.shape[0] if isinstance(found, Tensor) and found.ndim else len(found)
 
 
-def concat(*parts: Any) -> list:
+def concat(*parts: Any) -> list[Any]:
     """The elements of all lists `parts` in one list."""
     return [o for part in parts for o in part]
 
@@ -394,7 +394,7 @@ def split_model(model: nn.Sequential, splits: list[nn.Module]) -> list[nn.Sequen
     return groups
 
 
-def init_default(m: nn.Module, func: Callable | None = nn.init.kaiming_normal_) -> nn.Module:
+def init_default(m: nn.Module, func: Callable[..., Any] | None = nn.init.kaiming_normal_) -> nn.Module:
     """Initialise the weight of `m` in place with `func` (None leaves it) and its bias with zeros; returns `m`."""
     if func and isinstance(getattr(m, 'weight', None), Tensor):  # a parametrization keeps a module under this name
         func(m.weight)
@@ -404,7 +404,7 @@ def init_default(m: nn.Module, func: Callable | None = nn.init.kaiming_normal_) 
     return m
 
 
-def cond_init(m: nn.Module, func: Callable) -> None:
+def cond_init(m: nn.Module, func: Callable[..., Any]) -> None:
     """`init_default(m, func)` if `m` is no norm layer and is trained."""
     if not isinstance(m, norm_types) and requires_grad(m):
         init_default(m, func)
@@ -417,7 +417,7 @@ def apply_leaf(m: nn.Module, f: Callable[[nn.Module], Any]) -> None:
     f(m)
 
 
-def apply_init(m: nn.Module, func: Callable = nn.init.kaiming_normal_) -> None:
+def apply_init(m: nn.Module, func: Callable[..., Any] = nn.init.kaiming_normal_) -> None:
     """Initialise all layers of `m` but the norm layers with `func`."""
     apply_leaf(m, lambda layer: cond_init(layer, func))
 
@@ -519,8 +519,8 @@ def display_df(df: Any) -> None:
     display(HTML(df.to_html()))
 
 
-def progress_bar(gen: Iterable, total: int | None = None, parent: Any = None, leave: bool = True,
-                 **kwargs: Any) -> Iterable:
+def progress_bar(gen: Iterable[Any], total: int | None = None, parent: Any = None, leave: bool = True,
+                 **kwargs: Any) -> Iterable[Any]:
     """A tqdm bar under the signature that scripts know.
 
     Args:
@@ -538,7 +538,7 @@ def progress_bar(gen: Iterable, total: int | None = None, parent: Any = None, le
                 disable=not kwargs.get('display', True), position=1 if parent is not None else None, dynamic_ncols=True)
 
 
-def master_bar(gen: Iterable, total: int | None = None, **kwargs: Any) -> Iterable:
+def master_bar(gen: Iterable[Any], total: int | None = None, **kwargs: Any) -> Iterable[Any]:
     """The outer of two nested bars; `gen`, `total` and `**kwargs` as in `progress_bar`."""
     return progress_bar(gen, total=total, **kwargs)
 
@@ -563,7 +563,7 @@ def logit(x: Tensor) -> Tensor:
     return torch.logit(x, eps=1e-7)
 
 
-def np_func(f: Callable) -> Callable:
+def np_func(f: Callable[..., Any]) -> Callable[..., Any]:
     """The function of arrays `f` as one of tensors: what goes in is made an array, what comes out a tensor."""
     @functools.wraps(f)
     def of_tensors(*args: Any, **kwargs: Any) -> Tensor:

@@ -442,7 +442,7 @@ def _stream_state(learn: Any, position: dict[str, Any]) -> dict[str, Any]:
     return {'stream': storable(state, "the data set's state")} if state else {}
 
 
-def training_state(learn: Any, position: dict[str, Any], epoch_generators: dict | None = None,
+def training_state(learn: Any, position: dict[str, Any], epoch_generators: dict[Any, Any] | None = None,
                    shares: dict[str, Tensor] | None = None) -> dict[str, Any]:
     """Everything that decides how the training goes on, as nested tensors, numbers and texts.
 

@@ -29,7 +29,7 @@ _HARMLESS = {'ColorJitter', 'GaussianBlur', 'Grayscale', 'Normalize', 'PILToTens
 """Transforms of torchvision that move nothing, or the same in training and validation."""
 
 
-def place_of_targets(learn: Any, dl: Any) -> type | None:
+def place_of_targets(learn: Any, dl: Any) -> type[Any] | None:
     """The marker class of targets that lie somewhere in the picture (masks, pictures, points, boxes), else None.
 
     Args:
@@ -63,7 +63,7 @@ class Undo(Callback):
 
     name, order = 'undo', -60
 
-    def __init__(self, dl: Any, kind: type) -> None:
+    def __init__(self, dl: Any, kind: type[Any]) -> None:
         self.kind, self.plain, self.at = kind, [], 0
         refused = list(_not_undone(dl, kind))
         if refused:

@@ -100,7 +100,7 @@ def test_way_of_one_batch_passes_few_rooms_and_each_for_a_reason():
 def test_way_of_one_batch_is_short():
     """What runs is read in an evening, and does not jump to and fro."""
     found = make_architecture.measured()
-    assert found['lines that ran'] < 2110  # without docstrings, see below
+    assert found['lines that ran'] < 2115  # without docstrings, see below; signatures say what their arguments hold
     assert found['moves'] <= 390
     assert found['calls a batch'] <= 950
 

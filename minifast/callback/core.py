@@ -293,7 +293,7 @@ class Callback:
         """The fit has ended in whatever way, an error and Ctrl-C included: put back here what you have changed."""
 
 
-def before_batch_cb(f: Callable[[Callback, Any, Any], tuple]) -> Callback:
+def before_batch_cb(f: Callable[[Callback, Any, Any], tuple[Any, ...]]) -> Callback:
     """A callback that replaces each batch by what `f(callback, xb, yb)` returns; for use as a decorator."""
     def before_batch(cb: Callback) -> None:
         cb.learn.xb, cb.learn.yb = f(cb, cb.xb, cb.yb)
@@ -543,8 +543,8 @@ class GatherPredsCallback(Callback):
 
     def __init__(self, with_input: bool = False, with_loss: bool = False, save_preds: Any = None,
                  save_targs: Any = None, with_preds: bool = True, with_targs: bool = True, concat_dim: int = 0, *,
-                 n_rows: int | None = None, ranks: Tensor | None = None, act: Callable = noop,
-                 decodes: Callable | None = None) -> None:
+                 n_rows: int | None = None, ranks: Tensor | None = None, act: Callable[..., Any] = noop,
+                 decodes: Callable[..., Any] | None = None) -> None:
         self.with_input, self.with_loss = with_input, with_loss
         self.save_preds, self.save_targs = save_preds, save_targs
         self.with_preds, self.with_targs, self.concat_dim = with_preds, with_targs, concat_dim
@@ -597,7 +597,7 @@ class GatherPredsCallback(Callback):
             rows = getattr(self, name).result()
             setattr(self, name, _of_all_ranks(rows, self.ranks) if self._shared else rows)
 
-    def all_tensors(self) -> list[Tensor | tuple | None]:
+    def all_tensors(self) -> list[Tensor | tuple[Any, ...] | None]:
         """What was kept: [inputs], preds, targets, [losses]; None for preds or targets that were not asked for."""
         return ([self.inputs] if self.with_input else []) + [self.preds, self.targets] + (
             [self.losses] if self.with_loss else [])

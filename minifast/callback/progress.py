@@ -32,29 +32,28 @@ def _cells(row: Sequence[Any]) -> list[str]:
 class _PlainTable:
     """One line an epoch, for logs and pipes: nothing is redrawn."""
 
+    header: str | None = None
+
     def __init__(self) -> None:
         self.widths: list[int] = []
-        self.header = ''
 
     def write(self, row: Sequence[Any]) -> None:
         """Print one row; the first one is the header, sets the columns' widths, and waits for what follows it."""
         cells = _cells(row)
-        first = not self.widths
-        if first:
-            self.widths = [max(8, len(cell)) + 2 for cell in cells]
+        self.widths = self.widths or [max(8, len(cell)) + 2 for cell in cells]
         widths = self.widths + [10] * (len(cells) - len(self.widths))
         line = ''.join(cell.ljust(width) for cell, width in zip(cells, widths))
-        if first:  # what a resume says stands above its table
-            self.header = line
-        else:
-            self.show_header()
-            self.print_line(line)
+        if self.header is None:
+            self.header = line  # what a resume says stands above its table
+            return
+        self.show_header()
+        self.print_line(line)
 
     def show_header(self) -> None:
         """Print the header that waits."""
-        line, self.header = self.header, ''
-        if line:
-            self.print_line(line)
+        if self.header:
+            self.print_line(self.header)
+            self.header = ''
 
     def print_line(self, line: str) -> None:
         """Print a finished line."""

@@ -45,7 +45,7 @@ class _Annealer:
         return self.f(self.start, self.end, pos)
 
 
-def annealer(f: Callable) -> Callable[[Any, Any], _Annealer]:
+def annealer(f: Callable[..., Any]) -> Callable[[Any, Any], _Annealer]:
     """Turn `f(start, end, pos)` into a maker of schedules from `start` to `end`."""
     @functools.wraps(f)
     def make(start: Any, end: Any) -> _Annealer:

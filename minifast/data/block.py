@@ -39,13 +39,13 @@ class TransformBlock:
 
     @tells_near_match
     def __init__(self, type_tfms: Any = None, item_tfms: Any = None, batch_tfms: Any = None,
-                 dl_type: type | None = None, dls_kwargs: dict | None = None) -> None:
+                 dl_type: type[Any] | None = None, dls_kwargs: dict[Any, Any] | None = None) -> None:
         self.type_tfms, self.item_tfms, self.batch_tfms = L(type_tfms), ToTensor + L(item_tfms), L(batch_tfms)
         self.dl_type, self.dls_kwargs = dl_type, dls_kwargs or {}
 
 
 @tells_near_match
-def CategoryBlock(vocab: Iterable | None = None, sort: bool = True, add_na: bool = False) -> TransformBlock:
+def CategoryBlock(vocab: Iterable[Any] | None = None, sort: bool = True, add_na: bool = False) -> TransformBlock:
     """One class an item.
 
     Args:
@@ -57,7 +57,8 @@ def CategoryBlock(vocab: Iterable | None = None, sort: bool = True, add_na: bool
 
 
 @tells_near_match
-def MultiCategoryBlock(encoded: bool = False, vocab: Iterable | None = None, add_na: bool = False) -> TransformBlock:
+def MultiCategoryBlock(encoded: bool = False, vocab: Iterable[Any] | None = None,
+                       add_na: bool = False) -> TransformBlock:
     """Any number of classes an item.
 
     Args:
@@ -127,9 +128,10 @@ class DataBlock:
     blocks, dl_type = (TransformBlock, TransformBlock), TfmdDL
 
     @tells_near_match
-    def __init__(self, blocks: Any = None, dl_type: type | None = None, getters: Any = None, n_inp: int | None = None,
-                 item_tfms: Any = None, batch_tfms: Any = None, get_items: Callable | None = None,
-                 splitter: Callable | None = None, get_y: Any = None, get_x: Any = None) -> None:
+    def __init__(self, blocks: Any = None, dl_type: type[Any] | None = None, getters: Any = None,
+                 n_inp: int | None = None, item_tfms: Any = None, batch_tfms: Any = None,
+                 get_items: Callable[..., Any] | None = None, splitter: Callable[..., Any] | None = None,
+                 get_y: Any = None, get_x: Any = None) -> None:
         given = {'get_items': get_items, 'splitter': splitter, 'get_x': get_x, 'get_y': get_y}
         self.__dict__.update({name: f for name, f in given.items() if f is not None})
         blocks = [b() if callable(b) else b for b in L(self.blocks if blocks is None else blocks)]
@@ -165,7 +167,7 @@ class DataBlock:
         return self
 
     @classmethod
-    def from_columns(cls, blocks: Any = None, getters: Any = None, get_items: Callable | None = None,
+    def from_columns(cls, blocks: Any = None, getters: Any = None, get_items: Callable[..., Any] | None = None,
                      **kwargs: Any) -> DataBlock:
         """A block for sources that come as columns: `(xs, ys)`, or what `get_items` makes of the source.
 

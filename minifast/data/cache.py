@@ -186,7 +186,7 @@ def _decoders() -> dict[str, str]:
     return {**found, 'code': digest.hexdigest()}
 
 
-def fixed_transforms(pipeline: Pipeline) -> list:
+def fixed_transforms(pipeline: Pipeline) -> list[Any]:
     """The first transforms of `pipeline`, as far as they are ours and do the same to a picture each time."""
     fixed = []
     for f in pipeline.fs:
@@ -219,7 +219,7 @@ class OpenedPictures:
                                *map(transform_config, self.steps)])
         self._keys: dict[type, str] = {}  # the whole key of each class that opens, worked out once a pass
 
-    def open(self, file: str | Path, create: Callable, wrap: Callable) -> Any:
+    def open(self, file: str | Path, create: Callable[..., Any], wrap: Callable[..., Any]) -> Any:
         """The picture in `file` after the transforms that draw nothing.
 
         Args:

@@ -115,6 +115,9 @@ class CategoryMap(CollBase):
         occurring = set(col.unique()) if strict else None
         return [o for o in categories if occurring is None or o in occurring]
 
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
+
     def __getitem__(self, k: Any) -> Any:
         """The class of a code; an `L` of those of a slice, of several codes (list, array, tensor) or of a mask."""
         k = k.tolist() if isinstance(k, (Tensor, np.ndarray)) else k  # sync: names are looked up on the host
@@ -128,11 +131,11 @@ class CategoryMap(CollBase):
             return L(o for o, chosen in zip(self.items, k) if chosen)
         return L(self[o] for o in k)
 
-    def map_objs(self, objs: Iterable) -> L:
+    def map_objs(self, objs: Iterable[Any]) -> L:
         """The codes of the classes `objs`."""
         return L(self.o2i[o] for o in objs)
 
-    def map_ids(self, ids: Iterable) -> L:
+    def map_ids(self, ids: Iterable[Any]) -> L:
         """The classes of the codes `ids`."""
         return L(self[i] for i in ids)
 
@@ -179,7 +182,7 @@ def column_named(table: Any, col: str | int) -> Any:
     raise KeyError(no_column(col, table.columns))
 
 
-def no_column(col: Any, columns: Iterable) -> str:
+def no_column(col: Any, columns: Iterable[Any]) -> str:
     """The message for a column `col` that a table does not have: it lists the `columns` there are."""
     names = [str(name) for name in columns]
     shown = listed(map(repr, names), 20, ', ...')
@@ -261,7 +264,7 @@ def missing_label(dsets: Any, i: int, label: Any, way_out: str = '') -> ValueErr
 _zeros_and_ones = {'0', '1', '0.0', '1.0', 'True', 'False'}
 
 
-def warn_of_lists(lists: Sequence[Iterable]) -> None:
+def warn_of_lists(lists: Sequence[Iterable[Any]]) -> None:
     """Warn of `lists` of labels that are hardly meant: names, which become letters, or columns of zeros and ones."""
     name = next((labels for labels in lists if isinstance(labels, str) and len(labels) > 1), None)
     if name is not None:
@@ -277,7 +280,7 @@ def warn_of_lists(lists: Sequence[Iterable]) -> None:
              '(y_block= of from_df)')
 
 
-def warn_of_classes(classes: Iterable, n_items: int, several: bool = False) -> None:
+def warn_of_classes(classes: Iterable[Any], n_items: int, several: bool = False) -> None:
     """Warn of classes that are hardly meant: an empty text, one single class, names that differ in blanks or case.
 
     Args:
@@ -363,7 +366,7 @@ class Categorize(_Target):
     loss_func, order = CrossEntropyLossFlat(), 1
     vocab: CategoryMap | None = None
 
-    def __init__(self, vocab: Iterable | None = None, sort: bool = True, add_na: bool = False) -> None:
+    def __init__(self, vocab: Iterable[Any] | None = None, sort: bool = True, add_na: bool = False) -> None:
         super().__init__()
         self.sort, self.add_na = sort, add_na
         self.vocab = None if vocab is None else CategoryMap(vocab, sort=sort, add_na=add_na)
@@ -454,7 +457,7 @@ class MultiCategorize(Categorize):
 
     loss_func, order = BCEWithLogitsLossFlat(), 1
 
-    def __init__(self, vocab: Iterable | None = None, add_na: bool = False) -> None:
+    def __init__(self, vocab: Iterable[Any] | None = None, add_na: bool = False) -> None:
         super().__init__(vocab=vocab, sort=vocab is None, add_na=add_na)
         vars(self).pop('c', None)  # OneHotEncode tells it, once
 
@@ -557,7 +560,7 @@ class EncodedMultiCategorize(Categorize):
 
     loss_func, order = BCEWithLogitsLossFlat(), 1
 
-    def __init__(self, vocab: Iterable) -> None:
+    def __init__(self, vocab: Iterable[Any]) -> None:
         if vocab is None:
             raise ValueError('encoded labels do not tell their names: MultiCategoryBlock(encoded=True, vocab=[...])')
         super().__init__(vocab, sort=False)

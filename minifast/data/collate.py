@@ -51,7 +51,7 @@ class FetchedBatch:
 
     reader: tuple[int, int, Any] | None = None
 
-    def __init__(self, number: int, data: Any, skipped: list | None = None, ended: bool = False,
+    def __init__(self, number: int, data: Any, skipped: list[Any] | None = None, ended: bool = False,
                  seeds: Sequence[int | None] = ()) -> None:
         self.number, self.data, self.skipped, self.ended, self.seeds = number, data, skipped or [], ended, seeds
 
@@ -153,7 +153,7 @@ def _block(tensors: Sequence[Tensor], slots: Slots | None) -> Tensor:
 
 
 @keyed
-def fa_collate(t: Sequence, slots: Slots | None = None) -> Any:
+def fa_collate(t: Sequence[Any], slots: Slots | None = None) -> Any:
     """A list of samples as one batch: tensors, arrays and numbers stacked, containers gone into, text listed.
 
     Args:
@@ -199,7 +199,7 @@ def fa_convert(t: Any) -> Any:
     return default_convert(t)
 
 
-def collate_error(error: Exception, samples: Sequence, names: Sequence[str] | None = None) -> Exception:
+def collate_error(error: Exception, samples: Sequence[Any], names: Sequence[str] | None = None) -> Exception:
     """`error` with a note of which samples do not fit together, and what to do, where that is what went wrong.
 
     Args:

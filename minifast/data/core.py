@@ -69,7 +69,7 @@ class TfmdDL(DataLoader):
                     say(f'Setting up {name}: {pipeline}')
                 pipeline.setup(self)
 
-    def new(self, dataset: Any = None, cls: type | None = None, **kwargs: Any) -> TfmdDL:
+    def new(self, dataset: Any = None, cls: type[Any] | None = None, **kwargs: Any) -> TfmdDL:
         """A loader like this one, of `dataset` and class `cls` if given, with the arguments in `kwargs` changed;
         nothing is set up again."""
         made = super().new(dataset, cls, **{'do_setup': False, **kwargs})
@@ -443,7 +443,7 @@ class DataLoaders:
         return DataLoader(test_ds, **settings)
 
     @classmethod
-    def from_dsets(cls, *ds: Any, path: str | Path = '.', bs: int = 64, device: Any = None, dl_type: type = TfmdDL,
+    def from_dsets(cls, *ds: Any, path: str | Path = '.', bs: int = 64, device: Any = None, dl_type: type[Any] = TfmdDL,
                    **kwargs: Any) -> DataLoaders:
         """Loaders of data sets, the first for training (shuffled, without a last batch that is not full).
 
@@ -551,7 +551,7 @@ class FilteredBase:
 
     def dataloaders(self, bs: int = 64, shuffle_train: bool | None = None, shuffle: bool = True,
                     val_shuffle: bool = False, n: int | None = None, path: str | Path = '.',
-                    dl_type: type | None = None, dl_kwargs: list[dict] | None = None, device: Any = None,
+                    dl_type: type[Any] | None = None, dl_kwargs: list[dict[Any, Any]] | None = None, device: Any = None,
                     drop_last: bool | None = None, val_bs: int | None = None, **kwargs: Any) -> DataLoaders:
         """A loader a subset, the first one shuffled.
 
@@ -631,7 +631,7 @@ class TfmdLists(FilteredBase):
     @tells_near_match
     def __init__(self, items: Any, tfms: Any = None, use_list: bool | None = None, do_setup: bool = True,
                  split_idx: int | None = None, train_setup: bool = True, splits: Any = None, types: Any = None,
-                 verbose: bool = False, dl_type: type | None = None) -> None:
+                 verbose: bool = False, dl_type: type[Any] | None = None) -> None:
         self.items = _as_items(items)
         self.splits = L(_indices(s) for s in ([slice(None), []] if splits is None else splits))
         if dl_type is not None:
@@ -778,7 +778,7 @@ class Datasets(FilteredBase):
     """
 
     def __init__(self, items: Any = None, tfms: Any = None, tls: Any = None, n_inp: int | None = None,
-                 dl_type: type | None = None, **kwargs: Any) -> None:
+                 dl_type: type[Any] | None = None, **kwargs: Any) -> None:
         if dl_type is not None:
             self._dl_type = dl_type
         if tls is None or not len(tls):
@@ -829,7 +829,7 @@ class Datasets(FilteredBase):
         """The same transforms without items."""
         return self._with(tl.new_empty() for tl in self.tls)
 
-    def decode(self, o: Any, full: bool = True) -> tuple:
+    def decode(self, o: Any, full: bool = True) -> tuple[Any, ...]:
         """The sample `o` with all transforms undone; unless `full`, only until it can be shown."""
         return tuple(tl.decode(part, full=full) for part, tl in zip(o, self.tls))
 

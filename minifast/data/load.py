@@ -304,7 +304,7 @@ class DataLoader:
                  pin_memory: bool | None = None, timeout: float = 600, batch_size: int | None = None,
                  shuffle: bool = False, drop_last: bool = False, indexed: bool | None = None, n: int | None = None,
                  device: Any = None, persistent_workers: bool | None = None, pin_memory_device: str = '',
-                 sampler: Iterable | None = None, batch_sampler: Iterable | None = None,
+                 sampler: Iterable[Any] | None = None, batch_sampler: Iterable[Any] | None = None,
                  prefetch_factor: int | None = None, multiprocessing_context: Any = None, on_error: str = 'raise',
                  cache: str | Path | PictureCache | None = None, global_bs: int | None = None, **kwargs: Any) -> None:
         torch_names = {'collate_fn': 'create_batch', 'worker_init_fn': 'wif'}
@@ -368,7 +368,7 @@ class DataLoader:
         return x
 
     @keyed
-    def before_batch(self, samples: list) -> list:
+    def before_batch(self, samples: list[Any]) -> list[Any]:
         """Called with the `samples` of a batch before they are collated."""
         return samples
 
@@ -422,7 +422,7 @@ class DataLoader:
         """The indices of a pass, in order."""
         return self.get_idxs()
 
-    def shuffle_fn(self, idxs: Sequence) -> list:
+    def shuffle_fn(self, idxs: Sequence[Any]) -> list[Any]:
         """The indices `idxs` in the order of this epoch."""
         return [idxs[i] for i in order(len(idxs), self._at.seed, self._at.epoch)]
 
@@ -488,7 +488,7 @@ class DataLoader:
         per_batch = (self.bs or 1) * self.share.parts
         return n // per_batch if self.drop_last else -(-n // per_batch)
 
-    def new(self, dataset: Any = None, cls: type | None = None, **kwargs: Any) -> DataLoader:
+    def new(self, dataset: Any = None, cls: type[Any] | None = None, **kwargs: Any) -> DataLoader:
         """A loader like this one, of `dataset` and class `cls` if given, with the arguments in `kwargs` changed."""
         same = dict(num_workers=self._workers, pin_memory=self.pin_memory, timeout=self.timeout, bs=self.bs,
                     shuffle=self.shuffle, drop_last=self.drop_last, indexed=self.indexed, device=self.device,

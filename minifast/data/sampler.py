@@ -81,7 +81,7 @@ class ItemKeys:
         return (ITEM, self.epoch, number, again) if again else (ITEM, self.epoch, number)
 
 
-def chunks(indices: Iterable, bs: int, drop_last: bool) -> Iterator[list]:
+def chunks(indices: Iterable[Any], bs: int, drop_last: bool) -> Iterator[list[Any]]:
     """Lists of `bs` of the `indices`; the last one is shorter, or left out if `drop_last`."""
     chunk: list = []
     for index in indices:
@@ -93,7 +93,7 @@ def chunks(indices: Iterable, bs: int, drop_last: bool) -> Iterator[list]:
         yield chunk
 
 
-def read_order(iterable: Iterable, seed: int) -> Iterable:
+def read_order(iterable: Iterable[Any], seed: int) -> Iterable[Any]:
     """All of `iterable`, a user's sampler, read with the global generators seeded by `seed` and put back; lazily where
     it has no length."""
     if not hasattr(iterable, '__len__'):
@@ -102,7 +102,7 @@ def read_order(iterable: Iterable, seed: int) -> Iterable:
         return list(iterable)
 
 
-def iterate_seeded(iterable: Iterable, seed: int) -> Iterator:
+def iterate_seeded(iterable: Iterable[Any], seed: int) -> Iterator[Any]:
     """Iterate over `iterable`, which may draw from the global generators, with a stream of its own from `seed`."""
     with fork_rng():
         with seeded(seed):

@@ -37,7 +37,7 @@ def _as_title(part: Any, ctx: Any) -> Any:
 
 
 @typedispatch
-def show_batch(x: Any, y: Any, samples: Any, ctxs: Any = None, max_n: int = 9, **kwargs: Any) -> list:
+def show_batch(x: Any, y: Any, samples: Any, ctxs: Any = None, max_n: int = 9, **kwargs: Any) -> list[Any]:
     """Show up to `max_n` samples of a batch; chosen by the types of `x`, `y` and `samples`, so it can be added to.
 
     Args:
@@ -57,7 +57,7 @@ def show_batch(x: Any, y: Any, samples: Any, ctxs: Any = None, max_n: int = 9, *
 
 
 @typedispatch
-def show_results(x: Any, y: Any, samples: Any, outs: Any, ctxs: Any = None, max_n: int = 9, **kwargs: Any) -> list:
+def show_results(x: Any, y: Any, samples: Any, outs: Any, ctxs: Any = None, max_n: int = 9, **kwargs: Any) -> list[Any]:
     """Show up to `max_n` samples with their predictions; chosen by the types of `x`, `y`, `samples` and `outs`.
 
     Args:
@@ -72,7 +72,8 @@ def show_results(x: Any, y: Any, samples: Any, outs: Any, ctxs: Any = None, max_
     return _show([*zip(*samples), *zip(*outs)], ctxs, max_n, **kwargs)
 
 
-def get_show_batch_func(x_typ: type = object, y_typ: type = object, samples_typ: type = object) -> Callable:
+def get_show_batch_func(x_typ: type[Any] = object, y_typ: type[Any] = object,
+                        samples_typ: type[Any] = object) -> Callable[..., Any]:
     """The `show_batch` for inputs, targets and samples of the types `x_typ`, `y_typ` and `samples_typ`."""
     return show_batch.find(x_typ, y_typ, samples_typ).func
 
@@ -83,14 +84,14 @@ class ForeignSamples:
     def __init__(self, dataset: Any, n_parts: int) -> None:
         self.classes, self.n_inp = getattr(dataset, 'classes', None), max(n_parts - 1, 1)
 
-    def decode(self, o: Any, full: bool = True) -> tuple:
+    def decode(self, o: Any, full: bool = True) -> tuple[Any, ...]:
         """A sample with its class as text."""
         names = self.classes
         return tuple(Category(names[int(part)] if names is not None else int(part))
                      if isinstance(part, TensorCategory) else part for part in o)
 
 
-def guessed_kind(x: Any) -> type | None:
+def guessed_kind(x: Any) -> type[Any] | None:
     """What a tensor of a foreign batch seems to be: [B,1 or 3,H,W] pictures, int64 [B] classes."""
     if not isinstance(x, Tensor):
         return None

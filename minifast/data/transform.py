@@ -70,7 +70,7 @@ class Overloads:
         self._decided: dict[Any, _Overload | None] = {}
         self._decided_at = -1
 
-    def add(self, func: Callable, takes_self: bool = False) -> Overloads:
+    def add(self, func: Callable[..., Any], takes_self: bool = False) -> Overloads:
         """Add `func`, a method if `takes_self`; its annotations say what it is for, without one it is for anything."""
         if isinstance(func, staticmethod):
             func, takes_self = func.__func__, False
@@ -79,7 +79,7 @@ class Overloads:
         Overloads._version += 1
         return self
 
-    def find(self, *classes: type) -> _Overload | None:
+    def find(self, *classes: type[Any]) -> _Overload | None:
         """The overload for arguments of these `classes`, None where there is none."""
         if self._decided_at != Overloads._version:
             self._decided, self._decided_at = {}, Overloads._version
@@ -232,7 +232,7 @@ def _classes(hint: Any) -> tuple[type, ...]:
 _functions: dict[str, Overloads] = {}
 
 
-def typedispatch(func: Callable) -> Overloads:
+def typedispatch(func: Callable[..., Any]) -> Overloads:
     """Decorator: add `func` to the functions of its name, chosen by the types of the annotated arguments.
 
     The functions of one name form one table, wherever they are defined; so a plugin adds a way of showing its own
@@ -268,7 +268,7 @@ def _is_sample(x: Any) -> bool:
     return isinstance(x, tuple) and not hasattr(x, '_fields')
 
 
-def retain(new: Any, old: Any, returns: type | None = object) -> Any:
+def retain(new: Any, old: Any, returns: type[Any] | None = object) -> Any:
     """`new` in the class of `old` where that is the narrower one, or in `returns` where an annotation says so.
 
     So a function that computes on a `TensorImage` and gets a plain tensor back, or on a `PILImage` and gets one of
@@ -390,7 +390,7 @@ class Step(NamedTuple):
     takes: tuple[str, ...] = ()
 
 
-def bound(steps: Sequence[Step], **given: Any) -> list[Callable]:
+def bound(steps: Sequence[Step], **given: Any) -> list[Callable[..., Any]]:
     """Steps as functions of one argument, with those of the things given that they take; None is not given."""
     return [partial(call, **{name: given[name] for name in takes if given.get(name) is not None}) if takes else call
             for call, takes in steps]
@@ -464,7 +464,7 @@ class Transform(metaclass=_TransformMeta):
         return getattr(self, '_name', None) or type(self).__name__
 
     @property
-    def input_types(self) -> tuple[type, ...] | None:
+    def input_types(self) -> tuple[type[Any], ...] | None:
         """The classes the function says it takes, None where it says nothing."""
         table = self._table('encodes') if hasattr(self, '_name') else None
         classes = [c for entry in table.all_entries() for c in entry.types[0]] if table is not None else []
@@ -590,7 +590,7 @@ class RandTransform(DisplayedTransform):
     do, nm, supports, split_idx = True, None, (), 0
     takes_generator = False
 
-    def __init__(self, p: float = 1., nm: str | None = None, before_call: Callable | None = None,
+    def __init__(self, p: float = 1., nm: str | None = None, before_call: Callable[..., Any] | None = None,
                  **kwargs: Any) -> None:
         check_kwargs(type(self).__name__, kwargs, ('enc', 'dec', 'split_idx', 'order'))
         super().__init__(**kwargs)
@@ -778,7 +778,7 @@ def _is_showable(o: Any) -> bool:
     return hasattr(o, 'show') or (_is_sample(o) and all(hasattr(part, 'show') for part in o))
 
 
-def compose_tfms(x: Any, tfms: Iterable, is_enc: bool = True, reverse: bool = False, **kwargs: Any) -> Any:
+def compose_tfms(x: Any, tfms: Iterable[Any], is_enc: bool = True, reverse: bool = False, **kwargs: Any) -> Any:
     """Apply all `tfms` to `x`, in reverse if `reverse`, their decodes unless `is_enc`; `kwargs` go to each."""
     for f in reversed(list(tfms)) if reverse else tfms:
         x = (f if is_enc else f.decode)(x, **kwargs)

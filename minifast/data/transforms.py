@@ -4,9 +4,9 @@ from __future__ import annotations
 import mimetypes
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -37,6 +37,18 @@ __all__ = ['AttrGetter', 'Categorize', 'Category', 'CategoryMap', 'ColReader', '
 image_extensions = {ext for ext, kind in mimetypes.types_map.items() if kind.startswith('image/')} | {'.webp', '.avif'}
 """Suffixes of picture files, lower case."""
 
+if TYPE_CHECKING:
+    class Files(L):
+        """A list of paths, as a type checker sees it: fastcore's `L` does not say what it holds."""
+
+        def __iter__(self) -> Iterator[Path]: ...
+        @overload
+        def __getitem__(self, idx: int) -> Path: ...
+        @overload
+        def __getitem__(self, idx: Any) -> Files: ...
+else:
+    Files = L
+
 Split = tuple[Sequence[int], ...]
 """Indices of the training items, of the validation items, and of whatever more there are."""
 
@@ -50,7 +62,7 @@ def _wanted(name: str, extensions: set[str] | None) -> bool:
 
 @tells_near_match
 def get_files(path: str | Path, extensions: Iterable[str] | str | None = None, recurse: bool = True,
-              folders: Iterable[str] | str | None = None, followlinks: bool = True) -> L:
+              folders: Iterable[str] | str | None = None, followlinks: bool = True) -> Files:
     """All files below `path`, sorted by folder and name, so that a split means the same on every machine.
 
     Args:
@@ -85,7 +97,7 @@ def get_files(path: str | Path, extensions: Iterable[str] | str | None = None, r
 
 
 @tells_near_match
-def get_image_files(path: str | Path, recurse: bool = True, folders: Iterable[str] | str | None = None) -> L:
+def get_image_files(path: str | Path, recurse: bool = True, folders: Iterable[str] | str | None = None) -> Files:
     """All picture files below `path`, by their suffix, sorted by folder and name.
 
     Args:
@@ -100,7 +112,7 @@ def get_image_files(path: str | Path, recurse: bool = True, folders: Iterable[st
 
 
 @tells_near_match
-def get_text_files(path: str | Path, recurse: bool = True, folders: Iterable[str] | str | None = None) -> L:
+def get_text_files(path: str | Path, recurse: bool = True, folders: Iterable[str] | str | None = None) -> Files:
     """All `.txt` files below `path`; `recurse` and `folders` as in `get_files`."""
     return get_files(path, extensions=['.txt'], recurse=recurse, folders=folders)
 
@@ -164,7 +176,7 @@ def _permutation(n: int, seed: int | None) -> L:
 
 
 @tells_near_match
-def RandomSplitter(valid_pct: float = 0.2, seed: int | None = None) -> Callable[[Sequence], Split]:
+def RandomSplitter(valid_pct: float = 0.2, seed: int | None = None) -> Callable[[Sequence[Any]], Split]:
     """Split at random; the same `seed` and number of items give the same split everywhere, and fastai's.
 
     Args:
@@ -183,7 +195,7 @@ def RandomSplitter(valid_pct: float = 0.2, seed: int | None = None) -> Callable[
 
 
 @tells_near_match
-def RandomSubsetSplitter(train_sz: float, valid_sz: float, seed: int | None = None) -> Callable[[Sequence], Split]:
+def RandomSubsetSplitter(train_sz: float, valid_sz: float, seed: int | None = None) -> Callable[[Sequence[Any]], Split]:
     """Random subsets: `train_sz` and `valid_sz` are parts of the whole, 0..1; `seed` as in `RandomSplitter`."""
     if not (0 < train_sz < 1 and 0 < valid_sz < 1 and train_sz + valid_sz <= 1):
         raise ValueError(f'train_sz {train_sz} and valid_sz {valid_sz} must lie between 0 and 1 and not exceed 1 '
@@ -216,7 +228,7 @@ def TrainTestSplitter(test_size: float = 0.2, random_state: int | None = None, s
     return _split
 
 
-def IndexSplitter(valid_idx: Iterable[int]) -> Callable[[Sequence], Split]:
+def IndexSplitter(valid_idx: Iterable[int]) -> Callable[[Sequence[Any]], Split]:
     """The items at `valid_idx` for validation, all others for training."""
     def _split(o: Sequence) -> Split:
         valid = [int(i) for i in valid_idx]
@@ -226,7 +238,7 @@ def IndexSplitter(valid_idx: Iterable[int]) -> Callable[[Sequence], Split]:
 
 
 @tells_near_match
-def EndSplitter(valid_pct: float = 0.2, valid_last: bool = True) -> Callable[[Sequence], Split]:
+def EndSplitter(valid_pct: float = 0.2, valid_last: bool = True) -> Callable[[Sequence[Any]], Split]:
     """The end of the items for validation, for data in order of time.
 
     Args:
@@ -244,7 +256,7 @@ def EndSplitter(valid_pct: float = 0.2, valid_last: bool = True) -> Callable[[Se
 
 @tells_near_match
 def GrandparentSplitter(train_name: str | Sequence[str] = 'train',
-                        valid_name: str | Sequence[str] = 'valid') -> Callable[[Sequence], Split]:
+                        valid_name: str | Sequence[str] = 'valid') -> Callable[[Sequence[Any]], Split]:
     """By the name of the folder above the class folder: `train/cat/1.jpg`, `valid/cat/2.jpg`.
 
     Args:
@@ -269,14 +281,14 @@ def GrandparentSplitter(train_name: str | Sequence[str] = 'train',
     return _split
 
 
-def FuncSplitter(func: Callable[[Any], bool]) -> Callable[[Sequence], Split]:
+def FuncSplitter(func: Callable[[Any], bool]) -> Callable[[Sequence[Any]], Split]:
     """The items for which `func` is true for validation."""
     def _split(o: Sequence) -> Split:
         return MaskSplitter([func(item) for item in o])(o)
     return _split
 
 
-def MaskSplitter(mask: Iterable[bool]) -> Callable[[Sequence], Split]:
+def MaskSplitter(mask: Iterable[bool]) -> Callable[[Sequence[Any]], Split]:
     """The items where `mask` is true for validation."""
     def _split(o: Sequence) -> Split:
         chosen = list(mask)
@@ -286,7 +298,7 @@ def MaskSplitter(mask: Iterable[bool]) -> Callable[[Sequence], Split]:
     return _split
 
 
-def FileSplitter(fname: str | Path) -> Callable[[Sequence], Split]:
+def FileSplitter(fname: str | Path) -> Callable[[Sequence[Any]], Split]:
     """The items whose file name is a line of the file `fname` for validation."""
     valid = set(os.fsdecode(Path(fname).read_bytes()).splitlines())  # as names of files are read
     return FuncSplitter(lambda item: Path(item).name in valid)
@@ -410,7 +422,7 @@ class ColReader(DisplayedTransform):
                         f'{self.label_delim!r} splits text: leave label_delim out for one label a row, or make text of '
                         f'the column, df[{col!r}].astype(str)')
 
-    def whole_column(self, table: Any) -> list | None:
+    def whole_column(self, table: Any) -> list[Any] | None:
         """What it gives for all rows of the DataFrame `table`; None where that is not what it does, row by row."""
         own = type(self).__call__ is ColReader.__call__ and type(self)._one is ColReader._one
         if not own or len(self.cols) != 1 or not hasattr(table, 'columns'):

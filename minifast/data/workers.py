@@ -246,8 +246,8 @@ class ProcessPool:
         **settings: `pin_memory`, `timeout`, `prefetch_factor` for torch's loader.
     """
 
-    def __init__(self, make: Callable, n_workers: int, persistent: bool = False, context: Any = None,
-                 stream: bool = False, wif: Callable | None = None, name_of: Callable[[Any], str] = str,
+    def __init__(self, make: Callable[..., Any], n_workers: int, persistent: bool = False, context: Any = None,
+                 stream: bool = False, wif: Callable[..., Any] | None = None, name_of: Callable[[Any], str] = str,
                  **settings: Any) -> None:
         self.source, self.make, self.n_workers, self.persistent = _Source(), make, n_workers, persistent
         self.name_of = name_of

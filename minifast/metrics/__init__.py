@@ -283,8 +283,8 @@ perplexity = Perplexity()
 """A `Perplexity` to put into `metrics=`."""
 
 
-def optim_metric(f: Callable, argname: str, bounds: tuple[float, float], tol: float = 0.01, do_neg: bool = True,
-                 get_x: bool = False) -> Callable:
+def optim_metric(f: Callable[..., Any], argname: str, bounds: tuple[float, float], tol: float = 0.01,
+                 do_neg: bool = True, get_x: bool = False) -> Callable[..., Any]:
     """The metric `f` at the best value of one of its arguments, found by golden section search.
 
     Args:

@@ -152,7 +152,7 @@ class AvgMetric(_Average):
         func: `func(pred, *yb) -> number`, the mean over a batch.
     """
 
-    def __init__(self, func: Callable) -> None:
+    def __init__(self, func: Callable[..., Any]) -> None:
         self.func = func
         self.reset()
 
@@ -273,7 +273,7 @@ class AccumMetric(Metric):
         2.0
     """
 
-    def __init__(self, func: Callable, dim_argmax: int | None = None, activation: str = ActivationType.No,
+    def __init__(self, func: Callable[..., Any], dim_argmax: int | None = None, activation: str = ActivationType.No,
                  thresh: float | None = None, to_np: bool = False, invert_arg: bool = False, flatten: bool = True,
                  name: str | None = None, **kwargs: Any) -> None:
         self.func, self.dim_argmax, self.activation = func, dim_argmax, activation

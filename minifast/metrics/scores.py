@@ -22,7 +22,7 @@ __all__ = ['APScoreBinary', 'APScoreMulti', 'BalancedAccuracy', 'BrierScore', 'B
            'SpearmanCorrCoef', 'skm_to_fastai']
 
 
-def skm_to_fastai(func: Callable, is_class: bool = True, thresh: float | None = None, axis: int = -1,
+def skm_to_fastai(func: Callable[..., Any], is_class: bool = True, thresh: float | None = None, axis: int = -1,
                   activation: str | None = None, **kwargs: Any) -> AccumMetric:
     """A function of scikit-learn's `sklearn.metrics` as a metric.
 

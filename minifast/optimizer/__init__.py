@@ -79,8 +79,8 @@ class Optimizer(_BaseOptimizer, torch.optim.Optimizer):
     _keep_on_clear = ('force_train', 'do_wd')
     _one_pass = False  # the step without weight decay reads its lists once, so parts that fit the cache gain nothing
 
-    def __init__(self, params: Any, cbs: Callable | Iterable[Callable], train_bn: bool | None = None,
-                 **defaults: Any) -> None:
+    def __init__(self, params: Any, cbs: Callable[..., Any] | Iterable[Callable[..., Any]],
+                 train_bn: bool | None = None, **defaults: Any) -> None:
         if train_bn is not None:
             warnings.warn('train_bn has no effect on an optimizer: give it to the Learner', stacklevel=2)
         self.cbs = L(cbs)
@@ -93,7 +93,7 @@ class Optimizer(_BaseOptimizer, torch.optim.Optimizer):
             group.update(given)
 
     @torch.no_grad()
-    def step(self, closure: Callable | None = None) -> Any:
+    def step(self, closure: Callable[..., Any] | None = None) -> Any:
         """One step; `closure` re-evaluates the model first, as in torch."""
         loss = None
         if closure is not None:
@@ -283,7 +283,7 @@ def l2_reg(params: list[Tensor], grads: list[Tensor], lr: float, wd: float, do_w
 
 @_steps_lists('grad_avg', mom=0.9)
 def average_grad(params: list[Tensor], grads: list[Tensor], mom: float, dampening: bool = False,
-                 grad_avg: list[Tensor] | None = None, **kwargs: Any) -> dict:
+                 grad_avg: list[Tensor] | None = None, **kwargs: Any) -> dict[Any, Any]:
     """Moving average of the gradient of `p` in the state `grad_avg`; a sum with decay unless `dampening`.
 
     Args:
@@ -300,7 +300,7 @@ def average_grad(params: list[Tensor], grads: list[Tensor], mom: float, dampenin
 
 @_steps_lists('sqr_avg', sqr_mom=0.99)
 def average_sqr_grad(params: list[Tensor], grads: list[Tensor], sqr_mom: float, dampening: bool = True,
-                     sqr_avg: list[Tensor] | None = None, **kwargs: Any) -> dict:
+                     sqr_avg: list[Tensor] | None = None, **kwargs: Any) -> dict[Any, Any]:
     """Moving average of the squared gradient of `p` in the state `sqr_avg`.
 
     Args:
@@ -316,7 +316,7 @@ def average_sqr_grad(params: list[Tensor], grads: list[Tensor], sqr_mom: float, 
 
 
 @_steps_lists()
-def step_stat(params: list[Tensor], grads: list[Tensor], step: int = 0, **kwargs: Any) -> dict:
+def step_stat(params: list[Tensor], grads: list[Tensor], step: int = 0, **kwargs: Any) -> dict[Any, Any]:
     """Count the steps `p` has taken in the state `step`; `params`, `grads` and `kwargs` as for `weight_decay`."""
     return {'step': step + 1}
 
@@ -410,7 +410,7 @@ def qhadam_step(params: list[Tensor], grads: list[Tensor], lr: float, mom: float
 
 @_steps_lists(trust_coeff=0.02, wd=0., eps=1e-8)
 def larc_layer_lr(params: list[Tensor], grads: list[Tensor], lr: float, trust_coeff: float, wd: float, eps: float,
-                  clip: bool = True, **kwargs: Any) -> dict:
+                  clip: bool = True, **kwargs: Any) -> dict[Any, Any]:
     """The learning rate of one tensor from the norms of weight and gradient, at most `lr` if `clip`.
 
     It is `lr * trust_coeff * |p| / (|p.grad| + wd * |p| + eps)`; `params`, `grads` and `kwargs` as for `weight_decay`.
@@ -718,7 +718,7 @@ class Lookahead(_BaseOptimizer):
         self.opt.param_groups = groups
 
     @property
-    def state(self) -> dict[Tensor, dict]:
+    def state(self) -> dict[Tensor, dict[Any, Any]]:
         """The state of the optimizer inside."""
         return self.opt.state
 
@@ -732,7 +732,7 @@ class Lookahead(_BaseOptimizer):
         self.opt.frozen_idx = n
 
     @torch.no_grad()
-    def step(self, closure: Callable | None = None) -> Any:
+    def step(self, closure: Callable[..., Any] | None = None) -> Any:
         """A fast step, and after every `k` of them a slow one; `closure` re-evaluates the model first, as in torch."""
         if self.slow_weights is None:
             self.slow_weights = L([L([p.detach().clone() for p in ps]) for ps in self.param_lists])

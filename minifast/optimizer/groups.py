@@ -31,7 +31,7 @@ def detuplify_pg(d: Mapping[str, Any]) -> dict[str, Any]:
     return spread
 
 
-def set_item_pg(pg: dict, k: str, v: Any) -> dict:
+def set_item_pg(pg: dict[Any, Any], k: str, v: Any) -> dict[Any, Any]:
     """Set `pg[k]` to `v` and return `pg`, where `k` as `name__1` means the second element of the tuple `name`."""
     name, _, i = k.partition('__')
     pg[name] = tuple(v if j == int(i) else old for j, old in enumerate(pg[name])) if i else v
@@ -300,7 +300,7 @@ class OptimWrapper(_BaseOptimizer):
                              f'it has {", ".join(self.bwd_map)}')
         super().set_hyper(k, v)
 
-    def step(self, closure: Callable | None = None) -> Any:
+    def step(self, closure: Callable[..., Any] | None = None) -> Any:
         """The torch optimizer's step; `closure` re-evaluates the model first."""
         return self.opt.step() if closure is None else self.opt.step(closure)
 

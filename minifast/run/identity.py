@@ -273,7 +273,7 @@ def _until(deadline: float, f: Callable[[Any], Any], xs: Iterable[Any]) -> list[
     return found
 
 
-def columns_of(ds: Any) -> dict[str, list] | None:
+def columns_of(ds: Any) -> dict[str, list[Any]] | None:
     """What is known about the items of the data set `ds` without reading one of them: name -> one value an item."""
     if isinstance(ds, Subset):
         parent = columns_of(ds.dataset)
@@ -294,7 +294,7 @@ def columns_of(ds: Any) -> dict[str, list] | None:
     return pairs_of(own['samples']) if isinstance(own.get('samples'), list) else None
 
 
-def pairs_of(items: Sequence) -> dict[str, list]:
+def pairs_of(items: Sequence[Any]) -> dict[str, list[Any]]:
     """`items` that are pairs as items and labels, other items as they are."""
     if len(items) and all(isinstance(item, (tuple, list)) and len(item) > 1 for item in items):
         return {'item': [item[0] if len(item) == 2 else list(item[:-1]) for item in items],
@@ -358,7 +358,7 @@ class Files:
     def __init__(self) -> None:
         self.columns: dict[str, list[tuple[Column, list[str]]]] = {}
 
-    def add(self, name: str, values: Sequence, bases: Sequence[str] = ('',)) -> Column:
+    def add(self, name: str, values: Sequence[Any], bases: Sequence[str] = ('',)) -> Column:
         """A column of `values`; what there is to know about files is filled in by `look`.
 
         Args:

@@ -45,7 +45,7 @@ mnist_stats = ([0.131], [0.308])
 
 # ---------------------------------------------------------------- small methods that scripts call on any Pillow image
 
-def gives_methods_to(*classes: type) -> Callable[[type], type]:
+def gives_methods_to(*classes: type[Any]) -> Callable[[type[Any]], type[Any]]:
     """Class decorator: what is public in the class becomes a method of these `classes` too, unless they have the name.
 
     fastai patches its methods into Pillow's images and into its tensors, and scripts call them there
@@ -506,7 +506,8 @@ class LabeledBBox(L):
         return ctx
 
 
-def get_annotations(fname: str | Path, prefix: str | None = None) -> tuple[list[str], list[tuple[list, list]]]:
+def get_annotations(fname: str | Path,
+                    prefix: str | None = None) -> tuple[list[str], list[tuple[list[Any], list[Any]]]]:
     """Read a COCO-style json file.
 
     Args:
@@ -596,7 +597,7 @@ class OpenImage(Transform):
         kind: a class with a class method `create`, or the name of one of ours ('PILImage', 'PILImageBW', 'PILMask').
     """
 
-    def __init__(self, kind: type | str = PILImage) -> None:
+    def __init__(self, kind: type[Any] | str = PILImage) -> None:
         super().__init__()
         self.kind = _picture_classes[kind] if isinstance(kind, str) else kind
         if not callable(getattr(self.kind, 'create', None)):
@@ -642,7 +643,7 @@ class OpenMask(OpenImage):
 
     loss_func = CrossEntropyLossFlat(axis=1)
 
-    def __init__(self, kind: type | str = PILMask) -> None:
+    def __init__(self, kind: type[Any] | str = PILMask) -> None:
         super().__init__(kind)
 
 
@@ -703,11 +704,11 @@ class PointScaler(RandTransform):
         if points:
             self.c = points[0].numel()
 
-    def draw(self, sample: Any, split_idx: int | None, generator: Any) -> tuple:
+    def draw(self, sample: Any, split_idx: int | None, generator: Any) -> tuple[Any, ...]:
         """The size of the picture in `sample`; nothing is random, so `split_idx` and `generator` have no effect."""
         return (picture_size(sample),)
 
-    def apply(self, x: Tensor, params: tuple) -> Tensor:
+    def apply(self, x: Tensor, params: tuple[Any, ...]) -> Tensor:
         """`x` scaled by `params`, what `draw` returned."""
         if isinstance(x, TensorProbe):
             return x

@@ -352,7 +352,7 @@ class CropPad(_Window):
         super().__init__()
         self.size, self.pad_mode = as_size(size), pad_mode
 
-    def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
+    def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple[Any, ...]:
         """The middle of `orig`; `draws` has no effect."""
         size = as_wh(self.size)
         return size, ((orig[0] - size[0]) // 2, (orig[1] - size[1]) // 2), None
@@ -374,7 +374,7 @@ class RandomCrop(_Window):
         super().__init__(p=p, nm=nm)
         self.size, self.nm = as_size(size), nm
 
-    def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
+    def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple[Any, ...]:
         """Where to cut in `orig`: by two `draws`, in the middle without."""
         size = as_wh(self.size)
         spare = [orig[i] - size[i] for i in (0, 1)]
@@ -422,7 +422,7 @@ class Resize(_Window):
         """Whether the window changes from call to call: not with 'squish', nor in validation (`split_idx` 1)."""
         return self.method != ResizeMethod.Squish and super().draws(split_idx)
 
-    def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
+    def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple[Any, ...]:
         """Which part of `orig` is kept: by two `draws`, the middle without."""
         (w, h), size = orig, as_wh(self.size)
         if self.method == ResizeMethod.Squish:
@@ -467,7 +467,7 @@ class RandomResizedCrop(_Window):
         self.size, self.min_scale, self.max_scale, self.ratio = as_size(size), min_scale, max_scale, ratio
         self.resamples, self.val_xtra, self.nm = resamples, val_xtra, nm
 
-    def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
+    def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple[Any, ...]:
         """Which part of `orig` is kept, by 22 `draws`; in validation, where they are None, all of it, with a margin."""
         size = as_wh(self.size)
         if draws is None:
@@ -531,7 +531,7 @@ class RatioResize(_Window):
         super().__init__()
         self.max_sz, self.resamples = as_side(max_sz, 'max_sz'), resamples
 
-    def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple:
+    def window(self, orig: tuple[int, int], draws: list[float] | None) -> tuple[Any, ...]:
         """The whole picture of size `orig`; `draws` has no effect."""
         w, h = orig
         longer = max(w, h)

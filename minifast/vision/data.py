@@ -36,7 +36,7 @@ __all__ = ['BBoxBlock', 'BBoxLblBlock', 'ImageBlock', 'ImageDataLoaders', 'MaskB
 # ---------------------------------------------------------------- blocks
 
 @tells_near_match
-def ImageBlock(cls: type = PILImage) -> TransformBlock:
+def ImageBlock(cls: type[Any] = PILImage) -> TransformBlock:
     """Pictures, opened as `cls` (`PILImageBW` for grey ones); in a batch floats in 0..1."""
     return TransformBlock(type_tfms=OpenImage(cls), batch_tfms=IntToFloatTensor)
 
@@ -82,7 +82,7 @@ def _clipped(sample: tuple, i: int) -> tuple[Tensor, Tensor]:
 
 @registered
 @tells_near_match
-def bb_pad(samples: Sequence[tuple], pad_idx: int = 0) -> list[tuple]:
+def bb_pad(samples: Sequence[tuple[Any, ...]], pad_idx: int = 0) -> list[tuple[Any, ...]]:
     """Samples (picture, boxes, labels) with as many boxes each.
 
     Pictures alone, as predictions have them, and as many boxes each without labels stay as they are.
@@ -186,7 +186,7 @@ class ImageDataLoaders(DataLoaders):
     @classmethod
     def from_folder(cls, path: str | Path, train: str = 'train', valid: str = 'valid', valid_pct: float | None = None,
                     seed: int | None = None, vocab: Sequence[Any] | None = None, item_tfms: Any = None,
-                    batch_tfms: Any = None, img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
+                    batch_tfms: Any = None, img_cls: type[Any] = PILImage, **kwargs: Any) -> DataLoaders:
         """Pictures in folders named after their class, below `train` and `valid`.
 
         Args:
@@ -217,9 +217,9 @@ class ImageDataLoaders(DataLoaders):
         return dls
 
     @classmethod
-    def from_path_func(cls, path: str | Path, fnames: Sequence, label_func: Callable, valid_pct: float = 0.2,
-                       seed: int | None = None, item_tfms: Any = None, batch_tfms: Any = None,
-                       img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
+    def from_path_func(cls, path: str | Path, fnames: Sequence[Any], label_func: Callable[..., Any],
+                       valid_pct: float = 0.2, seed: int | None = None, item_tfms: Any = None, batch_tfms: Any = None,
+                       img_cls: type[Any] = PILImage, **kwargs: Any) -> DataLoaders:
         """Pictures labelled by a function of their path.
 
         Args:
@@ -239,7 +239,8 @@ class ImageDataLoaders(DataLoaders):
         return cls.from_dblock(dblock, fnames, path=path, **kwargs)
 
     @classmethod
-    def from_name_func(cls, path: str | Path, fnames: Sequence, label_func: Callable, **kwargs: Any) -> DataLoaders:
+    def from_name_func(cls, path: str | Path, fnames: Sequence[Any], label_func: Callable[..., Any],
+                       **kwargs: Any) -> DataLoaders:
         """Pictures labelled by a function of their file name.
 
         Args:
@@ -252,7 +253,7 @@ class ImageDataLoaders(DataLoaders):
         return cls.from_path_func(path, fnames, using_attr(label_func, 'name'), **kwargs)
 
     @classmethod
-    def from_path_re(cls, path: str | Path, fnames: Sequence, pat: str, **kwargs: Any) -> DataLoaders:
+    def from_path_re(cls, path: str | Path, fnames: Sequence[Any], pat: str, **kwargs: Any) -> DataLoaders:
         """Pictures labelled by the first group of a regular expression on their path.
 
         Args:
@@ -265,7 +266,7 @@ class ImageDataLoaders(DataLoaders):
         return cls.from_path_func(path, fnames, RegexLabeller(pat), **kwargs)
 
     @classmethod
-    def from_name_re(cls, path: str | Path, fnames: Sequence, pat: str, **kwargs: Any) -> DataLoaders:
+    def from_name_re(cls, path: str | Path, fnames: Sequence[Any], pat: str, **kwargs: Any) -> DataLoaders:
         r"""Pictures labelled by the first group of a regular expression on their name.
 
         Args:
@@ -285,7 +286,8 @@ class ImageDataLoaders(DataLoaders):
     def from_df(cls, df: Any, path: str | Path = '.', valid_pct: float = 0.2, seed: int | None = None,
                 fn_col: int | str = 0, folder: str | Path | None = None, suff: str = '', label_col: Any = 1,
                 label_delim: str | None = None, y_block: Any = None, valid_col: int | str | None = None,
-                item_tfms: Any = None, batch_tfms: Any = None, img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
+                item_tfms: Any = None, batch_tfms: Any = None, img_cls: type[Any] = PILImage,
+                **kwargs: Any) -> DataLoaders:
         """Pictures and labels in the columns of a DataFrame.
 
         Args:
@@ -346,9 +348,9 @@ class ImageDataLoaders(DataLoaders):
             raise add_note(error, f'the table is {file}{hint}') from None
 
     @classmethod
-    def from_lists(cls, path: str | Path, fnames: Sequence, labels: Sequence, valid_pct: float = 0.2,
+    def from_lists(cls, path: str | Path, fnames: Sequence[Any], labels: Sequence[Any], valid_pct: float = 0.2,
                    seed: int | None = None, y_block: Any = None, item_tfms: Any = None, batch_tfms: Any = None,
-                   img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
+                   img_cls: type[Any] = PILImage, **kwargs: Any) -> DataLoaders:
         """Pictures and a list of their labels: floats are regressed, lists of labels are several categories.
 
         Args:
@@ -376,9 +378,9 @@ class SegmentationDataLoaders(DataLoaders):
     """Loaders of pictures and their masks; for the arguments see `ImageDataLoaders`."""
 
     @classmethod
-    def from_label_func(cls, path: str | Path, fnames: Sequence, label_func: Callable, valid_pct: float = 0.2,
-                        seed: int | None = None, codes: Any = None, item_tfms: Any = None, batch_tfms: Any = None,
-                        img_cls: type = PILImage, **kwargs: Any) -> DataLoaders:
+    def from_label_func(cls, path: str | Path, fnames: Sequence[Any], label_func: Callable[..., Any],
+                        valid_pct: float = 0.2, seed: int | None = None, codes: Any = None, item_tfms: Any = None,
+                        batch_tfms: Any = None, img_cls: type[Any] = PILImage, **kwargs: Any) -> DataLoaders:
         """Pictures whose mask's file is a function of theirs.
 
         Args:
@@ -412,7 +414,7 @@ def joined(o: Any) -> str:
     return (';'.join(map(str, o)) or '(none)') if isinstance(o, (list, tuple, L)) else str(o)
 
 
-def name_codes(axs: Sequence, samples: Sequence) -> None:
+def name_codes(axs: Sequence[Any], samples: Sequence[Any]) -> None:
     """A legend below the axes `axs` of a grid: the colours of the codes in the masks of `samples` that were drawn.
 
     Args:
@@ -435,7 +437,7 @@ def name_codes(axs: Sequence, samples: Sequence) -> None:
 
 @typedispatch
 def show_batch(x: TensorImage, y: Any, samples: Any, ctxs: Any = None, max_n: int = 10,  # noqa: F811
-               nrows: int | None = None, ncols: int | None = None, figsize: Any = None, **kwargs: Any) -> list:
+               nrows: int | None = None, ncols: int | None = None, figsize: Any = None, **kwargs: Any) -> list[Any]:
     """Pictures in a grid, with whatever belongs to each drawn on it or written above.
 
     Args:
@@ -460,7 +462,7 @@ def show_batch(x: TensorImage, y: Any, samples: Any, ctxs: Any = None, max_n: in
 
 @typedispatch
 def show_batch(x: TensorImage, y: TensorImage, samples: Any, ctxs: Any = None, max_n: int = 10,  # noqa: F811
-               nrows: int | None = None, ncols: int | None = None, figsize: Any = None, **kwargs: Any) -> list:
+               nrows: int | None = None, ncols: int | None = None, figsize: Any = None, **kwargs: Any) -> list[Any]:
     """Pairs of pictures side by side.
 
     `x`, `y`, `samples`, `ctxs`, `max_n`, `nrows`, `ncols`, `figsize` and `kwargs` as for pictures with other targets;
@@ -475,7 +477,7 @@ def show_batch(x: TensorImage, y: TensorImage, samples: Any, ctxs: Any = None, m
 
 @typedispatch
 def show_results(x: TensorImage, y: Any, samples: Any, outs: Any, ctxs: Any = None, max_n: int = 10,  # noqa: F811
-                 nrows: int | None = None, ncols: int | None = None, figsize: Any = None, **kwargs: Any) -> list:
+                 nrows: int | None = None, ncols: int | None = None, figsize: Any = None, **kwargs: Any) -> list[Any]:
     """Pictures in a grid, above each the target and below it the prediction.
 
     Args:
@@ -494,7 +496,7 @@ def show_results(x: TensorImage, y: Any, samples: Any, outs: Any, ctxs: Any = No
 @typedispatch
 def show_results(x: TensorImage, y: TensorCategory, samples: Any, outs: Any, ctxs: Any = None,  # noqa: F811
                  max_n: int = 10, nrows: int | None = None, ncols: int | None = None, figsize: Any = None,
-                 **kwargs: Any) -> list:
+                 **kwargs: Any) -> list[Any]:
     """Pictures in a grid, above each the target and below it the prediction, green where they agree, else red.
 
     Args:
@@ -514,7 +516,7 @@ def show_results(x: TensorImage, y: TensorCategory, samples: Any, outs: Any, ctx
 @typedispatch
 def show_results(x: TensorImage, y: TensorMask | TensorPoint | TensorBBox, samples: Any, outs: Any,  # noqa: F811
                  ctxs: Any = None, max_n: int = 6, nrows: int | None = None, ncols: int | None = 1,
-                 figsize: Any = None, **kwargs: Any) -> list:
+                 figsize: Any = None, **kwargs: Any) -> list[Any]:
     """Each picture twice, on the left with the target drawn in, on the right with the prediction.
 
     Args:
@@ -537,7 +539,7 @@ def show_results(x: TensorImage, y: TensorMask | TensorPoint | TensorBBox, sampl
 
 @typedispatch
 def show_results(x: TensorImage, y: TensorImage, samples: Any, outs: Any, ctxs: Any = None,  # noqa: F811
-                 max_n: int = 10, figsize: Any = None, **kwargs: Any) -> list:
+                 max_n: int = 10, figsize: Any = None, **kwargs: Any) -> list[Any]:
     """Input, target and prediction side by side.
 
     Args:

@@ -286,7 +286,7 @@ def _in_two(which: Tensor, moved: Callable[[Tensor], Tensor]) -> Tensor:
 
 def resample(x: Tensor, m: Tensor | None = None, size: int | tuple[int, int] | None = None, mode: str = 'bilinear',
              pad_mode: str = 'reflection', align_corners: bool | None = True,
-             coord_fs: Sequence[Callable] = ()) -> Tensor:
+             coord_fs: Sequence[Callable[..., Any]] = ()) -> Tensor:
     """Read pictures [B,C,H,W] at the positions the matrices give: the one resampling of a batch.
 
     Args:
@@ -311,7 +311,7 @@ def resample(x: Tensor, m: Tensor | None = None, size: int | tuple[int, int] | N
     return F.grid_sample(x, coords.to(x.dtype), mode=mode, padding_mode=pad_mode, align_corners=bool(align_corners))
 
 
-def move_points(x: Tensor, m: Tensor | None = None, coord_fs: Sequence[Callable] = ()) -> Tensor:
+def move_points(x: Tensor, m: Tensor | None = None, coord_fs: Sequence[Callable[..., Any]] = ()) -> Tensor:
     """Points moved as `resample` moves the pixels, that is by the inverse.
 
     Args:
@@ -332,7 +332,7 @@ def _move_boxes(x: Tensor, m: Tensor | None, coord_fs: Sequence[Callable]) -> Te
 
 
 def move(x: Tensor, m: Tensor | None, size: Any, mode: str | None, mode_mask: str, pad_mode: str,
-         align_corners: bool | None, coord_fs: Sequence[Callable] = ()) -> Tensor:
+         align_corners: bool | None, coord_fs: Sequence[Callable[..., Any]] = ()) -> Tensor:
     """`x` moved in the way of its marker: pictures and masks resampled, points and boxes by the inverse.
 
     Args:
@@ -453,7 +453,7 @@ def _moved(x: Tensor, m: Tensor, size: Any, mode: str | None, pad_mode: str | No
 class GeometryMethods:
     """What pictures, masks, points and boxes can do besides: batches moved by hand, for a try."""
 
-    def affine_coord(self: Tensor, mat: Tensor | None = None, coord_tfm: Callable | None = None,
+    def affine_coord(self: Tensor, mat: Tensor | None = None, coord_tfm: Callable[..., Any] | None = None,
                      sz: int | tuple[int, int] | None = None, mode: str | None = None, pad_mode: str = 'reflection',
                      align_corners: bool | None = True) -> Tensor:
         """Move a batch by matrices and a function of positions.
@@ -538,7 +538,7 @@ class GeometryMethods:
 
 # ---------------------------------------------------------------- transforms
 
-def is_ours(f: Any, functions: Sequence[Callable]) -> bool:
+def is_ours(f: Any, functions: Sequence[Callable[..., Any]]) -> bool:
     """Whether `f` is one of these functions with values given as data: it draws from the generator handed over."""
     return isinstance(f, partial) and f.func in functions and not any(map(callable, f.keywords.values()))
 
@@ -619,10 +619,10 @@ class AffineCoordTfm(RandTransform):
     split_idx = None
     supports = (TensorImage, TensorMask, TensorPoint)
 
-    def __init__(self, aff_fs: Callable | Sequence[Callable] | None = None,
-                 coord_fs: Callable | Sequence[Callable] | None = None, size: Size = None, mode: str = 'bilinear',
-                 pad_mode: str = PadMode.Reflection, mode_mask: str = 'nearest', align_corners: bool | None = None,
-                 p: float = 1., nm: str | None = None) -> None:
+    def __init__(self, aff_fs: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
+                 coord_fs: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None, size: Size = None,
+                 mode: str = 'bilinear', pad_mode: str = PadMode.Reflection, mode_mask: str = 'nearest',
+                 align_corners: bool | None = None, p: float = 1., nm: str | None = None) -> None:
         super().__init__(p=p, nm=nm)
         self.aff_fs, self.coord_fs = L(aff_fs), L(coord_fs)
         self.size = None if size is None else as_size(size)
@@ -653,7 +653,7 @@ class AffineCoordTfm(RandTransform):
         if tfm.size is not None and (self.size is None or isinstance(tfm, RandomResizedCropGPU)):
             self.size = tfm.size
 
-    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple | None:
+    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple[Any, ...] | None:
         """(matrices [B,3,3] or None, further functions of positions); None where nothing is to be done.
 
         Args:
@@ -685,7 +685,7 @@ class AffineCoordTfm(RandTransform):
         m = homography(tuple(x.shape[-2:]), mats, warps)
         return None if m is None and not moves and self.size is None else (m, tuple(moves))
 
-    def apply(self, x: Tensor, params: tuple) -> Tensor:
+    def apply(self, x: Tensor, params: tuple[Any, ...]) -> Tensor:
         """`x` moved by `params`, what was drawn."""
         m, moves = params
         return move(x, m, self.size, self.mode, self.mode_mask, self.pad_mode, self.align_corners, moves)

@@ -82,15 +82,16 @@ def _finish(learn: Learner, arch: Any, normalize: bool, n_out: int, pretrained: 
 
 
 @hands_on(create_head, HeadArguments, after='custom_head', more=True)
-def vision_learner(dls: DataLoaders, arch: Callable | str, normalize: bool = True, n_out: int | None = None,
-                   pretrained: bool = True, weights: Any = None, loss_func: Callable | None = None,
-                   opt_func: Callable = Adam, lr: float | slice = defaults.lr, splitter: Callable | None = None,
-                   cbs: Any = None, metrics: Any = None, path: str | Path | None = None,
-                   model_dir: str | Path = 'models', wd: float | None = None, wd_bn_bias: bool = False,
-                   train_bn: bool = True, moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
-                   cut: int | Callable | None = None, init: Callable | None = nn.init.kaiming_normal_,
-                   custom_head: nn.Module | None = None, n_in: int = 3, precision: str = 'auto',
-                   strategy: str | None = 'ddp', **kwargs: Unpack[HeadAndMore]) -> Learner:
+def vision_learner(dls: DataLoaders, arch: Callable[..., Any] | str, normalize: bool = True, n_out: int | None = None,
+                   pretrained: bool = True, weights: Any = None, loss_func: Callable[..., Any] | None = None,
+                   opt_func: Callable[..., Any] = Adam, lr: float | slice = defaults.lr,
+                   splitter: Callable[..., Any] | None = None, cbs: Any = None, metrics: Any = None,
+                   path: str | Path | None = None, model_dir: str | Path = 'models', wd: float | None = None,
+                   wd_bn_bias: bool = False, train_bn: bool = True,
+                   moms: tuple[float, float, float] = (0.95, 0.85, 0.95), cut: int | Callable[..., Any] | None = None,
+                   init: Callable[..., Any] | None = nn.init.kaiming_normal_, custom_head: nn.Module | None = None,
+                   n_in: int = 3, precision: str = 'auto', strategy: str | None = 'ddp',
+                   **kwargs: Unpack[HeadAndMore]) -> Learner:
     """A learner for transfer learning: `Sequential(body, head)`, the body frozen where it is pretrained.
 
     Args:
@@ -140,12 +141,12 @@ def vision_learner(dls: DataLoaders, arch: Callable | str, normalize: bool = Tru
 
 
 @hands_on(create_unet_model, UnetLearnerArguments, more=True)
-def unet_learner(dls: DataLoaders, arch: Callable, normalize: bool = True, n_out: int | None = None,
-                 pretrained: bool = True, weights: Any = None, config: dict | None = None,
-                 loss_func: Callable | None = None, opt_func: Callable = Adam, lr: float | slice = defaults.lr,
-                 splitter: Callable | None = None, cbs: Any = None, metrics: Any = None,
-                 path: str | Path | None = None, model_dir: str | Path = 'models', wd: float | None = None,
-                 wd_bn_bias: bool = False, train_bn: bool = True,
+def unet_learner(dls: DataLoaders, arch: Callable[..., Any], normalize: bool = True, n_out: int | None = None,
+                 pretrained: bool = True, weights: Any = None, config: dict[Any, Any] | None = None,
+                 loss_func: Callable[..., Any] | None = None, opt_func: Callable[..., Any] = Adam,
+                 lr: float | slice = defaults.lr, splitter: Callable[..., Any] | None = None, cbs: Any = None,
+                 metrics: Any = None, path: str | Path | None = None, model_dir: str | Path = 'models',
+                 wd: float | None = None, wd_bn_bias: bool = False, train_bn: bool = True,
                  moms: tuple[float, float, float] = (0.95, 0.85, 0.95), precision: str = 'auto',
                  strategy: str | None = 'ddp', **kwargs: Unpack[UnetLearnerArguments]) -> Learner:
     """A learner with a `DynamicUnet`, laid out for the size of the pictures in the first batch.

@@ -232,7 +232,8 @@ class SpaceTfm(RandTransform):
     order = 40
     supports = (TensorImage,)
 
-    def __init__(self, fs: Callable | Sequence[Callable], space_fn: Callable[[Tensor, Callable], Tensor], p: float = 1.,
+    def __init__(self, fs: Callable[..., Any] | Sequence[Callable[..., Any]],
+                 space_fn: Callable[[Tensor, Callable[..., Any]], Tensor], p: float = 1.,
                  nm: str | None = None) -> None:
         super().__init__(p=p, nm=nm)
         self.fs, self.space_fn, self.nm = L(fs), space_fn, nm
@@ -257,7 +258,7 @@ class SpaceTfm(RandTransform):
         """Do what `tfm` does afterwards, in the same pass."""
         self.fs, self.parts = self.fs + tfm.fs, self.parts + tfm.parts
 
-    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> list:
+    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> list[Any]:
         """What each function needs: a drawn value for ours, the prepared function itself for the user's.
 
         Args:
@@ -277,7 +278,7 @@ class SpaceTfm(RandTransform):
                 drawn.append(f)
         return drawn
 
-    def apply(self, x: Tensor, drawn: list) -> Tensor:
+    def apply(self, x: Tensor, drawn: list[Any]) -> Tensor:
         """The functions in `drawn` applied to `x` one after the other in their space."""
         def _all(values: Tensor) -> Tensor:
             for f in drawn:
@@ -293,10 +294,11 @@ class LightingTfm(SpaceTfm):
     `fs`, `p` and `nm` as for `SpaceTfm`.
     """
 
-    def __init__(self, fs: Callable | Sequence[Callable], p: float = 1., nm: str | None = None) -> None:
+    def __init__(self, fs: Callable[..., Any] | Sequence[Callable[..., Any]], p: float = 1.,
+                 nm: str | None = None) -> None:
         super().__init__(fs, in_logits, p=p, nm=nm)
 
-    def apply(self, x: Tensor, drawn: list) -> Tensor:
+    def apply(self, x: Tensor, drawn: list[Any]) -> Tensor:
         """All lights in `drawn` as one on `x` where they are ours, in turn where some are not."""
         if all(isinstance(d, Light) for d in drawn):
             total = drawn[0]
@@ -360,7 +362,8 @@ class Saturation(LightingTfm):
 class HSVTfm(SpaceTfm):
     """Functions applied to hue, saturation and value of pictures; `fs`, `p` and `nm` as for `SpaceTfm`."""
 
-    def __init__(self, fs: Callable | Sequence[Callable], p: float = 1., nm: str | None = None) -> None:
+    def __init__(self, fs: Callable[..., Any] | Sequence[Callable[..., Any]], p: float = 1.,
+                 nm: str | None = None) -> None:
         super().__init__(fs, in_hsv, p=p, nm=nm)
 
 
@@ -379,7 +382,7 @@ class Hue(HSVTfm):
         super().__init__(partial(hue_shift, max_hue=max_hue, p=p, draw=draw, batch=batch), p=p)
         self.max_hue, self._draw, self.batch = max_hue, draw, batch
 
-    def apply(self, x: Tensor, drawn: list) -> Tensor:
+    def apply(self, x: Tensor, drawn: list[Any]) -> Tensor:
         """`x` with its hue turned by what was `drawn`."""
         return shift_hue(x, drawn[0])
 
@@ -435,7 +438,7 @@ class RandomErasing(RandTransform):
         super().__init__(p=p)
         self.sl, self.sh, self.min_aspect, self.max_count = sl, sh, min_aspect, max_count
 
-    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple | None:
+    def draw(self, sample: Any, split_idx: int | None, generator: torch.Generator | None) -> tuple[Any, ...] | None:
         """The rectangles and the generator of the noise; None to leave the batch alone.
 
         Args:
@@ -455,6 +458,6 @@ class RandomErasing(RandTransform):
             areas.append(_slice(area * aspect, h, generator) + _slice(area / aspect, w, generator))
         return areas, generator
 
-    def apply(self, x: Tensor, params: tuple) -> Tensor:
+    def apply(self, x: Tensor, params: tuple[Any, ...]) -> Tensor:
         """`x` with its rectangles erased, by `params`, what was drawn."""
         return cutout_gaussian(x, *params)

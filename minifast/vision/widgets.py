@@ -41,7 +41,7 @@ def widget(im: Any, height: int = 128, width: int = 256) -> Image:
     return Image(value=png.getvalue(), format='png', layout=Layout(height=f'{height}px', width='max-content'))
 
 
-def carousel(children: Iterable = (), **layout: Any) -> Box:
+def carousel(children: Iterable[Any] = (), **layout: Any) -> Box:
     """Widgets in a row that scrolls.
 
     Args:
@@ -67,7 +67,7 @@ class ImagesCleaner:
         widget: what a notebook shows.
     """
 
-    def __init__(self, opts: Iterable = (), height: int = 128, width: int = 256, max_n: int = 30) -> None:
+    def __init__(self, opts: Iterable[Any] = (), height: int = 128, width: int = 256, max_n: int = 30) -> None:
         self.opts, self.height, self.width, self.max_n = (KEEP, DELETE, *opts), height, width, max_n
         self.fns, self.widget = L(), carousel(width='100%')
 

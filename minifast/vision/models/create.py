@@ -212,7 +212,7 @@ model_meta: dict[Callable, dict[str, Any]] = _table()
 its weights were trained on, and `weights`, the name of torchvision's best. Add an entry for one of your own."""
 
 
-def meta_of(arch: Callable | str) -> dict[str, Any]:
+def meta_of(arch: Callable[..., Any] | str) -> dict[str, Any]:
     """The entry of `model_meta` for `arch`; for an unknown one: two parameter groups, cut before the last pooling."""
     return model_meta.get(arch, _default_meta)
 
@@ -348,7 +348,7 @@ def head_arguments(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
             {name: value for name, value in given.items() if name not in HeadArguments.__annotations__})
 
 
-def hands_on(source: Callable, names: Any, after: str | None = None,
+def hands_on(source: Callable[..., Any], names: Any, after: str | None = None,
              more: bool = False) -> Callable[[Func], Func]:
     """Decorate a function that hands its `**` on to `source`.
 
@@ -394,7 +394,7 @@ def _with_words_of(source: Callable, names: Any, doc: str | None) -> str | None:
 
 
 @hands_on(create_head, HeadArguments, after='head')
-def add_head(body: nn.Module, nf: int | None, n_out: int, init: Callable | None = nn.init.kaiming_normal_,
+def add_head(body: nn.Module, nf: int | None, n_out: int, init: Callable[..., Any] | None = nn.init.kaiming_normal_,
              head: nn.Module | None = None, **arguments: Unpack[HeadArguments]) -> nn.Sequential:
     """`Sequential(body, head)`, the head's layers initialised with `init`.
 
@@ -425,7 +425,7 @@ class TimmBody(nn.Module):
         n_in: has no effect, as timm has made the first layer.
     """
 
-    def __init__(self, model: nn.Module, pretrained: bool = True, cut: int | Callable | None = None,
+    def __init__(self, model: nn.Module, pretrained: bool = True, cut: int | Callable[..., Any] | None = None,
                  n_in: int = 3) -> None:
         super().__init__()
         self.needs_pool = model.default_cfg.get('pool_size', None) is not None
@@ -438,8 +438,8 @@ class TimmBody(nn.Module):
 
 @hands_on(create_head, HeadArguments, after='custom_head')
 def create_vision_model(arch: Arch | str, n_out: int, pretrained: bool = True, weights: Any = None,
-                        cut: int | Callable | None = None, n_in: int = 3,
-                        init: Callable | None = nn.init.kaiming_normal_, custom_head: nn.Module | None = None,
+                        cut: int | Callable[..., Any] | None = None, n_in: int = 3,
+                        init: Callable[..., Any] | None = nn.init.kaiming_normal_, custom_head: nn.Module | None = None,
                         **head: Unpack[HeadArguments]) -> nn.Sequential:
     """`Sequential(body, head)` of an architecture: [B,n_in,H,W] -> [B,n_out].
 
@@ -468,9 +468,10 @@ def create_vision_model(arch: Arch | str, n_out: int, pretrained: bool = True, w
 
 
 @hands_on(create_head, HeadArguments, after='custom_head', more=True)
-def create_timm_model(arch: str, n_out: int, cut: int | Callable | None = None, pretrained: bool = True, n_in: int = 3,
-                      init: Callable | None = nn.init.kaiming_normal_, custom_head: nn.Module | None = None,
-                      weights: Any = None, **kwargs: Unpack[HeadAndMore]) -> tuple[nn.Sequential, dict[str, Any]]:
+def create_timm_model(arch: str, n_out: int, cut: int | Callable[..., Any] | None = None, pretrained: bool = True,
+                      n_in: int = 3, init: Callable[..., Any] | None = nn.init.kaiming_normal_,
+                      custom_head: nn.Module | None = None, weights: Any = None,
+                      **kwargs: Unpack[HeadAndMore]) -> tuple[nn.Sequential, dict[str, Any]]:
     """`Sequential(TimmBody, head)` and timm's configuration (`mean`, `std`, ...) of an architecture known to timm.
 
     Args:
@@ -519,12 +520,12 @@ class UnetLearnerArguments(UnetArguments, total=False):
     """Those of `UnetArguments`, and of the body."""
 
     n_in: int
-    cut: int | Callable | None
+    cut: int | Callable[..., Any] | None
 
 
 @hands_on(DynamicUnet, UnetArguments, after='n_in', more=True)
 def create_unet_model(arch: Arch | str, n_out: int, img_size: tuple[int, int], pretrained: bool = True,
-                      weights: Any = None, cut: int | Callable | None = None, n_in: int = 3,
+                      weights: Any = None, cut: int | Callable[..., Any] | None = None, n_in: int = 3,
                       **kwargs: Unpack[UnetArguments]) -> DynamicUnet:
     """A `DynamicUnet` on the body of an architecture: [B,n_in,H,W] -> [B,n_out,H,W].
 
@@ -561,7 +562,7 @@ def create_cnn_model(*args: Any, **kwargs: Any) -> nn.Sequential:
 
 # ---------------------------------------------------------------- recipes
 
-def model_recipe(builder: Callable, arch: Arch | str, **kwargs: Any) -> dict[str, Any] | None:
+def model_recipe(builder: Callable[..., Any], arch: Arch | str, **kwargs: Any) -> dict[str, Any] | None:
     """How to build a model again, as data: `{'builder': dotted name, 'kwargs': {...}}`, for files that hold no code.
 
     Pretrained weights and initialisation are left away: the file brings its own weights.

@@ -38,8 +38,8 @@ class UnetBlock(Module):
     """
 
     def __init__(self, up_in_c: int, x_in_c: int, hook: Any = None, final_div: bool = True, blur: bool = False,
-                 act_cls: Callable = nn.ReLU, self_attention: bool = False,
-                 init: Callable | None = nn.init.kaiming_normal_, norm_type: NormType | None = None,
+                 act_cls: Callable[..., Any] = nn.ReLU, self_attention: bool = False,
+                 init: Callable[..., Any] | None = nn.init.kaiming_normal_, norm_type: NormType | None = None,
                  **kwargs: Any) -> None:
         self.hook = hook
         self.shuf = PixelShuffle_ICNR(up_in_c, up_in_c // 2, blur=blur, act_cls=act_cls, norm_type=norm_type)
@@ -105,8 +105,8 @@ class DynamicUnet(SequentialEx):
 
     def __init__(self, encoder: nn.Sequential, n_out: int, img_size: tuple[int, int], blur: bool = False,
                  blur_final: bool = True, self_attention: bool = False, y_range: Sequence[float] | None = None,
-                 last_cross: bool = True, bottle: bool = False, act_cls: Callable = nn.ReLU,
-                 init: Callable | None = nn.init.kaiming_normal_, norm_type: NormType | None = None,
+                 last_cross: bool = True, bottle: bool = False, act_cls: Callable[..., Any] = nn.ReLU,
+                 init: Callable[..., Any] | None = nn.init.kaiming_normal_, norm_type: NormType | None = None,
                  **kwargs: Any) -> None:
         img_size = as_size(img_size, 'img_size')
         sizes = model_sizes(encoder, size=img_size)
@@ -174,6 +174,6 @@ class UnetArguments(TypedDict, total=False, extra_items=Any):
     y_range: Sequence[float] | None
     last_cross: bool
     bottle: bool
-    act_cls: Callable | str
-    init: Callable | None
+    act_cls: Callable[..., Any] | str
+    init: Callable[..., Any] | None
     norm_type: NormType | str | None

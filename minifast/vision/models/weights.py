@@ -32,7 +32,7 @@ class WeightsNotFoundError(FileNotFoundError):
 
 # ---------------------------------------------------------------- torchvision's weights
 
-def named_weights(arch: Callable, weights: Any = None) -> Any:
+def named_weights(arch: Callable[..., Any], weights: Any = None) -> Any:
     """The torchvision weights that are meant, a member of the architecture's own `..._Weights`.
 
     Args:

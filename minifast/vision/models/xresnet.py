@@ -59,7 +59,7 @@ class XResNet(nn.Sequential):
 
     def __init__(self, block: Callable[..., nn.Module], expansion: int, layers: Sequence[int], p: float = 0.0,
                  c_in: int = 3, n_out: int = 1000, stem_szs: Sequence[int] = (32, 32, 64), widen: float = 1.0,
-                 sa: bool = False, act_cls: Callable = nn.ReLU, ndim: int = 2, ks: int = 3, stride: int = 2,
+                 sa: bool = False, act_cls: Callable[..., Any] = nn.ReLU, ndim: int = 2, ks: int = 3, stride: int = 2,
                  **kwargs: Any) -> None:
         if ks % 2 == 0:
             raise ValueError(f'ks={ks}: an XResNet needs an odd kernel size')
