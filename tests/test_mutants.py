@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from tools.mutants import trees
+from tools.mutants import __main__ as mutants
+from tools.mutants import recorded, trees
 from tools.mutants.faults import FAULTS
 from tools.mutants.operations import Fault, default, drop, instead, returns, start, swapped, without_with
 
@@ -41,6 +43,28 @@ def test_operations_do_what_they_say():
     assert 'lr, wd = wd, lr\n' in made['swapped'] and '(lr * div_final)' in made['instead']
     assert made['drop'].count('self.fit(') == made['start'].count('self.fit(') - 1
     assert 'torch.no_grad' not in Fault('Loop._do_epoch_validate', without_with('torch.no_grad'), '').applied().code
+
+
+@pytest.mark.parametrize('fails', [True, False])
+def test_the_test_that_noticed_a_change_is_asked_first_and_has_to_fail_again(fails, tmp_path, monkeypatch):
+    """In a later run; where it passes now, the others are asked as if nothing were known."""
+    monkeypatch.setattr(recorded, 'FOLDER', tmp_path)
+    change, known, own = ('f', '-    a', '+    b'), 'tests/test_x.py::test_known', {'tests/test_own.py': {'t': 1.}}
+    recorded.Killers().note(change, known)
+    killers = recorded.Killers()
+    assert killers.of(change) == known and killers.of((*change, '+')) == ''
+    verdicts, met = object.__new__(mutants.Verdicts), []
+    verdicts.killers, verdicts.names, verdicts.killed, verdicts.unfit = killers, [change], {}, set()
+    verdicts.record = SimpleNamespace(seconds={known: 1.}, limit_s=lambda test: 60.)
+
+    def alone(i, tests):
+        met.append(tests)
+        if fails:
+            verdicts.killed[i] = known
+    monkeypatch.setattr(verdicts, '_alone', alone)
+    monkeypatch.setattr(verdicts, '_own', lambda i: own)
+    verdicts._first_meeting(0)
+    assert met == [{'tests/test_x.py': {known: 60.}}, own][:2 - fails]
 
 
 @pytest.mark.skipif(not Path('/proc/self/environ').exists(), reason='what processes run is read where Linux tells it')

@@ -1,9 +1,10 @@
 """`python -m tools.mutants --n 100 --seed 1`: which faults do the tests notice, and which go by?
 
 One run of the whole suite records which test runs which lines. Then each mutant is put into a copy of the tree and
-meets its room's own tests, those that run its statement first and the fastest first, up to the first that fails; then
-the fastest of the other tests that run its statement (these at once where no test file is named after the room). What
-is left meets all of these, many mutants at once; alone, those of these tests that failed.
+meets the test that noticed it in an earlier run, then its room's own tests, those that run its statement first and the
+fastest first, up to the first that fails; then the fastest of the other tests that run its statement (these at once
+where no test file is named after the room). What is left meets all of these, many mutants at once; alone, those of
+these tests that failed.
 """
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tools.mutants.recorded import Record
+from tools.mutants.recorded import Killers, Record
 from tools.mutants.trees import ROOT, Trees, test_files
 
 
@@ -47,6 +48,7 @@ class Verdicts:
 
     def __init__(self, mutants: list[Any], trees: Trees, record: Record, jobs: int) -> None:
         self.mutants, self.trees, self.record, self.jobs = mutants, trees, record, jobs
+        self.killers, self.names = Killers(), [_changed_lines(mutant) for mutant in mutants]
         self.killed: dict[int, str] = {}
         self.unfit: set[str] = set()
         self.seen: list[list[str]] = []
@@ -59,18 +61,20 @@ class Verdicts:
             if not any_does:
                 self.unseen.add(i)
 
-    def run(self, quick: bool) -> None:
-        """All of them; those again whose killer fails without any mutant too."""
+    def run(self, quick: bool, enough: float) -> None:
+        """All of them; those again whose killer fails without any mutant too. The last stage ends where the share of
+        those noticed is `enough`."""
         left = range(len(self.mutants))
         with ThreadPoolExecutor(self.jobs) as pool:
             while left:
-                list(pool.map(lambda i: self._alone(i, self._own(i)), left))
+                list(pool.map(self._first_meeting, left))
                 if not quick:
                     few = [(i, self._fastest(self._others(i), 20)) for i in left
                            if i not in self.killed and self.own_file[i]]
                     list(pool.map(lambda pair: self._alone(*pair), few))
                     for group in self._groups([i for i in left if i not in self.killed]):
-                        self._together(group, pool)
+                        if len(self.killed) < enough * len(self.mutants):
+                            self._together(group, pool)
                 files = sorted({by.partition('::')[0] for by in self.killed.values() if '::' in by})
                 unfit = set().union(*pool.map(self._unfit, files))
                 self.unfit |= unfit
@@ -78,6 +82,14 @@ class Verdicts:
                 for i in left:
                     print(f'{self.killed[i]} fails without a mutant too: {i} runs again', flush=True)
                     del self.killed[i]
+
+    def _first_meeting(self, i: int) -> None:
+        """With the test that noticed the same change in an earlier run, then with its room's own."""
+        known = self.killers.of(self.names[i])
+        if known in self.record.seconds and known not in self.unfit:
+            self._alone(i, {known.partition('::')[0]: {known: self.record.limit_s(known)}})
+        if i not in self.killed:
+            self._alone(i, self._own(i))
 
     def _own(self, i: int) -> Tests:
         """The tests of the file named after the room, those that run the statement first; without such a file the
@@ -114,6 +126,7 @@ class Verdicts:
         passed, ran = self.trees.run({mutant.file: mutant.code}, tests)
         if not passed:
             self.killed[i] = next((t for t, (outcome, _) in ran.items() if outcome != 'passed'), 'none could be read')
+            self.killers.note(self.names[i], self.killed[i])
         print(f'{i:>4} {"goes by" if passed else "killed "} {time.monotonic() - start:>4.0f} s, '
               f'test {len(ran):>4} of {sum(map(len, tests.values())):>4}: {room_of(mutant.file)}:{mutant.line} '
               f'{mutant.qualname} {mutant.why} {self.killed.get(i, "")}', flush=True)
@@ -207,6 +220,7 @@ def main() -> None:
     parser.add_argument('--only', default='', help='faults and rooms whose name holds this')
     parser.add_argument('--jobs', type=int, default=os.cpu_count() or 1, help='runs at a time')
     parser.add_argument('--quick', action='store_true', help='only the tests of the mutant\'s own room')
+    parser.add_argument('--enough', type=float, default=1., help='leave the last stage at this share of noticed ones')
     parser.add_argument('--least', type=float, default=0., help='exit with 1 below this share of killed ones')
     args = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS='1', MPLBACKEND='Agg')
@@ -218,7 +232,7 @@ def main() -> None:
     start, trees = time.monotonic(), Trees(args.jobs)
     try:
         verdicts = Verdicts(mutants, trees, Record(trees, args.jobs), args.jobs)
-        verdicts.run(args.quick)
+        verdicts.run(args.quick, args.enough)
     finally:
         trees.remove()
     equivalent = {i: why for i, m in enumerate(mutants) if i not in verdicts.killed

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import sqlite3
+import threading
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from coverage import Coverage
 from coverage.numbits import numbits_to_nums
 from tools.mutants.trees import ROOT, Trees, test_files
 
-__all__ = ['Record']
+__all__ = ['Killers', 'Record']
 
 FOLDER = ROOT / '.mutants'
 
@@ -90,6 +91,31 @@ class Record:
         if _in_a_header(file, line):
             tests |= set(self.tests_in(ABOUT_DEFAULTS))
         return sorted((t for t in tests if t in self.seconds), key=self.seconds.__getitem__), bool(direct)
+
+
+class Killers:
+    """Which test noticed which change in earlier runs, kept in `.mutants`: it is asked first, and has to fail again."""
+
+    def __init__(self) -> None:
+        FOLDER.mkdir(exist_ok=True)
+        self._file, self._lock = FOLDER / 'killers.json', threading.Lock()
+        self._tests: dict[str, str] = json.loads(self._file.read_text()) if self._file.exists() else {}
+
+    def of(self, change: tuple[str, ...]) -> str:
+        """The test that noticed a change, named by its function and its lines; '' where none is known."""
+        return self._tests.get(self._key(change), '')
+
+    def note(self, change: tuple[str, ...], test: str) -> None:
+        """Keep it, so that a run that is broken off has not run for nothing."""
+        with self._lock:
+            self._tests[self._key(change)] = test
+            written = self._file.with_suffix('.tmp')
+            written.write_text(json.dumps(self._tests, indent=0))
+            written.replace(self._file)
+
+    @staticmethod
+    def _key(change: tuple[str, ...]) -> str:
+        return hashlib.sha256('\n'.join(change).encode()).hexdigest()[:24]
 
 
 def _shared_files() -> list[Path]:
