@@ -9,7 +9,7 @@
 # make test-dist     several processes train as one: 2, 3 and 4 of them, and how equal they are; the rest is in test-slow
 # make test-nbs   executes all notebooks of nbs/ (ARGS="-k resume" for one); `make nbs` stores what they print and draw (ARGS=07)
 # make test-gpu   what differs on a GPU; without one each test says why it is skipped
-# make docs   the documentation site, in build/docs/index.html: a warning is an error, and the code of its pages runs
+# make docs   the documentation site, in build/docs/index.html: a warning or an argument that nothing explains is an error, and the code of its pages runs
 # make test-browser  notebooks in JupyterLab and the documentation, in headless Chromium; pictures in build/browser
 # make test-newcomer   in an empty environment, the documents' own commands: train on a folder, write a plugin, resume
 # make test-mutants  puts faults into the code, to see whether the tests notice (SEED=1 N=300 draws; FAULTS=1: the list)
@@ -80,7 +80,7 @@ bench-quick: $(STAMP)-test
 
 # From scratch: what has not changed would not be warned about again.
 docs: $(STAMP)-docs
-	@$(BIN)/python -m pytest tests/test_docs.py -m "docs or not docs" -q
+	@$(BIN)/python -m pytest tests/test_docs.py tests/test_architecture.py -m "docs or not docs" -k "test_docs or docstrings" -q
 	@$(BIN)/python -m sphinx --fresh-env --write-all --fail-on-warning --nitpicky --keep-going --quiet docs build/docs
 	@echo "The site is build/docs/index.html"
 

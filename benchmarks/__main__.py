@@ -21,7 +21,7 @@ from benchmarks.rounds import machine
 here = Path(__file__).parent
 benchmarks = {'loop': 'The loop', 'imports': 'Import', 'pipeline': 'Pictures', 'training': 'Training step',
               'endtoend': 'End to end', 'inference': 'Inference', 'checkpoints': 'Checkpoints', 'growth': 'Growth',
-              'accuracy': 'Accuracy', 'scale': 'Many processes'}
+              'accuracy': 'Accuracy', 'choosing': 'Size, architecture, epochs', 'scale': 'Many processes'}
 quick = {'loop': ('small', 4), 'imports': ('small', 3), 'pipeline': ('tiny', 3), 'inference': ('small', 2)}
 
 intro = """# Measured

@@ -12,7 +12,7 @@ import pytest
 
 root = Path(__file__).parents[1]
 names = ['loop', 'imports', 'pipeline', 'training', 'endtoend', 'inference', 'checkpoints', 'growth',
-         'accuracy', 'scale']
+         'accuracy', 'choosing', 'scale']
 pytestmark = pytest.mark.skipif(not (root / 'benchmarks').is_dir(), reason='benchmarks are not part of the wheel')
 
 
