@@ -5,12 +5,17 @@ import hashlib
 import http.server
 import io
 import socket
+import subprocess
+import sys
 import tarfile
 import threading
+import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from minifast.data.external import (URLs, download_data, download_file, extract_archive, fastai_cfg, fastai_path,
                                     open_url, untar_data)
@@ -25,7 +30,7 @@ class _Server(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(('127.0.0.1', 0), _Handler)
         self.files, self.cuts, self.ranges, self.hits, self.knows_ranges = {}, 0, [], 0, True
-        self.redirects, self.tells_length = {}, True
+        self.redirects, self.tells_length, self.pause_s = {}, True, 0.
 
     def url(self, name: str) -> str:
         return f'http://127.0.0.1:{self.server_port}/{name}'
@@ -56,6 +61,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header('Content-Length', str(len(body) - start))
         self.end_headers()
         cut = self.server.cuts > 0
+        time.sleep(self.server.pause_s)
         self.server.cuts -= cut
         self.wfile.write(body[start:start + (len(body) - start) // 2] if cut else body[start:])
 
@@ -384,6 +390,47 @@ def test_extract_archive_into_a_used_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match='not empty'):
         extract_archive(tmp_path / 'ok.tgz', tmp_path)
     assert (tmp_path / 'mine.txt').read_text() == 'mine'
+
+
+# each gets its data as every rank of a training does, which all begin with the same lines
+RANK = """
+import sys, threading
+from pathlib import Path
+import minifast.vision.models.weights as weights
+from minifast.data.external import untar_data
+import torch
+url, home = sys.argv[1:]
+torch.hub.set_dir(home)
+print(flush=True)
+sys.stdin.readline()
+folder = untar_data(url + 'set.tgz', base=home)
+print(*sorted(len(file.read_bytes()) for file in Path(folder).rglob('*.txt')), flush=True)
+print(weights.fetch_weights(url + 'net-%s.pth')['w'].tolist(), flush=True)
+"""
+
+
+def test_processes_that_begin_together_fetch_once_and_each_has_the_whole(server, tmp_path):
+    """An archive and pretrained weights that come slowly: one of three processes fetches, the others wait for it."""
+    file = io.BytesIO()
+    torch.save({'w': torch.arange(3.)}, file)
+    digest = hashlib.sha256(file.getvalue()).hexdigest()[:8]
+    noise = np.random.default_rng(0).bytes(1 << 16)
+    server.files = {'set.tgz': _tgz(*((tarfile.TarInfo(f'set/{i}.txt'), noise[i:]) for i in range(20))),
+                    f'net-{digest}.pth': file.getvalue()}
+    server.pause_s = .3
+    ranks = [subprocess.Popen([sys.executable, '-c', RANK % digest, server.url(''), str(tmp_path)], text=True,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)]
+    for rank in ranks:
+        rank.stdout.readline()  # its imports are done
+    for rank in ranks:
+        rank.stdin.write('\n')
+        rank.stdin.flush()
+    sizes = ' '.join(str(len(noise) - i) for i in range(19, -1, -1))
+    for rank in ranks:
+        out, err = rank.communicate(timeout=60)
+        assert out.splitlines() == [sizes, '[0.0, 1.0, 2.0]'], err
+    assert server.hits == 3  # the weights are asked for twice: whether the host answers, then all of it
+    assert not list(tmp_path.rglob('*.lock'))
 
 
 def test_config_follows_fastai_home_and_its_file(tmp_path, monkeypatch):

@@ -446,7 +446,7 @@ def lie(kind, meta):
      'pretrained': lambda: kwargs.update(pretrained=True),
      'absurd size': lambda: kwargs.update(n_out=10 ** 12),
      'large size': lambda: kwargs.update(n_out=10 ** 6),
-     'many layers': lambda: kwargs.update(lin_ftrs=[8] * 10 ** 6),
+     'many layers': lambda: kwargs.update(lin_ftrs=[8] * 10 ** 5),
      'unknown argument': lambda: kwargs.update(evil=1),
      'text for a number': lambda: kwargs.update(ps='x'),
      'no recipe kwargs': lambda: meta['model'].update(recipe={'builder': 'x'}),

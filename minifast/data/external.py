@@ -6,12 +6,15 @@ import http.client
 import os
 import re
 import shutil
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from minifast.arguments import tells_near_match
 from minifast.data.archives import extract_archive, links_stay
@@ -235,12 +238,24 @@ def _too_large(url: str, what: str, limit: int) -> str:
     return f'{url} sends {what}: more than the {limit:,} bytes that are allowed, or that the disk has left'
 
 
+def waiting(file: Path) -> FileLock:
+    """A context in which no other process of this user on this machine is, that has asked for the same `file`.
+
+    The processes of one training begin by the same lines: one of them fetches, the others find what it has fetched. The
+    lock lies in the system's folder for temporary files, so that none is left beside the data.
+    """
+    user = str(getattr(os, 'getuid', int)())
+    name = hashlib.blake2b(os.fsencode(os.path.abspath(file)), digest_size=12).hexdigest()
+    return FileLock(Path(tempfile.gettempdir(), f'minifast-{user}-{name}.lock'))
+
+
 @tells_near_match
 def download_file(url: str, dest: str | Path, checksum: str | None = None, force: bool = False, timeout: float = 30,
                   progress: bool = True, retries: int = 3, max_bytes: int | None = None) -> Path:
     """Fetch `url` into the file `dest`, which appears only when it is whole.
 
-    What an interrupted attempt left in `dest.part` is continued.
+    What an interrupted attempt left in `dest.part` is continued. Of several processes that ask for the same file at
+    once, one fetches it.
 
     Args:
         url: an address with http or https.
@@ -259,6 +274,12 @@ def download_file(url: str, dest: str | Path, checksum: str | None = None, force
     if not url.startswith(('http://', 'https://')):
         raise ValueError(f'{url!r} is no http:// or https:// address')
     dest = Path(dest)
+    with waiting(dest):
+        return _download(url, dest, checksum, force, timeout, progress, retries, max_bytes)
+
+
+def _download(url: str, dest: Path, checksum: str | None, force: bool, timeout: float, progress: bool, retries: int,
+              max_bytes: int | None) -> Path:
     part = dest.with_name(dest.name + '.part')
     if force:
         dest.unlink(missing_ok=True)
@@ -311,7 +332,8 @@ def untar_data(url: str, archive: str | Path | None = None, data: str | Path | N
                extract_func: Callable[[Path, Path], Any] = extract_archive) -> Path:
     """Fetch the archive at `url` and extract it, each once; the path of the extracted folder.
 
-    The only folder of an archive becomes that folder, as long as no link in it leads further up.
+    The only folder of an archive becomes that folder, as long as no link in it leads further up. Of several processes
+    that ask for the same archive at once, one fetches and extracts it.
 
     Args:
         url: of a zip or tar archive.
@@ -334,12 +356,19 @@ def untar_data(url: str, archive: str | Path | None = None, data: str | Path | N
     dest = folder / _stem(name)
     if dest.exists() and not force_download:
         return dest
-    fetched = download_file(url, archives / name, checksum, force_download)
+    with waiting(dest):
+        if not dest.exists() or force_download:
+            fetched = download_file(url, archives / name, checksum, force_download)
+            _extract(fetched, dest, url, extract_func)
+    return dest
+
+
+def _extract(archive: Path, dest: Path, url: str, extract_func: Callable[[Path, Path], Any]) -> None:
     # extracted beside and renamed: what is in `dest` is whole, also after a kill
-    unpacking = folder / f'.{dest.name}.{os.getpid()}.part'
+    unpacking = dest.parent / f'.{dest.name}.{os.getpid()}.part'
     shutil.rmtree(unpacking, ignore_errors=True)
     try:
-        extract_func(fetched, unpacking)
+        extract_func(archive, unpacking)
         found = [o for o in unpacking.iterdir() if o.name != '__MACOSX']
         if not links_stay(unpacking):
             raise ValueError(f'{url} has links that lead out of its folder: nothing was kept of it')
@@ -353,7 +382,6 @@ def untar_data(url: str, archive: str | Path | None = None, data: str | Path | N
         whole.replace(dest)
     finally:
         shutil.rmtree(unpacking, ignore_errors=True)
-    return dest
 
 
 def _stem(name: str) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from minifast.arguments import near_match
 from minifast.checkpoint import check_model_state
-from minifast.data.external import open_url
+from minifast.data.external import open_url, waiting
 from minifast.tensorfile import read_tensors
 
 __all__ = ['WeightsNotFoundError', 'as_weights_file', 'cached_file', 'channels_of', 'check_fit', 'fetch_weights',
@@ -75,18 +75,24 @@ def fetch_weights(url: str) -> dict[str, Any]:
     """
     file = cached_file(url)
     if not file.exists():
-        try:
-            # torch's own download waits without limit for a host that never answers
-            open_url(url, timeout=5).close()
-            file.parent.mkdir(parents=True, exist_ok=True)
-            digest = re.search(r'-([0-9a-f]{8,})\.', file.name)
-            torch.hub.download_url_to_file(url, str(file), digest and digest[1])
-        except (OSError, RuntimeError) as error:
-            raise WeightsNotFoundError(
-                f'the pretrained weights {file.name} are not on this machine and could not be downloaded ({error}). '
-                f'Either get {url} elsewhere and put it at {file}, '
-                'or give a file of your own (weights=FILE), or start without (pretrained=False)') from error
+        with waiting(file):
+            if not file.exists():
+                _fetch_weights(url, file)
     return read_weights(file)
+
+
+def _fetch_weights(url: str, file: Path) -> None:
+    try:
+        # torch's own download waits without limit for a host that never answers
+        open_url(url, timeout=5).close()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        digest = re.search(r'-([0-9a-f]{8,})\.', file.name)
+        torch.hub.download_url_to_file(url, str(file), digest and digest[1])
+    except (OSError, RuntimeError) as error:
+        raise WeightsNotFoundError(
+            f'the pretrained weights {file.name} are not on this machine and could not be downloaded ({error}). '
+            f'Either get {url} elsewhere and put it at {file}, '
+            'or give a file of your own (weights=FILE), or start without (pretrained=False)') from error
 
 
 # ---------------------------------------------------------------- files
