@@ -24,9 +24,17 @@ pytestmark = pytest.mark.filterwarnings('ignore:.*load_learner.file, model=')  #
 HERE = Path(__file__).resolve().parent
 
 
-@pytest.fixture(scope='module', autouse=True)
-def server(tmp_path_factory):
-    """The stand-in; what is loaded is cached in a folder of its own."""
+@pytest.fixture(autouse=True)
+def server(stand_in):
+    """The stand-in, asked nothing and empty."""
+    stand_in.repos.clear()
+    stand_in.asked.clear()
+    return stand_in
+
+
+@pytest.fixture(scope='module')
+def stand_in(tmp_path_factory):
+    """One for all; what is loaded is cached in a folder of its own."""
     with pytest.MonkeyPatch.context() as patch, hub() as server:
         cache = tmp_path_factory.mktemp('cache')
         patch.setattr(constants, 'HF_HUB_CACHE', str(cache))
