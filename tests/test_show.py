@@ -257,6 +257,9 @@ def test_a_search_is_titled():
     """And returns its figure where that is asked for."""
     assert plot_lr_find(RECORDER).axes[0].get_title() == 'Learning rate search'
     assert plot_lr_find(RECORDER, return_fig=False) is None
+    marked = plot_lr_find(RECORDER, suggestions=[(1e-3, .2), (2e-2, .4)], nms=['valley', 'slide']).axes[0].lines[1:]
+    assert [(*map(float, line.get_xydata()[0]), line.get_label()) for line in marked] == [
+        (1e-3, .2, 'valley 1.0e-03'), (2e-2, .4, 'slide 2.0e-02')]
 
 
 def test_numbers_in_titles_have_three_digits():
