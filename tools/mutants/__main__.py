@@ -51,6 +51,7 @@ class Verdicts:
         self.killers, self.names = Killers(), [_changed_lines(mutant) for mutant in mutants]
         self.killed: dict[int, str] = {}
         self.unfit: set[str] = set()
+        self.met_all: set[int] = set()  # which have been in the last stage
         self.seen: list[list[str]] = []
         self.unseen: set[int] = set()
         self.own_file: list[str | None] = []
@@ -72,8 +73,11 @@ class Verdicts:
                     few = [(i, self._fastest(self._others(i), 20)) for i in left
                            if i not in self.killed and self.own_file[i]]
                     list(pool.map(lambda pair: self._alone(*pair), few))
-                    for group in self._groups([i for i in left if i not in self.killed]):
+                    self.met_all.difference_update(left)  # they meet other tests now
+                    for group in self._groups([i for i in range(len(self.mutants))
+                                               if i not in self.killed and i not in self.met_all]):
                         if len(self.killed) < enough * len(self.mutants):
+                            self.met_all.update(group)
                             self._together(group, pool)
                 files = sorted({by.partition('::')[0] for by in self.killed.values() if '::' in by})
                 unfit = set().union(*pool.map(self._unfit, files))
