@@ -11,6 +11,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from matplotlib.layout_engine import TightLayoutEngine
 from PIL import Image
 
 from minifast.data.categorize import Category, MultiCategory, TitledFloat, TitledTuple
@@ -229,6 +230,8 @@ def test_a_script_may_lay_a_figure_out_itself():
     fig.canvas.draw()
     assert axs[0].get_position(original=True).x0 == pytest.approx(.4)
     assert subplots(layout='none')[0].get_layout_engine() is None
+    assert subplots(constrained_layout=False)[0].get_layout_engine() is None
+    assert isinstance(subplots(tight_layout=True)[0].get_layout_engine(), TightLayoutEngine)
     pickle.loads(pickle.dumps(get_grid(2, title='kept', return_fig=True)[0])).canvas.draw()
     fig, axs = get_grid(2, return_fig=True)
     fig.colorbar(axs[0].imshow(np.eye(3)))

@@ -12,7 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class _Hub(BaseHTTPRequestHandler):
-    """Answers for `server.repos`, name -> {file: bytes}; what was asked is in `server.asked`."""
+    """Answers for `server.repos`, name -> {file: bytes}; what was asked is in `server.asked`,
+    and whether a repository is private in `server.private`."""
 
     protocol_version = 'HTTP/1.1'
 
@@ -41,6 +42,7 @@ class _Hub(BaseHTTPRequestHandler):
             told = json.loads(body)
             name = '/'.join(part for part in (told.get('organization') or 'me', told['name']) if part)
             repos.setdefault(name, {})
+            self.server.private.setdefault(name, told.get('visibility') == 'private')
             return self._answer({'url': f'{base}/{name}', 'name': name})
         if path == '/api/validate-yaml':  # of the card's header
             return self._answer({'errors': [], 'warnings': []})
@@ -87,7 +89,7 @@ def _sha(files):
 def hub():
     """The server, with `url`, `repos` and `asked`."""
     server = ThreadingHTTPServer(('127.0.0.1', 0), _Hub)
-    server.repos, server.asked = {}, []
+    server.repos, server.asked, server.private = {}, [], {}
     server.url = f'http://127.0.0.1:{server.server_port}'
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

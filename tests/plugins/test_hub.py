@@ -28,6 +28,7 @@ HERE = Path(__file__).resolve().parent
 def server(stand_in):
     """The stand-in, asked nothing and empty."""
     stand_in.repos.clear()
+    stand_in.private.clear()
     stand_in.asked.clear()
     return stand_in
 
@@ -61,6 +62,13 @@ def test_what_was_published_predicts_the_same(server, trained):
     assert sent == ['Bearer hf_secret'] * 2
     again, x = from_pretrained('me/line', endpoint=server.url, model=RegModel()), torch.rand(4, 1)
     assert torch.equal(again.model(x), trained.model(x))
+
+
+@pytest.mark.parametrize('private', [True, False])
+def test_a_repository_is_as_private_as_it_is_asked_for(private, server, trained):
+    """When it is made."""
+    push_to_hub(trained, 'me/new', private=private, token='hf_secret', endpoint=server.url)
+    assert server.private == {'me/new': private}
 
 
 def test_a_card_says_what_the_model_is_and_is_written_once(server, trained):
