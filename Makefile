@@ -31,8 +31,9 @@ help:
 demo: $(STAMP)-alone
 	@$(BIN)/python -m minifast demo --out demo $(ARGS)
 
+# A process a core, four at most; ARGS="-n 0" for one, which a debugger can stop in.
 test: $(STAMP)-test
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-slow: $(STAMP)-test
 	@$(BIN)/python -m pytest -m slow $(ARGS)

@@ -34,7 +34,8 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True)
 def known_start():
-    """Each test starts from the same generator states, whatever ran before it, and leaves no open figure."""
+    """Each test starts from the same generator states and switches, whatever ran before it, and leaves no open figure.
+    """
     import random
 
     import numpy as np
@@ -42,7 +43,12 @@ def known_start():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+    cudnn = torch.backends.cudnn
+    switches = cudnn.deterministic, cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
     yield
+    cudnn.deterministic, cudnn.benchmark = switches[:2]
+    if torch.are_deterministic_algorithms_enabled() != switches[2]:
+        torch.use_deterministic_algorithms(switches[2])
     if 'matplotlib.pyplot' in sys.modules:
         sys.modules['matplotlib.pyplot'].close('all')
 

@@ -1,6 +1,7 @@
 """Laws of streams: each item once an epoch whoever reads, an order that is keyed, and a resume at any batch."""
 from __future__ import annotations
 
+import gc
 import io
 import json
 import random
@@ -43,6 +44,13 @@ KINDS = {'webdataset': lambda shards: web(shards, True).map(lambda item: item[0]
 MAPPED = {'datasets mapped': lambda shards: ordered(shards, True).map(lambda item: {'i': item['i']})}
 N = 32
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope='module', autouse=True)
+def left_open():
+    """Files that are left to Python are closed here, where that is no error, and not within a test of another room."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope='module')

@@ -395,7 +395,8 @@ def test_kinds_of_a_batch_come_back_by_name_and_nothing_else_does():
     losses.LabelSmoothingCrossEntropy(eps=0.3), losses.BCEWithLogitsLossFlat(thresh=0.7),
     losses.BCEWithLogitsLossFlat(pos_weight=torch.tensor([1., 2.])), losses.MSELossFlat(), losses.L1LossFlat(),
     losses.BCELossFlat(), losses.DiceLoss(smooth=1e-3), nn.CrossEntropyLoss(label_smoothing=0.2),
-    nn.HuberLoss(delta=2.), F.cross_entropy, F.mse_loss], ids=lambda loss: getattr(loss, '__name__', repr(loss)))
+    nn.HuberLoss(delta=2.), F.cross_entropy, F.mse_loss],
+                         ids=lambda loss: getattr(loss, '__name__', type(loss).__name__))
 def test_a_loss_comes_back_with_its_settings(loss):
     """The same number, activation and decoding from the description, after a trip through JSON."""
     again = build_loss(json.loads(json.dumps(describe_loss(loss))), {}, 'file')

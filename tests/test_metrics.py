@@ -282,7 +282,8 @@ def test_mk_metrics_flattens_lists_and_collections():
     assert all(0 <= float(over(metric)) <= 1 for metric in mk_metrics(collection))
 
 
-@pytest.mark.parametrize('wrong', ['accuracy', ['accuracy'], 3, {'a': accuracy}, nn.Linear, dict], ids=repr)
+@pytest.mark.parametrize('wrong', ['accuracy', ['accuracy'], 3, {'a': accuracy}, nn.Linear, dict],
+                         ids=lambda wrong: repr(wrong).partition(' at 0x')[0])
 def test_what_is_no_metric_is_refused_with_what_is(wrong):
     """A string, a number, a class that is no metric: the message lists what is accepted."""
     with pytest.raises(TypeError, match='a metric is a function of'):
