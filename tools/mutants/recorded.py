@@ -13,8 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-from coverage import Coverage
-from coverage.numbits import numbits_to_nums
 from tools.mutants.trees import ROOT, Trees, test_files
 
 __all__ = ['Killers', 'Record']
@@ -51,6 +49,7 @@ class Record:
     def _made(self, file: str, name: Path) -> None:
         if name.with_suffix('.json').exists():
             return
+        from coverage import Coverage  # of the extra `mutants`
         start, raw = time.monotonic(), name.with_suffix('.raw')
         for old in FOLDER.glob(f'{Path(file).stem}-*'):
             old.unlink()
@@ -124,6 +123,7 @@ def _shared_files() -> list[Path]:
 
 
 def _lines_in(file: Path) -> list[tuple[str, str, set[int]]]:
+    from coverage.numbits import numbits_to_nums
     with sqlite3.connect(file) as db:
         rows = db.execute('select path, context, numbits from line_bits join file on file.id = file_id '
                           'join context on context.id = context_id').fetchall()
