@@ -12,6 +12,7 @@ import platform
 import signal
 import sys
 import tempfile
+import time
 import uuid
 import warnings
 from collections import Counter
@@ -28,7 +29,7 @@ from minifast import __version__
 from minifast.arguments import near_match
 from minifast.callback.core import Callback
 from minifast.data.transforms import get_image_files
-from minifast.distributed import gather_objects, num_distrib, rank_distrib
+from minifast.distributed import PeerError, gather_objects, num_distrib, rank_distrib
 from minifast.environment import git_revision
 from minifast.hardware import fast_paths, keep_freed_memory
 from minifast.learner import load_learner
@@ -52,6 +53,8 @@ MODEL_NAME = 'model.pth'
 FINE_TUNE_LR, SCRATCH_LR = 2e-3, 3e-3
 """Highest learning rates where none is asked for: that of `Learner.fine_tune`, and of 2e-3, 3e-3 and 5e-3 the best for
 400 digits from scratch in the usual three epochs (34, 12 and 15 % error, means of three seeds)."""
+PEER_LEAVES_S = 20
+"""How long a process that ends for another one's error waits to be ended with it."""
 _LEFT_OUT = r'\d+ items were left out as they cannot be read'
 """How the warning of a loader begins that skips them."""
 
@@ -336,11 +339,17 @@ def _tell_failure(error: Any, logs: Path) -> int:
 
 def leave_to_launcher(error: BaseException) -> bool:
     """Write an error that is being handled into the file that torch's launcher has for it; False where none started
-    this process."""
+    this process.
+
+    The launcher ends all processes, written or not, when the first one leaves. Who has but heard of another's error
+    waits to be ended, so that the error itself is told and not the hearsay.
+    """
     if not os.environ.get('TORCHELASTIC_ERROR_FILE'):
         return False
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
     get_error_handler().record_exception(error)
+    if isinstance(error, PeerError):
+        time.sleep(PEER_LEAVES_S)
     return True
 
 

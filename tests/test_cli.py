@@ -24,8 +24,9 @@ import torch
 import torchvision
 from PIL import Image
 
-from minifast import __version__
+from minifast import __version__, commands
 from minifast.cli import build_parser, main
+from minifast.distributed import PeerError
 
 FAST = ['--weights', 'none', '--size', '32', '--bs', '8', '--epochs', '1', '--lr', '1e-3', '--workers', '0']
 
@@ -763,3 +764,19 @@ def test_a_training_that_is_told_nothing_is_tomorrow_that_of_today():
         'folder': Path('pictures'), 'arch': 'resnet18', 'epochs': 3, 'size': 224, 'bs': 64, 'lr': None, 'cut': None,
         'weights': 'imagenet', 'valid_pct': None, 'no_flip': False, 'workers': None, 'nproc': 1, 'seed': 42,
         'skip_bad': False, 'resume': False, 'cb': [], 'out': Path('minifast-model')}
+
+
+@pytest.mark.parametrize('error, waits', [(PeerError('rank 1 has failed'), 1), (ValueError('mine'), 0)],
+                         ids=['peer', 'own'])
+def test_a_process_waits_to_be_ended_with_the_error_of_another_one(error, waits, monkeypatch, tmp_path):
+    """The launcher tells what the first process that leaves has written: the error, not who has heard of it."""
+    written, slept = tmp_path / 'error.json', []
+    monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(written))
+    monkeypatch.setattr(commands.time, 'sleep', slept.append)
+    try:
+        raise error
+    except Exception as caught:
+        assert commands.leave_to_launcher(caught)
+    assert str(error) in written.read_text() and slept == [commands.PEER_LEAVES_S] * waits
+    monkeypatch.delenv('TORCHELASTIC_ERROR_FILE')
+    assert not commands.leave_to_launcher(error) and len(slept) == waits

@@ -77,7 +77,8 @@ def test_a_picture_that_one_process_cannot_read_is_told_once(digits, tmp_path):
     shutil.copytree(digits, tmp_path / 'p')
     (tmp_path / 'p' / '0' / '003.png').write_text('no picture')
     code, out, err = ended(start(tmp_path / 'p', '--nproc', 3, '--out', tmp_path / 'out'))
-    assert code == 2 and err.count('cannot be read') == 1 and 'Traceback' not in err and 'rank' not in err
+    assert code == 2, err
+    assert err.count('cannot be read') == 1 and 'Traceback' not in err and 'rank' not in err
     assert 'p/0/003.png cannot be read as a picture' in err and not (tmp_path / 'out').exists()
 
 
