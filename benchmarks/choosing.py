@@ -2,7 +2,7 @@
 
     python -m benchmarks.choosing [--rounds 3] [--size small|full]
 
-Handwritten digits as JPEGs of 375x375 pixels, from scratch. The page docs/choosing.md shows what came of it.
+Handwritten digits as JPEGs of 375x375 pixels, from scratch.
 """
 from __future__ import annotations
 

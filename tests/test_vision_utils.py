@@ -90,6 +90,15 @@ def test_no_address_of_a_picture_names_a_file_elsewhere(preserve, url, tmp_path,
     assert sorted(o.name for o in tmp_path.rglob('*') if o.is_file()) == ['mine.jpg']
 
 
+def test_download_images_leaves_nothing_but_pictures(url, tmp_path, monkeypatch):
+    """No lock for each of a thousand: their names are nobody else's."""
+    temporary = tmp_path / 'temporary'
+    temporary.mkdir()
+    monkeypatch.setattr('tempfile.tempdir', str(temporary))
+    assert not download_images(tmp_path / 'out', urls=[f'{url}/good.jpg'] * 2)
+    assert len(list((tmp_path / 'out').iterdir())) == 2 and not list(temporary.iterdir())
+
+
 def test_download_images_goes_on_after_nonsense(url, tmp_path, monkeypatch):
     """Addresses that are none, other schemes, and what is larger than any picture that is opened are named."""
     bad = ['http://[x/a.jpg', 'file:///etc/hostname', '', 'ftp://127.0.0.1/a.jpg', f'{url}/good\x1b.jpg', 'a\0b']

@@ -271,15 +271,16 @@ def download_file(url: str, dest: str | Path, checksum: str | None = None, force
         ValueError: the address is no http(s), the file is too large, or the checksum differs (the file is removed).
         OSError: the file could not be fetched.
     """
+    with waiting(Path(dest)):
+        return fetch_file(url, Path(dest), checksum, force, timeout, progress, retries, max_bytes)
+
+
+def fetch_file(url: str, dest: Path, checksum: str | None = None, force: bool = False, timeout: float = 30,
+               progress: bool = True, retries: int = 3, max_bytes: int | None = None) -> Path:
+    """`download_file` into a `dest` that no other process asks for: without a lock, whose file would stay; `url`,
+    `checksum`, `force`, `timeout`, `progress`, `retries` and `max_bytes` are as there."""
     if not url.startswith(('http://', 'https://')):
         raise ValueError(f'{url!r} is no http:// or https:// address')
-    dest = Path(dest)
-    with waiting(dest):
-        return _download(url, dest, checksum, force, timeout, progress, retries, max_bytes)
-
-
-def _download(url: str, dest: Path, checksum: str | None, force: bool, timeout: float, progress: bool, retries: int,
-              max_bytes: int | None) -> Path:
     part = dest.with_name(dest.name + '.part')
     if force:
         dest.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from minifast.arguments import as_side, tells_near_match
 from minifast.data.archives import disk_name
-from minifast.data.external import download_file, open_url
+from minifast.data.external import fetch_file, open_url
 from minifast.data.transforms import get_image_files, image_extensions
 from minifast.terminal import visible
 from minifast.torch_core import defaults
@@ -63,7 +63,7 @@ def _fetch_picture(url: str, dest: Path, timeout: float, preserve_filename: bool
 
 def _fetched(url: str, target: Path, timeout: float) -> None:
     try:
-        download_file(url, target, timeout=timeout, progress=False, retries=0, max_bytes=MAX_FILE_BYTES)
+        fetch_file(url, target, timeout=timeout, progress=False, retries=0, max_bytes=MAX_FILE_BYTES)
     finally:
         target.with_name(target.name + '.part').unlink(missing_ok=True)  # there is no other attempt
 
