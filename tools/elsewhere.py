@@ -70,7 +70,8 @@ SIGNALS = ('tests/resume', 'tests/test_interrupts.py',
 PLACES: dict[str, Callable[[], Place]] = {
     'locale': lambda: Place('names in ASCII, and fourteen hours ahead of Greenwich', {
         'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0', 'TZ': 'Pacific/Kiritimati'}),
-    'reversed': lambda: Place('the last test first', pytest=('tests/', '--reverse')),
+    'reversed': lambda: Place('the last test first', pytest=(
+        'tests/', '--reverse', '-n', 'auto', '--maxprocesses', '4', '--dist', 'loadfile')),  # as `make test` runs them
     'user': as_nobody,
     'core': on_one_core,
     'bf16': lambda: Place('a CPU without bfloat16 and wide registers', {
