@@ -82,7 +82,8 @@ class _ResumingCallback(Callback):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path, self._folder = Path(path), RunFolder(path)
+        self._folder = RunFolder(path)
+        self.path = self._folder.path
         self._identity: RunIdentity | None = None
         self._asked: dict[str, Any] = {}
         self._then: dict[str, Any] = {}

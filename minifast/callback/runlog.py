@@ -23,6 +23,7 @@ from minifast.codetext import package_of
 from minifast.distributed import num_distrib
 from minifast.environment import environment, git_revision
 from minifast.plaindata import digest
+from minifast.run.folder import as_folder
 from minifast.run.history import FILE, FORMAT, KEYS, main_metric
 from minifast.run.identity import fingerprint, run_identity
 from minifast.tensorfile import way_out_of
@@ -131,7 +132,7 @@ class RunLogger(ExperimentLogger):
     before_batch, after_batch, after_train = Callback.before_batch, Callback.after_batch, Callback.after_train
 
     def __init__(self, path: str | Path) -> None:
-        self.path, self.folder = Path(os.path.abspath(path)), None
+        self.path, self.folder = Path(os.path.abspath(as_folder(path))), None
         self._handle: int | None = None
 
     # ------------------------------------------------------------ where a run goes on

@@ -34,6 +34,17 @@ class FolderInUseError(RuntimeError):
     """Another training is writing its checkpoints into the folder."""
 
 
+def as_folder(path: Any) -> Path:
+    """`path`, which a user gave as a folder's name.
+
+    Raises:
+        TypeError: it is none: `fit(checkpoint=True)`, or a callback that is made already.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f'{path!r} is no folder: give the name of one; a callback that is made already goes into cbs=')
+    return Path(path)
+
+
 def checkpoints_in(folder: str | Path) -> list[Path]:
     """The checkpoints in `folder`, the newest first."""
     found = [(int(match[1]), path) for path in Path(folder).glob('checkpoint-*.pth')
@@ -83,7 +94,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path, self.run, self.files = Path(path), secrets.token_hex(6), {}
+        self.path, self.run, self.files = as_folder(path), secrets.token_hex(6), {}
         self._appended: int | None = None  # lines since the list was last written whole; None: it was not
         self._lock: int | None = None
         self._pid, self._key = 0, ''

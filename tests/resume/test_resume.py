@@ -325,6 +325,9 @@ def test_resume_without_a_folder_and_unfit_arguments_are_errors(tmp_path):
         CheckpointCallback(tmp_path, every='hour')
     with pytest.raises(ValueError, match='at least one'):
         CheckpointCallback(tmp_path, keep=0)
+    for no_folder in ({'checkpoint': True}, {'checkpoint': CheckpointCallback(tmp_path)}, {'run': True}):
+        with pytest.raises(TypeError, match='is no folder: give the name of one.*goes into cbs='):
+            make_learner(DEFAULTS).fit(1, **no_folder)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
