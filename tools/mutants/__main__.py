@@ -21,16 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from tools.mutants.recorded import Killers, Record
-from tools.mutants.trees import ROOT, Trees, test_files
+from tools.mutants.trees import ROOT, Trees, room_of, test_files
 
 
 # ---------------------------------------------------------------- which tests a mutant meets
-
-def room_of(file: Path) -> str:
-    """`minifast/data/load.py` -> `data.load`."""
-    parts = file.relative_to(ROOT / 'minifast').with_suffix('').parts
-    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
-
 
 def named_after(room: str) -> str | None:
     """The test file named after a room, or after the folder it lies in."""
@@ -221,7 +215,7 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=1, help='of the sample')
     parser.add_argument('--n', type=int, default=100, help='mutants in the sample')
     parser.add_argument('--faults', action='store_true', help='the committed list of faults of meaning instead')
-    parser.add_argument('--only', default='', help='faults and rooms whose name holds this')
+    parser.add_argument('--only', default='', help='of the rooms and functions whose name holds this')
     parser.add_argument('--jobs', type=int, default=os.cpu_count() or 1, help='runs at a time')
     parser.add_argument('--quick', action='store_true', help='only the tests of the mutant\'s own room')
     parser.add_argument('--enough', type=float, default=1., help='leave the last stage at this share of noticed ones')
@@ -231,8 +225,8 @@ def main() -> None:
     from tools.mutants.equivalent import EQUIVALENT
     from tools.mutants.faults import mutants_of_meaning
     from tools.mutants.sample import sampled
-    mutants = mutants_of_meaning() if args.faults else sampled(args.seed, args.n)
-    mutants = [m for m in mutants if args.only in f'{room_of(m.file)}:{m.qualname}']
+    mutants = [m for m in mutants_of_meaning() if args.only in f'{room_of(m.file)}:{m.qualname}'
+               ] if args.faults else sampled(args.seed, args.n, args.only)
     start, trees = time.monotonic(), Trees(args.jobs)
     try:
         verdicts = Verdicts(mutants, trees, Record(trees, args.jobs), args.jobs)

@@ -25,7 +25,7 @@ from typing import Any
 
 from tools.mutants.faults import FAULTS
 from tools.mutants.operations import Fault, Mutant
-from tools.mutants.trees import ROOT
+from tools.mutants.trees import ROOT, room_of
 
 __all__ = ['NOTICED', 'Runner', 'fault_of', 'put_in']
 
@@ -138,7 +138,7 @@ class Runner:
 
 def _noticed_by(runner: Runner, fault: Fault, longest_s: float) -> str | None:
     """The first test of the fault's room that notices it, and in less than so many seconds; None if there is none."""
-    from tools.mutants.__main__ import named_after, room_of
+    from tools.mutants.__main__ import named_after
     mutant = fault.applied()
     file = named_after(room_of(mutant.file))
     if file is None:  # no file of its own: the tests that import the room take minutes

@@ -16,6 +16,7 @@ from libcst.metadata import MetadataWrapper, PositionProvider
 from mutmut.mutation.mutators import mutation_operators
 
 from tools.mutants.operations import PACKAGE, Mutant, source_of
+from tools.mutants.trees import room_of
 
 __all__ = ['sampled']
 
@@ -75,8 +76,10 @@ def rooms() -> Iterator[Path]:
     return (f for f in sorted(PACKAGE.rglob('*.py')) if f.stem not in _NO_ROOMS)
 
 
-def sampled(seed: int, n: int) -> list[Mutant]:
+def sampled(seed: int, n: int, only: str = '') -> list[Mutant]:
     """`n` mutants of all there are, ordered by a digest of (seed, function, text that goes, text that comes).
+
+    With `only`, of all in rooms and functions whose name, `data.load:DataLoader.new`, holds this.
 
     So a sample stays what it is but for the functions that changed: a test that was written for one of its mutants is
     met again after the next commit.
@@ -86,6 +89,8 @@ def sampled(seed: int, n: int) -> list[Mutant]:
         module, found = _places(file)
         seen: Counter[tuple] = Counter()
         for qualname, line, old, new in found:
+            if only not in f'{room_of(file)}:{qualname}':
+                continue
             change = (qualname, module.code_for_node(old), module.code_for_node(new))
             seen[change] += 1
             rank = hashlib.sha256(repr((seed, *change, seen[change])).encode()).digest()

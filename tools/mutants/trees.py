@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from queue import Queue
 
-__all__ = ['ROOT', 'Ran', 'Trees', 'test_files']
+__all__ = ['ROOT', 'Ran', 'Trees', 'room_of', 'test_files']
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,6 +32,12 @@ _BETWEEN_TESTS_S = 120
 
 Ran = dict[str, tuple[str, float]]
 """Test -> 'passed', 'failed' or, where it never came to an end, 'time'; and its seconds."""
+
+
+def room_of(file: Path) -> str:
+    """`minifast/data/load.py` -> `data.load`."""
+    parts = file.relative_to(ROOT / 'minifast').with_suffix('').parts
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
 
 
 def test_files() -> list[str]:
