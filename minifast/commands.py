@@ -440,7 +440,7 @@ def check(args: argparse.Namespace) -> int:
     """
     with _user_mistakes(ValueError):
         folder = look_at_folder(args.folder)
-    survey = survey_folder(args.folder, progress=sys.stderr.isatty())
+    survey = survey_folder(args.folder)
     told = {(f.path, f.kind) for f in folder.findings}
     findings = [*folder.findings, *(f for f in survey.findings if (f.path, f.kind) not in told)]
     sizes = sorted(survey.sizes, key=math.prod)

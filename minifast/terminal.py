@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
+from fastcore.imports import in_notebook
+
 __all__ = ['counted', 'described', 'listed', 'print_table', 'say', 'say_json', 'say_once', 'visible', 'warn']
 
 _STEERING = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
@@ -100,6 +102,11 @@ def printable(text: Any, file: TextIO) -> str:
     """`visible(text)` in the characters that the stream `file` can write."""
     encoding = getattr(file, 'encoding', None) or 'utf-8'
     return visible(text).encode(encoding, 'backslashreplace').decode(encoding)
+
+
+def nobody_watches(wanted: bool = True) -> bool | None:
+    """tqdm's `disable` for a bar that is `wanted` or not: a terminal and a notebook get one, and a log file none."""
+    return not wanted or (False if in_notebook() else None)
 
 
 def warn(text: str) -> None:

@@ -95,6 +95,20 @@ def _link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tuple[tarfil
     return info, b''
 
 
+@pytest.mark.parametrize('watched', [True, False])
+def test_the_bar_of_a_download_is_for_who_watches(server, tmp_path, monkeypatch, watched):
+    """A terminal gets one, a log file nothing that would have to be wiped out again."""
+    server.files['x.bin'], screen = CONTENT, io.StringIO()
+    monkeypatch.setattr(screen, 'isatty', lambda: watched, raising=False)
+    monkeypatch.setattr('sys.stderr', screen)
+    download_file(server.url('x.bin'), tmp_path / 'x.bin')
+    assert (screen.getvalue() != '') is watched and ('x.bin' in screen.getvalue()) is watched
+    screen.seek(0)
+    screen.truncate()
+    download_file(server.url('x.bin'), tmp_path / 'y.bin', progress=False)
+    assert screen.getvalue() == ''
+
+
 def test_download_interrupted_twice_goes_on_where_it_stopped(server, tmp_path):
     """A broken connection costs only what had not come: each further request asks for the rest, the file is the
     same."""

@@ -258,3 +258,18 @@ def test_suffixes_that_a_training_looks_for_are_those_that_are_checked(tmp_path)
     assert [(f.path.name, f.kind, f.reason) for f in check_folder(tmp_path, progress=False)] == [
         ('b.jfif', 'left out', "a picture whose suffix '.jfif' is not looked for: rename it"),
         ('c.txt', 'left out', "no picture by its suffix '.txt'"), ('a.svg', 'bad', 'it is text and no picture')]
+
+
+@pytest.mark.parametrize('watched', [True, False])
+def test_the_bar_of_a_check_is_for_who_watches(tmp_path, monkeypatch, watched):
+    """A terminal gets one, a log file nothing that would have to be wiped out again."""
+    Image.new('RGB', (4, 4)).save(tmp_path / 'a.png')
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, 'isatty', lambda: watched, raising=False)
+    monkeypatch.setattr('sys.stderr', screen)
+    check_folder(tmp_path, n_workers=1)
+    assert ('check' in screen.getvalue()) is watched and (screen.getvalue() != '') is watched
+    screen.seek(0)
+    screen.truncate()
+    check_folder(tmp_path, n_workers=1, progress=False)
+    assert screen.getvalue() == ''

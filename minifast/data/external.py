@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from minifast.arguments import tells_near_match
 from minifast.data.archives import extract_archive, links_stay
-from minifast.terminal import visible
+from minifast.terminal import nobody_watches, visible
 
 __all__ = ['DataConfig', 'URLs', 'download_data', 'download_file', 'extract_archive', 'fastai_cfg', 'fastai_path',
            'untar_data']
@@ -219,7 +219,7 @@ def _fetch(url: str, part: Path, timeout: float, progress: bool, max_bytes: int 
             raise _TooLargeError(_too_large(url, f'{total:,} bytes', limit))
         with open(part, 'ab' if start else 'wb') as file, \
                 tqdm(total=total, initial=start, unit='B', unit_scale=True, desc=visible(part.stem),
-                     disable=not progress) as bar:
+                     disable=nobody_watches(progress)) as bar:
             while chunk := response.read(_CHUNK):
                 if max_bytes is not None and file.tell() + len(chunk) > max_bytes:
                     raise _TooLargeError(_too_large(url, 'no length and goes on', max_bytes))
@@ -263,7 +263,7 @@ def download_file(url: str, dest: str | Path, checksum: str | None = None, force
         checksum: SHA-256 of the file in hex; checked also when the file is there already.
         force: fetch again what is there.
         timeout: seconds without a byte before an attempt is given up.
-        progress: show a bar.
+        progress: show a bar, in a notebook or a terminal; a log file gets none.
         retries: attempts after a broken connection.
         max_bytes: the largest file that is taken; default: what the disk has room for.
 

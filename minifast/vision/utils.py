@@ -21,7 +21,7 @@ from minifast.arguments import as_side, tells_near_match
 from minifast.data.archives import disk_name
 from minifast.data.external import fetch_file, open_url
 from minifast.data.transforms import get_image_files, image_extensions
-from minifast.terminal import visible
+from minifast.terminal import nobody_watches, visible
 from minifast.torch_core import defaults
 from minifast.vision.core import BILINEAR, load_image
 from minifast.vision.decode import (MAX_FILE_BYTES, BadImageError, inspect_image, jpeg_header, open_image,
@@ -36,7 +36,7 @@ def _each(func: Callable, items: Sequence, n_workers: int, desc: str | None = No
     """`func` of each item, in threads: decoding and waiting leave the interpreter free. `desc` names a bar."""
     from tqdm.auto import tqdm
     with ThreadPoolExecutor(max(n_workers, 1)) as pool:
-        return list(tqdm(pool.map(func, items), total=len(items), desc=desc, disable=desc is None))
+        return list(tqdm(pool.map(func, items), total=len(items), desc=desc, disable=nobody_watches(desc is not None)))
 
 
 # ---------------------------------------------------------------- fetching
@@ -415,7 +415,7 @@ def check_folder(folder: str | Path, n_workers: int | None = None, progress: boo
     Args:
         folder: the folder.
         n_workers: threads; default `defaults.cpus`.
-        progress: show a bar.
+        progress: show a bar, in a notebook or a terminal; a log file gets none.
 
     Raises:
         ValueError: `folder` is no folder.
