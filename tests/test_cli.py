@@ -220,7 +220,7 @@ def test_train_tells_where_a_model_can_be_cut(asked, tmp_path, monkeypatch, caps
     def arch(pretrained=False):
         return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(9, 2))
     monkeypatch.setattr('minifast.commands._architecture', lambda name: arch)
-    argv = ['train', tmp_path / 'p', '--weights', 'none', '--arch', 'mine']
+    argv = ['train', tmp_path / 'p', '--weights', 'none', '--arch', 'mine', '--out', tmp_path / 'm']
     fails(argv, capsys, 'Sequential has no pooling layer to cut before', '; on the command line: --cut N')
     fails([*argv, '--cut', 3], capsys, 'minifast train: --cut 3: what comes before this child of mine takes no '
           'pictures (RuntimeError: ', '): give another number')
