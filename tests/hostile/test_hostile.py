@@ -331,6 +331,7 @@ def test_a_sharded_checkpoint_is_refused_and_its_pickle_not_read(tmp_path):
 
 
 @pytest.mark.faults
+@pytest.mark.filterwarnings('ignore:.*load_learner.file, model=')  # which is what the law is not about
 @pytest.mark.parametrize('fuzzer, n', [(fuzz, 60_000), (fuzz_exports, 20_000), (fuzz_pictures, 20_000)],
                          ids=['checkpoints', 'exports', 'pictures'])
 def test_many_mutants_are_read_or_refused_and_nothing_else(tmp_path, fuzzer, n, counted):
