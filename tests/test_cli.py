@@ -831,7 +831,8 @@ def test_env_tells_what_is_fast_here_and_what_would_be(installed, fast, paths, m
     monkeypatch.setattr(commands, 'keep_freed_memory', lambda: fast)
     monkeypatch.setattr(commands, 'git_revision', lambda: '')
     monkeypatch.setattr(commands, 'default_device', lambda: torch.device('cpu'))
-    monkeypatch.setattr(torch.accelerator, 'current_accelerator', lambda check_available: gpu if fast else None)
+    monkeypatch.setattr(torch.accelerator, 'current_accelerator',
+                        lambda check_available: gpu if fast or not check_available else None)
     monkeypatch.setattr(torch.accelerator, 'device_count', lambda: 2)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda i: f'card {i}')
     found = commands.environment()
