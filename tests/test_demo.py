@@ -148,6 +148,7 @@ def pupils(digits):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
         patch.setattr(demo, 'vision_learner', Pupil)
         patch.setattr(Pupil, 'made', [])
+        patch.setattr(demo.gc, 'collect', lambda: None)  # which takes a second, for each learner
         found = run_demo(digits.parent, 'fp32')
         yield Pupil.made, found, said.getvalue()
     for name in ('predictions.png', 'digits.pth'):
