@@ -201,6 +201,20 @@ def test_a_kind_is_drawn_in_its_own_way_unless_another_is_asked_for(cls, colours
         assert plain(mask).tolist() == [[0, 1, 2]] and mask.show(ctx=shown) is shown and len(shown.images) == 2
 
 
+@pytest.mark.parametrize('n', [2, 3, 8])
+def test_the_codes_of_masks_are_as_far_apart_as_colours_are(n):
+    """The first has the first colour of the map, the last the last; a single one the first."""
+    import matplotlib
+    mask = TensorMask(torch.arange(n).view(1, n))
+    mask.codes = [f'code {i}' for i in range(n)]
+    drawn, colours = mask.show().images[0], matplotlib.colormaps['tab20']
+    assert drawn.to_rgba(0) == pytest.approx(colours(0.)) and drawn.to_rgba(n - 1) == pytest.approx(colours(1.))
+    assert len({drawn.to_rgba(code) for code in range(n)}) == n
+    mask = TensorMask(torch.zeros(1, 2))
+    mask.codes = ['one']
+    assert mask.show().images[0].to_rgba(0) == pytest.approx(colours(0.))
+
+
 def test_tensors_and_arrays_of_all_kinds_of_things():
     """Of pictures and their lists, empty ones and generators; where they go is said by name."""
     grey = Image.new('L', (2, 1), 7)

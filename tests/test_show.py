@@ -367,19 +367,6 @@ def test_a_table_has_one_head_and_its_cells_are_text(monkeypatch, capsys):
     assert [o.data for o in shown] == [made] and not capsys.readouterr().out
 
 
-@pytest.mark.parametrize('n', [2, 3, 8])
-def test_the_codes_of_masks_are_as_far_apart_as_colours_are(n):
-    """The first has the first colour of the map, the last the last; a single one the first."""
-    import matplotlib
-    mask = TensorMask(torch.arange(n).view(1, n))
-    mask.codes = [f'code {i}' for i in range(n)]
-    drawn, colours = mask.show().images[0], matplotlib.colormaps['tab20']
-    assert drawn.to_rgba(0) == pytest.approx(colours(0.)) and drawn.to_rgba(n - 1) == pytest.approx(colours(1.))
-    mask = TensorMask(torch.zeros(1, 2))
-    mask.codes = ['one']
-    assert mask.show().images[0].to_rgba(0) == pytest.approx(colours(0.))
-
-
 def test_numbers_in_titles_have_three_digits():
     """Of whatever kind: one number, one of a list, several; what is chosen of nothing is told."""
     cases = [(TitledFloat(.7142857313156128), '0.714'), (TitledTuple([.5089981555938721]), '0.509'),
