@@ -964,6 +964,18 @@ def test_python_m_minifast_is_the_command():
     assert ' torch\n' not in done.stderr
 
 
+def test_a_reader_that_has_left_had_what_it_wanted(tmp_path, monkeypatch, capsys):
+    """As `head` does: no error, and what is still to be written goes nowhere."""
+    def show(args):
+        raise BrokenPipeError
+    monkeypatch.setattr(commands, 'show_environment', show)
+    with open(tmp_path / 'out', 'w') as out:
+        monkeypatch.setattr(sys, 'stdout', out)
+        assert main(['env']) == 0
+        print('the rest', file=out, flush=True)
+    assert not (tmp_path / 'out').read_text() and not capsys.readouterr().err
+
+
 def test_a_training_that_is_told_nothing_is_tomorrow_that_of_today():
     """Lines in scripts rely on what is not said: these are its defaults."""
     told = vars(build_parser().parse_args(['train', 'pictures']))
