@@ -886,7 +886,9 @@ def test_every_command_and_every_option_is_explained(monkeypatch, capsys):
     ('train p --lr 1e-9', 'lr', 1e-9), ('train p --valid-pct .001', 'valid_pct', .001),
     ('train p --cut -2', 'cut', -2), ('train p --cb a --cb b', 'cb', ['a', 'b']),
     ('predict m f g', 'files', [Path('f'), Path('g')]), ('runs d --by loss', 'by', 'loss'),
-    ('compare a b --html c.html', 'html', Path('c.html')), ('demo', 'out', Path('demo'))])
+    ('compare a b --html c.html', 'html', Path('c.html')), ('demo', 'out', Path('demo')),
+    *[(f'{words} --json', 'json', True) for words in ('runs d', 'compare a b', 'check d', 'env', 'predict m f')],
+    *[(words, 'json', False) for words in ('runs d', 'compare a b', 'check d', 'env', 'predict m f')]])
 def test_an_option_takes_the_least_that_it_names(words, name, value):
     """As a number, a path, or a list of what was given."""
     found = vars(build_parser().parse_args(words.split()))[name]

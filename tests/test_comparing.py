@@ -285,6 +285,9 @@ def test_a_curve_lies_where_its_axes_say(tmp_path):
     alone = re.search(r'cx="(\S+)" cy="(\S+)"', page([read_run(write(tmp_path / 'b', run(), fit(), epoch(0, v=1.)))]))
     assert float(alone[1]) == pytest.approx((left + right) / 2) and top - 50 < float(alone[2]) < bottom + 50
 
+    text = page([read_run(write(tmp_path / 'c', run(), fit(), epoch(0, v=None)))])
+    assert re.findall(r'text-anchor="end">(.*?)<', text) == ['0', '0.2', '0.4', '0.6', '0.8', '1']  # never measured
+
 
 def test_each_run_has_a_line_of_its_own_kind_and_many_metrics_are_named(tmp_path):
     """By colour and dashes, the same beside its name; the last of 25 metrics is not drawn."""

@@ -25,7 +25,7 @@ from minifast.callback.distributed import DistributedTrainer
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
 from minifast.data.sampler import Position
-from minifast.data.stream import Reader, kind_of, own_shuffle
+from minifast.data.stream import Reader, Reading, kind_of, own_shuffle
 from minifast.learner import Learner
 from minifast.losses import MSELossFlat
 from minifast.seeds import set_seed
@@ -411,6 +411,32 @@ def test_another_number_of_readers_is_told(shards):
     with pytest.warns(UserWarning, match='was read by 1 processes with 1 workers each, and is by 2 processes with 1 '):
         assert run(other, start=1, stream=state)
     assert run(other, epoch=1)  # and nothing is told of the next
+
+
+@pytest.mark.parametrize('then, now, told', [
+    ({}, {}, ''),
+    ({'n_workers': 2}, {}, '1 processes with 2 workers each, and is by 1 processes with 1 workers each now'),
+    ({'n_ranks': 3}, {}, '3 processes with 1 workers each, and is by 1 processes with 1 workers each now'),
+    ({}, {'n_workers': 2}, '1 processes with 1 workers each, and is by 1 processes with 2 workers each now'),
+    ({'n_ranks': 2, 'n_workers': 2}, {'n_ranks': 2, 'n_workers': 2}, ''),
+    (None, {'n_ranks': 2, 'n_workers': 2}, '')])
+def test_a_state_of_other_readers_is_not_gone_by(then, now, told, capsys):
+    """Processes or workers, which is told with both numbers; one of the same readers is, and one that is not known is
+    read anew."""
+    was = {'rank': 0, 'n_ranks': 1, 'n_workers': 1, 'bs': 4}
+    of = Reading(None, **{**was, **now}, done=[0] * now.get('n_workers', 1), states=[None] * now.get('n_workers', 1))
+    n = (then or {}).get('n_workers', 1)
+    stream = then if then is None else {**was, **then, 'batch': 5, 'turn': n - 1, 'done': [3] * n, 'states': ['at'] * n}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        of._go_on(Position(3, batch=5, stream=stream), 'Stream')
+    assert [str(w.message).partition(' was read by ')[2].partition(', which')[0] for w in caught] == [told] * bool(told)
+    gone_by = then is not None and not told
+    assert (of.states == ['at'] * of.n_workers) is gone_by and (of.done == [3] * of.n_workers) is gone_by
+    assert of.turn == (n - 1 if gone_by else 0) and of.left_out == (5 if not gone_by and of.n_workers > 1 else 0)
+    assert gone_by or of.n_workers > 1 or of.done == [5]
+    anew = 'the stream (Stream) is read from its beginning, and 5 batches of it are passed over'
+    assert capsys.readouterr().out.splitlines() == [anew] * (not gone_by)
 
 
 # ---------------------------------------------------------------- ranks that end earlier

@@ -27,8 +27,8 @@ from minifast.vision import crop
 from minifast.vision.core import PILImage, PILMask, TensorBBox, TensorPoint
 from minifast.vision.crop import _window_by, crop_pad, dihedral
 from minifast.vision.geometry import dihedral_mat, flip_mat, move, resample, rotate_mat, zoom_mat
-from minifast.vision.light import (apply_light, brightness_light, contrast_light, hsv2rgb, rgb2hsv, saturation_light,
-                                   shift_hue)
+from minifast.vision.light import (_slice, apply_light, brightness_light, contrast_light, hsv2rgb, rgb2hsv,
+                                   saturation_light, shift_hue)
 
 FASTAI = np.load(Path(__file__).parent / 'data' / 'vision.npz')
 FOUR = [0., 3., -20., 45.]
@@ -924,3 +924,11 @@ def test_light_drawn_by_hand_is_that_of_the_transform(kind):
     changes = [getattr(A, kind.title())(**{most: top}, p=1.).draw((x,), 0, _generator(1))[0] for top in (.1, .4)]
     small, large = changes if kind == 'hue' else [torch.stack([o for o in c if o is not None]) for c in changes]
     assert not torch.equal(small, large)
+
+
+@pytest.mark.parametrize('area, starts, length', [(16., 7, 4), (81., 2, 9), (100., 1, 10), (144., 1, 12)])
+def test_a_stretch_that_is_erased_lies_anywhere_within(area, starts, length):
+    """From the first place to the last; one that is as long as the side, or longer, begins with it."""
+    g = _generator(0)
+    found = [_slice(area, 10, g) for _ in range(200)]
+    assert {start for start, _ in found} == set(range(starts)) and {end - start for start, end in found} == {length}

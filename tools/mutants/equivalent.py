@@ -71,5 +71,7 @@ EQUIVALENT: dict[tuple[str, ...], str] = {
     ('plot_sched', '-axes = get_grid(len(names), rows, columns, figsize=figsize or (6 * columns, 4 * rows))',
      '+axes = get_grid(len(names), rows, None, figsize=figsize or (6 * columns, 4 * rows))'):
         'in so many rows get_grid needs two columns, and one of a single name',
+    ('Arguments._deep', '-return kind.schema(shared)', '+return kind.schema(None)'):
+        'a kind tells nothing that is shared',
 }
 """(function, the lines that go, the lines that come) -> why no test can tell them apart."""
