@@ -143,22 +143,23 @@ class Pupil:
 
 
 @pytest.fixture(scope='module')
-def pupils(digits):
-    """The learners of a whole demo, what it returned and what it said."""
+def pupils(digits, tmp_path_factory):
+    """The learners of a whole demo, what it returned and what it said, and its folder."""
+    out = tmp_path_factory.mktemp('shown')
+    (out / 'digits').symlink_to(digits)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
         patch.setattr(demo, 'vision_learner', Pupil)
         patch.setattr(Pupil, 'made', [])
         patch.setattr(demo.gc, 'collect', lambda: None)  # which takes a second, for each learner
-        found = run_demo(digits.parent, 'fp32')
-        yield Pupil.made, found, said.getvalue()
-    for name in ('predictions.png', 'digits.pth'):
-        (digits.parent / name).unlink()
+        found = run_demo(out, 'fp32')
+        made = Pupil.made
+    return made, found, said.getvalue(), out
 
 
-def test_both_sides_of_the_demo_are_given_the_same(pupils, digits):
+def test_both_sides_of_the_demo_are_given_the_same(pupils):
     """Pictures, head, seeds, rate and epochs; but for what is known already, which the first one has learnt from other
     digits."""
-    (teacher, shown, *others), (tuned, scratch), _ = pupils
+    (teacher, shown, *others), (tuned, scratch), *_ = pupils
     assert len(others) == 2 * demo.SEEDS and teacher.asked[0] == (
         'resnet18', {'pretrained': False, 'metrics': demo.accuracy, 'precision': 'fp32'})
     (_, (epochs, rate), _), = teacher.asked[1:]
@@ -186,11 +187,11 @@ def test_both_sides_of_the_demo_are_given_the_same(pupils, digits):
     assert scratch == [pytest.approx(.5 + i / 100) for i in range(13, 23)]
 
 
-def test_the_demo_tells_what_it_does_and_where_it_is(pupils, digits):
+def test_the_demo_tells_what_it_does_and_where_it_is(pupils):
     """In three numbered parts; the worth, pictures with their probability, and the files."""
-    (_, shown, *_), _, said = pupils
+    (_, shown, *_), _, said, out = pupils
     assert re.findall(r'^(\d)\. ', said, re.MULTILINE) == ['1', '2', '3']
-    assert said.startswith(f'1,797 scans of handwritten digits are in {digits}\n')
+    assert said.startswith(f'1,797 scans of handwritten digits are in {out / "digits"}\n')
     rows = re.findall(r'^(seed \d|mean|spread) ', said, re.MULTILINE)
     assert rows == [*(f'seed {i}' for i in range(10)), 'mean', 'spread'] and '-10.0 points' in said
     files = shown.dls.valid_ds.items
@@ -199,7 +200,7 @@ def test_the_demo_tells_what_it_does_and_where_it_is(pupils, digits):
     assert [line for line in said.splitlines() if 'probability' in line] == told
     assert f'Accuracy on {len(files)} other pictures of the digits 5-9' in said and len(files) == 896 - 25
     for name in ('predictions.png', 'digits.pth'):
-        assert f'{digits.parent / name}\n' in said and (digits.parent / name).exists()
+        assert f'{out / name}\n' in said and (out / name).exists()
     assert re.search(r'^\d+ s in all$', said, re.MULTILINE)
 
 
