@@ -100,11 +100,21 @@ def test_train_takes_train_and_valid_folders_and_finds_a_learning_rate(tmp_path,
     assert '24 pictures to train and 8 to validate' in said and 'learning rate' in said
 
 
-def test_train_repeats_exactly_with_the_same_seed(trained, tmp_path):
-    """The same command on the same pictures ends in the same numbers."""
-    assert main(['train', str(trained.parent / 'pictures'), '--out', str(tmp_path / 'again'), *FAST]) == 0
-    first, second = ([row[:-1] for row in history(out)] for out in (trained, tmp_path / 'again'))  # without the time
+def test_train_repeats_exactly_with_the_same_seed(trained, tmp_path, capsys):
+    """The same command on the same pictures ends in the same numbers. It says what it has found, its error, and a
+    command that works."""
+    out = tmp_path / 'it is again'
+    assert main(['train', str(trained.parent / 'pictures'), '--out', str(out), *FAST]) == 0
+    said = capsys.readouterr().out.splitlines()
+    first, second = ([row[:-1] for row in history(folder)] for folder in (trained, out))  # without the time
     assert first == second
+    assert said[0] == ('2 classes, 20 pictures to train and 4 to validate; resnet18 at 32 px on '
+                       f'{commands.default_device()}')
+    assert said[-2] == f'error rate {float(second[-1][-1]):.1%}; model and history are in {out}'
+    told, command = said[-1].partition(': ')[::2]
+    words = shlex.split(command)
+    assert (told, words[0], words[-1]) == ('now', 'minifast', 'PICTURE...')
+    assert main([*words[1:-1], str(trained.parent / 'pictures' / 'red' / '0.png')]) == 0
 
 
 def test_train_without_network_names_the_file_and_the_ways_out(tmp_path, capsys, monkeypatch):
@@ -144,6 +154,31 @@ def test_a_class_of_few_pictures_is_one_wherever_the_split_puts_them(tmp_path):
         assert list(dls.vocab) == ['blue', 'lone', 'red']
         assert len(dls.train_ds) == 20 and list(dls.valid)
     assert seen == {True, False}
+
+
+@pytest.mark.parametrize('words, ranks, bs, flips', [
+    ('--size 48', 1, 20, True), ('--size 32 --bs 7 --no-flip', 1, 7, False), ('--size 32 --bs 64', 2, 10, True)])
+def test_each_option_about_pictures_reaches_the_loaders(words, ranks, bs, flips, tmp_path, monkeypatch):
+    """Side, size of a batch, which is no larger than what a process has to train on, mirroring, workers, and the seed
+    of the split."""
+    monkeypatch.setattr(commands, 'num_distrib', lambda: ranks)
+    folder, splits = draw(tmp_path / 'p'), []
+    for seed in '1', '2', '1':
+        args = build_parser().parse_args(['train', str(folder), '--workers', '0', '--seed', seed, *words.split()])
+        dls = commands._loaders(args, commands._picture_folder(args))
+        splits.append(sorted(dls.valid_ds.items))
+    x, _ = dls.train.one_batch()
+    assert x.shape == (bs, 3, args.size, args.size) and dls.train.num_workers == 0
+    made = [type(part).__name__ for tfm in dls.train.after_batch.fs for part in getattr(tfm, 'parts', ())]
+    assert ('Flip' in made) is flips and 'Brightness' in made
+    assert splits[0] == splits[2] != splits[1]
+
+
+def test_a_name_that_torchvision_has_not_may_be_one_of_timm():
+    """A function of the one, a name of the other."""
+    assert commands._architecture('resnet34') is torchvision.models.resnet34
+    if commands._version('timm'):
+        assert commands._architecture('resnet26d') == 'resnet26d'
 
 
 class Asked(Exception):
@@ -205,8 +240,9 @@ def test_a_trial_run_is_short_and_what_it_finds_has_bounds(found, lr, words, n, 
             yield
             self.bar = True
 
-        def lr_find(self, *args, num_it, show_plot):
+        def lr_find(self, start, end, *, num_it, show_plot):
             assert num_it == trial and not show_plot and not self.bar
+            assert start * 10 < 5e-4 and 8e-3 * 10 < end <= 1  # both sides of what it may find
             return types.SimpleNamespace(valley=found)
     args = build_parser().parse_args(['train', 'p', '--lr', 'auto', '--epochs', str(epochs)])
     assert _learning_rate(args, Stub()) == pytest.approx(lr)
@@ -291,6 +327,9 @@ def test_train_on_several_processes_refuses_before_any_is_started(tmp_path, caps
     assert not (tmp_path / 'out').exists()
 
 
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
 class Launched:
     """In the place of torch's launcher: what it is given, and what it raises."""
 
@@ -304,16 +343,23 @@ class Launched:
 
     def launch(self, *words):
         self.given = words
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as torch's has handlers of its own
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_IGN)  # as torch's has handlers of its own
         if self.error:
             raise self.error
 
 
 def test_train_on_several_processes_starts_itself_with_the_same_words(tmp_path, monkeypatch):
     """By torch's launcher, on this machine, once; the processes know by their run that they are started, and train."""
-    launched = Launched(monkeypatch)
+    launched, logs = Launched(monkeypatch), []
+    launch = launched.launch
+
+    def launch_and_ask(*words):
+        logs.append(launched.config.logs_specs.reify({rank: {} for rank in range(2)}))
+        launch(*words)
+    launched.launch = launch_and_ask
     monkeypatch.delenv('OMP_NUM_THREADS')
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(number) for number in STOPPING]
     words = ['train', str(draw(tmp_path / 'p')), '--out', str(tmp_path / 'out'), *FAST, '--nproc', '2']
     assert main(words) == 0
     config = launched.config
@@ -321,11 +367,48 @@ def test_train_on_several_processes_starts_itself_with_the_same_words(tmp_path, 
     assert (config.min_nodes, config.max_nodes, config.nproc_per_node, config.max_restarts) == (1, 1, 2, 0)
     assert (config.rdzv_backend, config.rdzv_endpoint) == ('c10d', 'localhost:0')
     assert os.environ['OMP_NUM_THREADS'] == str(max(os.cpu_count() // 2, 1))
-    assert signal.getsignal(signal.SIGTERM) is before and logging.getLogger().isEnabledFor(logging.ERROR)
+    assert [signal.getsignal(number) for number in STOPPING] == before and logging.getLogger().isEnabledFor(
+        logging.ERROR)
+    for files in (logs[0].stdouts, logs[0].stderrs):  # the first process has the terminal
+        assert not files[0] and files[1]
+    monkeypatch.setenv('OMP_NUM_THREADS', '3')
+    assert main(words) == 0 and os.environ['OMP_NUM_THREADS'] == '3'
     launched.given = None
     monkeypatch.setenv('TORCHELASTIC_RUN_ID', config.run_id)
     assert main(words) == 0
     assert launched.given is None and (tmp_path / 'out' / 'model.pth').exists()
+
+
+@pytest.mark.parametrize('n_gpus', [0, 10, 11])
+def test_as_many_processes_are_started_as_have_two_pictures_and_a_gpu_each(n_gpus, tmp_path, monkeypatch):
+    """And not one less: 20 pictures to train on are enough for ten."""
+    launched = Launched(monkeypatch)
+    monkeypatch.setattr('torch.cuda.device_count', lambda: n_gpus)
+    assert main(['train', str(draw(tmp_path / 'p')), '--out', str(tmp_path / 'out'), *FAST, '--nproc', '10']) == 0
+    assert launched.config.nproc_per_node == 10
+
+
+@pytest.mark.parametrize('rank, run, handles, writes', [
+    (0, 'minifast-1', True, True), (1, 'minifast-1', False, False), (1, 'of torchrun', True, False)])
+def test_of_several_processes_the_first_writes_and_is_stopped(rank, run, handles, writes, tmp_path, monkeypatch,
+                                                              capsys):
+    """Ctrl-C comes to all that were started here, and the first tells the others; it also names what any of them has
+    passed over."""
+    from minifast.learner import Learner
+    monkeypatch.setenv('TORCHELASTIC_RUN_ID', run)
+    monkeypatch.setattr(commands, 'rank_distrib', lambda: rank)
+    monkeypatch.setattr(commands, 'gather_objects', lambda mine: [mine, {'b.png'}, {'a.png', 'b.png'}])
+    monkeypatch.setattr(Learner, 'fit_one_cycle', lambda learn, *args, **kwargs: vars(learn.recorder).update(
+        values=[[1., 1., .125]], metric_names=['epoch', 'train_loss', 'valid_loss', 'error_rate', 'time']))
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert main(['train', str(draw(tmp_path / 'p')), '--out', str(tmp_path / 'out'), *FAST]) == 0
+        assert signal.getsignal(signal.SIGINT) == (before if handles else signal.SIG_IGN)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    out, err = capsys.readouterr()
+    assert (tmp_path / 'out').exists() is writes and ('error rate 12.5%;' in out) is writes
+    assert re.findall(r'(\w\.png) is left out', err) == ['a.png', 'b.png'] * writes
 
 
 def failure(folder, rank, kind=None, message='', exitcode=1):
@@ -672,6 +755,24 @@ def test_check_sums_up_what_is_found_hundredfold_and_json_names_all(tmp_path, mo
                      'notes': 8}
 
 
+@pytest.mark.parametrize('n, shown', [(4, 4), (5, 5), (6, 5)])
+def test_what_check_leaves_out_is_counted_and_large_numbers_are_read(n, shown, capsys):
+    """From the sixth of a kind on; an imbalance from one and a half times on; thousands have a comma."""
+    found = {'folder': 'p', 'classes': {'a': 1500, 'b': 1000}, 'valid_classes': {}, 'imbalance': 1.5, 'pictures': 2500,
+             'smallest': (4, 3), 'largest': (5, 3), 'alpha': [], 'own': [], 'serious': 0, 'notes': 1200,
+             'findings': [{'kind': 'duplicate', 'file': f'p/{i}', 'what': 'as it is'} for i in range(n)]}
+    commands._say_check(found)
+    out = capsys.readouterr().out
+    lines = [re.split(' {2,}', line) for line in out.splitlines()]
+    assert sum(line[0] == 'duplicate' and line[-1] == 'as it is' for line in lines) == shown
+    assert lines.count(['duplicate', f'and {n - 5} more', '--json names all']) == (n > 5)
+    assert lines[0] == ['2 classes, 2,500 pictures: a 1,500, b 1,000'] and lines[1] == ['sizes: 4x3 to 5x3 pixels']
+    assert 'imbalance: the largest class has 1.5 times' in out and lines[-1][0].endswith(', 1,200 notes in p')
+    commands._say_check({**found, 'imbalance': 1.49, 'largest': (4, 3)})
+    out = capsys.readouterr().out
+    assert 'imbalance' not in out and 'sizes: all 4x3 pixels' in out
+
+
 def test_check_shows_a_bar_where_somebody_watches(tmp_path, monkeypatch, capsys):
     """On stderr, with the number of pictures."""
     monkeypatch.setattr('sys.stderr.isatty', lambda: True, raising=False)
@@ -695,6 +796,7 @@ def test_env_names_the_weights_at_hand_and_nothing_is_without_a_name(capsys, tmp
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     assert main(['env', '--json']) == 0
     assert json.loads(capsys.readouterr().out)['pretrained weights'] == []
+    assert main(['env']) == 0 and re.search(r'^pretrained weights +none *$', capsys.readouterr().out, re.MULTILINE)
     weights = tmp_path / 'hub' / 'checkpoints'
     weights.mkdir(parents=True)
     for name in ('resnet18-b.pth', 'resnet18-a.pth', 'notes.txt'):
@@ -704,6 +806,48 @@ def test_env_names_the_weights_at_hand_and_nothing_is_without_a_name(capsys, tmp
     assert found['pretrained weights'] == ['resnet18-a.pth', 'resnet18-b.pth']
     assert list(found) == ['minifast', 'python', 'system', 'versions', 'git revision here', 'devices', 'used device',
                            'fast paths', 'pretrained weights']
+
+
+HERE = {'simplejpeg': '1', 'opencv-python': '4'}
+FAST_OR_NOT = [
+    (HERE, True, {'half precision': 'bf16: it is so', 'memory format': 'channels last',
+                  'freed memory': 'kept for the next batch', 'JPEG decoding': 'simplejpeg (libjpeg-turbo)',
+                  'augmentation on the CPU': 'OpenCV, uint8'}),
+    ({'opencv-python-headless': '4'}, False, {
+        'half precision': 'none: it is so', 'memory format': 'as it comes', 'freed memory': 'handed back',
+        'JPEG decoding': 'Pillow: pip install simplejpeg', 'augmentation on the CPU': 'OpenCV, uint8'}),
+    ({}, True, {'half precision': 'bf16: it is so', 'memory format': 'channels last',
+                'freed memory': 'kept for the next batch', 'JPEG decoding': 'Pillow: pip install simplejpeg',
+                'augmentation on the CPU': 'torch: pip install opencv-python-headless'})]
+
+
+@pytest.mark.parametrize('installed, fast, paths', FAST_OR_NOT)
+def test_env_tells_what_is_fast_here_and_what_would_be(installed, fast, paths, monkeypatch, capsys):
+    """Each part with its version or its absence; a GPU by its number and name; a table that says each name once."""
+    gpu = torch.device('cuda')
+    monkeypatch.setattr(commands, '_version', installed.get)
+    monkeypatch.setattr(commands, 'fast_paths', lambda kind: types.SimpleNamespace(bf16=fast, channels_last=fast,
+                                                                                   why='it is so'))
+    monkeypatch.setattr(commands, 'keep_freed_memory', lambda: fast)
+    monkeypatch.setattr(commands, 'git_revision', lambda: '')
+    monkeypatch.setattr(commands, 'default_device', lambda: torch.device('cpu'))
+    monkeypatch.setattr(torch.accelerator, 'current_accelerator',
+                        lambda check_available: gpu if fast or not check_available else None)
+    monkeypatch.setattr(torch.accelerator, 'device_count', lambda: 2)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda i: f'card {i}')
+    found = commands.environment()
+    assert found['fast paths'] == paths and list(found['versions']) == list(commands.PARTS)
+    assert {name for name, version in found['versions'].items() if version != 'not installed'} == {
+        name for name in installed if name in commands.PARTS}
+    assert found['devices'][1:] == ['cuda:0 card 0', 'cuda:1 card 1'] * fast
+    assert found['devices'][0].startswith(f'cpu ({os.cpu_count()} cores, {torch.get_num_threads()} threads, ')
+    assert found['git revision here'] == 'none' and found['used device'] == 'cpu'
+    assert found['python'] == '.'.join(map(str, sys.version_info[:3]))
+    assert main(['env']) == 0
+    lines = [re.split(' {2,}', line.rstrip()) for line in capsys.readouterr().out.splitlines()]
+    names = [line[0] for line in lines if line[0]]
+    assert names == list(found) and ['devices', ', '.join(found['devices'])] in lines
+    assert ['', 'memory format', paths['memory format']] in lines and ['minifast', __version__] in lines
 
 
 @pytest.mark.parametrize('command', ['train', 'predict', 'check', 'demo', 'env'])
@@ -735,6 +879,70 @@ def test_every_command_and_every_option_is_explained(monkeypatch, capsys):
     assert options['check'] == ['FOLDER', '-h, --help', '--json'] and options['demo'] == ['-h, --help', '--out DIR']
 
 
+@pytest.mark.parametrize('words, name, value', [
+    ('train p --epochs 1', 'epochs', 1), ('train p --size 16', 'size', 16), ('train p --bs 2', 'bs', 2),
+    ('train p --workers 0', 'workers', 0), ('train p --nproc 1', 'nproc', 1), ('train p --seed 0', 'seed', 0),
+    ('train p --seed +7', 'seed', 7), ('predict m f --bs 1', 'bs', 1), ('train p --lr auto', 'lr', 'auto'),
+    ('train p --lr 1e-9', 'lr', 1e-9), ('train p --valid-pct .001', 'valid_pct', .001),
+    ('train p --cut -2', 'cut', -2), ('train p --cb a --cb b', 'cb', ['a', 'b']),
+    ('predict m f g', 'files', [Path('f'), Path('g')]), ('runs d --by loss', 'by', 'loss'),
+    ('compare a b --html c.html', 'html', Path('c.html')), ('demo', 'out', Path('demo')),
+    *[(f'{words} --json', 'json', True) for words in ('runs d', 'compare a b', 'check d', 'env', 'predict m f')],
+    *[(words, 'json', False) for words in ('runs d', 'compare a b', 'check d', 'env', 'predict m f')]])
+def test_an_option_takes_the_least_that_it_names(words, name, value):
+    """As a number, a path, or a list of what was given."""
+    found = vars(build_parser().parse_args(words.split()))[name]
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize('option, text', [('--valid-pct', '0'), ('--valid-pct', '1'), ('--valid-pct', 'x'),
+                                          ('--valid-pct', 'nan'), ('--seed', '-1'), ('--seed', '')])
+def test_an_option_refuses_what_is_beside_its_range(option, text, capsys):
+    """The ends of a share are none, and what is no number is told as one."""
+    fails(['train', 'p', f'{option}={text}'], capsys, f'argument {option}: {text!r} is no ')
+
+
+def test_help_tells_each_default_and_shouts_nothing(monkeypatch, capsys):
+    """Behind the option, where it has one; capitals are what stands for a value, and JSON."""
+    monkeypatch.setenv('COLUMNS', '250')
+    parsers = build_parser()._subparsers._group_actions[0].choices
+    stand_for = {'COMMAND', 'JSON', 'FOLDER', 'DIR', 'NAME'}
+    for parser in parsers.values():
+        stand_for |= {action.metavar or action.dest.upper() for action in parser._actions}
+    for command, parser in parsers.items():
+        with pytest.raises(SystemExit):
+            main([command, '--help'])
+        text = capsys.readouterr().out
+        for action in parser._actions:
+            if action.option_strings and action.default not in (None, False, [], '==SUPPRESS=='):
+                line = next(line for line in text.splitlines() if line.strip().startswith(action.option_strings[0]))
+                assert line.endswith(f'(default: {action.default})'), line
+        assert set(re.findall('[A-Z]{2,}', text)) <= stand_for, command
+    with pytest.raises(SystemExit):
+        main(['train', '--help'])
+    rates = f'(default: {commands.FINE_TUNE_LR * 1e3:g}e-3, with --weights none {commands.SCRATCH_LR * 1e3:g}e-3)'
+    assert rates in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(['--help'])
+    text = capsys.readouterr().out
+    assert text.startswith('usage: minifast ') and set(re.findall('[A-Z]{2,}', text)) <= stand_for
+    assert re.search(r'Exit codes: 0 \w.*, 1 \w.*, 2 \w.*, 130 Ctrl-C', text)
+
+
+@pytest.mark.parametrize('words, called', [('demo', ('run_demo', Path('demo'))),
+                                           ('demo --out x', ('run_demo', Path('x'))),
+                                           ('plugins', ('show_plugins', False)),
+                                           ('plugins --check', ('show_plugins', True))])
+def test_a_command_of_another_room_is_given_what_was_asked_for(words, called, tmp_path, monkeypatch):
+    """And its answer is the exit code; a demo has none."""
+    from minifast import demo, plugins
+    monkeypatch.chdir(tmp_path)
+    told = []
+    for room, name in ((demo, 'run_demo'), (plugins, 'show_plugins')):
+        monkeypatch.setattr(room, name, lambda given, name=name: told.append((name, given)) or 3)
+    assert main(words.split()) == (0 if 'demo' in words else 3) and told == [called]
+
+
 def test_what_a_command_does_is_told_in_whole_sentences(capsys, monkeypatch):
     """Between its usage and its options, where its line in the list of commands is not enough."""
     monkeypatch.setenv('COLUMNS', '250')
@@ -746,7 +954,8 @@ def test_what_a_command_does_is_told_in_whole_sentences(capsys, monkeypatch):
         assert parts[0].startswith('usage: ')
         told[command] = '\n'.join(part for part in parts[1:] if not re.match('positional arg|options:', part))
     assert all(re.fullmatch(r'[A-Z].*\.', text, re.DOTALL) for text in told.values() if text), told
-    assert told['plugins'].startswith('A line a callback') and 'exit code' in told['check'] and not told['env']
+    assert told['plugins'].startswith('A line a callback') and [name for name in told if not told[name]] == ['env']
+    assert all('exit code' in told[command] for command in ('check', 'predict', 'plugins'))
 
 
 def test_python_m_minifast_is_the_command():
@@ -755,6 +964,18 @@ def test_python_m_minifast_is_the_command():
     done = subprocess.run(argv, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip() == f'minifast {__version__}'
     assert ' torch\n' not in done.stderr
+
+
+def test_a_reader_that_has_left_had_what_it_wanted(tmp_path, monkeypatch, capsys):
+    """As `head` does: no error, and what is still to be written goes nowhere."""
+    def show(args):
+        raise BrokenPipeError
+    monkeypatch.setattr(commands, 'show_environment', show)
+    with open(tmp_path / 'out', 'w') as out:
+        monkeypatch.setattr(sys, 'stdout', out)
+        assert main(['env']) == 0
+        print('the rest', file=out, flush=True)
+    assert not (tmp_path / 'out').read_text() and not capsys.readouterr().err
 
 
 def test_a_training_that_is_told_nothing_is_tomorrow_that_of_today():

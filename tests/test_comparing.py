@@ -1,6 +1,7 @@
 """`minifast runs` and `minifast compare`: their tables, their JSON, and a page that stands by itself."""
 from __future__ import annotations
 
+import html
 import json
 import re
 import shlex
@@ -14,7 +15,7 @@ from test_run_history import end, epoch, fit, run, write
 
 from minifast.callback.training import GradientClip
 from minifast.cli import main
-from minifast.comparing import _range, _ticks, differing, page
+from minifast.comparing import _range, _ticks, differing, page, summary
 from minifast.metrics import accuracy
 from minifast.run.history import find_runs, plot_runs, read_run
 
@@ -166,6 +167,166 @@ def test_curves_of_any_numbers_are_drawn(tmp_path):
         assert 2 <= len(ticks) <= 6 and all(a < b for a, b in zip(ticks, ticks[1:]))
         steps = {f'{b - a:.3e}'[0] for a, b in zip(ticks, ticks[1:])}
         assert steps <= {'1', '2', '5'}
+
+
+def cells(text):
+    """The tables of a page: rows of what is read in their cells."""
+    return [[[html.unescape(re.sub('<.*?>', '', cell)) for cell in re.findall('<t[hd]>(.*?)</t[hd]>', row)]
+             for row in re.findall('<tr>(.*?)</tr>', table)] for table in re.findall('<table>(.*?)</table>', text)]
+
+
+def columns(printed):
+    """The same of what a command has printed."""
+    return [[re.split(' {2,}', line.strip()) for line in table.splitlines()] for table in printed.split('\n\n')]
+
+
+@pytest.fixture
+def three(tmp_path):
+    """Runs with metrics of different kinds, settings of different lengths and a line that is none."""
+    for i, name in enumerate('abc'):
+        config = {'fit': {'lr': i}, 'settings': {'long': 'x' * (120 + i), 'same': 1, 'none': None if i else 'set'},
+                  'callback c': {'deep': {'er': [i]}, '_own': i}, 'fit others': {'schedule of wd': [i]},
+                  'fit rates': {'schedule of lr': [i] * 4 + [9] + [1.] * 4}}
+        write(tmp_path / name, run(name, f'2026-01-0{i + 1}T12:34:56.789Z'), fit(**config),
+              *(epoch(j, time=2000., loss=(i + 1) / (1 + j), acc=None if i else j / 4) for j in range(3)),
+              *([b'bad'] if i == 1 else []),
+              *([end(state=('finished', 'stopped')[i])] if i < 2 else []))
+    return tmp_path
+
+
+def test_the_page_tells_what_the_commands_print(three, capsys):
+    """Its tables are those of `minifast runs` and `minifast compare`; and which lines were left out."""
+    assert main(['runs', str(three)]) == 1
+    listed = columns(capsys.readouterr().out)[0]
+    assert listed[0] == ['run', 'began (UTC)', 'state', 'epochs', 'best', 'time']
+    assert listed[1] == ['a', '2026-01-01 12:34', 'finished', '3', 'acc 0.5 in epoch 2', '1:40:00']
+    assert [row[2:4] for row in listed[1:]] == [['finished', '3'], ['stopped', '3'], ['unfinished', '3']]
+    assert main(['compare', str(three), '--html', str(three / 'p.html')]) == 1
+    out, err = capsys.readouterr()
+    told, settings, measured = columns(out.rpartition('the curves')[0].strip())
+    assert told == [['a', 'b', 'c'], ['state', 'finished', 'stopped', 'unfinished'], ['epochs', '3', '3', '3'],
+                    ['time', '1:40:00', '1:40:00', '1:40:00']]
+    text = (three / 'p.html').read_text(encoding='utf-8')
+    runs_there, settings_there, measured_there = cells(text)
+    assert runs_there == listed and measured_there[1:] == measured[1:] and measured_there[0] == ['metric', *'abc']
+    assert [[cell for cell in row if cell] for row in settings_there] == settings
+    assert err.splitlines() == [f'{three / "b"}: ' + problem for problem in re.findall(
+        f'<li>{three / "b"}: (.*?)</li>', text)] != []
+    assert text.count('<title>3 runs compared</title>') == text.count('<h1>3 runs compared</h1>') == 1
+    heads = re.findall('<h2>(.*?)</h2>', text)
+    assert heads == ['Curves', 'Settings that differ', 'Best value (its epoch), last value', 'Left out']
+    assert measured[1:] == [['loss', '0.333333 (2), 0.333333', '0.666667 (2), 0.666667', '1 (2), 1'],
+                            ['acc', '0.5 (2), 0.5', '-', '-']]
+
+
+def test_settings_are_told_by_their_place_and_in_short(three):
+    """What is obvious without the part it stands in; of a schedule the start, the highest and the end; what is longer
+    than 120 characters cut there."""
+    rows = dict(differing(find_runs(three)))
+    assert rows == {'lr': ['0', '1', '2'], 'long': ['x' * 120, 'x' * 116 + ' ...', 'x' * 116 + ' ...'],
+                    'none': ['set', '', ''], 'callback c.deep.er': ['[0]', '[1]', '[2]'],
+                    'fit rates.schedule of lr': ['0 ... 9 ... 1', '1 ... 9 ... 1', '2 ... 9 ... 1'],
+                    'fit others.schedule of wd': ['[0]', '[1]', '[2]']}
+
+
+def test_a_run_in_numbers_has_all_that_is_known_of_it(three, tmp_path):
+    """By these names; of a run that measured nothing the rest."""
+    a, b, _ = find_runs(three)
+    found = summary(a)
+    assert found == {'name': 'a', 'path': str(three / 'a'), 'began': '2026-01-01T12:34:56.789Z', 'state': 'finished',
+                     'epochs': 3, 'metric': 'acc', 'best': .5, 'best_epoch': 2,
+                     'last': {'loss': pytest.approx(1 / 3), 'acc': .5}, 'duration_s': 6000, 'git': None, 'problems': []}
+    lowest = summary(a, 'loss')
+    assert (lowest['metric'], lowest['best_epoch']) == ('loss', 2) and lowest['best'] == pytest.approx(1 / 3)
+    assert len(summary(b)['problems']) == 1 and summary(b)['best'] is None
+    bare = summary(read_run(write(tmp_path / 'bare', run('bare'))))
+    assert bare['last'] == {} and [bare[name] for name in ('epochs', 'best', 'best_epoch', 'git')] == [0, *[None] * 3]
+    assert summary(a, 'never')['best'] is None
+
+
+def test_runs_of_one_name_are_told_apart_and_equal_ones_have_no_settings(tmp_path, capsys):
+    """By their folders."""
+    for where in ('x', 'y'):
+        write(tmp_path / where / 'same', run('same'), fit(), epoch(0, loss=1.), end())
+    folders = [str(tmp_path / where / 'same') for where in ('x', 'y')]
+    assert main(['compare', *folders]) == 0
+    out = capsys.readouterr().out
+    assert columns(out)[0][0] == folders and 'no setting differs' in out.splitlines()
+    assert '<p>none</p>' in page(find_runs(tmp_path / 'x')) and 'Left out' not in page(find_runs(tmp_path / 'x'))
+    assert main(['compare', *folders, '--json']) == 0
+    assert json.loads(capsys.readouterr().out)['settings'] == {}
+
+
+def test_a_curve_lies_where_its_axes_say(tmp_path):
+    """Each point at the height of its value and above its epoch; numbers beside the lines that cross the figure."""
+    values = [.5, 2., 1.25, 3.5, 3., .75, 1., 2.25, 1.75, 3.25, 2.5, .5]
+    write(tmp_path / 'a', run(), fit(), *(epoch(i, v=value) for i, value in enumerate(values)))
+    figure = re.search('<figure>(.*?)</figure>', page(find_runs(tmp_path)), re.DOTALL)[1]
+    width, height = map(int, re.search(r'viewBox="0 0 (\d+) (\d+)" role', figure).groups())
+    pattern = r'class="grid" x1="(\S+)" x2="(\S+)" y1="(\S+)" y2="(\S+)"/><text x="(\S+)" y="(\S+)" [^>]*>(\S+)</text>'
+    lines = [tuple(map(float, found)) for found in re.findall(pattern, figure)]
+    assert len(lines) >= 3 and all(y1 == y2 == at and x < x1 < x2 < width for x1, x2, y1, y2, x, at, _ in lines)
+    (*_, top, most), (*_, bottom, least) = lines[-1], lines[0]
+    assert top < bottom and most > least
+    epochs = {int(number): float(x) for x, y, number in re.findall(
+        r'<text x="(\S+)" y="(\S+)" text-anchor="middle">(\d+)</text>', figure) if bottom < float(y) < height}
+    assert {0, 2, 10} <= set(epochs) and all(x1 < lines[0][1] + 1 for x1 in epochs.values())
+    points = re.findall(r'cx="(\S+)" cy="(\S+)" r="3" [^>]*><title>(\S+), epoch (\d+): (\S+)</title>', figure)
+    assert [(name, int(number), float(value)) for *_, name, number, value in points] == [
+        ('a', i, value) for i, value in enumerate(values)]
+    left, right = lines[0][:2]
+    for x, y, _, number, value in points:
+        assert float(y) == pytest.approx(bottom - (float(value) - least) / (most - least) * (bottom - top), abs=.2)
+        assert float(x) == pytest.approx(left + (right - left) * int(number) / 11, abs=.1)
+        assert int(number) not in epochs or float(x) == epochs[int(number)]
+        assert 0 < float(y) < height
+    path = re.search(r'class="curve" [^>]* d="M(\S+(?: L\S+)*)"', figure)[1]
+    assert path.split(' L') == [f'{x},{y}' for x, y, *_ in points]
+    alone = re.search(r'cx="(\S+)" cy="(\S+)"', page([read_run(write(tmp_path / 'b', run(), fit(), epoch(0, v=1.)))]))
+    assert float(alone[1]) == pytest.approx((left + right) / 2) and top - 50 < float(alone[2]) < bottom + 50
+
+    text = page([read_run(write(tmp_path / 'c', run(), fit(), epoch(0, v=None)))])
+    assert re.findall(r'text-anchor="end">(.*?)<', text) == ['0', '0.2', '0.4', '0.6', '0.8', '1']  # never measured
+
+
+def test_each_run_has_a_line_of_its_own_kind_and_many_metrics_are_named(tmp_path):
+    """By colour and dashes, the same beside its name; the last of 25 metrics is not drawn."""
+    for i in range(17):
+        write(tmp_path / f'{i:02d}', run(f'{i:02d}'), fit(), epoch(0, **{f'm{j:02d}': 1. for j in range(25)}))
+    text = page(find_runs(tmp_path))
+    keys = re.findall(r'stroke="(\S+)" stroke-width="4"( stroke-dasharray="[\d ]+")?/></svg>(\d\d)</t', text)
+    kind = {name: (colour, dash) for colour, dash, name in keys}
+    assert len(kind) == len(set(kind.values())) == 17
+    drawn = re.findall(r'class="curve" stroke="(\S+?)"( stroke-dasharray="[\d ]+")? d=', text)
+    assert drawn == [kind[f'{i:02d}'] for i in range(17)] * 24
+    for colour, _ in set(kind.values()):
+        name = colour.removeprefix('var(').removesuffix(')')
+        assert len(re.findall(rf'{name}: #[0-9a-f]{{6}};', text)) == 2
+    assert re.findall('<figcaption>(.*?)</figcaption>', text) == [f'm{j:02d}' for j in range(24)]
+    assert '<p>and m24</p>' in text
+
+
+@pytest.mark.parametrize('n, points', [(200, 200), (201, 0)])
+def test_a_long_curve_has_no_points_to_point_at(n, points, tmp_path):
+    """From the 201st on."""
+    write(tmp_path / 'a', run(), fit(), *(epoch(i, v=i / 7) for i in range(n)))
+    text = page(find_runs(tmp_path))
+    assert text.count('<circle') == points and len(re.search(' d="(.*?)"', text)[1].split()) == n
+
+
+@pytest.mark.parametrize('values, low, high', [([0., 1.], -.04, 1.04), ([-3., 7.], -3.4, 7.4), ([5.], 4.5, 5.5),
+                                               ([100., 100.], 90., 110.), ([0.], -.5, .5), ([-20.], -22., -18.)])
+def test_an_axis_has_room_around_its_values(values, low, high):
+    """A twenty-fifth of their span; around a single one a tenth of it, or a half."""
+    assert _range(values) == pytest.approx((low, high))
+
+
+@pytest.mark.parametrize('low, high, ticks', [(0, 1, [0, .2, .4, .6, .8, 1]), (-.04, 1.04, [0, .5, 1]),
+                                              (0, 10, [0, 2, 4, 6, 8, 10]), (-3.4, 7.4, [0, 5]),
+                                              (0, 5, [0, 1, 2, 3, 4, 5]), (90, 110, [90, 95, 100, 105, 110])])
+def test_ticks_are_round_and_both_ends_are_among_them(low, high, ticks):
+    """Steps of 1, 2 or 5, five of them at most."""
+    assert _ticks(low, high) == pytest.approx(ticks)
 
 
 # ---------------------------------------------------------------- the page of documentation

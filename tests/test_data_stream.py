@@ -25,7 +25,7 @@ from minifast.callback.distributed import DistributedTrainer
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
 from minifast.data.sampler import Position
-from minifast.data.stream import Reader, kind_of
+from minifast.data.stream import Reader, Reading, kind_of, own_shuffle
 from minifast.learner import Learner
 from minifast.losses import MSELossFlat
 from minifast.seeds import set_seed
@@ -203,6 +203,130 @@ def test_ready_batches_and_a_length_that_is_told(shards):
     assert len(dl) == 1
 
 
+ORDERS = {
+    'shuffle': lambda urls: [wds.SimpleShardList(urls), wds.tarfile_to_samples(), wds.shuffle(9, initial=9)],
+    'detshuffle': lambda urls: [wds.SimpleShardList(urls), wds.tarfile_to_samples(), wds.detshuffle(9, 9, seed=1)],
+    'detshuffle of shards': lambda urls: [wds.SimpleShardList(urls), wds.detshuffle(9, 9, 1), wds.tarfile_to_samples()],
+    'seeded list': lambda urls: [wds.SimpleShardList(urls, seed=1), wds.tarfile_to_samples()],
+    'resampled': lambda urls: [wds.ResampledShards(urls, 4), wds.tarfile_to_samples()]}
+
+
+@pytest.mark.parametrize('order', ORDERS)
+def test_whatever_a_pipeline_shuffles_by_is_keyed_and_begins_anew(order, shards):
+    """By seed and epoch: the same in a second pass and in another pipeline, another one otherwise; the pipeline that
+    was given is left as it is."""
+    urls = [str(p) for p in shards if p.suffix == '.tar']
+
+    def made():
+        rest = (wds.decode(), wds.map(lambda s: s['x.json']['i']))
+        return DataLoader(wds.DataPipeline(*ORDERS[order](urls), *rest), bs=4)
+    dl = made()
+    stages = [*dl.dataset.pipeline]
+    first, again, second, other_seed = run(dl), run(dl), run(dl, epoch=1), run(dl, seed=4)
+    assert first == again == run(made()) and len({str(o) for o in (first, second, other_seed)}) == 3
+    assert all(a is b for a, b in zip(dl.dataset.pipeline, stages, strict=True))
+
+
+def test_a_shuffle_keeps_the_buffer_that_it_was_told(shards):
+    """By place or by name; what was not told is webdataset's: with a buffer of one nothing moves."""
+    urls = [str(p) for p in shards if p.suffix == '.tar']
+
+    def items(*stage):
+        rest = (wds.tarfile_to_samples(), wds.decode(), wds.map(lambda s: s['x.json']['i']))
+        return flat(run(DataLoader(wds.DataPipeline(wds.SimpleShardList(urls), *rest, *stage), bs=4)))
+    assert items(wds.shuffle(1, initial=1)) == items(wds.shuffle(1, 1)) == items(wds.shuffle(bufsize=1, initial=1)) == [
+        *range(N)]
+    near = items(wds.shuffle(3, initial=3))
+    assert near == items(wds.shuffle(3, 3)) != [*range(N)]
+    assert near[-1] > 20 and max(i - place for place, i in enumerate(near)) <= 3
+    far = items(wds.shuffle())
+    assert sorted(far) == [*range(N)] and max(i - place for place, i in enumerate(far)) > 9
+    assert far == items(wds.shuffle(1000, 100)) == items(wds.shuffle(1000))
+
+
+@pytest.mark.parametrize('n_ranks, workers', [(1, 0), (2, 0), (2, 2), (1, 2)])
+def test_what_is_drawn_for_a_batch_is_drawn_for_no_other(n_ranks, workers, shards):
+    """Of whatever reader and epoch; and again the same."""
+    def drawn(samples):
+        return [random.random(), float(torch.rand(()))]
+
+    def all_drawn():
+        found = []
+        for rank in range(n_ranks):
+            dl = loader('webdataset', shards, num_workers=workers, create_batch=drawn)
+            dl.share_out(rank, n_ranks)
+            for seed, epoch in ((3, 0), (3, 1), (4, 0)):
+                dl.begin(seed, epoch)
+                found += [tuple(b) for b in dl]
+        return found
+    found = all_drawn()
+    assert len(found) >= 24 and all(len(set(draws)) == len(found) for draws in zip(*found))
+    assert all_drawn() == found
+
+
+def test_a_reader_without_a_shard_is_none_that_has_found_nothing(shards):
+    """webdataset takes an empty pass for a mistake: it is one only where one reader reads it all."""
+    urls = [str(shards[i]) for i in range(len(shards)) if shards[i].suffix == '.tar'][:1]
+    empty = [wds.SimpleShardList(urls), wds.tarfile_to_samples(), wds.compat.check_empty]
+    kind = kind_of(wds.DataPipeline(*empty))
+    for n_ranks, n_workers, is_kept in ((1, 1, True), (2, 1, False), (1, 2, False)):
+        part = kind.part(wds.DataPipeline(*empty), Reader(0, n_ranks, 0, n_workers), 3)
+        assert (wds.compat.check_empty in part.pipeline) is is_kept
+
+
+def test_pipelines_of_other_stages_are_other_streams(shards):
+    """Functions by their names, stages of webdataset by what they do, others by their class; and other shards, by their
+    number and their names."""
+    urls = [str(p) for p in shards if p.suffix == '.tar']
+
+    def own(source):
+        yield from source
+
+    def other(source):
+        yield from source
+
+    class Stage:
+        def __call__(self, source):
+            yield from source
+
+    def facts(*stages, urls=urls):
+        stream = wds.DataPipeline(wds.SimpleShardList(urls), wds.tarfile_to_samples(), *stages)
+        return kind_of(stream).facts(stream)
+    told = [facts(), facts(own), facts(other), facts(Stage()), facts(wds.map(len)), facts(wds.select(len)),
+            facts(wds.map(len), own), facts(own, wds.map(len)), facts(urls=urls[:3]), facts(urls=urls[1:])]
+    assert len(set(told)) == len(told) and told[0].startswith('4 shards, checksum ')
+    assert facts(wds.map(len)) == facts(wds.map(str)) and len(told[0]) < 120
+    assert all(name in facts(own, Stage(), wds.map(len)) for name in ('own', 'Stage', 'map', 'SimpleShardList'))
+
+
+def test_a_position_tells_who_reads_and_where_each_worker_stands(shards):
+    """Of the batches that were handed out, not of those that lie ready; workers take turns."""
+    dl = loader('datasets in order', shards, num_workers=2)
+    dl.share_out(1, 2)
+    dl.begin(3, 0)
+    batches, told = iter(dl), []
+    for _ in range(3):
+        next(batches)
+        told.append(dl.state_dict()['stream'])
+    batches.close()
+    assert [{name: o[name] for name in ('rank', 'n_ranks', 'n_workers', 'bs')} for o in told] == [
+        {'rank': 1, 'n_ranks': 2, 'n_workers': 2, 'bs': 4}] * 3
+    assert [(o['turn'], o['batch'], o['done']) for o in told] == [(1, 1, [1, 0]), (0, 2, [1, 1]), (1, 3, [2, 1])]
+    assert [[state is None for state in o['states']] for o in told] == [[False, True], [False, False], [False, False]]
+
+
+def test_a_library_s_stream_has_its_reason_or_none(shards):
+    """Where it is drawn with replacement nothing has to be shared out; a function with a splitter behind it will do."""
+    urls = [str(p) for p in shards if p.suffix == '.tar']
+    drawn = wds.DataPipeline(wds.ResampledShards(urls), wds.tarfile_to_samples())
+    split = wds.DataPipeline(wds.SimpleShardList(urls), lambda source: source, wds.split_by_node)
+    alone = wds.DataPipeline(wds.SimpleShardList(urls), lambda source: source, wds.single_node_only)
+    for stream in (drawn, split, alone):
+        assert kind_of(stream).why_not_shared(stream) is None and kind_of(stream).why_inexact(stream) is None
+    assert kind_of(Plain()) is None and kind_of([1]) is None
+    assert own_shuffle(Plain()) == '' and '.shuffle(...), keyed by (seed, epoch)' in own_shuffle(drawn)
+
+
 # ---------------------------------------------------------------- where it stands
 
 @pytest.mark.parametrize('workers', [0, 2])
@@ -287,6 +411,32 @@ def test_another_number_of_readers_is_told(shards):
     with pytest.warns(UserWarning, match='was read by 1 processes with 1 workers each, and is by 2 processes with 1 '):
         assert run(other, start=1, stream=state)
     assert run(other, epoch=1)  # and nothing is told of the next
+
+
+@pytest.mark.parametrize('then, now, told', [
+    ({}, {}, ''),
+    ({'n_workers': 2}, {}, '1 processes with 2 workers each, and is by 1 processes with 1 workers each now'),
+    ({'n_ranks': 3}, {}, '3 processes with 1 workers each, and is by 1 processes with 1 workers each now'),
+    ({}, {'n_workers': 2}, '1 processes with 1 workers each, and is by 1 processes with 2 workers each now'),
+    ({'n_ranks': 2, 'n_workers': 2}, {'n_ranks': 2, 'n_workers': 2}, ''),
+    (None, {'n_ranks': 2, 'n_workers': 2}, '')])
+def test_a_state_of_other_readers_is_not_gone_by(then, now, told, capsys):
+    """Processes or workers, which is told with both numbers; one of the same readers is, and one that is not known is
+    read anew."""
+    was = {'rank': 0, 'n_ranks': 1, 'n_workers': 1, 'bs': 4}
+    of = Reading(None, **{**was, **now}, done=[0] * now.get('n_workers', 1), states=[None] * now.get('n_workers', 1))
+    n = (then or {}).get('n_workers', 1)
+    stream = then if then is None else {**was, **then, 'batch': 5, 'turn': n - 1, 'done': [3] * n, 'states': ['at'] * n}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        of._go_on(Position(3, batch=5, stream=stream), 'Stream')
+    assert [str(w.message).partition(' was read by ')[2].partition(', which')[0] for w in caught] == [told] * bool(told)
+    gone_by = then is not None and not told
+    assert (of.states == ['at'] * of.n_workers) is gone_by and (of.done == [3] * of.n_workers) is gone_by
+    assert of.turn == (n - 1 if gone_by else 0) and of.left_out == (5 if not gone_by and of.n_workers > 1 else 0)
+    assert gone_by or of.n_workers > 1 or of.done == [5]
+    anew = 'the stream (Stream) is read from its beginning, and 5 batches of it are passed over'
+    assert capsys.readouterr().out.splitlines() == [anew] * (not gone_by)
 
 
 # ---------------------------------------------------------------- ranks that end earlier

@@ -261,3 +261,111 @@ def test_what_is_wrong_is_told_with_its_place(rule, value, told):
     """From the description's own name down to the value."""
     with pytest.raises(ValueError, match=f'^{told}'):
         rule.check(value, 'it')
+
+
+def nested(n):
+    """A list in a list, `n` times."""
+    found = 1
+    for _ in range(n):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize('check, right, wrong', [
+    (check_tree, nested(32), nested(33)), (check_tree, -2 ** 63, -2 ** 63 - 1), (check_tree, 2 ** 64, 2 ** 64 + 1),
+    (check_tree, {'a': [nested(30)]}, {'a': [nested(31)]}), (check_name, 'x' * 1000, 'x' * 1001),
+    (ListOf(Name(), 1, 2).check, ['a', 'b'], ['a', 'b', 'c']), (ListOf(Name(), 1, 2).check, ['a'], []),
+    (ListOf(Name()).check, ['a'] * 100, ['a'] * 101), (Nested('n', Name()).check, ['a'] * 100, ['a'] * 101),
+    (Kind(1, 3, 2).check, [1, 3], [1, 3, 1]), (Kind(1, 3, 2).check, 3, 3.1), (Kind(1, 3, 2).check, 1, .9),
+    (Kind(1, 3, 2).check, {'a': 1, 'b': 2}, {'a': 1, 'b': 2, 'c': 3}), (Kind(0, 9, 0).check, 9, [9]),
+    (Kind(0, 9, types=(str,)).check, ['a', 'b'], ['a', 1]), (Kind(0, 9, types=(str, int)).check, ['a', 9], ['a', 10]),
+    (Kind(choices=(1, 2), length=0).check, 2, 3), (Kind(0, 1, 0, (int,)).check, 1, True),
+    (Kind(1, 1 << 14, 2, area=True).check, [1 << 14, 1 << 12], [1 << 14, (1 << 12) + 1]),
+    (Kind(1, 1 << 14, 2, area=True).check, 1 << 13, (1 << 13) + 1),
+    (Kind(1, 1 << 14, 2, area=True).check, None, 'x')])
+def test_a_bound_is_the_last_value_that_passes(check, right, wrong):
+    """Of depths, numbers, lengths, lists and areas."""
+    place = () if check in (check_tree,) else ('it',)
+    check(right, *place)
+    with pytest.raises(ValueError):
+        check(wrong, *place)
+
+
+@pytest.mark.parametrize('rule, value, told', [
+    (Fields({'a': Name()}), 3, 'it cannot be 3'), (Fields({'a': Name()}), {'b': 1}, "it has no 'b'"),
+    (Fields({'a': Name()}), {}, 'it lacks a'), (Name(), 'a\nb', r"it='a\nb' is no name"),
+    (ListOf(Name(), 1, 2), 'x', "it='x' is no list of 1 to 2"), (Kind(0, 3, 0, (int,)), 'x', "it cannot be 'x'"),
+    (Kind(0, 3000), 4000, 'it=4000 is out of 0..3,000'), (Kind(0, 3, 2), [1, 2, 3], 'it holds more than 2 values, or '
+                                                        'nests them more than four times'),
+    (Kind(choices=('a',)), 'b', "it cannot be 'b'"), (Kind(0, 3), 1 << 64, 'it=an integer of 65 bits is out of 0..3'),
+    (Kind(0, 3, 0, (int,)), 'x' * 78, 'it cannot be ' + repr('x' * 78)[:76] + ' ...'),
+    (Kind(0, 3, 0, (int,)), 'x' * 77, 'it cannot be ' + repr('x' * 77)), (Kind(0, 3), (1 << 64) - 1,
+                                                                        f'it={(1 << 64) - 1} is out of 0..3'),
+    (Kind(1, 9999, 2, area=True), [9000, 9000], 'it=[9000, 9000] is no size of a picture, or one of more than '
+                                                '67,108,864 pixels'),
+    (Arguments('those', {}), 3, 'arguments have names, 3 has none'),
+    (Arguments('those', {}), {'b': 1}, "there is no argument 'b'")])
+def test_what_is_refused_is_told_as_it_was_given(rule, value, told):
+    """Whole where it is short; a long integer by its bits, and the description itself as `it`."""
+    with pytest.raises(ValueError) as error:
+        rule.check(value, 'it')
+    assert str(error.value) == told
+    if isinstance(rule, Fields):
+        with pytest.raises(ValueError) as error:
+            rule.check(value, '')
+        assert str(error.value) == told
+
+
+def test_a_tree_tells_what_is_wrong_in_it():
+    """Its depth, or the number."""
+    for tree, told in ((nested(33), 'it is nested more than 32 times'),
+                       ([{'a': 1e20}], '1e+20 is no number of a description')):
+        with pytest.raises(ValueError) as error:
+            check_tree(tree)
+        assert str(error.value) == told
+
+
+@pytest.mark.parametrize('kind, schema', [
+    (Kind(0, 3, 0, (int,)), {'type': 'integer', 'minimum': 0, 'maximum': 3}),
+    (Kind(0, 3, 0, (int, float)), {'type': 'number', 'minimum': 0, 'maximum': 3}),
+    (Kind(0, 3, 0, (bool, type(None))), {'type': ['boolean', 'null']}), (Kind(0, 3, 0, (str,)), {'type': 'string'}),
+    (Kind(-1, 3, 5, (float,)), {'type': ['number', 'array', 'object'], 'minimum': -1, 'maximum': 3, 'maxItems': 5,
+                                'maxProperties': 5}),
+    (Kind(0, 0, 0, (str,), choices=('a', 'b')), {'type': 'string', 'enum': ['a', 'b']}),
+    (Name(), {'type': 'string', 'maxLength': 1000}),
+    (ListOf(Name()), {'type': 'array', 'maxItems': 100, 'items': {'type': 'string', 'maxLength': 1000}}),
+    (ListOf(Name(), 2, 3, first=Kind(0, 0, 0, (str,))), {
+        'type': 'array', 'minItems': 2, 'maxItems': 3, 'prefixItems': [{'type': 'string'}],
+        'items': {'type': 'string', 'maxLength': 1000}}),
+    (Fields({'a': Kind(0, 0, 0, (str,))}, {'b': Kind(0, 0, 0, (bool,))}), {
+        'type': 'object', 'required': ['a'], 'additionalProperties': False,
+        'properties': {'a': {'type': 'string'}, 'b': {'type': 'boolean'}}}),
+    (Fields({}), {'type': 'object', 'additionalProperties': False, 'properties': {}})])
+def test_a_rule_in_the_words_of_the_standard(kind, schema):
+    """Other readers see these: what is said once is said in its place."""
+    shared = {}
+    assert kind.schema(shared) == schema and not shared
+
+
+def test_what_many_rules_share_is_told_once():
+    """Under the name of the rule, and of the first argument of a kind; all others, by the name `others`."""
+    many = Kind(0, 3, 5, (int,))
+    shared = {}
+    rule = Arguments('those', {'a': many, 'b': many, 'c': Kind(0, 1, 0, (int,))}, Kind(0, 9, 2, (int,)), ('a',))
+    told = rule.schema(shared)
+    assert told == {'type': 'object', 'required': ['a'], '$ref': '#/$defs/those',
+                    'unevaluatedProperties': {'$ref': '#/$defs/those.others'}}
+    assert shared.keys() == {'those', 'those.a', 'those.others'}
+    again = {'$ref': '#/$defs/those.a'}
+    assert shared['those'] == {'properties': {'a': again, 'b': again, 'c': {'type': 'integer', 'minimum': 0,
+                                                                            'maximum': 1}}}
+    assert shared['those.a'] == {'anyOf': [
+        {'type': 'integer', 'minimum': 0, 'maximum': 3}, {'type': 'array', 'maxItems': 5, 'items': again},
+        {'type': 'object', 'maxProperties': 5, '$ref': '#/$defs/those', 'unevaluatedProperties': again}]}
+    assert Arguments('bare', {}).schema(shared) == {'type': 'object', '$ref': '#/$defs/bare',
+                                                    'unevaluatedProperties': False}
+    assert ListOf(Name(), name='named').schema(shared) == {'$ref': '#/$defs/named'}
+    assert shared['named'] == ListOf(Name()).schema({})
+    assert Nested('deep', Name()).schema(shared) == {'$ref': '#/$defs/deep'}
+    assert shared['deep'] == {'anyOf': [Name().schema({}), {'type': 'array', 'maxItems': 100,
+                                                            'items': {'$ref': '#/$defs/deep'}}]}

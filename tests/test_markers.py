@@ -3,20 +3,24 @@ from __future__ import annotations
 
 import copy
 import pickle
+import types
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from fastcore.foundation import L
+from PIL import Image
 from torch import Tensor, nn
 
 from minifast.data.core import DataLoaders
 from minifast.data.load import DataLoader
 from minifast.learner import Learner
 from minifast.losses import CrossEntropyLossFlat
-from minifast.markers import (TensorCategory, TensorImage, TensorImageBW, TensorMask, as_torchvision, from_torchvision,
-                              plain, tensor)
-from minifast.vision.core import TensorBBox, TensorPoint
+from minifast.markers import (TensorBase, TensorCategory, TensorImage, TensorImageBW, TensorMask, array, as_torchvision,
+                              cast, explode_types, from_torchvision, plain, retain_meta, retain_type, retain_types,
+                              tensor)
+from minifast.vision.core import PILImage, PILMask, TensorBBox, TensorPoint
 
 
 class Thermal(TensorImage):
@@ -146,3 +150,130 @@ def test_places_in_a_batch_are_pixels_for_torchvision_and_come_back_as_they_were
     back = from_torchvision(seen, places)
     assert type(back) is kind and back.img_size == (6, 8)
     torch.testing.assert_close(plain(back), plain(places), rtol=0, atol=1e-6)
+
+
+def test_each_part_of_a_sample_is_what_torchvision_knows_it_as():
+    """Pictures, masks, points and boxes, as tensors and as pictures of Pillow's; others stay what they are."""
+    from torchvision import tv_tensors
+    picture, mask = PILImage.create(np.zeros((4, 6, 3), np.uint8)), PILMask.create(np.ones((4, 6), np.uint8))
+    points, boxes = TensorPoint(torch.tensor([[1., 2]])), TensorBBox(torch.tensor([[1., 2, 3, 4]]))
+    for like in (picture, TensorImage(torch.zeros(3, 4, 6)), TensorImageBW(torch.zeros(2, 1, 4, 6))):
+        sample = (7, points, boxes, like)
+        seen = [as_torchvision(part, sample) for part in sample]
+        assert seen[0] == 7 and [type(o) for o in seen[1:3]] == [tv_tensors.KeyPoints, tv_tensors.BoundingBoxes]
+        assert seen[1].canvas_size == seen[2].canvas_size == (4, 6) and seen[2].format.value == 'XYXY'
+        assert torch.equal(plain(seen[1]), plain(points)) and torch.equal(plain(seen[2]), plain(boxes))
+    assert seen[3].__class__ is tv_tensors.Image and as_torchvision(picture, (picture,)) is picture
+    for made in (as_torchvision(mask, (mask,)), as_torchvision(TensorMask(torch.ones(4, 6)), ())):
+        assert type(made) is tv_tensors.Mask and made.shape[-2:] == (4, 6) and (made == 1).all()
+    assert type(as_torchvision(TensorCategory(torch.tensor(1)), ())) is Tensor
+    with pytest.raises(TypeError, match='the sample has none'):
+        as_torchvision(points, (points, 7))
+
+
+def test_what_torchvision_returns_is_of_the_class_of_what_it_was_given():
+    """Of tensors, pictures of Pillow's, and places, which know the size of their picture then; attributes stay."""
+    from torchvision import tv_tensors
+    x = torch.ones(3, 4, 6)
+    mask = TensorMask(torch.ones(4, 6), codes=['a'])
+    made = from_torchvision(tv_tensors.Mask(x), mask)
+    assert type(made) is TensorMask and made.codes == ['a']
+    assert type(from_torchvision(tv_tensors.Image(x), PILImage.create(np.zeros((4, 6, 3), np.uint8)))) is TensorImage
+    assert type(from_torchvision(tv_tensors.Mask(x), PILMask.create(np.ones((4, 6), np.uint8)))) is TensorMask
+    assert type(from_torchvision(tv_tensors.Image(x), Image.new('RGB', (6, 4)))) is TensorImage
+    assert type(from_torchvision(tv_tensors.Image(x), 7)) is Tensor
+    points = TensorPoint(torch.tensor([[1., 2]]), sort=False, img_size=(9, 9))
+    back = from_torchvision(tv_tensors.KeyPoints(torch.tensor([[2., 3]]), canvas_size=(4, 6)), points)
+    assert type(back) is TensorPoint and back.tolist() == [[2, 3]] and (back.img_size, back.sort) == ((6, 4), False)
+
+
+@pytest.mark.parametrize('cls, colours', [(TensorImage, 'viridis'), (TensorImageBW, 'Greys'), (TensorMask, 'tab20')])
+def test_a_kind_is_drawn_in_its_own_way_unless_another_is_asked_for(cls, colours):
+    """Its colours; masks half seen through, and without numbers between their codes."""
+    image = cls(torch.rand(4, 6)).show().images[0]
+    assert image.cmap.name == colours and cls(torch.rand(4, 6)).show(cmap='hot').images[0].cmap.name == 'hot'
+    if cls is TensorMask:
+        assert (image.get_alpha(), image.get_interpolation(), image.get_gid()) == (.5, 'nearest', 'mask')
+        mask = TensorMask(torch.tensor([[0, 1, 2]]), codes=['a', 'b'])
+        shown = mask.show(vmax=5)
+        assert shown.images[0].get_clim() == (0, 5) and np.ma.getmaskarray(shown.images[0].get_array()).tolist() == [
+            [False, False, True]]
+        assert plain(mask).tolist() == [[0, 1, 2]] and mask.show(ctx=shown) is shown and len(shown.images) == 2
+
+
+@pytest.mark.parametrize('n', [2, 3, 8])
+def test_the_codes_of_masks_are_as_far_apart_as_colours_are(n):
+    """The first has the first colour of the map, the last the last; a single one the first."""
+    import matplotlib
+    mask = TensorMask(torch.arange(n).view(1, n))
+    mask.codes = [f'code {i}' for i in range(n)]
+    drawn, colours = mask.show().images[0], matplotlib.colormaps['tab20']
+    assert drawn.to_rgba(0) == pytest.approx(colours(0.)) and drawn.to_rgba(n - 1) == pytest.approx(colours(1.))
+    assert len({drawn.to_rgba(code) for code in range(n)}) == n
+    mask = TensorMask(torch.zeros(1, 2))
+    mask.codes = ['one']
+    assert mask.show().images[0].to_rgba(0) == pytest.approx(colours(0.))
+
+
+def test_tensors_and_arrays_of_all_kinds_of_things():
+    """Of pictures and their lists, empty ones and generators; where they go is said by name."""
+    grey = Image.new('L', (2, 1), 7)
+    assert tensor(grey).tolist() == [[7, 7]] and tensor(grey).dtype == torch.uint8
+    assert tensor([]).shape == (0,) and tensor(L([1, 2], [3, 4])).tolist() == [[1, 2], [3, 4]]
+    assert tensor([np.ones(2), [3, 4]]).tolist() == [[1, 1], [3, 4]] and tensor(7).shape == ()
+    assert tensor(np.float64(2)).dtype == torch.float32 and tensor(1, 2., dtype=torch.float16).dtype == torch.float16
+    assert tensor(np.array([1, 65535], np.uint16)).tolist() == [1, 65535]
+    assert array(i for i in range(3)).tolist() == [0, 1, 2] and array(torch.ones(2), dtype=np.int8).dtype == np.int8
+    assert array([1, 2], ndmin=2).shape == (1, 2) and array(grey).tolist() == [[7, 7]]
+    assert array(3).shape == array(np.float32(3)).shape == () and array('ab').shape == ()
+
+
+class Pair(NamedTuple):
+    """Two things by name."""
+
+    x: object
+    y: object
+
+
+def test_types_are_retained_in_what_is_nested_alike():
+    """By an example, or by the types that it had; tuples, lists and pairs by name stay such; what is marked stays."""
+    marked = (TensorImage(torch.ones(2)), [TensorMask(torch.ones(2), codes=['a']), 7])
+    kinds = explode_types(marked)
+    assert kinds == {tuple: [TensorImage, {list: [TensorMask, int]}]}
+    bare = (torch.zeros(2), [torch.zeros(2), 8])
+    for made in (retain_types(bare, marked), retain_types(bare, typs=kinds)):
+        assert explode_types(made) == kinds and made[1][1] == 8
+    kept = retain_types((TensorMask(torch.ones(1)), torch.ones(1)), typs={tuple: [TensorBase, Tensor]})
+    assert [type(o) for o in kept] == [TensorMask, Tensor]
+    assert [type(o) for o in retain_types((torch.ones(1), torch.ones(1)), (marked[0],))] == [Tensor, Tensor]
+    pair = retain_types(Pair(torch.ones(1), 2), Pair(marked[0], 3))
+    assert type(pair) is Pair and type(pair.x) is TensorImage and pair.y == 2
+    assert type(retain_types([torch.ones(1)], (marked[0],))) is list
+    new = retain_type(torch.zeros(2), marked[1][0])
+    assert type(new) is TensorMask and new.codes == ['a'] and retain_type(new, marked[1][0]) is new
+    assert retain_type(5, marked[0]) == 5 and type(retain_type(torch.ones(1), torch.ones(1))) is Tensor
+
+
+def test_meta_is_set_by_whom_it_concerns():
+    """As a copy or not; who has no such method stays."""
+    told = []
+    taker = types.SimpleNamespace(set_meta=lambda x, as_copy: told.append((x, as_copy)))
+    assert retain_meta('x', taker) is taker and retain_meta('y', taker, as_copy=True) is taker
+    assert told == [('x', False), ('y', True)] and retain_meta('x', 7) == 7
+
+
+def test_a_mark_shares_its_storage_and_keeps_its_attributes():
+    """Made, cast and taken off; a copy has its own."""
+    x = torch.zeros(2)
+    made = TensorImage.create(x, img_size=(4, 6))
+    made[0] = 1
+    assert x[0] == 1 and made.img_size == (4, 6)
+    mask = cast(made, TensorMask)
+    assert type(mask) is TensorMask and mask.img_size == (4, 6) and cast(made, TensorImage) is made
+    assert type(cast(made, Tensor)) is Tensor and not cast(made, Tensor).__dict__ and plain(made)[0] == 1
+    assert plain(x) is x and plain('a') == 'a'
+    copied = copy.deepcopy(made)
+    copied[1] = 5
+    assert x[1] == 0 and copied.img_size == (4, 6)
+    mixed = torch.stack([made, TensorMask(x)])
+    assert type(mixed) is Tensor

@@ -17,8 +17,8 @@ from PIL import Image
 from minifast.data.categorize import Category, MultiCategory, TitledFloat, TitledTuple
 from minifast.interpret import ClassificationInterpretation, plot_top_losses
 from minifast.markers import TensorCategory, TensorImage, TensorMask, TitledTensorScalar
-from minifast.show import (get_grid, plot_loss, plot_lr_find, plot_metrics, plot_sched, short, show_image,
-                           show_image_batch, show_images, show_title, show_titled_image, subplots)
+from minifast.show import (get_grid, html_table, plot_loss, plot_lr_find, plot_metrics, plot_sched, short, show_image,
+                           show_image_batch, show_images, show_table, show_title, show_titled_image, subplots)
 from minifast.vision.data import show_batch, show_results
 
 
@@ -137,6 +137,7 @@ RECORDER = types.SimpleNamespace(
     values=[[1.5, 1.25, .33, .5, .123], [1.375, 1.225, .4, .75, .321], [1.3, 1.2, .5, .8, .4]], iters=[5, 10, 15],
     losses=[torch.tensor(1 / i) for i in range(1, 15)], lrs=[10. ** i for i in range(-9, 5)],
     hps={'lr': [1, 2], 'mom': [3, 4]})
+SCHEDULED = types.SimpleNamespace(hps={'lr': [1, 2, 3], 'mom': [3, 4, 5], 'wd': [5, 6, 7]})
 TOP = [(NAMES[0],)] * 5, torch.rand(5, 4), torch.rand(5)
 FIGURES = {
     'batch': lambda: show_batch(X, Y, pictures(9)),
@@ -265,10 +266,112 @@ def test_a_search_is_titled():
         (1e-3, .2, 'valley 1.0e-03'), (2e-2, .4, 'slide 2.0e-02')]
 
 
+@pytest.mark.parametrize('draw, inches', [
+    (lambda: show_image(torch.rand(3, 16, 100)), (3, 1)), (lambda: show_image(torch.rand(3, 31, 4000)), (5, 1)),
+    (lambda: show_images([torch.rand(3, 4, 4)] * 3), (9, 3)),
+    (lambda: show_images([torch.rand(3, 4, 4)] * 3, nrows=2, imsize=2), (4, 4)),
+    (lambda: show_images([torch.rand(3, 4, 4)] * 3, imsize=2, suptitle='a'), (6, 2.6)),
+    (lambda: show_images([torch.rand(3, 4, 4)] * 3, suptitle='a'), (9, 3)),
+    (lambda: show_images([torch.rand(3, 4, 4)] * 3, ncols=2, nrows=2, figsize=(5, 7)), (5, 7)),
+    (lambda: show_image_batch((torch.rand(12, 3, 4, 4), range(12))), (9, 9)),
+    (lambda: show_image_batch((torch.rand(2, 3, 4, 4), range(2))), (6, 3)),
+    (lambda: show_image_batch((torch.rand(9, 3, 4, 4), range(9)), items=5, cols=4), (12, 6)),
+    (lambda: show_image_batch((torch.rand(9, 3, 4, 4), range(9)), figsize=(5, 7)), (5, 7)),
+    (lambda: get_grid(6, double=True), (18, 6)), (lambda: subplots(3, 2), (6, 9)),
+    (lambda: plot_metrics(RECORDER, ncols=4, figsize=(5, 7)), (5, 7)),
+    (lambda: plot_metrics(RECORDER, nrows=1), (12, 3)), (lambda: plot_metrics(RECORDER, ncols=1), (3, 12)),
+    (lambda: plot_sched(RECORDER), (12, 4)), (lambda: plot_sched(RECORDER, 'lr'), (6, 4)),
+    (lambda: plot_sched(SCHEDULED), (12, 8)), (lambda: plot_sched(RECORDER, figsize=(5, 7)), (5, 7))])
+def test_a_figure_has_room_for_what_is_in_it_or_the_size_asked_for(draw, inches):
+    """Three inches a picture, one to five by its pixels where it is alone; six by four a curve."""
+    import matplotlib.pyplot as plt
+    draw()
+    assert tuple(plt.gcf().get_size_inches()) == pytest.approx(inches)
+
+
+def curve(line):
+    """Its points and its name."""
+    return [list(map(float, o)) for o in (line.get_xdata(), line.get_ydata())] + [line.get_label()]
+
+
+def test_losses_are_drawn_at_their_steps():
+    """Both behind the steps that are left out; with the ends of epochs, and in logarithms, where asked for; on the axis
+    given, or the one there is."""
+    ax = plot_loss(RECORDER)
+    steps, losses, name = curve(ax.lines[0])
+    assert (steps, name) == (list(range(5, 14)), 'train') and losses == pytest.approx([1 / i for i in range(6, 15)])
+    assert curve(ax.lines[1]) == [[5, 10, 15], [1.25, 1.225, 1.2], 'valid'] and len(ax.lines) == 2
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ('steps', 'loss', 'learning curve')
+    assert ax.get_xscale() == ax.get_yscale() == 'linear' and ax.get_legend() and plot_loss(RECORDER) is ax
+    own = get_grid(2)[1]
+    assert plot_loss(RECORDER, skip_start=6, with_valid=False, log=True, show_epochs=True, ax=own) is own
+    assert curve(own.lines[0])[0] == list(range(6, 14)) and own.get_xscale() == own.get_yscale() == 'log'
+    assert [curve(line)[0] for line in own.lines[1:]] == [[5, 5], [10, 10], [15, 15]] and not own.get_legend()
+    assert len({line.get_color() for line in own.lines}) == 2
+    assert curve(plot_loss(RECORDER, skip_start=6, ax=get_grid(1)[0]).lines[1])[0] == [10, 15]
+    bare = types.SimpleNamespace(metric_names=['epoch', 'train_loss', 'time'], losses=[1., 2.], iters=[2], values=[[1]])
+    assert len(plot_loss(bare, skip_start=0, ax=get_grid(1)[0]).lines) == 1
+
+
+def test_each_metric_is_drawn_by_epoch_under_its_name():
+    """Both losses in one; the time, where there is one, in none."""
+    axs = plot_metrics(RECORDER)
+    assert [[curve(line) for line in ax.lines] for ax in axs[:2]] == [
+        [[[0, 1, 2], [1.5, 1.375, 1.3], 'train_loss'], [[0, 1, 2], [1.25, 1.225, 1.2], 'valid_loss']],
+        [[[0, 1, 2], [.33, .4, .5], 'accuracy']]]
+    assert [ax.get_title() for ax in axs] == ['train_loss and valid_loss', 'accuracy', 'roc_auc_score', 'f1_score']
+    assert {ax.get_xlabel() for ax in axs} == {'epoch'}
+    untimed = types.SimpleNamespace(metric_names=['epoch', 'valid_loss', 'last'], add_time=False, values=[[1., 2.]])
+    assert [ax.get_title() for ax in plot_metrics(untimed)] == ['valid_loss', 'last']
+
+
+@pytest.mark.parametrize('skip_end, left', [(5, 9), (1, 13), (0, 14), (14, 14)])
+def test_a_search_leaves_out_its_end(skip_end, left):
+    """Where losses are past all bounds; all of them are drawn where nothing else would be left."""
+    ax = plot_lr_find(RECORDER, skip_end=skip_end).axes[0]
+    rates, losses, _ = curve(ax.lines[0])
+    assert rates == RECORDER.lrs[:left] and losses == pytest.approx([1 / i for i in range(1, left + 1)])
+    assert (ax.get_xscale(), ax.get_xlabel(), ax.get_ylabel()) == ('log', 'Learning Rate', 'Loss')
+    assert not ax.get_legend() and len(plot_lr_find(RECORDER).axes[0].lines[0].get_xdata()) == 9
+    searched = types.SimpleNamespace(lr_search=([1., 2.], [3., 4.]), lrs=[], losses=[])
+    assert curve(plot_lr_find(searched, skip_end=0).axes[0].lines[0])[:2] == [[1, 2], [3, 4]]
+    ax = plot_lr_find(RECORDER, suggestions=[(1e-3, .2), (2e-2, .4)], nms=['valley', 'slide']).axes[0]
+    assert len({line.get_color() for line in ax.lines}) == 3 and len(ax.get_legend().get_texts()) == 2
+
+
+def test_what_was_scheduled_is_drawn_by_step():
+    """All of it in its order, or what is asked for; of what was not, what there is is told."""
+    axs = plot_sched(SCHEDULED)
+    assert [(*curve(ax.lines[0])[:2], ax.get_xlabel(), ax.get_ylabel()) for ax in axs] == [
+        ([0, 1, 2], hps, 'step', name) for name, hps in SCHEDULED.hps.items()]
+    assert [ax.get_ylabel() for ax in plot_sched(SCHEDULED, ['wd', 'lr'])] == ['wd', 'lr']
+    for keys, told in (('lrs', r"scheduled \['lr', 'mom', 'wd'\], not \['lrs'\]"), ([], 'not anything')):
+        with pytest.raises(ValueError, match=told):
+            plot_sched(SCHEDULED, keys)
+    with pytest.raises(ValueError, match='scheduled nothing'):
+        plot_sched(types.SimpleNamespace())
+
+
+def test_a_table_has_one_head_and_its_cells_are_text(monkeypatch, capsys):
+    """In HTML where a notebook shows it, in columns elsewhere."""
+    rows = [['a', '<b>'], ['1', '2'], ['3', '&']]
+    made = ('<table border="1"><tr><th>a</th><th>&lt;b&gt;</th></tr><tr><td>1</td><td>2</td></tr>'
+            '<tr><td>3</td><td>&amp;</td></tr></table>')
+    assert html_table(rows) == made and html_table([]) == ''
+    show_table(rows)
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == rows
+    shown = []
+    monkeypatch.setattr('minifast.show.in_notebook', lambda: True)
+    monkeypatch.setattr('IPython.display.display', shown.append)
+    show_table(rows)
+    assert [o.data for o in shown] == [made] and not capsys.readouterr().out
+
+
 def test_numbers_in_titles_have_three_digits():
     """Of whatever kind: one number, one of a list, several; what is chosen of nothing is told."""
     cases = [(TitledFloat(.7142857313156128), '0.714'), (TitledTuple([.5089981555938721]), '0.509'),
              (TitledTuple([1234.56, .25]), '(1235, 0.25)'), (TitledFloat(-1.5), '-1.5'), (TitledFloat(1e-5), '1e-05'),
+             (TitledFloat(999.4), '999'), (TitledFloat(1000.4), '1000'), (TitledFloat(-1e15), '-1e+15'),
              (TitledFloat('nan'), 'nan'), (MultiCategory([]), '(none)'), (MultiCategory(['a', 'b']), 'a;b'),
              (TitledTensorScalar(torch.tensor(20.984)), '21')]
     for value, title in cases:

@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import ast
+import colorsys
 import itertools
 import json
+import math
 import types
 from pathlib import Path
 
@@ -25,6 +27,8 @@ from minifast.vision import crop
 from minifast.vision.core import PILImage, PILMask, TensorBBox, TensorPoint
 from minifast.vision.crop import _window_by, crop_pad, dihedral
 from minifast.vision.geometry import dihedral_mat, flip_mat, move, resample, rotate_mat, zoom_mat
+from minifast.vision.light import (_slice, apply_light, brightness_light, contrast_light, hsv2rgb, rgb2hsv,
+                                   saturation_light, shift_hue)
 
 FASTAI = np.load(Path(__file__).parent / 'data' / 'vision.npz')
 FOUR = [0., 3., -20., 45.]
@@ -809,3 +813,122 @@ def test_a_window_of_a_picture_of_pillows_is_a_picture_of_its_mode(mode):
         assert (made.mode, made.size, made.getpalette()) == (mode, wanted.size, im.getpalette())
         apart = np.abs(np.asarray(made).astype(float) - np.asarray(wanted).astype(float)).max()
         assert apart <= (mode == 'RGB' and made is smaller)
+
+
+# ---------------------------------------------------------------- colours
+
+COLOURS = [(0., 0., 0.), (1., 1., 1.), (.5, .5, .5), (1., 0., 0.), (0., 1., 0.), (0., 0., 1.), (1., 1., 0.),
+           (0., 1., 1.), (1., 0., 1.), (.2, .4, .6), (.6, .4, .2), (.4, .6, .2), (.6, .2, .4), (.2, .6, .4),
+           (.4, .2, .6), (.9, .9, .1), (.1, .9, .9), (.9, .1, .9), (.3, .3, .7), (.05, 0., .02)]
+
+
+def _picture_of(colours):
+    """[1,3,1,n]"""
+    return torch.tensor(colours).T[None, :, None]
+
+
+def test_hue_saturation_and_value_are_those_of_python():
+    """Of primary, mixed and grey colours, there and back; greys have the hue 0."""
+    hsv = rgb2hsv(_picture_of(COLOURS))
+    wanted = _picture_of([colorsys.rgb_to_hsv(*colour) for colour in COLOURS])
+    torch.testing.assert_close(hsv, wanted, atol=1e-6, rtol=0)
+    torch.testing.assert_close(hsv2rgb(hsv), _picture_of(COLOURS), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize('shift', [0., .1, .5, .95, 1.25, -.3])
+def test_a_hue_is_turned_round_the_circle_by_parts_of_it(shift):
+    """Each sample by its own; bytes as floats, rounded."""
+    x, turns = _picture_of(COLOURS).repeat(2, 1, 1, 1), torch.tensor([shift, 0.])
+    found = shift_hue(x, turns)
+    hsv = [colorsys.rgb_to_hsv(*colour) for colour in COLOURS]
+    wanted = _picture_of([colorsys.hsv_to_rgb((h + shift) % 1, s, v) for h, s, v in hsv])
+    torch.testing.assert_close(found[:1], wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[1:], x[1:], atol=1e-5, rtol=0)
+    of_bytes = shift_hue(TensorImage((x * 255).round().to(torch.uint8)), turns)
+    assert of_bytes.dtype == torch.uint8 and type(of_bytes) is TensorImage
+    assert (plain(of_bytes).float() - found * 255).abs().max() <= 3
+
+
+def _by_hand(x, change):
+    """A function of the logit of a number."""
+    x = min(max(x, 1e-7), 1 - 1e-7)
+    return 1 / (1 + math.exp(-change(math.log(x / (1 - x)))))
+
+
+@pytest.mark.parametrize('kind, value, change', [
+    ('brightness', .5, lambda z, grey: z), ('brightness', .8, lambda z, grey: z + math.log(4)),
+    ('brightness', .2, lambda z, grey: z - math.log(4)), ('contrast', 1., lambda z, grey: z),
+    ('contrast', .5, lambda z, grey: z / 2), ('contrast', 2., lambda z, grey: 2 * z),
+    ('saturation', 1., lambda z, grey: z), ('saturation', 0., lambda z, grey: grey),
+    ('saturation', .25, lambda z, grey: .25 * z + .75 * grey)])
+def test_light_is_changed_in_logits(kind, value, change):
+    """By a summand, a factor, or towards the luma of the logits; the transform and the method do the same."""
+    colour = (.2, .4, .7)
+    logits = [math.log(c / (1 - c)) for c in colour]
+    grey = .2989 * logits[0] + .587 * logits[1] + .114 * logits[2]
+    wanted = [_by_hand(c, lambda z: change(z, grey)) for c in colour]
+    x = TensorImage(_picture_of([colour]))
+    for made in (getattr(x, kind)(draw=value, p=1.), getattr(A, kind.title())(draw=value, p=1.)(x, split_idx=0)):
+        assert type(made) is TensorImage
+        torch.testing.assert_close(plain(made), _picture_of([wanted]), atol=1e-4, rtol=0)
+    bytewise = getattr(A, kind.title())(draw=value, p=1.).bytewise
+    assert bytewise is (kind != 'saturation')
+
+
+def test_lights_are_joined_in_their_order():
+    """One map does what the two do one after the other, with and without a saturation in either."""
+    lights = {'b': brightness_light, 'c': contrast_light, 's': saturation_light}
+    x = TensorImage(torch.rand(2, 3, 4, 5, generator=_generator(0)) * .8 + .1)
+    drawn = {name: f(x, draw=[.3, .8], p=1.) for name, f in lights.items()}
+    for first, second in itertools.product(drawn, repeat=2):
+        one_by_one = apply_light(apply_light(x, drawn[first]), drawn[second])
+        torch.testing.assert_close(plain(apply_light(x, drawn[first].then(drawn[second]))), plain(one_by_one),
+                                   atol=2e-3, rtol=0)
+    joined, = A.setup_aug_tfms([A.Contrast(draw=[.3, .8], p=1.), A.Saturation(draw=[.3, .8], p=1.)])
+    torch.testing.assert_close(plain(joined(x, split_idx=0)), plain(apply_light(x, drawn['c'].then(drawn['s']))))
+    dark = A.LightingTfm(lambda values: values - 1)
+    mixed = A.LightingTfm([*A.Contrast(draw=[.3, .8], p=1.).fs, *dark.fs])
+    wanted = torch.sigmoid(torch.logit(plain(apply_light(x, drawn['c']))) - 1)
+    torch.testing.assert_close(plain(mixed(x, split_idx=0)), wanted, atol=1e-4, rtol=0)
+    assert type(mixed(x, split_idx=0)) is TensorImage and not mixed.takes_generator and not mixed.bytewise
+
+
+def test_a_function_of_the_user_sees_each_batch_before_it_is_called():
+    """By its `before_call`, where it has one, in a space of its own."""
+    class Darker:
+        def before_call(self, x):
+            self.seen = x.shape
+
+        def __call__(self, values):
+            return values / 2
+    x, darker = TensorImage(torch.rand(2, 3, 4, 5)), Darker()
+    tfm = A.SpaceTfm(darker, lambda picture, f: f(plain(picture)), p=.3)
+    made = tfm((x, torch.zeros(2)), split_idx=0)[0]
+    assert darker.seen == x.shape and type(made) is TensorImage and torch.equal(plain(made), plain(x) / 2)
+    hued = A.HSVTfm(lambda values: values * torch.tensor([1., 1., .5])[:, None, None])(x, split_idx=0)
+    torch.testing.assert_close(plain(hued).amax(1), plain(x).amax(1) / 2)
+
+
+@pytest.mark.parametrize('kind', ['brightness', 'contrast', 'saturation', 'hue'])
+def test_light_drawn_by_hand_is_that_of_the_transform(kind):
+    """With the same arguments and generator; each argument has an effect, one value for all where that is asked for."""
+    x = TensorImage(torch.rand(64, 3, 4, 4, generator=_generator(0)) * .8 + .1)
+    most = 'max_hue' if kind == 'hue' else 'max_lighting'
+    for kwargs in ({}, {most: .4}, {'p': 1.}, {'p': 1., 'batch': True}, {'draw': .3, 'p': .4}):
+        by_hand = getattr(x, kind)(**kwargs, generator=_generator(1))
+        again = getattr(A, kind.title())(**kwargs)(x, split_idx=0, generator=_generator(1))
+        torch.testing.assert_close(plain(by_hand), plain(again), atol=1e-5, rtol=0)
+        moved = (plain(by_hand) - plain(x)).abs().flatten(1).amax(1) > 1e-4
+        share = kwargs.get('p', .75)
+        assert moved.all() if share == 1 else abs(float(moved.float().mean()) - share) < .2
+    changes = [getattr(A, kind.title())(**{most: top}, p=1.).draw((x,), 0, _generator(1))[0] for top in (.1, .4)]
+    small, large = changes if kind == 'hue' else [torch.stack([o for o in c if o is not None]) for c in changes]
+    assert not torch.equal(small, large)
+
+
+@pytest.mark.parametrize('area, starts, length', [(16., 7, 4), (81., 2, 9), (100., 1, 10), (144., 1, 12)])
+def test_a_stretch_that_is_erased_lies_anywhere_within(area, starts, length):
+    """From the first place to the last; one that is as long as the side, or longer, begins with it."""
+    g = _generator(0)
+    found = [_slice(area, 10, g) for _ in range(200)]
+    assert {start for start, _ in found} == set(range(starts)) and {end - start for start, end in found} == {length}

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import types
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ import torch
 from hub_server import hub
 from huggingface_hub import constants
 
+import minifast
 from minifast.hub import from_pretrained, model_card, push_to_hub
+from minifast.metrics import accuracy
 from minifast.tensorguard import UnsafeFileError
 from minifast.test_utils import RegModel, synth_learner
 from tests.gpu_learner import silent
@@ -134,3 +137,98 @@ def test_the_hubs_own_functions_for_fastai_publish_and_load(server, tmp_path):
                           timeout=120, env=server.environ)
     assert done.returncode == 0, done.stderr[-3000:]
     assert server.repos['me/digits'].keys() >= {'README.md', 'config.json', 'model.pkl', 'pyproject.toml'}
+
+
+class Api:
+    """In the place of huggingface_hub: what it is asked for, and whether there is a card."""
+
+    def __init__(self, has_card):
+        self.has_card, self.asked = has_card, []
+
+    def HfApi(self, **kwargs):
+        self.asked.append(('HfApi', kwargs))
+        return self
+
+    def ModelCardData(self, **kwargs):
+        self.asked.append(('card', kwargs))
+        return types.SimpleNamespace(to_yaml=lambda: 'header')
+
+    def create_repo(self, name, **kwargs):
+        self.asked.append(('create', (name, kwargs)))
+        return types.SimpleNamespace(repo_id=f'me/{name}')
+
+    def file_exists(self, *args, **kwargs):
+        self.asked.append(('exists', (args, kwargs)))
+        return self.has_card
+
+    def upload_folder(self, folder_path, **kwargs):
+        self.asked.append(('upload', (sorted(os.listdir(folder_path)), kwargs)))
+        return Path('address')
+
+    def snapshot_download(self, *args, **kwargs):
+        self.asked.append(('download', (args, kwargs)))
+        return self.folder
+
+
+@pytest.mark.parametrize('has_card', [True, False])
+def test_what_is_asked_for_reaches_the_hub(has_card, trained, tmp_path, monkeypatch):
+    """Message, branch, token and address; the name is the whole one that the Hub answers with."""
+    api = Api(has_card)
+    monkeypatch.setattr('minifast.hub._huggingface_hub', lambda: api)
+    assert push_to_hub(trained, 'line', private=True, token='t', message='why', branch='b', endpoint='e') == 'address'
+    told = dict(api.asked)
+    assert told['HfApi'] == {'endpoint': 'e', 'token': 't'}
+    assert told['create'] == ('line', {'private': True, 'exist_ok': True})
+    assert told['exists'] == (('me/line', 'README.md'), {'revision': 'b'})
+    assert told['upload'] == (['README.md'] * (not has_card) + ['model.pkl'], {
+        'repo_id': 'me/line', 'commit_message': 'why', 'revision': 'b'})
+    assert ('card' in told) is not has_card
+    api.folder = tmp_path
+    trained.export(tmp_path / 'model.pkl')
+    assert from_pretrained('me/line', 'v1', token='t', endpoint='e', model=RegModel()).model.a == trained.model.a
+    (name, ), kwargs = dict(api.asked)['download']
+    assert name == 'me/line' and kwargs == {'revision': 'v1', 'token': 't', 'endpoint': 'e',
+                                            'allow_patterns': ['model.pkl', 'README.md']}
+
+
+def test_a_card_is_laid_out_as_the_hub_reads_it(trained, monkeypatch):
+    """A header with what was measured, losses apart; sections of data, results and use, each behind an empty line."""
+    api = Api(False)
+    monkeypatch.setattr('minifast.hub._huggingface_hub', lambda: api)
+    learn = learner(metrics=accuracy)
+    learn.recorder.values, learn.recorder.metric_names = [[.5, .25, .875], [.25, 1234.5678, 1.]], [
+        'epoch', 'train_loss', 'valid_loss', 'accuracy', 'time']
+    learn.dls.vocab = ['red', 'blue']
+    n_train, n_valid = len(learn.dls.train_ds), len(learn.dls.valid_ds)
+    n = sum(p.numel() for p in learn.model.parameters())
+    assert model_card(learn, 'me/net').split('\n') == [
+        '---', 'header', '---', '', '# net', '',
+        f'A {type(learn.model).__name__} of {n:,} parameters, trained with minifast {minifast.__version__}.', '',
+        '## Classes', '', '2: red, blue', '', '## Results', '',
+        f'On {n_valid:,} items for validation, after 2 epochs on {n_train:,}:', '',
+        '| train_loss | valid_loss | accuracy |', '|---|---|---|', '| 0.25 | 1235 | 1 |', '', '## Use', '', '```python',
+        'from minifast.hub import from_pretrained', "learn = from_pretrained('me/net')", 'learn.predict(...)', '```',
+        '', 'The file holds data alone: loading it runs no code.', '']
+    (_, header), = api.asked
+    assert header == {'library_name': 'minifast', 'tags': ['minifast', 'fastai'], 'metrics': ['accuracy']}
+    learn.arch, learn.dls.vocab = types.SimpleNamespace(__name__='resnet'), [f'class {i}' for i in range(51)]
+    card = model_card(learn)
+    assert 'A resnet of' in card and '51: class 0, ' in card and 'class 49 and 1 more' in card and '# MODEL' in card
+    learn.dls.vocab = learn.dls.vocab[:50]
+    assert 'class 49\n' in model_card(learn)
+    api.asked.clear()
+    learn.recorder.values = []
+    assert '## Results' not in model_card(learn) and api.asked[0][1]['metrics'] is None
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch, tmp_path):
+    """And an empty folder is told to hold nothing."""
+    monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+    with pytest.raises(ImportError, match=r'pip install minifast\[hub\]'):
+        from_pretrained('me/none')
+    with pytest.raises(FileNotFoundError, match='there is nothing'):
+        from_pretrained(tmp_path)
+    for name in ('b', 'a'):
+        (tmp_path / name).touch()
+    with pytest.raises(FileNotFoundError, match=f'{tmp_path} has no model.pkl.*there is a, b$'):
+        from_pretrained(tmp_path)

@@ -58,5 +58,20 @@ EQUIVALENT: dict[tuple[str, ...], str] = {
         'default_convert asks first whether it is a tensor, of whatever class, and gives it back',
     ('Overloads.__init__', '-self._decided_at = -1', '+self._decided_at = -2'):
         'versions are counted from 0, so that both say that nothing is decided yet',
+    ('shift_hue', '-values[:, 0] = (values[:, 0] + shift.to(values)[:, None, None]).remainder(1)',
+     '+values[:, 0] = (values[:, 0] + shift.to(values)[:, None, None]).remainder(2)'):
+        'hsv2rgb takes the remainder of a whole turn itself',
+    ('_shrink_titles',
+     '-room = min([2 * centres[0], 2 * (fig.bbox.width - centres[-1]), *between]) if centres else 0',
+     '+room = min([2 * centres[0], 2 * (fig.bbox.width - centres[-1]), *between]) if centres else 1'):
+        'it is for the titles of axes, and without centres there is no axis',
+    ('plot_sched', '-axes = get_grid(len(names), rows, columns, figsize=figsize or (6 * columns, 4 * rows))',
+     '+axes = get_grid(len(names), rows, figsize=figsize or (6 * columns, 4 * rows))'):
+        'in so many rows get_grid needs two columns, and one of a single name',
+    ('plot_sched', '-axes = get_grid(len(names), rows, columns, figsize=figsize or (6 * columns, 4 * rows))',
+     '+axes = get_grid(len(names), rows, None, figsize=figsize or (6 * columns, 4 * rows))'):
+        'in so many rows get_grid needs two columns, and one of a single name',
+    ('Arguments._deep', '-return kind.schema(shared)', '+return kind.schema(None)'):
+        'a kind tells nothing that is shared',
 }
 """(function, the lines that go, the lines that come) -> why no test can tell them apart."""
