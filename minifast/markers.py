@@ -250,10 +250,9 @@ def explode_types(o: Any) -> Any:
 def retain_types(new: Any, old: Any = None, typs: Any = None) -> Any:
     """`new` with its tensors marked as those of `old`, or as `typs`, what `explode_types` gave; nested alike."""
     if not isinstance(new, _listy):
-        kind = type(old) if typs is None else typs
-        marks = isinstance(kind, type) and issubclass(kind, TensorBase) and isinstance(new, Tensor)
-        marked = new if not marks or isinstance(new, kind) else cast(new, kind)
-        return marked if old is None else retain_type(marked, old)
+        marked = new if old is None else retain_type(new, old)
+        marks = isinstance(typs, type) and issubclass(typs, TensorBase) and isinstance(marked, Tensor)
+        return cast(marked, typs) if marks and not isinstance(marked, typs) else marked
     if isinstance(typs, dict):
         (container, kinds), = typs.items()
     else:

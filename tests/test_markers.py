@@ -243,6 +243,7 @@ def test_types_are_retained_in_what_is_nested_alike():
     bare = (torch.zeros(2), [torch.zeros(2), 8])
     for made in (retain_types(bare, marked), retain_types(bare, typs=kinds)):
         assert explode_types(made) == kinds and made[1][1] == 8
+    assert retain_types(bare, marked)[1][0].codes == ['a']
     kept = retain_types((TensorMask(torch.ones(1)), torch.ones(1)), typs={tuple: [TensorBase, Tensor]})
     assert [type(o) for o in kept] == [TensorMask, Tensor]
     assert [type(o) for o in retain_types((torch.ones(1), torch.ones(1)), (marked[0],))] == [Tensor, Tensor]
