@@ -166,6 +166,8 @@ def test_a_function_is_its_name_its_code_and_what_it_was_made_with():
     assert again == {**one, PYTHON: digest} and other == {**again, 'power': 2}
     assert fingerprint(made)['factor'] == 3 and fingerprint(F.dropout) == {'function': 'torch.nn.functional.dropout'}
     assert fingerprint(lambda x, power=1: x).items() >= {'power': 1}.items()
+    assert fingerprint(Scaled(2).apply).items() >= {'function': f'{ME}.Scaled.apply',
+                                                    'of': {'class': f'{ME}.Scaled', 'much': 2}}.items()
 
 
 def test_a_loss_of_the_users_is_its_settings_its_numbers_its_code_and_its_parts():
@@ -429,6 +431,27 @@ def test_a_loader_that_takes_a_part_or_weighs_is_another():
     assert len(found.tables['validation']['item'].texts) == 8
 
 
+def test_of_a_data_set_of_ours_the_items_are_told():
+    """What else it keeps is how it works; names of files lie below a folder of the data set where it has one."""
+    found = of(on(Datasets(['a', 'b'], [[str.upper]])))
+    assert found.parts['data']['training']['data set'] == {}
+    assert found.tables['training']['item'].texts == ['a', 'b'] and found.tables.keys() == {'training', 'validation'}
+
+
+def test_files_below_the_folder_of_a_data_set_are_no_setting(tmp_path):
+    """Pairs of a name and a label alike; its folder counts by its name."""
+    written(tmp_path / 'd', a=1, b=2)
+    for listed in (['a', 'b'], (('a', 0), ('b', 1)), L('a', 'b')):
+        rows = Counting()
+        rows.root, rows.pairs, rows.names = str(tmp_path / 'd'), listed, ['no', 'file']
+        found = of(on(rows, Counting()))
+        assert found.parts['data']['training']['data set'] == {'x': 3, 'n_read': 0, 'root': 'd',
+                                                               'names': ['no', 'file']}
+        assert found.tables.keys() == {'training pairs'}
+        assert found.tables['training pairs']['item'].sizes == [1, 2]
+        assert found.tables['training pairs'].get('label', Column(['0', '1'])).texts == ['0', '1']
+
+
 def test_a_loader_of_the_users_is_its_own_data_set():
     """Without a length, too; a list of numbers may be a sampler of torch's."""
     class Stream:
@@ -567,6 +590,8 @@ def test_settings_are_those_of_loaders_callbacks_and_the_seed():
         assert settings['seed'] == told
     assert settings['callback often'] == {'class': f'{ME}.Often', 'often': 3}
     assert settings['metrics'] == ['len', 'apply'] and settings['precision'] == 'float32'
+    assert room._environment(learn).keys() == {'torch', 'minifast', 'git revision', 'python', 'device'}
+    assert room._environment(learn)['python'] == '{}.{}'.format(*sys.version_info)
     learn.dls.device = torch.device('cuda', 1)
     assert room._environment(learn)['device'] == 'cuda'
     learn.dls.device = None
