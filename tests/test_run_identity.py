@@ -166,6 +166,7 @@ def test_a_function_is_its_name_its_code_and_what_it_was_made_with():
     assert again == {**one, PYTHON: digest} and other == {**again, 'power': 2}
     assert fingerprint(made)['factor'] == 3 and fingerprint(F.dropout) == {'function': 'torch.nn.functional.dropout'}
     assert fingerprint(lambda x, power=1: x).items() >= {'power': 1}.items()
+    assert fingerprint(functools.cache(made)) == {'function': f'{ME}.{made.__qualname__}', 'factor': 3}
     assert fingerprint(Scaled(2).apply).items() >= {'function': f'{ME}.Scaled.apply',
                                                     'of': {'class': f'{ME}.Scaled', 'much': 2}}.items()
 
@@ -520,13 +521,16 @@ def test_an_optimizer_is_what_made_it_and_with_what():
 
 
 def test_a_schedule_of_ours_is_nine_of_its_values_of_each_group():
-    """To six digits; one that gives none is its settings."""
-    def told(f):
-        return room._course(f)
+    """To six digits; one that gives none is its settings, and one of the user's is never called."""
+    told = room._course
     assert told(SchedLin(0., 8 / 3)) == [float(f'{i / 3:.6g}') for i in range(9)]
     assert told(SchedLin(np.array([0., 1.]), np.array([8., 9.]))) == [[i, i + 1.] for i in map(float, range(9))]
     broken = told(SchedLin(None, 1.))
     assert broken == fingerprint(SchedLin(None, 1.)) and broken != told(SchedLin(None, 2.))
+
+    def mine(pos):
+        raise AssertionError('it may count, or draw')
+    assert told(mine) == fingerprint(mine) and told(mine)[PYTHON]
     learn = learner(cbs=[ParamScheduler({'lr': SchedLin(0., 8.)})])
     assert of(learn, lr=slice(1)).parts['schedule'] == {'n_epoch': 2, 'lr': 'slice(None, 1, None)',
                                                         'schedule of lr': [float(i) for i in range(9)]}
