@@ -26,7 +26,8 @@ ALIKE = {
     'a room that has moved': ({'a': 'minifast.optimizer.lists.SGD(1)'}, {'a': 'minifast.SGD(1)'}),
     'rooms in a text': ({'a': 'x minifast.a.B minifast.c.d.E'}, {'a': 'x minifast.B minifast.E'}),
     'a layer before its first batch': ({'a': 'nn.Linear(~)'}, {'a': 'nn.Linear(2, 3)'}),
-    'a layer behind it': ({'a': 'nn.Linear(2, 3)'}, {'a': 'nn.Linear(~)'}),
+    'a layer behind it': ({'a': 'nn.Conv(2, size=(3, 3))'}, {'a': 'nn.Conv(~)'}),
+    'a layer before it with brackets now': ({'a': 'nn.Conv(~)'}, {'a': 'nn.Conv(2, size=(3, 3))'}),
     'compiled by another Python': ({'code 3.9': 'x'}, {'code 3.11': 'y'}), 'compiled now': ({}, {'code 3.11': 'y'})}
 UNLIKE = {
     'a number': ({'a': 1}, {'a': 2}, "'a' was 1 and is 2"), 'none': ({'a': None}, {'a': 0}, "'a' was null and is 0"),
@@ -70,8 +71,9 @@ def test_code_alone_is_a_warning():
     """It may do the same."""
     then, now = ({'inner': {'code 3.11': x, 'a': 1}} for x in 'xy')
     for part in ('loss', 'optimizer', 'model'):
-        assert told(parts(**{part: then}), parts(**{part: now})) == [
-            (f"the {part} 'inner': its code is not what it was", False)]
+        found, = differences(parts(**{part: then}), RunIdentity(parts(**{part: now})), None)
+        assert (str(found), found.severe) == (f"the {part} 'inner': its code is not what it was", False)
+        assert (found.part, found.what) == (part, part)
 
 
 def test_another_loss_function_is_a_setting_and_another_loss_object_another_run():
@@ -143,6 +145,8 @@ def test_callbacks_that_came_or_went_are_told_where_they_change_the_training():
     for cls in ('minifast.A', 'mine.A'):
         then, now = (settings(a=(cls, n)) for n in (1, 2))
         assert told(then, now) == told(then, now, keepers=['a']) == [("the callback a 'n' was 1 and is 2", False)]
+    then, now = ({**found, 'settings': {**found['settings'], 'x': n}} for n, found in enumerate((theirs, settings())))
+    assert told(then, now) == [('x was 0 and is 1', False)]  # what is passed over ends nothing
     odd = parts(settings={'callback a': 3, 'number of processes': 1})
     assert told(odd, settings()) == told(settings(), odd) == []
 

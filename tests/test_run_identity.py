@@ -22,12 +22,13 @@ from small_learner import learner
 from torch import nn
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 from torch.utils.data import DataLoader as TorchLoader
+from torchvision.transforms.v2 import ColorJitter
 
 from minifast.callback.core import Callback
 from minifast.callback.schedule import ParamScheduler, SchedLin
 from minifast.data.core import DataLoaders, Datasets, TfmdLists
 from minifast.data.load import DataLoader
-from minifast.data.transform import Pipeline, Transform
+from minifast.data.transform import Pipeline, Transform, mk_transform
 from minifast.data.transforms import ColReader, ItemGetter, parent_label
 from minifast.optimizer import SGD, Adam
 from minifast.run import identity as room
@@ -558,6 +559,8 @@ def test_transforms_are_told_by_their_settings():
     assert sorted(told, key=str) == sorted([{'class': f'{ME}.Shift', 'much': 2}, [fingerprint(mine)],
                                             [fingerprint(nn.Dropout(.3))]], key=str)
     assert room._transform(mine) == fingerprint(mine) and room._transform(nn.ReLU()) == 'ReLU()'
+    jitter = ColorJitter(.25)
+    assert room._transform(mk_transform(jitter)) == room._transform(jitter) == repr(jitter)
     assert room._transform(parent_label) == {'function': 'minifast.parent_label'}
 
 
