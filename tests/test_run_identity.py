@@ -580,6 +580,16 @@ def test_transforms_are_told_split_by_split_and_element_by_element():
     assert told['collate_fn'] == {'validation': {'function': 'len'}} and 'target' not in told
 
 
+@pytest.mark.parametrize('place', ['after_item', 'before_batch', 'after_batch', 'create_batch'])
+def test_a_function_of_the_users_is_told_at_each_place_of_a_loader(place):
+    """Of the loader that it was given to."""
+    def mine(x):
+        return x
+    told = of(on(Counting(), **{place: mine})).parts['transforms']
+    assert 'mine' in str(told[place]['training']) and 'mine' not in str(told[place].get('validation'))
+    assert 'mine' not in str({k: v for k, v in told.items() if k != place})
+
+
 class Often(Callback):
     """A callback of the user's."""
 
