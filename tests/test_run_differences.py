@@ -67,6 +67,18 @@ def test_what_is_another_is_named_with_what_it_was_and_is(kind):
     assert told(then, now) == [(f"the x {words.partition(' (and')[0]}", False)]
 
 
+def test_a_difference_says_what_was_and_what_is():
+    """As values too, each under its part and its name; another item is none of two values."""
+    then = parts(model={'modules': {'a': 'x'}}, optimizer={'b': 1}, loss={'c': 1}, schedule={'lr': .1})
+    now = parts(model={'modules': {'a': 'y'}}, optimizer={'b': 2}, loss={'c': 2}, schedule={'lr': .2},
+                data={'items': {}, 'vocab': 3})
+    found = [(one.part, one.what, one.then, one.now, one.severe)
+             for one in differences(then, RunIdentity(now), None)]
+    assert found == [('data', 'data', 'not there', 3, True), ('model', 'model', 'x', 'y', True),
+                     ('loss', 'loss', 1, 2, True), ('optimizer', 'optimizer', 1, 2, True),
+                     ('schedule', 'lr', .1, .2, False)]
+
+
 def test_code_alone_is_a_warning():
     """It may do the same."""
     then, now = ({'inner': {'code 3.11': x, 'a': 1}} for x in 'xy')
@@ -170,6 +182,7 @@ def run_of(**lists):
 
 def items_told(then, now, lost=False):
     found = differences(then.parts, now, None if lost else then.tables)
+    assert all((one.part, one.then, one.now) == ('data', None, None) for one in found if one.what != 'data')
     return [(str(one), one.severe) for one in found]
 
 
