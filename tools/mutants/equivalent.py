@@ -76,5 +76,7 @@ EQUIVALENT: dict[tuple[str, ...], str] = {
     ('_environment', "-device = getattr(learn.dls, 'device', None) or env.get('device', 'cpu')",
      "+device = getattr(learn.dls, 'device', None) or env.get('device', None)"):
         'what is known of a learner holds its device',
+    ('_ResumingCallback._look_for', "-return 'begin', *nothing", "+return 'XXbeginXX', *nothing"):
+        'it is only asked whether a fit is passed over or begun anew',
 }
 """(function, the lines that go, the lines that come) -> why no test can tell them apart."""
