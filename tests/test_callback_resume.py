@@ -284,8 +284,8 @@ def test_a_fit_that_is_done_is_passed_over_and_leaves_the_learner_as_it_was(tmp_
         assert again.recorder.values == done.recorder.values and again.final_record == done.final_record
         row = ', '.join(f'{name} {value:.6g}' for name, value in zip(('train_loss', 'valid_loss'), done.final_record))
         out = capsys.readouterr().out
-        assert (f'resumed from {newest_checkpoint(tmp_path)[0]}: this fit was finished: 2 of 2 epochs{fewer}; nothing to '
-                f'do; its last row: epoch 1, {row}\n') in out
+        assert (f'resumed from {newest_checkpoint(tmp_path)[0]}: this fit was finished: 2 of 2 epochs{fewer}; nothing '
+                f'to do; its last row: epoch 1, {row}\n') in out
         assert (again.training, again.model.training, again.fitting) == (False, False, False)
         assert len(said) == (n_epoch == 1) and all('that fit is done' in one for one in said)
     assert sorted(tmp_path.iterdir()) == before
