@@ -29,7 +29,7 @@ from minifast.callback.schedule import ParamScheduler, SchedLin
 from minifast.data.core import DataLoaders, Datasets, TfmdLists
 from minifast.data.load import DataLoader
 from minifast.data.transform import Pipeline, Transform, mk_transform
-from minifast.data.transforms import ColReader, ItemGetter, parent_label
+from minifast.data.transforms import ColReader, ItemGetter, RegexLabeller, parent_label
 from minifast.optimizer import SGD, Adam
 from minifast.run import identity as room
 from minifast.run.differences import differences
@@ -250,6 +250,8 @@ UNEQUAL = [['a', 'b'], [('c', 2)]]
     (SimpleNamespace(samples='abc'), None), (SimpleNamespace(items=[1], tfms=[str]), None),
     (TfmdLists([1, 2], [lambda i: f'{i}']), {'item': [1, 2], 'input': ['1', '2']}),
     (TfmdLists([Path('a'), Path('b')], [lambda f: f.name]), {'item': [Path('a'), Path('b')]}),
+    (Datasets(['a_1', 'b_2'], [[RegexLabeller('_(.)')], [RegexLabeller('(.)_')]]),
+     {'item': ['a_1', 'b_2'], 'input': ['1', '2'], 'label': ['a', 'b']}),
     (Datasets([Path('x/a'), Path('y/b')], [[lambda f: torch.ones(1)], [parent_label]]),
      {'item': [Path('x/a'), Path('y/b')], 'label': ['x', 'y']}),
     (Datasets([(1, 2, 3, 4)], [[ItemGetter(i)] for i in range(4)], n_inp=2),
@@ -259,6 +261,13 @@ UNEQUAL = [['a', 'b'], [('c', 2)]]
 def test_items_and_labels_are_known_without_reading_one(ds, told):
     """Of a part, of a sum, of rows of a table, and as far as the functions in front of the pipelines tell them."""
     assert columns_of(ds) == told
+
+
+def test_another_pattern_of_labels_is_another_run():
+    """Of the same files and classes: the first label that is another is named."""
+    then, now = (of(on(Datasets(['a_b', 'b_a'], [[str.upper], [RegexLabeller(pat)]]))) for pat in ('(.)_', '_(.)'))
+    found, = differences(then.parts, now, then.tables)
+    assert found.severe and str(found).startswith('training item 0 was a_b, label a and is a_b, label b')
 
 
 def test_of_a_long_table_the_first_labels_are_known():
