@@ -300,6 +300,26 @@ def test_looking_at_labels_draws_nothing_and_stops_at_what_does_more():
     assert [columns_of(ds) for ds in others] == [{'item': [1, 2]}] * 2 and asked == []
 
 
+CLOCK = SimpleNamespace(now=0., tick=0.)
+
+
+def slow_label(x):
+    CLOCK.now += CLOCK.tick
+    return f'label {x}'
+
+
+def test_labels_that_took_too_long_are_no_difference(monkeypatch):
+    """Then or now: storage may be slow once. The clock is looked at each 256 items."""
+    monkeypatch.setattr(room, 'time', SimpleNamespace(monotonic=lambda: CLOCK.now))
+    ds = Datasets([f'{i}' for i in range(300)], [[str.upper], [slow_label]])
+    known = of(on(ds))
+    monkeypatch.setattr(CLOCK, 'tick', room.LOOK_S / 255)
+    late, names = of(on(ds)), [f'label {i}' for i in range(300)]
+    assert known.tables['training']['label'].texts == names
+    assert late.tables['training']['label'].texts == names[:256] + [UNKNOWN] * 44
+    assert differences(known.parts, late, known.tables) == differences(late.parts, known, late.tables) == []
+
+
 def written(folder, **sizes):
     """Files of these sizes."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -333,7 +353,8 @@ def test_names_below_a_base_are_looked_for_in_the_first_that_has_them(tmp_path):
 
 
 @pytest.mark.parametrize('values, texts', [
-    (['a', 'b'], ['a', 'b']), ([1, .5, True], ['1', '0.5', 'True']),
+    (['a', 'b'], ['a', 'b']), ([1, .5, True], ['1', '0.5', 'True']), (['a', None, 2], ['a', UNKNOWN, '2']),
+    ([None, None], [UNKNOWN] * 2),
     ([[1, 'a'], (Path('x'),)], ['[1, "a"]', '["x"]']), ([], [])])
 def test_a_column_of_no_files_has_names_alone(values, texts):
     """Texts and numbers as they are, other things by their fingerprint."""

@@ -258,6 +258,8 @@ def is_path(x: Any, bases: Sequence[str] = ('',)) -> bool:
 
 
 def _text(x: Any) -> str:
+    if x is None:  # it took too long
+        return UNKNOWN
     if isinstance(x, str):
         return x
     return str(x) if isinstance(x, (bool, int, float, PurePath)) else json.dumps(fingerprint(x))
