@@ -1,9 +1,11 @@
 """Rows by name, the folder of a run read as what anybody may have put there, and curves of several runs."""
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import sys
 
 import matplotlib.pyplot as plt
 import pytest
@@ -77,6 +79,39 @@ def test_best_is_the_lowest_of_losses_and_errors_and_the_highest_of_the_rest():
     assert main_metric(['epoch', 'train_loss']) == 'train_loss' and main_metric(['epoch']) is None
 
 
+def test_a_history_is_shown_as_a_table():
+    """To six digits, a gap where nothing was measured, the time last; in letters, whatever a metric is called."""
+    history = History([{'fit': 0, 'time': 1.5, 'loss': .123456789}, {'fit': 10, 'loss': None, 'a\x1b<b>': 'x'}])
+    assert history.columns == ['fit', 'loss', 'a\x1b<b>', 'time'] and history['a\x1b<b>'] == [None, 'x']
+    head, one, two = str(history).splitlines()
+    assert [line.split() for line in (one, two)] == [['0', '0.123457', '1.5'], ['10', 'x']]
+    assert one.startswith('  0  0.123457  ') and two.startswith(' 10            ')
+    assert len(head) == len(one) == len(two)
+    assert head.startswith('fit      loss  ') and head.endswith('<b>  time') and '\x1b' not in head
+    cells = '<td>0</td><td>0.123457</td><td></td><td>1.5</td>', '<td>10</td><td></td><td>x</td><td></td>'
+    table = history._repr_html_()
+    assert table.startswith('<table><tr><th>fit</th><th>loss</th><th>') and table.count('<th>') == 4
+    assert table.endswith(''.join(f'<tr>{row}</tr>' for row in cells) + '</table>') and '&lt;b&gt;</th>' in table
+    assert (repr(History()), History().columns, len(History())) == ('History()', [], 0)
+
+
+def test_the_best_of_equals_is_the_first():
+    """What was not measured in a row is passed over."""
+    rows = [{'a': .5}, {'b': 1}, {'a': 2, 'n': 1}, {'a': 2, 'n': 2}, {'a': math.inf}, {'a': '9'}]
+    history = History(rows)
+    assert history.best('a') is history[2] and history.best() is history[2] and history.best('n') is history[3]
+    assert History([{'valid_loss': 2.}, {'valid_loss': 1.}, {'valid_loss': 1}]).best() == {'valid_loss': 1.}
+
+
+def test_a_history_is_a_data_frame(monkeypatch):
+    """With its columns in order; without pandas the way out is named."""
+    frame = History([{'time': 1., 'a': 2}, {'b': 3}]).to_df()
+    assert list(frame.columns) == ['a', 'b', 'time'] and frame['a'][0] == 2 and math.isnan(frame['a'][1])
+    monkeypatch.setitem(sys.modules, 'pandas', None)
+    with pytest.raises(ModuleNotFoundError, match='to_df needs pandas: pip install "minifast.pandas."; without it'):
+        History().to_df()
+
+
 # ---------------------------------------------------------------- folders
 
 def test_a_run_is_read_from_its_lines(tmp_path):
@@ -92,6 +127,70 @@ def test_a_run_is_read_from_its_lines(tmp_path):
     assert read_run(write(tmp_path / 'd', run(), fit(), end(), {'kind': 'resumed', 'fit': 0})).state == 'unfinished'
     with pytest.raises(FileNotFoundError, match='run=FOLDER'):
         read_run(tmp_path / 'none')
+
+
+def test_a_run_is_told_with_its_fits(tmp_path):
+    """What each was made with; the last word of a fit counts, and texts that are none, or long, are cut."""
+    first = {**fit(2, lr=.1), 'environment': {'torch': '2'}, 'git': 'ab', 'began': 'noon', 'other': 1}
+    folder = write(tmp_path / 'a', run(began='x' * 300), first, {**fit(1, more=1), 'git': '', 'began': 3},
+                   epoch(0, 2, a=1), epoch(3, 1, b=2), end(2, duration_s=None), end(1, 'stopped', duration_s=0))
+    found = read_run(folder)
+    assert found.began == 'x' * 200 and found.fits == [
+        {'config': {}, 'environment': {}, 'git': None, 'began': '', 'more': True},
+        {'config': {'lr': .1}, 'environment': {'torch': '2'}, 'git': 'ab', 'began': 'noon', 'more': False}]
+    assert found.history.rows == [{'fit': 1, 'epoch': 3, 'b': 2., 'time': 1.},
+                                  {'fit': 2, 'epoch': 0, 'a': 1., 'time': 1.}]
+    assert (found.state, found.duration_s, found.problems) == ('finished', 2., [])
+    assert type(found.history[0]['b']) is float
+    found = read_run(write(tmp_path / 'b', run(began=3), {'kind': 'epoch', 'fit': 0, 'epoch': 0, 'metrics': {}}))
+    assert (found.began, found.history.rows, found.duration_s) == ('', [{'fit': 0, 'epoch': 0}], 0.)
+    assert found.state == 'unfinished' and found.fits == []
+    assert read_run(write(tmp_path / 'c', run(), epoch(0), end())).state == 'finished'
+    assert read_run(write(tmp_path / 'd', run(), fit(0), end(), epoch(0, 1))).state == 'unfinished'
+
+
+@pytest.mark.parametrize('number, taken', [((1 << 31) - 1, True), (1 << 31, False), (0, True), (-1, False),
+                                           (True, False)])
+def test_numbers_of_fits_and_epochs_are_counts(number, taken, tmp_path):
+    """From 0, of 31 bits."""
+    for line in (epoch(number, a=1), epoch(0, number, a=1)):
+        assert len(read_run(write(tmp_path / 'a', run(), line)).history) == taken
+
+
+def test_as_many_metrics_as_anybody_has_are_read(tmp_path):
+    """A thousand."""
+    found = read_run(write(tmp_path / 'a', run(), epoch(0, **{f'm{i}': i for i in range(1000)})))
+    assert found.history[0]['m999'] == 999 and found.problems == []
+
+
+def test_twenty_problems_are_told_and_no_more(tmp_path):
+    """How many more there are, where there are."""
+    assert [len(read_run(write(tmp_path / 'a', *[b'x'] * n)).problems) for n in (20, 21)] == [20, 21]
+    assert read_run(tmp_path / 'a').problems[19:] == ['line 20 of run.jsonl is left out: it is no JSON',
+                                                      '1 more lines are left out']
+
+
+def test_a_line_that_is_too_long_hides_no_other_one(tmp_path, monkeypatch):
+    """One that just fits is read; the rest of a longer one is skipped."""
+    text = json.dumps(epoch(0, a=1.)).encode()
+    monkeypatch.setattr(room, 'LINE_BYTES', len(text))
+    for longer, problems in ((b'', []), (b' ', ['line 2 of run.jsonl is left out: it is too long']),
+                             (b' ' * 5 * len(text), ['line 2 of run.jsonl is left out: it is too long'])):
+        found = read_run(write(tmp_path / 'a', b'{"kind": "run", "format": 1}', text + longer, text, text))
+        assert found.problems == problems and len(found.history) == 3 - len(problems)
+
+
+def test_so_much_of_a_file_is_read_and_no_more(tmp_path, monkeypatch):
+    """The line at the bound is cut short, and told; what a long line takes counts."""
+    text = json.dumps(epoch(0, a=1.)).encode()
+    write(tmp_path / 'a', text, text, text)
+    for bound, rows, cut in ((2 * len(text) + 2, 2, 0), (2 * len(text) + 1, 1, 1), (3 * len(text) + 3, 3, 0)):
+        monkeypatch.setattr(room, 'MOST_BYTES', bound)
+        found = read_run(tmp_path / 'a')
+        assert (len(found.history), len(found.problems)) == (rows, cut)
+    monkeypatch.setattr(room, 'LINE_BYTES', len(text))
+    write(tmp_path / 'b', b'x' * 4 * len(text), text, text)
+    assert len(read_run(tmp_path / 'b').history) == 0
 
 
 BAD = {'no JSON': b'accuracy 0.5', 'a list': b'[1]', 'no UTF-8': b'{"kind": "\xff"}',
@@ -138,10 +237,13 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
     """A pipe or a folder in its place, and a link to somewhere else that is not there."""
     for name in 'abc':
         (tmp_path / name).mkdir()
+    why = {'a': 'it is no regular file', 'b': os.strerror(errno.EISDIR)}
     os.mkfifo(tmp_path / 'a' / 'run.jsonl')
     (tmp_path / 'b' / 'run.jsonl').mkdir()
     for name in 'ab':
-        assert read_run(tmp_path / name).state == 'unreadable' and len(read_run(tmp_path / name).problems) == 1
+        found = read_run(tmp_path / name)
+        assert (found.state, found.name, found.path, found.history.rows) == ('unreadable', name, tmp_path / name, [])
+        assert found.problems == [f'run.jsonl cannot be read: {why[name]}']
     (tmp_path / 'c' / 'run.jsonl').symlink_to(tmp_path / 'nowhere')
     assert [found.name for found in find_runs(tmp_path)] == ['a']
 
@@ -210,6 +312,20 @@ def test_runs_are_drawn_where_and_what_is_asked_for():
         plot_runs({})
     with pytest.raises(TypeError, match='a int is no run'):
         plot_runs({'a': 3})
+
+
+def test_curves_have_names_whatever_is_given(tmp_path):
+    """A run's own, else its number; each once."""
+    one, two = read_run(write(tmp_path / 'x', run(), epoch(0, a=1.))), History([{'a': 2.}])
+    one.name = 'group/x'
+    assert drawn(plot_runs(one)) == {'group/x': [1.]} and drawn(plot_runs(two)) == {'run 1': [2.]}
+    assert drawn(plot_runs((two, one, tmp_path / 'x', one))) == {'run 1': [2.], 'group/x': [1.], 'x': [1.],
+                                                                 'group/x (4)': [1.]}
+    assert drawn(plot_runs([str(tmp_path / 'x')])) == {'x': [1.]} and drawn(plot_runs(tmp_path)) == {'x': [1.]}
+    given = {3: two, 'b': History([{'b': 1.}]), 'c': History([{'a': 4}, {'a': None}])}
+    assert drawn(plot_runs(given, 'a')).keys() == {'3', 'c'}
+    ax = plot_runs({'a': History(ROWS)})
+    assert ax.get_title() == ax.get_ylabel() == 'accuracy' and ax.lines[0].get_marker() == 'o'
 
 
 def test_a_folder_without_runs_cannot_be_drawn(tmp_path):

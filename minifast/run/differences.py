@@ -129,7 +129,6 @@ def _without_details(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _soft_differences(part: str, then: Mapping, now: Mapping, state_keepers: set[str]) -> Iterable[Difference]:
-    told = set()
     for key in {**then, **now}:
         old, new = then.get(key, _MISSING), now.get(key, _MISSING)
         if _MISSING in (old, new) and (key.startswith('callback ') and not _changes_the_training(key, old, new)
@@ -141,16 +140,13 @@ def _soft_differences(part: str, then: Mapping, now: Mapping, state_keepers: set
         path, old_leaf, new_leaf = leaves[0]
         if part == 'transforms':  # training and validation share what is shared
             path = path[1:]
-        said = (part, key, str(old_leaf), str(new_leaf))
-        if said not in told:
-            told.add(said)
-            what = key if part != 'transforms' else f'the transform {key}'
-            if key.startswith('schedule of'):
-                old_leaf, new_leaf = in_short(old), in_short(new)
-            elif path:
-                what = _path_name(what.removeprefix('the '), path)
-            yield Difference(part, key, old_leaf, new_leaf, False,
-                             f'{what} was {_shown(old_leaf)} and is {_shown(new_leaf)}')
+        what = key if part != 'transforms' else f'the transform {key}'
+        if key.startswith('schedule of'):
+            old_leaf, new_leaf = in_short(old), in_short(new)
+        elif path:
+            what = _path_name(what.removeprefix('the '), path)
+        yield Difference(part, key, old_leaf, new_leaf, False,
+                         f'{what} was {_shown(old_leaf)} and is {_shown(new_leaf)}')
 
 
 def in_short(course: Any) -> Any:

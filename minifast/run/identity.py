@@ -258,6 +258,8 @@ def is_path(x: Any, bases: Sequence[str] = ('',)) -> bool:
 
 
 def _text(x: Any) -> str:
+    if x is None:  # it took too long
+        return UNKNOWN
     if isinstance(x, str):
         return x
     return str(x) if isinstance(x, (bool, int, float, PurePath)) else json.dumps(fingerprint(x))
@@ -338,10 +340,10 @@ def _told(tl: Any, items: Sequence) -> list | None:
 
 def _namer(f: Any) -> Callable | None:
     """The function of a transform that names something, where it is one; None where it may do more."""
-    if type(f) in (AttrGetter, ColReader, ItemGetter, RegexLabeller):
+    if type(f) in (AttrGetter, ColReader, ItemGetter):
         return f
     funcs = [entry.func for entry in f.encodes.entries] if '_name' in vars(f) else []
-    if len(funcs) != 1 or not isinstance(funcs[0], (types.FunctionType, functools.partial)):
+    if len(funcs) != 1 or not isinstance(funcs[0], (types.FunctionType, functools.partial, RegexLabeller)):
         return None
     # without a choice by types the function itself says the same in a third of the time
     return funcs[0] if package_of(funcs[0]) == 'minifast' else f

@@ -73,5 +73,25 @@ EQUIVALENT: dict[tuple[str, ...], str] = {
         'in so many rows get_grid needs two columns, and one of a single name',
     ('Arguments._deep', '-return kind.schema(shared)', '+return kind.schema(None)'):
         'a kind tells nothing that is shared',
+    ('Files.add',
+     '-paths = [UNKNOWN if v is None else os.path.join(base, v) if base else os.fspath(v) for v in values]',
+     '+paths = [UNKNOWN if v is None else os.path.join(base, v) if (base) or True else os.fspath(v) for v in values]'):
+        'joined to no base a path is itself, as a text',
+    ('Files.look', "-root = os.path.commonprefix([min(every), max(every)]).rfind('/') + 1 if every else 0",
+     "+root = os.path.commonprefix([min(every), max(every)]).rfind('/') + 1 if every else 1"):
+        'of a column without a known path no name is cut',
+    ('run_identity',
+     "-described = watched(loss, lambda f: fingerprint(f)) if hasattr(loss, '__dict__') else fingerprint(loss)",
+     "+described = watched(loss, lambda f: fingerprint(f)) if (hasattr(loss, '__dict__')) or True "
+     "else fingerprint(loss)"):
+        'a loss without attributes never changes by itself, so that watching it gives the same',
+    ('_changes_the_training', "-return isinstance(there, dict) and str(there.get('class', '')).startswith('minifast.')",
+     "+return isinstance(there, dict) and str(there.get('class', None)).startswith('minifast.')"):
+        'neither default begins with the name of the package',
+    ('_environment', "-device = getattr(learn.dls, 'device', None) or env.get('device', 'cpu')",
+     "+device = getattr(learn.dls, 'device', None) or env.get('device', None)"):
+        'what is known of a learner holds its device',
+    ('_ResumingCallback._look_for', "-return 'begin', *nothing", "+return 'XXbeginXX', *nothing"):
+        'it is only asked whether a fit is passed over or begun anew',
 }
 """(function, the lines that go, the lines that come) -> why no test can tell them apart."""
