@@ -58,5 +58,12 @@ EQUIVALENT: dict[tuple[str, ...], str] = {
         'default_convert asks first whether it is a tensor, of whatever class, and gives it back',
     ('Overloads.__init__', '-self._decided_at = -1', '+self._decided_at = -2'):
         'versions are counted from 0, so that both say that nothing is decided yet',
+    ('_verified',
+     "-there = sorted(file.name for file in parts.glob('*.safetensors')) if parts.is_dir() else []",
+     "+there = sorted(file.name for file in parts.glob('*.safetensors')) if (parts.is_dir()) or True else []"):
+        'in a folder that is not there, or is a file, glob finds nothing',
+    ('_parts', "-found[f'metric {i}'] = metric, Hidden(metric, baselines, stop=inside, data=False)",
+     "+found[f'metric {i}'] = metric, Hidden(metric, baselines, stop=inside, data=None)"):
+        'it is only asked whether it is true',
 }
 """(function, the lines that go, the lines that come) -> why no test can tell them apart."""
