@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import DistributedSampler, IterableDataset, TensorDataset
 
-from minifast import distributed
+from minifast import distributed, sharding
 from minifast.callback import distributed as room
 from minifast.callback.core import (Callback, CancelBackwardException, CancelBatchException, CancelEpochException,
                                     CancelFitException, CancelStepException, CancelTrainException,
@@ -539,3 +540,259 @@ def test_what_is_done_alone_may_be_the_firsts_or_each_ranks():
     ours.share_out(0, 2)
     with pass_of_all(ours):
         assert not is_alone()
+
+
+@pytest.mark.parametrize('n_gpus, given, env, backend, device', [
+    (0, None, {}, 'gloo', None), (4, None, {'LOCAL_RANK': '2', 'LOCAL_WORLD_SIZE': '4'}, 'nccl', 2),
+    (2, None, {'LOCAL_RANK': '3', 'LOCAL_WORLD_SIZE': '4'}, 'gloo', 1), (1, None, {}, 'nccl', 0),
+    (4, 3, {'LOCAL_RANK': '1', 'LOCAL_WORLD_SIZE': '2'}, 'nccl', 3), (1, None, {'LOCAL_WORLD_SIZE': '1'}, 'nccl', 0),
+    (3, 4, {'LOCAL_RANK': '1', 'LOCAL_WORLD_SIZE': '4'}, 'gloo', 1)])
+def test_gpus_are_taken_one_a_process_or_shared(monkeypatch, n_gpus, given, env, backend, device):
+    """NCCL where each process of the machine has one; else gloo, and they are taken in turn."""
+    joined, chosen, left = [], [], []
+    for name in ('LOCAL_RANK', 'LOCAL_WORLD_SIZE'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {'RANK': '0', 'WORLD_SIZE': '4', 'MASTER_ADDR': 'x', 'MASTER_PORT': '1', **env}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: n_gpus)
+    monkeypatch.setattr(torch.cuda, 'set_device', chosen.append)
+    monkeypatch.setattr(distributed, '_join', lambda *args: joined.append(args))
+    monkeypatch.setattr(distributed, '_host', [])
+    monkeypatch.setattr(distributed.atexit, 'register', left.append)
+    monkeypatch.setattr(dist, 'new_group', lambda **kwargs: kwargs)
+    monkeypatch.setattr(dist, 'get_world_size', lambda: 4)
+    assert setup_distrib(given, timeout_s=7) == 4
+    seven = timedelta(seconds=7)
+    assert joined == [(backend, seven)] and chosen == ([] if device is None else [device])
+    assert left == [distributed.teardown_distrib]
+    assert distributed._host[1] == {'backend': 'gloo', 'timeout': seven}
+
+
+@pytest.mark.parametrize('restarts, machines, again', [
+    (None, '1', False), ('0', '1', False), ('2', '1', True), ('2', '2', False), ('2', None, False)])
+def test_processes_that_are_started_again_meet_under_another_name(monkeypatch, restarts, machines, again):
+    """On one machine torchrun keeps its store, with the addresses of those that are gone."""
+    given = []
+    for name, value in (('TORCHELASTIC_RESTART_COUNT', restarts), ('GROUP_WORLD_SIZE', machines)):
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    monkeypatch.setattr(dist, 'init_process_group', lambda *args, **kwargs: given.append((args, kwargs)))
+    monkeypatch.setattr(dist, 'rendezvous', lambda url, timeout: iter([(f'store of {url} {timeout}', 3, 4)]))
+    monkeypatch.setattr(dist, 'PrefixStore', lambda prefix, store: (prefix, store))
+    distributed._join('gloo', 9)
+    assert given == [(('gloo',), {'store': ('restart-2', 'store of env:// 9'), 'rank': 3, 'world_size': 4, 'timeout': 9}
+                      if again else {'timeout': 9})]
+
+
+# ---------------------------------------------------------------- the wrapped model
+
+def test_what_stands_in_for_a_model_touches_every_weight_that_is_trained_and_moves_none():
+    """Its gradients are zeros laid out as they would be, sparse where the layer's are."""
+    model = nn.Sequential(nn.Embedding(9, 4, sparse=True), nn.Linear(4, 3), nn.Linear(3, 2))
+    model[2].weight.requires_grad_(False)
+    called = room._Called(model)
+    assert torch.equal(called(torch.tensor([1])), model(torch.tensor([1])))
+    called(stand_in=True).backward()
+    grads = [p.grad for p in model.parameters()]
+    assert [grad is None for grad in grads] == [False, False, False, True, False]
+    assert grads[0].layout is torch.sparse_coo and not any(grad.to_dense().any() for grad in grads if grad is not None)
+    channels_last = nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)
+    room._Called(channels_last)(stand_in=True).backward()
+    assert channels_last.weight.grad.stride() == channels_last.weight.stride()
+
+
+def test_gradients_that_were_there_survive_the_settling():
+    """It takes two backward passes of the stand-in."""
+    model, calls = nn.Linear(2, 2), []
+    model.weight.grad = kept = torch.ones(2, 2)
+
+    def wrapped(stand_in):
+        calls.append((stand_in, model.weight.grad is None))
+        return room._Called(model)(stand_in=True)
+    wrapped.parameters = model.parameters
+    room._settle(wrapped)
+    assert calls == [(True, True)] * 2 and model.weight.grad is kept and model.bias.grad is None
+
+
+def test_a_model_is_wrapped_anew_where_other_weights_are_trained(others, monkeypatch):
+    """All ranks meet before it; behind the fit the model's own layers are back."""
+    trainer, model, wrapped = others(), nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1)), []
+    dl = DataLoader(TensorDataset(torch.arange(10)), 3)
+    trainer.learn = SimpleNamespace(dl=dl, model=model, epoch=0, wrapped=None)
+    trainer._wrap = lambda made_for: wrapped.append(made_for) or setattr(trainer, '_wrapped_for', made_for)
+    for trained in (True, True, False, False):
+        model[0].weight.requires_grad_(trained)
+        trainer.before_train()
+    assert len(wrapped) == 2 and [row[1] for row in trainer.sent] == [COLLECTIVE] * 2
+    hooks, norm = [], model[1]
+    model[1] = nn.Identity()
+    trainer.learn.wrapped = SimpleNamespace(_remove_autograd_hooks=lambda: hooks.append(1))
+    trainer._own_norms = [(model, '1', norm)]
+    trainer._unwrap()
+    assert hooks == [1] and trainer.learn.wrapped is None and trainer._wrapped_for is None
+    assert model[1] is norm and trainer._own_norms == []
+
+
+def test_buffers_are_the_firsts_behind_a_training_part_of_a_fit(others, monkeypatch):
+    """And, with what callbacks have put in their place, where a validation begins; not in what a rank does alone."""
+    sent = []
+    monkeypatch.setattr(dist, 'broadcast', lambda x, src: sent.append((x, src)))
+    trainer = others()
+    trainer._at = [0, TRAINING, 5]
+    norm = nn.BatchNorm1d(2)
+    trainer.learn = SimpleNamespace(dl=[1], model=norm, fitting=True)
+    word = LastWord(trainer)
+    word.learn = trainer.learn
+    for event in (trainer.after_train, word.before_validate):
+        event()
+        assert [(id(x), src) for x, src in sent] == [(id(b), 0) for b in norm.buffers()]
+        sent.clear()
+    assert [row[1:5] for row in trainer.sent] == [[END, 0, TRAINING, 0], [COLLECTIVE, 0, TRAINING, 0],
+                                                  [COLLECTIVE, 0, TRAINING, 0]]
+    trainer.learn.fitting = False
+    trainer.after_train(), word.before_validate()
+    trainer.learn.fitting = True
+    with on_own():
+        trainer.after_train(), word.before_validate()
+    assert not sent
+
+
+# ---------------------------------------------------------------- a model in shares
+
+@pytest.fixture
+def sharded(others):
+    """As `others`, a trainer of a model in shares."""
+    def made(*answers, **kwargs):
+        return others(*answers, cls=ShardedTrainer, **kwargs)
+    yield made
+    sharding.before_forward.clear(), distributed.before_collective.clear()
+
+
+def test_gradients_that_were_not_sent_have_no_place_in_a_checkpoint(sharded):
+    """Until a backward pass that sends them is over."""
+    trainer, told = sharded(), []
+    trainer.learn = SimpleNamespace(own_model=SimpleNamespace(set_requires_gradient_sync=told.append))
+    assert trainer.is_between_steps
+    found = []
+    for trainer.sync in (True, False, False, True):
+        trainer.forward_starts()
+        found.append(trainer.is_between_steps)
+        trainer.after_backward()
+        found.append(trainer.is_between_steps)
+        assert trainer.sync
+    assert told == [True, False, False, True]
+    assert found == [True, True, False, False, False, False, False, True]
+
+
+def test_a_call_of_a_model_in_shares_needs_all_processes(sharded):
+    """They meet before it, but where this one goes along with the others'; a callback of the first alone cannot."""
+    trainer = sharded()
+    trainer._before_call()
+    assert trainer.sent[0][1] == FORWARD and trainer._has_run
+    with on_own():
+        trainer._before_call()  # a validation of each rank's own still needs all
+    assert len(trainer.sent) == 2
+    with on_own(True), pytest.raises(RuntimeError, match="^with strategy='fsdp' a model is called by all processes"):
+        trainer._before_call()
+    trainer._goes_along = True
+    trainer._before_call()
+    assert len(trainer.sent) == 2
+
+
+@pytest.mark.parametrize('part, own, theirs, same_epoch, together', [
+    (VALIDATION, END, FORWARD, True, [True, False]), (VALIDATION, FORWARD, END, True, [False, True]),
+    (VALIDATION, END, END, True, [False, True]), (VALIDATION, FORWARD, FORWARD, True, [False, True]),
+    (TRAINING, END, FORWARD, True, None), (VALIDATION, END, FORWARD, False, None),
+    (VALIDATION, END, COLLECTIVE, True, None)])
+def test_who_has_no_batch_left_goes_along_with_the_validation_of_the_others(sharded, part, own, theirs, same_epoch,
+                                                                          together):
+    """Whose batch it is counts for nothing then; everywhere else ranks that are elsewhere have come apart."""
+    trainer, went = sharded(), []
+    trainer._go_along = lambda: went.append(1)
+    rows = [[0, place, epoch, part, batch, 0, 0, 0] for place, epoch, batch in (
+        (theirs, 4 if same_epoch else 5, 7), (own, 4, 7), (theirs, 4 if same_epoch else 5, 7))]
+    if together is None:
+        with pytest.raises(PeerError, match='come apart'):
+            trainer._are_together(rows)
+    else:
+        goes_on = trainer._are_together(rows)
+        assert [bool(went), goes_on] == together
+
+
+def test_going_along_takes_the_last_batch_or_any(sharded):
+    """Its result is nobody's; behind it calls need all again."""
+    trainer, seen = sharded(), []
+
+    def model(*xb):
+        seen.append((trainer._goes_along, [x.tolist() for x in xb]))
+        if len(seen) == 2:
+            raise ZeroDivisionError
+    batch = torch.ones(1), torch.zeros(1), torch.full((1,), 2.)
+    trainer.learn = SimpleNamespace(xb=(torch.ones(2),), model=model, _n_inp=None, _set_device=lambda b: b, dl=[batch])
+    trainer._go_along()
+    with pytest.raises(ZeroDivisionError):
+        trainer._go_along()
+    assert not trainer._goes_along
+    trainer.learn.xb = ()
+    trainer._go_along()
+    trainer.learn._n_inp = 1
+    trainer._go_along()
+    trainer.learn.dl, trainer.learn._n_inp = SimpleNamespace(one_batch=lambda: batch[:1]), None
+    trainer._go_along()
+    assert [xb for _, xb in seen] == [[[1, 1]], [[1, 1]], [[1], [0]], [[1]], [[1]]] and all(along for along, _ in seen)
+
+
+def test_what_was_made_before_the_model_was_put_in_shares_is_refused(sharded, monkeypatch):
+    """A model that is whole, weights that were added, an optimizer of other weights."""
+    trainer = sharded()
+    model = nn.Linear(1, 1)
+    opt = SimpleNamespace(param_groups=[{'params': list(model.parameters())[:1]}])
+    trainer.learn = SimpleNamespace(own_model=model, opt=opt)
+    with pytest.raises(ValueError, match='the optimizer was made before the model is put in shares'):
+        trainer._check_shares()
+    monkeypatch.setattr(room, 'in_shares', lambda model: True)
+    with pytest.raises(ValueError, match='^the model has got weight, bias since it was put in shares'):
+        trainer._check_shares()
+    monkeypatch.setattr(sharding, 'is_share', lambda p: True)
+    trainer._check_shares()
+    opt.param_groups = [{'params': [torch.ones(1)]}]
+    with pytest.raises(ValueError, match='^the optimizer holds no parameter of the model'):
+        trainer._check_shares()
+
+
+def test_a_model_is_put_in_shares_once_where_all_have_the_same(sharded, monkeypatch):
+    """By the units that are said; where a step may leave weights unused torch is told."""
+    done = []
+    monkeypatch.setattr(room, 'put_in_shares', lambda model, units: done.append((model, units)))
+    for unused in (False, True):
+        trainer = sharded(find_unused_parameters=unused, units=nn.Linear)
+        model = nn.Linear(1, 1)
+        model.set_reduce_scatter_unused_params = done.append
+        trainer.learn = SimpleNamespace(own_model=model, model=model)
+        trainer.check_same = done.append
+        trainer.prepare()
+        assert list(done[0]) == ['parameters of the model'] and done[1] == (model, nn.Linear)
+        assert done[2:] == [True] * unused
+        done.clear()
+    monkeypatch.setattr(room, 'in_shares', lambda model: True)
+    trainer.prepare()
+    assert not done
+
+
+def test_a_fit_of_a_model_in_shares_hears_of_each_call_and_forgets_what_a_broken_one_left(sharded, monkeypatch):
+    """On all ranks where one has something left; behind the fit calls are nobody's business any more."""
+    found = []
+    monkeypatch.setattr(DistributedTrainer, 'before_fit', lambda self: None)
+    monkeypatch.setattr(DistributedTrainer, 'cleanup_fit', lambda self: found.append('cleaned'))
+    for fitting, unsent, wanted in ((True, [False, True, False], ['checked', 'forgot']),
+                                    (True, [False] * 3, ['checked']), (False, [True] * 3, [])):
+        trainer = sharded()
+        trainer.learn = SimpleNamespace(fitting=fitting)
+        trainer._check_shares, trainer._forget_unsent = lambda: found.append('checked'), lambda: found.append('forgot')
+        monkeypatch.setattr(room, 'gather_objects', lambda o, unsent=unsent: unsent)
+        trainer.before_fit()
+        assert found == wanted and sharding.before_forward == [trainer._before_call]
+        found.clear()
+        trainer.cleanup_fit()
+        trainer.cleanup_fit()
+        assert not sharding.before_forward and found == ['cleaned'] * 2
+        found.clear()
