@@ -412,3 +412,28 @@ def test_gradients_in_shares_are_clipped_by_the_norm_of_the_whole(alone, norm_ty
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
     norm = torch.linalg.vector_norm(torch.cat([g.flatten() for g in found[1]]), norm_type)
     assert float(norm) == pytest.approx(.01, rel=1e-2)
+
+
+def test_gradients_that_a_fit_has_added_up_and_not_sent_are_forgotten(alone):
+    """They hang on the whole weights of each unit; the parts have their places again."""
+    learn = learner('fsdp')
+    learn.to_distributed(strategy='fsdp', units=nn.Linear)
+    learn.create_opt()
+    model, trainer, calls = learn.model, learn.ranks, []
+    model.set_requires_gradient_sync(False)
+    model(torch.ones(2, 5)).sum().backward()
+    model.set_requires_gradient_sync(True)
+    trainer._unsent = True
+    trainer._forget_unsent()
+    assert not trainer._unsent and all(is_share(p) and p.grad is None for p in model.parameters())
+    model(torch.ones(2, 5)).sum().backward()
+    for p in model.parameters():
+        found = whole(p.grad)
+        p.grad = None
+        p.wanted = found
+    model(torch.ones(2, 5)).sum().backward()
+    assert all(torch.equal(whole(p.grad), p.wanted) for p in model.parameters())
+    model.reset_iter_state = lambda: calls.append(1)
+    for trainer._has_run, wanted in ((True, 1), (False, 1)):
+        trainer._unwrap()
+        assert len(calls) == wanted and not trainer._has_run and trainer._wrapped_for is None

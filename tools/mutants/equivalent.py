@@ -65,5 +65,9 @@ EQUIVALENT: dict[tuple[str, ...], str] = {
     ('_parts', "-found[f'metric {i}'] = metric, Hidden(metric, baselines, stop=inside, data=False)",
      "+found[f'metric {i}'] = metric, Hidden(metric, baselines, stop=inside, data=None)"):
         'it is only asked whether it is true',
+    ('DistributedTrainer.batch_of_all',
+     "-stands_in, n = getattr(self.learn.dl, 'stands_in', False), len(parts[0])",
+     "+stands_in, n = getattr(self.learn.dl, 'stands_in', None), len(parts[0])"):
+        'it is only asked whether it is true',
 }
 """(function, the lines that go, the lines that come) -> why no test can tell them apart."""
