@@ -83,11 +83,23 @@ def test_a_foreign_loader_goes_on_behind_the_batches_that_were_given(start, stat
     assert len(dl) == 4 and dl.name == 'mine'
 
 
+class Kept:
+    """What says a number, and keeps what it is given."""
+
+    x = torch.zeros(1)
+
+    def state_dict(self):
+        return {'x': self.x}
+
+    def load_state_dict(self, state):
+        self.x = state['x']
+
+
 class Order:
-    """A sampler with a generator and a count of its own."""
+    """A sampler with a generator, a count of its own and an object that says its state."""
 
     def __init__(self):
-        self.rng, self.n_passes = torch.Generator().manual_seed(3), 0
+        self.rng, self.n_passes, self.kept = torch.Generator().manual_seed(3), 0, Kept()
 
     def __len__(self):
         return 8
@@ -119,6 +131,7 @@ def test_what_loaders_hold_is_taken_and_put_back_kind_by_kind():
     baselines, rngs = Baselines(), [ours.sampler.rng, ours.after_batch.rng, torchs.sampler.rng]
     generators(dls, baselines=baselines)
     ours.sampler.n_passes = torchs.sampler.n_passes = says.at = 5
+    ours.sampler.kept.x = torchs.sampler.kept.x = torch.ones(1)
     state = generators(dls, baselines=baselines)
     assert [sorted(part) for part in state['loaders']] == [['batches', 'order'], ['order'], ['asked'], ['order']]
     assert state['loaders'][2:] == [{'asked': {'at': 5}}, {'order': []}]
@@ -126,22 +139,26 @@ def test_what_loaders_hold_is_taken_and_put_back_kind_by_kind():
 
     def now(**kwargs):
         ours.sampler.n_passes = torchs.sampler.n_passes = says.at = 9
+        ours.sampler.kept.x = torchs.sampler.kept.x = torch.full((1,), 9.)
         for rng in rngs:
             drawn(rng)
         kwargs.pop('then', lambda: set_generators(state, dls, baselines, **kwargs))()
-        found = ours.sampler.n_passes, torchs.sampler.n_passes, says.at
-        return *(drawn(rng) == wanted for rng, wanted in zip(rngs, first)), *(n == 5 for n in found)
-    assert now() == (True,) * 6
-    assert now(kinds=('generators',)) == (True, False, True, False, False, False)
-    assert now(kinds=('batches',)) == (False, True, False, False, False, False)
-    assert now(kinds=('data',)) == (False, False, False, True, True, False)
-    assert now(kinds=('asked',)) == (False, False, False, False, False, True)
+        put_back = {'order': drawn(rngs[0]) == first[0], 'batches': drawn(rngs[1]) == first[1],
+                    "torch's order": drawn(rngs[2]) == first[2], 'data': ours.sampler.n_passes == 5,
+                    "torch's data": torchs.sampler.n_passes == 5, 'kept': ours.sampler.kept.x == 1,
+                    "torch's kept": torchs.sampler.kept.x == 1, 'said': says.at == 5}
+        return [name for name, done in put_back.items() if done]
+    everything = ['order', 'batches', "torch's order", 'data', "torch's data", 'kept', "torch's kept", 'said']
+    assert now() == everything
+    assert now(kinds=('generators',)) == ['order', "torch's order"] and now(kinds=('batches',)) == ['batches']
+    assert now(kinds=('data',)) == ['data', "torch's data"]
+    assert now(kinds=('asked',)) == ['kept', "torch's kept", 'said']
 
     def begin(asked):
         for i, dl in enumerate(dls):
             begin_loader(dl, i, state, baselines, asked)
-    assert now(then=lambda: begin(False)) == (True, False, True, True, True, False)
-    assert now(then=lambda: begin(True)) == (True, False, True, True, True, True)
+    assert now(then=lambda: begin(False)) == ['order', "torch's order", 'data', "torch's data", 'kept']
+    assert now(then=lambda: begin(True)) == [name for name in everything if name != 'batches']
 
 
 def test_the_generators_that_earlier_releases_kept_of_torchs_loaders_are_put_back():
@@ -492,6 +509,22 @@ def test_a_state_is_put_back_whole_or_without_what_is_said():
         with pytest.warns(UserWarning, match=f'^resuming: the callback {told}; the training will not go on as'):
             spoilt(state=changed)
         spoilt(state=changed, again=True)
+
+
+def test_what_was_loaded_is_nobodys_but_the_trainings():
+    """What callbacks and the optimizer keep are copies: neither changes what was read, and no file stays mapped."""
+    class Keeps(Kept, Callback):
+        name = 'keeps'
+    learn = learner(cbs=(cb := Keeps()), opt_func=partial(SGD, mom=.9))
+    learn.fit(1, lr=.1)
+    learn.fit_seed = 1
+    state = training_state(learn, AT)
+    kept = room.copied(state)
+    load_training_state(learn, kept)
+    learn.opt.state[learn.model[1].weight]['grad_avg'].fill_(7)
+    cb.x += 7
+    assert kept['callbacks']['keeps']['x'] == 0
+    assert not (kept['opt']['state'][0]['grad_avg'] == 7).any() and cb.x == 7
 
 
 @pytest.mark.parametrize('change, says', [
