@@ -474,3 +474,122 @@ def test_the_first_process_alone_moves_into_the_folder(tmp_path, monkeypatch):
     cb.cleanup_fit()
     assert learn.ranks.wishes == [] and not cb._active
     cb.cleanup_fit()
+
+
+# ---------------------------------------------------------------- going on
+
+def going_on(tmp_path, monkeypatch, dl, where='train', n_iter=4, then=None, stream=None):
+    """A callback that goes on from a position in epoch 2, and what is put back in which order."""
+    cb, done = CheckpointCallback(tmp_path), []
+    at = {'where': where, 'epoch': 2, 'batch': 3, 'loader_batch': 5, 'n_iter': n_iter, 'phase': 0, 'done': False}
+    state = {'position': at, 'epoch_generators': {'global': 1, 'loaders': [2]}, 'loaders': [{'at': 1}, None]}
+    state |= {'stream': stream} if stream else {}
+    cb.learn = SimpleNamespace(dl=dl, fit_seed=11, start_epoch=0, start_batch=9, dls=SimpleNamespace(train=range(4)),
+                               opt=SimpleNamespace(hypers=[{'lr': 1, 'wd': 2, 'mom': 3}, {'lr': 4}]))
+    cb._active, cb._resumed, cb._then = True, ('file', state), then or {}
+    cb._epoch_generators = state['epoch_generators']
+    cb._position_now = lambda state: state['position']
+    cb._load = lambda again=False: done.append(('load', again))
+    monkeypatch.setattr(room, 'put_back_generators', lambda *args: done.append(('put back', args[1] is state)))
+    monkeypatch.setattr(room, 'set_generators', lambda *args: done.append(('set', args)))
+    monkeypatch.setattr(room, 'baselines_of', lambda learn: {'of': learn})
+    monkeypatch.setattr(room, 'begin_loader', lambda dl, i, states, baselines: done.append(
+        ('begin loader', dl, i, states)) if baselines == {'of': cb.learn} else 1 / 0)
+    return cb, done
+
+
+class Own:
+    """What is asked of a loader of ours."""
+
+    def __init__(self, done):
+        self.done = done
+
+    def begin(self, *args):
+        self.done.append(('begin', *args))
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        self.done.append(('state', state))
+
+
+class Ordered(Own):
+    """One that tells when its order is drawn."""
+
+    def once_ordered(self, f):
+        self.done.append('ordered')
+        f()
+
+
+@pytest.mark.parametrize('stream', [None, {'at': 4}])
+@pytest.mark.parametrize('kind', [Own, Ordered])
+def test_a_loader_of_ours_begins_at_its_batch(tmp_path, monkeypatch, kind, stream):
+    """By the fit's seed; of a stream where it stood; what it draws from begins as the epoch's did."""
+    told = []
+    cb, done = going_on(tmp_path, monkeypatch, kind(told), stream=stream)
+    dl = cb.learn.dl
+    cb.before_train()
+    where = [('state', {'seed': 11, 'epoch': 2, 'batch': 5, 'stream': stream})] if stream else []
+    assert told == [('begin', 11, 2, 5), *where, *(['ordered'] if kind is Ordered else [])]
+    assert done == [('load', True), *([('put back', True)] if kind is Ordered else []),
+                    ('begin loader', dl, 0, {'global': 1, 'loaders': [2]})]
+    assert cb.learn.dl is dl and cb._resumed is None
+
+
+def test_a_loader_of_others_draws_its_batches_again(tmp_path, monkeypatch):
+    """From how the epoch began, and then as the training was; one that says its state is told that."""
+    class Plain(list):
+        def load_state_dict(self, state):
+            done.append(('state', state))
+    cb, done = going_on(tmp_path, monkeypatch, Plain([1, 2, 3, 4]))
+    dl = cb.learn.dl
+    cb.before_train()
+    assert list(cb.learn.dl) == [1, 2, 3, 4] and cb._resumed is None
+    began = [('set', ({'global': 1, 'loaders': []},)), ('begin loader', dl, 0, {'global': 1, 'loaders': [2]})]
+    assert done == [('load', True), *began, ('state', {'at': 1}), ('put back', True)]
+    cb, done = going_on(tmp_path, monkeypatch, [1, 2, 3, 4])
+    cb._resumed[1]['loaders'] = []
+    cb.before_train()
+    assert list(cb.learn.dl) == [4] and [what[0] for what in done] == ['load', 'set', 'begin loader', 'put back']
+
+
+def test_behind_the_training_part_nothing_is_trained_again(tmp_path, monkeypatch):
+    """The validation puts everything back when it begins."""
+    cb, done = going_on(tmp_path, monkeypatch, [1, 2, 3], where='validate')
+    cb.before_train()
+    assert list(cb.learn.dl) == [] and not done and cb._resumed is not None
+    monkeypatch.setattr(room, 'training_state', lambda *args: {})
+    cb.learn.ranks = None
+    cb.before_validate()
+    assert done == [('load', True)] and cb._resumed is None
+
+
+@pytest.mark.parametrize('where, batch', [('train', 3), ('validate', 0), ('epoch', 0)])
+def test_a_fit_goes_on_at_its_epoch_and_batch(tmp_path, monkeypatch, capsys, where, batch):
+    """It says so once, of several processes the first; rates as the script says them are kept to compare with."""
+    for rank in (0, 1):
+        monkeypatch.setattr(room, 'rank_distrib', lambda rank=rank: rank)
+        cb, done = going_on(tmp_path, monkeypatch, [], where)
+        cb._go_to_position()
+        assert (cb.learn.start_epoch, cb.learn.start_batch, cb._done_epochs) == (2, batch, 2)
+        assert done == [('load', False)]
+        assert cb._written_at == (0, where, 2, 3, False) and (cb._resumed is None) is (where == 'epoch')
+        assert cb._hypers == [{'lr': 1, 'wd': 2}, {'lr': 4}]
+        assert capsys.readouterr().out == ('resumed from file: epoch 2, batch 3\n' if rank == 0 else '')
+    cb, _ = going_on(tmp_path, monkeypatch, [], where, n_iter=7)
+    with pytest.warns(UserWarning, match='^file was made with 7 batches an epoch, now there are 4: the training will'):
+        cb._go_to_position()
+    cb, _ = going_on(tmp_path, monkeypatch, [], where, n_iter=7, then={'settings': 1})
+    cb._go_to_position()  # it is told what differs
+
+
+def test_an_epoch_that_begins_notes_what_its_loaders_hold(tmp_path, monkeypatch):
+    """Before its first batch is drawn, for whoever goes on within it."""
+    cb, done = going_on(tmp_path, monkeypatch, [])
+    cb._resumed, cb._generators = None, lambda: {'loaders': [{'order': [{'generators': [1]}]}]}
+    cb.before_train()
+    assert cb._epoch_generators == cb._generators() and cb._hidden_loaders and not done
+    cb._active, cb._epoch_generators = False, None
+    cb.before_train()
+    assert cb._epoch_generators is None
