@@ -858,7 +858,8 @@ NAN = float('nan')
     (torch.tensor([[0., -1.], [0, 0]]).to_sparse().coalesce(), True, True),
     (torch.tensor([1., -2.]).to(torch.float8_e4m3fn), True, True),
     (torch.tensor([1., NAN]).to(torch.float8_e4m3fn), False, False),
-    (torch.tensor([1.]).half(), True, False), (torch.tensor([True]), True, False)])
+    (torch.tensor([1.]).half(), True, False), (torch.tensor([True]), True, False),
+    (torch.ones(2, dtype=torch.uint8).view(torch.bits8), True, False)])
 def test_numbers_of_every_kind_are_looked_at(x, finite, negative):
     """Whether all are finite, whether any is below nothing; a sum that overflows is no sign of it."""
     assert room._finite(x) is finite

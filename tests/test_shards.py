@@ -226,6 +226,8 @@ def test_a_pickle_beside_the_parts_is_never_read(kept):
     (lambda i: i['files'].update({next(iter(i['files'])): [1]}), UnsafeFileError, 'makes no sense'),
     (lambda i: i['tensors'].update(z=[torch.Size([1]), torch.float32]), UnsafeFileError, 'makes no sense'),
     (lambda i: i['tensors'].update(y=[torch.Size([1 << 40]), torch.float32]), UnsafeFileError, 'makes no sense'),
+    (lambda i: i['tensors'].update(y=[torch.Size([next(iter(i['files'].values()))[0]]), torch.float32]),
+     UnsafeFileError, 'makes no sense'),  # as many numbers as the file has bytes
     (lambda i: i['tensors'].update(y=[torch.Size([1]), torch.float32]), UnsafeFileError, 'not the whole'),
     (lambda i: i['tensors'].update(y=[torch.Size([2]), torch.int32]), UnsafeFileError, 'not the whole'),
     (lambda i: i.update(state={'list': 5}), UnsafeFileError, 'makes no sense'),
