@@ -388,7 +388,8 @@ def test_a_fit_asks_its_callbacks_whether_it_was_done(tmp_path):
     for one.done, two.done in ((False, False), (True, False), (False, True)):
         assert fit_was_done(learn, True, ['of fit'], n_epoch=3) is (one.done or two.done)
     assert asked[:2] == [(True, {'n_epoch': 3}, ['of fit'], None), (True, {'n_epoch': 3}, ['of fit'], one)]
-    assert list(learn.ranks.facts.values()) == [2] and len(asked) == 6
+    assert learn.ranks.facts == {'number of CheckpointCallbacks, of which the first process writes,': 2}
+    assert len(asked) == 6
     learn.searching = True
     assert not fit_was_done(learn, True) and len(asked) == 6
 
@@ -404,21 +405,17 @@ def test_a_fit_leaves_the_callback_as_it_was(tmp_path):
     steps = [read_tensors(path)['position'] for path in checkpoints_in(tmp_path)]
     assert [(at['where'], at['epoch'], at['batch'], at['done']) for at in steps] == [
         ('epoch', 1, 0, True), ('train', 0, 3, False), ('epoch', 0, 0, False)]
-    with RunFolderOf(tmp_path):
-        pass
+    folder = RunFolder(tmp_path)
+    folder.take(), folder.release()
+    run, = learn.checkpoint_runs.values()
+    assert (run['fits'], run['broken_off']) == (1, False)
 
-
-class RunFolderOf:
-    """Takes a folder and gives it back."""
-
-    def __init__(self, path):
-        self.folder = RunFolder(path)
-
-    def __enter__(self):
-        self.folder.take()
-
-    def __exit__(self, *_):
-        self.folder.release()
+    class Breaks(Callback):
+        def after_step(self):
+            raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        learn.fit(1, lr=.1, cbs=[cb, Breaks()])
+    assert (run['fits'], run['broken_off']) == (1, True) and not cb._active
 
 
 def test_a_validation_remembers_how_it_began(tmp_path):
