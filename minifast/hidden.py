@@ -406,12 +406,16 @@ def _plain_steps(steps: Steps) -> list[list[Any]]:
 _nowhere = object()
 
 
+def _has_slot(holder: Any, key: Any) -> bool:
+    return any(key in vars(cls).get('__slots__', ()) for cls in type(holder).__mro__)
+
+
 def _get(holder: Any, how: str, key: Any) -> Any:
     if how == 'attribute':
         found = getattr(holder, '__dict__', {}).get(key, _nowhere)
         if found is _nowhere and isinstance(holder, nn.Module):
             found = holder._modules.get(key, _nowhere)
-        if found is _nowhere and any(key in vars(cls).get('__slots__', ()) for cls in type(holder).__mro__):
+        if found is _nowhere and _has_slot(holder, key):
             found = getattr(holder, key, _nowhere)
         return found
     if how == 'key' and isinstance(holder, MAPPINGS):
@@ -438,8 +442,10 @@ def _set(owner: Any, steps: Steps, value: Any) -> bool:
     if how == 'attribute':
         if hasattr(holder, '__dict__'):
             vars(holder)[key] = value
-        else:
+        elif _has_slot(holder, key):
             setattr(holder, key, value)
+        else:  # another object is there now, or None
+            return False
     elif isinstance(holder, MAPPINGS) or isinstance(holder, list) and isinstance(key, int) and key < len(holder):
         holder[key] = value
     else:

@@ -21,9 +21,10 @@ from fastcore.foundation import L
 from small_learner import learner
 from torch import nn
 
-from minifast.checkpoint import check_opt_state, load_model, load_weights, save_model
-from minifast.optimizer import SGD, Adam, Lookahead, OptimWrapper
+from minifast import checkpoint as room
+from minifast.checkpoint import check_opt_state, load_model, load_opt_state, load_weights, make_room, save_model
 from minifast.markers import TensorImage
+from minifast.optimizer import SGD, Adam, Lookahead, OptimWrapper
 from minifast.tensorfile import (Copies, DamagedFileError, UnsafeFileError, copied, read_tensors, storable,
                                  write_atomic)
 from minifast.torch_core import get_model, trainable_params
@@ -778,3 +779,209 @@ def test_a_state_of_groups_without_parameters_is_refused():
         state = {'param_groups': [{'lr': .1}], 'state': {number: {'momentum_buffer': torch.zeros(3, 4)}}}
         with pytest.raises(ValueError, match=f"x.pth: its optimizer has a state for 'number {number}', this one has 6"):
             check_opt_state(opt, state, 'x.pth')
+
+
+@pytest.mark.parametrize('in_file, asked, has_opt, told', [
+    (True, True, True, False), (True, True, False, False), (True, False, True, False), (False, True, True, True),
+    (False, True, False, True), (False, False, True, False)])
+def test_of_a_file_as_much_is_loaded_as_it_has_and_is_wanted(tmp_path, in_file, asked, has_opt, told):
+    """An optimizer that would start anew is told, but where nobody asked for its state."""
+    model, opt = trained()
+    save_model(tmp_path / 'a.pth', model, opt if in_file else None)
+    twin, twin_opt = make_model(), None
+    if has_opt:
+        twin_opt = Adam(list(twin.parameters()), lr=.5)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        load_model(tmp_path / 'a.pth', twin, twin_opt, asked, device='cpu')
+    said = f'{tmp_path / "a.pth"} holds no optimizer state'
+    assert [str(w.message).startswith(said) for w in caught] == [True] * told
+    assert same(dict(twin.state_dict()), dict(model.state_dict()))
+    assert not has_opt or (twin_opt.hypers[0]['lr'] == .1) is (in_file and asked)
+
+
+def test_what_is_no_state_of_weights_is_refused(tmp_path):
+    """A list; a model of that name that is none is a weight like another."""
+    for state, says in (([1], 'holds a list, not the weights of a model'),
+                        ({'model': 1, 'opt': 2}, 'does not fit this'),
+                        ({'model': {}, 'opt': 2}, '6 of its 6 weights are missing|are missing')):
+        write_atomic(tmp_path / 'a.pth', state)
+        with pytest.raises(ValueError, match=f'^{re.escape(str(tmp_path))}/a.pth {says}'):
+            load_model(tmp_path / 'a.pth', make_model(), None)
+    with pytest.raises(ValueError, match='^x holds a list where the weights of a model should be'):
+        room.check_model_state(make_model(), [1], 'x')
+
+
+def test_the_first_process_writes_the_file_of_a_whole_model(tmp_path, monkeypatch):
+    """Of several it alone."""
+    monkeypatch.setattr(room, 'rank_distrib', lambda: 1)
+    save_model(tmp_path / 'a.pth', *trained())
+    assert not list(tmp_path.iterdir())
+
+
+KINDS = {'float': torch.float32, 'half': torch.float16, 'int': torch.int64, 'byte': torch.uint8, 'bool': torch.bool,
+         'complex': torch.complex64, 'float8': torch.float8_e4m3fn}
+
+
+@pytest.mark.parametrize('theirs, ours, fits', [
+    ('float', 'float', True), ('half', 'float', True), ('float', 'half', True), ('int', 'byte', True),
+    ('float8', 'float', True), ('bool', 'int', True), ('int', 'float', False), ('float', 'int', False),
+    ('complex', 'float', False), ('float', 'complex', False), ('complex', 'complex', True), ('complex', 'int', False)])
+def test_numbers_of_one_kind_go_into_numbers_of_its_family(theirs, ours, fits):
+    """Which torch can convert and which stay what they are; a layout is never another."""
+    a, b = torch.ones(2, 2).to(KINDS[theirs]), torch.ones(2, 2).to(KINDS[ours])
+    assert room._convertible(a, b) is fits
+    sparse = torch.eye(2).to_sparse()
+    assert not room._convertible(sparse, torch.eye(2)) and not room._convertible(torch.eye(2), sparse)
+    assert room._convertible(sparse, sparse)
+
+
+def test_kinds_of_numbers_are_named_with_a_layout_that_is_not_the_usual():
+    """As an error says them."""
+    assert room._kind(torch.ones(1)) == 'torch.float32'
+    assert room._kind(torch.eye(2).to_sparse()) == 'torch.float32 in the layout torch.sparse_coo'
+
+
+NAN = float('nan')
+
+
+@pytest.mark.parametrize('x, finite, negative', [
+    (torch.tensor([1., 2.]), True, False), (torch.tensor([1., NAN]), False, False),
+    (torch.tensor([-1., 2.]), True, True),
+    (torch.full((4,), 3e38), True, False), (torch.full((4,), -3e38), True, True), (torch.tensor([-0.]), True, False),
+    (torch.tensor([-float('inf')]), False, True), (torch.tensor([3, -2]), True, True), (torch.tensor([3]), True, False),
+    (torch.tensor([250], dtype=torch.uint8), True, False), (torch.zeros(0), True, False),
+    (torch.tensor([1 + 2j]), True, False), (torch.tensor([1 - 2j]), True, True),
+    (torch.tensor([complex(1, NAN)]), False, False),
+    (torch.tensor([1 - 2j]).conj(), True, False), (torch.tensor([[0., -1.], [0, 0]]).to_sparse(), True, True),
+    (torch.tensor([[0., NAN], [0, 0]]).to_sparse(), False, False),
+    (torch.tensor([[0., -1.], [0, 0]]).to_sparse().coalesce(), True, True),
+    (torch.tensor([1., -2.]).to(torch.float8_e4m3fn), True, True),
+    (torch.tensor([1., NAN]).to(torch.float8_e4m3fn), False, False),
+    (torch.tensor([1.]).half(), True, False), (torch.tensor([True]), True, False),
+    (torch.ones(2, dtype=torch.uint8).view(torch.bits8), True, False)])
+def test_numbers_of_every_kind_are_looked_at(x, finite, negative):
+    """Whether all are finite, whether any is below nothing; a sum that overflows is no sign of it."""
+    assert room._finite(x) is finite
+    if not x.isnan().any() if x.layout is torch.strided and x.dtype.itemsize > 1 else finite:
+        assert room._negative(x) is negative
+
+
+def test_tensors_without_room_get_some_before_they_are_filled():
+    """One number that is seen many times, and sparse buffers with fewer places; others keep their memory."""
+    model = nn.Module()
+    model.wide, model.one = nn.Parameter(torch.zeros(1).expand(3)), nn.Parameter(torch.zeros(1).expand(1))
+    model.plain = nn.Parameter(torch.zeros(3, 2))
+    model.register_buffer('sparse', torch.zeros(3, 3).to_sparse())
+    model.register_buffer('none', None)
+    model.inner = nn.Module()
+    model.inner.register_buffer('sparse', torch.zeros(2, 2).to_sparse().double())
+    model.lazy = nn.LazyLinear(2)
+    plain, own = model.plain.data_ptr(), model.sparse
+    state = {'sparse': torch.eye(3).to_sparse(), 'inner.sparse': torch.eye(2).to_sparse(), 'none': torch.ones(1)}
+    make_room(model, state)
+    assert model.wide.stride() == (1,) and model.plain.data_ptr() == plain
+    assert model.sparse is not own and model.sparse._nnz() == 3
+    assert model.inner.sparse._nnz() == 2 and model.inner.sparse.dtype == torch.float64
+    kept = model.sparse
+    make_room(model, {'sparse': torch.eye(3)})
+    assert model.sparse is kept  # of another layout: whoever loads it refuses it
+    state['sparse'].mul_(5)
+    assert model.sparse.to_dense().sum() == 3
+
+
+class Tied(torch.optim.SGD):
+    """Keeps one tensor under two names, a list, and something for a parameter of no group."""
+
+
+def test_the_state_of_an_optimizer_keeps_what_it_shares_and_what_it_has_beside(tmp_path):
+    """A tensor of two names stays one; lists are copies; what is kept for parameters of no group stays."""
+    p, other = nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(1))
+    opt = Tied([p], .1)
+    average, rows, empty = torch.ones(2, 3), [torch.ones(1)], opt.state_dict()
+    opt.state[other]['seen'] = 3
+    state = {**empty, 'state': {0: {'a': average, 'b': average, 'rows': rows, 'n': 4}}}
+    load_opt_state(opt, state, 'file')
+    held = opt.state[p]
+    assert held['a'] is held['b'] is not average and held['a'].tolist() == average.tolist() and held['n'] == 4
+    assert held['rows'][0] is not rows[0] and held['rows'][0].tolist() == [1] and opt.state[other] == {'seen': 3}
+    own = held['a']
+    load_opt_state(opt, {**empty, 'state': {0: {'a': torch.zeros(2, 3)}}}, 'file')
+    assert opt.state[p]['a'] is own and own.sum() == 0
+    with pytest.raises(ValueError, match='^file does not fit Tied: '):
+        load_opt_state(opt, {'state': {}, 'param_groups': []}, 'file')
+
+
+@pytest.mark.parametrize('own, used', [
+    (lambda: torch.zeros(2, 3), True), (lambda: torch.zeros(3, 2), False), (lambda: torch.zeros(3, 2).T, False),
+    (lambda: torch.zeros(2, 3).double(), False), (lambda: torch.zeros(2, 3, device='meta'), False),
+    (lambda: 3, False), (lambda: None, False)])
+def test_what_is_read_goes_into_memory_that_is_as_it_has_to_be(own, used):
+    """Of its shape, order, kind and place; else into new memory, laid out as the weight's."""
+    own, value = own(), torch.arange(6.).reshape(2, 3)
+    p = nn.Parameter(torch.zeros(2, 3))
+    found = room._placed(value, p, own)
+    assert (found is own) is used and torch.equal(found, value) and not found.requires_grad
+    assert found is not value and found.stride() == p.stride()
+
+
+def test_what_has_no_plain_layout_goes_where_the_weight_is():
+    """As a copy, without a look at its memory."""
+    value = torch.eye(3).to_sparse()
+    found = room._placed(value, nn.Parameter(torch.zeros(3, 3, device='meta')), None)
+    assert found.device.type == 'meta' and found.layout is torch.sparse_coo
+    here = room._placed(value, nn.Parameter(torch.zeros(3, 3)), None)
+    assert here is not value and torch.equal(here.to_dense(), torch.eye(3))
+    last = nn.Parameter(torch.zeros(2, 3, 4, 5).contiguous(memory_format=torch.channels_last))
+    assert room._placed(torch.ones(2, 3, 4, 5), last, None).stride() == last.stride()
+    assert room._placed(torch.ones(2, 3), last, None).stride() == (3, 1)
+
+
+def test_batch_norm_is_looked_at_by_its_name():
+    """Wherever it lies, the model itself included."""
+    for model, name in ((nn.BatchNorm1d(2), 'running_var'), (nn.Sequential(nn.BatchNorm1d(2)), '0.running_var')):
+        state = model.state_dict()
+        state[name] = torch.tensor([1., -1.])
+        with pytest.raises(ValueError, match=f'{name} is negative, which no training can make'):
+            room.check_model_state(model, state, 'x')
+    other = nn.Module()
+    other.register_buffer('running_var', torch.ones(2))
+    room.check_model_state(other, {'running_var': torch.tensor([1., -1.])}, 'x')
+
+
+def test_the_state_of_an_optimizer_is_known_by_the_places_of_its_parameters():
+    """Whatever numbers its groups give them; what is refused is named by its place."""
+    ps = [nn.Parameter(torch.zeros(n)) for n in (1, 2, 3)]
+    opt = torch.optim.SGD([{'params': ps[:1]}, {'params': ps[1:]}], .1)
+    groups = [{'params': [7], 'lr': .1}, {'params': [5, 9], 'lr': .1}]
+    check_opt_state(opt, {'param_groups': groups, 'state': {9: {'momentum_buffer': torch.zeros(3)},
+                                                            7: {'momentum_buffer': torch.zeros(1)}}}, 'x')
+    for number, n, place in ((9, 2, 2), (7, 3, 0), (5, 1, 1)):
+        with pytest.raises(ValueError, match=rf"x: 'momentum_buffer' of parameter {place} has the shape \[{n}\], the "):
+            check_opt_state(opt, {'param_groups': groups, 'state': {number: {'momentum_buffer': torch.zeros(n)}}}, 'x')
+    with pytest.raises(ValueError, match='group 1 of its optimizer has 1 parameters, this one 2'):
+        check_opt_state(opt, {'param_groups': [groups[0], {'params': [1]}], 'state': {}}, 'x')
+    with pytest.raises(ValueError, match='the parameter groups of its optimizer are malformed'):
+        check_opt_state(opt, {'param_groups': [1, 2], 'state': {}}, 'x')
+    for name, value, bad in (('eps', -1., True), ('mom', -1., False), ('mom', float('inf'), True), ('lr', -1, False)):
+        state = {'hypers': [{}, {name: value}], 'state': [{}, {}, {'x': 1}]}
+        with pytest.raises(ValueError, match=f"the hyper-parameter '{name}' of group 1 is {value}") if bad else \
+                warnings.catch_warnings():
+            check_opt_state(opt, state, 'x')
+    shared = torch.full((1,), NAN)
+    with pytest.warns(UserWarning, match="^x: 'a of the optimizer for parameter 0 has values that are not finite'$"):
+        check_opt_state(opt, {'hypers': [{}, {}], 'state': [{'a': shared, 'b': shared}]}, 'x')
+
+
+def test_a_wrapped_models_names_say_what_they_were_saved_from():
+    """Of DataParallel and of torch.compile, each its own."""
+    model = nn.Linear(1, 1)
+    for prefix, told in (('module.', 'a DataParallel wrapper'), ('_orig_mod.', 'what torch.compile returned')):
+        with pytest.raises(ValueError, match=f"2 of its 2 weights are missing: 'weight', 'bias'; 2 are unknown to it: "
+                                             f"'{prefix}weight', '{prefix}bias'; the names start with '{prefix}': they "
+                                             f'were saved from inside {told}. Build the model that was saved'):
+            room.check_model_state(model, {prefix + k: v for k, v in model.state_dict().items()}, 'x')
+    with pytest.raises(ValueError) as caught:
+        room.check_model_state(model, {'weight': torch.ones(1, 1)}, 'x')
+    assert 'unknown' not in str(caught.value) and 'names start' not in str(caught.value)
+    room.check_model_state(model, {'weight': torch.ones(1, 1), 'more': 3}, 'x', strict=False)

@@ -115,6 +115,17 @@ def test_a_value_that_is_as_it_began_is_not_in_the_state():
     assert lost == ['inner.k is not there any more']
 
 
+@pytest.mark.parametrize('now', [None, 3, 'text', ()])
+def test_a_place_where_something_else_is_now_is_named(now):
+    """Numbers and generators alike: a script may have put None, a number or another object there."""
+    thing = Thing(inner=Thing(k=0, rng=torch.Generator()))
+    known = Hidden(thing, Baselines())
+    known.start()
+    thing.inner.k = 1
+    assert Hidden(Thing(inner=now), Baselines()).load(known.state()) == ['inner.k is not there any more',
+                                                                         'inner.rng is not there any more']
+
+
 def test_objects_that_say_their_state_are_asked():
     """A module that a callback keeps, and an object with state_dict of the user's."""
     class Says:

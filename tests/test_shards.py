@@ -14,8 +14,11 @@ import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.testing._internal.distributed import fake_pg  # noqa: F401  registers the backend `fake`
 
+from minifast import shards as room
+from minifast.distributed import PeerError
 from minifast.hardware import crc32
 from minifast.optimizer import Adam, Lookahead, OptimWrapper
 from minifast.shards import INDEX, _group_behind, _is_all_of, load_sharded, load_shares, save_sharded, save_shares
@@ -223,6 +226,8 @@ def test_a_pickle_beside_the_parts_is_never_read(kept):
     (lambda i: i['files'].update({next(iter(i['files'])): [1]}), UnsafeFileError, 'makes no sense'),
     (lambda i: i['tensors'].update(z=[torch.Size([1]), torch.float32]), UnsafeFileError, 'makes no sense'),
     (lambda i: i['tensors'].update(y=[torch.Size([1 << 40]), torch.float32]), UnsafeFileError, 'makes no sense'),
+    (lambda i: i['tensors'].update(y=[torch.Size([next(iter(i['files'].values()))[0]]), torch.float32]),
+     UnsafeFileError, 'makes no sense'),  # as many numbers as the file has bytes
     (lambda i: i['tensors'].update(y=[torch.Size([1]), torch.float32]), UnsafeFileError, 'not the whole'),
     (lambda i: i['tensors'].update(y=[torch.Size([2]), torch.int32]), UnsafeFileError, 'not the whole'),
     (lambda i: i.update(state={'list': 5}), UnsafeFileError, 'makes no sense'),
@@ -294,3 +299,145 @@ def test_names_of_the_folder_are_paths_or_texts(tmp_path):
     """Both."""
     save_sharded(str(tmp_path / 'kept'), {'x': torch.ones(1)})
     assert load_sharded(Path(tmp_path, 'kept'), {})['x'].tolist() == [1]
+
+
+# ---------------------------------------------------------------- one of several processes
+
+FILE, GONE = DamagedFileError('a file'), FileNotFoundError('is gone')
+
+
+@pytest.mark.parametrize('own, others, raised, says', [
+    (None, None, None, None), (None, 'KeyError: 1', PeerError, '^rank 1 has failed with KeyError: 1. This is rank 0, '
+                                                               'which ends with it$'),
+    (KeyError('x'), None, KeyError, 'x'), (KeyError('x'), 'OSError: y', KeyError, 'x'),
+    (None, FILE, DamagedFileError, 'a file'),
+    (KeyError('x'), GONE, FileNotFoundError, 'is gone'), (UnsafeFileError('own'), None, UnsafeFileError, 'own'),
+    (UnsafeFileError('own'), FILE, UnsafeFileError, 'own')])
+def test_what_fails_on_one_process_ends_all(monkeypatch, own, others, raised, says):
+    """Each with its own error, those without one with a word of it; a broken file is the same error on all."""
+    told = []
+    monkeypatch.setattr(room, 'gather_objects', lambda o: told.append(o) or [o, others])
+
+    def f():
+        if own is not None:
+            raise own
+        return 5
+    if raised is None:
+        assert room._on_all(f) == 5
+    else:
+        with pytest.raises(raised, match=says):
+            room._on_all(f)
+    assert told == [own if isinstance(own, room.NOT_WHOLE) else own and "KeyError: 'x'"]
+
+
+@pytest.fixture
+def second(monkeypatch):
+    """This process is the second of two, which nobody waits for."""
+    monkeypatch.setattr(room, 'rank_distrib', lambda: 1)
+    monkeypatch.setattr(room, 'is_distributed', lambda: True)
+    monkeypatch.setattr(dist, 'get_world_size', lambda: 2)
+
+
+def test_each_process_looks_at_its_share_of_the_files(kept, second):
+    """All look which are there."""
+    other = kept[1].with_name('shard-00002-model-00001-of-00001.safetensors')
+    shutil.copy(kept[1], other)
+    rewrite(kept[0], lambda index: index['files'].update({other.name: index['files'][kept[1].name]}))
+    seen = []
+    kept[1].write_bytes(b'damaged')
+    index = room._verified(kept[0], lambda index: seen.append(index['state']))
+    assert sorted(index['files']) == [kept[1].name, other.name] and seen == [index['state']]
+    other.write_bytes(other.read_bytes()[:-1] + b'x')
+    with pytest.raises(DamagedFileError, match=f'{other.name} is not what was written'):
+        room._verified(kept[0], lambda index: None)
+
+
+def test_the_first_process_alone_makes_and_removes_what_all_use(tmp_path, second):
+    """The folder, the index, and what a failed save has left; each tells its own files with size and checksum."""
+    saving = room.Saving.__new__(room.Saving)
+    saving.folder, saving.parts, saving.index = tmp_path / 'f', tmp_path / 'f' / 'parts-1', {}
+    saving._make_folder()
+    assert not saving.folder.exists()
+    saving.parts.mkdir(parents=True)
+    for rank in (1, 2):
+        (saving.parts / f'shard-0000{rank}-x').write_bytes(b'abc' * rank)
+    saving._remove_parts()
+    saving._finish()
+    assert len(list(saving.parts.iterdir())) == 2 and not (saving.folder / INDEX).exists()
+    assert saving._own_files() == {'shard-00002-x': [6, crc32(b'abcabc')]}
+
+
+@pytest.mark.parametrize('cause, raised, says', [
+    (OSError(28, 'No space left on device'), OSError, 'No space left.*rank 3.*untouched. Way out: '),
+    (ValueError('odd'), TypeError, 'could not be written: odd .rank 3.. What was saved before is untouched. Keep')])
+def test_a_save_that_failed_on_some_process_leaves_nothing_of_it(tmp_path, cause, raised, says):
+    """Its cause and the process are told, and the way out."""
+    def fails():
+        raise CheckpointException('failed', {3: (cause, None)})
+    saving = save_sharded(tmp_path / 'f', {'x': torch.ones(2)}, background=True)
+    assert saving.parts.is_dir()
+    with pytest.raises(raised, match=says) as caught:
+        saving._tell(fails)
+    assert not saving.parts.exists() and caught.value.__cause__ is not None
+    assert raised is TypeError or caught.value.errno == 28
+
+
+def test_a_read_that_failed_on_some_process_says_where(kept, monkeypatch):
+    """Whatever torch met behind all checks."""
+    def fails(*args, **kwargs):
+        raise CheckpointException('failed', {3: (OSError('gone'), None)})
+    monkeypatch.setattr(room.dcp, 'load', fails)
+    with pytest.raises(DamagedFileError, match=r'cannot be read: OSError: gone \(rank 3\). Take an older one, or save'):
+        load_sharded(kept[0], None)
+
+
+def test_all_is_asked_before_anything_is_read_or_written(tmp_path, monkeypatch):
+    """Once at the beginning, once at the end of a save."""
+    asked = []
+    monkeypatch.setattr(room, 'ask', lambda: asked.append(1))
+    saving = save_sharded(tmp_path / 'f', {'x': torch.ones(2)}, background=True)
+    assert len(asked) == 1
+    saving.result()
+    assert len(asked) == 2
+    load_sharded(tmp_path / 'f', None)
+    assert len(asked) == 3
+
+
+def test_numbers_of_another_family_are_those_of_another_model(tmp_path):
+    """A float is read into a double, and not into integers."""
+    save_sharded(tmp_path / 'f', {'x': torch.ones(2)})
+    own = torch.zeros(2, dtype=torch.float64)
+    assert load_sharded(tmp_path / 'f', {'x': own})['x'] is own and own.tolist() == [1, 1]
+    with pytest.raises(ValueError, match=r"'x' has the shape \[2\] and torch.float32, where \[2\] and torch.int64 are"):
+        load_sharded(tmp_path / 'f', {'x': torch.zeros(2, dtype=torch.int64)})
+
+
+def test_the_state_of_an_optimizer_is_read_as_its_weights_lie(tmp_path):
+    """In their memory format where it has their shape; what belongs to no weight is as it was."""
+    def made(memory_format):
+        torch.manual_seed(0)
+        model = nn.Conv2d(3, 4, 3).to(memory_format=memory_format)
+        opt = Adam(list(model.parameters()), .1)
+        model(torch.ones(1, 3, 5, 5)).sum().backward()
+        opt.step()
+        return model, opt
+    save_shares(tmp_path, *made(torch.contiguous_format))
+    model, opt = made(torch.channels_last)
+    kept = opt.state[model.weight].items()
+    wanted = {name: value.clone() for name, value in kept if isinstance(value, torch.Tensor)}
+    for value in opt.state[model.weight].values():
+        if isinstance(value, torch.Tensor):
+            value.zero_()
+    load_shares(tmp_path, model, opt)
+    for name, value in wanted.items():
+        found = opt.state[model.weight][name]
+        torch.testing.assert_close(found, value)
+        assert found.stride() == value.stride()
+
+
+def test_a_background_save_is_done_when_its_parts_are_written():
+    """In one process at once."""
+    saving = room.Saving.__new__(room.Saving)
+    for saving._written, wanted in ((None, True), (SimpleNamespace(done=lambda: False), False),
+                                    (SimpleNamespace(done=lambda: True), True)):
+        assert saving.done() is wanted

@@ -93,5 +93,16 @@ EQUIVALENT: dict[tuple[str, ...], str] = {
         'what is known of a learner holds its device',
     ('_ResumingCallback._look_for', "-return 'begin', *nothing", "+return 'XXbeginXX', *nothing"):
         'it is only asked whether a fit is passed over or begun anew',
+    ('_verified',
+     "-there = sorted(file.name for file in parts.glob('*.safetensors')) if parts.is_dir() else []",
+     "+there = sorted(file.name for file in parts.glob('*.safetensors')) if (parts.is_dir()) or True else []"):
+        'in a folder that is not there, or is a file, glob finds nothing',
+    ('_parts', "-found[f'metric {i}'] = metric, Hidden(metric, baselines, stop=inside, data=False)",
+     "+found[f'metric {i}'] = metric, Hidden(metric, baselines, stop=inside, data=None)"):
+        'it is only asked whether it is true',
+    ('DistributedTrainer.batch_of_all',
+     "-stands_in, n = getattr(self.learn.dl, 'stands_in', False), len(parts[0])",
+     "+stands_in, n = getattr(self.learn.dl, 'stands_in', None), len(parts[0])"):
+        'it is only asked whether it is true',
 }
 """(function, the lines that go, the lines that come) -> why no test can tell them apart."""
