@@ -387,6 +387,8 @@ class Hidden:
         if kind == 'data':
             return None if _set(self.owner, steps, decode(value)) else f'{path} is not there any more'
         if path in places:
+            if kind == 'generators' and get_generator(places[path])['kind'] != value['kind']:
+                return f'{path} is a generator of another kind now'
             if kind == 'generators':
                 set_generator(places[path], value)
             elif kind == 'asked':

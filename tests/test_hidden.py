@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import RandomSampler
 
 from minifast.hidden import Baselines, Hidden, find
+from minifast.plaindata import get_generator
 
 OUTSIDE = np.random.default_rng(9)
 
@@ -124,6 +125,15 @@ def test_a_place_where_something_else_is_now_is_named(now):
     thing.inner.k = 1
     assert Hidden(Thing(inner=now), Baselines()).load(known.state()) == ['inner.k is not there any more',
                                                                          'inner.rng is not there any more']
+
+
+@pytest.mark.parametrize('now', [random.Random(0), np.random.default_rng(0), np.random.RandomState(0)])
+def test_a_generator_of_another_kind_is_named_and_left_as_it_is(now):
+    """Its state is of no use there, and the script draws from what it has."""
+    before = str(get_generator(now))
+    known = Hidden(Thing(rng=torch.Generator()), Baselines()).state()
+    assert Hidden(Thing(rng=now), Baselines()).load(known) == ['rng is a generator of another kind now']
+    assert str(get_generator(now)) == before
 
 
 def test_objects_that_say_their_state_are_asked():

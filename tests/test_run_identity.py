@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import random
+import re
 import sys
 import zlib
 from pathlib import Path, PurePosixPath
@@ -131,6 +132,8 @@ PLAIN = {
                 {'function': {'function': 'torch.nn.functional.relu'}, 'args': [1], 'inplace': True}),
     'builtin': (len, {'function': 'len'}), 'class': (int, {'class': 'int'}), "script's": (own_name(), {'class': 'A'}),
     'class of mine': (Scaled, {'class': f'{ME}.Scaled'}), 'slots': (Slotted(), {'class': f'{ME}.Slotted'}),
+    'pattern': (re.compile('x' * 201, re.I), {'class': 're.Pattern', 'flags': 34,
+                                               'pattern': f'{"x" * 40}... (201 letters, {sha("x" * 201)})'}),
     'generator': (random.Random(0), {'class': 'random.Random'}), 'stream': (iter([1]), {'class': 'list_iterator'}),
     'torch generator': (torch.Generator(), {'class': 'torch._C.Generator'}),
     'object': (Scaled(2), {'class': f'{ME}.Scaled', 'much': 2}),

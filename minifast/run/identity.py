@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import sys
 import time
 import types
@@ -164,6 +165,8 @@ class _Fingerprints:
             return {'function': _name_of(x), **_code(x), **self._bound(x)}
         if isinstance(x, nn.Module):
             return self.module(x)
+        if isinstance(x, re.Pattern):
+            return {'class': _name_of(type(x)), 'pattern': self(x.pattern), 'flags': x.flags}
         if isinstance(x, GENERATORS) or not hasattr(x, '__dict__'):
             return {'class': _name_of(type(x))}
         if hasattr(x, 'iloc'):
