@@ -95,20 +95,6 @@ def _link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tuple[tarfil
     return info, b''
 
 
-@pytest.mark.parametrize('watched', [True, False])
-def test_the_bar_of_a_download_is_for_who_watches(server, tmp_path, monkeypatch, watched):
-    """A terminal gets one, a log file nothing that would have to be wiped out again."""
-    server.files['x.bin'], screen = CONTENT, io.StringIO()
-    monkeypatch.setattr(screen, 'isatty', lambda: watched, raising=False)
-    monkeypatch.setattr('sys.stderr', screen)
-    download_file(server.url('x.bin'), tmp_path / 'x.bin')
-    assert (screen.getvalue() != '') is watched and ('x.bin' in screen.getvalue()) is watched
-    screen.seek(0)
-    screen.truncate()
-    download_file(server.url('x.bin'), tmp_path / 'y.bin', progress=False)
-    assert screen.getvalue() == ''
-
-
 def test_download_interrupted_twice_goes_on_where_it_stopped(server, tmp_path):
     """A broken connection costs only what had not come: each further request asks for the rest, the file is the
     same."""
@@ -492,9 +478,11 @@ def test_download_right_checksum_keeps_the_file(python, server, tmp_path, monkey
     assert server.hits == 1
 
 
-def test_progress_of_a_download_is_told_in_bytes(server, tmp_path, capsys):
-    """How much of how much, and how fast; nothing where none was asked for."""
+def test_progress_of_a_download_is_told_in_bytes(server, tmp_path, capsys, monkeypatch):
+    """How much of how much, and how fast; nothing where none was asked for, or nobody looks: in a log file."""
     server.files['x.bin'] = CONTENT
+    download_file(server.url('x.bin'), tmp_path / 'logged')
+    monkeypatch.setattr('sys.stderr.isatty', lambda: True, raising=False)
     download_file(server.url('x.bin'), tmp_path / 'silent', progress=False)
     assert capsys.readouterr() == ('', '')
     download_file(server.url('x.bin'), tmp_path / 'told')
