@@ -57,6 +57,15 @@ def test_download_images_fetches_what_there_is_and_names_the_rest(url, tmp_path)
     assert sorted(f[0].split('/')[-1] for f in failed) == ['bad.jpg', 'nonsense'] and '404' in str(failed)
 
 
+def test_download_images_gives_up_a_picture_when_it_is_told_to(url, tmp_path, monkeypatch):
+    """After 4 seconds without a byte, or as long as was asked for."""
+    waited = []
+    monkeypatch.setattr('minifast.vision.utils.fetch_file', lambda *args, timeout, **kwargs: waited.append(timeout))
+    download_images(tmp_path, urls=[f'{url}/a.png'])
+    download_images(tmp_path, urls=[f'{url}/a.png'], timeout=.5)
+    assert waited == [4, .5]
+
+
 def test_download_images_from_a_file_keeps_names_when_asked(url, tmp_path):
     """A text file of addresses, its first `max_pics`; repeated names are numbered."""
     (tmp_path / 'urls.txt').write_text('\n'.join([f'{url}/good/a.jpg', f'{url}/good/b/a.jpg', f'{url}/good/c.jpg']))

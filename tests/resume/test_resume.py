@@ -20,6 +20,7 @@ from minifast.callback.hook import ActivationStats
 from minifast.callback.progress import CSVLogger, ProgressCallback
 from minifast.callback.recorder import Recorder
 from minifast.callback.tracker import SaveModelCallback, TerminateOnNaNCallback
+from minifast.callback.training import EMA
 from minifast.seeds import fork_rng, set_seed
 from minifast.tensorfile import DamagedFileError, read_tensors
 from tests.resume.training import (DEFAULTS, Kill, differences, killed_and_resumed, make_learner, outcome, reads, run,
@@ -315,6 +316,18 @@ def test_more_epochs_go_on_from_a_finished_training(tmp_path):
     run({'folder': str(tmp_path)})
     learn = run({'folder': str(tmp_path), 'resume': True, 'epochs': 5})
     assert len(learn.recorder.values) == 5 and len(learn.recorder.losses) == 30
+
+
+@pytest.mark.parametrize('then, now, told', [([EMA], [], 'was attached then and is not here'),
+                                             ([], [EMA], 'is attached here and was not then')])
+def test_a_callback_with_a_state_that_came_or_went_is_told_once(tmp_path, then, now, told):
+    """With its state; that it is a setting of the training too is no second message."""
+    make_learner(DEFAULTS).fit(1, cbs=[cls() for cls in then], checkpoint=tmp_path)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter('always')
+        make_learner(DEFAULTS).fit(2, cbs=[cls() for cls in now], checkpoint=tmp_path, resume=True)
+    about, = [str(w.message) for w in found if 'ema' in str(w.message).lower()]
+    assert f'the callback ema {told}' in about
 
 
 def test_resume_without_a_folder_and_unfit_arguments_are_errors(tmp_path):
