@@ -240,7 +240,7 @@ def short(o: Any) -> str:
         ('0.714', '0.509', '(1235, 0.25)')
     """
     if isinstance(o, (float, np.floating)):
-        return f'{o:.0f}' if 1000 <= abs(o) < 1e15 else f'{o:.3g}'
+        return f'{o:.0f}' if 999.5 <= abs(o) < 1e15 else f'{o:.3g}'
     if isinstance(o, tuple):
         return short(o[0]) if len(o) == 1 else f'({", ".join(map(short, o))})'
     return str(o)

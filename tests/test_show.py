@@ -377,6 +377,7 @@ def test_numbers_in_titles_have_three_digits():
     for value, title in cases:
         assert value.show(ctx=get_grid(1)[0]).get_title() == title
     assert short(7) == '7' and short(True) == 'True' and short('0.12345') == '0.12345'
+    assert short(999.4) == '999' and short(999.5) == short(999.6) == '1000' and short(-999.6) == '-1000'
 
 
 def test_a_code_has_one_colour_in_all_masks_and_the_legend():
