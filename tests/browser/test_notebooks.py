@@ -52,7 +52,7 @@ def ran(chromium, lab):
             bars = set()
             for _ in range(1200):  # five minutes
                 bars |= set(page.eval_on_selector_all(
-                    '.jp-OutputArea-output progress', 'found => found.map(bar => bar.parentElement.innerText)'))
+                    '.jp-OutputArea-output progress', 'found => found.map(bar => bar.parentElement?.innerText ?? "")'))
                 if all(re.fullmatch(r'\[\d+\]:', prompt) for prompt in prompts(page)):
                     break
                 page.wait_for_timeout(250)
