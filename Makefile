@@ -49,7 +49,7 @@ test-faults: $(STAMP)-test
 	@$(BIN)/python -m pytest -m "faults or tally" $(ARGS)
 
 test-dist: $(STAMP)-test
-	@$(BIN)/python -m pytest tests/distributed -m "not slow" -rP -q $(ARGS)
+	@$(BIN)/python -m pytest tests/distributed -m "not slow" -rP -q -n 2 --dist loadfile $(ARGS)
 
 test-nbs: $(STAMP)-test
 	@$(BIN)/python -m pytest tests/test_nbs.py -m "notebooks or not notebooks" $(ARGS)
