@@ -4,7 +4,7 @@
 # make bench-quick   three minutes of it, without peers, printed only
 # make test-slow     what takes minutes: five-seed accuracies, every start method of workers, benchmarks
 # make test-plugins  published packages that import fastai, unedited (they are many: in .venv-plugins)
-# make test-elsewhere   a part of the suite in another locale and time zone, as an ordinary user, backwards, on one core (ARGS=locale)
+# make test-elsewhere   the suite backwards, and a part of it in another locale and time zone, as an ordinary user, on one core (ARGS=locale)
 # make test-faults   kills processes and damages files: resumes to the same bits, whole saves, hostile files
 # make test-dist     several processes train as one: 2, 3 and 4 of them, and how equal they are; the rest is in test-slow
 # make test-nbs   executes all notebooks of nbs/ (ARGS="-k resume" for one); `make nbs` stores what they print and draw (ARGS=07)

@@ -387,9 +387,9 @@ class Hidden:
         if kind == 'data':
             return None if _set(self.owner, steps, decode(value)) else f'{path} is not there any more'
         if path in places:
-            if kind == 'generators' and get_generator(places[path])['kind'] != value['kind']:
-                return f'{path} is a generator of another kind now'
             if kind == 'generators':
+                if get_generator(places[path])['kind'] != value['kind']:
+                    return f'{path} is a generator of another kind now'
                 set_generator(places[path], value)
             elif kind == 'asked':
                 places[path].load_state_dict(decode(value))

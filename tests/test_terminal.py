@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from minifast.cli import main
-from minifast.terminal import listed, printable, say, visible, warn
+from minifast.terminal import listed, nobody_watches, printable, say, visible, warn
 
 ORDERS = {**{f'C0 {i:#x}': chr(i) for i in range(32)}, 'DEL': '\x7f', **{f'C1 {i:#x}': chr(i) for i in range(128, 160)},
           **{f'{i:#x}': chr(i) for i in (*range(0x2028, 0x202f), *range(0x2066, 0x206a))},
@@ -389,3 +389,11 @@ def test_rows_in_a_notebook_are_one_table_that_grows_with_a_bar_below(monkeypatc
         ('new', '<progress value="2" max="4" style="width:300px"></progress> '
                 'epoch 1/3 2/4 00:03 &lt; 00:03 &lt;b&gt;'),
         ('again', grid), ('again', grid + 'validating 3/? 01:00 loss 0.25'), ('again', grid)]
+
+
+@pytest.mark.parametrize('wanted, notebook, disable', [(True, True, False), (True, False, None), (False, True, True),
+                                                       (False, False, True)])
+def test_a_bar_is_for_a_notebook_and_else_for_a_terminal(wanted, notebook, disable, monkeypatch):
+    """tqdm's None says: unless it is a terminal; what is not wanted is nowhere."""
+    monkeypatch.setattr('minifast.terminal.in_notebook', lambda: notebook)
+    assert nobody_watches(wanted) is disable

@@ -79,10 +79,8 @@ def rooms() -> Iterator[Path]:
 def sampled(seed: int, n: int, only: str = '') -> list[Mutant]:
     """`n` mutants of all there are, ordered by a digest of (seed, function, text that goes, text that comes).
 
-    With `only`, of all in rooms and functions whose name, `data.load:DataLoader.new`, holds this.
-
     So a sample stays what it is but for the functions that changed: a test that was written for one of its mutants is
-    met again after the next commit.
+    met again after the next commit. With `only`, of those whose name, `data.load:DataLoader.new`, holds this.
     """
     ranked = []
     for file in rooms():
