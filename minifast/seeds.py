@@ -101,10 +101,16 @@ def _same_streams(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 @contextmanager
 def no_random(seed: int = 42, reproducible: bool = True):
-    """Run the block after `set_seed(seed, reproducible)` and put the global generators back."""
-    with fork_rng():
-        set_seed(seed, reproducible=reproducible)
-        yield
+    """Run the block after `set_seed(seed, reproducible)`; the global generators, and what `reproducible` switches, are
+    put back."""
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        with fork_rng():
+            set_seed(seed, reproducible=reproducible)
+            yield
+    finally:
+        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
 
 
 _MASK64 = (1 << 64) - 1

@@ -32,6 +32,8 @@ WITHOUT_EFFECT = {
     **{(name, 'pos_label'): 'its docstring says so' for name in (
         'F1ScoreMulti', 'FBetaMulti', 'PrecisionMulti', 'RecallMulti', 'JaccardMulti')},
     ('RocAucBinary', 'multi_class'): 'its docstring says so',
+    ('SeparableBlock', 'base_width'): 'its docstring says so',
+    ('TimmBody', 'pretrained'): 'its docstring says so', ('TimmBody', 'n_in'): 'its docstring says so',
     ('TfmdLists', 'use_list'): 'items are never made a list, for scripts that say False',
     ('DataLoader', 'pin_memory_device'): "torch's too looks at the device of now",
 }
@@ -82,10 +84,10 @@ def options(func: Callable) -> dict[str, tuple[int | None, Any]]:
 class Given:
     """Calls by the last part of their name: (positional values, keyword values) of each, as syntax.
 
-    Counted as calls: `partial(name, ...)`; rows of tables such as `('name', (1, 2), {'option': 3})`; `super().__init__`
-    in a class, for what it derives from. Of a `**` it is taken that it may be any dict of that function, or of a table
-    that it reads; of a call by a local name, and of any helper in a parametrized test, that it may be of any of
-    the `known` names in that function.
+    Counted as calls: `partial(name, ...)`; rows of tables such as `('name', (1, 2), {'option': 3})`;
+    `super().__init__` in a class, for what it derives from; a call of what was just made, for its `__call__`. Of a
+    `**` it is taken that it may be any dict of that function, or of a table that it reads; of a call by a local
+    name, and of any helper in a parametrized test, that it may be of any of the `known` names in that function.
     """
 
     def __init__(self, files: list[Path], known: set[str]) -> None:
@@ -110,10 +112,11 @@ class Given:
                     if any(k.arg is None for k in node.keywords):
                         names = _named_values(around) if names is None else names
                         keywords = {**names, **keywords}
-                    by_local = _last(func) in local or isinstance(func, ast.Call) or (
-                        helped and _last(func) not in self.known)
-                    for name in {_last(func), *(meant if keywords and by_local else ())}:
-                        self.calls[name].append((args if name == _last(func) else [], keywords))
+                    made_here = _last(func) in local or isinstance(func, ast.Call)
+                    by_local = made_here or (helped and _last(func) not in self.known)
+                    called = {_last(func), *(('__call__',) if made_here else ())}
+                    for name in {*called, *(meant if keywords and by_local else ())}:
+                        self.calls[name].append((args if name in called else [], keywords))
                 elif isinstance(node, (ast.Tuple, ast.List)):
                     self._row(node.elts)
                 elif isinstance(node, ast.Dict):

@@ -214,6 +214,40 @@ def test_test_dl_of_new_items():
     torch.testing.assert_close(x[0], loaders().test_dl(['ant']).one_batch()[0][0])
 
 
+def twice(x):
+    return 2 * x
+
+
+@pytest.mark.parametrize('left_out, wanted', [(None, 12), (0, 12), (1, 6), (2, 3)])
+def test_new_items_skip_as_many_transforms_as_is_said(left_out, wanted):
+    """`rm_type_tfms` of a loader, `rm_tfms` of data sets; for each element, where it is a list."""
+    dsets = Datasets([1, 2], [[twice, twice], [twice]])
+    assert dsets.dataloaders(bs=2, device='cpu').test_dl([3], rm_type_tfms=left_out).one_batch()[0].tolist() == [wanted]
+    assert test_set(dsets, [3], rm_tfms=left_out)[0] == (wanted,)
+    assert test_set(dsets.tls[0], [3], rm_tfms=left_out)[0] == wanted
+    assert test_set(dsets, [3], rm_tfms=[left_out, 1], with_labels=True)[0] == (wanted, 3)
+
+
+def test_decode_batch_goes_as_far_as_is_said():
+    """`full=False` stops at what can show itself."""
+    class Told(str):
+        def show(self, ctx=None, **kwargs):
+            return ctx
+
+    class Tell(Transform):
+        def encodes(self, x: str):
+            return len(x)
+
+        def decodes(self, x: Tensor):
+            return Told('a' * int(x))
+
+    def shout(x: str):
+        return x.lower()
+    dl = TfmdDL(TfmdLists(['a', 'aa'], [Transform(shout, str.upper), Tell]), bs=2, num_workers=0)
+    samples = [dl.decode_batch(dl.one_batch(), full=full) for full in (True, False)]
+    assert [list(s) for s in samples] == [['A', 'AA'], ['a', 'aa']]
+
+
 def test_add_tfms_to_some_loaders():
     """A transform is put where its order says, in the loaders named."""
     dls = loaders()

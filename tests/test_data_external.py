@@ -11,6 +11,7 @@ import tarfile
 import threading
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -449,6 +450,31 @@ def test_download_data_goes_to_the_archive_folder(server, tmp_path, monkeypatch)
     assert download_data(server.url('m.bin')) == tmp_path / 'archive' / 'm.bin'
     assert download_data(server.url('m.bin'), c_key='model') == tmp_path / 'models' / 'm.bin'
     assert download_data(server.url('m.bin'), tmp_path / 'mine' / 'x') == tmp_path / 'mine' / 'x'
+
+
+def test_untar_data_extracts_into_the_folder_of_the_entry_that_is_told(server, tmp_path):
+    """`c_key`."""
+    server.files['m.tgz'] = _tgz((tarfile.TarInfo('m/weights'), b''))
+    for c_key, folder in (('data', 'data'), ('model', 'models')):
+        assert untar_data(server.url('m.tgz'), c_key=c_key, base=tmp_path) == tmp_path / folder / 'm'
+        assert (tmp_path / folder / 'm' / 'weights').exists()
+
+
+def test_download_data_fetches_again_checks_and_gives_up_as_told(server, tmp_path, monkeypatch):
+    """`force_download`, `checksum`, `timeout`, as `download_file`."""
+    url, file = server.url('x.bin'), tmp_path / 'x.bin'
+    for body, force_download, found in ((b'old', False, b'old'), (b'new', False, b'old'), (b'new', True, b'new')):
+        server.files['x.bin'] = body
+        assert download_data(url, file, force_download=force_download).read_bytes() == found
+    with pytest.raises(ValueError, match='expected 00'):
+        download_data(url, file, checksum='00')
+    assert not file.exists()
+    server.pause_s = .5
+    for download in (download_data, partial(download_file, retries=0)):
+        with pytest.raises(OSError, match='timed out'):
+            download(url, file, timeout=.02)
+        assert download(url, file, timeout=20).read_bytes() == b'new'
+        file.unlink()
 
 
 def test_files_beside_the_script_come_first(tmp_path, monkeypatch):

@@ -929,10 +929,20 @@ class _Numbered:
         (self.folder / str(worker_id)).touch()
 
 
-@pytest.mark.parametrize('name', ['wif', 'worker_init_fn'])
-def test_wif_is_called_in_each_worker_with_its_number(tmp_path, name):
-    """As torch's `worker_init_fn`, under both names."""
-    run(DataLoader(Squares(), bs=2, num_workers=3, **{name: _Numbered(tmp_path)}))
+class _Hooked(DataLoader):
+    def __init__(self, *args, hook, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.hook = hook
+
+    def wif(self, worker_id=None):
+        super().wif(worker_id)
+        self.hook(worker_id)
+
+
+@pytest.mark.parametrize('make, name', [(DataLoader, 'wif'), (DataLoader, 'worker_init_fn'), (_Hooked, 'hook')])
+def test_wif_is_called_in_each_worker_with_its_number(tmp_path, make, name):
+    """As torch's `worker_init_fn`, under both names, and as a method."""
+    run(make(Squares(), bs=2, num_workers=3, **{name: _Numbered(tmp_path)}))
     assert sorted(f.name for f in tmp_path.iterdir()) == ['0', '1', '2']
 
 

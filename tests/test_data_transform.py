@@ -19,8 +19,9 @@ from torchvision.transforms import v2
 from minifast.codetext import keyed, registered
 from minifast.data import transforms
 from minifast.data.config import transform_config, transform_from_config
-from minifast.data.transform import (DisplayedTransform, InplaceTransform, ItemTransform, Pipeline, RandTransform,
-                                     Transform, compose_tfms, is_known, mk_transform, typedispatch)
+from minifast.data.transform import (DisplayedTransform, InplaceTransform, ItemTransform, Overloads, Pipeline,
+                                     RandTransform, Transform, compose_tfms, is_known, mk_transform, retain,
+                                     typedispatch)
 from minifast.data.transforms import Categorize, IntToFloatTensor, MultiCategorize, Normalize, ToTensor
 from minifast.markers import TensorCategory, TensorImage, TensorImageBW, TensorMask
 from minifast.seeds import keyed_generator
@@ -171,6 +172,13 @@ def test_result_annotation_decides_over_the_argument():
     assert type(Transform(plain)(image())) is torch.Tensor
 
 
+def test_retain_gives_the_class_that_is_told():
+    """`returns`: that one, None: the result as it is; without it that of the argument."""
+    new, old = torch.ones(2, 2), image()
+    assert type(retain(new, old)) is TensorImage and type(retain(new, old, returns=TensorMask)) is TensorMask
+    assert retain(new, old, returns=None) is new
+
+
 def test_result_numbers_are_never_cast():
     """True + 2 is 3, not True."""
     assert Transform(lambda x: x + 2)(True) == 3
@@ -306,6 +314,43 @@ def test_pipeline_setup_gives_each_transform_the_items_as_the_ones_before_leave_
     assert list(lists.vocab) == [1, 2] and lists[1] == 1
 
 
+class Parted(list):
+    """Items of which the first two are for training."""
+
+    @property
+    def train(self):
+        return self[:2]
+
+
+class Seen(Transform):
+    def setups(self, items):
+        self.items = list(items)
+
+
+class SeenTraining(Seen):
+    train_setup = True
+
+
+def test_setup_shows_the_training_items_alone_where_it_is_told_so():
+    """By `train_setup`, of one transform or of a pipeline; what the class says comes first."""
+    alone, first, items = Seen(), SeenTraining(), Parted('abc')
+    for train_setup, seen in ((True, ['a', 'b']), (False, ['a', 'b', 'c'])):
+        alone.setup(items, train_setup)
+        Pipeline([together := Seen()]).setup(items, train_setup=train_setup)
+        first.setup(items, train_setup)
+        assert (alone.items, together.items, first.items) == (seen, seen, ['a', 'b'])
+
+
+def test_pipeline_of_items_hands_samples_over_whole():
+    """`as_item`, also where a pass calls its steps; else each element by itself."""
+    def told(x):
+        return f'{x}!'
+    for as_item, wanted in ((True, '[1, 2]!'), (None, ('1!', '2!'))):
+        pipeline = Pipeline(told, as_item=as_item)
+        step, = pipeline.steps()
+        assert pipeline((1, 2)) == step.call((1, 2)) == wanted
+
+
 def test_mk_transform_takes_types_functions_and_refuses_the_rest():
     """A transform class is instantiated, a function wrapped, a number refused."""
     assert isinstance(mk_transform(ToTensor), ToTensor) and mk_transform(len)('abc') == 3
@@ -367,6 +412,13 @@ def test_rand_transform_draws_once_for_all_parts():
     runs = [Keyed()((0, 0, 'a'), split_idx=0, generator=keyed_generator(1, 2)) for _ in range(2)]
     assert runs[0] == runs[1] and runs[0][0] == runs[0][1] and runs[0][2] == 'a'
     assert Keyed()((0,), split_idx=1) == (0,)
+
+
+def test_pipeline_hands_the_generator_to_what_draws():
+    """What it draws is the generator's alone; the others are called as ever."""
+    def drawn(seed):
+        return Pipeline([Keyed(), Seen()])(0, split_idx=0, generator=keyed_generator(seed))
+    assert drawn(1) == drawn(1) == Keyed()(0, split_idx=0, generator=keyed_generator(1)) != drawn(2)
 
 
 class Plain(Keyed):
@@ -558,6 +610,29 @@ def test_torchvision_gives_back_what_it_was_given(tfm):
 
 
 # ---------------------------------------------------------------- typedispatch
+
+def test_a_table_chooses_by_as_many_arguments_as_it_is_told_and_looks_in_its_parents():
+    """`n_args`; what has no function of its own is the nearest parent's."""
+    def number(x: int):
+        return 'number'
+
+    def any_number(x: int):
+        return 'any number'
+
+    def words(x: str, y: str):
+        return 'words'
+
+    def mixed(x: str, y: int = 0):
+        return 'mixed'
+    near, far = Overloads('f').add(number), Overloads('f').add(any_number)
+    table = Overloads('f', parents=(near, far)).add(mixed)
+    swapped = Overloads('f', parents=(far, near)).add(mixed)
+    assert (table(1), table('a'), swapped(1)) == ('number', 'mixed', 'any number')
+    with pytest.raises(TypeError, match='no function for .int.'):
+        Overloads('f').add(mixed)(1)
+    by_one, by_two = (Overloads('f', n_args=n).add(mixed).add(words) for n in (1, 2))
+    assert (by_one('a', 1), by_two('a', 1), by_two('a', 'b')) == ('words', 'mixed', 'words')
+
 
 def test_typedispatch_chooses_by_all_annotated_arguments():
     """The nearest types win, argument by argument; a later function of the same types replaces the earlier."""

@@ -300,6 +300,13 @@ def test_matrices_are_drawn_as_told(name):
     assert torch.equal(given, given[:1].expand_as(given)) and moved(given).all()
 
 
+def test_rotation_turns_as_far_as_it_is_told():
+    """`max_deg`, to either side."""
+    mat = public.rotate_mat(torch.empty(1, 1, 1, 1).expand(2000, 3, 4, 4), max_deg=40, p=1.)
+    angle = torch.rad2deg(torch.atan2(mat[:, 0, 1], mat[:, 0, 0]))
+    assert -40 <= angle.min() < -38 and 38 < angle.max() <= 40.001
+
+
 def test_zoom_stays_in_its_range_and_goes_to_the_point_that_is_told():
     """`min_zoom`, `max_zoom`; `draw_x`, `draw_y`: 0.5 is the middle."""
     x = torch.empty(1, 1, 1, 1).expand(2000, 3, 4, 4)

@@ -38,3 +38,12 @@ def test_calls_are_read(tmp_path, code, seen):
     ast.parse(code)
     (tmp_path / 'a.py').write_text(code)
     assert Given([tmp_path / 'a.py'], {'fit'}).varied({'fit'}, 'lr', 1, .5) is seen
+
+
+@pytest.mark.parametrize('code, seen', [
+    ('def test():\n    Fit(1)(1, lr=2)', True), ('def test():\n    fit = Fit(1)\n    fit(1, 2)', True),
+    ('def test():\n    Fit(1, lr=2)(1)', False), ('def test():\n    fit(1, lr=2)', False)])
+def test_calls_of_what_was_just_made_are_read(tmp_path, code, seen):
+    """As those of its `__call__`, which nobody writes."""
+    (tmp_path / 'a.py').write_text(code)
+    assert Given([tmp_path / 'a.py'], {'Fit'}).varied({'__call__'}, 'lr', 1, .5) is seen

@@ -14,9 +14,9 @@ from make_fastai_numbers import OPTIMIZERS, optimizer_run
 from torch import nn
 
 import minifast.optimizer as optimizers
-from minifast.optimizer import (SGD, Adam, Lookahead, Optimizer, OptimWrapper, RAdam, RMSProp, _update, as_optimizer,
-                                average_grad, debias, detuplify_pg, momentum_step, ranger, set_item_pg, sgd_step,
-                                weight_decay)
+from minifast.optimizer import (SGD, Adam, Hypers, Lookahead, Optimizer, OptimWrapper, RAdam, RMSProp, _update,
+                                as_optimizer, average_grad, debias, detuplify_pg, momentum_step, ranger, set_item_pg,
+                                sgd_step, weight_decay)
 from minifast.torch_core import norm_bias_params
 
 NUMBERS = json.loads((Path(__file__).parent / 'data' / 'optimizers.json').read_text(encoding='utf-8'))['numbers']
@@ -220,6 +220,40 @@ def test_wrapper_maps_torch_names_to_short_ones():
     assert (hyper['mom'], hyper['sqr_mom'], hyper['wd']) == (0.8, 0.9, 0.2)
     opt.set_hypers(mom=0.7, wd=0.1)
     assert opt.param_groups[0]['betas'] == (0.7, 0.9) and opt.param_groups[0]['weight_decay'] == 0.1
+
+
+def test_a_view_of_a_group_has_the_names_that_it_is_told():
+    """`torch_names`: short -> the group's own, in reading, writing, listing, deleting; without them the group's."""
+    group = {'params': [1], 'lr': .1, 'betas': (.8, .9)}
+    view = Hypers(group, torch_names={'mom': 'betas__0', 'rate': 'lr'})
+    assert dict(view) == {'rate': .1, 'mom': .8, 'betas__1': .9} and len(view) == 3
+    view['mom'], view['rate'] = .5, .2
+    assert group == {'params': [1], 'lr': .2, 'betas': (.5, .9)}
+    assert dict(Hypers(group)) == {'lr': .2, 'betas': (.5, .9)}
+    del view['rate']
+    assert group == {'params': [1], 'betas': (.5, .9)}
+
+
+def test_wrapper_has_the_short_names_that_it_is_told():
+    """`hp_map`, in place of the usual one."""
+    opt = OptimWrapper(list(small_model().parameters()), torch.optim.SGD, hp_map={'momentum': 'impetus'}, lr=.1,
+                       momentum=.9, weight_decay=.2)
+    assert (opt.hypers[0]['impetus'], opt.hypers[0]['weight_decay']) == (.9, .2)
+    opt.set_hyper('impetus', .3)
+    assert opt.param_groups[0]['momentum'] == .3 and not {'mom', 'momentum', 'wd'} & set(opt.hypers[0])
+
+
+def test_wrapper_hands_parameters_on_untouched_where_it_is_told_so():
+    """`convert_groups=False`; else lists of lists become torch's groups."""
+    groups, seen = groups_of(small_model()), []
+
+    def make(params, **kwargs):
+        seen.append(params)
+        return torch.optim.SGD(params if isinstance(params[0], dict) else params[0], **kwargs)
+    for convert_groups, n_groups in ((True, 3), (False, 1)):
+        opt = OptimWrapper(groups, make, convert_groups=convert_groups, lr=.1)
+        assert len(opt.param_groups) == n_groups
+    assert seen[1] is groups and [group['params'] for group in seen[0]] == groups
 
 
 def test_group_tuples_spread_and_set():

@@ -8,7 +8,8 @@ import pytest
 import torch
 from scipy import stats
 
-from minifast.seeds import SampleGenerator, key_seed, rand_by_sample, randn_by_sample, set_seed
+from minifast.seeds import (SampleGenerator, get_random_states, key_seed, no_random, rand_by_sample, randn_by_sample,
+                            set_random_states, set_seed)
 
 
 @pytest.mark.parametrize('seed', [0, 5, 64, 2 ** 32 - 1, 2 ** 32 + 7, 2 ** 40])
@@ -18,6 +19,58 @@ def test_a_seed_is_that_of_every_library(seed):
     drawn = random.random(), np.random.rand(), torch.rand(1).item()
     assert drawn == (random.Random(seed).random(), np.random.RandomState(seed % 2 ** 32).rand(),
                      torch.rand(1, generator=torch.Generator().manual_seed(seed)).item())
+
+
+@pytest.fixture
+def switches():
+    """Those of torch and cuDNN that choose algorithms, read; they are as before in the end."""
+    def read():
+        return (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(),
+                torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
+    algorithms, warn_only, deterministic, benchmark = read()
+    yield read
+    torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, benchmark
+
+
+def drawn():
+    return random.random(), np.random.rand(), torch.rand(1).item()
+
+
+def test_no_random_is_a_seeded_block_that_leaves_no_trace(switches):
+    """`seed` is that of `set_seed`, `reproducible` chooses deterministic algorithms; both in the block alone."""
+    torch.backends.cudnn.benchmark = True
+    before = switches()
+    for seed, reproducible in ((42, True), (3, True), (3, False)):
+        set_seed(seed)
+        wanted = drawn()
+        set_seed(0)
+        with no_random(seed, reproducible=reproducible):
+            assert drawn() == wanted
+            assert switches() == ((True, True, True, False) if reproducible else before)
+        assert switches() == before
+        after = drawn()
+        set_seed(0)
+        assert after == drawn()
+    with no_random():
+        assert switches() == (True, True, True, False)
+        by_default = drawn()
+    set_seed(42)
+    assert drawn() == by_default
+
+
+def test_random_states_are_put_back_as_they_are_given(switches, monkeypatch):
+    """Generators, those of GPUs where they are given, and cuDNN's switches, which are off unless told."""
+    set_seed(5)
+    states, wanted = get_random_states(), drawn()
+    gpus = []
+    monkeypatch.setattr(torch.cuda, 'set_rng_state_all', gpus.append)
+    for deterministic, benchmark in ((True, False), (False, True)):
+        set_random_states(states['random_state'], states['numpy_state'], states['torch_state'],
+                          torch_cuda_state=['a', 'b'], torch_deterministic=deterministic, torch_benchmark=benchmark)
+        assert drawn() == wanted and switches()[2:] == (deterministic, benchmark)
+    set_random_states(states['random_state'], states['numpy_state'], states['torch_state'])
+    assert switches()[2:] == (False, False) and gpus == [['a', 'b']] * 2
 
 
 def test_numbers_by_sample_are_each_samples_own():

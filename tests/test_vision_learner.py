@@ -24,7 +24,7 @@ from minifast.losses import CrossEntropyLossFlat
 from minifast.metrics import accuracy
 from minifast.vision import learner as room
 from minifast.vision.augment import Resize, aug_transforms
-from minifast.vision.core import PILImage
+from minifast.vision.core import PILImage, imagenet_stats
 from minifast.vision.data import ImageDataLoaders, SegmentationDataLoaders
 from minifast.vision.learner import (cnn_learner, create_head, create_unet_model, create_vision_model, unet_learner,
                                      vision_learner)
@@ -317,6 +317,18 @@ def test_unet_learner_is_laid_out_for_the_pictures(masks, tmp_path):
     interp.plot_top_losses(2)
     assert [ax.get_title().split(';')[0] for ax in plt.gcf().axes] == ['input', 'target', 'pred'] * 2
     learn.show_results(max_n=2)
+
+
+def test_unet_learner_normalizes_as_its_pretrained_body_knows_it(masks, tmp_path):
+    """Unless it is told not to, by `normalize=False`."""
+    torch.save(xresnet18().state_dict(), tmp_path / 'w.pth')
+    plain = masks.valid.one_batch()[0]
+    unet_learner(masks, xresnet18, weights=tmp_path / 'w.pth', normalize=False)
+    assert torch.equal(masks.valid.one_batch()[0], plain)
+    unet_learner(masks, xresnet18, weights=tmp_path / 'w.pth')
+    mean, std = (torch.tensor(v)[:, None, None] for v in imagenet_stats)
+    torch.testing.assert_close(masks.valid.one_batch()[0].as_subclass(torch.Tensor),
+                               (plain.as_subclass(torch.Tensor) - mean) / std)
 
 
 @pytest.mark.parametrize('kwargs', [

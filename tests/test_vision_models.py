@@ -392,6 +392,23 @@ def test_weights_file_fills_the_body(tmp_path, kind):
         assert all(torch.equal(a, b) for a, b in zip(model[0].state_dict().values(), body.state_dict().values()))
 
 
+def test_weights_file_fills_the_body_of_a_unet(tmp_path):
+    """Bit for bit, with the pretrained ones of that name out of reach."""
+    source = xresnet18()
+    torch.save(source.state_dict(), tmp_path / 'w.pth')
+    encoder = create_unet_model(xresnet18, 2, (32, 32), weights=tmp_path / 'w.pth').layers[0].state_dict()
+    assert len(encoder) > 90 and all(torch.equal(encoder[name], source.state_dict()[name]) for name in encoder)
+
+
+def test_a_timm_body_ends_where_it_is_told():
+    """`cut`: the index of a child, or a function; the whole model without it."""
+    import timm
+    model, x = timm.create_model('test_resnet', num_classes=0).eval(), torch.randn(1, 3, 32, 32)
+    assert torch.equal(TimmBody(model)(x), model.forward_features(x))
+    for cut in (1, lambda m: m.conv1):
+        assert torch.equal(TimmBody(model, cut=cut)(x), model.conv1(x))
+
+
 def test_weights_file_for_other_channels(tmp_path):
     """A file of a colour model is folded into one channel; a file of a grey model is taken as it is."""
     source = tiny()

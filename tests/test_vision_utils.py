@@ -66,6 +66,23 @@ def test_download_images_gives_up_a_picture_when_it_is_told_to(url, tmp_path, mo
     assert waited == [4, .5]
 
 
+@pytest.mark.parametrize('n_workers', [1, 3])
+def test_download_images_waits_for_as_many_at_once_as_it_is_told(n_workers, tmp_path, monkeypatch):
+    """`n_workers`: that many wait for one another, and no more are there."""
+    together, here = threading.Barrier(n_workers, timeout=20), []
+    most = []
+
+    def fetch(url, *args, **kwargs):
+        here.append(url)
+        together.wait()
+        most.append(len(here))
+        together.wait()
+        here.remove(url)
+    monkeypatch.setattr('minifast.vision.utils.fetch_file', fetch)
+    assert not download_images(tmp_path, urls=[f'http://h/{i}.png' for i in range(6)], n_workers=n_workers)
+    assert most == [n_workers] * 6
+
+
 def test_download_images_from_a_file_keeps_names_when_asked(url, tmp_path):
     """A text file of addresses, its first `max_pics`; repeated names are numbered."""
     (tmp_path / 'urls.txt').write_text('\n'.join([f'{url}/good/a.jpg', f'{url}/good/b/a.jpg', f'{url}/good/c.jpg']))

@@ -433,7 +433,8 @@ class TimmBody(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures `x` [B,n_in,H,W] -> features [B,nf,h,w], or [B,nf] where the model pools itself."""
-        return self.model.forward_features(x) if self.needs_pool else self.model(x)
+        features = getattr(self.model, 'forward_features', None)  # a part of a model has none
+        return features(x) if features is not None and self.needs_pool else self.model(x)
 
 
 @hands_on(create_head, HeadArguments, after='custom_head')
