@@ -52,19 +52,19 @@ def ended(process, timeout_s=120):
 
 def test_several_processes_look_like_one(digits, tmp_path, capsys):
     """One table, one model that knows the digits, one history; exit code 0; and nothing else is said or left."""
-    code, out, err = ended(start(digits, '--nproc', 2, '--epochs', 4, '--out', tmp_path / 'out'))
+    code, out, err = ended(start(digits, '--nproc', 2, '--epochs', 6, '--out', tmp_path / 'out'))
     assert code == 0, err
     lines = [line for line in out.splitlines() if line.strip()]
     assert lines[0] == '2 classes, 64 pictures to train and 16 to validate; resnet18 at 32 px on cpu, 2 processes'
-    assert [line.split()[0] for line in lines[1:6]] == ['epoch', *'0123']
-    assert re.fullmatch(r'error rate \d+\.\d%; model and history are in .*out', lines[6])
-    assert lines[7].startswith('now: minifast predict') and len(lines) == 8
+    assert [line.split()[0] for line in lines[1:8]] == ['epoch', *'012345']
+    assert re.fullmatch(r'error rate \d+\.\d%; model and history are in .*out', lines[8])
+    assert lines[9].startswith('now: minifast predict') and len(lines) == 10
     assert not re.sub(r'.*\r|\s', '', err)  # bars are wiped
     assert sorted(f.name for f in (tmp_path / 'out').iterdir()) == ['history.csv', 'model.pth']
     header, *rows = csv.reader((tmp_path / 'out' / 'history.csv').read_text(encoding='utf-8').splitlines())
     assert header[:4] == ['epoch', 'train_loss', 'valid_loss', 'error_rate']
-    assert [row[0] for row in rows] == list('0123')
-    assert lines[6].startswith(f'error rate {float(rows[-1][3]):.1%}')
+    assert [row[0] for row in rows] == list('012345')
+    assert lines[8].startswith(f'error rate {float(rows[-1][3]):.1%}')
     assert main(['predict', str(tmp_path / 'out' / 'model.pth'), str(digits)]) == 0
     told = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     right = sum(Path(digits.parent, *line[:-2]).parent.name == line[-2] for line in told)
