@@ -68,8 +68,9 @@ def get_preds(learn: Any, ds_idx: int = 1, dl: Any = None, with_input: bool = Fa
         >>> probabilities, _ = learn.get_preds(dl=learn.dls.test_dl(files))
     """
     dl, n_rows, ranks = _prepare(whole_loader(learn.dls[ds_idx]) if dl is None else dl, reorder)
-    decodes = decoder_of(learn) if with_decoded else None
+    decodes, with_preds = decoder_of(learn) if with_decoded else None, kwargs.pop('with_preds', True)
     gather = GatherPredsCallback(with_input, with_loss, n_rows=n_rows, ranks=ranks,
+                                 with_preds=with_preds or (with_decoded and act is not None),
                                  act=activation_of(learn.own_loss) if act is None else noop,
                                  decodes=decodes if act is None else None, **kwargs)
     _run(learn, dl, gather, inner, cbs)
@@ -77,8 +78,8 @@ def get_preds(learn: Any, ds_idx: int = 1, dl: Any = None, with_input: bool = Fa
     if act is not None and preds is not None:
         preds = act(preds)
         decoded = decodes(preds) if with_decoded else None
-    asked = [(with_input, gather.inputs), (True, preds), (True, gather.targets), (with_decoded, decoded),
-             (with_loss, gather.losses)]
+    asked = [(with_input, gather.inputs), (True, preds if with_preds else None), (True, gather.targets),
+             (with_decoded, decoded), (with_loss, gather.losses)]
     return tuple(value for wanted, value in asked if wanted)
 
 

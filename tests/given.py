@@ -4,7 +4,6 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,13 +33,15 @@ WITHOUT_EFFECT = {
     ('RocAucBinary', 'multi_class'): 'its docstring says so',
     ('SeparableBlock', 'base_width'): 'its docstring says so',
     ('TimmBody', 'pretrained'): 'its docstring says so', ('TimmBody', 'n_in'): 'its docstring says so',
+    ('AccumMetric.accum_values', 'learn'): 'its docstring says so',
+    ('Learner.load', 'device'): 'taken for old scripts; the weights go to where the model is',
+    ('Learner.distrib_ctx', 'in_notebook'): 'taken as fastai takes it, and without meaning',
     ('TfmdLists', 'use_list'): 'items are never made a list, for scripts that say False',
     ('DataLoader', 'pin_memory_device'): "torch's too looks at the device of now",
 }
 """Arguments that are taken and change nothing, with the reason."""
 
 TESTS = Path(__file__).resolve().parent
-NO_TEST_YET = TESTS / 'data' / 'arguments_without_test.txt'
 
 
 def doors() -> dict[str, tuple[Callable, set[str]]]:
@@ -229,23 +230,3 @@ def never_given() -> Iterator[tuple[str, str]]:
             if option not in OPTIONS_ELSEWHERE and (name, option) not in {*TOLD, *BUILT, *WITHOUT_EFFECT}:
                 if not given().varied(names, option, place, default):
                     yield name, option
-
-
-def listed() -> set[tuple[str, str]]:
-    """(door, argument) of the list of what has no test yet."""
-    lines = NO_TEST_YET.read_text(encoding='utf-8').splitlines()
-    return {(name, option) for name, *options in map(str.split, lines) for option in options}
-
-
-def main() -> None:
-    """Write the list anew; for whoever has written a test, and for nobody else."""
-    table: dict[str, list[str]] = {}
-    for name, option in never_given():
-        table.setdefault(name, []).append(option)
-    NO_TEST_YET.write_text(''.join(f'{" ".join([name, *options])}\n' for name, options in sorted(table.items())),
-                           encoding='utf-8')
-
-
-if __name__ == '__main__':
-    sys.path.append(str(TESTS / 'data'))
-    main()

@@ -72,7 +72,8 @@ def test_hooks_bring_what_they_keep_where_it_is_asked_for(cpu, gather, monkeypat
     with Hook(model[0], lambda m, i, o: o, detach=False):
         model(data()[0])
     assert asked == []
-
+    learner(n=8, bs=8).fit(1, 0., cbs=HookCallback(hook=lambda m, i, o: o, cpu=cpu))
+    assert asked == [(cpu, False)] * 4  # a batch for training and one for validation
 
 
 def test_hooks_watch_many_modules():

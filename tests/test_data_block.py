@@ -198,6 +198,16 @@ Applying batch_tfms to the batch built
 """
 
 
+def test_summary_shows_a_batch_where_it_is_told_to(folder, monkeypatch):
+    """`show_batch=True`, with what else it is given; as a rule it draws nothing."""
+    shown = []
+    monkeypatch.setattr('minifast.data.core.TfmdDL.show_batch', lambda self, **kwargs: shown.append(kwargs))
+    pet_block().summary(folder)
+    assert not shown
+    pet_block().summary(folder, show_batch=True, max_n=3)
+    assert shown == [{'max_n': 3}]
+
+
 def test_summary_error_names_step_item_and_types(folder, capsys):
     """A transform that fails: which, on what item, given what types."""
     class Fails(Transform):

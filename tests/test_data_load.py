@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from minifast.data.collate import Slots, collate_error, new_pixels
 from minifast.data.core import Datasets, TfmdDL, TfmdLists
 from minifast.data.load import DataLoader, SkipItemException, _one_ahead, fa_collate, why_empty
 from minifast.data.transform import Pipeline, RandTransform, Transform
-from minifast.data.sampler import ItemKeys, order, share
+from minifast.data.sampler import ItemKeys, Position, order, order_state, order_untouched, share
 from minifast.data.transforms import Categorize, IntToFloatTensor, Normalize, ToTensor
 from minifast.data.workers import _Failure, choose_workers, find_unpicklable, in_threads
 from minifast.markers import TensorCategory, TensorImage
@@ -900,6 +901,32 @@ def test_an_item_drawn_twice_in_an_epoch_is_augmented_twice():
     """Sampling with replacement: another seed for each time."""
     dl = TfmdDL(list(range(4)), bs=8, sampler=[2] * 8, after_item=[NoiseOf()])
     assert len(set(run(dl)[0][0][:, 0].tolist())) == 8
+
+
+def test_an_order_is_drawn_once_more_and_leaves_no_trace():
+    """`began`: what a sampler held when a pass began; in the end it holds what it did before the block."""
+    generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+    samplers = [torch.utils.data.RandomSampler(range(20), generator=g) for g in generators]
+    dl, sampler = DataLoader(list(range(20)), bs=2, sampler=samplers[0]), samplers[1]
+    began = order_state(dl)
+    first, second, third = (list(sampler) for _ in range(3))
+    assert [list(dl.sampler), list(dl.sampler)] == [first, second]
+    with order_untouched(dl, began):
+        assert list(dl.sampler) == first
+    with order_untouched(dl):
+        assert list(dl.sampler) == third
+    assert list(dl.sampler) == third
+
+
+def test_a_position_is_a_seed_a_pass_and_a_batch():
+    """The loader that is brought there goes on as one that was told to begin there."""
+    dl, told = DataLoader(list(range(20)), bs=4, shuffle=True), []
+    for seed, epoch, batch in ((3, 2, 1), (3, 4, 1), (5, 2, 1), (3, 2, 0)):
+        dl.begin(seed, epoch, batch)
+        told.append(list(dl))
+        dl.load_state_dict(dataclasses.asdict(Position(seed, epoch=epoch, batch=batch)))
+        assert repr(list(dl)) == repr(told[-1])
+    assert len({repr(batches) for batches in told}) == 4 and repr(told[3][1:]) == repr(told[0])
 
 
 # ---------------------------------------------------------------- what a loader hands on, and whom it calls

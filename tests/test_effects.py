@@ -146,8 +146,10 @@ def test_axis_of_a_score_is_that_of_the_classes(score):
     """Predictions with their classes first, and with `axis=0`, have the same score as with the classes last."""
     made = score(axis=0)
     assert (made.dim_argmax, score().dim_argmax) == (0, -1)
-    if made.activation == 'no':
-        assert accumulated(made, SEVERAL.T, ONE_OF) == accumulated(score(), SEVERAL, ONE_OF)
+    assert accumulated(made, SEVERAL.T, ONE_OF) == accumulated(score(), SEVERAL, ONE_OF)
+    for half in (slice(20), slice(20, 40)):  # batches are joined along their items
+        made.accumulate(SimpleNamespace(pred=SEVERAL[half].T, y=ONE_OF[half]))
+    assert made.value == accumulated(score(), torch.cat([SEVERAL, SEVERAL]), torch.cat([ONE_OF, ONE_OF]))
 
 
 LOGITS = torch.randn(40, 4, generator=G)
@@ -165,6 +167,32 @@ def test_thresh_and_sigmoid_of_a_score_say_which_labels_are_predicted(score):
                                  ({'thresh': .3}, LOGITS, 1),
                                  ({'thresh': .3, 'sigmoid': False}, LOGITS.sigmoid(), 1)):
         assert accumulated(score(**options), preds, TRUE_LABELS) == expected[want]
+
+
+@pytest.mark.parametrize('score, name', [
+    ('RocAucBinary', 'roc_auc_score'), ('APScoreBinary', 'average_precision_score')])
+def test_axis_of_a_curve_of_two_classes_is_that_of_the_classes(score, name):
+    """The probability of the second class, wherever the classes stand."""
+    wanted = getattr(skm, name)(TRUE_BINARY, SEVERAL[:, :2].softmax(-1)[:, 1])
+    for axis, preds in ((0, SEVERAL[:, :2].T), (-1, SEVERAL[:, :2])):
+        assert float(accumulated(getattr(public, score)(axis=axis), preds, TRUE_BINARY)) == pytest.approx(wanted)
+
+
+def test_axis_of_brier_score_is_that_of_the_classes():
+    """The answer is taken along it."""
+    wanted = skm.brier_score_loss(TRUE_BINARY, SEVERAL[:, :2].argmax(-1))
+    for axis, preds in ((0, SEVERAL[:, :2].T), (-1, SEVERAL[:, :2])):
+        assert float(accumulated(public.BrierScore(axis=axis), preds, TRUE_BINARY)) == pytest.approx(wanted)
+
+
+def test_roc_auc_is_weighted_and_cut_as_told():
+    """`sample_weight`; `max_fpr`, for two classes."""
+    each = SEVERAL.softmax(-1)
+    for targs, scores, told, more in ((ONE_OF, each, {'sample_weight': WEIGHT}, {'multi_class': 'ovr'}),
+                                      (TRUE_BINARY, SEVERAL[:, :2].softmax(-1)[:, 1], {'max_fpr': .3}, {})):
+        found, without = (float(accumulated(public.RocAuc(**options), SEVERAL[:, :3 if more else 2], targs))
+                          for options in (told, {}))
+        assert found == pytest.approx(skm.roc_auc_score(targs, scores, **told, **more)) and found != without
 
 
 @pytest.mark.parametrize('score', [public.RocAucMulti, public.APScoreMulti])

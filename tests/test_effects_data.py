@@ -616,27 +616,43 @@ def test_positions_are_moved_as_told():
                            x.clone().affine_coord(coord_tfm=half, align_corners=False))
 
 
-def gathered(**options):
+def gathered(cb):
     """The callback after a validation of 8 items in two batches."""
-    cb = public.GatherPredsCallback(**options)
     learn = learner(n=8, bs=4)
-    with learn.loss_not_reduced() if options.get('with_loss') else learn.no_logging():
+    with learn.loss_not_reduced() if cb.with_loss else learn.no_logging():
         learn.validate(cbs=cb)
     return cb
 
 
 def test_predictions_are_gathered_as_told(tmp_path):
-    """`with_input`, `with_loss`, `with_preds`, `with_targs`, `concat_dim`, `save_preds`, `save_targs`."""
-    cb = gathered()
-    assert cb.preds.shape == (8, 4) and cb.targets.shape == (8,) and cb.inputs is None
-    assert gathered(with_input=True).inputs.shape == (8, 3, 6, 6)
-    assert gathered(with_preds=False).preds is None and gathered(with_targs=False).targets is None
-    assert gathered(with_loss=True).losses.shape == (8,)
-    assert gathered(concat_dim=1, with_targs=False).preds.shape == (4, 8)
-    for option in ('save_preds', 'save_targs'):
-        (tmp_path / option).mkdir()
-        gathered(**{option: tmp_path / option})
-        assert sorted(f.name for f in (tmp_path / option).iterdir()) == ['0', '1']
+    """What is kept, along which axis it is joined, what is written as well."""
+    gather = public.GatherPredsCallback
+    cb = gathered(gather())
+    assert cb.preds.shape == (8, 4) and cb.targets.shape == (8,) and cb.inputs is None is cb.losses is cb.decoded
+    assert gathered(gather(with_input=True)).inputs.shape == (8, 3, 6, 6)
+    assert gathered(gather(with_preds=False)).preds is None and gathered(gather(with_targs=False)).targets is None
+    assert gathered(gather(with_loss=True)).losses.shape == (8,)
+    assert gathered(gather(concat_dim=1, with_targs=False)).preds.shape == (4, 8)
+    for folder, option, kept in ((tmp_path / 'preds', gather(save_preds=tmp_path / 'preds'), cb.preds),
+                                 (tmp_path / 'targs', gather(save_targs=tmp_path / 'targs'), cb.targets)):
+        folder.mkdir()
+        gathered(option)
+        assert sorted(f.name for f in folder.iterdir()) == ['0', '1']
+        assert torch.equal(torch.cat([torch.load(folder / name) for name in '01']), kept)
+
+
+def test_predictions_are_worked_on_and_put_in_place_as_told():
+    """`act` and `decodes`, batch by batch; `ranks`, the place of each row, of `n_rows`."""
+    gather, plain, sizes = public.GatherPredsCallback, gathered(public.GatherPredsCallback()), []
+
+    def act(preds):
+        sizes.append(len(preds))
+        return preds.softmax(-1)
+    cb = gathered(gather(act=act, decodes=lambda preds: preds.argmax(-1)))
+    assert torch.equal(cb.preds, plain.preds.softmax(-1)) and sizes == [4, 4]
+    assert torch.equal(cb.decoded, plain.preds.argmax(-1))
+    backwards = gathered(gather(n_rows=8, ranks=torch.arange(7, -1, -1)))
+    assert torch.equal(backwards.preds, plain.preds.flip(0)) and torch.equal(backwards.targets, plain.targets.flip(0))
 
 
 def test_predictions_are_fetched_as_told():

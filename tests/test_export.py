@@ -801,6 +801,8 @@ def test_to_torch_gives_the_probabilities_of_predict(exported, pictures):
     x = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
     torch.testing.assert_close(module(x)[0], learn.predict(file)[2], atol=1e-5, rtol=0)
     torch.testing.assert_close(module(x.float() / 255)[0], learn.predict(file)[2], atol=1e-5, rtol=0)
+    raw = learn.to_torch(activation=False)(x)
+    assert not torch.allclose(raw, module(x)) and torch.allclose(raw.softmax(-1), module(x), atol=1e-5)
 
 
 @pytest.mark.tally
@@ -841,3 +843,8 @@ def test_an_onnx_file_predicts_what_the_learner_predicts(tmp_path):
     session = runtime.InferenceSession(str(learn.to_onnx('model.onnx')))
     found = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
     torch.testing.assert_close(found, learn.get_preds()[0], rtol=0, atol=1e-5)
+    learn.model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    session = runtime.InferenceSession(str(learn.to_onnx('raw.onnx', size=(3, 9, 11), activation=False)))
+    x = torch.rand(2, 3, 9, 11)
+    found = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+    torch.testing.assert_close(found, learn.model(x).detach(), rtol=0, atol=1e-5)

@@ -19,7 +19,7 @@ from minifast.data.transform import RandTransform, Transform
 from minifast.data.load import DataLoader as OwnLoader
 from minifast.inference import _prepare as prepare
 from minifast.learner import Learner
-from minifast.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
+from minifast.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 
 N = 21
 X, Y = torch.randn(N, 4), torch.arange(N) % 3
@@ -115,6 +115,16 @@ def test_get_preds_own_activation_gets_all_predictions_at_once():
     preds, _, decoded = learn.get_preds(act=lambda p: p - p.mean(0), with_decoded=True)
     torch.testing.assert_close(preds.mean(0), torch.zeros(3), atol=1e-6, rtol=0)
     assert torch.equal(decoded, preds.argmax(-1))
+
+
+def test_get_preds_own_activation_is_behind_the_answers_also_where_no_predictions_are_kept():
+    """`act` with `with_decoded`, and `with_preds=False`."""
+    learn = learner()
+    wanted = learn.get_preds(with_decoded=True, act=torch.neg)
+    preds, targs, decoded = learn.get_preds(with_decoded=True, act=torch.neg, with_preds=False)
+    assert preds is None and torch.equal(targs, Y) and torch.equal(decoded, wanted[2])
+    assert torch.equal(decoded, wanted[0].argmax(-1))
+    assert not torch.equal(decoded, learn.get_preds(with_decoded=True)[2])
 
 
 def test_get_preds_with_preds_false_keeps_decoded_and_losses():
@@ -363,6 +373,31 @@ def test_predict_of_a_picture_goes_through_the_datasets_transform(tmp_path):
         torch.testing.assert_close(learn.predict(item)[2], wanted)
     with pytest.raises(TypeError, match='TensorDataset has no `transform`'):
         learner().predict(tmp_path / 'a.png')
+
+
+@pytest.mark.parametrize('left_out, wanted', [(None, 12.), (0, 12.), (1, 6.), (2, 3.)])
+def test_predict_leaves_out_as_many_transforms_as_it_is_told(left_out, wanted):
+    """`rm_type_tfms`; without it those before the item's type."""
+    def twice(x):
+        return 2 * x
+    dls = Datasets([1, 2], [[twice, twice], [float]]).dataloaders(bs=2, device='cpu', num_workers=0)
+
+    class Shown(nn.Module):
+        def forward(self, x):
+            return x.float()
+    learn = Learner(dls, Shown(), loss_func=MSELossFlat())
+    assert learn.predict(3, rm_type_tfms=left_out)[2] == wanted
+
+
+def test_show_results_are_of_the_first_items_or_of_some_at_random(monkeypatch):
+    """`shuffle=False`: in the order of the data; else another choice for each seed."""
+    dls = Datasets(list(range(40)), [[float], [float]]).dataloaders(bs=4, device='cpu', num_workers=0)
+    learn, shown = Learner(dls, nn.Flatten(0), loss_func=MSELossFlat()), []
+    monkeypatch.setattr(TfmdDL, 'show_results', lambda self, b, out, **kwargs: shown.append(b[0].tolist()))
+    for shuffle, seed in ((False, 1), (False, 2), (True, 1), (True, 2)):
+        torch.manual_seed(seed)
+        learn.show_results(0, shuffle=shuffle)
+    assert shown[0] == shown[1] == [0, 1, 2, 3] and shown[2] != shown[3] and shown[0] not in shown[2:]
 
 
 def test_show_results_of_plain_loaders(capsys):

@@ -115,6 +115,29 @@ def test_interpretation_of_the_training_split_is_in_the_datasets_order():
     torch.testing.assert_close(train, valid)
 
 
+@pytest.mark.parametrize('cls', [Interpretation, ClassificationInterpretation])
+def test_an_interpretation_is_of_the_loader_and_the_activation_that_are_told(cls):
+    """`dl`, `losses`, `act`, made by hand or by `from_learner`."""
+    learn = learner()
+    some = DataLoader(Named(X[:8], Y[:8]), batch_size=4)
+    whole = cls.from_learner(learn)
+    learnt = cls.from_learner(learn, dl=some, act=torch.sigmoid)
+    assert torch.equal(learnt.losses, whole.losses[:8]) and learnt.dl is some
+    for interp in (learnt, cls(learn, dl=some, losses=whole.losses[:8], act=torch.sigmoid)):
+        x, preds, _, _, losses = interp[[1, 5]]
+        assert torch.equal(x, X[[1, 5]]) and torch.equal(losses, whole.losses[[1, 5]])
+        torch.testing.assert_close(preds, learn.model(X[[1, 5]]).sigmoid().detach())
+        assert interp.top_losses(1)[1] == whole.losses[:8].argmax()
+    if cls is ClassificationInterpretation:
+        seen = []
+
+        def backwards(preds):
+            seen.append(len(preds))
+            return -preds
+        made = cls(learn, dl=some, losses=whole.losses[:8], act=backwards)
+        assert torch.equal(made.answers()[1], Y[:8]) and sum(seen) == 8
+
+
 def test_getitem_gives_inputs_predictions_targets_answers_and_losses():
     """Items by index, in that order; a single index and a tensor of indices too."""
     learn = learner()
@@ -203,6 +226,8 @@ def test_plot_confusion_matrix_writes_every_count():
     for ticks in (ax.get_xticklabels(), ax.get_yticklabels()):
         assert [t.get_text() for t in ticks] == list(Named.classes)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ('Predicted', 'Actual') and ax.get_title() == 'Confusion matrix'
+    interp.plot_confusion_matrix(plot_txt=False)
+    assert not plt.gcf().axes[0].texts
     interp.plot_confusion_matrix(normalize=True, norm_dec=3)
     rows = np.array([float(t.get_text()) for t in plt.gcf().axes[0].texts]).reshape(4, 4)
     np.testing.assert_allclose(rows.sum(1), 1, atol=2e-3)

@@ -415,6 +415,24 @@ def test_a_loader_that_is_used_up_is_told_and_the_fit_goes_on():
     assert len(learn.recorder.losses) == 3
 
 
+@pytest.mark.parametrize('inner', [False, True])
+def test_a_block_for_looking_has_its_callbacks_and_tells_of_a_fit_unless_one_runs(inner):
+    """`cbs` are there inside alone; `inner`: that of the fit that runs is told already."""
+    learn, told = make_learner(), []
+
+    class Tells(Callback):
+        def __call__(self, event_name):
+            told.append(event_name)
+    with learn.validation_context(cbs=Tells(), inner=inner) as same:
+        assert same is learn and any(isinstance(cb, Tells) for cb in learn.cbs)
+        learn('before_validate')
+    assert not any(isinstance(cb, Tells) for cb in learn.cbs)
+    found = [event for event in told if event in ('before_fit', 'before_epoch', 'before_validate', 'after_epoch',
+                                                  'after_fit')]
+    assert found == (['before_validate'] if inner else
+                     ['before_fit', 'before_epoch', 'before_validate', 'after_epoch', 'after_fit'])
+
+
 def test_fits_of_no_epoch_and_validations_on_purpose_stay_silent():
     """No epoch needs no batch; a learner without a validation loader, or one that only looks, is meant so."""
     learn = on([])

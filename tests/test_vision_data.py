@@ -31,8 +31,8 @@ from minifast.seeds import keyed_generator
 from minifast.show import get_grid
 from minifast.vision.augment import (Brightness, DihedralItem, FlipItem, RandomCrop, RandomResizedCrop, RatioResize,
                                      Resize, aug_transforms)
-from minifast.vision.core import (BadImageError, OpenImage, PILImage, PILImageBW, PILMask, TensorBBox, TensorPoint,
-                                  imagenet_stats)
+from minifast.vision.core import (BadImageError, BBoxLabeler, OpenImage, PILImage, PILImageBW, PILMask, TensorBBox,
+                                  TensorPoint, imagenet_stats)
 from minifast.vision.data import (BBoxBlock, BBoxLblBlock, ImageBlock, ImageDataLoaders, MaskBlock, PointBlock,
                                   SegmentationDataLoaders, bb_pad, clip_remove_empty, show_batch, show_results)
 
@@ -191,6 +191,18 @@ def test_boxes_are_padded_to_one_shape_and_labelled(folder):
     assert filled.any() and (boxes[filled][:, 1] == 0).all()
     labeled = dls.train.decode_batch((x, boxes, labels))[0][2]
     torch.testing.assert_close(labeled.bbox[0].as_subclass(torch.Tensor), torch.tensor([8., 8, 24, 24]))
+
+
+def test_boxes_bear_the_names_that_are_told(folder):
+    """`vocab` of `BBoxLabeler`, over the loader's."""
+    block = _block(ImageBlock, BBoxBlock, BBoxLblBlock, getters=[lambda f: f, _boxes, _box_labels], n_inp=1)
+    dls = block.dataloaders(folder / 'train', bs=6, device='cpu')
+    b = dls.one_batch()
+    of_loader, own = BBoxLabeler(), BBoxLabeler(vocab=['nothing', 'Katze', 'Ecke', 'Hund'])
+    for labeler in (of_loader, own):
+        labeler.setup(dls.train)
+    names = [set(labeler.decode((b[0][0], b[1][0], b[2][0]))[2].lbl) for labeler in (of_loader, own)]
+    assert names[0] <= {'#na#', 'cat', 'corner', 'dog'} and names[1] <= {'nothing', 'Katze', 'Ecke', 'Hund'}
 
 
 def test_clip_remove_empty_and_bb_pad():

@@ -292,8 +292,12 @@ class AccumMetric(Metric):
         if self.dim_argmax is not None:
             pred = as_classes(pred, self.dim_argmax, getattr(learn, 'loss_func', None))
         if self.activation in (ActivationType.Softmax, ActivationType.BinarySoftmax):
-            pred = F.softmax(pred, dim=self.dim_argmax)
-            pred = pred[:, -1] if self.activation == ActivationType.BinarySoftmax else pred
+            axis = (1 if self.dim_argmax is None else self.dim_argmax) % pred.ndim
+            pred = F.softmax(pred, dim=axis)
+            if self.activation == ActivationType.BinarySoftmax:
+                pred = pred.select(axis, -1)
+            elif axis == 0:
+                pred = pred.movedim(0, -1)  # batches are joined along their items
         elif self.activation == ActivationType.Sigmoid:
             pred = torch.sigmoid(pred)
         elif self.dim_argmax is not None:

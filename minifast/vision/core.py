@@ -752,11 +752,12 @@ class BBoxLabeler(Transform):
 
     def __init__(self, vocab: Any = None) -> None:
         super().__init__()
-        self.vocab = vocab
+        self.vocab, self._is_given = vocab, vocab is not None
 
     def setups(self, dl: Any) -> None:
-        """The labels' names come from the loader `dl`."""
-        self.vocab = dl.vocab
+        """The labels' names come from the loader `dl`, unless they were given."""
+        if not self._is_given:
+            self.vocab = dl.vocab
 
     def decode(self, x: Any, split_idx: int | None = None, **kwargs: Any) -> Any:
         """Labels become a `LabeledBBox` with the boxes of the same sample `x`.
