@@ -51,7 +51,8 @@ def test_auto_precision_trains_in_bf16_where_it_is_fast_and_predicts_in_float32(
     learn.model.eval()
     with torch.no_grad():
         expected = learn.model(learn.dls[1].dataset.tensors[0])
-    assert torch.equal(preds, expected)
+    # a batch of another size may be summed in another order; bf16 would be 1e-3 off
+    torch.testing.assert_close(preds, expected, rtol=1e-6, atol=1e-6)
     assert all(p.dtype == torch.float32 for p in learn.model.parameters())
 
 
