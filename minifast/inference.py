@@ -252,13 +252,14 @@ def show_results(learn: Any, ds_idx: int = 1, dl: Any = None, max_n: int = 9, sh
         ds_idx: which split, where `dl` is None.
         dl: the loader to take a batch from.
         max_n: at most so many items.
-        shuffle: choose them at random.
+        shuffle: choose them at random, others each time; False: the first ones. A plain loader, and `dl`, have an order
+            of their own.
         kwargs: for the drawing, such as `figsize`, `nrows`, `ncols`.
     """
     with fork_rng():
         if dl is None:
             dl = learn.dls[ds_idx]
-            dl = dl.new(shuffle=shuffle) if _is_ours(dl) else dl
+            dl = dl.another_look(shuffle=shuffle) if _is_ours(dl) else dl
         b = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(_Batches(dl, 0)))
     with unmeasured(learn):
         decoded = get_preds(learn, dl=[b], with_decoded=True)[2]

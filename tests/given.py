@@ -33,8 +33,6 @@ WITHOUT_EFFECT = {
     ('RocAucBinary', 'multi_class'): 'its docstring says so',
     ('SeparableBlock', 'base_width'): 'its docstring says so',
     ('TimmBody', 'pretrained'): 'its docstring says so', ('TimmBody', 'n_in'): 'its docstring says so',
-    ('AccumMetric.accum_values', 'learn'): 'its docstring says so',
-    ('Learner.load', 'device'): 'taken for old scripts; the weights go to where the model is',
     ('Learner.distrib_ctx', 'in_notebook'): 'taken as fastai takes it, and without meaning',
     ('TfmdLists', 'use_list'): 'items are never made a list, for scripts that say False',
     ('DataLoader', 'pin_memory_device'): "torch's too looks at the device of now",

@@ -772,6 +772,17 @@ def test_a_learner_saves_and_loads_as_much_as_it_is_told(tmp_path):
     assert torch.equal(other.model[1].weight, learn.model[1].weight)
 
 
+def test_weights_are_read_to_where_the_model_is_whatever_device_is_told(tmp_path):
+    """As old scripts tell one; the optimizer's numbers lie beside them, and the learner trains on."""
+    learn, other = learner(path=tmp_path), learner(path=tmp_path)
+    learn.fit(1)
+    learn.save('a')
+    assert other.load('a', device='meta') is other
+    assert all(torch.equal(p, q) for p, q in zip(learn.model.parameters(), other.model.parameters(), strict=True))
+    other.fit(1)
+    assert {p.device.type for p in other.model.parameters()} == {'cpu'}
+
+
 def test_a_state_of_groups_without_parameters_is_refused():
     """Of whatever number: no group says whose it is."""
     opt = torch.optim.SGD(make_model().parameters(), .1, momentum=.9)

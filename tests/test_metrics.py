@@ -183,6 +183,17 @@ def test_skm_to_fastai_wraps_a_function_of_scikit_learn():
     assert float(over(metric)) == pytest.approx(float(over(AvgMetric(accuracy)))) and metric.name == 'accuracy_score'
 
 
+def test_a_metric_of_ones_own_sees_the_learner_of_each_batch():
+    """What derives from `AccumMetric` and keeps values in its own way gets the learner beside them."""
+    class Scaled(AccumMetric):
+        def accum_values(self, preds, targs, learn=None):
+            super().accum_values(preds * learn.scale, targs, learn)
+    metric = Scaled(lambda preds, targs: preds.sum().item())
+    for scale in (10., 100.):
+        metric.accumulate(batch(torch.ones(2), torch.ones(2), scale=scale))
+    assert metric.value == 220.
+
+
 def test_roc_auc_of_two_classes_looks_at_the_second():
     """The case of two classes, which scikit-learn refuses in this form."""
     assert over(RocAuc(), 'binary') == over(metrics.RocAucBinary(), 'binary')

@@ -563,6 +563,12 @@ class DataLoader:
         position, self._next = self._next or self._own_position(), None
         return self._batches(position)
 
+    def another_look(self, **kwargs: Any) -> Any:
+        """`new(**kwargs)` for a look at the data, by which this loader has passed once more: each look is another."""
+        made = self.new(**kwargs)
+        made._passes, self._passes = self._passes, self._passes + 1
+        return made
+
     def one_batch(self) -> Any:
         """One batch of a pass of its own, made here; leaves no trace in the training.
 
