@@ -208,11 +208,9 @@ def _bytes_first(after: Pipeline, device: torch.device | None) -> Pipeline:
     What `makes_floats` then waits behind the geometry that follows it and says `on_bytes`; not where that resamples in
     validation, so that pixels there are exact. Together with those behind it that are `bytewise` it becomes a table.
     """
-    if device is None or device.type != 'cpu':
-        return after
     fs = list(after.fs)
     at = next((i for i, f in enumerate(fs) if getattr(f, 'makes_floats', False) and is_known(f)), None)
-    if at is None:
+    if at is None or device is None or device.type != 'cpu':
         return after
     end = at + 1
     while end < len(fs) and getattr(fs[end], 'on_bytes', False) and not (after.split_idx and fs[end].size):
@@ -226,9 +224,7 @@ def _bytes_first(after: Pipeline, device: torch.device | None) -> Pipeline:
 
 
 def _named(f: Any) -> str:
-    if isinstance(f, Pipeline):
-        return f.name or '-'
-    return getattr(f, '__qualname__', type(f).__name__)
+    return (f.name or '-') if isinstance(f, Pipeline) else getattr(f, '__qualname__', type(f).__name__)
 
 
 @dataclass
