@@ -45,7 +45,8 @@ def ran(chromium, lab):
     def of(name, theme):
         if (name, theme) not in done:
             page = chromium.new_page(viewport={'width': 1000, 'height': 1400})
-            page.goto(f'{lab(theme)}/lab/tree/{name}.ipynb')
+            # a workspace of its own: else the notebook before it is opened too, and may be the one that is run
+            page.goto(f'{lab(theme)}/lab/workspaces/{name}/tree/{name}.ipynb')
             page.wait_for_selector('.jp-Notebook .jp-CodeCell', timeout=120_000)
             page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
             start_all(page)
