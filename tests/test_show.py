@@ -4,9 +4,11 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
+import re
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +16,11 @@ import torch
 from matplotlib.layout_engine import TightLayoutEngine
 from PIL import Image
 
+import minifast
 from minifast.data.categorize import Category, MultiCategory, TitledFloat, TitledTuple
 from minifast.interpret import ClassificationInterpretation, plot_top_losses
 from minifast.markers import TensorCategory, TensorImage, TensorMask, TitledTensorScalar
+from minifast.run.history import History, plot_runs
 from minifast.show import (get_grid, html_table, plot_loss, plot_lr_find, plot_metrics, plot_sched, short, show_image,
                            show_image_batch, show_images, show_table, show_title, show_titled_image, subplots)
 from minifast.vision.data import show_batch, show_results
@@ -157,6 +161,7 @@ FIGURES = {
     'metrics': lambda: plot_metrics(RECORDER), 'loss': lambda: plot_loss(RECORDER, show_epochs=True),
     'schedule': lambda: plot_sched(RECORDER),
     'search': lambda: plot_lr_find(RECORDER, suggestions=[(1e-3, .2)], nms=['valley']),
+    'runs': lambda: plot_runs({name: History([{'accuracy': .1}, {'accuracy': .9}]) for name in 'ab'}),
 }
 
 
@@ -206,6 +211,13 @@ def test_every_figure_is_read_on_light_and_dark_pages_and_nothing_in_it_overlaps
         assert box.x0 > -1 and box.y0 > -1 and box.x1 < fig.bbox.width + 1 and box.y1 < fig.bbox.height + 1, text
         assert text in on_pixels or text.axes is None or not [
             ax for ax in fig.axes if ax is not text.axes and box.padded(-1).overlaps(ax.bbox)], text
+
+
+def test_every_figure_is_made_in_one_room():
+    """Where it gets the look that suits every page, which matplotlib's own does not."""
+    rooms = [file.name for file in sorted(Path(minifast.__file__).parent.rglob('*.py'))
+             if re.search(r'plt\.(subplots|figure)\(', file.read_text(encoding='utf-8'))]
+    assert rooms == ['show.py']
 
 
 def test_the_style_that_a_user_has_chosen_is_left_alone():

@@ -418,15 +418,15 @@ def plot_runs(runs: Any, metric: str | None = None, ax: Any = None) -> Any:
     if metric not in columns:
         raise ValueError(f'plot_runs: no run has measured {metric!r}{near_match(str(metric), columns)}; there are '
                          f'{", ".join(columns) or "no rows"}')
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
-    if ax is None:
-        _, ax = plt.subplots(layout='constrained')
+
+    from minifast.show import add_legend, new_axis
+    ax = new_axis() if ax is None else ax
     for name, history in named.items():
         if metric in history.columns:
             values = [math.nan if value is None else float(value) for value in history[metric]]
             ax.plot(range(len(values)), values, marker='o', markersize=3, label=visible(name))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel='epoch', ylabel=visible(metric), title=visible(metric))
-    ax.legend()
+    add_legend(ax)
     return ax
