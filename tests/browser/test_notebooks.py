@@ -52,12 +52,17 @@ def ran(chromium, lab):
             page.wait_for_selector('.jp-Notebook .jp-CodeCell', timeout=120_000)
             page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
             start_all(page)
-            bars = set()
+            bars, idle = set(), 0
             for _ in range(1200):  # five minutes
                 bars |= set(page.eval_on_selector_all(
                     '.jp-OutputArea-output progress', 'found => found.map(bar => bar.parentElement?.innerText ?? "")'))
                 if all(re.fullmatch(r'\[\d+\]:', prompt) for prompt in prompts(page)):
                     break
+                status = page.get_attribute('.jp-Notebook-ExecutionIndicator', 'data-status')
+                idle = idle + 1 if status == 'idle' else 0
+                if idle == 40:  # what was asked for before the kernel listened is lost, and its cells wait for ever
+                    start_all(page)
+                    idle = 0
                 page.wait_for_timeout(250)
             done[name, theme] = page, bars
         return done[name, theme]
