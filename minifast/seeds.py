@@ -101,8 +101,8 @@ def _same_streams(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 @contextmanager
 def no_random(seed: int = 42, reproducible: bool = True):
-    """Run the block after `set_seed(seed, reproducible)`; the global generators, and what `reproducible` switches, are
-    put back."""
+    """Run the block after `set_seed(seed, reproducible)`; the global generators, and the switches of torch and cuDNN,
+    are put back."""
     algorithms = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
