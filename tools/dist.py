@@ -64,7 +64,7 @@ def test(wheel: Path, archive: Path, folder: Path, python: str, pytest: list[str
     shutil.rmtree(source / 'minifast')
     installed = environment(folder / 'installed', python, f'{wheel}[test]')
     left_out = [f'--ignore=tests/test_{name}.py' for name in ABOUT_THE_SOURCE]
-    run(installed, '-P', '-c', f'import minifast; assert "site-packages" in minifast.__file__; '
+    run(installed, '-I', '-c', f'import minifast; assert "site-packages" in minifast.__file__; '
                                f'print("minifast", minifast.__version__, "on", {python!r})', cwd=source, quiet=False)
     run(installed, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-n', 'auto', '--maxprocesses', '4',
         '--dist', 'loadfile', *left_out, *pytest, cwd=source, quiet=False)
