@@ -1,9 +1,11 @@
 """What comes from files cannot steer a terminal, forge a line or end the program; what can be read stays as it is."""
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
+import re
 import subprocess
 import sys
 import types
@@ -397,3 +399,65 @@ def test_a_bar_is_for_a_notebook_and_else_for_a_terminal(wanted, notebook, disab
     """tqdm's None says: unless it is a terminal; what is not wanted is nowhere."""
     monkeypatch.setattr('minifast.terminal.in_notebook', lambda: notebook)
     assert nobody_watches(wanted) is disable
+
+
+LONG_AND_SHORT = '''
+import time
+from minifast.vision.all import *
+from small_learner import data, linear
+n = 120
+x, y = (t.repeat(8, *[1] * (t.dim() - 1))[:n] for t in data())
+dls = DataLoaders(*[DataLoader(list(zip(x, y)), bs=4, num_workers=0) for _ in range(2)])
+learn = Learner(dls, linear(), loss_func=CrossEntropyLossFlat(), metrics=[accuracy, error_rate])
+slow = Callback(after_batch=lambda self: time.sleep(.02))
+learn.lr_find(num_it=10, show_plot=False)
+learn.fit(2, cbs=slow)
+learn.get_preds(cbs=slow)
+print(learn), print(dls), print(learn.summary())
+'''
+
+
+def started(script, stdout):
+    """A process that runs a script, its output and its errors going to a file descriptor."""
+    paths = os.pathsep.join([os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))])
+    known = {key: value for key, value in os.environ.items() if key not in ('COLUMNS', 'LINES')}
+    return subprocess.Popen([sys.executable, '-c', script], stdin=subprocess.DEVNULL, stdout=stdout, stderr=stdout,
+                            env={**known, 'PYTHONPATH': paths, 'OMP_NUM_THREADS': '1'})
+
+
+def test_a_log_file_has_whole_lines_and_nothing_that_steers(tmp_path):
+    """A training, a search and a prediction: three lines of a table, and no bar."""
+    with (tmp_path / 'log').open('w') as log:
+        ended = started(LONG_AND_SHORT, log).wait()
+    text = (tmp_path / 'log').read_bytes().decode()
+    assert ended == 0, text
+    assert not re.search(r'[\x00-\x09\x0b-\x1f\x7f%]', text), text
+    assert [line.split()[0] for line in text.splitlines()[:4]] == ['epoch', '0', '1', 'Learner:']
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='has no pseudo terminals')
+def test_nothing_is_wider_than_a_terminal_of_80_columns():
+    """Table, bars, summary and what objects say; bars go away again, and nothing else is written over."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 80, 0, 0))
+    process, parts = started(LONG_AND_SHORT, theirs), []
+    os.close(theirs)
+    with contextlib.suppress(OSError):  # the end, on Linux
+        while part := os.read(ours, 1 << 16):
+            parts.append(part)
+    os.close(ours)
+    text = b''.join(parts).decode().replace('\r\n', '\n')
+    assert process.wait() == 0, text
+    assert not re.search(r'[\x00-\x09\x0b-\x0c\x0e-\x1f\x7f]', text)
+    written = [over for line in text.split('\n') for over in line.split('\r')]
+    assert max(map(len, written)) <= 80, max(written, key=len)
+    bars = [over for over in written if '%|' in over]
+    assert {bar.split(' ')[0] for bar in bars} == {'looking', 'epoch', 'predicting'}
+    assert re.search(r'epoch 2/2 +\d+%\|.+\| \d+/30 00:0\d<00:0\d, loss \d\.\d{4}, fit 00:\d\d left', '\n'.join(bars))
+    lines = [line.rpartition('\r')[2].rstrip() for line in text.split('\n')]  # what stays
+    assert not any('%|' in line for line in lines)
+    assert [line.split()[0] for line in lines if line][:4] == ['epoch', '0', '1', 'Learner:']

@@ -13,12 +13,24 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from tools.run_docs import DOCS, blocks
+
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / 'build' / 'browser'
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 QUIET = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
          '--disable-component-update', '--disable-sync']
 """Root may start it, and it looks for nothing in the network."""
+
+
+SAID = ['learn', 'learn.recorder', 'dls', 'dls.train', 'learn.recorder.history', 'learn.summary()', 'learn.predict(files[0])']
+"""What a user looks at by its name in a cell."""
+
+
+def gallery():
+    """A notebook of every plot, with the code of the page that shows them, and behind these what objects say."""
+    codes = [block.code.rstrip() for block in blocks(DOCS / 'gallery.md')]
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in codes + SAID])
 
 
 @pytest.fixture(scope='session')
@@ -57,6 +69,7 @@ def lab(tmp_path_factory):
                 if cell.cell_type == 'code':
                     cell.outputs, cell.execution_count = [], None
             nbformat.write(book, folder / file.name)
+        nbformat.write(gallery(), folder / 'gallery.ipynb')
         settings = folder / '.settings'
         settings.mkdir()
         (settings / 'overrides.json').write_text(json.dumps({

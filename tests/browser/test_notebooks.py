@@ -3,15 +3,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.browser
-BOOK = Path(__file__).resolve().parents[2] / 'nbs'
 THEMES = ['JupyterLab Light', 'JupyterLab Dark']
-NOTEBOOKS = [name for name in ('00_quickstart', '06_experiments') if (BOOK / f'{name}.ipynb').exists()]
-IN_SIGHT = {'00_quickstart'}
+NOTEBOOKS = ['00_quickstart', '06_experiments', 'gallery']
+IN_SIGHT = {'00_quickstart', 'gallery'}
 """Where a training shows its bar and its table."""
 
 
@@ -78,6 +76,8 @@ def shown(request, ran):
 def test_every_cell_has_run_without_an_error(shown, shot):
     """Nothing red: no traceback, no warning."""
     name, theme, page, _ = shown
+    height = page.evaluate('document.querySelector(".jp-WindowedPanel-outer").scrollHeight')
+    page.set_viewport_size({'width': 1000, 'height': height + 120})  # the notebook scrolls in its own frame
     shot(page, f'{name}-{theme.split()[-1].lower()}')
     assert prompts(page) and all(re.fullmatch(r'\[\d+\]:', prompt) for prompt in prompts(page)), prompts(page)
     told = page.eval_on_selector_all('[data-mime-type="application/vnd.jupyter.stderr"]',
@@ -114,3 +114,30 @@ def test_figures_suit_the_theme(shown):
         return pen.getImageData(0, 0, 1, 1).data[3];
     })''')
     assert corners and all(alpha < 32 for alpha in corners), corners
+
+
+@pytest.mark.parametrize('theme', THEMES)
+def test_objects_say_what_they_are(ran, theme):
+    """A sentence for learner, recorder and loaders; tables for the history and the summary."""
+    page, _ = ran('gallery', theme)
+    outputs = page.eval_on_selector_all('.jp-CodeCell', """found => found.slice(-7).map(cell => [
+        ...cell.querySelectorAll('.jp-OutputArea-executeResult .jp-RenderedText, .jp-OutputArea-executeResult table')
+        ].map(one => one.innerText))""")
+    assert all(len(texts) == 1 for texts in outputs), outputs
+    learn, recorder, dls, train, history, summary, prediction = (texts[0].strip() for texts in outputs)
+    assert learn.startswith('Learner: Sequential, ')
+    assert learn.endswith(' parameters, 10 classes, 6 epochs in the last fit, cpu')
+    assert recorder.startswith('Recorder: 6 epochs, at the end train_loss ')
+    assert dls == 'ImageDataLoaders: 320 + 80 pictures 32x32, 10 classes, bs 16, cpu'
+    assert train == 'TfmdDL: 320 pictures 32x32, 10 classes, bs 16, cpu'
+    assert page.locator('.jp-CodeCell').nth(-3).locator('tr').count() == 7 and history.split()[:2] == ['fit', 'epoch']
+    assert summary.count('\n') > 15 and 'Layer (type)         Output Shape' in summary and "'" not in summary[:1]
+    assert prediction.startswith("('"), prediction
+
+
+@pytest.mark.parametrize('theme', THEMES)
+def test_lr_find_names_its_suggestions(ran, theme):
+    """As numbers in words, beside the figure, whose legend has them too."""
+    page, _ = ran('gallery', theme)
+    told = page.eval_on_selector_all('.jp-OutputArea-executeResult', 'found => found.map(one => one.innerText)')
+    assert any(re.search(r'minimum=\S+e-\d\d, steep=', text) for text in told), told
