@@ -9,12 +9,26 @@ from collections.abc import Iterator
 from types import CodeType, ModuleType
 from typing import Any, TypeVar
 
-__all__ = ['KEYED', 'code_digest', 'is_of_the_user', 'keyed', 'package_of', 'registered', 'registered_as']
+__all__ = ['KEYED', 'code_digest', 'is_of_the_user', 'keyed', 'package_of', 'public_module', 'registered',
+           'registered_as']
 
 
 def package_of(thing: Any) -> str:
     """The package that `thing`, a class, a function or an object's class, was defined in; '' where that is not said."""
     return (getattr(thing, '__module__', None) or '').split('.')[0]
+
+
+def public_module(thing: Any) -> str:
+    """The module that `thing`, a class or function, is imported from; '' where that is not said.
+
+    It is what files call it by: what a package keeps in rooms of its own may lie in others tomorrow. `pathlib.Path`
+    says `pathlib._local` in Python 3.13, and `pathlib` in those before and behind it.
+    """
+    module, name = getattr(thing, '__module__', None) or '', getattr(thing, '__qualname__', '')
+    package, _, room = module.rpartition('.')
+    while package and room.startswith('_') and getattr(sys.modules.get(package), name, None) is thing:
+        module, (package, _, room) = package, package.rpartition('.')
+    return module
 
 
 @functools.cache

@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from minifast import losses, markers
+from minifast.codetext import public_module
 from minifast.data.config import named_in_file, transform_config, transform_from_config
 from minifast.data.transform import Pipeline, Transform, mk_transform
 from minifast.layers import NormType
@@ -42,7 +43,7 @@ __all__ = ['UserLoss', 'UserTransform', 'build_kinds', 'build_loss', 'build_mode
 def import_name(obj: Any) -> str:
     """The dotted name under which `obj`, a class, a function or else an object's class, could be imported."""
     owner = obj if hasattr(obj, '__qualname__') else type(obj)
-    return f'{getattr(owner, "__module__", "?")}.{owner.__qualname__}'
+    return f'{public_module(owner) or "?"}.{owner.__qualname__}'
 
 
 @contextmanager
@@ -386,7 +387,7 @@ def _build_transform(config: Mapping[str, Any], functions: Mapping[str, Callable
     return tfm
 
 
-_plain_types = {f'{t.__module__}.{t.__qualname__}': t for t in (
+_plain_types = {import_name(t): t for t in (
     str, int, float, bool, bytes, list, tuple, dict, PurePath, np.ndarray, Tensor, Image.Image)}
 
 

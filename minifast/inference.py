@@ -108,7 +108,7 @@ def predict(learn: Any, item: Any, rm_type_tfms: Any = None, with_input: bool = 
 
     Example:
         >>> label, index, probabilities = learn.predict('cat.jpg')
-        >>> float(probabilities[index])
+        >>> confidence = float(probabilities[index])
     """
     dls = learn.dls
     ours = hasattr(dls[1 if len(dls) > 1 else 0], 'decode_batch')

@@ -92,6 +92,11 @@ class Interpretation:
             k: how many.
             largest: False for the smallest.
             items: return the items too.
+
+        Example:
+            >>> losses, places = Interpretation.from_learner(learn).top_losses(3)
+            >>> len(losses)
+            3
         """
         losses, idxs = self.losses.topk(len(self.losses) if k is None else min(k, len(self.losses)), largest=largest)
         return (losses, idxs, self._items()[idxs.tolist()]) if items else (losses, idxs)
@@ -103,6 +108,9 @@ class Interpretation:
             k: how many, or which places in the ranking.
             largest: False for the smallest.
             kwargs: for the drawing: `nrows`, `ncols`, `figsize`.
+
+        Example:
+            >>> Interpretation.from_learner(learn).plot_top_losses(4, nrows=2)
         """
         if isinstance(k, int):
             losses, idxs = self.top_losses(k, largest)
@@ -137,6 +145,11 @@ class ClassificationInterpretation(Interpretation):
         dl: the loader that was predicted.
         losses: one loss an item, float [n].
         act: applied to predictions; default: the loss function's activation.
+
+    Example:
+        >>> interp = ClassificationInterpretation.from_learner(learn)
+        >>> interp.plot_confusion_matrix()
+        >>> interp.most_confused(min_val=2)
     """
 
     @tells_near_match
@@ -178,6 +191,9 @@ class ClassificationInterpretation(Interpretation):
             norm_dec: decimals of fractions.
             plot_txt: write the numbers.
             kwargs: for `matplotlib.pyplot.figure`: `figsize`, `dpi`.
+
+        Example:
+            >>> ClassificationInterpretation.from_learner(learn).plot_confusion_matrix(normalize=True)
         """
         cm, n = self.confusion_matrix(), len(self.vocab)
         if normalize:
@@ -199,19 +215,32 @@ class ClassificationInterpretation(Interpretation):
 
     @tells_near_match
     def most_confused(self, min_val: int = 1) -> list[tuple[Any, Any, int]]:
-        """`(actual, predicted, how often)` of every confusion seen at least `min_val` times, most frequent first."""
+        """`(actual, predicted, how often)` of every confusion seen at least `min_val` times, most frequent first.
+
+        Example:
+            >>> ClassificationInterpretation.from_learner(learn).most_confused(min_val=2)
+        """
         cm = self.confusion_matrix()
         np.fill_diagonal(cm, 0)
         found = [(self.vocab[i], self.vocab[j], int(cm[i, j])) for i, j in np.argwhere(cm >= min_val)]
         return sorted(found, key=lambda confusion: confusion[2], reverse=True)
 
     def print_classification_report(self) -> None:
-        """Print precision, recall, F1 and number of items of each class, and their means."""
+        """Print precision, recall, F1 and number of items of each class, and their means.
+
+        Example:
+            >>> ClassificationInterpretation.from_learner(learn).print_classification_report()
+        """
         print(_report(self.confusion_matrix(), [visible(v) for v in self.vocab]))
 
 
 class SegmentationInterpretation(Interpretation):
-    """`Interpretation` of a segmentation model; its top losses show picture, target and prediction side by side."""
+    """`Interpretation` of a segmentation model; its top losses show picture, target and prediction side by side.
+
+    Example:
+        >>> interp = SegmentationInterpretation.from_learner(learn)
+        >>> interp.plot_top_losses(2)
+    """
 
 
 def _report(cm: np.ndarray, names: list[str]) -> str:

@@ -255,6 +255,10 @@ class PixelShuffle_ICNR(nn.Sequential):
         blur: average over 2x2 windows afterwards, against checkerboards.
         norm_type: as in `ConvLayer`.
         act_cls: as in `ConvLayer`.
+
+    Example:
+        >>> PixelShuffle_ICNR(16, 8)(torch.rand(2, 16, 4, 4)).shape
+        torch.Size([2, 8, 8, 8])
     """
 
     def __init__(self, ni: int, nf: int | None = None, scale: int = 2, blur: bool = False,
@@ -285,6 +289,10 @@ class SelfAttention(Module):
 
     Args:
         n_channels: C, at least 8.
+
+    Example:
+        >>> SelfAttention(8)(torch.rand(2, 8, 4, 4)).shape
+        torch.Size([2, 8, 4, 4])
     """
 
     def __init__(self, n_channels: int) -> None:
@@ -475,6 +483,10 @@ class SigmoidRange(Module):
     Args:
         low: where the sigmoid starts.
         high: where it ends.
+
+    Example:
+        >>> SigmoidRange(0, 5)(torch.tensor([0.])).item()
+        2.5
     """
 
     def __init__(self, low: float, high: float) -> None:
@@ -512,6 +524,10 @@ class AdaptiveConcatPool2d(Module):
 
     Args:
         size: of the output, default 1.
+
+    Example:
+        >>> AdaptiveConcatPool2d()(torch.rand(2, 8, 7, 7)).shape
+        torch.Size([2, 16, 1, 1])
     """
 
     def __init__(self, size: int | None = None) -> None:
@@ -555,6 +571,10 @@ class LinBnDrop(nn.Sequential):
         p: of the dropout, 0 for none.
         act: activation after the linear layer.
         lin_first: linear layer and activation before norm and dropout.
+
+    Example:
+        >>> LinBnDrop(64, 10, p=0.5, act=nn.ReLU())(torch.rand(4, 64)).shape
+        torch.Size([4, 10])
     """
 
     def __init__(self, n_in: int, n_out: int, bn: bool = True, p: float = 0., act: nn.Module | None = None,
@@ -640,6 +660,10 @@ class SimpleCNN(nn.Sequential):
         kernel_szs: one for each convolution, default 3.
         strides: one for each convolution, default 2.
         bn: batch norm after all but the last.
+
+    Example:
+        >>> SimpleCNN([3, 16, 32])(torch.rand(4, 3, 28, 28)).shape
+        torch.Size([4, 32])
     """
 
     def __init__(self, filters: Sequence[int], kernel_szs: Sequence[int] | None = None,
@@ -658,6 +682,11 @@ class SequentialEx(Module):
 
     Args:
         *layers: in order.
+
+    Example:
+        >>> block = SequentialEx(nn.Linear(8, 8), nn.ReLU(), MergeLayer())  # x + relu(linear(x))
+        >>> block(torch.rand(2, 8)).shape
+        torch.Size([2, 8])
     """
 
     def __init__(self, *layers: nn.Module) -> None:
@@ -752,6 +781,10 @@ class ResBlock(Module):
         pool: makes the pooling of the shortcut.
         pool_first: pool before the shortcut's convolution.
         **kwargs: for every `ConvLayer`.
+
+    Example:
+        >>> ResBlock(1, 16, 32, stride=2)(torch.rand(4, 16, 8, 8)).shape
+        torch.Size([4, 32, 4, 4])
     """
 
     def __init__(self, expansion: int, ni: int, nf: int, stride: int = 1, groups: int = 1, reduction: int | None = None,

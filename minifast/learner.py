@@ -92,7 +92,8 @@ class Learner(Loop):
         ValueError: no loss function was given and the data suggest none.
 
     Example:
-        >>> learn = Learner(dls, nn.Linear(8, 2), loss_func=F.cross_entropy, metrics=accuracy)
+        >>> net = nn.Sequential(SimpleCNN([3, 16, 32]), nn.Linear(32, dls.c))
+        >>> learn = Learner(dls, net, loss_func=nn.CrossEntropyLoss(), metrics=accuracy)
         >>> learn.fit(3, lr=1e-2)
     """
 
@@ -165,6 +166,9 @@ class Learner(Loop):
             div_final: divides the rate at the end.
             pct_start: the share of the fit at the constant rate, 0-1.
             wd, cbs, reset_opt, start_epoch, checkpoint, resume, run: as in `fit`.
+
+        Example:
+            >>> learn.fit_flat_cos(2, 1e-3)
         """
         lr = self._peak_lrs(lr)
         scheds = {'lr': combined_cos(pct_start, lr, lr, lr / div_final)}
@@ -185,6 +189,9 @@ class Learner(Loop):
             wd, cbs, reset_opt, start_epoch, checkpoint, resume, run: as in `fit`.
 
         Source: Loshchilov and Hutter, "SGDR", arXiv 1608.03983.
+
+        Example:
+            >>> learn.fit_sgdr(2, 1, lr_max=1e-3)  # 1 epoch, then 2
         """
         lr_max = self._peak_lrs(lr_max)
         n_epoch = cycle_len * sum(cycle_mult ** i for i in range(n_cycles))
@@ -231,6 +238,9 @@ class Learner(Loop):
 
         Raises:
             ValueError: there is only one group, so nothing can be frozen: the learner needs a splitter.
+
+        Example:
+            >>> learn.freeze_to(-2)  # trains the last two groups of layers
         """
         if self.opt is None:
             self.create_opt()
@@ -238,7 +248,13 @@ class Learner(Loop):
         self.opt.clear_state()
 
     def freeze(self) -> None:
-        """Train the last parameter group only."""
+        """Train the last parameter group only.
+
+        Example:
+            >>> learn.freeze()
+            >>> learn.fit_one_cycle(1, 2e-3)  # the head alone
+            >>> learn.unfreeze()
+        """
         self.freeze_to(-1)
 
     def unfreeze(self) -> None:
@@ -311,6 +327,9 @@ class Learner(Loop):
             file: the name, without `.pth`, or an open binary stream.
             with_opt: write the optimizer's state too.
             pickle_protocol: taken and without meaning, as in `export`.
+
+        Example:
+            >>> learn.save('stage-1')  # models/stage-1.pth below learn.path
         """
         file = join_path_file(file, self.path / self.model_dir, ext='.pth')
         save_model(file, self.own_model, self.opt, with_opt=with_opt)
@@ -331,6 +350,7 @@ class Learner(Loop):
             ValueError: the weights or the optimizer's state do not fit.
 
         Example:
+            >>> learn.fit(1)
             >>> learn.save('stage-1')  # models/stage-1.pth
             >>> learn.load('stage-1')
         """
@@ -348,6 +368,10 @@ class Learner(Loop):
         """Write everything that prediction needs to `path/fname`, as data without code; read it with `load_learner`.
 
         `pickle_protocol` is taken, as packages that publish models give it, and without meaning: nothing is pickled.
+
+        Example:
+            >>> learn.export('pets.pth')  # to learn.path
+            >>> again = load_learner(learn.path/'pets.pth')
         """
         return export_learner(self, self.path / fname)
 
@@ -375,7 +399,12 @@ class Learner(Loop):
 
     @contextmanager
     def no_bar(self) -> Iterator[Learner]:
-        """Show neither bar nor table inside the block."""
+        """Show neither bar nor table inside the block.
+
+        Example:
+            >>> with learn.no_bar(), learn.no_logging():
+            ...     learn.fit(1)
+        """
         with self.removed_cbs(self._grab_cbs(ProgressCallback)):
             yield self
 
@@ -395,7 +424,11 @@ class Learner(Loop):
     # ------------------------------------------------------------ precision and memory format
 
     def to_fp16(self, **kwargs: Any) -> Learner:
-        """Train in float16 mixed precision; `**kwargs` go to torch's `GradScaler`."""
+        """Train in float16 mixed precision; `**kwargs` go to torch's `GradScaler`.
+
+        Example:
+            >>> learn = learn.to_fp16()
+        """
         return self.to_fp32().add_cb(MixedPrecision(**kwargs))
 
     def to_bf16(self) -> Learner:
@@ -543,8 +576,8 @@ def load_learner(fname: str | Path, cpu: bool = True, pickle_module: Any = None,
         ValueError: it is no export, or needs a model that is not given or does not fit.
 
     Example:
-        >>> learn.export('pets.pkl')
-        >>> label, index, probabilities = load_learner('pets.pkl').predict('cat.jpg')
+        >>> file = learn.export('pets.pth')  # in learn.path
+        >>> label, index, probabilities = load_learner(file).predict('cat.jpg')
     """
     if pickle_module is not None:
         raise ValueError('load_learner reads exports that hold no pickle: leave pickle_module out. An export made by '

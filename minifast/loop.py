@@ -172,7 +172,11 @@ class Loop:
         return L(cb for cb in self.cbs if isinstance(cb, cb_cls))
 
     def add_cb(self, cb: Callback | type[Any]) -> Loop:
-        """Attach `cb`, a callback or its class; it is then also `learn.<its name>`. One that is there stays."""
+        """Attach `cb`, a callback or its class; it is then also `learn.<its name>`. One that is there stays.
+
+        Example:
+            >>> learn.add_cb(GradientClip(0.5))
+        """
         cb = cb() if isinstance(cb, type) else cb
         if not isinstance(cb, Callback):
             raise TypeError(f'cbs takes callbacks and got {cb!r}: subclass minifast.callback.core.Callback')
@@ -213,6 +217,10 @@ class Loop:
         """Attach the callbacks `cbs`, instances or classes, for the block.
 
         What is attached already, an instance or a class that has one, is not attached again and stays behind the block.
+
+        Example:
+            >>> with learn.added_cbs(MixUp()):
+            ...     learn.fit(1)
         """
         there = {type(cb) for cb in self.cbs}
         cbs = [cb() if isinstance(cb, type) else cb for cb in L(cbs) if not (isinstance(cb, type) and cb in there)]
@@ -535,6 +543,9 @@ class Loop:
             RuntimeError: several processes were started and the learner has not joined them.
             FolderInUseError: another training is using the folder.
             OSError: the folder cannot be written to.
+
+        Example:
+            >>> learn.fit(1, 1e-3, checkpoint='checkpoints', resume=True)  # goes on if it was killed
         """
         if self.ranks is None and num_distrib() > 1:
             raise RuntimeError(f'{num_distrib()} processes were started and this learner has not joined them, so each '
@@ -581,7 +592,11 @@ class Loop:
                           f'{why_empty(self.dls[1])}', stacklevel=4)
 
     def show_training_loop(self) -> None:
-        """Print the loop with the callbacks that take part in each event."""
+        """Print the loop with the callbacks that take part in each event.
+
+        Example:
+            >>> learn.show_training_loop()
+        """
         depth = 0
         for name in events:
             starts, ends = name in loop_starts, name in loop_ends

@@ -280,6 +280,9 @@ class FocalLossFlat(_ClassLoss):
         gamma: as in `FocalLoss`.
         axis: of the classes.
         **kwargs: `weight` [C], `reduction`; and `flatten` of `BaseLoss`.
+
+    Example:
+        >>> learn = vision_learner(dls, resnet18, loss_func=FocalLossFlat(gamma=2.))  # hard pictures count more
     """
 
     def __init__(self, *args: Any, gamma: float = 2.0, axis: int = -1, **kwargs: Any) -> None:
@@ -327,6 +330,9 @@ class LabelSmoothingCrossEntropyFlat(_ClassLoss):
         *args: for `LabelSmoothingCrossEntropy`.
         axis: of the classes.
         **kwargs: `eps`, `weight` [C], `reduction`; and `flatten` of `BaseLoss`.
+
+    Example:
+        >>> learn = vision_learner(dls, resnet18, loss_func=LabelSmoothingCrossEntropyFlat(eps=0.1))
     """
 
     def __init__(self, *args: Any, axis: int = -1, **kwargs: Any) -> None:
@@ -383,6 +389,10 @@ def MSELossFlat(*args: Any, axis: int = -1, floatify: bool = True, **kwargs: Any
     Args:
         args, kwargs: for `nn.MSELoss`, such as `reduction`; and `flatten` of `BaseLoss`.
         axis, floatify: as for `BaseLoss`.
+
+    Example:
+        >>> MSELossFlat()(torch.tensor([[1.], [3.]]), torch.tensor([1., 1.])).item()
+        2.0
     """
     return BaseLoss(nn.MSELoss, *args, axis=axis, floatify=floatify, is_2d=False, **kwargs)
 
@@ -393,6 +403,10 @@ def L1LossFlat(*args: Any, axis: int = -1, floatify: bool = True, **kwargs: Any)
     Args:
         args, kwargs: for `nn.L1Loss`, such as `reduction`; and `flatten` of `BaseLoss`.
         axis, floatify: as for `BaseLoss`.
+
+    Example:
+        >>> L1LossFlat()(torch.tensor([[1.], [3.]]), torch.tensor([1., 1.])).item()
+        1.0
     """
     return BaseLoss(nn.L1Loss, *args, axis=axis, floatify=floatify, is_2d=False, **kwargs)
 
@@ -407,6 +421,9 @@ class DiceLoss:
         smooth: added above and below the fraction, so that an absent class gives no division by zero.
         reduction: over items and classes: 'mean', 'sum' or 'none'.
         square_in_union: square the predictions below the fraction, for a steeper slope.
+
+    Example:
+        >>> learn = unet_learner(dls, resnet18, loss_func=DiceLoss())
     """
 
     @tells_near_match

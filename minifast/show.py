@@ -116,6 +116,9 @@ def subplots(nrows: int = 1, ncols: int = 1, figsize: tuple[float, float] | None
         imsize: inches a picture.
         suptitle: title of the whole figure.
         **kwargs: go to `matplotlib.pyplot.subplots`.
+
+    Example:
+        >>> fig, (left, right) = subplots(1, 2, figsize=(6, 3))
     """
     import matplotlib.pyplot as plt
     if figsize is None:
@@ -173,6 +176,9 @@ def show_image(im: Any, ax: Axes | None = None, figsize: tuple[float, float] | N
         title: written above.
         ctx: another name of `ax`.
         **kwargs: go to `imshow` (`cmap`, `vmin`, `vmax`, `interpolation`, `alpha`, ...).
+
+    Example:
+        >>> show_image(PILImage.create(files[0]), title='a cat', figsize=(3, 3))
     """
     im = _pixels(im)
     ax = ctx if ax is None else ax
@@ -200,6 +206,9 @@ def show_images(ims: Sequence[Any], nrows: int = 1, ncols: int | None = None, ti
         ncols: columns; default: as many as are needed.
         titles: one a picture.
         **kwargs: go to `subplots` (`figsize`, `imsize`, `suptitle`).
+
+    Example:
+        >>> show_images([PILImage.create(file) for file in files[:6]], nrows=2, titles=range(6), imsize=2)
     """
     ncols = ncols or math.ceil(len(ims) / nrows)
     axs = subplots(nrows, ncols, **kwargs)[1].flatten()
@@ -289,6 +298,9 @@ def get_grid(n: int, nrows: int | None = None, ncols: int | None = None, figsize
         return_fig: return (figure, axes).
         flatten: a flat list of `n` axes; else the array as matplotlib made it.
         **kwargs: go to `subplots` (`imsize`, `sharex`, ...).
+
+    Example:
+        >>> for ax, file in zip(get_grid(4, figsize=(4, 4)), files): show_image(PILImage.create(file), ax=ax)
     """
     n = max(n, 1)
     if nrows:

@@ -55,7 +55,9 @@ def check_callback(make_cb: Callable[[], Callback], make_learner: Callable[..., 
         AssertionError: a rule is broken; the message says which.
 
     Example:
-        >>> check_callback(MyCallback)
+        >>> class Halve(Callback):
+        ...     def after_loss(self): self.learn.loss_grad = self.loss_grad / 2
+        >>> check_callback(Halve)
     """
     torch.manual_seed(0)
     learn = make_learner(cbs=make_cb())

@@ -473,8 +473,12 @@ def test_signatures_of_public_functions_carry_types():
 # ---------------------------------------------------------------- size and lint
 
 def test_size_files_and_functions_stay_readable():
-    """A room is one idea, however long; beyond 900 lines it is hardly one. No function wants more than ~40."""
-    long_files = {f'{m}: {len(LINES[m])} lines' for m in ROOMS if len(LINES[m]) > 900}
+    """A room is one idea, however long; beyond 750 lines it is hardly one. No function wants more than ~40.
+
+    Of a room docstrings do not count, as above.
+    """
+    sizes = {m: len(LINES[m]) - len(make_architecture.docstring_lines('\n'.join(LINES[m]))) for m in ROOMS}
+    long_files = {f'{m}: {size} lines' for m, size in sizes.items() if size > 750}
     long_functions = {f'{m}.{node.name}: {node.end_lineno - node.lineno + 1} lines' for m in ROOMS
                       for node in ast.walk(TREES[m]) if isinstance(node, ast.FunctionDef)
                       and node.end_lineno - node.lineno + 1 > 70}

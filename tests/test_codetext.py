@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from minifast.codetext import code_digest, is_of_the_user
+from minifast.codetext import code_digest, is_of_the_user, public_module
 
 SOURCE = '''
 import functools, os, helpers_of_own
@@ -91,3 +91,24 @@ def test_the_order_and_the_kinds_of_keys_do_not_count():
     """Tables by number, by text, or by both; their values do."""
     assert code_digest({1: 'a', 'b': 2, None: 3}) == code_digest({None: 3, 'b': 2, 1: 'a'})
     assert code_digest({1: 'a', 'b': 2}) != code_digest({1: 'a', 'b': 3}) != code_digest({1: 'a', 'c': 3})
+
+
+def test_files_call_a_thing_by_the_module_that_it_is_imported_from(monkeypatch):
+    """Python 3.13 keeps the classes of paths in `pathlib._local`, those before and behind it in `pathlib`: a name in a
+    file means the same class in each. What its package does not show is called by the room that it lies in."""
+    from pathlib import Path, PurePath
+
+    from minifast.describe import build_types, describe_types, import_name
+    from minifast.run.identity import _name_of
+    assert public_module(Path) == public_module(PurePath) == 'pathlib'
+    assert public_module(os.path.join) == os.path.__name__
+    inner = types.ModuleType('shelf._inner')
+    exec('class Book: pass\nclass Hidden: pass\ndef read(): pass', inner.__dict__)
+    shelf = types.ModuleType('shelf')
+    shelf.Book, shelf.read, shelf.Hidden = inner.Book, inner.read, int
+    monkeypatch.setitem(sys.modules, 'shelf', shelf)
+    assert [public_module(x) for x in (inner.Book, inner.read, inner.Hidden, 3)] == [
+        'shelf', 'shelf', 'shelf._inner', '']
+    assert import_name(inner.Book) == _name_of(inner.Book) == 'shelf.Book' and import_name(inner.Book()) == 'shelf.Book'
+    assert build_types(describe_types([Path, str, (PurePath, bytes)])) == [PurePath, str, (PurePath, bytes)]
+    assert describe_types([PurePath]) == ['pathlib.PurePath'] and import_name(Path) == 'pathlib.Path'

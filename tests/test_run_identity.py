@@ -135,7 +135,7 @@ PLAIN = {
     'pattern': (re.compile('x' * 201, re.I), {'class': 're.Pattern', 'flags': 34,
                                                'pattern': f'{"x" * 40}... (201 letters, {sha("x" * 201)})'}),
     'generator': (random.Random(0), {'class': 'random.Random'}), 'stream': (iter([1]), {'class': 'list_iterator'}),
-    'torch generator': (torch.Generator(), {'class': 'torch._C.Generator'}),
+    'torch generator': (torch.Generator(), {'class': 'torch.Generator'}),
     'object': (Scaled(2), {'class': f'{ME}.Scaled', 'much': 2}),
     'shy': (Shy(), {'class': f'{ME}.Shy'}), 'ours': (SGD, {'class': 'minifast.SGD'}),
     'table': (pd.DataFrame({'a': [1, 2], 'b': ['x', 'y']}), f'2 rows {sha("1 | x" + chr(10) + "2 | y")}'),

@@ -13,6 +13,9 @@ class ChannelsLast(Callback):
     """Trains in channels-last memory format; shapes and results stay the same.
 
     The model stays so behind the fit, so that prediction is as fast; `learn.to_contiguous()` undoes it.
+
+    Example:
+        >>> learn = Learner(dls, learn.model, cbs=ChannelsLast())  # or learn.to_channelslast()
     """
 
     order = -1  # before callbacks that take copies of the weights

@@ -39,6 +39,9 @@ class MixedPrecision(Callback):
     Raises:
         ValueError: an unknown `amp_mode`, or a GPU without bfloat16.
         TypeError: an argument that GradScaler does not take.
+
+    Example:
+        >>> learn = Learner(dls, learn.model, cbs=MixedPrecision())  # or learn.to_fp16()
     """
 
     order = 10

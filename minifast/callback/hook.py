@@ -89,8 +89,9 @@ def hook_output(module: nn.Module, detach: bool = True, cpu: bool = False, grad:
     and `cpu` as for `Hook`.
 
     Example:
+        >>> xb, yb = dls.one_batch()
         >>> with hook_output(learn.model[0]) as hook:
-        ...     learn.model(xb)
+        ...     predictions = learn.model(xb)
         >>> hook.stored.shape
     """
     return Hook(module, _keep_output, detach=detach, cpu=cpu, is_forward=not grad)
@@ -136,7 +137,14 @@ class Hooks:
 
 
 def hook_outputs(modules: Iterable[nn.Module], detach: bool = True, cpu: bool = False, grad: bool = False) -> Hooks:
-    """Hooks that keep the outputs of `modules` in `stored`; `detach`, `cpu` and `grad` as for `hook_output`."""
+    """Hooks that keep the outputs of `modules` in `stored`; `detach`, `cpu` and `grad` as for `hook_output`.
+
+    Example:
+        >>> xb, yb = dls.one_batch()
+        >>> with hook_outputs(learn.model) as hooks:
+        ...     predictions = learn.model(xb)
+        >>> [hook.stored.shape[0] for hook in hooks]
+    """
     return Hooks(modules, _keep_output, detach=detach, cpu=cpu, is_forward=not grad)
 
 

@@ -154,6 +154,9 @@ class CutMix(MixHandler):
 
     Source: Yun et al., "CutMix: regularization strategy to train strong classifiers with localizable features",
     arXiv 1905.04899.
+
+    Example:
+        >>> learn.fit(1, cbs=CutMix(alpha=1.))
     """
 
     @tells_near_match

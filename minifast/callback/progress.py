@@ -233,7 +233,11 @@ class ProgressCallback(Callback):
 
 class ShowGraphCallback(Callback):
     """Draws training and validation loss after every epoch: one growing figure in a notebook, one figure at the end
-    elsewhere."""
+    elsewhere.
+
+    Example:
+        >>> learn.fit(2, cbs=ShowGraphCallback())
+    """
 
     order, run_valid, watches_only, only_rank0 = 65, False, True, True
     not_carried = ('*',)  # a figure on this screen
@@ -274,6 +278,11 @@ class CSVLogger(Callback):
     Args:
         fname: the file's name.
         append: keep what the file holds; the header is then written to an empty file only.
+
+    Example:
+        >>> learn.fit(2, cbs=CSVLogger('history.csv'))
+        >>> (learn.path/'history.csv').read_text().split(',')[0]
+        'epoch'
     """
 
     order, watches_only, only_rank0 = 60, True, True

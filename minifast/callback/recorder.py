@@ -137,6 +137,14 @@ class Recorder(Callback):
         losses: smoothed training loss of every step, 0-d tensors.
         lrs: learning rate of the last parameter group at every step.
         iters: number of steps done at the end of every epoch.
+
+    Example:
+        >>> learn.fit(2)
+        >>> learn.recorder.metric_names
+        ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'time']
+        >>> len(learn.recorder.values), len(learn.recorder.losses) == 2 * len(dls.train)
+        (2, True)
+        >>> learn.recorder.plot_loss()
     """
 
     order, remove_on_fetch, identifies_run = 50, True, False

@@ -124,7 +124,8 @@ class RunLogger(ExperimentLogger):
 
     Example:
         >>> for lr in (1e-3, 1e-2):
-        ...     learner_of_mine().fit_one_cycle(3, lr, run=f'runs/lr {lr:g}')
+        ...     learn = vision_learner(dls, resnet18, metrics=accuracy)
+        ...     learn.fine_tune(3, lr, run=f'runs/lr {lr:g}')
         >>> plot_runs('runs', 'accuracy')
     """
 

@@ -74,12 +74,22 @@ def sched_exp(start: Any, end: Any, pos: float) -> Any:
 
 
 def SchedLin(start: Any, end: Any) -> _Annealer:
-    """Linear schedule from `start` to `end`."""
+    """Linear schedule from `start` to `end`.
+
+    Example:
+        >>> [SchedLin(1., 0.)(pos) for pos in (0., 0.5, 1.)]
+        [1.0, 0.5, 0.0]
+    """
     return _Annealer(sched_lin, start, end)
 
 
 def SchedCos(start: Any, end: Any) -> _Annealer:
-    """Cosine schedule from `start` to `end`."""
+    """Cosine schedule from `start` to `end`.
+
+    Example:
+        >>> [round(SchedCos(1., 0.)(pos), 2) for pos in (0., 0.25, 0.5, 1.)]
+        [1.0, 0.85, 0.5, 0.0]
+    """
     return _Annealer(sched_cos, start, end)
 
 
@@ -89,12 +99,22 @@ def SchedNo(start: Any, end: Any) -> _Annealer:
 
 
 def SchedExp(start: Any, end: Any) -> _Annealer:
-    """Exponential schedule from `start` to `end`."""
+    """Exponential schedule from `start` to `end`.
+
+    Example:
+        >>> [round(SchedExp(1., 0.01)(pos), 4) for pos in (0., 0.5, 1.)]
+        [1.0, 0.1, 0.01]
+    """
     return _Annealer(sched_exp, start, end)
 
 
 def SchedPoly(start: Any, end: Any, power: float) -> Schedule:
-    """Polynomial schedule from `start` to `end`: `pos ** power` of the way."""
+    """Polynomial schedule from `start` to `end`: `pos ** power` of the way.
+
+    Example:
+        >>> [SchedPoly(0., 1., power=2)(pos) for pos in (0., 0.5, 1.)]
+        [0.0, 0.25, 1.0]
+    """
     def _inner(pos: float) -> Any:
         return start + (end - start) * pos ** power
     return _inner
@@ -127,7 +147,13 @@ def combine_scheds(pcts: Sequence[float], scheds: Sequence[Schedule]) -> Schedul
 
 
 def combined_cos(pct: float, start: Any, middle: Any, end: Any) -> Schedule:
-    """A cosine from `start` to `middle` over the share `pct`, then one from `middle` to `end`."""
+    """A cosine from `start` to `middle` over the share `pct`, then one from `middle` to `end`.
+
+    Example:
+        >>> sched = combined_cos(0.25, 0.1, 1., 0.)  # up to 1 in the first quarter, then down to 0
+        >>> [round(sched(pos), 2) for pos in (0., 0.25, 1.)]
+        [0.1, 1.0, 0.0]
+    """
     return combine_scheds([pct, 1 - pct], [SchedCos(start, middle), SchedCos(middle, end)])
 
 

@@ -112,6 +112,9 @@ class TensorBoardCallback(TensorBoardBaseCallback):
         n_preds: how many.
         projector: send the activations of `layer` over the validation set to the projector.
         layer: default: `model[1][1]`.
+
+    Example:
+        >>> learn.fit(1, cbs=TensorBoardCallback(log_dir='logs', log_preds=False))
     """
 
     @tells_near_match

@@ -29,6 +29,9 @@ class TerminateOnNaNCallback(Callback):
     Args:
         skip: leave out the batch and go on instead of ending the fit; the batch does not count in the recorder.
         grads: look at the gradients too.
+
+    Example:
+        >>> learn.fit(1, cbs=TerminateOnNaNCallback())
     """
 
     order, run_valid = -9, False
@@ -199,7 +202,7 @@ class SaveModelCallback(TrackerCallback):
 
     Example:
         >>> learn.fit_one_cycle(5, cbs=SaveModelCallback(monitor='accuracy', fname='best'))
-        >>> learn.load('best')
+        >>> learn.load('best', with_opt=False)  # what the fit has loaded at its end
     """
 
     order = TrackerCallback.order + 1

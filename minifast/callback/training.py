@@ -28,6 +28,9 @@ class ShortEpochCallback(Callback):
     Args:
         pct: the part of the batches, 0-1.
         short_valid: shorten the validation too.
+
+    Example:
+        >>> learn.fit(1, cbs=ShortEpochCallback(pct=0.1))  # a tenth of an epoch, to see whether all works
     """
 
     @tells_near_match
@@ -55,7 +58,7 @@ class GradientAccumulation(Callback):
         n_acc: items a step, of all processes together.
 
     Example:
-        >>> dls = ImageDataLoaders.from_folder(path, bs=8, item_tfms=Resize(224))
+        >>> dls = ImageDataLoaders.from_folder(path, valid_pct=0.2, bs=8, item_tfms=Resize(224))
         >>> learn.fit(1, cbs=GradientAccumulation(n_acc=64))  # as with bs=64
     """
 
@@ -112,6 +115,9 @@ class GradientClip(Callback):
     Args:
         max_norm: of all gradients together.
         norm_type: which norm; `inf` is the largest absolute value.
+
+    Example:
+        >>> learn.fit(1, cbs=GradientClip(max_norm=0.1))
     """
 
     order = 11  # behind the loss scaler, which has unscaled them by then
@@ -151,7 +157,11 @@ def set_bn_eval(m: nn.Module, use_eval: bool = True) -> None:
 
 
 class BnFreeze(Callback):
-    """Keeps the running statistics of frozen batch norm layers as they are during training."""
+    """Keeps the running statistics of frozen batch norm layers as they are during training.
+
+    Example:
+        >>> learn.fine_tune(1, cbs=BnFreeze)
+    """
 
     def before_train(self) -> None:
         set_bn_eval(self.model)
@@ -196,6 +206,9 @@ class EMA(Callback):
         warmup: at step t use at most the decay (1+t)/(10+t), so that the first steps are forgotten.
 
     Source: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992.
+
+    Example:
+        >>> learn.fit(2, cbs=EMA(decay=0.99))
     """
 
     order = 70  # after_epoch behind callbacks that save (61) and stop (63); after_step order does not matter

@@ -35,6 +35,13 @@ class TransformBlock:
         batch_tfms: on each batch.
         dl_type: class of the loaders, where the kind needs its own.
         dls_kwargs: arguments of the loaders.
+
+    Example:
+        >>> numbers = TransformBlock(type_tfms=lambda row: torch.tensor(row, dtype=torch.float32))
+        >>> block = DataBlock(blocks=(numbers, RegressionBlock), get_x=lambda n: [n, n * n], get_y=lambda n: 2 * n)
+        >>> dls = block.dataloaders(list(range(100)), bs=10)
+        >>> dls.one_batch()[0].shape
+        torch.Size([10, 2])
     """
 
     @tells_near_match
@@ -52,6 +59,11 @@ def CategoryBlock(vocab: Iterable[Any] | None = None, sort: bool = True, add_na:
         vocab: the classes; default: those of the training items.
         sort: sort them.
         add_na: add '#na#' for labels that are not among them.
+
+    Example:
+        >>> block = DataBlock(blocks=(ImageBlock, CategoryBlock(vocab=['cat', 'dog'])), get_items=get_image_files,
+        ...                   get_y=parent_label, item_tfms=Resize(64))
+        >>> dls = block.dataloaders(path, bs=8)
     """
     return TransformBlock(type_tfms=Categorize(vocab=vocab, sort=sort, add_na=add_na))
 
@@ -65,6 +77,13 @@ def MultiCategoryBlock(encoded: bool = False, vocab: Iterable[Any] | None = None
         encoded: labels come as zeros and ones, in the order of `vocab`.
         vocab: the classes; default: those of the training items.
         add_na: add '#na#' for labels that are not among them.
+
+    Example:
+        >>> block = DataBlock(blocks=(ImageBlock, MultiCategoryBlock), get_items=get_image_files, item_tfms=Resize(64),
+        ...                   get_y=lambda file: [file.parent.name, 'furry'])
+        >>> dls = block.dataloaders(path, bs=8)
+        >>> list(dls.vocab)
+        ['cat', 'dog', 'furry']
     """
     tfms = EncodedMultiCategorize(vocab) if encoded else [MultiCategorize(vocab=vocab, add_na=add_na), OneHotEncode]
     return TransformBlock(type_tfms=tfms)
@@ -77,6 +96,11 @@ def RegressionBlock(n_out: int | None = None, c_out: int | None = None) -> Trans
     Args:
         n_out: how many; default: as the first item has.
         c_out: `n_out` under the name older code uses.
+
+    Example:
+        >>> block = DataBlock(blocks=(ImageBlock, RegressionBlock), get_items=get_image_files, item_tfms=Resize(64),
+        ...                   get_y=lambda file: float(file.stem.split('_')[1]))
+        >>> dls = block.dataloaders(path, bs=8)
     """
     return TransformBlock(type_tfms=RegressionSetup(c=c_out if n_out is None else n_out))
 
@@ -161,7 +185,12 @@ class DataBlock:
 
     @tells_near_match
     def new(self, item_tfms: Any = None, batch_tfms: Any = None) -> DataBlock:
-        """Set other `item_tfms` and `batch_tfms`, over those of the blocks; returns the block."""
+        """Set other `item_tfms` and `batch_tfms`, over those of the blocks; returns the block.
+
+        Example:
+            >>> block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label)
+            >>> small, large = block.new(item_tfms=Resize(32)), block.new(item_tfms=Resize(64))
+        """
         self.item_tfms = _merged(self.default_item_tfms, item_tfms)
         self.batch_tfms = _merged(self.default_batch_tfms, batch_tfms)
         return self
@@ -191,6 +220,11 @@ class DataBlock:
 
         Raises:
             ValueError: there are no items.
+
+        Example:
+            >>> block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label)
+            >>> dsets = block.datasets(path)
+            >>> picture, label = dsets.train[0]
         """
         self.source = source
         if verbose:
@@ -219,6 +253,11 @@ class DataBlock:
             verbose: print each step.
             **kwargs: see `FilteredBase.dataloaders`: `bs`, `val_bs`, `shuffle`, `device`, `num_workers`, ...;
                 `item_tfms` and `batch_tfms` take the place of the block's own for these loaders.
+
+        Example:
+            >>> block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label,
+            ...                   item_tfms=Resize(64))
+            >>> dls = block.dataloaders(path, bs=8)
         """
         kwargs = self._for_loaders(**for_loaders(self.dataloaders, {**kwargs}, Datasets.dataloaders, self._for_loaders,
                                                  dl_type=self.dl_type))
@@ -256,6 +295,11 @@ class DataBlock:
             bs: items of the batch.
             show_batch: show it too.
             **kwargs: for `show_batch`.
+
+        Example:
+            >>> block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label,
+            ...                   item_tfms=Resize(64))
+            >>> block.summary(path)
         """
         _tell(self, source, bs, show_batch, **kwargs)
 

@@ -361,6 +361,11 @@ class Categorize(_Target):
         vocab: the classes; default: those of the training items.
         sort: sort them.
         add_na: add '#na#' as code 0, for labels that are not among them.
+
+    Example:
+        >>> tfm = Categorize(vocab=['cat', 'dog'])
+        >>> tfm('dog'), tfm.decode(tfm('dog'))
+        (TensorCategory(1), 'dog')
     """
 
     loss_func, order = CrossEntropyLossFlat(), 1
@@ -453,6 +458,11 @@ class MultiCategorize(Categorize):
     Args:
         vocab: the classes; default: those of the training items, sorted.
         add_na: add '#na#' as code 0.
+
+    Example:
+        >>> tfm = MultiCategorize(vocab=['blue', 'red', 'round'])
+        >>> tfm(['red', 'blue'])
+        TensorMultiCategory([1, 0])
     """
 
     loss_func, order = BCEWithLogitsLossFlat(), 1
@@ -520,6 +530,10 @@ class OneHotEncode(DisplayedTransform):
 
     Args:
         c: number of classes; default: what `MultiCategorize` before it knows.
+
+    Example:
+        >>> OneHotEncode(c=3)([2, 0])
+        TensorMultiCategory([1., 0., 1.])
     """
 
     order = 2

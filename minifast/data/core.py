@@ -290,7 +290,8 @@ class DataLoaders:
         device: where batches go; default: as the loaders say.
 
     Example:
-        >>> dls = DataLoaders(train_loader, valid_loader)
+        >>> numbers = [(torch.rand(8), n % 2) for n in range(100)]
+        >>> dls = DataLoaders(DataLoader(numbers[:80], bs=16, shuffle=True), DataLoader(numbers[80:], bs=16))
         >>> xb, yb = dls.one_batch()
     """
 
@@ -388,7 +389,11 @@ class DataLoaders:
         return b if self.device is None else to_device(b, self.device)
 
     def show_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """Show samples of a training batch; `*args` and `**kwargs` are those of `TfmdDL.show_batch`."""
+        """Show samples of a training batch; `*args` and `**kwargs` are those of `TfmdDL.show_batch`.
+
+        Example:
+            >>> dls.show_batch(max_n=4, nrows=1)
+        """
         if hasattr(self._split(0), 'show_batch'):
             return self.train.show_batch(*args, **kwargs)
         b = args[0] if args else kwargs.pop('b', None)
@@ -398,7 +403,11 @@ class DataLoaders:
         return dl.show_batch(_marked(b, dl._kinds), *args[1:], **kwargs)
 
     def show_plan(self) -> None:
-        """Print for each loader what happens to an item and a batch, and where."""
+        """Print for each loader what happens to an item and a batch, and where.
+
+        Example:
+            >>> dls.show_plan()
+        """
         for i, dl in enumerate(self.loaders):
             print(f'{["training", "validation"][i] if i < 2 else f"loader {i}"}:')
             dl.show_plan() if hasattr(dl, 'show_plan') else say(f'{type(dl).__name__}, left as it is')
@@ -431,6 +440,12 @@ class DataLoaders:
             rm_type_tfms: how many of the first type transforms to leave out; default: found out by the item's type.
             with_labels: make targets too.
             **kwargs: changed arguments of the loader: `bs`, `num_workers`, `after_item`, ...
+
+        Example:
+            >>> new = dls.test_dl(['cat.jpg'])  # no labels
+            >>> predictions, _ = learn.get_preds(dl=new)
+            >>> predictions.shape
+            torch.Size([1, 2])
         """
         dl = self.valid if len(self.loaders) > 1 else self.train
         kwargs = for_loaders(self.test_dl, kwargs, dl_type=type(dl))
@@ -455,6 +470,10 @@ class DataLoaders:
             dl_type: class of the loaders.
             **kwargs: arguments of the loaders; a tuple gives each loader its own, but for transforms. A `val_...`, such
                 as `val_bs`, goes to all but the first without its `val_`.
+
+        Example:
+            >>> numbers = [(torch.rand(8), n % 2) for n in range(100)]
+            >>> dls = DataLoaders.from_dsets(numbers[:80], numbers[80:], bs=16)
         """
         shuffled = (not any(map(kind_of, ds[:1])), *[False] * (len(ds) - 1))  # a stream shuffles itself, if at all
         kwargs = for_loaders(cls.from_dsets, kwargs, dl_type=dl_type)
@@ -626,6 +645,11 @@ class TfmdLists(FilteredBase):
         types: the type of an item before each transform; default: found out with the first item.
         verbose: print what is set up.
         dl_type: class of the loaders.
+
+    Example:
+        >>> tl = TfmdLists(files, [PILImage.create, Resize(16), ToTensor])
+        >>> tl[0].shape
+        torch.Size([3, 16, 16])
     """
 
     @tells_near_match

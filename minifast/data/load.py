@@ -290,6 +290,11 @@ class DataLoader:
 
     Raises:
         ValueError: arguments that contradict each other.
+
+    Example:
+        >>> dl = DataLoader([(torch.rand(3), n) for n in range(10)], bs=4, shuffle=True)
+        >>> [len(y) for x, y in dl]
+        [4, 4, 2]
     """
 
     share = Share()

@@ -239,8 +239,9 @@ def typedispatch(func: Callable[..., Any]) -> Overloads:
     types to the loaders' `show_batch` and `show_results`.
 
     Example:
+        >>> class Spectrum(TensorBase): pass
         >>> @typedispatch
-        ... def show_batch(x: MyType, y, samples, ctxs=None, max_n=9, **kwargs): ...
+        ... def show_batch(x: Spectrum, y, samples, ctxs=None, max_n=9, **kwargs): ...
     """
     name = func.__qualname__.split('.<locals>.')[-1]
     table = _functions.get(name)
@@ -674,6 +675,11 @@ class Pipeline:
         funcs: one or several transforms, functions or transform types; another pipeline's are shared.
         split_idx: 0 in training, 1 in validation: transforms with another `split_idx` of their own are left out.
         as_item: True hands samples (tuples) to the transforms as a whole.
+
+    Example:
+        >>> pipe = Pipeline([PILImage.create, Resize(16), ToTensor])
+        >>> pipe(files[0]).shape
+        torch.Size([3, 16, 16])
     """
 
     def __init__(self, funcs: Any = None, split_idx: int | None = None, as_item: bool | None = None) -> None:

@@ -75,6 +75,10 @@ def get_files(path: str | Path, extensions: Iterable[str] | str | None = None, r
     Raises:
         FileNotFoundError: there is no such folder.
         NotADirectoryError: it is a file.
+
+    Example:
+        >>> len(get_files(path, extensions='.jpg'))
+        32
     """
     path, folders = Path(path), set(L(folders))
     extensions = {ext.lower() for ext in L(extensions)} or None
@@ -107,6 +111,11 @@ def get_image_files(path: str | Path, recurse: bool = True, folders: Iterable[st
 
     Raises:
         FileNotFoundError, NotADirectoryError: there is no such folder.
+
+    Example:
+        >>> files = get_image_files(path, folders=['cat', 'dog'])
+        >>> len(files)
+        32
     """
     return get_files(path, extensions=image_extensions, recurse=recurse, folders=folders)
 
@@ -196,7 +205,13 @@ def RandomSplitter(valid_pct: float = 0.2, seed: int | None = None) -> Callable[
 
 @tells_near_match
 def RandomSubsetSplitter(train_sz: float, valid_sz: float, seed: int | None = None) -> Callable[[Sequence[Any]], Split]:
-    """Random subsets: `train_sz` and `valid_sz` are parts of the whole, 0..1; `seed` as in `RandomSplitter`."""
+    """Random subsets: `train_sz` and `valid_sz` are parts of the whole, 0..1; `seed` as in `RandomSplitter`.
+
+    Example:
+        >>> train, valid = RandomSubsetSplitter(train_sz=0.5, valid_sz=0.1, seed=42)(range(100))
+        >>> len(train), len(valid)
+        (50, 10)
+    """
     if not (0 < train_sz < 1 and 0 < valid_sz < 1 and train_sz + valid_sz <= 1):
         raise ValueError(f'train_sz {train_sz} and valid_sz {valid_sz} must lie between 0 and 1 and not exceed 1 '
                          'together')
@@ -219,6 +234,11 @@ def TrainTestSplitter(test_size: float = 0.2, random_state: int | None = None, s
         stratify: a label an item; both sets keep the shares of the labels.
         train_size: likewise as `test_size`; default: all others.
         shuffle: False cuts off the end instead of drawing; not with `stratify`.
+
+    Example:
+        >>> train, valid = TrainTestSplitter(test_size=0.25, random_state=42, stratify=[0, 1] * 8)(range(16))
+        >>> len(train), len(valid)
+        (12, 4)
     """
     def _split(o: Sequence, **kwargs: Any) -> Split:
         from sklearn.model_selection import train_test_split
@@ -229,7 +249,12 @@ def TrainTestSplitter(test_size: float = 0.2, random_state: int | None = None, s
 
 
 def IndexSplitter(valid_idx: Iterable[int]) -> Callable[[Sequence[Any]], Split]:
-    """The items at `valid_idx` for validation, all others for training."""
+    """The items at `valid_idx` for validation, all others for training.
+
+    Example:
+        >>> IndexSplitter([1, 3])(range(5))
+        ([0, 2, 4], [1, 3])
+    """
     def _split(o: Sequence) -> Split:
         valid = [int(i) for i in valid_idx]
         chosen = {i % len(o) if i < 0 else i for i in valid}
@@ -244,6 +269,10 @@ def EndSplitter(valid_pct: float = 0.2, valid_last: bool = True) -> Callable[[Se
     Args:
         valid_pct: the share of the validation set, 0..1.
         valid_last: False takes the first items instead.
+
+    Example:
+        >>> EndSplitter(valid_pct=0.25)(range(8))  # the last quarter, as for frames of a film
+        ([0, 1, 2, 3, 4, 5], [6, 7])
     """
     if not 0 < valid_pct < 1:
         raise ValueError(f'valid_pct must lie between 0 and 1, not {valid_pct}')
@@ -282,14 +311,24 @@ def GrandparentSplitter(train_name: str | Sequence[str] = 'train',
 
 
 def FuncSplitter(func: Callable[[Any], bool]) -> Callable[[Sequence[Any]], Split]:
-    """The items for which `func` is true for validation."""
+    """The items for which `func` is true for validation.
+
+    Example:
+        >>> FuncSplitter(lambda name: name.startswith('valid'))(['a.jpg', 'valid_1.jpg', 'b.jpg'])
+        ([0, 2], [1])
+    """
     def _split(o: Sequence) -> Split:
         return MaskSplitter([func(item) for item in o])(o)
     return _split
 
 
 def MaskSplitter(mask: Iterable[bool]) -> Callable[[Sequence[Any]], Split]:
-    """The items where `mask` is true for validation."""
+    """The items where `mask` is true for validation.
+
+    Example:
+        >>> MaskSplitter([False, True, False])(range(3))
+        ([0, 2], [1])
+    """
     def _split(o: Sequence) -> Split:
         chosen = list(mask)
         if len(chosen) != len(o):
@@ -340,17 +379,26 @@ def _check_validity(column: Any) -> None:
 
 @registered
 def parent_label(o: str | Path) -> str:
-    """The name of the folder that the file `o` lies in."""
+    """The name of the folder that the file `o` lies in.
+
+    Example:
+        >>> parent_label('pets/cat/1.jpg')
+        'cat'
+    """
     return (o if isinstance(o, Path) else Path(o)).parent.name
 
 
 @registered
 class RegexLabeller:
-    """The first group of a regular expression, found in an item's path (with `/` between folders on every system).
+    r"""The first group of a regular expression, found in an item's path (with `/` between folders on every system).
 
     Args:
         pat: the expression, with one group.
         match: look at the start only.
+
+    Example:
+        >>> RegexLabeller(r'(.+)_\d+.jpg$')('great_pyrenees_173.jpg')
+        'great_pyrenees'
     """
 
     @tells_near_match
@@ -455,7 +503,13 @@ def get_c(dls: Any) -> int:
 
 @registered
 class ToTensor(Transform):
-    """Pictures as tensors: uint8 [C,H,W], masks [H,W]; what knows its own `to_tensor` is asked."""
+    """Pictures as tensors: uint8 [C,H,W], masks [H,W]; what knows its own `to_tensor` is asked.
+
+    Example:
+        >>> picture = ToTensor()(PILImage.create(files[0]))
+        >>> type(picture).__name__, picture.dtype
+        ('TensorImage', torch.uint8)
+    """
 
     order = 5
 
@@ -477,6 +531,10 @@ class IntToFloatTensor(DisplayedTransform):
     Args:
         div: what pictures are divided by.
         div_mask: what masks are divided by, where codes are spread over 0..255.
+
+    Example:
+        >>> IntToFloatTensor()(TensorImage(torch.full((1, 1, 1), 255, dtype=torch.uint8)))
+        TensorImage([[[1.]]])
     """
 
     order = 10
@@ -520,6 +578,10 @@ class Normalize(DisplayedTransform):
             three channels of a grey picture.
         std: likewise.
         axes: axes of a batch that the statistics are measured over.
+
+    Example:
+        >>> Normalize.from_stats(*imagenet_stats)(TensorImage(torch.rand(2, 3, 8, 8))).shape
+        torch.Size([2, 3, 8, 8])
     """
 
     order = 99

@@ -57,7 +57,12 @@ def accuracy(inp: Tensor, targ: Tensor, axis: int = -1) -> Tensor:
 
 
 def error_rate(inp: Tensor, targ: Tensor, axis: int = -1) -> Tensor:
-    """One minus `accuracy(inp, targ, axis)`."""
+    """One minus `accuracy(inp, targ, axis)`.
+
+    Example:
+        >>> error_rate(torch.tensor([[2., 1.], [0., 3.]]), torch.tensor([0, 0])).item()
+        0.5
+    """
     return 1 - accuracy(inp, targ, axis=axis)
 
 
@@ -109,6 +114,9 @@ def foreground_acc(inp: Tensor, targ: Tensor, bkg_idx: int = 0, axis: int = 1) -
         targ: class indices, [B,H,W] or [B,1,H,W].
         bkg_idx: the index of the background.
         axis: of the classes in `inp`.
+
+    Example:
+        >>> learn = unet_learner(dls, resnet18, metrics=partial(foreground_acc, bkg_idx=0))
     """
     targ = plain(targ).squeeze(1)
     foreground = targ != bkg_idx
@@ -119,12 +127,22 @@ def foreground_acc(inp: Tensor, targ: Tensor, bkg_idx: int = 0, axis: int = 1) -
 # ---------------------------------------------------------------- regression
 
 def mse(inp: Tensor, targ: Tensor) -> Tensor:
-    """Mean squared error of `inp` and `targ`, of as many elements, flattened."""
+    """Mean squared error of `inp` and `targ`, of as many elements, flattened.
+
+    Example:
+        >>> mse(torch.tensor([1., 3.]), torch.tensor([1., 1.])).item()
+        2.0
+    """
     return F.mse_loss(*flatten_check(inp, targ))
 
 
 def mae(inp: Tensor, targ: Tensor) -> Tensor:
-    """Mean absolute error of `inp` and `targ`, of as many elements, flattened."""
+    """Mean absolute error of `inp` and `targ`, of as many elements, flattened.
+
+    Example:
+        >>> mae(torch.tensor([1., 3.]), torch.tensor([1., 1.])).item()
+        1.0
+    """
     inp, targ = flatten_check(inp, targ)
     return (inp - targ).abs().mean()
 
@@ -158,6 +176,9 @@ class Dice(Metric):
 
     Args:
         axis: of the classes.
+
+    Example:
+        >>> learn = unet_learner(dls, resnet18, metrics=Dice())  # two codes: background and the thing
     """
 
     @tells_near_match
@@ -187,7 +208,11 @@ class Dice(Metric):
 
 
 class JaccardCoeff(Dice):
-    """Intersection over union of binary masks over the whole set: [B,2,H,W] and [B,H,W] of 0 and 1."""
+    """Intersection over union of binary masks over the whole set: [B,2,H,W] and [B,H,W] of 0 and 1.
+
+    Example:
+        >>> learn = unet_learner(dls, resnet18, metrics=JaccardCoeff())  # two codes: background and the thing
+    """
 
     @property
     def value(self) -> Tensor:
@@ -203,6 +228,9 @@ class DiceMulti(Metric):
 
     Args:
         axis: of the classes.
+
+    Example:
+        >>> learn = unet_learner(dls, resnet18, metrics=[DiceMulti(), JaccardCoeffMulti()])
     """
 
     @tells_near_match
@@ -265,7 +293,11 @@ class JaccardCoeffMulti(DiceMulti):
 # ---------------------------------------------------------------- from the loss, and thresholds
 
 class Perplexity(AvgLoss):
-    """The exponential of the mean loss."""
+    """The exponential of the mean loss.
+
+    Example:
+        >>> learn = vision_learner(dls, resnet18, metrics=[accuracy, Perplexity()])
+    """
 
     @property
     def value(self) -> Tensor | None:
@@ -297,7 +329,7 @@ def optim_metric(f: Callable[..., Any], argname: str, bounds: tuple[float, float
 
     Example:
         >>> best = optim_metric(accuracy_multi, 'thresh', (0.1, 0.9), get_x=True)
-        >>> preds, targs = learn.get_preds()
+        >>> preds, targs = torch.tensor([[1.5, -2.], [0.2, 3.]]), torch.tensor([[1, 0], [0, 1]])
         >>> score, thresh = best(preds, targs)
     """
     golden, sign = (math.sqrt(5) - 1) / 2, -1 if do_neg else 1

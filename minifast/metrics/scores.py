@@ -35,6 +35,7 @@ def skm_to_fastai(func: Callable[..., Any], is_class: bool = True, thresh: float
         kwargs: for `func`, or for `AccumMetric`.
 
     Example:
+        >>> import sklearn.metrics
         >>> score = skm_to_fastai(sklearn.metrics.fbeta_score, beta=2, average='macro')
         >>> score(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, 0]))
         0.7738095238095238
@@ -90,6 +91,9 @@ def FBeta(beta: float, axis: int = -1, labels: Sequence[int] | None = None, pos_
     """`F1Score` with recall weighing `beta` times as much as precision.
 
     `axis`, `labels`, `pos_label`, `average` and `sample_weight` as for `F1Score`.
+
+    Example:
+        >>> learn = vision_learner(dls, resnet18, metrics=FBeta(beta=2, average='macro'))  # recall counts twice
     """
     return _single('fbeta_score', axis, average, beta=beta, labels=labels, pos_label=pos_label,
                    sample_weight=sample_weight)
@@ -101,6 +105,9 @@ def Precision(axis: int = -1, labels: Sequence[int] | None = None, pos_label: in
     """Which share of what was predicted as a class is right.
 
     `axis`, `labels`, `pos_label`, `average` and `sample_weight` as for `F1Score`.
+
+    Example:
+        >>> learn = vision_learner(dls, resnet18, metrics=[Precision(average='macro'), Recall(average='macro')])
     """
     return _single('precision_score', axis, average, labels=labels, pos_label=pos_label, sample_weight=sample_weight)
 
@@ -111,6 +118,9 @@ def Recall(axis: int = -1, labels: Sequence[int] | None = None, pos_label: int =
     """Which share of a class was found.
 
     `axis`, `labels`, `pos_label`, `average` and `sample_weight` as for `F1Score`.
+
+    Example:
+        >>> learn = vision_learner(dls, resnet18, metrics=Recall(average='macro'))
     """
     return _single('recall_score', axis, average, labels=labels, pos_label=pos_label, sample_weight=sample_weight)
 
@@ -121,6 +131,9 @@ def Jaccard(axis: int = -1, labels: Sequence[int] | None = None, pos_label: int 
     """Intersection over union of predicted and true items of a class.
 
     `axis`, `labels`, `pos_label`, `average` and `sample_weight` as for `F1Score`.
+
+    Example:
+        >>> learn = vision_learner(dls, resnet18, metrics=Jaccard(average='macro'))
     """
     return _single('jaccard_score', axis, average, labels=labels, pos_label=pos_label, sample_weight=sample_weight)
 
@@ -130,6 +143,9 @@ def BalancedAccuracy(axis: int = -1, sample_weight: Any = None, adjusted: bool =
     """Mean recall over the classes that occur; `adjusted` puts chance at 0.
 
     `axis` and `sample_weight` as for `F1Score`.
+
+    Example:
+        >>> learn = vision_learner(dls, resnet18, metrics=[accuracy, BalancedAccuracy()])
     """
     return _score('balanced_accuracy_score', axis=axis, sample_weight=sample_weight, adjusted=adjusted)
 
@@ -140,13 +156,20 @@ def CohenKappa(axis: int = -1, labels: Sequence[int] | None = None, weights: str
     """Agreement beyond chance; `weights` 'linear' or 'quadratic' make distant classes count more.
 
     `axis`, `labels` and `sample_weight` as for `F1Score`.
+
+    Example:
+        >>> learn = vision_learner(dls, resnet18, metrics=CohenKappa(weights='quadratic'))
     """
     return _score('cohen_kappa_score', axis=axis, labels=labels, weights=weights, sample_weight=sample_weight)
 
 
 @tells_near_match
 def MatthewsCorrCoef(sample_weight: Any = None, axis: int = -1) -> AccumMetric:
-    """Correlation of predicted and true classes, -1 to 1. `sample_weight` and `axis` as for `F1Score`."""
+    """Correlation of predicted and true classes, -1 to 1. `sample_weight` and `axis` as for `F1Score`.
+
+    Example:
+        >>> learn = vision_learner(dls, resnet18, metrics=MatthewsCorrCoef())
+    """
     return _score('matthews_corrcoef', axis=axis, sample_weight=sample_weight)
 
 
@@ -184,6 +207,9 @@ def RocAuc(axis: int = -1, average: str | None = 'macro', sample_weight: Any = N
         sample_weight: as for `F1Score`.
         max_fpr: only up to this false positive rate, for two classes.
         multi_class: 'ovr', or 'ovo' for each class against each other.
+
+    Example:
+        >>> learn = vision_learner(dls, resnet18, metrics=RocAuc())  # three classes or more
     """
     if multi_class not in ('ovr', 'ovo'):
         raise ValueError(f"RocAuc: multi_class={multi_class!r} is none of 'ovr', 'ovo'")
@@ -197,6 +223,9 @@ def RocAucBinary(axis: int = -1, average: str | None = 'macro', sample_weight: A
     """Area under the ROC curve of the last of two classes; `average` and `multi_class` have no effect.
 
     `axis`, `sample_weight` and `max_fpr` as for `RocAuc`.
+
+    Example:
+        >>> learn = vision_learner(dls, resnet18, metrics=RocAucBinary())  # two classes
     """
     return _score('roc_auc_score', axis=axis, activation=ActivationType.BinarySoftmax, average=average,
                   sample_weight=sample_weight, max_fpr=max_fpr, multi_class=multi_class)
@@ -208,6 +237,9 @@ def APScoreBinary(axis: int = -1, average: str | None = 'macro', pos_label: int 
     """Average precision of the last of two classes; `average` has no effect.
 
     `axis` and `sample_weight` as for `F1Score`; `pos_label` is the target that stands for that class.
+
+    Example:
+        >>> learn = vision_learner(dls, resnet18, metrics=APScoreBinary())  # two classes
     """
     return _score('average_precision_score', axis=axis, activation=ActivationType.BinarySoftmax, average=average,
                   pos_label=pos_label, sample_weight=sample_weight)
@@ -239,6 +271,9 @@ def F1ScoreMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Sequence[int
         pos_label: has no effect.
         average: 'micro', 'macro', 'weighted', 'samples' (over items instead of labels), or None for one number a label.
         sample_weight: one number for each item of the validation set, in its order; default: all weigh the same.
+
+    Example:
+        >>> learn = vision_learner(dls, resnet18, metrics=[accuracy_multi, F1ScoreMulti(thresh=0.3)])  # several labels
     """
     return _multi('f1_score', thresh, sigmoid, average, labels=labels, sample_weight=sample_weight)
 
@@ -286,7 +321,11 @@ def JaccardMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Sequence[int
 @tells_near_match
 def HammingLossMulti(thresh: float = 0.5, sigmoid: bool = True, labels: Any = None,
                      sample_weight: Any = None) -> AccumMetric:
-    """Share of wrong labels; `labels` has no effect. `thresh`, `sigmoid` and `sample_weight` as for `F1ScoreMulti`."""
+    """Share of wrong labels; `labels` has no effect. `thresh`, `sigmoid` and `sample_weight` as for `F1ScoreMulti`.
+
+    Example:
+        >>> learn = vision_learner(dls, resnet18, metrics=HammingLossMulti(thresh=0.3))  # several labels
+    """
     return _score('hamming_loss', thresh=thresh, activation=_of_labels(sigmoid), flatten=False,
                   sample_weight=sample_weight)
 
@@ -349,7 +388,12 @@ def ExplainedVariance(sample_weight: Any = None) -> AccumMetric:
 
 @tells_near_match
 def R2Score(sample_weight: Any = None) -> AccumMetric:
-    """Which share of the targets' variance the predictions explain; `sample_weight` as for `ExplainedVariance`."""
+    """Which share of the targets' variance the predictions explain; `sample_weight` as for `ExplainedVariance`.
+
+    Example:
+        >>> R2Score()(torch.tensor([1., 2., 3.]), torch.tensor([1., 2., 3.]))
+        1.0
+    """
     return _score('r2_score', is_class=False, sample_weight=sample_weight)
 
 

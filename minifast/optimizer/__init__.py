@@ -481,6 +481,9 @@ class SGD(_Decayed):
         mom: momentum; with 0 no averages are kept and a later schedule of `mom` has no effect.
         wd: weight decay.
         decouple_wd: decay the weights directly; False adds `wd*p` to the gradient.
+
+    Example:
+        >>> learn = Learner(dls, learn.model, opt_func=partial(SGD, mom=0.9))
     """
 
     _one_pass = True
@@ -513,6 +516,9 @@ class RMSProp(_Decayed):
         eps: added to the denominator.
         wd: weight decay.
         decouple_wd: decay the weights directly; False adds `wd*p` to the gradient.
+
+    Example:
+        >>> learn = Learner(dls, learn.model, opt_func=partial(RMSProp, sqr_mom=0.99))
     """
 
     @tells_near_match
@@ -536,6 +542,9 @@ class RAdam(_Decayed):
         decouple_wd: decay the weights directly; False adds `wd*p` to the gradient.
 
     Source: Liu et al., https://arxiv.org/abs/1908.03265
+
+    Example:
+        >>> learn = Learner(dls, learn.model, opt_func=RAdam)
     """
 
     @tells_near_match
@@ -560,6 +569,9 @@ class QHAdam(_Decayed):
         decouple_wd: decay the weights directly; False adds `wd*p` to the gradient.
 
     Source: Ma and Yarats, https://arxiv.org/abs/1810.06801
+
+    Example:
+        >>> learn = Learner(dls, learn.model, opt_func=QHAdam)
     """
 
     @tells_near_match
@@ -584,6 +596,9 @@ class Larc(_Decayed):
         decouple_wd: decay the weights directly; False adds `wd*p` to the gradient.
 
     Source: You et al., https://arxiv.org/abs/1708.03888
+
+    Example:
+        >>> learn = Learner(dls, learn.model, opt_func=Larc)
     """
 
     @tells_near_match
@@ -607,6 +622,9 @@ class Lamb(_Decayed):
         decouple_wd: decay the weights directly; False adds `wd*p` to the gradient.
 
     Source: You et al., https://arxiv.org/abs/1904.00962
+
+    Example:
+        >>> learn = Learner(dls, learn.model, opt_func=Lamb)
     """
 
     @tells_near_match
@@ -696,6 +714,9 @@ class Lookahead(_BaseOptimizer):
         alpha: how far the slow weights move towards the fast ones, 0-1.
 
     Source: Zhang et al., Lookahead Optimizer: k steps forward, 1 step back, https://arxiv.org/abs/1907.08610
+
+    Example:
+        >>> learn = Learner(dls, learn.model, opt_func=lambda params, **kwargs: Lookahead(RAdam(params, **kwargs)))
     """
 
     def __init__(self, opt: _BaseOptimizer, k: int = 6, alpha: float = 0.5) -> None:
@@ -789,6 +810,10 @@ def ranger(params: Any, lr: float | slice, mom: float = 0.95, wd: float = 0.01, 
         sqr_mom: momentum of the squared gradient's average.
         beta: sharpness of the softplus on the denominator, 0 for none.
         decouple_wd: decay the weights directly.
+
+    Example:
+        >>> learn = Learner(dls, learn.model, opt_func=ranger)
+        >>> learn.fit_flat_cos(2, 1e-3)
     """
     inner = RAdam(params, lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, beta=beta, decouple_wd=decouple_wd)
     return Lookahead(inner, k=k, alpha=alpha)

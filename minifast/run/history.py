@@ -189,6 +189,7 @@ def read_run(path: str | Path) -> Run:
         FileNotFoundError: there is none.
 
     Example:
+        >>> learn.fit(2, 1e-3, run='runs/lr 1e-3')
         >>> run = read_run('runs/lr 1e-3')
         >>> run.state, run.history.best('accuracy')['epoch']
     """
@@ -409,6 +410,8 @@ def plot_runs(runs: Any, metric: str | None = None, ax: Any = None) -> Any:
         ValueError: no run has measured the metric, or there is no run.
 
     Example:
+        >>> slow, fast = (vision_learner(dls, resnet18, metrics=accuracy) for _ in range(2))
+        >>> slow.fit(2, 1e-3, run='runs/slow'), fast.fit(2, 1e-2, run='runs/fast')
         >>> plot_runs({'1e-3': slow, '1e-2': fast}, 'accuracy')
         >>> plot_runs('runs', 'valid_loss')  # all that fit(..., run='runs/NAME') wrote there
     """

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset
 
 from minifast.arguments import kept_arguments
-from minifast.codetext import code_digest, package_of
+from minifast.codetext import code_digest, package_of, public_module
 from minifast.data.config import transform_config
 from minifast.data.stream import kind_of
 from minifast.data.transform import Pipeline
@@ -61,7 +61,7 @@ _libraries = ('torch', 'torchvision', 'minifast', 'fastai', 'fastcore', 'timm', 
 def _name_of(x: Any) -> str:
     """The import name of a class or function, without the room where it is ours, as it may lie in another one tomorrow;
     what the script itself defines goes by its own name alone."""
-    package, module = package_of(x), getattr(x, '__module__', None) or 'builtins'
+    package, module = package_of(x), public_module(x) or 'builtins'
     name = getattr(x, '__qualname__', type(x).__name__)
     if package == 'minifast':
         return f'{package}.{name}'

@@ -368,7 +368,12 @@ class PILImage(PILBase):
 
 @registered
 class PILImageBW(PILImage):
-    """A grey picture; becomes a `TensorImageBW`."""
+    """A grey picture; becomes a `TensorImageBW`.
+
+    Example:
+        >>> PILImageBW.create(files[0]).mode
+        'L'
+    """
 
     _show_args: ClassVar[dict[str, Any]] = {'cmap': 'Greys'}
     _open_args: ClassVar[dict[str, Any]] = {'mode': 'L'}
@@ -377,7 +382,12 @@ class PILImageBW(PILImage):
 
 @registered
 class PILMask(PILBase):
-    """A segmentation mask of class codes 0..255; palette pictures give their indices; becomes a `TensorMask` [H,W]."""
+    """A segmentation mask of class codes 0..255; palette pictures give their indices; becomes a `TensorMask` [H,W].
+
+    Example:
+        >>> PILMask.create(np.zeros((60, 90), np.uint8))
+        PILMask mode=L size=90x60
+    """
 
     _show_args: ClassVar[dict[str, Any]] = {'alpha': 0.5, 'cmap': 'tab20'}
     _open_args: ClassVar[dict[str, Any]] = {'mode': 'L'}

@@ -254,6 +254,9 @@ class FlipItem(RandTransform):
 
     Args:
         p: probability for each sample.
+
+    Example:
+        >>> dls = ImageDataLoaders.from_folder(path, valid_pct=0.2, item_tfms=[Resize(64), FlipItem(p=0.5)])
     """
 
     supports = _MIRRORED
@@ -344,6 +347,10 @@ class CropPad(_Window):
     Args:
         size: a side, or (height, width).
         pad_mode: what lies outside, one of `PadMode`.
+
+    Example:
+        >>> CropPad(20)(PILImage.create(files[0])).size
+        (20, 20)
     """
 
     order = 0
@@ -366,6 +373,9 @@ class RandomCrop(_Window):
         size: a side, or (height, width).
         p: shown in the name; every sample is cropped.
         nm: a name instead of the class's.
+
+    Example:
+        >>> dls = ImageDataLoaders.from_folder(path, valid_pct=0.2, item_tfms=RandomCrop(32))
     """
 
     n_draws = 2
@@ -525,6 +535,10 @@ class RatioResize(_Window):
     Args:
         max_sz: pixels of the longer side.
         resamples: Pillow's filters for pictures and for masks.
+
+    Example:
+        >>> RatioResize(100)(PILImage.create(files[0])).size[0]
+        100
     """
 
     def __init__(self, max_sz: int, resamples: tuple[int, int] = (BILINEAR, NEAREST)) -> None:

@@ -37,13 +37,26 @@ __all__ = ['BBoxBlock', 'BBoxLblBlock', 'ImageBlock', 'ImageDataLoaders', 'MaskB
 
 @tells_near_match
 def ImageBlock(cls: type[Any] = PILImage) -> TransformBlock:
-    """Pictures, opened as `cls` (`PILImageBW` for grey ones); in a batch floats in 0..1."""
+    """Pictures, opened as `cls` (`PILImageBW` for grey ones); in a batch floats in 0..1.
+
+    Example:
+        >>> block = DataBlock(blocks=(ImageBlock(PILImageBW), CategoryBlock), get_items=get_image_files,
+        ...                   get_y=parent_label, item_tfms=Resize(64))
+        >>> block.dataloaders(path, bs=8).one_batch()[0].shape
+        torch.Size([8, 1, 64, 64])
+    """
     return TransformBlock(type_tfms=OpenImage(cls), batch_tfms=IntToFloatTensor)
 
 
 @tells_near_match
 def MaskBlock(codes: Any = None) -> TransformBlock:
-    """Segmentation masks; `codes` are the names of the classes in the order of their codes, None without names."""
+    """Segmentation masks; `codes` are the names of the classes in the order of their codes, None without names.
+
+    Example:
+        >>> block = DataBlock(blocks=(ImageBlock, MaskBlock(codes=['sky', 'road'])), get_items=get_image_files,
+        ...                   get_y=lambda file: path/'labels'/f'{file.stem}_P.png')
+        >>> dls = block.dataloaders(path/'images', bs=2)
+    """
     return TransformBlock(type_tfms=OpenMask(PILMask), item_tfms=AddMaskCodes(codes=codes), batch_tfms=IntToFloatTensor)
 
 
@@ -232,6 +245,9 @@ class ImageDataLoaders(DataLoaders):
             batch_tfms: transforms of a batch, on its device.
             img_cls: what pictures are opened as.
             **kwargs: of `DataLoaders`: `bs`, `num_workers`, `device`, ...
+
+        Example:
+            >>> dls = ImageDataLoaders.from_path_func(path, files, lambda file: file.parent.name, item_tfms=Resize(64))
         """
         kwargs = _known(cls.from_path_func, kwargs)
         dblock = DataBlock(blocks=(ImageBlock(img_cls), CategoryBlock), splitter=RandomSplitter(valid_pct, seed=seed),
@@ -254,13 +270,16 @@ class ImageDataLoaders(DataLoaders):
 
     @classmethod
     def from_path_re(cls, path: str | Path, fnames: Sequence[Any], pat: str, **kwargs: Any) -> DataLoaders:
-        """Pictures labelled by the first group of a regular expression on their path.
+        r"""Pictures labelled by the first group of a regular expression on their path.
 
         Args:
             path: folder of the loaders; models and exports are saved there.
             fnames: paths of the pictures.
             pat: the expression, which is searched for in the path; folders end with a slash there.
             **kwargs: see `from_path_func`.
+
+        Example:
+            >>> dls = ImageDataLoaders.from_path_re(path, files, r'/([^/]+)_\d+.jpg$', item_tfms=Resize(64))
         """
         kwargs = _known(cls.from_path_re, kwargs, cls.from_path_func)
         return cls.from_path_func(path, fnames, RegexLabeller(pat), **kwargs)
@@ -308,7 +327,7 @@ class ImageDataLoaders(DataLoaders):
             **kwargs: of `DataLoaders`: `bs`, `num_workers`, `device`, ...
 
         Example:
-            >>> df = pd.DataFrame({'name': names, 'labels': ['red round', 'blue', ...]})
+            >>> df = pd.DataFrame({'name': ['cat/cat_0.jpg', 'dog/dog_1.jpg'] * 8, 'labels': ['red round', 'blue'] * 8})
             >>> dls = ImageDataLoaders.from_df(df, path, label_delim=' ', item_tfms=Resize(128))
         """
         kwargs = _known(cls.from_df, kwargs)
@@ -359,6 +378,10 @@ class ImageDataLoaders(DataLoaders):
             labels: one a picture.
             y_block: block of the labels; default: by what they are.
             valid_pct, seed, item_tfms, batch_tfms, img_cls, kwargs: as for `from_path_func`.
+
+        Example:
+            >>> labels = [file.parent.name for file in files]
+            >>> dls = ImageDataLoaders.from_lists(path, files, labels, item_tfms=Resize(64))
         """
         kwargs = _known(cls.from_lists, kwargs)
         fnames, labels = list(fnames), list(labels)

@@ -704,6 +704,9 @@ class Flip(AffineCoordTfm):
         draw: 1 (mirror) or 0, instead of one at random, see `Draw`.
         size: see `AffineCoordTfm`, as `mode`, `pad_mode` and `align_corners`.
         batch: all samples of a batch alike.
+
+    Example:
+        >>> dls = ImageDataLoaders.from_folder(path, valid_pct=0.2, item_tfms=Resize(64), batch_tfms=Flip(p=0.5))
     """
 
     def __init__(self, p: float = 0.5, draw: Draw = None, size: Size = None, mode: str = 'bilinear',
@@ -747,6 +750,9 @@ class Dihedral(AffineCoordTfm):
         draw: the number 0..7 of one in `TURNS`, instead of one at random, see `Draw`.
         size: see `AffineCoordTfm`, as `mode`, `pad_mode` and `align_corners`.
         batch: all samples of a batch alike.
+
+    Example:
+        >>> dls = ImageDataLoaders.from_folder(path, valid_pct=0.2, item_tfms=Resize(64), batch_tfms=Dihedral())
     """
 
     def __init__(self, p: float = 0.5, draw: Draw = None, size: Size = None, mode: str = 'bilinear',
@@ -806,6 +812,9 @@ class Zoom(AffineCoordTfm):
         draw_y: where it is, 0..1 from the top.
         size: see `AffineCoordTfm`, as `mode`, `pad_mode` and `align_corners`.
         batch: all samples of a batch alike.
+
+    Example:
+        >>> dls = ImageDataLoaders.from_folder(path, valid_pct=0.2, item_tfms=Resize(64), batch_tfms=Zoom(max_zoom=1.2))
     """
 
     def __init__(self, min_zoom: float = 1., max_zoom: float = 1.1, p: float = 0.5, draw: Draw = None,
@@ -829,6 +838,9 @@ class Warp(AffineCoordTfm):
         draw_y: the tilt up or down; positive: the top is near.
         size: see `AffineCoordTfm`, as `mode`, `pad_mode` and `align_corners`.
         batch: all samples of a batch alike.
+
+    Example:
+        >>> dls = ImageDataLoaders.from_folder(path, valid_pct=0.2, item_tfms=Resize(64), batch_tfms=Warp(0.2))
     """
 
     def __init__(self, magnitude: float = 0.2, p: float = 0.5, draw_x: Draw = None, draw_y: Draw = None,
@@ -853,6 +865,10 @@ class RandomResizedCropGPU(AffineCoordTfm):
         mode_mask: how masks are read.
         p: shown in the name; a window is cut out of every batch.
         nm: a name instead of the class's.
+
+    Example:
+        >>> tfms = [RandomResizedCropGPU(48, min_scale=0.5)]
+        >>> dls = ImageDataLoaders.from_folder(path, valid_pct=0.2, item_tfms=Resize(64), batch_tfms=tfms)
     """
 
     def __init__(self, size: int | tuple[int, int], min_scale: float = 0.08,

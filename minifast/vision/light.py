@@ -319,6 +319,10 @@ class Brightness(LightingTfm):
         p: probability for each sample.
         draw: 0..1, 0.5 being as it was, instead of a value at random, see `Draw`.
         batch: all samples of a batch alike.
+
+    Example:
+        >>> tfms = [Brightness(max_lighting=0.3), Contrast(max_lighting=0.3)]
+        >>> dls = ImageDataLoaders.from_folder(path, valid_pct=0.2, item_tfms=Resize(64), batch_tfms=tfms)
     """
 
     def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
@@ -376,6 +380,10 @@ class Hue(HSVTfm):
         p: probability for each sample.
         draw: the part, instead of one at random, see `Draw`.
         batch: all samples of a batch alike.
+
+    Example:
+        >>> tfms = [Hue(max_hue=0.1), Saturation(max_lighting=0.3)]
+        >>> dls = ImageDataLoaders.from_folder(path, valid_pct=0.2, item_tfms=Resize(64), batch_tfms=tfms)
     """
 
     def __init__(self, max_hue: float = 0.1, p: float = 0.75, draw: Draw = None, batch: bool = False) -> None:
@@ -428,6 +436,10 @@ class RandomErasing(RandTransform):
         max_count: most rectangles.
 
     Source: Zhong et al., "Random erasing data augmentation", 2017.
+
+    Example:
+        >>> tfms = [RandomErasing(p=0.5, sh=0.2)]
+        >>> dls = ImageDataLoaders.from_folder(path, valid_pct=0.2, item_tfms=Resize(64), batch_tfms=tfms)
     """
 
     order = 100

@@ -23,7 +23,8 @@ QUIET = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '-
 """Root may start it, and it looks for nothing in the network."""
 
 
-SAID = ['learn', 'learn.recorder', 'dls', 'dls.train', 'learn.recorder.history', 'learn.summary()', 'learn.predict(files[0])']
+SAID = ['learn', 'learn.recorder', 'dls', 'dls.train', 'learn.recorder.history', 'learn.summary()',
+        'learn.predict(files[0])']
 """What a user looks at by its name in a cell."""
 
 

@@ -20,7 +20,8 @@ GROUNDS = {'light': ('#ffffff', '#3b3b3b'), 'dark': ('#1f1f1f', '#cccccc')}
 FAINT = '''() => {
     const parts = color => (color.match(/[\\d.]+/g) ?? []).map(Number);
     const light = color => {
-        const [r, g, b] = parts(color).map(x => x / 255).map(x => x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4);
+        const linear = x => x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4;
+        const [r, g, b] = parts(color).map(x => linear(x / 255));
         return .2126 * r + .7152 * g + .0722 * b;
     };
     const ground = one => {
@@ -54,8 +55,8 @@ def test_converted_to_html_a_notebook_can_be_read(chromium, converted, shot, fil
     tab.goto((folder / f'{file.stem}.html').as_uri(), wait_until='domcontentloaded')
     tab.wait_for_selector('.jp-Notebook')
     shot(tab, f'html-{file.stem}-{theme}')
-    assert tab.locator('.jp-OutputArea-output img').count() == sum(
-        'image/png' in output.get('data', {}) for cell in nbformat.read(file, 4).cells for output in cell.get('outputs', []))
+    outputs = [output for cell in nbformat.read(file, 4).cells for output in cell.get('outputs', [])]
+    assert tab.locator('.jp-OutputArea-output img').count() == sum('image/png' in o.get('data', {}) for o in outputs)
     assert not tab.eval_on_selector_all('img', 'found => found.filter(one => !one.naturalWidth).map(one => one.alt)')
     texts = tab.eval_on_selector_all('.jp-OutputArea-output', 'found => found.map(one => one.innerText)')
     assert not [text for text in texts if re.search(r' at 0x[0-9a-f]{6,}|[\x00-\x08\x0b-\x1f]|\\n', text)]

@@ -297,6 +297,10 @@ def create_head(nf: int, n_out: int, lin_ftrs: Sequence[int] | None = None, ps: 
 
     Raises:
         ValueError: `ps` has neither one number nor one for each block.
+
+    Example:
+        >>> create_head(512, 10)(torch.rand(4, 512, 7, 7)).shape
+        torch.Size([4, 10])
     """
     sizes = [nf * 2 if pool and concat_pool else nf, *([512] if lin_ftrs is None else lin_ftrs), n_out]
     n_blocks, ps = len(sizes) - 1, list(L(ps))
@@ -459,6 +463,11 @@ def create_vision_model(arch: Arch | str, n_out: int, pretrained: bool = True, w
     Raises:
         WeightsNotFoundError: the pretrained weights are not to be had.
         ValueError: the weights do not fit; the architecture cannot be cut or takes no other channels.
+
+    Example:
+        >>> model = create_vision_model(resnet18, n_out=10, pretrained=False)
+        >>> model(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
     """
     arch = arch_from_name(arch)
     if isinstance(arch, str):

@@ -55,6 +55,10 @@ class XResNet(nn.Sequential):
 
     Raises:
         ValueError: `ks` is even.
+
+    Example:
+        >>> xresnet18(n_out=10)(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(self, block: Callable[..., nn.Module], expansion: int, layers: Sequence[int], p: float = 0.0,
