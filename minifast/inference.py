@@ -184,6 +184,9 @@ def tta(learn: Any, ds_idx: int = 1, dl: Any = None, n: int = 4, item_tfms: Any 
 
     Raises:
         ValueError: the predictions lie in the picture, and a transform cannot be undone; the message names it.
+
+    Example:
+        >>> probabilities, targets = learn.tta(n=4)
     """
     dl = whole_loader(learn.dls[ds_idx]) if dl is None else dl
     if not hasattr(getattr(dl, 'dataset', None), 'set_split_idx'):
@@ -307,6 +310,9 @@ def summary(learn: Any) -> str:
     """A table of the layers of `learn` with output shapes and parameters, then optimizer, loss and callbacks.
 
     A `str` that is its own repr: at the end of a notebook's cell it is read as it is printed.
+
+    Example:
+        >>> print(learn.summary())
     """
     with fork_rng():
         dl = learn.dls[0]

@@ -58,6 +58,10 @@ class Interpretation:
 
         Raises:
             ValueError: the loader has no targets.
+
+        Example:
+            >>> interp = Interpretation.from_learner(learn)  # of the validation set
+            >>> interp.plot_top_losses(4)
         """
         if dl is None:
             dl = whole_loader(learn.dls[ds_idx])

@@ -90,6 +90,10 @@ def BatchNorm(nf: int, ndim: int = 2, norm_type: NormType = NormType.Batch, **kw
         ndim: 1, 2 or 3 dimensions.
         norm_type: `NormType.BatchZero` starts with weight 0; the other kinds have no effect.
         **kwargs: for torch's layer, such as `momentum`.
+
+    Example:
+        >>> BatchNorm(8)(torch.rand(4, 8, 2, 2)).shape
+        torch.Size([4, 8, 2, 2])
     """
     return _get_norm('BatchNorm', nf, ndim, zero=norm_type == NormType.BatchZero, **kwargs)
 
@@ -340,6 +344,10 @@ class SimpleSelfAttention(Module):
         n_in: C.
         ks: kernel size over the flattened positions.
         sym: keep the weight symmetric; needs `ks=1`.
+
+    Example:
+        >>> SimpleSelfAttention(8)(torch.rand(2, 8, 4, 4)).shape
+        torch.Size([2, 8, 4, 4])
     """
 
     def __init__(self, n_in: int, ks: int = 1, sym: bool = False) -> None:
@@ -404,6 +412,10 @@ class Flatten(Module):
 
     Args:
         full: give up the batch axis too.
+
+    Example:
+        >>> Flatten()(torch.rand(4, 8, 2, 2)).shape
+        torch.Size([4, 32])
     """
 
     def __init__(self, full: bool = False) -> None:

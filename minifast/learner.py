@@ -258,7 +258,12 @@ class Learner(Loop):
         self.freeze_to(-1)
 
     def unfreeze(self) -> None:
-        """Train all parameter groups."""
+        """Train all parameter groups.
+
+        Example:
+            >>> learn.freeze(), learn.fit(1), learn.unfreeze()
+            >>> learn.fit(1, slice(1e-5, 1e-3))
+        """
         self.freeze_to(0)
 
     lr_find = schedule.lr_find
@@ -390,7 +395,12 @@ class Learner(Loop):
     # ------------------------------------------------------------ settings for a block
 
     def no_logging(self) -> Any:
-        """Print no table inside the block."""
+        """Print no table inside the block.
+
+        Example:
+            >>> with learn.no_logging():
+            ...     learn.fit(1)
+        """
         return _replaced(self, 'logger', noop)
 
     def no_mbar(self) -> Any:

@@ -189,7 +189,11 @@ class Loop:
         return self
 
     def remove_cb(self, cb: Callback | type[Any]) -> Loop:
-        """Take the callback `cb` off, or all of the class `cb`."""
+        """Take the callback `cb` off, or all of the class `cb`.
+
+        Example:
+            >>> learn.remove_cb(ProgressCallback)  # trains without a bar
+        """
         if isinstance(cb, type):
             return self.remove_cbs(self._grab_cbs(cb))
         self.cbs = L(other for other in self.cbs if other is not cb)

@@ -115,7 +115,13 @@ class TensorImageBase(TensorBase):
 
 @registered
 class TensorImage(TensorImageBase):
-    """A colour picture, [C,H,W] or [B,C,H,W]; uint8 in 0-255 or float."""
+    """A colour picture, [C,H,W] or [B,C,H,W]; uint8 in 0-255 or float.
+
+    Example:
+        >>> picture = TensorImage(torch.rand(3, 8, 8))
+        >>> type(picture.clone()).__name__, type(picture * 2).__name__  # what is calculated is a plain tensor
+        ('TensorImage', 'Tensor')
+    """
 
 
 @registered
@@ -127,7 +133,11 @@ class TensorImageBW(TensorImage):
 
 @registered
 class TensorMask(TensorImageBase):
-    """A segmentation mask, int64 or uint8 class codes [H,W] or [B,H,W]."""
+    """A segmentation mask, int64 or uint8 class codes [H,W] or [B,H,W].
+
+    Example:
+        >>> TensorMask(torch.zeros(8, 8, dtype=torch.long)).show()
+    """
 
     _show_args: ClassVar[dict[str, Any]] = {'alpha': 0.5, 'cmap': 'tab20', 'interpolation': 'nearest'}
 
@@ -202,6 +212,10 @@ def tensor(x: Any, *rest: Any, **kwargs: Any) -> Tensor:
         x: the values; a tensor comes back as it is. Float64 that is no tensor yet becomes float32.
         *rest: further values: `tensor(1, 2)` is `tensor([1, 2])`.
         **kwargs: for `Tensor.to`, such as `dtype` or `device`.
+
+    Example:
+        >>> tensor([1, 2]), tensor(1., 2.), tensor(np.zeros(2)).dtype
+        (tensor([1, 2]), tensor([1., 2.]), torch.float32)
     """
     if rest:
         x = (x, *rest)

@@ -357,6 +357,10 @@ def plot_loss(recorder: Any, skip_start: int = 5, with_valid: bool = True, log: 
         log: both axes logarithmic.
         show_epochs: mark the ends of epochs.
         ax: the axis to draw on.
+
+    Example:
+        >>> learn.fit(2)
+        >>> learn.recorder.plot_loss()
     """
     import matplotlib.pyplot as plt
     ax = ax or (plt.gca() if plt.get_fignums() else new_axis())
@@ -376,7 +380,12 @@ def plot_loss(recorder: Any, skip_start: int = 5, with_valid: bool = True, log: 
 
 @tells_near_match
 def plot_metrics(recorder: Any, nrows: int | None = None, ncols: int | None = None, figsize: Any = None) -> Any:
-    """Draw every column of the table by epoch, one axis a metric, both losses on one; returns the axes."""
+    """Draw every column of the table by epoch, one axis a metric, both losses on one; returns the axes.
+
+    Example:
+        >>> learn.fit(2)
+        >>> learn.recorder.plot_metrics()
+    """
     columns = list(recorder.metric_names[1:-1] if recorder.add_time else recorder.metric_names[1:])
     losses = [name for name in columns if name.endswith('loss')]
     panels = [losses] + [[name] for name in columns if name not in losses]
@@ -425,6 +434,10 @@ def plot_sched(recorder: Any, keys: Any = None, figsize: tuple[float, float] | N
 
     Raises:
         ValueError: one that no schedule has set in the last fit.
+
+    Example:
+        >>> learn.fit_one_cycle(2)
+        >>> learn.recorder.plot_sched()
     """
     hps = getattr(recorder, 'hps', {})
     names = list(hps) if keys is None else list(L(keys))

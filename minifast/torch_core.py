@@ -215,6 +215,10 @@ def default_device(use: bool | int | None = None) -> torch.device:
 
     Raises:
         ValueError: an accelerator was asked for and there is none.
+
+    Example:
+        >>> default_device(False)  # the CPU, whatever there is
+        device(type='cpu')
     """
     if use is None and defaults.device is not None:
         return torch.device(defaults.device)
@@ -257,7 +261,12 @@ def to_cpu(b: Any) -> Any:
 
 
 def to_detach(b: Any, cpu: bool = True, gather: bool = True) -> Any:
-    """The nested `b` with every tensor plain and without its graph, on the CPU if `cpu`, of all ranks if `gather`."""
+    """The nested `b` with every tensor plain and without its graph, on the CPU if `cpu`, of all ranks if `gather`.
+
+    Example:
+        >>> to_detach([torch.ones(2, requires_grad=True) * 2])[0].requires_grad
+        False
+    """
     def _one(o: Any) -> Any:
         if not isinstance(o, Tensor):
             return o
@@ -281,7 +290,12 @@ def to_half(b: Any) -> Any:
 
 @keyed
 def to_np(x: Any) -> Any:
-    """The nested `x` with every tensor as a numpy array, on the host and without its graph."""
+    """The nested `x` with every tensor as a numpy array, on the host and without its graph.
+
+    Example:
+        >>> to_np(torch.tensor([1., 2.]))
+        array([1., 2.], dtype=float32)
+    """
     def _one(o: Any) -> Any:
         return plain(o).detach().cpu().numpy() if isinstance(o, Tensor) else o  # sync: numpy lives on the host
     return apply(_one, x)
@@ -339,12 +353,22 @@ class Module(nn.Module, metaclass=_CallsSuper):
 
 
 def params(m: nn.Module) -> list[nn.Parameter]:
-    """All parameters of `m`."""
+    """All parameters of `m`.
+
+    Example:
+        >>> len(params(nn.Linear(2, 3)))
+        2
+    """
     return list(m.parameters())
 
 
 def trainable_params(m: nn.Module) -> L:
-    """The parameters of `m` that require a gradient."""
+    """The parameters of `m` that require a gradient.
+
+    Example:
+        >>> len(trainable_params(nn.Linear(2, 3)))
+        2
+    """
     return L(p for p in m.parameters() if p.requires_grad)
 
 
@@ -418,7 +442,11 @@ def apply_leaf(m: nn.Module, f: Callable[[nn.Module], Any]) -> None:
 
 
 def apply_init(m: nn.Module, func: Callable[..., Any] = nn.init.kaiming_normal_) -> None:
-    """Initialise all layers of `m` but the norm layers with `func`."""
+    """Initialise all layers of `m` but the norm layers with `func`.
+
+    Example:
+        >>> apply_init(nn.Linear(2, 3), nn.init.kaiming_normal_)
+    """
     apply_leaf(m, lambda layer: cond_init(layer, func))
 
 
@@ -427,6 +455,11 @@ def flatten_check(inp: Tensor, targ: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises:
         AssertionError: they hold different numbers of elements.
+
+    Example:
+        >>> inp, targ = flatten_check(torch.rand(4, 1), torch.rand(4))
+        >>> inp.shape
+        torch.Size([4])
     """
     inp, targ = plain(inp).contiguous().view(-1), plain(targ).contiguous().view(-1)
     assert len(inp) == len(targ), f'predictions hold {len(inp)} elements, targets {len(targ)}'

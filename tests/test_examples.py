@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import doctest
+import functools
 import importlib
 import json
 import pkgutil
@@ -22,6 +23,29 @@ MEASURED = {'run.history.History'}
 """Their numbers come from a training: another's are as good."""
 MASKS = ['SegmentationDataLoaders', 'MaskBlock', 'unet_learner', 'SegmentationInterpretation']
 """Whose examples are about masks: `dls` and `learn` are of such there."""
+
+
+DOORS = '''
+Resize get_image_files Learner ImageDataLoaders error_rate DataBlock Callback vision_learner ImageBlock
+RandomSplitter PILImage accuracy aug_transforms CategoryBlock load_learner Normalize parent_label unet_learner
+RandomResizedCrop DataLoaders CrossEntropyLossFlat ClassificationInterpretation set_seed verify_images tensor
+Adam TensorImage SaveModelCallback download_images IntToFloatTensor DataLoader ColReader TransformBlock
+accuracy_multi Datasets show_image Recorder Flatten ToTensor GrandparentSplitter resize_images ranger Pipeline
+LabelSmoothingCrossEntropy PILImageBW default_device MaskBlock SGD FuncSplitter IndexSplitter MSELossFlat Metric
+get_grid MultiCategoryBlock PILMask Categorize FlipItem params Transform CancelFitException GradientAccumulation
+to_detach CancelBatchException OptimWrapper TrackerCallback SegmentationDataLoaders RegexLabeller ConvLayer
+Rotate create_head create_body RegressionBlock SigmoidRange TfmdLists slide valley top_k_accuracy TensorMask
+SchedCos ColSplitter Zoom get_files ItemTransform ParamScheduler combine_scheds hook_outputs AccumMetric
+CSVLogger RandomCrop flatten_check to_np BCEWithLogitsLossFlat LinBnDrop Dice DiceMulti Learner.fine_tune
+DataBlock.dataloaders DataLoaders.show_batch Learner.predict PILImage.create Learner.fit_one_cycle
+Learner.get_preds DataLoaders.test_dl Learner.export Learner.lr_find Learner.to_fp16 Learner.unfreeze
+Learner.save Learner.load Learner.fit ImageDataLoaders.from_folder ClassificationInterpretation.from_learner
+Learner.freeze ImageDataLoaders.from_df DataLoaders.one_batch Recorder.plot_loss ImageDataLoaders.from_name_func
+Learner.validate Learner.tta PILMask.create Datasets.dataloaders DataBlock.datasets DataBlock.summary
+SegmentationDataLoaders.from_label_func Learner.fit_flat_cos Learner.summary ImageDataLoaders.from_name_re
+Learner.no_logging PILImageBW.create Recorder.plot_sched
+'''.split()
+"""What at least four of 337 surveyed scripts, notebooks and plugins call."""
 
 
 class Checker(doctest.OutputChecker):
@@ -113,3 +137,10 @@ def test_example_runs(name, given):
     runner = doctest.DocTestRunner(Checker(name in MEASURED), verbose=False,
                                    optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert not runner.run(test, out=told.append, clear_globs=False).failed, ''.join(told)
+
+
+@pytest.mark.parametrize('name', DOORS)
+def test_what_is_called_most_has_an_example(name):
+    """In the reference a reader sees first how it is used."""
+    found = functools.reduce(getattr, name.split('.'), vision)
+    assert '>>> ' in found.__doc__

@@ -52,7 +52,14 @@ class CancelException(Exception):
 
 
 class CancelFitException(CancelException):
-    """Stop training and go on with `after_cancel_fit`, `after_fit`."""
+    """Stop training and go on with `after_cancel_fit`, `after_fit`.
+
+    Example:
+        >>> class Enough(Callback):
+        ...     def after_batch(self):
+        ...         if self.training and self.loss < 0.1: raise CancelFitException
+        >>> learn.fit(2, cbs=Enough())
+    """
 
 
 class CancelEpochException(CancelException):
@@ -64,11 +71,25 @@ class CancelTrainException(CancelException):
 
 
 class CancelValidException(CancelException):
-    """Skip the rest of this epoch's validation part."""
+    """Skip the rest of this epoch's validation part.
+
+    Example:
+        >>> class Sometimes(Callback):
+        ...     def before_validate(self):
+        ...         if self.epoch % 5: raise CancelValidException  # each fifth epoch is measured
+        >>> learn.fit(2, cbs=Sometimes())
+    """
 
 
 class CancelBatchException(CancelException):
-    """Skip the rest of this batch, its update included."""
+    """Skip the rest of this batch, its update included.
+
+    Example:
+        >>> class Skip(Callback):
+        ...     def before_batch(self):
+        ...         if self.training and len(self.y) < 8: raise CancelBatchException
+        >>> learn.fit(1, cbs=Skip())
+    """
 
 
 class CancelBackwardException(CancelException):

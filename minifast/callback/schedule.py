@@ -308,7 +308,11 @@ def _point(lrs: Any, losses: Any, i: int) -> tuple[float, float]:
 
 
 def valley(lrs: Any, losses: Any, num_it: int) -> Suggestion:
-    """Half way down the longest falling subsequence of the losses; `lrs`, `losses` and `num_it` as in `slide`."""
+    """Half way down the longest falling subsequence of the losses; `lrs`, `losses` and `num_it` as in `slide`.
+
+    Example:
+        >>> learn.lr_find(num_it=30, suggest_funcs=(valley, slide), show_plot=False)
+    """
     values = [float(loss) for loss in losses]
     longest, end = [1] * len(values), 0
     for i in range(1, len(values)):
@@ -329,6 +333,9 @@ def slide(lrs: Any, losses: Any, num_it: int, lr_diff: int = 15, thresh: float =
         lr_diff: width of the interval in steps; shorter where the search is.
         thresh: difference of slopes that still counts as equal.
         adjust_value: factor on the suggestion.
+
+    Example:
+        >>> learn.lr_find(num_it=30, suggest_funcs=slide, show_plot=False)
     """
     lrs, losses = (np.asarray(values, dtype=float) for values in (lrs, losses))
     n, width = len(lrs), min(lr_diff, len(lrs) - 1)

@@ -102,6 +102,13 @@ class TrackerCallback(Callback):
 
     Raises:
         ValueError: when a fit starts and `monitor` is no column; the message names those there are.
+
+    Example:
+        >>> class Told(TrackerCallback):
+        ...     def after_epoch(self):
+        ...         super().after_epoch()
+        ...         if self.new_best: print('the best so far')
+        >>> learn.fit(1, cbs=Told(monitor='valid_loss'))
     """
 
     order, remove_on_fetch, _only_train_loop = 60, True, True

@@ -381,7 +381,13 @@ class DataLoaders:
     # ------------------------------------------------------------ looking
 
     def one_batch(self) -> Any:
-        """One training batch on the device; leaves no trace in the randomness."""
+        """One training batch on the device; leaves no trace in the randomness.
+
+        Example:
+            >>> xb, yb = dls.one_batch()
+            >>> xb.shape
+            torch.Size([8, 3, 32, 32])
+        """
         if hasattr(self._split(0), 'one_batch'):
             return self.train.one_batch()
         with fork_rng():
@@ -587,6 +593,10 @@ class FilteredBase:
             drop_last: leave out a last training batch that is not full; default: as `shuffle`.
             val_bs: items a batch of the others; any `val_...` goes to them without its `val_`.
             **kwargs: arguments of all loaders: `after_item`, `after_batch`, `num_workers`, ...
+
+        Example:
+            >>> dsets = Datasets(files, [[PILImage.create, Resize(32), ToTensor], [parent_label, Categorize]], n_inp=1)
+            >>> dls = dsets.dataloaders(bs=4, after_batch=IntToFloatTensor)
         """
         if shuffle_train is not None:
             warnings.warn('shuffle_train is now called shuffle', DeprecationWarning, stacklevel=2)

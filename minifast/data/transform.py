@@ -551,6 +551,12 @@ class ItemTransform(Transform):
     """A transform that is given a sample as a whole, not each of its elements.
 
     Set `_retain = False` on a class whose result is not a sample of the same kind.
+
+    Example:
+        >>> class Swap(ItemTransform):
+        ...     def encodes(self, pair): return pair[1], pair[0]
+        >>> Swap()((1, 'a'))
+        ('a', 1)
     """
 
     _retain = True

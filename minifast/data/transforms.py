@@ -345,7 +345,13 @@ def FileSplitter(fname: str | Path) -> Callable[[Sequence[Any]], Split]:
 
 @tells_near_match
 def ColSplitter(col: str | int = 'is_valid', on: Any = None) -> Callable[[Any], Split]:
-    """The rows of a DataFrame where column `col` is true (or equals `on`, or is in the list `on`) for validation."""
+    """The rows of a DataFrame where column `col` is true (or equals `on`, or is in the list `on`) for validation.
+
+    Example:
+        >>> rows = pd.DataFrame({'name': ['a', 'b', 'c'], 'is_valid': [False, True, False]})
+        >>> ColSplitter()(rows)
+        ([0, 2], [1])
+    """
     def _split(o: Any) -> Split:
         if not hasattr(o, 'iloc'):
             raise TypeError(f'ColSplitter splits the rows of a pandas DataFrame and got {type(o).__name__}')

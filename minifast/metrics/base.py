@@ -91,7 +91,17 @@ def _level(pred: Tensor, loss_func: Any) -> Tensor | None:
 
 
 class Metric:
-    """Blueprint of a metric: a subclass defines `accumulate`, `value`, and `reset` where it keeps something."""
+    """Blueprint of a metric: a subclass defines `accumulate`, `value`, and `reset` where it keeps something.
+
+    Example:
+        >>> class Largest(Metric):
+        ...     def reset(self): self.found = 0.
+        ...     def accumulate(self, learn): self.found = max(self.found, float(learn.pred.max()))
+        ...     @property
+        ...     def value(self): return self.found
+        >>> learn = Learner(dls, learn.model, metrics=[accuracy, Largest()])
+        >>> _, _, largest = learn.validate()
+    """
 
     def __repr__(self) -> str:
         return described(self, lambda metric: metric.name)

@@ -363,7 +363,13 @@ PILBase.create.__func__.takes_pictures = True  # one that a user has written may
 
 @registered
 class PILImage(PILBase):
-    """A colour picture; becomes a `TensorImage`."""
+    """A colour picture; becomes a `TensorImage`.
+
+    Example:
+        >>> picture = PILImage.create('cat.jpg')
+        >>> picture.size, picture.mode
+        ((40, 34), 'RGB')
+    """
 
 
 @registered
@@ -410,7 +416,13 @@ def _tensor_pixels(x: Tensor) -> np.ndarray:
 
 @registered
 class TensorPoint(TensorBase):
-    """Points (x, y), float [n,2] or [B,n,2]; in pixels, or -1..1 across the picture once scaled."""
+    """Points (x, y), float [n,2] or [B,n,2]; in pixels, or -1..1 across the picture once scaled.
+
+    Example:
+        >>> TensorPoint.create([[10, 20], [30, 40]])
+        TensorPoint([[10., 20.],
+                     [30., 40.]])
+    """
 
     # a white rim around the red, which is seen on red; as large as it is seen without a glass
     _show_args: ClassVar[dict[str, Any]] = {'s': 60, 'marker': '.', 'c': 'r', 'edgecolors': 'white', 'linewidths': 0.8}

@@ -194,6 +194,13 @@ class ImageDataLoaders(DataLoaders):
         item_tfms: transforms of each sample on its own, such as `Resize(224)`.
         batch_tfms: transforms of a batch on its device, such as `aug_transforms()`.
         img_cls: how pictures are opened: `PILImage`, or `PILImageBW` for grey ones.
+
+    Example:
+        >>> dls = ImageDataLoaders.from_folder(path, valid_pct=0.2, item_tfms=Resize(64), bs=8,
+        ...                                    batch_tfms=aug_transforms())
+        >>> xb, yb = dls.one_batch()
+        >>> xb.shape, list(dls.vocab)
+        (torch.Size([8, 3, 64, 64]), ['cat', 'dog'])
     """
 
     @classmethod
@@ -264,6 +271,10 @@ class ImageDataLoaders(DataLoaders):
             fnames: the files.
             label_func: from a file's name to its label.
             **kwargs: see `from_path_func`.
+
+        Example:
+            >>> def label_of(name): return name.split('_')[0]
+            >>> dls = ImageDataLoaders.from_name_func(path, files, label_of, item_tfms=Resize(64))
         """
         kwargs = _known(cls.from_name_func, kwargs, cls.from_path_func)
         return cls.from_path_func(path, fnames, using_attr(label_func, 'name'), **kwargs)
@@ -398,7 +409,13 @@ class ImageDataLoaders(DataLoaders):
 
 
 class SegmentationDataLoaders(DataLoaders):
-    """Loaders of pictures and their masks; for the arguments see `ImageDataLoaders`."""
+    """Loaders of pictures and their masks; for the arguments see `ImageDataLoaders`.
+
+    Example:
+        >>> def mask_of(file): return path/'labels'/f'{file.stem}_P.png'
+        >>> dls = SegmentationDataLoaders.from_label_func(path, get_image_files(path/'images'), mask_of,
+        ...                                               codes=['sky', 'road'], bs=2)
+    """
 
     @classmethod
     def from_label_func(cls, path: str | Path, fnames: Sequence[Any], label_func: Callable[..., Any],
