@@ -96,5 +96,10 @@ def lab(tmp_path_factory):
         return servers[theme][1]
     yield start
     for started, _ in servers.values():
-        started.terminate()
-        started.wait(30)
+        started.terminate()  # it ends its kernels first, each of which may take its time
+    for started, _ in servers.values():
+        try:
+            started.wait(90)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.wait()
