@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from minifast import plugins
 from minifast.callback import core as callback_core
@@ -98,11 +99,12 @@ def test_calls_in_the_text_are_of_names_and_arguments_that_are_there():
 
 
 def test_pictures_behind_code_are_there_and_small():
-    """Each is drawn by the block before it."""
+    """Each is drawn by the block before it, and has no ground of its own, which would be a slab on a dark page."""
     pictures = [(page, block.picture) for page in run_docs.pages() for block in run_docs.blocks(page) if block.picture]
     assert len(pictures) > 20
     for page, picture in pictures:
         assert (page.parent / picture).stat().st_size < 100_000, picture
+        assert Image.open(page.parent / picture).convert('RGBA').getpixel((1, 1))[3] == 0, picture
 
 
 def test_packages_of_callbacks_are_registered_where_they_are_looked_for():

@@ -45,6 +45,22 @@ def chromium():
         browser.close()
 
 
+GROUND = '''found => found.map(picture => {
+    const canvas = document.createElement('canvas');
+    canvas.width = canvas.height = 4;
+    const pen = canvas.getContext('2d');
+    pen.drawImage(picture, 0, 0, 4, 4, 0, 0, 4, 4);
+    return pen.getImageData(0, 0, 1, 1).data[3];
+})'''
+"""How solid the corners of pictures are: a white slab on a dark page is 255, what lets the page through 0."""
+
+
+@pytest.fixture
+def corners():
+    """A function: how solid the corner of each figure of a page is, 0 to 255."""
+    return lambda page: page.eval_on_selector_all('.jp-OutputArea-output img', GROUND)
+
+
 @pytest.fixture
 def shot():
     """A function: a picture of the page, kept in build/browser to be looked at."""

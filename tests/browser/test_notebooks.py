@@ -103,17 +103,10 @@ def test_a_bar_tells_epoch_time_and_loss(shown):
     assert not bars or any(all(re.search(what, bar) for what in told) for bar in bars), bars
 
 
-def test_figures_suit_the_theme(shown):
+def test_figures_suit_the_theme(shown, corners):
     """Their ground is the page's, or nearly: a white slab on a dark page is none."""
-    _, theme, page, _ = shown
-    corners = page.eval_on_selector_all('.jp-OutputArea-output img', '''found => found.map(picture => {
-        const canvas = document.createElement('canvas');
-        canvas.width = canvas.height = 4;
-        const pen = canvas.getContext('2d');
-        pen.drawImage(picture, 0, 0, 4, 4, 0, 0, 4, 4);
-        return pen.getImageData(0, 0, 1, 1).data[3];
-    })''')
-    assert corners and all(alpha < 32 for alpha in corners), corners
+    found = corners(shown[2])
+    assert found and all(alpha < 32 for alpha in found), found
 
 
 @pytest.mark.parametrize('theme', THEMES)
