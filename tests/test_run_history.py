@@ -1,7 +1,6 @@
 """Rows by name, the folder of a run read as what anybody may have put there, and curves of several runs."""
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -234,16 +233,19 @@ def test_a_file_of_nothing_but_faults_is_read_in_bounds(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='no pipes here')
 def test_what_is_no_file_is_not_waited_for(tmp_path):
-    """A pipe or a folder in its place, and a link to somewhere else that is not there."""
+    """A pipe or a folder in its place, and a link to somewhere else that is not there; none stays open."""
     for name in 'abc':
         (tmp_path / name).mkdir()
-    why = {'a': 'it is no regular file', 'b': os.strerror(errno.EISDIR)}
+    first_free = os.dup(0)
+    os.close(first_free)
     os.mkfifo(tmp_path / 'a' / 'run.jsonl')
     (tmp_path / 'b' / 'run.jsonl').mkdir()
     for name in 'ab':
         found = read_run(tmp_path / name)
         assert (found.state, found.name, found.path, found.history.rows) == ('unreadable', name, tmp_path / name, [])
-        assert found.problems == [f'run.jsonl cannot be read: {why[name]}']
+        assert found.problems == ['run.jsonl cannot be read: it is no regular file']
+    assert os.dup(0) == first_free
+    os.close(first_free)
     (tmp_path / 'c' / 'run.jsonl').symlink_to(tmp_path / 'nowhere')
     assert [found.name for found in find_runs(tmp_path)] == ['a']
 

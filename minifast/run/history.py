@@ -238,11 +238,11 @@ def find_runs(folder: str | Path) -> list[Run]:
 def _opened(file: Path) -> BinaryIO:
     """A regular file; a pipe would keep us waiting, a device may do anything."""
     flags = os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_BINARY', 0)
-    stream = open(os.open(file, flags), 'rb')
-    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-        stream.close()
+    descriptor = os.open(file, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise ValueError('it is no regular file')
-    return stream
+    return open(descriptor, 'rb')
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:
