@@ -133,7 +133,7 @@ def test_example_runs(name, given):
     """And answers as it says."""
     test, told = EXAMPLES[name], []
     room = {key: value for key, value in test.globs.items() if key != 'annotations'}  # a reader has not imported it
-    test.globs = {**room, **given}
+    test.globs = {**room, **given, '__name__': '__main__'}  # and what is defined there is the reader's
     runner = doctest.DocTestRunner(Checker(name in MEASURED), verbose=False,
                                    optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert not runner.run(test, out=told.append, clear_globs=False).failed, ''.join(told)

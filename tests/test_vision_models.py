@@ -227,8 +227,8 @@ def test_arguments_that_are_handed_on_are_shown_as_they_are_where_they_are_used(
     for name, hint in names.__annotations__.items():
         assert shown[name].default is used[name].default and shown[name].annotation == hint.__forward_arg__
         assert set(used[name].annotation.split(' | ')) <= set(hint.__forward_arg__.split(' | '))
-        words = re.search(rf'^        {name}: .*(\n {{12}}.*)*', source.__doc__, re.MULTILINE)[0]
-        assert words in door.__doc__
+        words = re.search(rf'^    {name}: .*(\n {{8}}.*)*', inspect.getdoc(source), re.MULTILINE)[0]
+        assert words in inspect.getdoc(door)
     assert '**' not in door.__doc__
 
 

@@ -384,17 +384,20 @@ def hands_on(source: Callable[..., Any], names: Any, after: str | None = None,
                 args, kwargs = (), {**given, **given.pop(rest.name, {})}
             return func(*args, **kwargs)
         door.__signature__ = shown
-        door.__doc__ = _with_words_of(source, names, func.__doc__)
+        door.__doc__ = _with_words_of(source, names, inspect.getdoc(func))
         return door
     return decorate
 
 
 def _with_words_of(source: Callable, names: Any, doc: str | None) -> str | None:
-    """A docstring in whose arguments the line that begins with `**` is replaced by what `source` says about `names`."""
-    words = re.findall(r'^ {8}(\w[\w, ]*):( .*(?:\n {12}.*)*)', source.__doc__ or '', re.MULTILINE)
+    """A docstring in whose arguments the line that begins with `**` is replaced by what `source` says about `names`.
+
+    Without the indentation of the code, which Python 3.13 takes away already.
+    """
+    words = re.findall(r'^ {4}(\w[\w, ]*):( .*(?:\n {8}.*)*)', inspect.getdoc(source) or '', re.MULTILINE)
     about = [(told, text) for told, text in words if set(told.split(', ')) & set(names.__annotations__)]
-    lines = '\n'.join(f'        {told}:{text}' for told, text in about)
-    return doc and re.sub(r'^ {8}\*\*.*(\n {12}.*)*', lambda _: lines, doc, flags=re.MULTILINE)
+    lines = '\n'.join(f'    {told}:{text}' for told, text in about)
+    return doc and re.sub(r'^ {4}\*\*.*(\n {8}.*)*', lambda _: lines, doc, flags=re.MULTILINE)
 
 
 @hands_on(create_head, HeadArguments, after='head')
