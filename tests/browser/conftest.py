@@ -31,7 +31,9 @@ SAID = ['learn', 'learn.recorder', 'dls', 'dls.train', 'learn.recorder.history',
 def gallery():
     """A notebook of every plot, with the code of the page that shows them, and behind these what objects say."""
     codes = [block.code.rstrip() for block in blocks(DOCS / 'gallery.md')]
-    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in codes + SAID])
+    kernel = {'name': 'python3', 'display_name': 'Python 3', 'language': 'python'}  # else a dialog asks for one
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in codes + SAID],
+                                    metadata={'kernelspec': kernel})
 
 
 @pytest.fixture(scope='session')
