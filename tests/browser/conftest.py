@@ -64,6 +64,15 @@ def corners():
 
 
 @pytest.fixture
+def raw():
+    """A function: texts of outputs with an address of an object, a control character or a `\\n` in a quoted text."""
+    def of(page):
+        texts = page.eval_on_selector_all('.jp-OutputArea-output', 'found => found.map(one => one.innerText)')
+        return [text for text in texts if re.search(r' at 0x[0-9a-f]{6,}|[\x00-\x08\x0b-\x1f]|\\n', text)]
+    return of
+
+
+@pytest.fixture
 def shot():
     """A function: a picture of the page, kept in build/browser to be looked at."""
     SHOTS.mkdir(parents=True, exist_ok=True)
